@@ -1,0 +1,93 @@
+"""The values that travel: rows, requests, replies, outcomes. Frozen, and of the standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.faults import Fault
+
+Message = Mapping[str, Any]
+"""One chat message as the endpoint takes it: `role`, `content`, and what else the role allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of the input.
+
+    `ordinal` is its position over all input files, from 0: its identity. `values` holds the columns that were
+    read. A record that cannot be read at all (a broken line) has `problem` set, in words, and no values.
+    """
+
+    ordinal: int
+    values: Mapping[str, Any]
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked: `payload` is the JSON body of one chat completion, never changed after it was made."""
+
+    ordinal: int
+    payload: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more calls, in disjoint kinds except `cached`, which is part of `input`.
+
+    `output` never includes `reasoning`, whichever way the server counts; both are billed as output.
+    """
+
+    input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cached: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input + other.input,
+            self.output + other.output,
+            self.reasoning + other.reasoning,
+            self.cached + other.cached,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was answered, as it came.
+
+    `body` is the response body, byte for byte, and always holds a chat completion (see `pipeline.wire`).
+    `usage` is the sum over every call that this row has cost; `attempts` counts the calls that used up a try.
+    Times are in seconds; `finished_at` is Unix time in microseconds, taken when the last byte arrived.
+    """
+
+    body: bytes
+    usage: Usage = Usage()
+    attempts: int = 1
+    latency_s: float = 0.0
+    first_token_s: float | None = None
+    finished_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A row with its value: the fields of the job's schema, or the answer's text when the job has none."""
+
+    ordinal: int
+    value: Any
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that ended in a fault. `reply` is there when the endpoint did answer (and was paid)."""
+
+    ordinal: int
+    fault: Fault
+    reply: Reply | None = None
+
+
+Outcome = Success | Failure

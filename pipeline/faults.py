@@ -1,0 +1,110 @@
+"""Every known way to fail, as one tree. Anything that is not in it is a bug, and stops the run with its traceback.
+
+::
+
+    Fault
+    |- Passing            worth another try; a row that outlives its tries becomes a Failure
+    |  |- Throttled       429; carries retry_after. Shared by all workers; waiting it out uses up no attempt
+    |  |- Unavailable     408, 5xx, connection lost, deadline passed, body cut short or not JSON
+    |  `- Expired         401 once: the token is renewed (one renewal for all), the call repeated, no attempt used
+    |- Settled            becomes a Failure row at once
+    |  |- Unusable        the row cannot be asked: a broken line, a missing value, an unreadable file
+    |  |- Refused         400, content filter, blocked prompt
+    |  |- Cut             finish_reason length (often: thinking ate max_tokens)
+    |  `- Unparsable      the reply does not fit the schema, after the allowed re-asks
+    `- Halt               stops the run cleanly: everything sealed, everything resumable
+       |- Denied          401 with a new token, 403, model not found (404)
+       |- Spent           the budget is used up
+       |- Broken          the disk, the journal, the token source
+       `- Interrupted     the run is stopping: the row stays undone, for the next start
+
+    Misuse                not a fault of the world: what the user can mend before anything is spent (exit 2)
+    NothingToDo           no row matched (exit 5)
+"""
+
+from __future__ import annotations
+
+
+class Fault(Exception):
+    """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one."""
+
+    def __init__(self, message: str, *, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.http_status = http_status
+
+    def __repr__(self) -> str:
+        status = "" if self.http_status is None else f", http_status={self.http_status}"
+        return f"{type(self).__name__}({self.message!r}{status})"
+
+
+class Passing(Fault):
+    """Worth another try."""
+
+
+class Throttled(Passing):
+    """The quota is used up for now. `retry_after` is the server's own floor for the wait, in seconds."""
+
+    def __init__(self, message: str, *, http_status: int | None = 429, retry_after: float | None = None) -> None:
+        super().__init__(message, http_status=http_status)
+        self.retry_after = retry_after
+
+
+class Unavailable(Passing):
+    """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`."""
+
+    def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, http_status=http_status)
+        self.retry_after = retry_after
+
+
+class Expired(Passing):
+    """The token was not accepted; a renewed one may be."""
+
+
+class Settled(Fault):
+    """Asking again would not help: the row fails now."""
+
+
+class Unusable(Settled):
+    """The row cannot be asked."""
+
+
+class Refused(Settled):
+    """The endpoint will not answer this request."""
+
+
+class Cut(Settled):
+    """The answer stopped at the token limit."""
+
+
+class Unparsable(Settled):
+    """The answer does not fit the schema."""
+
+
+class Halt(Fault):
+    """Stops the run; every row not done yet stays undone and is asked when the run is started again."""
+
+
+class Denied(Halt):
+    """The provider is unusable: credentials, permission, model."""
+
+
+class Spent(Halt):
+    """The budget is used up."""
+
+
+class Broken(Halt):
+    """Something below us failed: the disk, the journal, the token source."""
+
+
+class Interrupted(Halt):
+    """The run is stopping, and this row was not finished."""
+
+
+class Misuse(Exception):
+    """What the user can mend: the message names the field, the file or the flag, and the remedy."""
+
+
+class NothingToDo(Exception):
+    """The input holds no row to work on."""
