@@ -1,3 +1,24 @@
-"""Batch jobs on Gemini: rows in, typed Parquet out."""
+"""Batch jobs on Gemini: rows in, typed Parquet out.
+
+What a job file needs is here; it is loaded when it is first named, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.faults import Unusable as Unusable
+    from pipeline.job import Job as Job
 
 __version__ = "0.1.0"
+__all__ = ["Job", "Unusable"]
+
+_HOMES = {"Job": "pipeline.job", "Unusable": "pipeline.faults"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -74,7 +74,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A row with its value: the fields of the job's schema, or the answer's text when the job has none."""
+    """A row with its value: the fields of the job's schema as plain values, or the answer's text without one."""
 
     ordinal: int
     value: Any
@@ -91,3 +91,24 @@ class Failure:
 
 
 Outcome = Success | Failure
+
+Entry = Reply | Fault
+"""What is recorded of a row: a reply as it came, or the fault that ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A sealed chunk: what the manifest says of it. Tokens are sums over its rows."""
+
+    chunk: int
+    name: str
+    first: int
+    rows: int
+    ok: int
+    failed: int
+    bytes: int
+    sha256: str
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int

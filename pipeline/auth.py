@@ -1,0 +1,217 @@
+"""An always-fresh access token, from google-auth.
+
+One task keeps the token fresh for every worker: it refreshes ahead of expiry, in a thread, and the old token is
+served meanwhile, so no request ever waits for a refresh while a token lives, and there is never more than one
+refresh in flight. Life is measured on the monotonic clock from the moment of the refresh: a jump of the wall clock
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import google.auth
+import google.auth.transport.requests
+from google.auth.credentials import Credentials
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
+
+from pipeline.faults import Denied, Misuse
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+MARGIN_S = 225.0
+"""How long before expiry a token is renewed, at most: google-auth's own threshold."""
+
+MARGIN_SHARE = 0.2
+"""The same for short lives, as a share of the life that is left when the token is got."""
+
+PATIENCE_S = 600.0
+"""How long rows wait for a token server that is down, once the last token has expired."""
+
+FIRST_PATIENCE_S = 60.0
+"""The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
+
+REFRESH_TIMEOUT_S = 30.0
+
+_PERMANENT = {
+    "invalid_grant", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+    "access_denied", "invalid_request", "invalid_rapt", "account_not_found",
+}  # fmt: skip
+"""OAuth errors (RFC 6749, 5.2) that no waiting mends."""
+
+
+Found = tuple[Credentials, str | None]
+
+
+class Token(Protocol):
+    """What the endpoint needs of a credential."""
+
+    headers: dict[str, str]
+    """Headers that go with every request, besides `Authorization`."""
+
+    async def __call__(self) -> str:
+        """A token that is alive now; waits for one if need be. Raises `Denied` when there will be none."""
+
+    async def renew(self, rejected: str) -> None:
+        """Gets another token than `rejected`; one renewal serves everyone who asks. Raises `Denied`."""
+
+
+class ApiKey:
+    """A key that never changes."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self.headers: dict[str, str] = {}
+
+    async def __call__(self) -> str:
+        """The key."""
+        return self._key
+
+    async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
+        """Raises `Denied`: there is no other key."""
+        raise Denied("the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401)
+
+
+def find_credentials(path: Path | None = None) -> Found:
+    """Google credentials and their project: of a file, or wherever `google.auth.default` finds them."""
+    if path is not None and not path.is_file():
+        raise Misuse(f"there is no credentials file {str(path)!r}")
+    try:
+        return _load(path)
+    except DefaultCredentialsError as error:
+        reason = str(error.args[0] if error.args else error).splitlines()[0]
+        remedy = (
+            "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or pass --credentials"
+        )
+        raise Misuse(f"no usable Google credentials: {reason} ({remedy})") from error
+    except (ValueError, KeyError) as error:
+        raise Misuse(f"the credentials file cannot be read: {error}") from error
+
+
+def _load(path: Path | None) -> Found:
+    found: Found
+    if path is None:
+        found = google.auth.default(scopes=[SCOPE])
+    else:
+        found = google.auth.load_credentials_from_file(str(path), scopes=[SCOPE])  # type: ignore[no-untyped-call]
+    return found
+
+
+class GoogleToken:
+    """A fresh token of google-auth credentials; see `keep_fresh`."""
+
+    def __init__(self, credentials: Credentials, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._token: str | None = None
+        self._expires = 0.0
+        self._renew_at = 0.0
+        self._changed = anyio.Event()
+        self._wanted = anyio.Event()
+        self._denied: Denied | None = None
+        quota_project = getattr(credentials, "quota_project_id", None)
+        self.headers: dict[str, str] = {"x-goog-user-project": quota_project} if quota_project else {}
+        self.refreshes = 0
+
+    async def __call__(self) -> str:
+        """A token that is alive now; see `Token`."""
+        while self._token is None or self._clock() >= self._expires:
+            await self._next_change()
+        return self._token
+
+    async def renew(self, rejected: str) -> None:
+        """Gets another token than `rejected`; see `Token`."""
+        if self._token == rejected:
+            self._token, self._expires = None, self._clock()
+            self._wanted.set()
+        while self._token is None:
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        if self._denied is not None:
+            raise self._denied
+        self._wanted.set()
+        await self._changed.wait()
+        if self._denied is not None:
+            raise self._denied
+
+    async def keep(self) -> None:
+        """Refreshes for as long as it runs; ends when the credentials are refused for good."""
+        failing_since: float | None = None
+        tries = 0
+        while self._denied is None:
+            try:
+                await self._refresh()
+                failing_since, tries = None, 0
+            except _REFRESH_ERRORS as error:
+                failing_since = self._clock() if failing_since is None else failing_since
+                self._judge(error, failing_since)
+                tries += 1
+                await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311
+                continue
+            with anyio.move_on_after(max(0.0, self._renew_at - self._clock())):
+                await self._wanted.wait()
+
+    async def _refresh(self) -> None:
+        request = functools.partial(google.auth.transport.requests.Request(), timeout=REFRESH_TIMEOUT_S)
+        await anyio.to_thread.run_sync(self._credentials.refresh, request, abandon_on_cancel=True)
+        token, expiry = self._credentials.token, self._credentials.expiry
+        if not isinstance(token, str) or not token:
+            raise ValueError("the token server sent no token")
+        now = self._clock()
+        left = float("inf") if expiry is None else (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            raise ValueError("the token server sent a token that has expired already")
+        self._token, self._expires = token, now + left
+        self._renew_at = self._expires - min(MARGIN_S, MARGIN_SHARE * left)
+        self.refreshes += 1
+        self._wanted = anyio.Event()
+        self._announce()
+
+    def _judge(self, error: Exception, failing_since: float) -> None:
+        """Gives up when waiting cannot help, or has been long enough; never while a token still lives."""
+        if self._token is not None and self._clock() < self._expires:
+            return
+        patience = PATIENCE_S if self.refreshes else FIRST_PATIENCE_S
+        patience_ended = self._clock() - max(failing_since, self._expires) >= patience
+        if _is_permanent(error) or patience_ended:
+            waited = "" if _is_permanent(error) else f" for {patience:.0f} s"
+            self._denied = Denied(f"no access token{waited}: {_reason(error)}; check the credentials, then run again")
+            self._announce()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+_REFRESH_ERRORS = (GoogleAuthError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+"""What google-auth raises on an answer of the token server: its own errors, and those of reading garbage."""
+
+
+def _is_permanent(error: Exception) -> bool:
+    if not isinstance(error, RefreshError):
+        return False
+    details = error.args[1] if len(error.args) > 1 else None
+    return isinstance(details, dict) and details.get("error") in _PERMANENT
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())[:300]
+
+
+@asynccontextmanager
+async def keep_fresh(credentials: Credentials) -> AsyncIterator[GoogleToken]:
+    """A token that stays fresh inside the block."""
+    token = GoogleToken(credentials)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(token.keep)
+        yield token
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,78 @@
+"""The command line: the only place that prints.
+
+stdout carries results only; progress, warnings and errors go to stderr. What a user can mend ends in one sentence with
+the remedy, never in a traceback. Heavy modules are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.cli import emulation, looking, running
+from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
+
+EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
+
+app = typer.Typer(
+    name="pipeline",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Batch jobs on Gemini: rows in, typed Parquet out.",
+    epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
+    "130/143 interrupted. Running the same command again resumes.",
+)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if value:
+        print(f"pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(  # noqa: FBT001 - a flag, acted on by its callback
+        False,  # noqa: FBT003
+        "--version",
+        callback=_version,
+        is_eager=True,
+        help="Show the version and exit.",
+    ),
+) -> None:
+    """Batch jobs on Gemini: rows in, typed Parquet out."""
+
+
+app.command("run")(running.run)
+app.command("plan")(looking.plan)
+app.command("status")(looking.status)
+app.command("show")(looking.show)
+app.command("reparse")(running.reparse)
+app.command("emulate")(emulation.emulate)
+
+
+def _command() -> list[str]:
+    """The command that was called, as far as it is one."""
+    names = {command.name for command in app.registered_commands}
+    return [argument for argument in sys.argv[1:2] if argument in names]
+
+
+def main() -> NoReturn:
+    """Runs the command line and ends the process with one of the documented exit codes."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        print(f"error: {error.format_message()} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
+        code = error.exit_code
+    except (Misuse, NothingToDo, Halt) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT[type(error)]
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong with the run.
+        code = 0
+    sys.exit(code or 0)

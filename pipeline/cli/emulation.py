@@ -1,0 +1,121 @@
+"""`pipeline emulate`, and the emulator as a child of `pipeline run --emulate`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.faults import Misuse
+
+SIMULATED = "SIMULATED: answers come from the built-in emulator on this machine, not from a model"
+
+_PANEL = "Emulator"
+
+Latency = Annotated[float, typer.Option(help="Seconds that an answer takes (the median, with --latency-sigma).", min=0)]
+Sigma = Annotated[float, typer.Option(help="Spread of the latency: sigma of a log-normal; 0 makes it constant.", min=0)]
+QuotaRps = Annotated[float | None, typer.Option(help="Requests a second, then 429.", min=0.001)]
+QuotaInFlight = Annotated[int | None, typer.Option(help="Requests at once, then 429.", min=1)]
+TokenLife = Annotated[float, typer.Option(help="Seconds that an access token is accepted.", min=0.1)]
+Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE, as in 503=0.1; may be repeated.")]
+Poison = Annotated[list[str] | None, typer.Option(help="TEXT=KIND: prompts with TEXT always get this fault.")]
+RetryAfter = Annotated[str | None, typer.Option(help="Sent as Retry-After with 429 and 503.")]
+RetryInfo = Annotated[float | None, typer.Option(help="Seconds, sent as google.rpc.RetryInfo with 429.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+
+
+def emulate(  # noqa: PLR0913 - one parameter an option
+    *,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.")] = 0,
+    latency: Latency = 0.0,
+    latency_sigma: Sigma = 0.0,
+    quota_rps: QuotaRps = None,
+    quota_in_flight: QuotaInFlight = None,
+    token_life: TokenLife = 3600.0,
+    fault: Fault = None,
+    poison: Poison = None,
+    retry_after: RetryAfter = None,
+    retry_info: RetryInfo = None,
+    error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
+    seed: Seed = 0,
+    directory: Annotated[Path | None, typer.Option(help="Where credentials files are written.")] = None,
+    project: Annotated[str, typer.Option(help="The project of the credentials.")] = "emulated-project",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the address as one line of JSON.")] = False,
+    until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run a local Vertex AI: chat endpoint, token server and metadata server, simulated, on loopback only."""
+    import asyncio
+
+    from pipeline.emulator import Address, Options, parse_fault, parse_poison, serve
+
+    try:
+        options = Options(
+            port=port,
+            project=project,
+            latency=latency,
+            latency_sigma=latency_sigma,
+            quota_rps=quota_rps,
+            quota_in_flight=quota_in_flight,
+            token_life=token_life,
+            faults=dict(parse_fault(text) for text in fault or ()),
+            poison=dict(parse_poison(text) for text in poison or ()),
+            retry_after=retry_after,
+            retry_info=retry_info,
+            error_style=error_style,  # type: ignore[arg-type] # checked by Options
+            seed=seed,
+            directory=directory,
+        )
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+
+    def announce(address: Address) -> None:
+        print(json.dumps(address.as_dict()) if as_json else _introduced(address.as_dict()), flush=True)
+
+    asyncio.run(_serve(serve, options, announce, until_stdin_closes=until_stdin_closes))
+
+
+async def _serve(serve: Any, options: Any, announce: Any, *, until_stdin_closes: bool) -> None:
+    import asyncio
+    import signal
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if until_stdin_closes:
+        loop.add_reader(0, lambda: os.read(0, 4096) or stop.set())  # type: ignore[func-returns-value]
+    await serve(options, announce, stop)
+
+
+def _introduced(address: Mapping[str, str]) -> str:
+    return f"""{SIMULATED}
+base URL         {address["base_url"]}
+service account  {address["credentials_file"]}
+statistics       {address["stats_url"]}
+
+Try:  pipeline run JOB.py --base-url {address["base_url"]} --credentials {address["credentials_file"]}
+Stop with Ctrl-C."""
+
+
+@contextmanager
+def emulator(arguments: list[str]) -> Iterator[dict[str, str]]:
+    """An emulator in a process of its own, for as long as the block (or this process) lives; yields its address."""
+    command = [sys.executable, "-m", "pipeline", "emulate", "--json", "--until-stdin-closes", *arguments]
+    # A session of its own: Ctrl-C stops the run, which still needs the emulator to drain.
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError("the emulator has no pipes")
+        line = child.stdout.readline()
+        if not line:
+            raise Misuse("the emulator did not start; see its message above")
+        yield json.loads(line)
+        child.stdin.close()

@@ -1,0 +1,234 @@
+"""`pipeline plan`, `status` and `show`: looking at a job before it runs, and at a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.running import AsJson, Assignments, Inputs, Limit, Model, Target, load
+from pipeline.cli.tables import print_table, short
+from pipeline.faults import Misuse, Unusable
+
+if TYPE_CHECKING:
+    from pipeline.data import Row
+    from pipeline.job import Job
+    from pipeline.plan import Plan, RunFolder
+
+CHARACTERS_PER_TOKEN = 4.0
+
+
+def plan(
+    target: Target,
+    *,
+    inputs: Inputs = None,
+    model: Model = None,
+    assignments: Assignments = None,
+    limit: Limit = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
+    as_json: AsJson = False,
+) -> int:
+    """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens."""
+    from pipeline.dataset import output_schema
+    from pipeline.execute import inputs_of, renamed
+    from pipeline.source import Source, survey
+
+    job, _ = load(target, inputs, model, assignments, None)
+    found = survey(inputs_of(job), limit=limit)
+    kept = job.columns_kept(found.columns)
+    source = Source(found, needed=job.columns_needed(list(found.columns)), kept=list(kept))
+    schema = output_schema(renamed(source.kept_schema, kept), job.shape)
+    sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
+    source.close()
+    tokens = _estimated_tokens(job, sample) * found.rows
+    facts = {
+        "job": job.name,
+        "model": job.model,
+        "files": len(found.files),
+        "rows": found.rows,
+        "bad_rows": found.bad_count,
+        "chunks": len(found.chunks),
+        "input_tokens": round(tokens),
+        "columns": {field.name: str(field.type) for field in schema},
+    }
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return 0
+    _print_facts(facts)
+    for row in sample[:rows]:
+        print(f"\nrequest of row {row.ordinal}:")
+        print(_rendered(job, row))
+    return 0
+
+
+def status(
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
+) -> int:
+    """Show how far a run is, also from another terminal while it works."""
+    from pipeline.journal import look
+
+    folder, found = _run_in(output)
+    parts, pending = look(folder.journal)
+    holder = folder.running()
+    total = int(found.survey["rows"])
+    done = sum(part.rows for part in parts) + pending
+    facts = {
+        "job": found.job_name,
+        "simulated": found.simulated,
+        "state": "running" if holder else "complete" if done == total else "stopped",
+        "holder": holder,
+        "rows": total,
+        "done": done,
+        "left": total - done,
+        "sealed_parts": len(parts),
+        "failed_in_sealed_parts": sum(part.failed for part in parts),
+        "input_tokens": sum(part.input_tokens for part in parts),
+        "output_tokens": sum(part.output_tokens for part in parts),
+        "created": found.created,
+    }
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        _print_facts(facts)
+    return 0
+
+
+def show(
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
+    *,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
+    rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
+    row: Annotated[int | None, typer.Option("--row", help="The row with this ordinal.", min=0)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show rows of a finished or running dataset: request, reply and values side by side."""
+    _, found = _run_in(output)
+    job = _job_of(found)
+    shown = 0
+    for ordinal, record in _records(output):
+        if (failed and record["status"] != "failed") or (row is not None and ordinal != row):
+            continue
+        if as_json:
+            print(json.dumps({"ordinal": ordinal, **record}, ensure_ascii=False, default=str))
+        else:
+            _print_record(ordinal, record, job)
+        shown += 1
+        if shown == (1 if row is not None else rows):
+            break
+    if not shown:
+        raise Misuse(
+            "no such row is sealed yet" if row is not None else f"no {'failed ' if failed else ''}row is sealed"
+        )
+    return 0
+
+
+def print_sample(output: Path, key: str | None, *, rows: int) -> None:
+    """The first rows of a dataset as a small table: their key, and what was read out of them."""
+    table = []
+    for ordinal, record in _records(output):
+        name = str(record[key]) if key and key in record else str(ordinal)
+        value = record["parsed"]
+        values = value if isinstance(value, dict) else {"answer": value}
+        if record["status"] == "failed":
+            values = dict.fromkeys(values, None) | {"error": record["error"]["message"]}
+        table.append({key or "row": name, **{field: short(inner, 32) for field, inner in list(values.items())[:5]}})
+        if len(table) == rows:
+            break
+    columns = list(dict.fromkeys(name for line in table for name in line))
+    print_table([{name: line.get(name, "") for name in columns} for line in table])
+
+
+def _run_in(output: Path) -> tuple[RunFolder, Plan]:
+    from pipeline.plan import RunFolder
+
+    folder = RunFolder(output)
+    found = folder.load()
+    if found is None:
+        raise Misuse(f"{output} holds no run (no {output / '_run' / 'plan.json'})")
+    return folder, found
+
+
+def _job_of(plan: Plan) -> Job | None:
+    """The job as its file is now, to render requests with; None when it is gone or has changed."""
+    from pipeline.jobfile import is_job_file, job_of_requests, load_job
+
+    try:
+        job = load_job(plan.target) if is_job_file(plan.target) else job_of_requests([plan.target])
+    except Misuse:
+        return None
+    same = all(job.fingerprint()[name] == plan.job.get(name) for name in ("system", "user"))
+    return job if same else None
+
+
+def _records(output: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    from pipeline.journal import look
+
+    parts, _ = look(output / "_run" / "journal.sqlite")
+    for part in parts:
+        with pq.ParquetFile(output / part.name) as file:
+            ordinal = part.first
+            for batch in file.iter_batches(batch_size=256):
+                for record in batch.to_pylist():
+                    yield ordinal, record
+                    ordinal += 1
+
+
+def _first_rows(source: Any, limit: int) -> Iterator[Row]:
+    for batch in source.chunk(0):
+        for row in batch.rows:
+            if row.ordinal >= limit:
+                return
+            yield row
+
+
+def _estimated_tokens(job: Job, rows: list[Row]) -> float:
+    """Input tokens of an average row, at four characters each."""
+    sizes = []
+    for row in rows:
+        try:
+            sizes.append(len(json.dumps(job.request(row).payload["messages"], ensure_ascii=False, default=str)))
+        except Unusable:
+            continue
+    return sum(sizes) / len(sizes) / CHARACTERS_PER_TOKEN if sizes else 0.0
+
+
+def _rendered(job: Job, row: Row) -> str:
+    try:
+        messages = job.request(row).payload["messages"]
+    except Unusable as fault:
+        return f"  cannot be asked: {fault.message}"
+    return "\n".join(f"  [{message['role']}] {short(message.get('content'), 2000)}" for message in messages)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for inner, kind in value.items():
+                print(f"  {inner}: {kind}")
+        elif value is not None:
+            print(f"{name.replace('_', ' '):{width}}  {value}")
+
+
+def _print_record(ordinal: int, record: dict[str, Any], job: Job | None) -> None:
+    from pipeline.data import Row
+
+    response = record["response"] or {}
+    request = _rendered(job, Row(ordinal, record)) if job else "(the job file has changed: input columns only)"
+    values = record["parsed"] if record["status"] == "ok" else record["error"]
+    inputs = {k: v for k, v in record.items() if k not in {"status", "parsed", "response", "error"}}
+    print_table(
+        [
+            {
+                f"row {ordinal}: request": request if job else short(inputs, 2000),
+                "reply": short(response.get("text") or "", 2000),
+                record["status"]: json.dumps(values, ensure_ascii=False, indent=1, default=str),
+            }
+        ]
+    )

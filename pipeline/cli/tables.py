@@ -1,0 +1,43 @@
+"""Small tables for people. What a model wrote is shown as text and never as markup or terminal control."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """`text` without anything that could move the cursor, change colours or the direction of writing."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def short(value: Any, width: int = 60) -> str:
+    """A value on one line."""
+    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else _word(value)
+    line = " ".join(plain(text).split())
+    return line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def print_table(rows: Sequence[Mapping[str, str]], *, lines: bool = False) -> None:
+    """Prints rows with the same keys as a table as wide as the terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(box=SIMPLE_HEAD, show_lines=lines, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row.values()))
+    Console(soft_wrap=False, highlight=False).print(table)

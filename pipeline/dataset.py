@@ -1,0 +1,314 @@
+"""Sealed Parquet parts, the manifest, the success marker: a plain dataset for any reader.
+
+The Arrow schema is fixed before the first row and the same in every part. A part is written beside its place, synced,
+renamed, and its folder synced; its name and its bytes are functions of the job, the rows and their replies, so that
+writing it again is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import disk
+from pipeline.data import Entry, Failure, Outcome, Part, Reply, Usage
+from pipeline.entry import decode, encode
+from pipeline.faults import Broken, Fault
+from pipeline.schema import Shape
+from pipeline.wire import Answer, read_completion
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "_manifest.json"
+RUN = "_run"
+
+_SLICE = 1000
+"""Rows whose replies are in memory at once while a part is written."""
+
+_CALL = pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())])
+_MEDIUM = pa.struct([("mime_type", pa.string()), ("data", pa.binary())])
+
+RESPONSE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("reasoning", pa.string()),
+        ("tool_calls", pa.list_(pa.field("element", _CALL))),
+        ("media", pa.list_(pa.field("element", _MEDIUM))),
+        ("finish_reason", pa.string()),
+        ("model", pa.string()),
+        ("id", pa.string()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("reasoning_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
+        ("cost_usd", pa.float64()),
+        ("attempts", pa.int32()),
+        ("latency_s", pa.float64()),
+        ("first_token_s", pa.float64()),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+ERROR = pa.struct([("type", pa.string()), ("message", pa.string()), ("http_status", pa.int32())])
+STATUS = pa.dictionary(pa.int32(), pa.string())
+
+_REPLIES = pa.schema([("ordinal", pa.int64()), ("meta", pa.binary()), ("body", pa.binary())])
+_DICTIONARIES = ["status", "response.finish_reason", "response.model", "error.type"]
+
+
+class Dataset:
+    """The parts of one output folder.
+
+    `kept` is the schema of the input columns that are copied, by their output names; `outcome` reads an entry of
+    the journal. `metadata` goes into the footer of every part.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kept: pa.Schema,
+        shape: Shape | None,
+        outcome: Callable[[int, Entry], Outcome],
+        metadata: Mapping[str, str],
+    ) -> None:
+        self.folder = folder
+        self._outcome = outcome
+        self.kept = kept
+        self.schema = output_schema(kept, shape).with_metadata(dict(metadata))
+
+    def seal(
+        self,
+        chunk: int,
+        first: int,
+        kept: Sequence[pa.RecordBatch],
+        entries: Iterable[tuple[int, Entry]],
+        *,
+        replies: bool,
+    ) -> Part:
+        """Writes one part, durably: its rows' kept columns, and their entries in the same order.
+
+        With `replies`, what the endpoint answered is kept beside it, byte for byte, so that the part can be made
+        again under another schema. Raises `Broken` when the disk fails.
+        """
+        counts = _Counts()
+        try:
+            with ExitStack() as files:
+                keep = files.enter_context(_replies_kept(self.folder, chunk)) if replies else None
+                digest = _Digest(files.enter_context(disk.replaced(self.folder / part_name(chunk))))
+                writer = files.enter_context(_writer(digest, self.schema))
+                columns = _table(kept, self.kept)
+                for start, some in _slices(entries):
+                    if keep is not None:
+                        keep.write_batch(_encoded(some))
+                    writer.write_batch(self._batch(columns.slice(start, len(some)), some, counts))
+        except OSError as error:
+            raise Broken(f"{part_name(chunk)} cannot be written: {error}; mend the disk, then run again") from error
+        return counts.part(chunk, first, digest)
+
+    def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
+        outcomes = [self._outcome(ordinal, entry) for ordinal, entry in entries]
+        counts.add(outcomes)
+        failures = [outcome if isinstance(outcome, Failure) else None for outcome in outcomes]
+        status = [int(failure is not None) for failure in failures]
+        values = [None if isinstance(outcome, Failure) else outcome.value for outcome in outcomes]
+        ours = [
+            pa.DictionaryArray.from_arrays(pa.array(status, pa.int32()), pa.array(["ok", "failed"])),
+            pa.array(values, type=self.schema.field("parsed").type),
+            _responses([outcome.reply for outcome in outcomes]),
+            _errors([failure.fault if failure else None for failure in failures]),
+        ]
+        theirs = [column.combine_chunks() for column in kept.columns]
+        return pa.RecordBatch.from_arrays([*theirs, *ours], schema=self.schema)
+
+    def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
+        """Writes the manifest, then the marker that make and schedulers wait for (or takes it away)."""
+        disk.write(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+        if success:
+            disk.write(self.folder / SUCCESS, b"")
+        else:
+            self.unfinish()
+
+    def unfinish(self) -> None:
+        """Takes the success marker away: the dataset is being worked on."""
+        (self.folder / SUCCESS).unlink(missing_ok=True)
+        disk.sync_folder(self.folder)
+
+
+def output_schema(kept: pa.Schema, shape: Shape | None) -> pa.Schema:
+    """The columns of the output: the kept ones of the input, then ours."""
+    parsed = pa.string() if shape is None else shape.arrow_type()
+    ours = [("status", STATUS), ("parsed", parsed), ("response", RESPONSE), ("error", ERROR)]
+    return pa.schema([*kept, *(pa.field(name, kind) for name, kind in ours)])
+
+
+def part_name(chunk: int) -> str:
+    """The file name of a chunk's part; lexical order is row order up to a million parts."""
+    return f"part-{chunk:06d}.parquet"
+
+
+def kept_replies(folder: Path, chunk: int) -> Iterator[tuple[int, Entry]]:
+    """The entries that `seal` kept beside a part, in order. Raises `FileNotFoundError` when it kept none."""
+    file = pq.ParquetFile(_replies_path(folder, chunk), page_checksum_verification=True)
+    with file:
+        for batch in file.iter_batches(batch_size=_SLICE):
+            for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield ordinal, decode(meta, body)
+
+
+class _Counts:
+    """Sums over the outcomes of a part."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._failed = 0
+        self._usage = Usage()
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        self.rows += len(outcomes)
+        self._failed += sum(isinstance(outcome, Failure) for outcome in outcomes)
+        for outcome in outcomes:
+            if outcome.reply is not None:
+                self._usage += outcome.reply.usage
+
+    def part(self, chunk: int, first: int, digest: _Digest) -> Part:
+        return Part(
+            chunk=chunk,
+            name=part_name(chunk),
+            first=first,
+            rows=self.rows,
+            ok=self.rows - self._failed,
+            failed=self._failed,
+            bytes=digest.size,
+            sha256=digest.hexdigest(),
+            input_tokens=self._usage.input,
+            output_tokens=self._usage.output,
+            reasoning_tokens=self._usage.reasoning,
+            cached_tokens=self._usage.cached,
+        )
+
+
+class _Digest:
+    """A binary file that is hashed as it is written."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        self._file.write(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self.size
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def _replies_kept(folder: Path, chunk: int) -> Iterator[pq.ParquetWriter]:
+    """A writer for the kept replies of one part, which are there, durable, when the block ends well."""
+    path = _replies_path(folder, chunk)
+    path.parent.mkdir(mode=disk.PRIVATE_FOLDER, exist_ok=True)
+    with disk.replaced(path, mode=disk.PRIVATE_FILE) as file, _writer(file, _REPLIES) as writer:
+        yield writer
+
+
+def _replies_path(folder: Path, chunk: int) -> Path:
+    return folder / RUN / "replies" / part_name(chunk)
+
+
+def _encoded(entries: Sequence[tuple[int, Entry]]) -> pa.RecordBatch:
+    rows = [(ordinal, *encode(entry)) for ordinal, entry in entries]
+    return pa.RecordBatch.from_arrays(_columns(rows, _REPLIES), schema=_REPLIES)
+
+
+def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    names = {field.name for field in schema}
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[name for name in _DICTIONARIES if name.split(".")[0] in names],
+        write_page_checksum=True,
+        write_page_index=True,
+    )
+
+
+def _slices(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[int, list[tuple[int, Entry]]]]:
+    iterator = iter(entries)
+    start = 0
+    while some := list(islice(iterator, _SLICE)):
+        yield start, some
+        start += len(some)
+
+
+def _table(kept: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """The batches under their output names."""
+    if not schema.names:
+        return pa.Table.from_batches(kept)
+    return pa.Table.from_batches([pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in kept], schema)
+
+
+def _responses(replies: Sequence[Reply | None]) -> pa.StructArray:
+    """Column by column: several times faster than a list of dicts."""
+    rows = [_response(reply) if reply is not None else _NOTHING for reply in replies]
+    return pa.StructArray.from_arrays(_columns(rows, RESPONSE), fields=list(RESPONSE), mask=_mask(replies))
+
+
+_NOTHING = (None,) * len(RESPONSE)
+
+
+def _response(reply: Reply) -> tuple[Any, ...]:
+    completion = read_completion(reply.body)
+    answer = completion.answers[0] if completion.answers else Answer()
+    return (
+        answer.text,
+        answer.reasoning,
+        [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in answer.tool_calls],
+        [{"mime_type": media.mime_type, "data": media.data} for media in answer.media],
+        answer.finish_reason,
+        completion.model,
+        completion.id,
+        reply.usage.input,
+        reply.usage.output,
+        reply.usage.reasoning,
+        reply.usage.cached,
+        None,
+        reply.attempts,
+        reply.latency_s,
+        reply.first_token_s,
+        reply.finished_at,
+    )
+
+
+def _errors(faults: Sequence[Fault | None]) -> pa.StructArray:
+    arrays = [
+        pa.array([type(fault).__name__ if fault else None for fault in faults], pa.string()),
+        pa.array([fault.message if fault else None for fault in faults], pa.string()),
+        pa.array([fault.http_status if fault else None for fault in faults], pa.int32()),
+    ]
+    return pa.StructArray.from_arrays(arrays, fields=list(ERROR), mask=_mask(faults))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], fields: Iterable[pa.Field]) -> list[pa.Array]:
+    return [pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), fields, strict=True)]
+
+
+def _mask(values: Sequence[object]) -> pa.BooleanArray:
+    return pa.array([value is None for value in values], pa.bool_())

@@ -1,0 +1,137 @@
+"""Faults on demand: which request gets one, and what each of them sends instead of an answer."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+from pipeline.emulator.wire import (
+    Json,
+    Problem,
+    choice,
+    denied,
+    exhausted,
+    front_end_page,
+    invalid,
+    not_found,
+    unauthenticated,
+)
+
+PAGES = {"408": "Request Timeout", "413": "Request Entity Too Large", "502": "Server Error"}
+STATUSES = {
+    "499": ("CANCELLED", "The operation was cancelled."),
+    "500": ("INTERNAL", "Internal error encountered."),
+    "503": ("UNAVAILABLE", "The model is overloaded. Please try again later."),
+    "504": ("DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
+}
+WITHOUT_OUTPUT = frozenset({"no_choices", "empty_choices", "no_message", "length", "content_filter", "blocked"})
+HTML_PAGE = front_end_page(200, "OK")
+
+
+def chosen(
+    faults: Mapping[str, float], poison: Mapping[str, str], *, prompt: str, digest: bytes, repeat: int, seed: int
+) -> str | None:
+    """The kind of fault for a prompt that comes for the `repeat`-th time, counted from 0; None for an honest answer.
+
+    Poison decides first and always the same. The shares decide by a hash of seed, prompt and `repeat`: the same run
+    meets the same faults, and asking again may pass.
+    """
+    for needle, kind in poison.items():
+        if needle in prompt:
+            return kind
+    if not faults:
+        return None
+    material = digest + repeat.to_bytes(4, "big") + seed.to_bytes(8, "big", signed=True)
+    left = int.from_bytes(blake2b(material, digest_size=7).digest(), "big") / 2**56
+    for kind, share in faults.items():
+        left -= share
+        if left < 0:
+            return kind
+    return None
+
+
+def problem(kind: str, *, model: str, parent: str, retry_info: float | None) -> Problem | None:
+    """The API's error for a kind that is one."""
+    match kind:
+        case "400":
+            return invalid("Request contains an invalid argument.")
+        case "401":
+            return unauthenticated("ACCESS_TOKEN_EXPIRED")
+        case "403":
+            return denied(model, parent)
+        case "404":
+            return not_found(model, parent)
+        case "429":
+            return exhausted(retry_info)
+    if kind in STATUSES:
+        return Problem(int(kind), *STATUSES[kind])
+    return None
+
+
+def damaged_text(kind: str | None, text: str) -> str:
+    """The answer's text after a fault that touches only the text."""
+    match kind:
+        case "fenced":
+            return f"```json\n{text}\n```"
+        case "invalid_json":
+            return f"Here is the JSON you asked for: {text[: len(text) // 2]}"
+        case "wrong_schema":
+            return '{"unexpected_field":["not","what","was","asked"]}'
+        case _:
+            return text
+
+
+def damaged_body(kind: str | None, body: Json, digest: bytes) -> Json:
+    """The completion after a fault that touches its structure; other kinds leave it as it is."""
+    damage = DAMAGES.get(kind or "")
+    return damage(body, digest) if damage else body
+
+
+def _no_choices(body: Json, _: bytes) -> Json:
+    return {name: value for name, value in body.items() if name != "choices"}
+
+
+def _empty_choices(body: Json, _: bytes) -> Json:
+    return {**body, "choices": []}
+
+
+def _no_message(body: Json, _: bytes) -> Json:
+    return {**body, "choices": [{"finish_reason": "length", "index": 0, "logprobs": None}]}
+
+
+def _length(body: Json, _: bytes) -> Json:
+    return {**body, "choices": [choice(0, {"role": "assistant"}, "length")]}
+
+
+def _content_filter(body: Json, _: bytes) -> Json:
+    return {**body, "choices": [choice(0, {"content": None, "role": "assistant"}, "content_filter")]}
+
+
+def _blocked(body: Json, digest: bytes) -> Json:
+    forms = (_no_choices, _empty_choices, _content_filter)
+    return forms[digest[0] % 3](body, digest)
+
+
+def _big_signature(body: Json, digest: bytes) -> Json:
+    signature = base64.b64encode(b"".join(blake2b(digest + bytes([i])).digest() for i in range(125))).decode()
+    extra: dict[str, Any] = {"google": {"thought_signature": signature}}
+    choices = [{**each, "message": {**each["message"], "extra_content": extra}} for each in body["choices"]]
+    return {**body, "choices": choices}
+
+
+def _no_usage(body: Json, _: bytes) -> Json:
+    return {name: value for name, value in body.items() if name != "usage"}
+
+
+DAMAGES: Mapping[str, Callable[[Json, bytes], Json]] = {
+    "no_choices": _no_choices,
+    "empty_choices": _empty_choices,
+    "no_message": _no_message,
+    "length": _length,
+    "content_filter": _content_filter,
+    "blocked": _blocked,
+    "big_signature": _big_signature,
+    "no_usage": _no_usage,
+}

@@ -1,0 +1,84 @@
+"""An emulator inside the own event loop, for tests: `async with emulated(Options()) as vertex`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from pipeline.emulator.options import Address, Options
+from pipeline.emulator.server import run
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer as it came over the wire."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, parsed. Raises `ValueError` when it is not JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Vertex:
+    """A running emulator and a connection to it. `aiohttp.ClientError` comes out of every call that finds it broken."""
+
+    address: Address
+    session: aiohttp.ClientSession
+
+    async def token(self) -> str:
+        """A new access token, by the refresh token of the authorized user."""
+        text = await asyncio.to_thread(Path(self.address.authorized_user_file).read_text, encoding="utf-8")
+        form = {**json.loads(text), "grant_type": "refresh_token"}
+        async with self.session.post(self.address.token_uri, data=form) as response:
+            return str((await response.json())["access_token"])
+
+    async def ask(self, payload: Mapping[str, Any], token: str | None = None) -> Answered:
+        """One chat completion, with this token or with a new one."""
+        headers = {"Authorization": f"Bearer {token or await self.token()}"}
+        return await self.request("POST", f"{self.address.base_url}/chat/completions", json=payload, headers=headers)
+
+    async def stats(self) -> JsonObject:
+        """What it has counted."""
+        return dict((await self.request("GET", self.address.stats_url)).json())
+
+    async def control(self, **changes: Any) -> JsonObject:
+        """Changes options, or the token server (`token_server`, `token_delay`, `revoke`). Raises `ValueError`."""
+        answered = await self.request("POST", f"{self.address.origin}/control", json=changes)
+        if answered.status != 200:
+            raise ValueError(answered.json()["error"])
+        return dict(answered.json())
+
+    async def request(self, method: str, url: str, **arguments: Any) -> Answered:
+        """Any request, with aiohttp's arguments."""
+        async with self.session.request(method, url, **arguments) as response:
+            return Answered(response.status, response.headers, await response.read())
+
+
+@asynccontextmanager
+async def emulated(options: Options) -> AsyncIterator[Vertex]:
+    """An emulator that runs while the block does. Raises what `pipeline.emulator.serve` raises."""
+    stop = asyncio.Event()
+    announced: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(run(options, announced.set_result, stop))
+    first: list[asyncio.Future[Any]] = [serving, announced]
+    try:
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if announced.done():
+            async with aiohttp.ClientSession() as session:
+                yield Vertex(announced.result(), session)
+    finally:
+        stop.set()
+        await serving

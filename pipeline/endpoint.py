@@ -1,0 +1,239 @@
+"""Gemini as an ask: `AsyncOpenAI` over aiohttp, one per process; foreign errors become faults here and nowhere else.
+
+The cheap road through the SDK is `AsyncOpenAI.post` with ready bytes and the raw response: it walks no TypedDicts and
+builds no models, yet keeps the SDK's headers, authentication and errors. `Transport` is the SDK's `http_client`; it
+does only what a batch needs, with the public methods of its class.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import anyio
+import httpx2
+import orjson
+from openai import APIStatusError, AsyncOpenAI
+
+from pipeline.auth import Token
+from pipeline.data import Reply, Request
+from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
+from pipeline.wire import fault_of_status, read_completion
+
+MAX_BODY = 16 * 2**20
+"""Bytes of an answer, inflated, beyond which it is given up."""
+
+KEEPALIVE_S = 75.0
+_CHUNK = 64 * 1024
+
+_HEADERS = ("content-type", "date", "retry-after", "retry-after-ms", "x-request-id")
+"""What is handed on of an answer's headers; never its encoding, which aiohttp has undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to ask."""
+
+    base_url: str
+    label: str
+
+    @classmethod
+    def vertex(cls, project: str, location: str, endpoint: str = "openapi") -> Target:
+        """Vertex AI in a location, `global`, or a multi-region (`us`, `eu`); `endpoint` is a self-deployed one's id.
+
+        https://cloud.google.com/vertex-ai/generative-ai/docs/start/openai
+        """
+        hosts = {"global": "aiplatform.googleapis.com"} | {
+            region: f"aiplatform.{region}.rep.googleapis.com" for region in ("us", "eu")
+        }
+        host = hosts.get(location, f"{location}-aiplatform.googleapis.com")
+        path = f"v1/projects/{project}/locations/{location}/endpoints/{endpoint}"
+        return cls(f"https://{host}/{path}", location)
+
+    @classmethod
+    def url(cls, base_url: str) -> Target:
+        """Any OpenAI-compatible server."""
+        return cls(base_url.rstrip("/"), urlsplit(base_url).netloc)
+
+
+class Transport(httpx2.AsyncClient):
+    """The SDK's HTTP client: requests go straight to one aiohttp session.
+
+    No redirects are followed, bodies are capped at `MAX_BODY`, and what goes wrong on the way is raised as our faults.
+    """
+
+    def __init__(self, base_url: str, connections: int) -> None:
+        super().__init__(transport=_NoTransport())
+        self._connections = connections
+        self._origin = _origin(base_url)
+        self._proxy = _proxy_of(base_url)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=300)
+        # The deadline of an attempt is the caller's: a total here would be a second one.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=60.0)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=["User-Agent"],
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def build_request(self, method: str, url: httpx2.URL | str, **given: Any) -> httpx2.Request:
+        """A request as the SDK describes it, without the client-wide merging that a batch has no use for."""
+        return httpx2.Request(method, url, headers=given.get("headers"), content=given.get("content"))
+
+    async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
+        """The whole answer. Raises `Unavailable` when none arrived, `Unparsable` when it is too large."""
+        if self._session is None:
+            raise RuntimeError("the transport is not open")
+        url = str(request.url)
+        if _origin(url) != self._origin:
+            raise RuntimeError("a request with our token was about to leave for another host")
+        try:
+            async with self._session.request(
+                request.method,
+                url,
+                data=request.content,
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=self._proxy,
+            ) as response:
+                body = await _read(response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"no whole answer: {_said(error)}") from error
+        headers = [(name, response.headers[name]) for name in _HEADERS if name in response.headers]
+        return httpx2.Response(response.status, headers=headers, content=body, request=request)
+
+
+class Endpoint:
+    """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
+
+    def __init__(self, client: AsyncOpenAI, token: Token, *, timeout_s: float) -> None:
+        self._client = client
+        self._token = token
+        self._timeout_s = timeout_s
+
+    async def ask(self, request: Request) -> Reply:
+        """One call, repeated once with a renewed token when the first one's was not accepted.
+
+        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`.
+        """
+        try:
+            body = orjson.dumps(request.payload)
+        except TypeError as error:
+            raise Unusable(f"the request cannot be written as JSON: {error}") from None
+        for _ in range(2):
+            token = await self._token()
+            try:
+                return await self._attempt(body, request)
+            except Expired as fault:
+                expired = fault
+                await self._token.renew(token)
+        raise Denied(f"the endpoint does not accept a fresh token either: {expired.message}", http_status=401)
+
+    async def _attempt(self, body: bytes, request: Request) -> Reply:
+        started = time.monotonic()
+        answer = b""
+        with anyio.move_on_after(self._timeout_s) as deadline:
+            answer = await self._post(body, request)
+        if deadline.cancelled_caught:
+            raise Unavailable(f"no answer within {self._timeout_s:g} s")
+        completion = read_completion(answer)
+        return Reply(
+            answer,
+            usage=completion.usage,
+            latency_s=time.monotonic() - started,
+            finished_at=time.time_ns() // 1000,
+        )
+
+    async def _post(self, body: bytes, request: Request) -> bytes:
+        try:
+            response = await self._client.post(
+                "/chat/completions",
+                content=body,
+                cast_to=httpx2.Response,
+                options={"headers": {"Content-Type": "application/json", **request.headers}},
+            )
+        except APIStatusError as error:
+            raise _fault_of(error.response) from None
+        if response.status_code >= 300:
+            raise _fault_of(response)
+        return response.content
+
+
+@asynccontextmanager
+async def open_endpoint(target: Target, token: Token, *, connections: int, timeout_s: float) -> AsyncIterator[Endpoint]:
+    """An endpoint whose one `AsyncOpenAI` is closed at the end of the block."""
+    async with (
+        Transport(target.base_url, connections) as transport,
+        AsyncOpenAI(
+            base_url=target.base_url,
+            api_key=token.__call__,
+            max_retries=0,
+            timeout=None,
+            http_client=transport,
+            default_headers=token.headers,
+        ) as client,
+    ):
+        yield Endpoint(client, token, timeout_s=timeout_s)
+
+
+class _NoTransport(httpx2.AsyncBaseTransport):
+    """In place of httpx2's own connection pool, which is never used."""
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    chunks = []
+    size = 0
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        size += len(chunk)
+        if size > MAX_BODY:
+            response.close()
+            raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=response.status)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _fault_of(response: httpx2.Response) -> Fault:
+    return fault_of_status(response.status_code, response.content, response.headers)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _proxy_of(base_url: str) -> str | None:
+    """The proxy that the environment names for this URL (HTTPS_PROXY, NO_PROXY ...)."""
+    parts = urlsplit(base_url)
+    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

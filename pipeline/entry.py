@@ -1,0 +1,37 @@
+"""Entries as bytes: how the journal and the kept replies store what became of a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from pipeline import faults
+from pipeline.data import Entry, Reply, Usage
+from pipeline.faults import Fault
+
+
+def encode(entry: Entry) -> tuple[bytes, bytes | None]:
+    """An entry as its two columns: what we know of it as JSON, and the body as it came."""
+    if isinstance(entry, Reply):
+        known: dict[str, Any] = {
+            "usage": [entry.usage.input, entry.usage.output, entry.usage.reasoning, entry.usage.cached],
+            "attempts": entry.attempts,
+            "latency_s": entry.latency_s,
+            "first_token_s": entry.first_token_s,
+            "finished_at": entry.finished_at,
+        }
+        return orjson.dumps(known), entry.body
+    return orjson.dumps(
+        {"fault": type(entry).__name__, "message": entry.message, "http_status": entry.http_status}
+    ), None
+
+
+def decode(meta: bytes, body: bytes | None) -> Entry:
+    """The entry that `encode` wrote."""
+    known = orjson.loads(meta)
+    if body is None:
+        kind = getattr(faults, known["fault"])
+        fault: Fault = kind(known["message"], http_status=known["http_status"])
+        return fault
+    return Reply(body, **{**known, "usage": Usage(*known["usage"])})

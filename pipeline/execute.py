@@ -1,0 +1,425 @@
+"""One execution of a job over its input: the parts wired together, from the survey to the success marker."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
+from anyio import to_thread
+
+from pipeline import run as engine
+from pipeline.data import Entry, Failure, Part, Row
+from pipeline.dataset import Dataset, kept_replies, part_name
+from pipeline.faults import Fault, Halt, Misuse, NothingToDo
+from pipeline.job import Job
+from pipeline.journal import Journal
+from pipeline.pace import Gate, Weather
+from pipeline.plan import Plan, RunFolder, differences
+from pipeline.policy import Ask, Stop, counted, limited, retrying
+from pipeline.source import Source, Survey, changed, find_files, survey
+from pipeline.tally import Tally
+
+SPARE_DESCRIPTORS = 64
+"""Files and sockets that are open besides the connections to the endpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to run a job: nothing in here shapes an answer."""
+
+    output: Path
+    target: str = ""
+    concurrency: int = 64
+    limit: int | None = None
+    fresh: bool = False
+    retry_failed: bool = False
+    keep_replies: bool = True
+    grace_s: float = 20.0
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a start of a run came to. `rows`, `ok` and `failed` are of the whole run, the calls of this start."""
+
+    status: str
+    rows: int
+    ok: int
+    failed: int
+    requests: int
+    retries: int
+    throttled: int
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    seconds: float
+    output: str
+    simulated: bool
+    reason: str | None = None
+
+    @property
+    def left(self) -> int:
+        """Rows that still have to be asked."""
+        return self.rows - self.ok - self.failed
+
+
+Connect = Callable[[], AbstractAsyncContextManager[Ask]]
+"""Opens the endpoint, and closes it at the end of the block."""
+
+
+class Run:
+    """A job in its output folder, locked and checked. Make one with `opened`."""
+
+    def __init__(self, job: Job, settings: Settings, folder: RunFolder, plan: Plan) -> None:
+        self.job = job
+        self.settings = settings
+        self.folder = folder
+        self.plan = plan
+        self.survey = Survey.from_json(plan.survey)
+        kept = job.columns_kept(self.survey.columns)
+        needed = job.columns_needed(list(self.survey.columns))
+        self.source = Source(self.survey, needed=needed, kept=list(kept))
+        self.dataset = Dataset(
+            folder.output, renamed(self.source.kept_schema, kept), job.shape, job.outcome, _footer(plan)
+        )
+        self.journal = Journal(folder.journal)
+        self.parts = {part.chunk: part for part in self.journal.parts()}
+
+    def chunks(self) -> list[engine.Chunk]:
+        """The chunks that are not sealed, in order."""
+        size, total = self.survey.chunk_rows, self.survey.rows
+        starts = range(0, total, size)
+        return [
+            engine.Chunk(index, first, min(size, total - first))
+            for index, first in enumerate(starts)
+            if index not in self.parts
+        ]
+
+    def reopen_failed(self) -> int:
+        """Makes every failed row a row to ask again; how many there are."""
+        if not self.plan.keep_replies and any(part.failed for part in self.parts.values()):
+            raise Misuse("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
+        reopened = 0
+        for part in [part for part in self.parts.values() if part.failed]:
+            entries = list(kept_replies(self.folder.output, part.chunk))
+            good = [(ordinal, entry) for ordinal, entry in entries if not self._has_failed(ordinal, entry)]
+            self.journal.unseal(part.chunk, good)
+            del self.parts[part.chunk]
+            reopened += len(entries) - len(good)
+        for chunk in self.chunks():
+            failed = [o for o, entry in self.journal.entries(chunk.first, chunk.rows) if self._has_failed(o, entry)]
+            self.journal.forget(failed)
+            reopened += len(failed)
+        return reopened
+
+    async def carry_out(self, connect: Connect, tally: Tally, stop: Stop) -> None:
+        """Asks what is left to ask, and seals it. Returns at the end, or when `stop` was requested and drained."""
+        chunks = self.chunks()
+        if not chunks:
+            return
+        self.dataset.unfinish()
+        async with anyio.create_task_group() as tasks, connect() as endpoint:
+            tasks.start_soon(self.journal.keep_writing)
+            await engine.work_through(
+                chunks,
+                self._hands(self._composed(endpoint, tally, stop), tally),
+                workers=_workers(self.settings.concurrency),
+                stop=stop,
+                grace_s=self.settings.grace_s,
+            )
+            tasks.cancel_scope.cancel()
+
+    def conclude(self, tally: Tally, stop: Stop, seconds: float) -> Summary:
+        """Counts what there is, writes the manifest and, when every row is accounted for, the success marker."""
+        ok, failed = self._counts()
+        total = self.survey.rows
+        complete = len(self.parts) == len(self.survey.chunks) and ok + failed == total
+        too_many = failed > allowed_failures(self.job, total)
+        status = ("failed" if too_many else "complete") if complete else "stopped"
+        summary = Summary(
+            status=status,
+            rows=total,
+            ok=ok,
+            failed=failed,
+            requests=tally.requests,
+            retries=tally.retries,
+            throttled=tally.throttled,
+            input_tokens=tally.usage.input,
+            output_tokens=tally.usage.output,
+            reasoning_tokens=tally.usage.reasoning,
+            seconds=round(seconds, 3),
+            output=str(self.folder.output),
+            simulated=self.plan.simulated,
+            reason=_reason(stop),
+        )
+        self.dataset.finish(self._manifest(summary), success=status == "complete")
+        return summary
+
+    def count_before(self, tally: Tally) -> None:
+        """Tells the tally what earlier starts have done."""
+        tally.rows = self.survey.rows
+        tally.done_before = sum(part.rows for part in self.parts.values()) + self.journal.count()
+
+    def _composed(self, endpoint: Ask, tally: Tally, stop: Stop) -> Ask:
+        calls = counted(endpoint, tally)
+        steady = limited(calls, self.settings.concurrency, gate=Gate(), stop=stop, tally=tally)
+        return retrying(steady, attempts=self.job.attempts, weather=Weather(), stop=stop, tally=tally)
+
+    def _hands(self, ask: Ask, tally: Tally) -> engine.Hands:
+        async def answer(row: Row) -> Entry:
+            entry = await answered(self.job, ask, row)
+            tally.count(self.job.outcome(row.ordinal, entry))
+            return entry
+
+        async def done(chunk: engine.Chunk) -> set[int]:
+            return await to_thread.run_sync(self.journal.recorded, chunk.first, chunk.rows)
+
+        return engine.Hands(read=self._read, done=done, answer=answer, record=self.journal.put, seal=self._seal)
+
+    async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
+        batches = self.source.chunk(chunk)
+        while (batch := await to_thread.run_sync(next, batches, None)) is not None:
+            yield batch
+
+    async def _seal(self, chunk: engine.Chunk) -> None:
+        await self.journal.flush()
+        part = await to_thread.run_sync(self._seal_now, chunk)
+        self.parts[chunk.index] = part
+
+    def _seal_now(self, chunk: engine.Chunk) -> Part:
+        entries = self.journal.entries(chunk.first, chunk.rows)
+        part = self.dataset.seal(chunk.index, chunk.first, chunk.kept, entries, replies=self.plan.keep_replies)
+        self.journal.seal(part)
+        return part
+
+    def _has_failed(self, ordinal: int, entry: Entry) -> bool:
+        return isinstance(self.job.outcome(ordinal, entry), Failure)
+
+    def _counts(self) -> tuple[int, int]:
+        ok = sum(part.ok for part in self.parts.values())
+        failed = sum(part.failed for part in self.parts.values())
+        for chunk in self.chunks():
+            for ordinal, entry in self.journal.entries(chunk.first, chunk.rows):
+                bad = self._has_failed(ordinal, entry)
+                ok, failed = ok + (not bad), failed + bad
+        return ok, failed
+
+    def _manifest(self, summary: Summary) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "status": summary.status,
+            "simulated": plan.simulated,
+            "run": {"id": plan.run_id, "job": plan.job_name, "created": plan.created, "version": plan.version},
+            "rows": summary.rows,
+            "ok": summary.ok,
+            "failed": summary.failed,
+            "tokens": {
+                kind: sum(getattr(part, f"{kind}_tokens") for part in self.parts.values())
+                for kind in ("input", "output", "reasoning", "cached")
+            },
+            "job": plan.job,
+            "input": [asdict(file) for file in self.survey.files],
+            "schema": {field.name: str(field.type) for field in self.dataset.schema},
+            "parts": [asdict(self.parts[chunk]) for chunk in sorted(self.parts)],
+        }
+
+
+async def answered(job: Job, ask: Ask, row: Row) -> Entry:
+    """What became of a row: the reply, or the fault that ended it. Raises `Halt`, which ends no row but the run."""
+    try:
+        return await ask(job.request(row))
+    except Halt:
+        raise
+    except Fault as fault:
+        return fault
+
+
+@contextmanager
+def opened(job: Job, settings: Settings) -> Iterator[Run]:
+    """A run, new or resumed, for us alone. Nothing was asked yet; everything that can be refused has been.
+
+    Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
+    """
+    files = find_files(inputs_of(job))
+    ensure_descriptors(settings.concurrency)
+    folder = RunFolder(settings.output)
+    folder.prepare()
+    with folder.locked():
+        if settings.fresh:
+            folder.clear()
+        folder.sweep()
+        plan = _planned(job, settings, folder, [str(path) for path in files])
+        run = Run(job, settings, folder, plan)
+        try:
+            _check_parts(run)
+            folder.save(plan)
+            yield run
+        finally:
+            run.source.close()
+            run.journal.close()
+
+
+def reparse(job: Job, output: Path) -> Summary:
+    """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
+
+    Only the schema (and what it does to columns) may differ from the run's job. Raises `Misuse` otherwise. When it
+    is cut short, the run is marked, and running it again finishes it.
+    """
+    started = time.monotonic()
+    folder = RunFolder(output)
+    before = folder.load()
+    if before is None:
+        raise Misuse(f"{output} holds no run")
+    with folder.locked():
+        plan = replace(before, job=job.fingerprint(), reparsing=True)
+        other = [text for text in differences(before, plan) if not text.startswith("schema ")]
+        if other:
+            raise Misuse(f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again")
+        if not before.keep_replies:
+            raise Misuse("the run did not keep its replies: use --fresh to ask again")
+        run = Run(job, Settings(output=output), folder, plan)
+        try:
+            _check_parts(run)
+            folder.save(plan)
+            run.dataset.unfinish()
+            for part in list(run.parts.values()):
+                run.parts[part.chunk] = _parsed_again(run, part)
+            run.plan = replace(plan, reparsing=False)
+            folder.save(run.plan)
+            return run.conclude(Tally(), Stop(), time.monotonic() - started)
+        finally:
+            run.source.close()
+            run.journal.close()
+
+
+def allowed_failures(job: Job, rows: int) -> float:
+    """How many rows may fail: `max_failed` is a share below 1, a number of rows from 1 on."""
+    return job.max_failed * rows if job.max_failed < 1 else job.max_failed
+
+
+def ensure_descriptors(concurrency: int) -> None:
+    """Raises the soft limit of open files to what the concurrency needs, or says that it cannot."""
+    needed = concurrency + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise Misuse(f"{concurrency} calls in flight need {needed} open files, but the limit is {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[str]) -> Plan:
+    before = folder.load()
+    found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
+    plan = Plan(
+        job_name=job.name,
+        job=job.fingerprint(),
+        target=settings.target,
+        survey=before.survey if before else found.to_json(),
+        limit=settings.limit,
+        simulated=settings.simulated,
+        keep_replies=settings.keep_replies,
+    )
+    if before is None:
+        return plan
+    if before.reparsing:
+        raise Misuse(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
+    different = [*differences(before, plan), *_input_differences(found, files)]
+    if different:
+        only_schema = all(text.startswith("schema ") for text in different)
+        remedy = (
+            f"`pipeline reparse {settings.output} --job {settings.target}` applies it to the kept replies at no cost; "
+            if only_schema
+            else ""
+        )
+        listed = "".join(f"\n  - {text}" for text in different)
+        raise Misuse(
+            f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
+        )
+    return before
+
+
+def _surveyed(job: Job, settings: Settings) -> Survey:
+    found = survey(inputs_of(job), min_chunk_rows=min(20_000, max(1000, settings.concurrency)), limit=settings.limit)
+    if found.rows == 0:
+        raise NothingToDo("the input holds no row")
+    if found.bad_count and job.max_failed == 0:
+        first = found.bad_lines[0]
+        raise Misuse(
+            f"{found.bad_count} records cannot be read, and the job allows no failed row; the first: "
+            f"{first.path}: {first.problem}"
+        )
+    return found
+
+
+def _input_differences(found: Survey, files: Sequence[str]) -> list[str]:
+    before = [file.path for file in found.files]
+    gone = [f"input file {path} is not there any more" for path in before if path not in files]
+    new = [f"input file {path} is new" for path in files if path not in before]
+    return [*gone, *new] or changed(found)
+
+
+def _check_parts(run: Run) -> None:
+    for part in run.parts.values():
+        path = run.folder.output / part.name
+        if not path.is_file() or path.stat().st_size != part.bytes:
+            raise Misuse(f"{path} is missing or was changed since it was sealed: use --fresh, or restore the file")
+
+
+def _parsed_again(run: Run, part: Part) -> Part:
+    path = run.folder.output / part_name(part.chunk)
+    names = run.dataset.kept.names
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        kept = list(file.iter_batches(columns=names)) if names else [_empty(part.rows)]
+    again = run.dataset.seal(part.chunk, part.first, kept, kept_replies(run.folder.output, part.chunk), replies=False)
+    run.journal.seal(again)
+    return again
+
+
+def _empty(rows: int) -> pa.RecordBatch:
+    """A batch without columns that still knows how many rows it has."""
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, type=pa.struct([])))
+
+
+def inputs_of(job: Job) -> list[str | Path]:
+    """What the job reads: files, folders, globs."""
+    if not job.input:
+        raise Misuse("the job has no input: name one with --input")
+    return [job.input] if isinstance(job.input, str | Path) else list(job.input)
+
+
+def renamed(schema: pa.Schema, names: dict[str, str]) -> pa.Schema:
+    """The kept columns under their output names."""
+    return pa.schema([field.with_name(names[field.name]) for field in schema])
+
+
+def _reason(stop: Stop) -> str | None:
+    if isinstance(stop.reason, signal.Signals):
+        return stop.reason.name
+    return str(stop.reason) if stop.reason else None
+
+
+def _footer(plan: Plan) -> dict[str, str]:
+    """What the footer of every part says; pandas drops it, so the manifest says it too."""
+    return {
+        "pipeline.run_id": plan.run_id,
+        "pipeline.job": plan.job_name,
+        "pipeline.model": plan.job.get("model", ""),
+        "pipeline.version": plan.version,
+        "pipeline.created": plan.created,
+        "pipeline.simulated": str(plan.simulated).lower(),
+    }
+
+
+def _workers(concurrency: int) -> int:
+    """More than the calls in flight, so that rows which sleep before a retry leave no slot empty."""
+    return concurrency + min(concurrency, 512)

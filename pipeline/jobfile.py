@@ -1,0 +1,130 @@
+"""Loading a job: from a Python file, or for an input that carries its requests; with overrides."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.faults import Misuse
+from pipeline.job import Job, nearest
+
+
+def is_job_file(target: str) -> bool:
+    """Whether a target names a Python file rather than an input."""
+    return target.partition(":")[0].endswith(".py")
+
+
+def load_job(target: str) -> Job:
+    """The job that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `job`."""
+    path_text, _, name = target.partition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise Misuse(f"there is no job file {path_text!r}")
+    module = _run_file(path)
+    job = getattr(module, name or "job", None)
+    if isinstance(job, Job):
+        return job
+    found = [key for key, value in vars(module).items() if isinstance(value, Job)]
+    if job is None and len(found) == 1 and not name:
+        return vars(module)[found[0]]  # type: ignore[no-any-return]
+    hint = f"; it has {', '.join(found)}: name one as {path_text}:{found[0]}" if found else "; write `job = Job(...)`"
+    raise Misuse(f"{path_text} defines no job called {name or 'job'!r}{hint}")
+
+
+def job_of_requests(paths: Sequence[str]) -> Job:
+    """A job without a prompt, for an input whose rows are requests already."""
+    name = Path(paths[0]).name.split(".")[0].strip("*?[]") or "requests"
+    return Job(name=name, input=list(paths))
+
+
+def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] = ()) -> Job:
+    """The job with fields changed: `changes` by name, then `FIELD=VALUE` texts (`google.thinking_config.x=1` too)."""
+    merged = {name: value for name, value in changes.items() if value is not None}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise Misuse(f"--set takes FIELD=VALUE, not {assignment!r}")
+        field, *keys = path.strip().split(".")
+        _require_field(field)
+        current = merged.get(field, getattr(job, field))
+        merged[field] = _assigned(current, keys, _value(text))
+    try:
+        return job.replace(**merged) if merged else job
+    except ValidationError as error:
+        raise Misuse(_explained(error)) from None
+
+
+def _run_file(path: Path) -> ModuleType:
+    """The module of a job file. Its folder and the working directory are importable from it."""
+    for folder in (str(path.resolve().parent), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    name = f"pipeline_job_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise Misuse(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic resolves annotations through sys.modules
+    try:
+        spec.loader.exec_module(module)
+    except Misuse as error:
+        raise Misuse(f"{path}: {error}") from error
+    except ValidationError as error:
+        raise Misuse(f"{path}: {_explained(error)}") from None
+    except Exception as error:  # a user's file may raise anything; it is theirs to mend
+        raise Misuse(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _place(error: Exception, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{path}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _explained(error: ValidationError) -> str:
+    """Pydantic's first complaint in a sentence that names the field, and the nearest valid one."""
+    known = [field.name for field in fields(Job)]
+    sentences = []
+    for complaint in error.errors(include_url=False):
+        field = str(complaint["loc"][0]) if complaint["loc"] else "?"
+        if complaint["type"] == "unexpected_keyword_argument":
+            sentences.append(f"a job has no field {field!r}{nearest(field, known)}")
+        elif complaint["type"] == "missing":
+            sentences.append(f"the job needs a {field!r}")
+        else:
+            sentences.append(f"`{field}`: {complaint['msg'][:1].lower()}{complaint['msg'][1:]}")
+    return "; ".join(dict.fromkeys(sentences))
+
+
+def _require_field(name: str) -> None:
+    known = [field.name for field in fields(Job)]
+    if name not in known:
+        raise Misuse(f"a job has no field {name!r}{nearest(name, known)}")
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON (0.5, true, ["a"]), otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _assigned(current: Any, keys: Sequence[str], value: Any) -> Any:
+    if not keys:
+        return value
+    inner = dict(current) if isinstance(current, Mapping) else {}
+    inner[keys[0]] = _assigned(inner.get(keys[0]), keys[1:], value)
+    return inner

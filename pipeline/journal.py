@@ -1,0 +1,221 @@
+"""Every reply, durable before anything else happens to it.
+
+SQLite in WAL mode with `synchronous=FULL`: one transaction a tick, from one thread at a time. A reply that was handed
+over is durable one tick and one sync later; `kill -9` costs at most the replies of one tick, a power cut no more.
+Entries live here until their chunk is sealed as a Parquet part; then the part is recorded and the entries go, in small
+transactions, and SQLite uses their space again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import anyio
+import orjson
+from anyio import to_thread
+
+from pipeline.data import Entry, Part
+from pipeline.disk import PRIVATE_FILE
+from pipeline.entry import decode, encode
+from pipeline.faults import Broken
+
+TICK_S = 0.01
+"""How long replies gather before they are committed together."""
+
+MAX_PENDING = 20_000
+"""Replies that wait for their commit before `put` makes its callers wait, too."""
+
+_FORGET_ROWS = 1000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (ordinal INTEGER PRIMARY KEY, meta BLOB NOT NULL, body BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS parts (chunk INTEGER PRIMARY KEY, part BLOB NOT NULL) STRICT;
+"""
+
+_T = TypeVar("_T")
+
+
+class Journal:
+    """The journal of one run, opened by one process at a time.
+
+    `put`, `flush` and `keep_writing` belong to the event loop; the rest may be called from any thread.
+    Whatever goes wrong with the disk is raised as `Broken`, once, and never retried.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.touch(mode=PRIVATE_FILE, exist_ok=True)
+        self._path = path
+        self._writing = Lock()
+        self._pending: list[tuple[int, bytes, bytes | None]] = []
+        self._put = 0
+        self._committed = 0
+        self._news = anyio.Event()
+        self._progress = anyio.Event()
+        self._broken: Broken | None = None
+        self._database = _guarded(lambda: _open(path))
+
+    # On the event loop.
+
+    async def put(self, ordinal: int, entry: Entry) -> None:
+        """Hands an entry over; it is durable within a tick. Waits only when the disk cannot keep up."""
+        if self._broken is not None:
+            raise self._broken
+        self._pending.append((ordinal, *encode(entry)))
+        self._put += 1
+        self._news.set()
+        while len(self._pending) > MAX_PENDING:
+            await self._next_commit()
+
+    async def flush(self) -> None:
+        """Returns when everything that was put before is durable."""
+        until = self._put
+        while self._committed < until:
+            await self._next_commit()
+
+    async def keep_writing(self) -> None:
+        """Commits what is put, a transaction a tick, until it is cancelled or the disk fails."""
+        while self._broken is None:
+            await self._news.wait()
+            await anyio.sleep(TICK_S)
+            self._news = anyio.Event()
+            with suppress(Broken):  # it is kept, and raised where entries are put and flushed
+                await to_thread.run_sync(self.commit)
+            self._progress.set()
+            self._progress = anyio.Event()
+
+    async def _next_commit(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        await self._progress.wait()
+
+    # In any thread.
+
+    def commit(self) -> None:
+        """Commits everything that is pending now."""
+        with self._writing:
+            pending, self._pending = self._pending, []
+            if not pending:
+                return
+            try:
+                with self._transaction():
+                    self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", pending)
+            except Broken as broken:
+                self._broken = broken
+                raise
+            self._committed += len(pending)
+
+    def recorded(self, first: int, rows: int) -> set[int]:
+        """The ordinals of `[first, first + rows)` that have an entry."""
+        query = "SELECT ordinal FROM entries WHERE ordinal >= ? AND ordinal < ?"
+        with self._reading() as database:
+            return {ordinal for (ordinal,) in database.execute(query, (first, first + rows))}
+
+    def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
+        """The entries of `[first, first + rows)`, in order; read lazily, so that memory stays small."""
+        query = "SELECT ordinal, meta, body FROM entries WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+        with self._reading() as database:
+            for ordinal, meta, body in database.execute(query, (first, first + rows)):
+                yield ordinal, decode(meta, body)
+
+    def count(self) -> int:
+        """How many entries wait to be sealed."""
+        with self._reading() as database:
+            return int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    def parts(self) -> list[Part]:
+        """The sealed chunks, in order."""
+        with self._reading() as database:
+            found = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
+        return [Part(**orjson.loads(part)) for (part,) in found]
+
+    def seal(self, part: Part) -> None:
+        """Records a part that is durable on disk, then lets its entries go. Harmless when repeated."""
+        with self._writing, self._transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO parts VALUES (?, ?)", (part.chunk, orjson.dumps(asdict(part)))
+            )
+        for start in range(part.first, part.first + part.rows, _FORGET_ROWS):
+            end = min(start + _FORGET_ROWS, part.first + part.rows)
+            with self._writing, self._transaction():
+                self._database.execute("DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?", (start, end))
+
+    def unseal(self, chunk: int, entries: Sequence[tuple[int, Entry]]) -> None:
+        """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
+        rows = [(ordinal, *encode(entry)) for ordinal, entry in entries]
+        with self._writing, self._transaction():
+            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+            self._database.execute("DELETE FROM parts WHERE chunk = ?", (chunk,))
+
+    def forget(self, ordinals: Sequence[int]) -> None:
+        """Drops entries, so that their rows are asked again."""
+        with self._writing, self._transaction():
+            self._database.executemany("DELETE FROM entries WHERE ordinal = ?", [(ordinal,) for ordinal in ordinals])
+
+    def close(self) -> None:
+        """Commits what is pending and closes the files."""
+        try:
+            if self._broken is None:
+                self.commit()
+        finally:
+            self._database.close()
+
+    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A connection of its own: in WAL mode readers and the writer do not wait for each other."""
+        return closing(_guarded(lambda: sqlite3.connect(self._path, check_same_thread=False)))
+
+    def _transaction(self) -> AbstractContextManager[None]:
+        return _Transaction(self._database)
+
+
+def look(path: Path) -> tuple[list[Part], int]:
+    """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work."""
+    if not path.exists():
+        return [], 0
+    with closing(_guarded(lambda: sqlite3.connect(path))) as database:
+        parts = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
+        entries = database.execute("SELECT count(*) FROM entries").fetchone()
+    return [Part(**orjson.loads(part)) for (part,) in parts], int(entries[0])
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE ... COMMIT, with SQLite's errors as `Broken`."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        _guarded(lambda: self._database.execute("BEGIN IMMEDIATE"))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is None:
+            _guarded(lambda: self._database.execute("COMMIT"))
+            return
+        if self._database.in_transaction:
+            self._database.rollback()
+        if isinstance(error, sqlite3.Error):
+            raise _broken(error) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30.0)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.executescript(_SCHEMA)
+    return database
+
+
+def _guarded(action: Callable[[], _T]) -> _T:
+    try:
+        return action()
+    except sqlite3.Error as error:
+        raise _broken(error) from error
+
+
+def _broken(error: sqlite3.Error) -> Broken:
+    return Broken(f"the journal cannot be written: {error}; nothing received before is lost: mend the disk, run again")

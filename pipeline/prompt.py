@@ -1,0 +1,89 @@
+"""Prompts: Jinja2 templates over a row's columns, sandboxed, strict, rendered exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pipeline.faults import Misuse, Unusable
+
+WHOLE_ROW = "row"
+"""In a template, `row` is the whole row, for columns whose names are no identifiers: `row["invoice no"]`."""
+
+
+class NullValueError(TemplateError):
+    """A null reached the prompt, where it would have become the word None."""
+
+
+def _reject_null(value: object) -> object:
+    if value is None:
+        raise NullValueError
+    return value
+
+
+def _fence(value: object) -> str:
+    """`value` between two delimiters that do not occur in it: data that must not be read as instructions."""
+    text = str(_reject_null(value))
+    mark = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+    return f"<data {mark}>\n{text}\n</data {mark}>"
+
+
+def _tojson(value: object, indent: int | None = None) -> str:
+    """JSON as it is: Jinja's own filter escapes `<` and `&` for HTML, which a prompt is not."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_reject_null,
+    )
+    environment.filters |= {"fence": _fence, "tojson": _tojson}
+    return environment
+
+
+class Template:
+    """A prompt template. Making one compiles it; a mistake in it is a `Misuse` that names the line.
+
+    A null value that reaches the text fails the row, unless the template gives a default:
+    `{{ note | default("none", true) }}` or `{{ note or "none" }}`.
+    """
+
+    def __init__(self, source: str, *, field: str) -> None:
+        self.source = source
+        try:
+            tree = _environment().parse(source)
+            self._template = _environment().from_string(source)
+        except TemplateSyntaxError as error:
+            raise Misuse(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error
+        self.names = frozenset(meta.find_undeclared_variables(tree))
+        self.field = field
+
+    @property
+    def columns(self) -> frozenset[str] | None:
+        """The columns that the template names; None when it takes the whole row."""
+        return None if WHOLE_ROW in self.names else self.names
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """The text for one row. Raises `Unusable` when a value that it needs is null or does not fit."""
+        try:
+            return self._template.render({WHOLE_ROW: values, **values})
+        except NullValueError:
+            nulls = sorted(name for name in self.names if values.get(name) is None and name != WHOLE_ROW)
+            named = f"column {', '.join(map(repr, nulls))} is null" if nulls else "a value is null"
+            raise Unusable(f"{named}, and the template of `{self.field}` gives no default for it") from None
+        except UndefinedError as error:
+            raise Unusable(f"the template of `{self.field}` does not fit this row: {error.message}") from None
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise Unusable(f"the template of `{self.field}` failed: {type(error).__name__}: {error}") from None

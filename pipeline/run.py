@@ -1,0 +1,166 @@
+"""The engine: rows travel between two bounded streams, in one task group, to one graceful stop.
+
+It knows neither Parquet nor HTTP nor SQLite: reading, answering, recording and sealing are given to it as functions.
+Rows go through the first stream to the workers; a full stream is the back-pressure. A chunk whose rows are all
+recorded goes through the second to the sealer. Ends travel by closing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from pipeline.data import Entry, Row
+from pipeline.faults import Broken, Fault, Halt, Interrupted
+from pipeline.policy import Stop
+
+OPEN_CHUNKS = 8
+"""How many chunks are worked on at once: a straggler in the oldest holds up no more than this."""
+
+
+class Batch(Protocol):
+    """Consecutive rows, and the columns of theirs that go to the output."""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows, in order."""
+
+    @property
+    def kept(self) -> Any:
+        """The kept columns, row by row."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive rows that are sealed together. `missing` counts those not recorded yet."""
+
+    index: int
+    first: int
+    rows: int
+    kept: list[Any] = field(default_factory=list)
+    missing: int = -1
+
+    def __post_init__(self) -> None:
+        self.missing = self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the engine is given to work with.
+
+    `read` yields the rows of a chunk in order; `done` tells which of them have an entry already. `answer` makes an
+    entry of a row, or raises `Halt`; `record` hands the entry over, and `seal` makes a finished chunk durable.
+    """
+
+    read: Callable[[int], AsyncGenerator[Batch, None]]
+    done: Callable[[Chunk], Awaitable[set[int]]]
+    answer: Callable[[Row], Awaitable[Entry]]
+    record: Callable[[int, Entry], Awaitable[None]]
+    seal: Callable[[Chunk], Awaitable[None]]
+
+
+async def work_through(chunks: Iterable[Chunk], hands: Hands, *, workers: int, stop: Stop, grace_s: float) -> None:
+    """Takes every row of `chunks` to a recorded entry, and every chunk to its seal.
+
+    Ends when all is done, or soon after `stop` was requested: no new row is taken, rows that are being answered
+    have `grace_s` seconds to finish, whole chunks are sealed. A `Halt` raised by the hands requests the stop; any
+    other exception is a bug and leaves here, after everything was cancelled.
+    """
+    await _Engine(hands, stop).work(chunks, workers, grace_s)
+
+
+_Taken = tuple[Chunk, Row]
+
+
+class _Engine:
+    def __init__(self, hands: Hands, stop: Stop) -> None:
+        self._hands = hands
+        self._stop = stop
+        self._slots = anyio.Semaphore(OPEN_CHUNKS)
+        self._working = anyio.CancelScope()
+        self._feeding = anyio.CancelScope()
+        self._watching = anyio.CancelScope()
+        self._full: MemoryObjectSendStream[Chunk]
+
+    async def work(self, chunks: Iterable[Chunk], workers: int, grace_s: float) -> None:
+        send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, 64))
+        self._full, full = anyio.create_memory_object_stream[Chunk](OPEN_CHUNKS)
+        async with anyio.create_task_group() as around:
+            around.start_soon(self._seal_all, full)
+            around.start_soon(self._watch, grace_s)
+            with self._working, rows, self._full:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._feed, chunks, send_rows)
+                    for _ in range(workers):
+                        tasks.start_soon(self._work, rows)
+            self._watching.cancel()
+
+    async def _watch(self, grace_s: float) -> None:
+        """Once the end was asked for: no new row at once, and no row at all when the grace period is over."""
+        with self._watching:
+            await self._stop.wait()
+            self._feeding.cancel()
+            await anyio.sleep(grace_s)
+            self._working.cancel()
+
+    async def _feed(self, chunks: Iterable[Chunk], rows: MemoryObjectSendStream[_Taken]) -> None:
+        with self._feeding, rows:
+            for chunk in chunks:
+                await self._slots.acquire()
+                try:
+                    await self._feed_chunk(chunk, rows)
+                except Halt as fault:
+                    self._halt(fault)
+                    return
+
+    async def _feed_chunk(self, chunk: Chunk, rows: MemoryObjectSendStream[_Taken]) -> None:
+        done = await self._hands.done(chunk)
+        async with aclosing(self._hands.read(chunk.index)) as batches:
+            async for batch in batches:
+                chunk.kept.append(batch.kept)
+                for row in batch.rows:
+                    if row.ordinal in done:
+                        self._settle(chunk)
+                    else:
+                        await rows.send((chunk, row))
+
+    async def _work(self, rows: MemoryObjectReceiveStream[_Taken]) -> None:
+        async for chunk, row in rows:
+            if self._stop.requested:
+                continue
+            try:
+                entry = await self._hands.answer(row)
+                await self._hands.record(row.ordinal, entry)
+            except Halt as fault:
+                self._halt(fault)
+            else:
+                self._settle(chunk)
+
+    def _settle(self, chunk: Chunk) -> None:
+        chunk.missing -= 1
+        if chunk.missing == 0:
+            self._full.send_nowait(chunk)
+
+    async def _seal_all(self, full: MemoryObjectReceiveStream[Chunk]) -> None:
+        with full:
+            async for chunk in full:
+                if isinstance(self._stop.reason, Broken):
+                    continue
+                try:
+                    await self._hands.seal(chunk)
+                except Halt as fault:
+                    self._halt(fault)
+                else:
+                    self._slots.release()
+
+    def _halt(self, fault: Fault) -> None:
+        if not isinstance(fault, Interrupted):
+            self._stop.request(fault)
+        if isinstance(fault, Broken):
+            # Nothing that is answered now could be kept.
+            self._working.cancel()

@@ -1,0 +1,232 @@
+"""Shapes: what an answer must look like, told to the endpoint, checked on arrival, and turned into columns."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pipeline.columns import Column, Misfit
+from pipeline.faults import Unparsable
+
+JsonSchema = Mapping[str, Any]
+
+_MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLES = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+_BEYOND_STRICT = {
+    "allOf", "oneOf", "not", "if", "then", "else", "prefixItems", "patternProperties", "propertyNames",
+    "dependentRequired", "dependentSchemas", "contains",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What every answer of a job looks like. Build it with `pipeline.schema.shape_of`, once per job.
+
+    `json_schema` goes to the endpoint; `columns` is the struct that the dataset's `parsed` column holds; `read`
+    turns an answer's text into a value, which is a model instance or, for a schema file, a dict.
+    """
+
+    name: str
+    json_schema: JsonSchema
+    columns: Column
+    read: Callable[[str], Any]
+
+    @property
+    def response_format(self) -> dict[str, Any]:
+        """The request's `response_format`; `strict` is true only where the strict subset can express the schema."""
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", self.name)[:64]
+        schema = {"name": name, "schema": self.json_schema, "strict": is_strict(self.json_schema)}
+        return {"type": "json_schema", "json_schema": schema}
+
+    @property
+    def fingerprint(self) -> str:
+        """Canonical JSON of the schema and the columns: equal when answers and columns mean the same."""
+        whole = {"columns": self.columns.label, "schema": self.json_schema}
+        return json.dumps(whole, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    def arrow_type(self) -> Any:
+        """The `pyarrow.StructType` of the columns, known before the first row."""
+        return self.columns.arrow()
+
+    def parse(self, text: str) -> Any:
+        """The answer's value. Unparsable, in one line of at most 300 characters, for any text that does not fit."""
+        try:
+            return self.read(text)
+        except RecursionError:
+            raise Unparsable("nested too deeply") from None
+        except (ValueError, ArithmeticError) as error:
+            raise unparsable([((), type(error).__name__)]) from None
+
+    def plain(self, value: Any) -> dict[str, Any]:
+        """The value as plain Python for `arrow_type()`. Unparsable when a part does not fit its column exactly."""
+        try:
+            record: dict[str, Any] = self.columns.plain(value)
+        except Misfit as misfit:
+            raise unparsable([(misfit.path, misfit.reason)]) from None
+        except RecursionError:
+            raise Unparsable("nested too deeply") from None
+        return record
+
+
+def unparsable(problems: Iterable[tuple[Iterable[str | int], str]]) -> Unparsable:
+    """The fault for these problems, each a path and a reason: the first three, on one line of 300 characters."""
+    told = []
+    found = list(problems)
+    for path, reason in found[:3]:
+        place = _path(path)
+        told.append(f"{place}: {reason}" if place else reason)
+    if len(found) > 3:
+        told.append(f"and {len(found) - 3} more")
+    line = "".join(char if char.isprintable() else "?" for char in " ".join("; ".join(told).split()))
+    return Unparsable(line if len(line) <= 300 else line[:297] + "...")
+
+
+def _path(steps: Iterable[str | int]) -> str:
+    text = ""
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += ("." if text else "") + (step if step.isprintable() else ascii(step))
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+class Inexact(float):
+    """A JSON number whose digits a float64 does not keep; `literal` has them all."""
+
+    __slots__ = ("literal",)
+    literal: str
+
+
+def bare_json(text: str) -> str:
+    """The JSON of an answer: without space and byte order mark around it, and out of its ``` fence, if it is in one."""
+    text = text.strip("\ufeff \t\r\n")
+    start, end = text.find("```"), text.rfind("```")
+    if text[:1] in "{[" or start == end:
+        return text
+    head, newline, body = text[start + 3 : end].partition("\n")
+    if newline and (not head.strip() or head.strip().isalnum()):
+        return body.strip()
+    return (head + newline + body).strip().removeprefix("json").strip()
+
+
+def load(text: str) -> tuple[Any, list[Inexact]]:
+    """The parsed JSON, and the `Inexact` numbers in it.
+
+    Unparsable for what is not JSON, and for JSON that readers disagree about: a repeated key, NaN, a number beyond
+    float64 (RFC 8259, sections 4 and 6).
+    """
+    inexact: list[Inexact] = []
+
+    def number(literal: str) -> float:
+        value = _float(literal)
+        if isinstance(value, Inexact):
+            inexact.append(value)
+        return value
+
+    if not text:
+        raise Unparsable("the answer is empty")
+    try:
+        tree = json.loads(text, object_pairs_hook=_object, parse_float=number, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        raise Unparsable(f"not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:
+        raise Unparsable("holds an integer of thousands of digits") from None
+    except RecursionError:
+        raise Unparsable("nested too deeply") from None
+    return tree, inexact
+
+
+def with_numbers_as_text(text: str) -> str:
+    """The same JSON, with every number that float64 would change as a string of its digits."""
+
+    def number(literal: str) -> Any:
+        value = _float(literal)
+        return literal if isinstance(value, Inexact) else value
+
+    return json.dumps(json.loads(text, parse_float=number))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise Unparsable("the same key twice in one object")
+    return record
+
+
+def _constant(name: str) -> float:
+    raise Unparsable(f"{name} is not a JSON number")
+
+
+def _float(literal: str) -> float:
+    value = float(literal)
+    if len(literal) < 17 and "e" not in literal and "E" not in literal:
+        return value  # 15 digits always survive
+    if not math.isfinite(value):
+        raise Unparsable(f"{literal[:40]} is beyond float64")
+    exact = Decimal(literal)
+    if exact == Decimal(repr(value)) and (exact == Decimal(value) or not value.is_integer()):
+        return value
+    inexact = Inexact(value)
+    inexact.literal = literal
+    return inexact
+
+
+def resolve(root: JsonSchema, reference: str) -> Any:
+    """What a `$ref` within the document, "#/a/b", refers to. LookupError or TypeError when it leads nowhere."""
+    target: Any = root
+    for step in reference.removeprefix("#/").split("/"):
+        target = target[step.replace("~1", "/").replace("~0", "~")]
+    return target
+
+
+def subschemas(schema: JsonSchema) -> Iterator[JsonSchema]:
+    """The schemas directly inside this one. Property names are not taken for keywords."""
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, Mapping):
+            yield from (inner for inner in value.values() if isinstance(inner, Mapping))
+        elif key in _LISTS and isinstance(value, list):
+            yield from (inner for inner in value if isinstance(inner, Mapping))
+        elif key in _SINGLES and isinstance(value, Mapping):
+            yield value
+
+
+def mapped(schema: JsonSchema, change: Callable[[JsonSchema], Any]) -> dict[str, Any]:
+    """A copy with `change` made to the schemas directly inside."""
+
+    def of(value: Any) -> Any:
+        return change(value) if isinstance(value, Mapping) else value
+
+    copy = dict(schema)
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, Mapping):
+            copy[key] = {name: of(inner) for name, inner in value.items()}
+        elif key in _LISTS and isinstance(value, list):
+            copy[key] = [of(inner) for inner in value]
+        elif key in _SINGLES:
+            copy[key] = of(value)
+    return copy
+
+
+def is_strict(schema: JsonSchema) -> bool:
+    """Whether the strict subset of structured outputs can express the schema: no free-form object, nothing optional.
+
+    https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+    """
+    return _is_strict_here(schema) and all(map(is_strict, subschemas(schema)))
+
+
+def _is_strict_here(schema: JsonSchema) -> bool:
+    if _BEYOND_STRICT & schema.keys() or not {"type", "anyOf", "$ref", "enum", "const"} & schema.keys():
+        return False
+    kinds = schema.get("type")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds or ()):
+        return True
+    required = set(schema.get("required", ()))
+    return schema.get("additionalProperties") is False and required == schema.get("properties", {}).keys()

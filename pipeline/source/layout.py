@@ -1,0 +1,168 @@
+"""What a survey finds: files, columns, chunks, bad lines. Frozen values that pickle and travel as JSON."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipeline.data import Row
+from pipeline.faults import Misuse
+
+Format = Literal["jsonl", "parquet"]
+
+MAX_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One input file as it was surveyed. `sha256` is of the bytes on disk; `rows` is how many of its rows are used."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a chunk begins: a file by its index, and the place in it.
+
+    For JSONL `offset` counts bytes of the decompressed file and `line` is the number of the line there, from 1.
+    For Parquet `offset` counts rows of the file and `line` is 0.
+    """
+
+    file: int
+    offset: int
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no record. `problem` says why without repeating any of the line; lines count from 1."""
+
+    path: str
+    line_number: int
+    ordinal: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A column that fits no one type. `problem` names the places and the types."""
+
+    column: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One pass over the whole input, made before the first call.
+
+    `rows` counts every record, also the `bad_count` that cannot be read; `bad_lines` holds the first 20 of those.
+    `columns` gives a type in words to every column; `conflicts` names the columns that have none, which
+    `arrow_schema` leaves out. `json_columns` are kept as compact JSON text. `mean_row_bytes` is uncompressed.
+    Chunk `i` holds the rows from ordinal `i * chunk_rows` on, and begins at `chunks[i]`.
+    """
+
+    files: tuple[File, ...]
+    format: Format
+    columns: Mapping[str, str]
+    rows: int
+    bad_lines: tuple[BadLine, ...]
+    bad_count: int
+    mean_row_bytes: float
+    chunk_rows: int
+    chunks: tuple[Position, ...]
+    schema: bytes
+    json_columns: tuple[str, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+    def arrow_schema(self) -> pa.Schema:
+        """The settled types of all columns that have one, all nullable."""
+        return pa.ipc.read_schema(pa.py_buffer(self.schema))
+
+    def to_json(self) -> dict[str, Any]:
+        """The survey as dicts, lists, strings and numbers; `from_json` is its inverse."""
+        return {
+            "files": [[file.path, file.size, file.mtime_ns, file.sha256, file.rows] for file in self.files],
+            "format": self.format,
+            "columns": dict(self.columns),
+            "rows": self.rows,
+            "bad_lines": [[bad.path, bad.line_number, bad.ordinal, bad.problem] for bad in self.bad_lines],
+            "bad_count": self.bad_count,
+            "mean_row_bytes": self.mean_row_bytes,
+            "chunk_rows": self.chunk_rows,
+            "chunks": [[chunk.file, chunk.offset, chunk.line] for chunk in self.chunks],
+            "schema": base64.b64encode(self.schema).decode(),
+            "json_columns": list(self.json_columns),
+            "conflicts": [[conflict.column, conflict.problem] for conflict in self.conflicts],
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Survey:
+        """The survey that `to_json` wrote."""
+        return Survey(
+            files=tuple(File(*file) for file in value["files"]),
+            format=value["format"],
+            columns=dict(value["columns"]),
+            rows=value["rows"],
+            bad_lines=tuple(BadLine(*bad) for bad in value["bad_lines"]),
+            bad_count=value["bad_count"],
+            mean_row_bytes=value["mean_row_bytes"],
+            chunk_rows=value["chunk_rows"],
+            chunks=tuple(Position(*chunk) for chunk in value["chunks"]),
+            schema=base64.b64decode(value["schema"]),
+            json_columns=tuple(value["json_columns"]),
+            conflicts=tuple(Conflict(*conflict) for conflict in value["conflicts"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive rows, at most 256, and the kept columns of the same rows in the settled types.
+
+    A row that has a problem holds nulls in `kept` where its columns could not be read.
+    """
+
+    rows: Sequence[Row]
+    kept: pa.RecordBatch
+
+
+def record_batch(columns: Sequence[pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    """The columns as one record batch, which counts its rows also when there is no column."""
+    if columns:
+        return pa.RecordBatch.from_arrays(list(columns), schema=schema)
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+
+
+def kept_schema(survey: Survey, kept: Sequence[str]) -> pa.Schema:
+    """The schema of the kept columns, in the order asked for.
+
+    Raises `Misuse` for a column that the input does not have, or that fits no one type.
+    """
+    for conflict in survey.conflicts:
+        if conflict.column in kept:
+            raise Misuse(conflict.problem)
+    schema = survey.arrow_schema()
+    require(survey, kept)
+    types = {field.name: field.type for field in schema}
+    return pa.schema([pa.field(name, types.get(name, pa.string())) for name in kept])
+
+
+def require(survey: Survey, names: Sequence[str]) -> None:
+    """Raise `Misuse` when the input lacks one of the columns. An input without any readable row lacks none."""
+    if not survey.columns:
+        return
+    for name in names:
+        if name not in survey.columns:
+            raise Misuse(f"the input has no column {name!r}; it has: {', '.join(survey.columns)}")
+
+
+def one_line(error: Exception) -> str:
+    """What a library says of a failure, on one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,100 @@
+"""The survey of an input, and its rows chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+
+from pipeline.faults import Misuse
+from pipeline.source.files import Inputs, find_files, format_of
+from pipeline.source.jsonl import read_jsonl, survey_jsonl
+from pipeline.source.layout import Batch, Survey, kept_schema, require
+from pipeline.source.parquet import read_parquet, survey_parquet
+
+_Batches = Generator[Batch, None, None]
+
+_CHUNK_BYTES = 16 << 20
+_CHUNK_ROWS = (1_000, 20_000)
+
+
+def survey(
+    inputs: Inputs,
+    *,
+    chunk_rows: int | None = None,
+    min_chunk_rows: int = 1_000,
+    limit: int | None = None,
+) -> Survey:
+    """Read the whole input once and say what it holds.
+
+    Without `chunk_rows`, a chunk has as many rows as make 16 MiB, judged by the first ones: at least 1,000 and
+    `min_chunk_rows`, otherwise at most 20,000. With `limit` only the first so many rows count; files are listed and
+    hashed in full all the same. JSONL is parsed line by line and every column's type settled; of Parquet only the
+    footers are read. Raises `Misuse` for what the user can mend: see `find_files`, damaged files, types that differ
+    between Parquet files. Memory does not grow with the number of rows.
+    """
+    if chunk_rows is not None and chunk_rows < 1:
+        raise Misuse(f"chunk_rows must be 1 or more, not {chunk_rows}")
+    if limit is not None and limit < 0:
+        raise Misuse(f"limit must be 0 or more, not {limit}")
+
+    def decide(mean_row_bytes: float) -> int:
+        low, high = _CHUNK_ROWS
+        fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
+        return chunk_rows or max(fitting, min_chunk_rows)
+
+    paths = find_files(inputs)
+    if paths and format_of(paths[0]) == "parquet":
+        return survey_parquet(paths, decide, limit)
+    return survey_jsonl(paths, decide, limit)
+
+
+class Source:
+    """The rows of a surveyed input, by chunk. Used by one thread at a time; every chunk being read has one file open.
+
+    `needed` names the columns of `Row.values`, None all of them: every row has them all, None where a record lacks
+    one. `kept` names the columns of `Batch.kept`. Raises `Misuse` for a column that the input does not have and for
+    a kept one that fits no one type.
+    """
+
+    def __init__(self, survey: Survey, *, needed: Iterable[str] | None, kept: Sequence[str]) -> None:
+        self.kept_schema: pa.Schema = kept_schema(survey, kept)
+        self._survey = survey
+        self._needed = tuple(survey.columns if needed is None else dict.fromkeys(needed))
+        require(survey, self._needed)
+        self._parked: tuple[int, _Batches] | None = None
+
+    def chunk(self, index: int) -> Iterator[Batch]:
+        """The rows of one chunk, lazily and in order.
+
+        The chunk after the last one read goes on where the file stands; any other is sought, which in a compressed
+        file means decompressing what lies before it. Raises `Broken` when a file cannot be read, is gone or changed.
+        """
+        if not 0 <= index < len(self._survey.chunks):
+            raise IndexError(f"chunk {index} of {len(self._survey.chunks)}")
+        ordinal = index * self._survey.chunk_rows
+        end = min(ordinal + self._survey.chunk_rows, self._survey.rows)
+        batches = self._batches(index, ordinal)
+        try:
+            while ordinal < end:
+                batch = next(batches)
+                ordinal += len(batch.rows)
+                yield batch
+        except BaseException:  # also when the caller stops here: the file is closed now, not some time later
+            batches.close()
+            raise
+        self.close()
+        self._parked = (ordinal, batches)
+
+    def _batches(self, index: int, ordinal: int) -> _Batches:
+        if self._parked is not None and self._parked[0] == ordinal:
+            batches, self._parked = self._parked[1], None
+            return batches
+        read = read_parquet if self._survey.format == "parquet" else read_jsonl
+        return read(self._survey, index, needed=self._needed, kept=self.kept_schema)
+
+    def close(self) -> None:
+        """Close the file kept open for the next chunk. The source can still be read from."""
+        if self._parked is not None:
+            self._parked[1].close()
+            self._parked = None

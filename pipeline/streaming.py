@@ -1,0 +1,120 @@
+"""Streamed chunks put together into the completion that would have come unstreamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from pipeline.faults import Unavailable
+from pipeline.wire import fault_in
+
+
+class Assembly:
+    """One streamed answer, chunk by chunk.
+
+    Fragments of tool calls are told apart by their id and, where a fragment has none, by their index: Google sends
+    the id with every fragment and sometimes a wrong index, OpenAI sends the id once and then the index alone.
+    """
+
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, _Choice] = {}
+        self._usage: object = None
+
+    def add(self, chunk: object) -> bool:
+        """Takes a chunk; says whether it holds a piece of the answer. Raises the fault that an error in it means."""
+        fault = fault_in(chunk)
+        if fault is not None:
+            raise fault
+        if not isinstance(chunk, dict):
+            raise Unavailable("the stream holds a chunk that is no object")
+        for name in ("created", "id", "model", "system_fingerprint"):
+            if name in chunk:
+                self._head[name] = chunk[name]
+        self._usage = chunk.get("usage") or self._usage
+        choices = [choice for choice in chunk.get("choices") or () if isinstance(choice, dict)]
+        added = [self._add_choice(choice) for choice in choices]
+        return any(added)
+
+    def body(self) -> bytes:
+        """The completion's body, keys sorted as Vertex does. Raises `Unavailable` when the stream was cut short."""
+        if not self._choices or any(choice.finish_reason is None for choice in self._choices.values()):
+            raise Unavailable("the stream ended before the answer did")
+        choices = [self._choices[index].whole(index) for index in sorted(self._choices)]
+        completion = {**self._head, "choices": choices, "object": "chat.completion", "usage": self._usage}
+        return orjson.dumps(completion, option=orjson.OPT_SORT_KEYS)
+
+    def _add_choice(self, choice: Mapping[str, Any]) -> bool:
+        index = choice.get("index")
+        known = self._choices.setdefault(index if isinstance(index, int) else 0, _Choice())
+        known.finish_reason = choice.get("finish_reason") or known.finish_reason
+        delta = choice.get("delta")
+        return known.add(delta) if isinstance(delta, dict) else False
+
+
+class _Choice:
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._text: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
+        self._calls: list[dict[str, Any]] = []
+        self._by_index: dict[int, dict[str, Any]] = {}
+        self._rest: dict[str, Any] = {}
+
+    def add(self, delta: Mapping[str, Any]) -> bool:
+        google = delta.get("extra_content")
+        thought = (
+            isinstance(google, dict) and isinstance(google.get("google"), dict) and google["google"].get("thought")
+        )
+        found = False
+        for name, pieces in self._text.items():
+            piece = delta.get(name)
+            if isinstance(piece, str) and piece:
+                (self._text["reasoning_content"] if thought and name == "content" else pieces).append(piece)
+                found = True
+        for call in delta.get("tool_calls") or ():
+            if isinstance(call, dict):
+                self._add_call(call)
+                found = True
+        if isinstance(google, dict) and not thought:
+            self._rest["extra_content"] = google
+        if isinstance(delta.get("audio"), dict):
+            self._add_audio(delta["audio"])
+            found = True
+        return found
+
+    def whole(self, index: int) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", **self._rest, "content": "".join(self._text["content"]) or None}
+        for name in ("reasoning_content", "refusal"):
+            if self._text[name]:
+                message[name] = "".join(self._text[name])
+        if self._calls:
+            message["tool_calls"] = self._calls
+        return {"finish_reason": self.finish_reason, "index": index, "logprobs": None, "message": message}
+
+    def _add_call(self, fragment: Mapping[str, Any]) -> None:
+        call = self._call_of(fragment)
+        function = fragment.get("function")
+        if isinstance(function, dict):
+            call["function"]["name"] = function.get("name") or call["function"]["name"]
+            call["function"]["arguments"] += function.get("arguments") or ""
+        if isinstance(fragment.get("extra_content"), dict):
+            call["extra_content"] = fragment["extra_content"]
+
+    def _call_of(self, fragment: Mapping[str, Any]) -> dict[str, Any]:
+        name, index = fragment.get("id"), fragment.get("index")
+        known = (
+            next((call for call in self._calls if call["id"] == name), None) if name else self._by_index.get(index or 0)
+        )
+        if known is None:
+            known = {"id": name or "", "type": "function", "function": {"name": "", "arguments": ""}}
+            self._calls.append(known)
+            if isinstance(index, int):
+                self._by_index[index] = known
+        return known
+
+    def _add_audio(self, audio: Mapping[str, Any]) -> None:
+        known = self._rest.setdefault("audio", {"data": ""})
+        known.update({name: value for name, value in audio.items() if name != "data"})
+        known["data"] += audio.get("data") or ""

@@ -1,0 +1,41 @@
+"""What a run counts while it goes: one place that the policies write to and the display reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.data import Failure, Outcome, Usage
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters of one start of a run. Written on the event loop only."""
+
+    rows: int = 0
+    """Rows of the input, done before this start or not."""
+    done_before: int = 0
+    ok: int = 0
+    failed: int = 0
+    requests: int = 0
+    retries: int = 0
+    throttled: int = 0
+    in_flight: int = 0
+    retrying: int = 0
+    """Rows that sleep before their next try."""
+    waiting: int = 0
+    """Rows that wait for quota."""
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def done(self) -> int:
+        """Rows that need no further call, from earlier starts too."""
+        return self.done_before + self.ok + self.failed
+
+    def count(self, outcome: Outcome) -> None:
+        """Adds one finished row."""
+        if isinstance(outcome, Failure):
+            self.failed += 1
+        else:
+            self.ok += 1
+        if outcome.reply is not None:
+            self.usage += outcome.reply.usage

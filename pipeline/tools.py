@@ -1,0 +1,132 @@
+"""Tools that a model may call: made of Python functions or pydantic models, described to it, and called with care."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docstring_parser
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+
+from pipeline.faults import Misuse
+from pipeline.shapes import resolve
+
+
+class ToolError(Exception):
+    """What went wrong with a call, in words for the model, which may then call again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool: what the model is told of it, the model of its arguments, and the function to call, if there is one."""
+
+    name: str
+    description: str
+    arguments: type[BaseModel]
+    function: Callable[..., Any] | None
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The entry of the request's `tools`."""
+        schema = parameters(self.arguments)
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": schema},
+        }
+
+    def validated(self, arguments: str) -> dict[str, Any]:
+        """The arguments of a call, by parameter name. Raises `ToolError` when they do not fit."""
+        try:
+            valid = self.arguments.model_validate_json(arguments or "{}")
+        except ValidationError as error:
+            complaints = [
+                f"{'.'.join(map(str, item['loc'])) or 'arguments'}: {item['msg']}"
+                for item in error.errors(include_url=False)
+            ]
+            raise ToolError(f"wrong arguments for {self.name}: {'; '.join(complaints[:5])}") from None
+        return {name: getattr(valid, name) for name in type(valid).model_fields}
+
+
+def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
+    """A tool of a function (its signature and docstring describe it) or of a pydantic model (calls are only recorded).
+
+    Raises `Misuse` when a parameter has no type.
+    """
+    if isinstance(thing, type) and issubclass(thing, BaseModel):
+        return Tool(thing.__name__, inspect.cleandoc(thing.__doc__ or ""), thing, None)
+    return Tool(thing.__name__, _description(thing), _arguments_of(thing), thing)
+
+
+def parameters(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model in the subset that Gemini takes for parameters, which is OpenAPI 3.0's.
+
+    References are put in place, `T | None` becomes `nullable`, and what the endpoint answers with a 400 (`$defs`,
+    `default`, `examples`, `title`) is left out. Raises `Misuse` for a recursive model.
+    """
+    schema = model.model_json_schema()
+    plain: dict[str, Any] = _plain(schema, schema, ())
+    plain.setdefault("properties", {})
+    return plain
+
+
+def result_text(result: object) -> str:
+    """What a tool returned, as the content of a tool message: text as it is, everything else as JSON."""
+    if isinstance(result, str):
+        return result
+    if isinstance(result, BaseModel):
+        return result.model_dump_json()
+    return json.dumps(result, ensure_ascii=False, default=str)
+
+
+def _description(function: Callable[..., Any]) -> str:
+    parsed = docstring_parser.parse(function.__doc__ or "")
+    returns = f"Returns: {parsed.returns.description}" if parsed.returns and parsed.returns.description else None
+    return "\n".join(filter(None, [parsed.short_description, parsed.long_description, returns]))
+
+
+def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
+    """A model with a field for each parameter."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    told = {item.arg_name: item.description for item in docstring_parser.parse(function.__doc__ or "").params}
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            raise Misuse(f"the tool {function.__name__} has a parameter without a type: {name}")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints[name], Field(default, description=told.get(name)))
+    try:
+        return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    except PydanticUserError as error:
+        raise Misuse(f"the tool {function.__name__} has a parameter that JSON cannot carry: {error}") from None
+
+
+_LEFT_OUT = {"$defs", "$ref", "default", "examples", "title", "additionalProperties", "const"}
+
+
+def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    if reference in inside:
+        raise Misuse("a tool's parameters cannot hold themselves: the endpoint takes no recursive schemas there")
+    if reference:
+        schema = {**resolve(root, reference), **schema}
+        inside = (*inside, reference)
+    plain = {name: value for name, value in schema.items() if name not in _LEFT_OUT}
+    if "const" in schema:
+        plain["enum"] = [schema["const"]]
+    for name in ("items",):
+        if isinstance(plain.get(name), dict):
+            plain[name] = _plain(plain[name], root, inside)
+    if "properties" in plain:
+        plain["properties"] = {name: _plain(value, root, inside) for name, value in plain["properties"].items()}
+    choices = [_plain(choice, root, inside) for choice in plain.pop("anyOf", [])]
+    real = [choice for choice in choices if choice.get("type") != "null"]
+    if len(real) < len(choices):
+        plain["nullable"] = True
+    if len(real) == 1:
+        return {**real[0], **plain}
+    return {**plain, "anyOf": real} if real else plain

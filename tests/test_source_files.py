@@ -1,0 +1,105 @@
+"""The input's files are found completely, once each and in a fixed order, or the user is told what to mend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.faults import Misuse
+from pipeline.source import find_files
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_a_directory_is_searched_to_any_depth_for_known_suffixes(tmp_path: Path) -> None:
+    expected = touch(tmp_path, "a.jsonl", "b.ndjson.gz", "c/d/e.JSONL.ZST", "f.ndjson")
+    touch(tmp_path, "_SUCCESS", "_run/x.jsonl", ".cache/y.jsonl", ".z.jsonl", "_m.jsonl", "read.me", "g.json", "h.gz")
+    assert find_files([tmp_path]) == expected
+
+
+def test_files_are_sorted_within_an_input_and_inputs_keep_their_order(tmp_path: Path) -> None:
+    ten, two, one = touch(tmp_path, "b/10.parquet", "b/2.parquet", "a.pq")
+    assert find_files([tmp_path / "b", one]) == [ten, two, one]
+    assert find_files([tmp_path]) == [one, ten, two]
+
+
+def test_a_file_found_several_times_counts_once_where_it_is_found_first(tmp_path: Path) -> None:
+    one, two = touch(tmp_path, "a.jsonl", "b.jsonl")
+    (tmp_path / "latest.jsonl").symlink_to(one)
+    assert find_files([two, tmp_path, f"{tmp_path}/../{tmp_path.name}/a.jsonl"]) == [two, one]
+
+
+def test_a_linked_directory_is_searched_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/a.jsonl", "input/b.jsonl")
+    (tmp_path / "input" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "input" / "circle").symlink_to(tmp_path / "input")
+    assert [path.name for path in find_files([tmp_path / "input"])] == ["b.jsonl", "a.jsonl"]
+
+
+def test_a_pattern_finds_files_and_directories(tmp_path: Path) -> None:
+    paths = touch(tmp_path, "x1/a.jsonl", "x2.jsonl")
+    touch(tmp_path, "x1/_b.jsonl", "_x3.jsonl", "y.jsonl")
+    assert find_files([tmp_path / "x*"]) == paths
+    assert find_files(str(tmp_path / "**" / "[ax]*.jsonl")) == paths
+
+
+def test_a_name_with_pattern_characters_is_taken_as_it_is(tmp_path: Path) -> None:
+    (path,) = touch(tmp_path, "a[1].jsonl")
+    assert find_files([path]) == [path]
+
+
+def test_relative_paths_come_back_absolute(tmp_path: Path) -> None:
+    (path,) = touch(tmp_path, "a.jsonl")
+    (found,) = find_files([os.path.relpath(path)])
+    assert found == path
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "*.parquet", "empty"])
+def test_an_input_that_matches_nothing_is_named_with_the_known_suffixes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Misuse) as refused:
+        find_files([tmp_path / name])
+    assert str(refused.value).startswith(
+        f"no input file matches '{tmp_path / name}'; known suffixes: .jsonl, .jsonl.gz,"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["a.json", "*"])
+def test_a_named_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, pattern: str) -> None:
+    touch(tmp_path, "a.json")
+    with pytest.raises(Misuse, match=r"a\.json: unknown kind of file; .*\.ndjson\.zst"):
+        find_files([tmp_path / pattern])
+
+
+def test_jsonl_and_parquet_together_are_refused_naming_one_of_each(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "b.jsonl.gz", "c.parquet")
+    with pytest.raises(Misuse, match=r"mixes JSONL \(.*a\.jsonl\) and Parquet \(.*c\.parquet\)"):
+        find_files([tmp_path])
+
+
+def test_a_dangling_link_is_refused_as_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(Misuse, match=r"cannot read .*a\.jsonl: No such file"):
+        find_files([tmp_path])
+
+
+def test_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(Misuse, match="not a regular file"):
+        find_files([tmp_path])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
+    (path,) = touch(tmp_path, "a.jsonl")
+    path.chmod(0)
+    with pytest.raises(Misuse, match="Permission denied"):
+        find_files([path])
