@@ -1,6 +1,6 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types unit format emulate lock clean
+.PHONY: help setup run jobs test lint types unit format emulate lock clean
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -22,7 +22,10 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY) ## Extract events from the sample rows, answered by the built-in emulator
 	@$(BIN)/pipeline run jobs/extract_events.py --emulate
 
-test: lint types unit ## Lint, types, tests
+jobs: $(READY) ## Run every job in jobs/ against the emulator, a line for each
+	@$(BIN)/python -m tests.run_jobs
+
+test: lint types jobs unit ## Lint, types, every job, tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

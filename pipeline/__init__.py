@@ -9,13 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.attachments import audio as audio
+    from pipeline.attachments import image as image
+    from pipeline.attachments import media as media
     from pipeline.faults import Unusable as Unusable
     from pipeline.job import Job as Job
 
 __version__ = "0.1.0"
-__all__ = ["Job", "Unusable"]
+__all__ = ["Job", "Unusable", "audio", "image", "media"]
 
-_HOMES = {"Job": "pipeline.job", "Unusable": "pipeline.faults"}
+_HOMES = {"Job": "pipeline.job", "Unusable": "pipeline.faults"} | dict.fromkeys(
+    ("audio", "image", "media"), "pipeline.attachments"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,12 @@ class Reply:
     latency_s: float = 0.0
     first_token_s: float | None = None
     finished_at: int = 0
+    transcript: str | None = None
+    """The messages of all turns as JSON, when the job keeps them."""
+
+
+Ask = Callable[[Request], Awaitable[Reply]]
+"""The one idea: a request goes in, a reply comes out, or a fault is raised."""
 
 
 @dataclass(frozen=True, slots=True)

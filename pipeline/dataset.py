@@ -8,7 +8,7 @@ writing it again is harmless.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,8 +22,8 @@ from pipeline import disk
 from pipeline.data import Entry, Failure, Outcome, Part, Reply, Usage
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken, Fault
-from pipeline.schema import Shape
-from pipeline.wire import Answer, read_completion
+from pipeline.reading import Reader
+from pipeline.wire import Answer
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -44,6 +44,7 @@ RESPONSE = pa.struct(
         ("finish_reason", pa.string()),
         ("model", pa.string()),
         ("id", pa.string()),
+        ("traffic_type", pa.string()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
         ("reasoning_tokens", pa.int64()),
@@ -53,6 +54,7 @@ RESPONSE = pa.struct(
         ("latency_s", pa.float64()),
         ("first_token_s", pa.float64()),
         ("finished_at", pa.timestamp("us", tz="UTC")),
+        ("transcript", pa.string()),
     ]
 )
 ERROR = pa.struct([("type", pa.string()), ("message", pa.string()), ("http_status", pa.int32())])
@@ -65,22 +67,15 @@ _DICTIONARIES = ["status", "response.finish_reason", "response.model", "error.ty
 class Dataset:
     """The parts of one output folder.
 
-    `kept` is the schema of the input columns that are copied, by their output names; `outcome` reads an entry of
+    `kept` is the schema of the input columns that are copied, by their output names; `reader` reads the entries of
     the journal. `metadata` goes into the footer of every part.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        kept: pa.Schema,
-        shape: Shape | None,
-        outcome: Callable[[int, Entry], Outcome],
-        metadata: Mapping[str, str],
-    ) -> None:
+    def __init__(self, folder: Path, kept: pa.Schema, reader: Reader, metadata: Mapping[str, str]) -> None:
         self.folder = folder
-        self._outcome = outcome
         self.kept = kept
-        self.schema = output_schema(kept, shape).with_metadata(dict(metadata))
+        self._reader = reader
+        self.schema = output_schema(kept, reader).with_metadata(dict(metadata))
 
     def seal(
         self,
@@ -112,7 +107,7 @@ class Dataset:
         return counts.part(chunk, first, digest)
 
     def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
-        outcomes = [self._outcome(ordinal, entry) for ordinal, entry in entries]
+        outcomes = [self._reader.outcome(ordinal, entry) for ordinal, entry in entries]
         counts.add(outcomes)
         failures = [outcome if isinstance(outcome, Failure) else None for outcome in outcomes]
         status = [int(failure is not None) for failure in failures]
@@ -120,7 +115,7 @@ class Dataset:
         ours = [
             pa.DictionaryArray.from_arrays(pa.array(status, pa.int32()), pa.array(["ok", "failed"])),
             pa.array(values, type=self.schema.field("parsed").type),
-            _responses([outcome.reply for outcome in outcomes]),
+            _responses([outcome.reply for outcome in outcomes], self._reader),
             _errors([failure.fault if failure else None for failure in failures]),
         ]
         theirs = [column.combine_chunks() for column in kept.columns]
@@ -140,10 +135,9 @@ class Dataset:
         disk.sync_folder(self.folder)
 
 
-def output_schema(kept: pa.Schema, shape: Shape | None) -> pa.Schema:
+def output_schema(kept: pa.Schema, reader: Reader) -> pa.Schema:
     """The columns of the output: the kept ones of the input, then ours."""
-    parsed = pa.string() if shape is None else shape.arrow_type()
-    ours = [("status", STATUS), ("parsed", parsed), ("response", RESPONSE), ("error", ERROR)]
+    ours = [("status", STATUS), ("parsed", reader.parsed_type()), ("response", RESPONSE), ("error", ERROR)]
     return pa.schema([*kept, *(pa.field(name, kind) for name, kind in ours)])
 
 
@@ -265,17 +259,17 @@ def _table(kept: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in kept], schema)
 
 
-def _responses(replies: Sequence[Reply | None]) -> pa.StructArray:
+def _responses(replies: Sequence[Reply | None], reader: Reader) -> pa.StructArray:
     """Column by column: several times faster than a list of dicts."""
-    rows = [_response(reply) if reply is not None else _NOTHING for reply in replies]
+    rows = [_response(reply, reader) if reply is not None else _NOTHING for reply in replies]
     return pa.StructArray.from_arrays(_columns(rows, RESPONSE), fields=list(RESPONSE), mask=_mask(replies))
 
 
 _NOTHING = (None,) * len(RESPONSE)
 
 
-def _response(reply: Reply) -> tuple[Any, ...]:
-    completion = read_completion(reply.body)
+def _response(reply: Reply, reader: Reader) -> tuple[Any, ...]:
+    completion = reader.completion(reply.body)
     answer = completion.answers[0] if completion.answers else Answer()
     return (
         answer.text,
@@ -285,6 +279,7 @@ def _response(reply: Reply) -> tuple[Any, ...]:
         answer.finish_reason,
         completion.model,
         completion.id,
+        completion.traffic_type,
         reply.usage.input,
         reply.usage.output,
         reply.usage.reasoning,
@@ -294,6 +289,7 @@ def _response(reply: Reply) -> tuple[Any, ...]:
         reply.latency_s,
         reply.first_token_s,
         reply.finished_at,
+        reply.transcript,
     )
 
 

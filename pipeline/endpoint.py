@@ -20,18 +20,19 @@ import aiohttp
 import anyio
 import httpx2
 import orjson
-from openai import APIStatusError, AsyncOpenAI
+from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream
 
 from pipeline.auth import Token
 from pipeline.data import Reply, Request
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
-from pipeline.wire import fault_of_status, read_completion
+from pipeline.streaming import Assembly
+from pipeline.wire import fault_in, fault_of_status, read_completion
 
 MAX_BODY = 16 * 2**20
 """Bytes of an answer, inflated, beyond which it is given up."""
 
 KEEPALIVE_S = 75.0
-_CHUNK = 64 * 1024
+_PATH = "/chat/completions"
 
 _HEADERS = ("content-type", "date", "retry-after", "retry-after-ms", "x-request-id")
 """What is handed on of an answer's headers; never its encoding, which aiohttp has undone."""
@@ -106,36 +107,73 @@ class Transport(httpx2.AsyncClient):
         """A request as the SDK describes it, without the client-wide merging that a batch has no use for."""
         return httpx2.Request(method, url, headers=given.get("headers"), content=given.get("content"))
 
-    async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
-        """The whole answer. Raises `Unavailable` when none arrived, `Unparsable` when it is too large."""
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
+        """The whole answer, or with `stream` one that is still coming in.
+
+        Raises `Unavailable` when none arrived, `Unparsable` when it is too large.
+        """
         if self._session is None:
             raise RuntimeError("the transport is not open")
         url = str(request.url)
         if _origin(url) != self._origin:
             raise RuntimeError("a request with our token was about to leave for another host")
         try:
-            async with self._session.request(
+            answer = await self._session.request(
                 request.method,
                 url,
                 data=request.content,
                 headers=request.headers,
                 allow_redirects=False,
                 proxy=self._proxy,
-            ) as response:
-                body = await _read(response)
+            )
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"no whole answer: {_said(error)}") from error
-        headers = [(name, response.headers[name]) for name in _HEADERS if name in response.headers]
-        return httpx2.Response(response.status, headers=headers, content=body, request=request)
+            raise _lost(error) from error
+        body = _Body(answer)
+        # An error is read at once: the SDK makes an exception of it.
+        content: dict[str, Any] = {"stream": body} if stream and answer.ok else {"content": await body.whole()}
+        headers = [(name, answer.headers[name]) for name in _HEADERS if name in answer.headers]
+        return httpx2.Response(answer.status, headers=headers, request=request, **content)
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The bytes of an answer, as they come, up to `MAX_BODY` of them inflated."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        try:
+            async for chunk in self._answer.content.iter_any():
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise Unparsable(
+                        f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status
+                    )
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise _lost(error) from error
+
+    async def whole(self) -> bytes:
+        """All of them; the connection then goes back to the pool, or is closed when something went wrong."""
+        try:
+            return b"".join([chunk async for chunk in self])
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Gives the connection back when all was read, and closes it otherwise."""
+        self._answer.release() if self._answer.content.at_eof() else self._answer.close()
 
 
 class Endpoint:
     """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
 
-    def __init__(self, client: AsyncOpenAI, token: Token, *, timeout_s: float) -> None:
+    def __init__(self, client: AsyncOpenAI, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
         self._client = client
         self._token = token
         self._timeout_s = timeout_s
+        self._idle_timeout_s = idle_timeout_s
 
     async def ask(self, request: Request) -> Reply:
         """One call, repeated once with a renewed token when the first one's was not accepted.
@@ -157,9 +195,13 @@ class Endpoint:
 
     async def _attempt(self, body: bytes, request: Request) -> Reply:
         started = time.monotonic()
-        answer = b""
+        answer, first_token_s = b"", None
         with anyio.move_on_after(self._timeout_s) as deadline:
-            answer = await self._post(body, request)
+            if request.payload.get("stream"):
+                answer, first_token_at = await self._stream(body, request)
+                first_token_s = first_token_at - started
+            else:
+                answer = await self._post(body, request)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         completion = read_completion(answer)
@@ -167,13 +209,14 @@ class Endpoint:
             answer,
             usage=completion.usage,
             latency_s=time.monotonic() - started,
+            first_token_s=first_token_s,
             finished_at=time.time_ns() // 1000,
         )
 
     async def _post(self, body: bytes, request: Request) -> bytes:
         try:
             response = await self._client.post(
-                "/chat/completions",
+                _PATH,
                 content=body,
                 cast_to=httpx2.Response,
                 options={"headers": {"Content-Type": "application/json", **request.headers}},
@@ -184,9 +227,48 @@ class Endpoint:
             raise _fault_of(response)
         return response.content
 
+    async def _stream(self, body: bytes, request: Request) -> tuple[bytes, float]:
+        """The body that the streamed chunks add up to, and when the first piece of it came."""
+        assembly, first = Assembly(), None
+        try:
+            stream = await self._client.post(
+                _PATH,
+                content=body,
+                cast_to=object,
+                options={"headers": {"Content-Type": "application/json", **request.headers}},
+                stream=True,
+                stream_cls=AsyncStream[object],
+            )
+            async with stream:
+                async for chunk in self._impatiently(aiter(stream)):
+                    if assembly.add(chunk) and first is None:
+                        first = time.monotonic()
+        except APIStatusError as error:
+            raise _fault_of(error.response) from None
+        except APIError as error:
+            raise fault_in({"error": error.body}) or Unavailable(f"the stream broke: {error.message}") from None
+        except ValueError as error:
+            raise Unavailable(f"the stream holds something that is not JSON: {error}") from None
+        return assembly.body(), first or time.monotonic()
+
+    async def _impatiently(self, chunks: AsyncIterator[object]) -> AsyncIterator[object]:
+        """The chunks, unless one is longer in coming than the idle deadline."""
+        end = object()
+        while True:
+            chunk: object = end
+            with anyio.move_on_after(self._idle_timeout_s) as idle:
+                chunk = await anext(chunks, end)
+            if idle.cancelled_caught:
+                raise Unavailable(f"the stream stood still for {self._idle_timeout_s:g} s")
+            if chunk is end:
+                return
+            yield chunk
+
 
 @asynccontextmanager
-async def open_endpoint(target: Target, token: Token, *, connections: int, timeout_s: float) -> AsyncIterator[Endpoint]:
+async def open_endpoint(
+    target: Target, token: Token, *, connections: int, timeout_s: float, idle_timeout_s: float = 60.0
+) -> AsyncIterator[Endpoint]:
     """An endpoint whose one `AsyncOpenAI` is closed at the end of the block."""
     async with (
         Transport(target.base_url, connections) as transport,
@@ -199,31 +281,20 @@ async def open_endpoint(target: Target, token: Token, *, connections: int, timeo
             default_headers=token.headers,
         ) as client,
     ):
-        yield Endpoint(client, token, timeout_s=timeout_s)
+        yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
 
 
 class _NoTransport(httpx2.AsyncBaseTransport):
     """In place of httpx2's own connection pool, which is never used."""
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    chunks = []
-    size = 0
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        size += len(chunk)
-        if size > MAX_BODY:
-            response.close()
-            raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=response.status)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
 def _fault_of(response: httpx2.Response) -> Fault:
     return fault_of_status(response.status_code, response.content, response.headers)
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
+def _lost(error: Exception) -> Unavailable:
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Unavailable(f"no whole answer: {said[:300]}")
 
 
 def _origin(url: str) -> tuple[str, str]:

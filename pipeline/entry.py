@@ -20,6 +20,7 @@ def encode(entry: Entry) -> tuple[bytes, bytes | None]:
             "latency_s": entry.latency_s,
             "first_token_s": entry.first_token_s,
             "finished_at": entry.finished_at,
+            "transcript": entry.transcript,
         }
         return orjson.dumps(known), entry.body
     return orjson.dumps(

@@ -17,16 +17,17 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from pipeline import run as engine
-from pipeline.data import Entry, Failure, Part, Row
+from pipeline.data import Ask, Entry, Failure, Part, Row
 from pipeline.dataset import Dataset, kept_replies, part_name
 from pipeline.faults import Fault, Halt, Misuse, NothingToDo
 from pipeline.job import Job
 from pipeline.journal import Journal
 from pipeline.pace import Gate, Weather
 from pipeline.plan import Plan, RunFolder, differences
-from pipeline.policy import Ask, Stop, counted, limited, retrying
+from pipeline.policy import Stop, counted, limited, retrying
 from pipeline.source import Source, Survey, changed, find_files, survey
 from pipeline.tally import Tally
+from pipeline.turns import attaching, repairing, with_tools
 
 SPARE_DESCRIPTORS = 64
 """Files and sockets that are open besides the connections to the endpoint."""
@@ -88,9 +89,7 @@ class Run:
         kept = job.columns_kept(self.survey.columns)
         needed = job.columns_needed(list(self.survey.columns))
         self.source = Source(self.survey, needed=needed, kept=list(kept))
-        self.dataset = Dataset(
-            folder.output, renamed(self.source.kept_schema, kept), job.shape, job.outcome, _footer(plan)
-        )
+        self.dataset = Dataset(folder.output, renamed(self.source.kept_schema, kept), job.reader, _footer(plan))
         self.journal = Journal(folder.journal)
         self.parts = {part.chunk: part for part in self.journal.parts()}
 
@@ -170,9 +169,18 @@ class Run:
         tally.done_before = sum(part.rows for part in self.parts.values()) + self.journal.count()
 
     def _composed(self, endpoint: Ask, tally: Tally, stop: Stop) -> Ask:
+        job = self.job
+        root = None if job.media_root is None else Path(job.media_root)
         calls = counted(endpoint, tally)
+        if job.conversation.has_media:
+            calls = attaching(calls, root)
         steady = limited(calls, self.settings.concurrency, gate=Gate(), stop=stop, tally=tally)
-        return retrying(steady, attempts=self.job.attempts, weather=Weather(), stop=stop, tally=tally)
+        asked = retrying(steady, attempts=job.attempts, weather=Weather(), stop=stop, tally=tally)
+        if job.runs_tools:
+            asked = with_tools(
+                asked, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript
+            )
+        return repairing(asked, job.outcome, job.repairs) if job.repairs else asked
 
     def _hands(self, ask: Ask, tally: Tally) -> engine.Hands:
         async def answer(row: Row) -> Entry:

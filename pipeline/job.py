@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,37 +13,63 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.data import Failure, Message, Outcome, Reply, Request, Row, Success
-from pipeline.faults import Cut, Fault, Misuse, Refused, Unparsable, Unusable
-from pipeline.prompt import Template
+from pipeline.conversation import Content, Conversation, examples_of, turns_of
+from pipeline.data import Entry, Outcome, Request, Row
+from pipeline.faults import Misuse, Unusable
+from pipeline.reading import Reader
 from pipeline.schema import Shape, shape_of
-from pipeline.wire import Answer, Completion, read_completion
+from pipeline.tools import Tool, tool_of
 
 OURS = ("status", "parsed", "response", "error")
 """The output columns that the pipeline adds, after the input's own."""
 
-Prompt = str | Callable[[Mapping[str, Any]], Any]
-"""A Jinja2 template over the row's columns, or a function of the row that returns the text."""
+THOUGHTS = "thinking"
+"""The tag that marks thought summaries, unless the job names another: without one they would come inside the text."""
 
-_CARRIERS = ("body", "messages")
-"""Columns of an input whose rows are requests already."""
-
+_BINARY = ("binary", "large_binary", "fixed_size_binary")
 _BATCH_URLS = ("/v1/chat/completions", "/chat/completions")
+_PLAIN = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "reasoning_effort",
+    "n",
+)
+_TIERS = {
+    "dedicated": {"X-Vertex-AI-LLM-Request-Type": "dedicated"},
+    "shared": {"X-Vertex-AI-LLM-Request-Type": "shared"},
+    "priority": {"X-Vertex-AI-LLM-Shared-Request-Type": "priority"},
+    "flex": {"X-Vertex-AI-LLM-Request-Type": "shared", "X-Vertex-AI-LLM-Shared-Request-Type": "flex"},
+}
+GLOBAL_TIERS = ("flex", "priority")
+"""Tiers that only the `global` location has."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True, strict=False))
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Job:
     """What to do with every row of an input.
 
-    `system` and `user` are templates over the row's columns, or functions of the row. `schema` is a pydantic model
-    (or a JSON Schema as a dict): the answer is then validated and becomes the `parsed` column; without one the
-    answer is text. Without a prompt, each row must carry its own request: a `messages` column, or OpenAI's batch
-    format (`custom_id`, `method`, `url`, `body`).
+    `system` and `user` are templates over the row's columns, functions of the row, or lists of templates and media
+    columns (`image("photo")`, `audio(...)`, `media(...)`, whose files lie below `media_root`). `messages` gives whole
+    conversations instead, `examples` a JSONL file of few-shot pairs. Without a prompt, each row must carry its own
+    request: a `messages` column, or OpenAI's batch format (`custom_id`, `method`, `url`, `body`).
+
+    `schema` is a pydantic model, a JSON Schema (a dict or a .json file) or "json_object": the answer is then
+    validated and becomes the `parsed` column; without one the answer is text. With `n` above 1 it is a list. An
+    answer that does not fit is re-asked with the complaint up to `repairs` times, one that was cut once with more
+    room.
+
+    `tools` are Python functions or pydantic models. Functions are run, each within `tool_timeout_s`, and their
+    results handed back, for at most `max_turns` turns; with `execute_tools=False` the calls are only recorded.
 
     `keep` names the input columns that are copied to the output (default: all but binary ones), `rename` gives
     some of them other names, `key` names the one that people know a row by. `max_failed` is how many rows may
     fail before the run counts as failed (exit 3): a number of rows, or a share below 1. `timeout_s` is the total
-    deadline of one attempt, `attempts` how often a row is tried against passing faults.
+    deadline of one attempt, `idle_timeout_s` the longest silence within a stream, `attempts` how often a row is
+    tried against passing faults.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
@@ -53,9 +77,12 @@ class Job:
     input: str | Path | Sequence[str | Path] | None = None
     output: str | Path | None = None
 
-    system: Prompt | None = None
-    user: Prompt | None = None
-    schema: type[BaseModel] | dict[str, Any] | None = None
+    system: Content | None = None
+    user: Content | None = None
+    messages: Sequence[Mapping[str, Any]] = ()
+    examples: str | Path | None = None
+    media_root: str | Path | None = None
+    schema: type[BaseModel] | dict[str, Any] | str | Path | None = None
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -64,9 +91,22 @@ class Job:
     stop: str | Sequence[str] | None = None
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    n: int | None = Field(default=None, ge=1, le=8)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    stream: bool = False
+    modalities: Sequence[Literal["text", "image", "audio"]] | None = None
+    web_search: bool = False
+    tier: Literal["flex", "priority", "dedicated", "shared"] | None = None
     google: dict[str, Any] | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
+
+    tools: Sequence[Any] = ()
+    tool_choice: str | None = None
+    execute_tools: bool = True
+    max_turns: int = Field(default=8, ge=1)
+    tool_timeout_s: float = Field(default=60.0, gt=0)
+    transcript: bool = False
+    repairs: int = Field(default=1, ge=0)
 
     key: str | None = None
     keep: Sequence[str] | None = None
@@ -75,52 +115,79 @@ class Job:
     max_failed: float = Field(default=0.1, ge=0)
     attempts: int = Field(default=5, gt=0)
     timeout_s: float = Field(default=300.0, gt=0)
+    idle_timeout_s: float = Field(default=60.0, gt=0)
 
     def __post_init__(self) -> None:
-        if self.reasoning_effort is not None and "thinking_config" in (self.google or {}):
+        if self.reasoning_effort is not None and self._thinking_config is not None:
             raise Misuse("`reasoning_effort` and google's `thinking_config` exclude each other: keep one of them")
-        self.templates  # noqa: B018 - compiled now, so that a broken template is found when the job is made
+        if self.user is not None and self.messages:
+            raise Misuse("`user` and `messages` exclude each other: put the text into `messages`")
+        if self.carries_requests and (self.system is not None or self.examples is not None):
+            raise Misuse("`system` and `examples` need a `user` prompt (or `messages`) to go with")
+        if (self.stream or self.tools) and (self.n or 1) > 1:
+            raise Misuse("`n` answers go with neither `stream` nor `tools`")
+        # Compiled now, so that a mistake in them is found when the job is made.
+        _ = self.conversation, self.reader, self._parameters
 
     def replace(self, **changes: Any) -> Job:
         """The same job with some fields changed, validated like a new one."""
         return dataclasses.replace(self, **changes)
 
     @cached_property
-    def shape(self) -> Shape | None:
-        """The compiled schema; None when the answer is text."""
-        return None if self.schema is None else shape_of(self.schema, self.name)
+    def conversation(self) -> Conversation:
+        """The compiled messages."""
+        system = [] if self.system is None else [("system", self.system, "system")]
+        shots = [] if self.examples is None else examples_of(Path(self.examples))
+        user = [] if self.user is None else [("user", self.user, "user")]
+        return Conversation([*system, *shots, *turns_of(self.messages), *user])
 
     @cached_property
-    def templates(self) -> Mapping[str, Template]:
-        """The compiled prompt templates, by field."""
-        prompts = {"system": self.system, "user": self.user}
-        return {name: Template(text, field=name) for name, text in prompts.items() if isinstance(text, str)}
+    def shape(self) -> Shape | None:
+        """The compiled schema; None when the answer is text or any JSON object."""
+        if self.schema is None or self.schema == "json_object":
+            return None
+        if isinstance(self.schema, str | Path):
+            return shape_of(_schema_file(Path(self.schema)), self.name)
+        return shape_of(self.schema, self.name)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """How replies are read."""
+        config = self._thinking_config or {}
+        thoughts = config.get("include_thoughts") or config.get("includeThoughts")
+        marker = (self.google or {}).get("thought_tag_marker", THOUGHTS) if thoughts else None
+        return Reader(self.shape, self.schema == "json_object", marker, (self.n or 1) > 1)
+
+    @cached_property
+    def tool_list(self) -> list[Tool]:
+        """The compiled tools."""
+        return [tool_of(tool) for tool in self.tools]
+
+    @property
+    def runs_tools(self) -> bool:
+        """Whether calls of tools are carried out."""
+        return self.execute_tools and any(tool.function is not None for tool in self.tool_list)
 
     @property
     def carries_requests(self) -> bool:
         """Whether each row of the input is a request by itself."""
-        return self.user is None and self.system is None
+        return self.user is None and not self.messages
 
     def columns_needed(self, available: Sequence[str]) -> list[str]:
         """The input columns that requests are made of. Raises `Misuse` when one is not in the input."""
         if self.carries_requests:
-            found = [name for name in _CARRIERS if name in available]
-            if not found:
+            if not {"body", "messages"} & set(available):
                 raise Misuse(
                     f"the job has no `user` prompt, and the input has no `messages` or `body` column "
                     f"(its columns: {', '.join(available)}): give the job a prompt"
                 )
             return [name for name in ("body", "messages", "method", "url") if name in available]
-        if any(callable(prompt) for prompt in (self.system, self.user)):
+        named = self.conversation.columns
+        if named is None:
             return list(available)
-        needed: set[str] = set()
-        for field, template in self.templates.items():
-            if template.columns is None:
-                return list(available)
-            for name in sorted(template.columns):
-                _require(name, available, f"the template of `{field}`")
-            needed |= template.columns
-        return [name for name in available if name in needed]
+        for name, who in named.items():
+            _require(name, available, who)
+        return [name for name in available if name in named]
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
         """Output name by input column, in input order. Raises `Misuse` on unknown columns and clashing names."""
@@ -129,7 +196,7 @@ class Job:
         chosen = [
             name
             for name, kind in types.items()
-            if (name in self.keep or name == self.key if self.keep is not None else kind not in _BINARY)
+            if (name in self.keep or name == self.key if self.keep is not None else not kind.startswith(_BINARY))
         ]
         kept = {name: self.rename.get(name, name) for name in chosen}
         for source, target in kept.items():
@@ -146,58 +213,60 @@ class Job:
         """What to ask for this row. Pure. Raises `Unusable` when the row cannot be asked."""
         if row.problem is not None:
             raise Unusable(row.problem)
-        payload = self._carried(row.values) if self.carries_requests else {"messages": self._messages(row.values)}
-        return Request(row.ordinal, {**self._parameters, **payload})
+        asked = (
+            self._carried(row.values) if self.carries_requests else {"messages": self.conversation.messages(row.values)}
+        )
+        return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}))
 
-    def outcome(self, ordinal: int, result: Reply | Fault) -> Outcome:
+    def outcome(self, ordinal: int, result: Entry) -> Outcome:
         """What became of a row: pure, so that a kept reply can be read again under another schema."""
-        if isinstance(result, Fault):
-            return Failure(ordinal, result)
-        try:
-            return Success(ordinal, self._value(read_completion(result.body)), result)
-        except Fault as fault:
-            return Failure(ordinal, fault, result)
+        return self.reader.outcome(ordinal, result)
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that shapes the answers and the columns, field by field, as text that can be compared."""
+        own = {"model", "response_format", "tools"}
+        parameters = {name: value for name, value in self._parameters.items() if name not in own}
+        turns = {"max_turns": self.max_turns, "transcript": self.transcript} if self.tools else {}
         return {
             "model": self.model,
-            "system": _source(self.system),
-            "user": _source(self.user),
-            "schema": self.shape.fingerprint if self.shape else "",
-            "parameters": json.dumps(
-                {name: value for name, value in self._parameters.items() if name not in {"model", "response_format"}},
-                sort_keys=True,
-                default=str,
-            ),
-            "key": self.key or "",
-            "keep": json.dumps(list(self.keep) if self.keep is not None else None),
-            "rename": json.dumps(self.rename, sort_keys=True),
+            "prompt": self.conversation.fingerprint,
+            "schema": self.shape.fingerprint if self.shape else str(self.schema or ""),
+            "parameters": _canonical({**parameters, "tier": self.tier}),
+            "tools": _canonical({"tools": [tool.definition for tool in self.tool_list], **turns}) if self.tools else "",
+            "columns": _canonical({"key": self.key, "keep": self.keep and list(self.keep), "rename": self.rename}),
         }
+
+    @property
+    def _thinking_config(self) -> dict[str, Any] | None:
+        google = self.google or {}
+        return google.get("thinking_config", google.get("thinkingConfig"))
 
     @cached_property
     def _parameters(self) -> dict[str, Any]:
-        names = ("temperature", "top_p", "max_tokens", "seed", "frequency_penalty", "presence_penalty")
         payload: dict[str, Any] = {"model": self.model} if self.model else {}
-        payload |= {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if self.stop is not None:
-            payload["stop"] = self.stop if isinstance(self.stop, str) else list(self.stop)
-        if self.reasoning_effort is not None:
-            payload["reasoning_effort"] = self.reasoning_effort
-        if self.google:
+        payload |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name) is not None}
+        lists = {"stop": self.stop, "modalities": self.modalities}
+        payload |= {name: value if isinstance(value, str) else list(value) for name, value in lists.items() if value}
+        if self.stream:
+            # Vertex sends the usage anyway; others only when asked.
+            payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        if self.web_search:
+            payload["web_search_options"] = {}
+        if self.tools:
+            payload["tools"] = [tool.definition for tool in self.tool_list]
+        if self.tool_choice is not None:
+            payload["tool_choice"] = _tool_choice(self.tool_choice, self.tool_list)
+        google = dict(self.google or {})
+        if self.reader.marker is not None:
+            google.setdefault("thought_tag_marker", self.reader.marker)
+        if google:
             # On the wire Google's own options are nested under a literal `extra_body`.
-            payload["extra_body"] = {"google": self.google}
+            payload["extra_body"] = {"google": google}
         if self.shape is not None:
             payload["response_format"] = self.shape.response_format
+        elif self.schema == "json_object":
+            payload["response_format"] = {"type": "json_object"}
         return payload | self.extra
-
-    def _messages(self, values: Mapping[str, Any]) -> list[Message]:
-        messages: list[Message] = []
-        for role, prompt in (("system", self.system), ("user", self.user)):
-            if prompt is not None:
-                text = prompt(values) if callable(prompt) else self.templates[role].render(values)
-                messages.append({"role": role, "content": text})
-        return messages
 
     def _carried(self, values: Mapping[str, Any]) -> dict[str, Any]:
         body = _json_value(values.get("body"))
@@ -209,46 +278,7 @@ class Job:
             raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {values.get('method')} {values.get('url')}")
         if not (self.model or body.get("model")):
             raise Unusable("neither the row nor the job names a model: give one with --model")
-        own = {"model": self.model} if self.model else {}
-        return {**body, **own, "stream": False} if body.get("stream") else {**body, **own}
-
-    def _value(self, completion: Completion) -> Any:
-        answer = _settled(completion)
-        if self.shape is None:
-            return answer.text
-        if answer.tool_calls and not answer.text:
-            return None
-        if not answer.text:
-            raise Unparsable("the answer is empty")
-        return self.shape.plain(self.shape.parse(answer.text))
-
-
-_BINARY = {"binary", "large_binary"}
-
-
-def _settled(completion: Completion) -> Answer:
-    """The answer, when there is a whole one; otherwise `Refused` or `Cut`, with the reason that was given."""
-    if completion.blocked:
-        raise Refused(f"the prompt was blocked: {completion.blocked}")
-    if not completion.answers:
-        raise Refused("the endpoint gave no answer (no choices): the prompt was probably blocked")
-    answer = completion.answers[0]
-    if answer.finish_reason == "content_filter":
-        raise Refused("the answer was blocked by the content filter")
-    if answer.refusal:
-        raise Refused(f"the model refused: {answer.refusal[:300]}")
-    if answer.finish_reason == "length":
-        spent = completion.usage.reasoning
-        thinking = f", {spent} of them on thinking" if spent else ""
-        raise Cut(f"the answer was cut at max_tokens after {completion.usage.output + spent} tokens{thinking}")
-    if not answer.has_message:
-        raise Refused(f"the answer holds no message (finish_reason {answer.finish_reason!r})")
-    return answer
-
-
-def _require(name: str, available: Sequence[str], who: str) -> None:
-    if name not in available:
-        raise Misuse(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
+        return {**body, "model": self.model} if self.model else body
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -257,14 +287,35 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
 
 
-def _source(prompt: Prompt | None) -> str:
-    if prompt is None or isinstance(prompt, str):
-        return prompt or ""
+def _require(name: str, available: Sequence[str], who: str) -> None:
+    if name not in available:
+        raise Misuse(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
+
+
+def _schema_file(path: Path) -> dict[str, Any]:
     try:
-        return inspect.getsource(prompt)
-    except OSError:
-        code = prompt.__code__ if inspect.isfunction(prompt) else None
-        return hashlib.sha256(code.co_code if code else repr(type(prompt)).encode()).hexdigest()
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Misuse(f'`schema`: {str(path)!r} cannot be read ({error.strerror}); or "json_object"') from None
+    except ValueError as error:
+        raise Misuse(f"`schema`: {path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise Misuse(f"`schema`: {path} holds no JSON Schema")
+    return document
+
+
+def _tool_choice(choice: str, tools: Sequence[Tool]) -> Any:
+    if choice in {"none", "auto", "required", "validated"}:
+        return choice
+    names = [tool.name for tool in tools]
+    if choice in names:
+        return {"type": "function", "function": {"name": choice}}
+    raise Misuse(f"`tool_choice` is none, auto, required, validated or a tool's name, not {choice!r}")
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    given = {name: inner for name, inner in value.items() if inner not in (None, {}, [])}
+    return json.dumps(given, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def _json_value(value: object) -> Any:

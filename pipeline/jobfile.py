@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def load_job(target: str) -> Job:
 
 def job_of_requests(paths: Sequence[str]) -> Job:
     """A job without a prompt, for an input whose rows are requests already."""
-    name = Path(paths[0]).name.split(".")[0].strip("*?[]") or "requests"
+    name = re.sub(r"[^\w-]+", "_", Path(paths[0]).name.split(".")[0]).strip("_-") or "requests"
     return Job(name=name, input=list(paths))
 
 
@@ -87,7 +88,7 @@ def _run_file(path: Path) -> ModuleType:
 
 def _place(error: Exception, path: Path) -> str:
     if isinstance(error, SyntaxError):
-        return f"{path}:{error.lineno}"
+        return f"{error.filename or path}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     return f"{path}:{lines[-1]}" if lines else str(path)

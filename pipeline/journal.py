@@ -52,6 +52,7 @@ class Journal:
         path.touch(mode=PRIVATE_FILE, exist_ok=True)
         self._path = path
         self._writing = Lock()
+        self._handing_over = Lock()
         self._pending: list[tuple[int, bytes, bytes | None]] = []
         self._put = 0
         self._committed = 0
@@ -66,7 +67,9 @@ class Journal:
         """Hands an entry over; it is durable within a tick. Waits only when the disk cannot keep up."""
         if self._broken is not None:
             raise self._broken
-        self._pending.append((ordinal, *encode(entry)))
+        row = (ordinal, *encode(entry))
+        with self._handing_over:  # or a commit could take the list away between our reading and our appending
+            self._pending.append(row)
         self._put += 1
         self._news.set()
         while len(self._pending) > MAX_PENDING:
@@ -99,7 +102,8 @@ class Journal:
     def commit(self) -> None:
         """Commits everything that is pending now."""
         with self._writing:
-            pending, self._pending = self._pending, []
+            with self._handing_over:
+                pending, self._pending = self._pending, []
             if not pending:
                 return
             try:

@@ -23,7 +23,7 @@ class Gate:
     """Seconds over which callers are let in again, per second of pause."""
     dice: random.Random = field(default_factory=random.Random)
     _opens: float = 0.0
-    _closed: float = 0.0
+    _closed: float = -math.inf
     _episodes: int = 0
 
     def wait(self, now: float) -> float:
@@ -35,7 +35,7 @@ class Gate:
 
     def close(self, now: float, left_at: float, retry_after: float | None) -> None:
         """A request that left at `left_at` was throttled. Requests of one episode close the gate once."""
-        if left_at >= self._closed:
+        if left_at > self._closed:
             self._episodes += 1
             self._closed = now
             pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._episodes - 1, 10))
@@ -45,7 +45,7 @@ class Gate:
 
     def opened(self, left_at: float) -> None:
         """A request that left at `left_at` was answered."""
-        if left_at >= self._closed:
+        if left_at > self._closed:
             self._episodes = 0
 
 

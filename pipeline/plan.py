@@ -22,7 +22,8 @@ from pipeline.faults import Misuse
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
-_OURS = ("_run", "_manifest.json", "_SUCCESS")
+_FILES = ("_manifest.json", "_SUCCESS")
+_OURS = ("_run", *_FILES, *(f".{name}{disk.TEMPORARY}" for name in _FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ class RunFolder:
     def clear(self) -> None:
         """Removes what a run wrote, and nothing else; the lock stays."""
         for path in self.output.iterdir():
-            if _is_part(path) or path.name in _OURS[1:]:
+            if _is_part(path) or path.name in _FILES:
                 path.unlink()
         for path in self.run.iterdir():
             if path.is_dir():
@@ -165,7 +166,7 @@ def _short(text: str, start: int) -> str:
 
 def _is_part(path: Path) -> bool:
     name = path.name.removeprefix(".").removesuffix(disk.TEMPORARY)
-    return name in _OURS or (name.startswith("part-") and name.endswith(".parquet"))
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def _holder(descriptor: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import NoReturn
 
@@ -11,13 +10,10 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
-from pipeline.data import Reply, Request
+from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Fault, Interrupted, Throttled, Unavailable
 from pipeline.pace import Gate, Weather
 from pipeline.tally import Tally
-
-Ask = Callable[[Request], Awaitable[Reply]]
-"""The one idea: a request goes in, a reply comes out, or a fault is raised."""
 
 
 class Stop:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.faults import Misuse, Unusable
 
 WHOLE_ROW = "row"
 """In a template, `row` is the whole row, for columns whose names are no identifiers: `row["invoice no"]`."""
+
+
+FUNCTIONS = frozenset(DEFAULT_NAMESPACE)
+"""Names that mean a function of Jinja's (`range`) unless the row has a column of that name."""
+
+_TAKE_NULL = ("default", "d", "tojson")
 
 
 class NullValueError(TemplateError):
@@ -29,7 +36,7 @@ def _reject_null(value: object) -> object:
 
 def _fence(value: object) -> str:
     """`value` between two delimiters that do not occur in it: data that must not be read as instructions."""
-    text = str(_reject_null(value))
+    text = str(value)
     mark = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
     return f"<data {mark}>\n{text}\n</data {mark}>"
 
@@ -37,6 +44,19 @@ def _fence(value: object) -> str:
 def _tojson(value: object, indent: int | None = None) -> str:
     """JSON as it is: Jinja's own filter escapes `<` and `&` for HTML, which a prompt is not."""
     return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+
+
+def _without_null(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, for values that are there: most filters would make the word None of a null."""
+    place = 1 if hasattr(apply, "jinja_pass_arg") else 0
+
+    @wraps(apply)
+    def applied(*arguments: Any, **options: Any) -> Any:
+        if len(arguments) > place:
+            _reject_null(arguments[place])
+        return apply(*arguments, **options)
+
+    return applied
 
 
 @lru_cache(maxsize=1)
@@ -49,7 +69,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
         lstrip_blocks=True,
         finalize=_reject_null,
     )
-    environment.filters |= {"fence": _fence, "tojson": _tojson}
+    filters = environment.filters | {"fence": _fence, "tojson": _tojson}
+    environment.filters = {
+        name: apply if name in _TAKE_NULL else _without_null(apply) for name, apply in filters.items()
+    }
     return environment
 
 
@@ -64,7 +87,9 @@ class Template:
         self.source = source
         try:
             tree = _environment().parse(source)
-            self._template = _environment().from_string(source)
+            for joined in tree.find_all(nodes.Concat):  # `~` would make the word None of a null, like a filter
+                joined.nodes = [nodes.Filter(part, "string", [], [], None, None) for part in joined.nodes]
+            self._template = _environment().from_string(tree)
         except TemplateSyntaxError as error:
             raise Misuse(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error
         self.names = frozenset(meta.find_undeclared_variables(tree))
@@ -85,5 +110,13 @@ class Template:
             raise Unusable(f"{named}, and the template of `{self.field}` gives no default for it") from None
         except UndefinedError as error:
             raise Unusable(f"the template of `{self.field}` does not fit this row: {error.message}") from None
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise Unusable(f"the template of `{self.field}` failed: {type(error).__name__}: {error}") from None

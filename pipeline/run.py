@@ -16,7 +16,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from pipeline.data import Entry, Row
-from pipeline.faults import Broken, Fault, Halt, Interrupted
+from pipeline.faults import Broken, Fault, Halt
 from pipeline.policy import Stop
 
 OPEN_CHUNKS = 8
@@ -159,8 +159,7 @@ class _Engine:
                     self._slots.release()
 
     def _halt(self, fault: Fault) -> None:
-        if not isinstance(fault, Interrupted):
-            self._stop.request(fault)
+        self._stop.request(fault)
         if isinstance(fault, Broken):
             # Nothing that is answered now could be kept.
             self._working.cancel()

@@ -7,7 +7,6 @@ one-element list, a 200 may hold no completion at all, and every part of a compl
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,9 @@ EXCERPT = 512
 """How many bytes of an unexpected body are kept in a fault's message."""
 
 _INT64 = 2**63
-_SECRET = re.compile(r"(?i)\b(ya29\.[\w.~+/-]+|bearer\s+[\w.~+/=-]+|sk-[\w-]{8,}|AIza[\w-]{20,}|eyJ[\w-]+\.[\w.-]+)")
+_SECRET = re.compile(
+    r"(?i)(ya29\.[\w.~+/-]+|AIza[\w-]{20,}|\bbearer\s+[\w.~+/=-]+|\bsk-[\w-]{8,}|\beyJ[\w-]+\.[\w.-]+)"
+)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -86,10 +87,10 @@ def read_completion(body: bytes) -> Completion:
     if not isinstance(document, dict):
         raise Unavailable(f"the endpoint answered 200 with something that is no completion: {excerpt(body)}")
     choices = document.get("choices")
-    answers = [_answer(choice) for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     usage = document.get("usage")
     return Completion(
-        answers=tuple(answers),
+        answers=tuple(_answer(choice) for choice in sorted(found, key=lambda choice: _int(choice.get("index")) or 0)),
         id=_text(document.get("id")),
         model=_text(document.get("model")),
         usage=read_usage(usage),
@@ -145,7 +146,7 @@ def wait_hint(headers: Mapping[str, str], error: Mapping[str, Any]) -> float | N
 
 def excerpt(body: bytes) -> str:
     """The first bytes of an unexpected body, on one line, with no control character and no secret in it."""
-    return redacted(body[:EXCERPT].decode("utf-8", "replace"))
+    return _told(body[: 2 * EXCERPT].decode("utf-8", "replace"))
 
 
 def redacted(text: str) -> str:
@@ -153,9 +154,14 @@ def redacted(text: str) -> str:
     return _UNPRINTABLE.sub(" ", _SECRET.sub("[redacted]", text)).strip()
 
 
+def _told(text: str) -> str:
+    """The beginning of a server's own words; redacted before it is cut, so that no half of a secret is left."""
+    return redacted(text[: 2 * EXCERPT])[:EXCERPT]
+
+
 def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: str) -> Fault:
-    message = redacted(str(error.get("message") or ""))[:EXCERPT]
-    text = f"{status} {error.get('status') or ''}".strip() + f": {message}" if message else said
+    message = error.get("message")
+    text = _told(f"{status} {error.get('status') or ''}".strip() + f": {message}") if message else said
     match status:
         case 429:
             return Throttled(text, retry_after=wait)
@@ -241,7 +247,7 @@ def _media(message: Mapping[str, Any]) -> list[Media]:
     mime_type = _text(_dig(audio, "extra_content", "google", "mime_type")) or "application/octet-stream"
     try:
         return [Media(mime_type, base64.b64decode(data, validate=True))]
-    except binascii.Error:
+    except ValueError:
         return []
 
 
@@ -275,7 +281,7 @@ def _until(date: str | None, now: str | None) -> float | None:
         target = parsedate_to_datetime(date or "")
         start = parsedate_to_datetime(now) if now else datetime.now(UTC)
         return max(0.0, (target - start).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

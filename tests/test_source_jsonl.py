@@ -130,7 +130,7 @@ def test_i1_a_line_of_any_length_is_passed_over_in_bounded_memory() -> None:
 
 
 def test_i1_a_line_over_the_limit_is_never_blank() -> None:
-    pieces = [b" " * (MAX_LINE_BYTES + 5), b'{"n": 1}\n', b""]
+    pieces = [b" " * (MAX_LINE_BYTES + 5), b'{"n": 1}', b"\n", b""]
     assert [number for number, _, _ in lines(lambda _: pieces.pop(0), Position(0, 0, 1))] == [1]
 
 
@@ -237,6 +237,16 @@ def test_a_compressed_file_with_other_content_is_refused_before_the_first_call(t
     path.write_bytes(COMPRESSED[suffix](b'{"n": 1}\n') + b"trailing")
     with pytest.raises(Misuse, match=f"{path} is damaged or cut short"):
         survey([path])
+
+
+@pytest.mark.parametrize("suffix", COMPRESSED)
+def test_a_chunk_far_into_a_compressed_file_can_be_read_first(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(COMPRESSED[suffix](b"".join(b'{"n": %d}\n' % n for n in range(300_000))))
+    found = survey([path], chunk_rows=290_000)
+    assert found.chunks[1].offset > 3 << 20
+    batch = next(Source(found, needed=["n"], kept=[]).chunk(1))
+    assert batch.rows[0] == Row(290_000, {"n": 290_000})
 
 
 def test_batches_of_long_rows_are_cut_by_their_bytes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ from pipeline.faults import Misuse
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
+    from pipeline.data import Ask
     from pipeline.endpoint import Target
-    from pipeline.policy import Ask
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -45,21 +45,21 @@ class Access:
     credentials: Credentials | None
 
     @asynccontextmanager
-    async def open(self, *, concurrency: int, timeout_s: float) -> AsyncIterator[Ask]:
+    async def open(self, *, concurrency: int, timeout_s: float, idle_timeout_s: float) -> AsyncIterator[Ask]:
         """The endpoint as an ask, closed at the end of the block."""
         from pipeline.auth import ApiKey, keep_fresh
         from pipeline.endpoint import open_endpoint
 
-        if self.credentials is None:
-            key = ApiKey(self.api_key or "")
-            async with open_endpoint(self.target, key, connections=concurrency, timeout_s=timeout_s) as endpoint:
-                yield endpoint.ask
-            return
-        async with (
-            keep_fresh(self.credentials) as token,
-            open_endpoint(self.target, token, connections=concurrency, timeout_s=timeout_s) as endpoint,
-        ):
-            yield endpoint.ask
+        async with AsyncExitStack() as stack:
+            token = (
+                ApiKey(self.api_key or "")
+                if self.credentials is None
+                else await stack.enter_async_context(keep_fresh(self.credentials))
+            )
+            opening = open_endpoint(
+                self.target, token, connections=concurrency, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
+            )
+            yield (await stack.enter_async_context(opening)).ask
 
 
 def access(connection: Connection) -> Access:

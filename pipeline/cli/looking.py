@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +41,7 @@ def plan(
     found = survey(inputs_of(job), limit=limit)
     kept = job.columns_kept(found.columns)
     source = Source(found, needed=job.columns_needed(list(found.columns)), kept=list(kept))
-    schema = output_schema(renamed(source.kept_schema, kept), job.shape)
+    schema = output_schema(renamed(source.kept_schema, kept), job.reader)
     sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
     source.close()
     tokens = _estimated_tokens(job, sample) * found.rows
@@ -102,6 +103,9 @@ def show(
     failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
     rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
     row: Annotated[int | None, typer.Option("--row", help="The row with this ordinal.", min=0)] = None,
+    media: Annotated[
+        Path | None, typer.Option("--media", help="Write the rows' media to files in this folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Show rows of a finished or running dataset: request, reply and values side by side."""
@@ -111,8 +115,10 @@ def show(
     for ordinal, record in _records(output):
         if (failed and record["status"] != "failed") or (row is not None and ordinal != row):
             continue
+        if media is not None:
+            _write_media(ordinal, record, media)
         if as_json:
-            print(json.dumps({"ordinal": ordinal, **record}, ensure_ascii=False, default=str))
+            print(json.dumps({"ordinal": ordinal, **record}, ensure_ascii=False, default=_plain_json))
         else:
             _print_record(ordinal, record, job)
         shown += 1
@@ -123,6 +129,23 @@ def show(
             "no such row is sealed yet" if row is not None else f"no {'failed ' if failed else ''}row is sealed"
         )
     return 0
+
+
+def _write_media(ordinal: int, record: dict[str, Any], folder: Path) -> None:
+    """Puts what the model made into files named by row and number."""
+    import mimetypes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, item in enumerate((record["response"] or {}).get("media") or ()):
+        suffix = mimetypes.guess_extension(item["mime_type"]) or ".bin"
+        path = folder / f"row-{ordinal:06d}-{number}{suffix}"
+        path.write_bytes(item["data"])
+        print(path, file=sys.stderr)
+
+
+def _plain_json(value: object) -> Any:
+    """Bytes have no JSON: their size stands for them."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
 
 def print_sample(output: Path, key: str | None, *, rows: int) -> None:
@@ -159,8 +182,7 @@ def _job_of(plan: Plan) -> Job | None:
         job = load_job(plan.target) if is_job_file(plan.target) else job_of_requests([plan.target])
     except Misuse:
         return None
-    same = all(job.fingerprint()[name] == plan.job.get(name) for name in ("system", "user"))
-    return job if same else None
+    return job if job.fingerprint()["prompt"] == plan.job.get("prompt") else None
 
 
 def _records(output: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,8 +168,14 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_watch_signals, run, stop, tally)
         tasks.start_soon(lambda: show_progress(tally, quiet=quiet))
-        concurrency, timeout_s = run.settings.concurrency, run.job.timeout_s
-        await run.carry_out(lambda: opening.open(concurrency=concurrency, timeout_s=timeout_s), tally, stop)
+        job = run.job
+        connect = partial(
+            opening.open,
+            concurrency=run.settings.concurrency,
+            timeout_s=job.timeout_s,
+            idle_timeout_s=job.idle_timeout_s,
+        )
+        await run.carry_out(connect, tally, stop)
         tasks.cancel_scope.cancel()
     return stop
 

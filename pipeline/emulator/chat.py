@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 import time
 from dataclasses import dataclass, field
@@ -173,7 +174,8 @@ def _choice(index: int, answer: Answer, kind: str | None, asked: ChatRequest, re
     if answer.text is not None:
         message["content"] = damaged_text(kind, answer.text)
     if reasoning:
-        message["extra_content"] = {"google": {"thought_signature": response_id(asked.digest[::-1], index) + "=="}}
+        signature = base64.b64encode(asked.digest * 4 + bytes([index])).decode()
+        message["extra_content"] = {"google": {"thought_signature": signature}}
     return choice(index, message, answer.finish_reason)
 
 

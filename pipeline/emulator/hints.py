@@ -48,6 +48,8 @@ KIND_OF_FORMAT = {
 }
 _ENDS = frozenset({"end", "ends", "ending", "until", "to", "finish", "stop", "last", "closing", "fin", "ende"})
 _IDLE = frozenset({"is", "has", "are", "was", "can", "the", "and", "for", "does", "should"})
+_TITLES_AND_PLACES = frozenset({"title", "place"})
+_QUOTES = ' "\u201c\u201d\u201e\u00ab\u00bb*'
 _LANGUAGES = {
     "en": "the and of with is",
     "fr": "le les des est avec",
@@ -66,8 +68,7 @@ class Hint:
 
     def inside(self, name: str, description: str = "") -> Hint:
         """The hint of a property of the value that this one belongs to: a person's `name` is a person."""
-        words = words_of(name)
-        kind = next((KIND_OF_WORD[word] for word in reversed(words) if word in KIND_OF_WORD), "")
+        words, kind = words_of(name), _kind_of(name)
         if kind == "title" and "name" in words and self.kind in {"person", "organisation", "place"}:
             kind = self.kind
         if not kind and re.search(r"\bISO 8601\b|YYYY-MM-DD", description):
@@ -106,12 +107,14 @@ def every(kind: str, facts: Facts) -> Sequence[Found]:
 
 
 def labelled(hint: Hint, facts: Facts) -> Found | None:
-    """What stands behind a label that is called like the property."""
+    """What stands behind a label that is called like the property; for titles and places any label that means one."""
     if not hint.words:
         return None
-    name = " ".join(hint.words)
-    exact = (found for label, found in facts.labels if label in {name, hint.words[-1]})
-    return next(exact, None)
+    names = {" ".join(hint.words), hint.words[-1]}
+    exact = (found for label, found in facts.labels if label in names)
+    alike = (found for label, found in facts.labels if hint.kind in _TITLES_AND_PLACES and _kind_of(label) == hint.kind)
+    found = next(exact, None) or next(alike, None)
+    return found and Found(found.at, found.value.strip(_QUOTES) or found.value)
 
 
 def best(hint: Hint, scene: Scene) -> Found | None:
@@ -136,6 +139,10 @@ def nearest(hint: Hint, candidates: Sequence[Found], facts: Facts, *, before: in
             if near:
                 return min(near, key=lambda found: abs(found.at - at))
     return None
+
+
+def _kind_of(name: str) -> str:
+    return next((KIND_OF_WORD[word] for word in reversed(words_of(name)) if word in KIND_OF_WORD), "")
 
 
 def _language(facts: Facts) -> Sequence[Found]:

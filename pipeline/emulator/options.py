@@ -84,8 +84,19 @@ class Options:
             raise ValueError("quota_rps must be above 0; leave it out for no quota")
         if self.quota_in_flight is not None and self.quota_in_flight < 0:
             raise ValueError("quota_in_flight cannot be negative")
+        self._check_answers()
+
+    def _check_answers(self) -> None:
         if self.error_style not in {"list", "object"}:
             raise ValueError(f"error_style is 'list' or 'object', not {self.error_style!r}")
+        if not isinstance(self.retry_after, str | None):
+            raise ValueError(f"retry_after is the text of a header, such as '5', not {self.retry_after!r}")  # noqa: TRY004 (all options: one error)
+        if self.retry_info is not None and self.retry_info < 0:
+            raise ValueError("retry_info cannot be negative")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError("seed is a whole number of 64 bits")
+        if not all(isinstance(text, str) for text in (*self.models, *self.poison)):
+            raise ValueError("models and poison are texts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

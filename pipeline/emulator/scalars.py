@@ -20,6 +20,8 @@ MOST_TOKENS = 400
 MOST_DIGITS = 15
 NOT_LABELLED = frozenset({"date", "datetime", "time", "email", "url", "currency", "language", "year", "month"})
 
+_SEPARATOR = re.compile(r"\s*[,;\u3001]\s*(?:and\s+)?|\s+(?:and|et|und)\s+")
+
 
 @dataclass(frozen=True)
 class Text(Leaf):
@@ -41,13 +43,13 @@ class Text(Leaf):
         return next((text for text in map(self._fitted, self._candidates(scene)) if text is not None), NOTHING)
 
     def every(self, scene: Scene) -> list[Any]:
-        """All facts of its kind; without a kind, what stands behind its label, separated by commas."""
-        if self.hint.kind:
-            values = [self._written(found.value, scene) for found in every(self.hint.kind, scene.facts)]
+        """What stands behind its label, separated by commas; else all facts of its kind."""
+        found = None if self.hint.kind in NOT_LABELLED else labelled(self.hint, scene.facts)
+        if found:
+            values = _SEPARATOR.split(found.value)
         else:
-            found = labelled(self.hint, scene.facts)
-            values = re.split(r"\s*[,;]\s*", found.value) if found else []
-        return [fitted for value in values if (fitted := self._fitted(value)) is not None]
+            values = [self._written(fact.value, scene) for fact in every(self.hint.kind, scene.facts)]
+        return [fitted for value in values if value and (fitted := self._fitted(value)) is not None]
 
     def invent(self, scene: Scene) -> Any:
         """A text of the prompt's own words, or one of the format or the pattern asked for."""

@@ -136,7 +136,7 @@ class Tokens:
 
 
 def write_credentials(directory: Path, account: ServiceAccount, token_uri: str) -> tuple[Path, Path]:
-    """Writes the service account file and the authorized user file, mode 0600; the directory is made with 0700.
+    """Writes the service account file and the authorized user file, mode 0600; a missing directory is made with 0700.
 
     google-auth's own loader of the second kind ignores its `token_uri`: build
     `google.oauth2.credentials.Credentials(token_uri=...)` from its fields instead.

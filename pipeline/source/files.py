@@ -74,10 +74,9 @@ def _walk(directory: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(directory, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(("_", "."))]
-        if real not in seen:
-            paths = (Path(folder, name) for name in names if not name.startswith(("_", ".")))
-            yield from (path for path in paths if format_of(path))
         seen.add(real)
+        paths = (Path(folder, name) for name in names if not name.startswith(("_", ".")))
+        yield from (path for path in paths if format_of(path))
 
 
 def _refuse(error: OSError) -> None:

@@ -97,8 +97,6 @@ def lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
                 yield number, offset, line
             offset += len(line) + 1 + dropped
             number, dropped = number + 1, 0
-        if len(tail) > MAX_LINE_BYTES + 1:
-            dropped, tail = len(tail) - MAX_LINE_BYTES - 1, tail[: MAX_LINE_BYTES + 1]
     if not _is_blank(tail):
         yield number, offset, tail
 

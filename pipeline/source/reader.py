@@ -60,7 +60,7 @@ class Source:
     def __init__(self, survey: Survey, *, needed: Iterable[str] | None, kept: Sequence[str]) -> None:
         self.kept_schema: pa.Schema = kept_schema(survey, kept)
         self._survey = survey
-        self._needed = tuple(survey.columns if needed is None else dict.fromkeys(needed))
+        self._needed = tuple(survey.columns if needed is None else needed)
         require(survey, self._needed)
         self._parked: tuple[int, _Batches] | None = None
 

@@ -50,6 +50,10 @@ def test_poison_that_cannot_be_read_is_refused(text: str) -> None:
         {"quota_rps": 0.0},
         {"quota_in_flight": -1},
         {"error_style": "html"},
+        {"retry_after": 5},
+        {"retry_info": -1.0},
+        {"seed": 2**63},
+        {"models": (3,)},
     ],
 )
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

@@ -204,6 +204,23 @@ def test_facts_come_from_the_text() -> None:
     assert event["kind"] == "party"
 
 
+def test_labels_come_before_what_merely_looks_right() -> None:
+    """`Label: value` lines fill the fields of that name."""
+
+    class Note(BaseModel):
+        title: str
+        venue: str
+        attendees: list[str]
+        reference: str | None
+
+    text = (
+        "Subject: \u201cQ3 plans\u201d\nLocation: Room 7\nAttendees: Ana, Tom Berg and Li\nReference: X-17\n"
+        "Oscar Wilde says hi."
+    )
+    note = Note.model_validate_json(answer_to(Note.model_json_schema(), text))
+    assert note == Note(title="Q3 plans", venue="Room 7", attendees=["Ana", "Tom Berg", "Li"], reference="X-17")
+
+
 def test_what_is_not_found_is_null_or_empty_where_the_schema_allows_it() -> None:
     """A text without an event gives no event."""
     event = json.loads(answer_to(Event.model_json_schema(), "so be it"))

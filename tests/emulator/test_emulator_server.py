@@ -288,6 +288,8 @@ async def test_every_answer_says_that_it_is_simulated(method: str, path: str) ->
         {"token_server": "asleep"},
         {"token_life": -1},
         {"models": 3},
+        {"retry_after": 5},
+        {"retry_info": "soon"},
     ],
 )
 async def test_a_change_that_cannot_be_is_refused_and_changes_nothing(changes: dict[str, Any]) -> None:
