@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import random
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -92,7 +93,7 @@ def find_credentials(path: Path | None = None) -> Found:
             "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or pass --credentials"
         )
         raise Misuse(f"no usable Google credentials: {reason} ({remedy})") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise Misuse(f"the credentials file cannot be read: {error}") from error
 
 
@@ -100,7 +101,10 @@ def _load(path: Path | None) -> Found:
     found: Found
     if path is None:
         found = google.auth.default(scopes=[SCOPE])
-    else:
+        return found
+    with warnings.catch_warnings():
+        # Deprecated for files from strangers; this one is named by the user, and may be of any kind.
+        warnings.simplefilter("ignore", DeprecationWarning)
         found = google.auth.load_credentials_from_file(str(path), scopes=[SCOPE])  # type: ignore[no-untyped-call]
     return found
 
@@ -192,7 +196,7 @@ class GoogleToken:
         self._changed = anyio.Event()
 
 
-_REFRESH_ERRORS = (GoogleAuthError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+_REFRESH_ERRORS = (GoogleAuthError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 """What google-auth raises on an answer of the token server: its own errors, and those of reading garbage."""
 
 

@@ -70,6 +70,12 @@ class Reply:
     latency_s: float = 0.0
     first_token_s: float | None = None
     finished_at: int = 0
+    model: str | None = None
+    traffic_type: str | None = None
+    location: str | None = None
+    """Which of several endpoints answered."""
+    cost_usd: float | None = None
+    """What all calls of the row cost; None when no price is known."""
     transcript: str | None = None
     """The messages of all turns as JSON, when the job keeps them."""
 
@@ -118,3 +124,6 @@ class Part:
     output_tokens: int
     reasoning_tokens: int
     cached_tokens: int
+    cost_usd: float
+    unpriced: int
+    """Replies whose price is not known, and which `cost_usd` therefore leaves out."""

@@ -44,6 +44,7 @@ RESPONSE = pa.struct(
         ("finish_reason", pa.string()),
         ("model", pa.string()),
         ("id", pa.string()),
+        ("location", pa.string()),
         ("traffic_type", pa.string()),
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
@@ -99,9 +100,12 @@ class Dataset:
                 writer = files.enter_context(_writer(digest, self.schema))
                 columns = _table(kept, self.kept)
                 for start, some in _slices(entries):
+                    _require_rows(some, first + start)
                     if keep is not None:
                         keep.write_batch(_encoded(some))
                     writer.write_batch(self._batch(columns.slice(start, len(some)), some, counts))
+                if counts.rows != columns.num_rows:
+                    raise RuntimeError(f"{part_name(chunk)}: {counts.rows} entries for {columns.num_rows} rows")
         except OSError as error:
             raise Broken(f"{part_name(chunk)} cannot be written: {error}; mend the disk, then run again") from error
         return counts.part(chunk, first, digest)
@@ -122,12 +126,17 @@ class Dataset:
         return pa.RecordBatch.from_arrays([*theirs, *ours], schema=self.schema)
 
     def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
-        """Writes the manifest, then the marker that make and schedulers wait for (or takes it away)."""
-        disk.write(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-        if success:
-            disk.write(self.folder / SUCCESS, b"")
-        else:
+        """Writes the manifest, then the marker that make and schedulers wait for (or takes it away).
+
+        Raises `Broken` when the disk fails.
+        """
+        try:
             self.unfinish()
+            disk.write(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+            if success:
+                disk.write(self.folder / SUCCESS, b"")
+        except OSError as error:
+            raise Broken(f"the manifest cannot be written: {error}; mend the disk, then run again") from error
 
     def unfinish(self) -> None:
         """Takes the success marker away: the dataset is being worked on."""
@@ -147,12 +156,15 @@ def part_name(chunk: int) -> str:
 
 
 def kept_replies(folder: Path, chunk: int) -> Iterator[tuple[int, Entry]]:
-    """The entries that `seal` kept beside a part, in order. Raises `FileNotFoundError` when it kept none."""
-    file = pq.ParquetFile(_replies_path(folder, chunk), page_checksum_verification=True)
-    with file:
-        for batch in file.iter_batches(batch_size=_SLICE):
-            for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield ordinal, decode(meta, body)
+    """The entries that `seal` kept beside a part, in order. Raises `Broken` when there are none, or damaged ones."""
+    try:
+        with pq.ParquetFile(_replies_path(folder, chunk), page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=_SLICE):
+                for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    yield ordinal, decode(meta, body)
+    except (OSError, pa.ArrowException) as error:
+        told = f"the kept replies of {part_name(chunk)} cannot be read: {error}"
+        raise Broken(f"{told}; restore the file, or use --fresh to ask again") from error
 
 
 class _Counts:
@@ -162,6 +174,8 @@ class _Counts:
         self.rows = 0
         self._failed = 0
         self._usage = Usage()
+        self._cost = 0.0
+        self._unpriced = 0
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         self.rows += len(outcomes)
@@ -169,6 +183,8 @@ class _Counts:
         for outcome in outcomes:
             if outcome.reply is not None:
                 self._usage += outcome.reply.usage
+                self._cost += outcome.reply.cost_usd or 0.0
+                self._unpriced += outcome.reply.cost_usd is None
 
     def part(self, chunk: int, first: int, digest: _Digest) -> Part:
         return Part(
@@ -184,6 +200,8 @@ class _Counts:
             output_tokens=self._usage.output,
             reasoning_tokens=self._usage.reasoning,
             cached_tokens=self._usage.cached,
+            cost_usd=self._cost,
+            unpriced=self._unpriced,
         )
 
 
@@ -223,7 +241,8 @@ def _replies_kept(folder: Path, chunk: int) -> Iterator[pq.ParquetWriter]:
 
 
 def _replies_path(folder: Path, chunk: int) -> Path:
-    return folder / RUN / "replies" / part_name(chunk)
+    # A Parquet file, but not by name: DuckDB reads every *.parquet below a folder as its dataset.
+    return folder / RUN / "replies" / f"part-{chunk:06d}.replies"
 
 
 def _encoded(entries: Sequence[tuple[int, Entry]]) -> pa.RecordBatch:
@@ -244,6 +263,13 @@ def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def _require_rows(entries: Sequence[tuple[int, Entry]], first: int) -> None:
+    """A part with a gap would put every later reply into a wrong row."""
+    ordinals = [ordinal for ordinal, _ in entries]
+    if ordinals != list(range(first, first + len(entries))):
+        raise RuntimeError(f"the entries from row {first} on are not those of consecutive rows")
+
+
 def _slices(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[int, list[tuple[int, Entry]]]]:
     iterator = iter(entries)
     start = 0
@@ -256,7 +282,9 @@ def _table(kept: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """The batches under their output names."""
     if not schema.names:
         return pa.Table.from_batches(kept)
-    return pa.Table.from_batches([pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in kept], schema)
+    named = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in kept]
+    # Every batch may come with a dictionary of its own, of which a part can hold only one.
+    return pa.Table.from_batches(named, schema).unify_dictionaries()
 
 
 def _responses(replies: Sequence[Reply | None], reader: Reader) -> pa.StructArray:
@@ -279,12 +307,13 @@ def _response(reply: Reply, reader: Reader) -> tuple[Any, ...]:
         answer.finish_reason,
         completion.model,
         completion.id,
+        reply.location,
         completion.traffic_type,
         reply.usage.input,
         reply.usage.output,
         reply.usage.reasoning,
         reply.usage.cached,
-        None,
+        reply.cost_usd,
         reply.attempts,
         reply.latency_s,
         reply.first_token_s,

@@ -34,8 +34,11 @@ MAX_BODY = 16 * 2**20
 KEEPALIVE_S = 75.0
 _PATH = "/chat/completions"
 
-_HEADERS = ("content-type", "date", "retry-after", "retry-after-ms", "x-request-id")
-"""What is handed on of an answer's headers; never its encoding, which aiohttp has undone."""
+_HEADERS = ("date", "retry-after", "retry-after-ms", "x-request-id")
+"""What is handed on of an answer's headers, as far as it is ASCII.
+
+Never its encoding, which aiohttp has undone, nor its type: the SDK would decode an error by any codec named there.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ class Transport(httpx2.AsyncClient):
         body = _Body(answer)
         # An error is read at once: the SDK makes an exception of it.
         content: dict[str, Any] = {"stream": body} if stream and answer.ok else {"content": await body.whole()}
-        headers = [(name, answer.headers[name]) for name in _HEADERS if name in answer.headers]
+        found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
+        headers = [(name, value) for name, value in found if value and value.isascii()]
         return httpx2.Response(answer.status, headers=headers, request=request, **content)
 
 
@@ -187,21 +191,24 @@ class Endpoint:
         for _ in range(2):
             token = await self._token()
             try:
-                return await self._attempt(body, request)
+                return await self._attempt(body, request, token)
             except Expired as fault:
                 expired = fault
                 await self._token.renew(token)
         raise Denied(f"the endpoint does not accept a fresh token either: {expired.message}", http_status=401)
 
-    async def _attempt(self, body: bytes, request: Request) -> Reply:
+    async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
+        # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody
+        # waits for a token while the deadline runs.
+        headers = {"Content-Type": "application/json", **request.headers, "Authorization": f"Bearer {token}"}
         started = time.monotonic()
         answer, first_token_s = b"", None
         with anyio.move_on_after(self._timeout_s) as deadline:
             if request.payload.get("stream"):
-                answer, first_token_at = await self._stream(body, request)
+                answer, first_token_at = await self._stream(body, headers)
                 first_token_s = first_token_at - started
             else:
-                answer = await self._post(body, request)
+                answer = await self._post(body, headers)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         completion = read_completion(answer)
@@ -211,15 +218,17 @@ class Endpoint:
             latency_s=time.monotonic() - started,
             first_token_s=first_token_s,
             finished_at=time.time_ns() // 1000,
+            model=completion.model,
+            traffic_type=completion.traffic_type,
         )
 
-    async def _post(self, body: bytes, request: Request) -> bytes:
+    async def _post(self, body: bytes, headers: dict[str, str]) -> bytes:
         try:
             response = await self._client.post(
                 _PATH,
                 content=body,
                 cast_to=httpx2.Response,
-                options={"headers": {"Content-Type": "application/json", **request.headers}},
+                options={"headers": headers},
             )
         except APIStatusError as error:
             raise _fault_of(error.response) from None
@@ -227,7 +236,7 @@ class Endpoint:
             raise _fault_of(response)
         return response.content
 
-    async def _stream(self, body: bytes, request: Request) -> tuple[bytes, float]:
+    async def _stream(self, body: bytes, headers: dict[str, str]) -> tuple[bytes, float]:
         """The body that the streamed chunks add up to, and when the first piece of it came."""
         assembly, first = Assembly(), None
         try:
@@ -235,7 +244,7 @@ class Endpoint:
                 _PATH,
                 content=body,
                 cast_to=object,
-                options={"headers": {"Content-Type": "application/json", **request.headers}},
+                options={"headers": headers},
                 stream=True,
                 stream_cls=AsyncStream[object],
             )
@@ -247,9 +256,12 @@ class Endpoint:
             raise _fault_of(error.response) from None
         except APIError as error:
             raise fault_in({"error": error.body}) or Unavailable(f"the stream broke: {error.message}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unavailable(f"the stream holds something that is not JSON: {error}") from None
-        return assembly.body(), first or time.monotonic()
+        try:
+            return assembly.body(), first or time.monotonic()
+        except TypeError as error:  # half a surrogate pair, an integer beyond 64 bits
+            raise Unavailable(f"the stream holds something that cannot be kept as JSON: {error}") from None
 
     async def _impatiently(self, chunks: AsyncIterator[object]) -> AsyncIterator[object]:
         """The chunks, unless one is longer in coming than the idle deadline."""
@@ -274,7 +286,7 @@ async def open_endpoint(
         Transport(target.base_url, connections) as transport,
         AsyncOpenAI(
             base_url=target.base_url,
-            api_key=token.__call__,
+            api_key="given with each request",
             max_retries=0,
             timeout=None,
             http_client=transport,
@@ -298,7 +310,7 @@ def _lost(error: Exception) -> Unavailable:
 
 
 def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
+    parts = urlsplit(str(httpx2.URL(url)))  # as the SDK writes it: lower case, no default port
     return parts.scheme, parts.netloc
 
 

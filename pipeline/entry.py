@@ -20,12 +20,13 @@ def encode(entry: Entry) -> tuple[bytes, bytes | None]:
             "latency_s": entry.latency_s,
             "first_token_s": entry.first_token_s,
             "finished_at": entry.finished_at,
+            "location": entry.location,
+            "cost_usd": entry.cost_usd,
             "transcript": entry.transcript,
         }
         return orjson.dumps(known), entry.body
-    return orjson.dumps(
-        {"fault": type(entry).__name__, "message": entry.message, "http_status": entry.http_status}
-    ), None
+    message = entry.message.encode("utf-8", "replace").decode()  # it may quote half a surrogate pair
+    return orjson.dumps({"fault": type(entry).__name__, "message": message, "http_status": entry.http_status}), None
 
 
 def decode(meta: bytes, body: bytes | None) -> Entry:

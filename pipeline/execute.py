@@ -6,8 +6,8 @@ import resource
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from pipeline import run as engine
-from pipeline.data import Ask, Entry, Failure, Part, Row
+from pipeline.composition import Bounds, Opened, compose, purses_for
+from pipeline.data import Ask, Entry, Failure, Part, Reply, Row
 from pipeline.dataset import Dataset, kept_replies, part_name
-from pipeline.faults import Fault, Halt, Misuse, NothingToDo
+from pipeline.faults import Broken, Fault, Halt, Misuse, NothingToDo
 from pipeline.job import Job
 from pipeline.journal import Journal
-from pipeline.pace import Gate, Weather
 from pipeline.plan import Plan, RunFolder, differences
-from pipeline.policy import Stop, counted, limited, retrying
+from pipeline.policy import Purse, Stop
 from pipeline.source import Source, Survey, changed, find_files, survey
 from pipeline.tally import Tally
-from pipeline.turns import attaching, repairing, with_tools
+from pipeline.watching import Watch
 
 SPARE_DESCRIPTORS = 64
 """Files and sockets that are open besides the connections to the endpoint."""
@@ -39,7 +39,7 @@ class Settings:
 
     output: Path
     target: str = ""
-    concurrency: int = 64
+    bounds: Bounds = field(default_factory=Bounds)
     limit: int | None = None
     fresh: bool = False
     retry_failed: bool = False
@@ -62,6 +62,8 @@ class Summary:
     input_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    cost_usd: float | None
+    """None when some reply has no known price."""
     seconds: float
     output: str
     simulated: bool
@@ -73,8 +75,8 @@ class Summary:
         return self.rows - self.ok - self.failed
 
 
-Connect = Callable[[], AbstractAsyncContextManager[Ask]]
-"""Opens the endpoint, and closes it at the end of the block."""
+Connect = Callable[[], AbstractAsyncContextManager[Sequence[Opened]]]
+"""Opens the endpoints, and closes them at the end of the block."""
 
 
 class Run:
@@ -91,6 +93,7 @@ class Run:
         self.source = Source(self.survey, needed=needed, kept=list(kept))
         self.dataset = Dataset(folder.output, renamed(self.source.kept_schema, kept), job.reader, _footer(plan))
         self.journal = Journal(folder.journal)
+        self.purses: list[Purse] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
 
     def chunks(self) -> list[engine.Chunk]:
@@ -126,15 +129,20 @@ class Run:
         if not chunks:
             return
         self.dataset.unfinish()
-        async with anyio.create_task_group() as tasks, connect() as endpoint:
+        bounds = self.settings.bounds
+        async with anyio.create_task_group() as tasks, connect() as endpoints:
+            composed = compose(self.job, bounds, endpoints, self.purses, tally=tally, stop=stop)
             tasks.start_soon(self.journal.keep_writing)
+            tasks.start_soon(Watch(self.folder.run, composed, tally).keep)
             await engine.work_through(
                 chunks,
-                self._hands(self._composed(endpoint, tally, stop), tally),
-                workers=_workers(self.settings.concurrency),
+                self._hands(composed.ask, tally),
+                workers=_workers(bounds.concurrency),
                 stop=stop,
                 grace_s=self.settings.grace_s,
             )
+            with suppress(Broken):  # it is the reason of the stop already
+                await self.journal.flush()
             tasks.cancel_scope.cancel()
 
     def conclude(self, tally: Tally, stop: Stop, seconds: float) -> Summary:
@@ -155,6 +163,7 @@ class Run:
             input_tokens=tally.usage.input,
             output_tokens=tally.usage.output,
             reasoning_tokens=tally.usage.reasoning,
+            cost_usd=None if tally.unpriced else round(tally.cost_usd, 6),
             seconds=round(seconds, 3),
             output=str(self.folder.output),
             simulated=self.plan.simulated,
@@ -164,23 +173,23 @@ class Run:
         return summary
 
     def count_before(self, tally: Tally) -> None:
-        """Tells the tally what earlier starts have done."""
+        """Tells the tally and the budgets what earlier starts have done and spent."""
         tally.rows = self.survey.rows
         tally.done_before = sum(part.rows for part in self.parts.values()) + self.journal.count()
+        bounds = self.settings.bounds
+        if bounds.budget_usd is not None or bounds.budget_tokens is not None:
+            usd, tokens = self._spent()
+            self.purses = purses_for(self.job, bounds, spent_usd=usd, spent_tokens=tokens)
 
-    def _composed(self, endpoint: Ask, tally: Tally, stop: Stop) -> Ask:
-        job = self.job
-        root = None if job.media_root is None else Path(job.media_root)
-        calls = counted(endpoint, tally)
-        if job.conversation.has_media:
-            calls = attaching(calls, root)
-        steady = limited(calls, self.settings.concurrency, gate=Gate(), stop=stop, tally=tally)
-        asked = retrying(steady, attempts=job.attempts, weather=Weather(), stop=stop, tally=tally)
-        if job.runs_tools:
-            asked = with_tools(
-                asked, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript
-            )
-        return repairing(asked, job.outcome, job.repairs) if job.repairs else asked
+    def _spent(self) -> tuple[float, float]:
+        """Dollars and tokens of every reply that is kept, sealed or not."""
+        usd = sum(part.cost_usd for part in self.parts.values())
+        tokens = float(sum(p.input_tokens + p.output_tokens + p.reasoning_tokens for p in self.parts.values()))
+        for _, entry in self.journal.entries(0, self.survey.rows):
+            if isinstance(entry, Reply):
+                usd += entry.cost_usd or 0.0
+                tokens += entry.usage.input + entry.usage.output + entry.usage.reasoning
+        return usd, tokens
 
     def _hands(self, ask: Ask, tally: Tally) -> engine.Hands:
         async def answer(row: Row) -> Entry:
@@ -234,6 +243,8 @@ class Run:
                 kind: sum(getattr(part, f"{kind}_tokens") for part in self.parts.values())
                 for kind in ("input", "output", "reasoning", "cached")
             },
+            "cost_usd": sum(part.cost_usd for part in self.parts.values()),
+            "unpriced_replies": sum(part.unpriced for part in self.parts.values()),
             "job": plan.job,
             "input": [asdict(file) for file in self.survey.files],
             "schema": {field.name: str(field.type) for field in self.dataset.schema},
@@ -258,14 +269,15 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
     files = find_files(inputs_of(job))
-    ensure_descriptors(settings.concurrency)
+    ensure_descriptors(settings.bounds.concurrency)
     folder = RunFolder(settings.output)
     folder.prepare()
     with folder.locked():
+        plan = _planned(job, settings, folder, [str(path) for path in files])
+        _require_columns(job, Survey.from_json(plan.survey))
         if settings.fresh:
             folder.clear()
         folder.sweep()
-        plan = _planned(job, settings, folder, [str(path) for path in files])
         run = Run(job, settings, folder, plan)
         try:
             _check_parts(run)
@@ -296,7 +308,8 @@ def reparse(job: Job, output: Path) -> Summary:
             raise Misuse("the run did not keep its replies: use --fresh to ask again")
         run = Run(job, Settings(output=output), folder, plan)
         try:
-            _check_parts(run)
+            # The last part of a re-parse that was cut short may have been replaced and not recorded.
+            _check_parts(run, whole=not before.reparsing)
             folder.save(plan)
             run.dataset.unfinish()
             for part in list(run.parts.values()):
@@ -326,7 +339,7 @@ def ensure_descriptors(concurrency: int) -> None:
 
 
 def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[str]) -> Plan:
-    before = folder.load()
+    before = None if settings.fresh else folder.load()
     found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
     plan = Plan(
         job_name=job.name,
@@ -356,8 +369,16 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
     return before
 
 
+def _require_columns(job: Job, found: Survey) -> None:
+    """Raises `Misuse` when the job does not fit the columns of its input."""
+    kept = job.columns_kept(found.columns)
+    Source(found, needed=job.columns_needed(list(found.columns)), kept=list(kept)).close()
+
+
 def _surveyed(job: Job, settings: Settings) -> Survey:
-    found = survey(inputs_of(job), min_chunk_rows=min(20_000, max(1000, settings.concurrency)), limit=settings.limit)
+    found = survey(
+        inputs_of(job), min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)), limit=settings.limit
+    )
     if found.rows == 0:
         raise NothingToDo("the input holds no row")
     if found.bad_count and job.max_failed == 0:
@@ -376,10 +397,10 @@ def _input_differences(found: Survey, files: Sequence[str]) -> list[str]:
     return [*gone, *new] or changed(found)
 
 
-def _check_parts(run: Run) -> None:
+def _check_parts(run: Run, *, whole: bool = True) -> None:
     for part in run.parts.values():
         path = run.folder.output / part.name
-        if not path.is_file() or path.stat().st_size != part.bytes:
+        if not path.is_file() or (whole and path.stat().st_size != part.bytes):
             raise Misuse(f"{path} is missing or was changed since it was sealed: use --fresh, or restore the file")
 
 

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.data import Entry, Outcome, Request, Row
 from pipeline.faults import Misuse, Unusable
+from pipeline.prompt import FUNCTIONS
 from pipeline.reading import Reader
 from pipeline.schema import Shape, shape_of
 from pipeline.tools import Tool, tool_of
@@ -44,8 +45,6 @@ _TIERS = {
     "priority": {"X-Vertex-AI-LLM-Shared-Request-Type": "priority"},
     "flex": {"X-Vertex-AI-LLM-Request-Type": "shared", "X-Vertex-AI-LLM-Shared-Request-Type": "flex"},
 }
-GLOBAL_TIERS = ("flex", "priority")
-"""Tiers that only the `global` location has."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -67,9 +66,12 @@ class Job:
 
     `keep` names the input columns that are copied to the output (default: all but binary ones), `rename` gives
     some of them other names, `key` names the one that people know a row by. `max_failed` is how many rows may
-    fail before the run counts as failed (exit 3): a number of rows, or a share below 1. `timeout_s` is the total
-    deadline of one attempt, `idle_timeout_s` the longest silence within a stream, `attempts` how often a row is
-    tried against passing faults.
+    fail before the run counts as failed (exit 3): a number of rows, or a share below 1.
+
+    `timeout_s` is the total deadline of one attempt, `row_timeout_s` of the row, `idle_timeout_s` the longest silence
+    within a stream, `attempts` how often a row is tried against passing faults. `locations` spreads the calls over
+    several of Vertex's locations. `prices` gives dollars per million tokens by model (`input`, `output`, `cached`)
+    where the built-in prices are not yours.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
@@ -113,8 +115,11 @@ class Job:
     rename: dict[str, str] = Field(default_factory=dict)
 
     max_failed: float = Field(default=0.1, ge=0)
+    locations: Sequence[str] = ()
+    prices: dict[str, dict[str, float]] = Field(default_factory=dict)
     attempts: int = Field(default=5, gt=0)
     timeout_s: float = Field(default=300.0, gt=0)
+    row_timeout_s: float | None = Field(default=None, gt=0)
     idle_timeout_s: float = Field(default=60.0, gt=0)
 
     def __post_init__(self) -> None:
@@ -187,7 +192,7 @@ class Job:
             return list(available)
         for name, who in named.items():
             _require(name, available, who)
-        return [name for name in available if name in named]
+        return [name for name in available if name in named or name in FUNCTIONS]
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
         """Output name by input column, in input order. Raises `Misuse` on unknown columns and clashing names."""
@@ -200,7 +205,7 @@ class Job:
         ]
         kept = {name: self.rename.get(name, name) for name in chosen}
         for source, target in kept.items():
-            if target in OURS:
+            if target.lower() in OURS:
                 raise Misuse(
                     f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
                     f'or give it another name: rename={{"{source}": "input_{source}"}}'
@@ -224,16 +229,16 @@ class Job:
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that shapes the answers and the columns, field by field, as text that can be compared."""
-        own = {"model", "response_format", "tools"}
+        own = {"model", "response_format", "tools"} - self.extra.keys()
         parameters = {name: value for name, value in self._parameters.items() if name not in own}
-        turns = {"max_turns": self.max_turns, "transcript": self.transcript} if self.tools else {}
+        turns = {name: getattr(self, name) for name in ("execute_tools", "max_turns", "transcript")}
         return {
             "model": self.model,
             "prompt": self.conversation.fingerprint,
             "schema": self.shape.fingerprint if self.shape else str(self.schema or ""),
             "parameters": _canonical({**parameters, "tier": self.tier}),
             "tools": _canonical({"tools": [tool.definition for tool in self.tool_list], **turns}) if self.tools else "",
-            "columns": _canonical({"key": self.key, "keep": self.keep and list(self.keep), "rename": self.rename}),
+            "columns": _canonical({"key": self.key, "keep": self.keep, "rename": self.rename or None}),
         }
 
     @property
@@ -272,10 +277,10 @@ class Job:
         body = _json_value(values.get("body"))
         if body is None:
             body = {"messages": _json_value(values.get("messages"))}
+        else:
+            _refuse_other_calls(values)
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
             raise Unusable("the row carries no request: `messages` must be a list with at least one message")
-        if values.get("url") not in {None, *_BATCH_URLS} or str(values.get("method") or "POST").upper() != "POST":
-            raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {values.get('method')} {values.get('url')}")
         if not (self.model or body.get("model")):
             raise Unusable("neither the row nor the job names a model: give one with --model")
         return {**body, "model": self.model} if self.model else body
@@ -290,6 +295,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _require(name: str, available: Sequence[str], who: str) -> None:
     if name not in available:
         raise Misuse(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
+
+
+def _refuse_other_calls(values: Mapping[str, Any]) -> None:
+    """OpenAI's batch format can name other endpoints; in other inputs `url` and `method` are plain data."""
+    url, method = values.get("url"), values.get("method")
+    if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
+        raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {method} {url}")
 
 
 def _schema_file(path: Path) -> dict[str, Any]:
@@ -314,7 +326,7 @@ def _tool_choice(choice: str, tools: Sequence[Tool]) -> Any:
 
 
 def _canonical(value: Mapping[str, Any]) -> str:
-    given = {name: inner for name, inner in value.items() if inner not in (None, {}, [])}
+    given = {name: inner for name, inner in value.items() if inner is not None}
     return json.dumps(given, sort_keys=True, ensure_ascii=False, default=str)
 
 
@@ -324,5 +336,5 @@ def _json_value(value: object) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unusable("the row's request is not JSON") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -43,8 +42,9 @@ def load_job(target: str) -> Job:
 
 def job_of_requests(paths: Sequence[str]) -> Job:
     """A job without a prompt, for an input whose rows are requests already."""
-    name = re.sub(r"[^\w-]+", "_", Path(paths[0]).name.split(".")[0]).strip("_-") or "requests"
-    return Job(name=name, input=list(paths))
+    stem = Path(paths[0]).name.split(".")[0]
+    name = "".join(char if char.isalpha() or char.isdecimal() or char == "-" else "_" for char in stem)
+    return Job(name=name.strip("_-") or "requests", input=list(paths))
 
 
 def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] = ()) -> Job:

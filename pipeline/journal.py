@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -31,6 +31,7 @@ TICK_S = 0.01
 MAX_PENDING = 20_000
 """Replies that wait for their commit before `put` makes its callers wait, too."""
 
+_FORGET = "DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?"
 _FORGET_ROWS = 1000
 
 _SCHEMA = """
@@ -60,6 +61,7 @@ class Journal:
         self._progress = anyio.Event()
         self._broken: Broken | None = None
         self._database = _guarded(lambda: _open(path))
+        self._forget_sealed()
 
     # On the event loop.
 
@@ -117,24 +119,24 @@ class Journal:
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
         query = "SELECT ordinal FROM entries WHERE ordinal >= ? AND ordinal < ?"
-        with self._reading() as database:
+        with _reading(self._path) as database:
             return {ordinal for (ordinal,) in database.execute(query, (first, first + rows))}
 
     def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
         """The entries of `[first, first + rows)`, in order; read lazily, so that memory stays small."""
         query = "SELECT ordinal, meta, body FROM entries WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
-        with self._reading() as database:
+        with _reading(self._path) as database:
             for ordinal, meta, body in database.execute(query, (first, first + rows)):
                 yield ordinal, decode(meta, body)
 
     def count(self) -> int:
         """How many entries wait to be sealed."""
-        with self._reading() as database:
+        with _reading(self._path) as database:
             return int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
 
     def parts(self) -> list[Part]:
         """The sealed chunks, in order."""
-        with self._reading() as database:
+        with _reading(self._path) as database:
             found = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
         return [Part(**orjson.loads(part)) for (part,) in found]
 
@@ -147,7 +149,7 @@ class Journal:
         for start in range(part.first, part.first + part.rows, _FORGET_ROWS):
             end = min(start + _FORGET_ROWS, part.first + part.rows)
             with self._writing, self._transaction():
-                self._database.execute("DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?", (start, end))
+                self._database.execute(_FORGET, (start, end))
 
     def unseal(self, chunk: int, entries: Sequence[tuple[int, Entry]]) -> None:
         """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
@@ -169,9 +171,11 @@ class Journal:
         finally:
             self._database.close()
 
-    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
-        """A connection of its own: in WAL mode readers and the writer do not wait for each other."""
-        return closing(_guarded(lambda: sqlite3.connect(self._path, check_same_thread=False)))
+    def _forget_sealed(self) -> None:
+        """Drops the entries that a seal which was cut short had recorded as sealed and not yet let go."""
+        sealed = [(part.first, part.first + part.rows) for part in self.parts()]
+        with self._writing, self._transaction():
+            self._database.executemany(_FORGET, sealed)
 
     def _transaction(self) -> AbstractContextManager[None]:
         return _Transaction(self._database)
@@ -181,10 +185,22 @@ def look(path: Path) -> tuple[list[Part], int]:
     """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work."""
     if not path.exists():
         return [], 0
-    with closing(_guarded(lambda: sqlite3.connect(path))) as database:
+    with _reading(path) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone():
+            return [], 0
         parts = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
         entries = database.execute("SELECT count(*) FROM entries").fetchone()
     return [Part(**orjson.loads(part)) for (part,) in parts], int(entries[0])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of its own: in WAL mode readers and the writer do not wait for each other."""
+    try:
+        with closing(sqlite3.connect(path, check_same_thread=False)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise _broken(error) from error
 
 
 class _Transaction:
@@ -197,11 +213,13 @@ class _Transaction:
         _guarded(lambda: self._database.execute("BEGIN IMMEDIATE"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is None:
-            _guarded(lambda: self._database.execute("COMMIT"))
-            return
-        if self._database.in_transaction:
-            self._database.rollback()
+        try:
+            if kind is None:
+                _guarded(lambda: self._database.execute("COMMIT"))
+        finally:
+            if self._database.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._database.rollback()
         if isinstance(error, sqlite3.Error):
             raise _broken(error) from error
 
@@ -222,4 +240,4 @@ def _guarded(action: Callable[[], _T]) -> _T:
 
 
 def _broken(error: sqlite3.Error) -> Broken:
-    return Broken(f"the journal cannot be written: {error}; nothing received before is lost: mend the disk, run again")
+    return Broken(f"the journal cannot be used: {error}; nothing received before is lost: mend the disk, run again")

@@ -6,6 +6,8 @@ import fcntl
 import os
 import shutil
 import socket
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,8 +71,8 @@ class RunFolder:
             if parts and not self.run.exists():
                 raise Misuse(f"{self.output} holds a dataset without its run state (_run): choose another --output")
             disk.make_private(self.run)
-            disk.write(self.run / ".probe", b"")
-            (self.run / ".probe").unlink()
+            with tempfile.TemporaryFile(dir=self.run):
+                pass  # nameless, so that two starts at once do not meet in it
         except OSError as error:
             raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
 
@@ -170,4 +172,8 @@ def _is_part(path: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    return os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "it does not say who"
+    for _ in range(50):
+        if text := os.pread(descriptor, 200, 0).decode("utf-8", "replace"):
+            return text
+        time.sleep(0.01)  # it has the lock, and has not signed it yet
+    return "it does not say who"

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.data import Failure, Outcome, Reply, Success
 from pipeline.faults import Cut, Fault, Refused, Unparsable
 from pipeline.shapes import Shape
-from pipeline.wire import Answer, Completion, read_completion
+from pipeline.wire import Answer, Completion, read_completion, redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Reader:
 
     def _value(self, completion: Completion) -> Any:
         if completion.blocked:
-            raise Refused(f"the prompt was blocked: {completion.blocked}")
+            raise Refused(f"the prompt was blocked: {redacted(completion.blocked)[:300]}")
         if not completion.answers:
             raise Refused("the endpoint gave no answer (no choices): the prompt was probably blocked")
         if not self.several:
@@ -84,7 +84,7 @@ def _require_whole(answer: Answer, completion: Completion) -> None:
     if answer.finish_reason == "content_filter":
         raise Refused("the answer was blocked by the content filter")
     if answer.refusal:
-        raise Refused(f"the model refused: {answer.refusal[:300]}")
+        raise Refused(f"the model refused: {redacted(answer.refusal)[:300]}")
     if answer.finish_reason == "length":
         spent = completion.usage.reasoning
         thinking = f", {spent} of them on thinking" if spent else ""

@@ -34,8 +34,9 @@ class Assembly:
             if name in chunk:
                 self._head[name] = chunk[name]
         self._usage = chunk.get("usage") or self._usage
-        choices = [choice for choice in chunk.get("choices") or () if isinstance(choice, dict)]
-        added = [self._add_choice(choice) for choice in choices]
+        choices = chunk.get("choices")
+        found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+        added = [self._add_choice(choice) for choice in found]
         return any(added)
 
     def body(self) -> bytes:

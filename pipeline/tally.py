@@ -23,8 +23,16 @@ class Tally:
     retrying: int = 0
     """Rows that sleep before their next try."""
     waiting: int = 0
-    """Rows that wait for quota."""
+    """Rows that wait for their turn."""
+    waits_for: str | None = None
+    """What the next of them waits for, when it is more than a place among the calls in flight."""
+    hedged: int = 0
     usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What the user is to be told, once each."""
+    unpriced: int = 0
+    """Replies without a known price, which `cost_usd` leaves out."""
 
     @property
     def done(self) -> int:
@@ -39,3 +47,5 @@ class Tally:
             self.ok += 1
         if outcome.reply is not None:
             self.usage += outcome.reply.usage
+            self.cost_usd += outcome.reply.cost_usd or 0.0
+            self.unpriced += outcome.reply.cost_usd is None

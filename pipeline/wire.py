@@ -27,7 +27,8 @@ EXCERPT = 512
 
 _INT64 = 2**63
 _SECRET = re.compile(
-    r"(?i)(ya29\.[\w.~+/-]+|AIza[\w-]{20,}|\bbearer\s+[\w.~+/=-]+|\bsk-[\w-]{8,}|\beyJ[\w-]+\.[\w.-]+)"
+    r"(?i)ya29\.[\w.~+/-]+|AIza[\w-]{20,}|"
+    r"(?:\b|(?<=\\[nrt]))(?:bearer\s+[\w.~+/=-]+|sk-[\w-]{8,}|eyJ[\w-]+\.[\w.-]+)"  # also after an escape in JSON
 )
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 

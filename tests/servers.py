@@ -21,9 +21,10 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as it arrived; `number` counts from 0."""
+    """A request as it arrived; `number` counts from 0, `connection` is the client's port."""
 
     number: int
+    connection: int
     method: str
     path: str
     headers: Mapping[str, str]
@@ -67,13 +68,20 @@ class Drip:
 
 
 @dataclass(frozen=True, slots=True)
+class Stall:
+    """The beginning of a stream, and then nothing until the client leaves."""
+
+    beginning: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """An answer that is sent once `Server.release` was called."""
 
     answer: Answer
 
 
-Says = Answer | Raw | Silence | Drip | Held
+Says = Answer | Raw | Silence | Drip | Stall | Held
 Script = Callable[[Call], Says]
 
 
@@ -125,7 +133,8 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
-        call = Call(len(self.calls), request.method, request.path_qs, request.headers, body)
+        port = _transport(request).get_extra_info("peername")[1]
+        call = Call(len(self.calls), port, request.method, request.path_qs, request.headers, body)
         self.calls.append(call)
         self._news.set()
         self._news = anyio.Event()
@@ -136,7 +145,7 @@ class Server:
         return await self._say(says, request, call)
 
     async def _say(
-        self, says: Answer | Raw | Silence | Drip, request: web.BaseRequest, call: Call
+        self, says: Answer | Raw | Silence | Drip | Stall, request: web.BaseRequest, call: Call
     ) -> web.StreamResponse:
         match says:
             case Answer():
@@ -145,6 +154,9 @@ class Server:
                 return _raw(says, request)
             case Drip():
                 return await _drip(request)
+            case Stall():
+                await _begun(request, says.beginning)
+                await anyio.sleep_forever()
             case Silence():
                 await anyio.sleep_forever()
         raise AssertionError(says)
@@ -172,10 +184,15 @@ def _raw(says: Raw, request: web.BaseRequest) -> web.StreamResponse:
     return web.Response()
 
 
-async def _drip(request: web.BaseRequest) -> web.StreamResponse:
+async def _begun(request: web.BaseRequest, beginning: bytes) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    response.content_length = 10_000
     await response.prepare(request)
+    await response.write(beginning)
+    return response
+
+
+async def _drip(request: web.BaseRequest) -> web.StreamResponse:
+    response = await _begun(request, b" ")
     while True:
         await response.write(b" ")
         await anyio.sleep(0.01)

@@ -1,154 +1,363 @@
-"""Arithmetic of time: when the gate opens, and how many tries the weather grants."""
+"""Arithmetic of time: a clock value goes in, a decision comes out; so time here is a number that the tests turn."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice, pairwise
 from random import Random
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.pace import FIRST_PAUSE_S, LONGEST_PAUSE_S, MOST_ATTEMPTS, UNLIKELY, Gate, Weather
+from pipeline.pace import (
+    FIRST_RATE,
+    PROBE_S,
+    AdaptiveRate,
+    Breaker,
+    Gate,
+    Latencies,
+    RetryBudget,
+    Spacing,
+    TokenEstimate,
+    Weather,
+)
+from pipeline.pace.rate import LEAST_RATE
+from pipeline.pace.weather import MOST_ATTEMPTS, UNLIKELY
 
 SEEDS = st.integers(0, 2**32)
 MOMENTS = st.floats(0.0, 1e6)
-HINTS = st.none() | st.floats(0.0, 120.0)
+HINTS = st.floats(0.0, 120.0)
+STEPS = st.floats(0.0, 30.0)
 
 
-class Low(Random):
-    """Dice that always fall to the lower end: then `Gate.wait` is exactly how long the gate stays closed."""
-
-    def uniform(self, a: float, _b: float) -> float:
-        return a
-
-
-class High(Random):
-    """Dice that always fall to the upper end."""
-
-    def uniform(self, _a: float, b: float) -> float:
-        return b
-
-
-@dataclass(frozen=True)
-class Throttling:
-    """A 429 that comes `later` seconds after the event before, to a request that had been on its way so long."""
-
-    later: float
-    on_its_way: float
-    hint: float | None
-
-
-throttlings = st.lists(
-    st.builds(Throttling, later=st.floats(0.0, 200.0), on_its_way=st.floats(0.0, 100.0), hint=HINTS), max_size=30
-)
+# The gate.
 
 
 @given(MOMENTS)
-def test_a_gate_is_open_at_first(now: float):
+def test_a_gate_is_open_at_first(now: float) -> None:
     assert Gate().wait(now) == 0.0
 
 
-@given(throttlings, SEEDS, MOMENTS)
-def test_h1_the_gate_never_opens_before_a_time_that_a_server_has_named(events: list[Throttling], seed: int, now: float):
+@given(st.lists(st.tuples(STEPS, HINTS)), SEEDS)
+def test_h1_the_gate_never_opens_before_any_time_that_the_server_has_named(
+    closings: list[tuple[float, float]], seed: int
+) -> None:
+    gate, now, not_before = Gate(dice=Random(seed)), 0.0, 0.0
+    for later, hint in closings:
+        now += later
+        gate.close(now, hint)
+        not_before = max(not_before, now + hint)
+        assert gate.wait(now) >= not_before - now
+
+
+@given(MOMENTS, HINTS, SEEDS)
+def test_the_gate_opens_soon_after_that_time_and_for_everybody(now: float, hint: float, seed: int) -> None:
     gate = Gate(dice=Random(seed))
-    not_before = now
-    for event in events:
-        now += event.later
-        gate.close(now, now - event.on_its_way, event.hint)
-        not_before = max(not_before, now + (event.hint or 0.0))
-        assert now + gate.wait(now) >= not_before or now >= not_before
+    gate.close(now, hint)
+    assert gate.wait(now) <= hint + 2.0 + 1e-6
+    assert gate.wait(now + hint) == 0.0
 
 
-@given(throttlings, SEEDS)
-def test_no_event_ever_lets_the_gate_open_earlier(events: list[Throttling], seed: int):
-    gate = Gate(dice=Low(seed))
-    now = opens = 0.0
-    for event in events:
-        now += event.later
-        gate.close(now, now - event.on_its_way, event.hint)
-        gate.opened(now - event.on_its_way)
-        assert now + gate.wait(now) >= opens - 1e-6 or now >= opens
-        opens = max(opens, now + gate.wait(now))
-
-
-@given(SEEDS, MOMENTS, st.lists(st.tuples(st.floats(0.0, 50.0), st.floats(0.0, 0.4)), max_size=20))
-def test_requests_of_one_episode_close_the_gate_once(seed: int, now: float, others: list[tuple[float, float]]):
-    """Whatever left before the gate closed says nothing new when it comes back throttled, too."""
-    once, often = Gate(dice=Random(seed)), Gate(dice=Random(seed))
-    once.close(now, now - 1.0, None)
-    often.close(now, now - 1.0, None)
-    for left_before, came_after in others:
-        often.close(now + came_after, now - left_before, None)
-    assert often == once
-
-
-@given(MOMENTS, st.integers(2, 100))
-def test_requests_that_all_came_back_in_the_same_instant_are_one_episode(now: float, calls: int):
-    gate = Gate(dice=High())
-    for _ in range(calls):
-        gate.close(now, now, None)
-    assert gate.wait(now) <= 1.5 * FIRST_PAUSE_S + 1e-6
-
-
-@given(SEEDS, st.integers(1, 40))
-def test_the_pause_doubles_from_episode_to_episode_up_to_a_minute(seed: int, episodes: int):
-    gate = Gate(spread=0.0, dice=Random(seed))
-    now = 0.0
-    for episode in range(episodes):
-        gate.close(now, now, None)
-        most = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**episode)
-        pause = gate.wait(now)
-        assert 0.5 * most - 1e-6 <= pause <= most + 1e-6
-        now += pause + 0.001
-
-
-@given(st.integers(1, 10), st.floats(0.001, 100.0))
-def test_an_answer_to_a_request_that_left_after_the_gate_had_closed_forgets_the_episodes(episodes: int, later: float):
-    gate = Gate(spread=0.0, dice=High())
-    now = 0.0
-    for _ in range(episodes):
-        gate.close(now, now, None)
-        now += gate.wait(now) + later
-    gate.opened(now)
-    now += 1.0
-    gate.close(now, now, None)
-    assert gate.wait(now) == pytest.approx(FIRST_PAUSE_S)
-
-
-@given(st.floats(0.0, 100.0))
-def test_an_answer_to_a_request_that_left_before_the_gate_closed_forgets_nothing(earlier: float):
-    gate = Gate(spread=0.0, dice=High())
-    gate.close(0.0, -1.0, None)
-    gate.close(100.0, 50.0, None)
-    gate.opened(100.0 - earlier)
-    gate.close(200.0, 150.0, None)
-    assert gate.wait(200.0) == pytest.approx(4 * FIRST_PAUSE_S)
-
-
-@given(SEEDS, MOMENTS, st.floats(0.01, 120.0), st.floats(0.0, 2.0))
-def test_callers_are_let_in_over_the_spread_and_not_later(seed: int, now: float, hint: float, spread: float):
-    exact, gate = Gate(dice=Low()), Gate(spread=spread, dice=Random(seed))
-    exact.close(now, now, hint)
-    gate.close(now, now, hint)
-    assume(exact.wait(now) > 0)
-    waits = [gate.wait(now) for _ in range(20)]
-    longest = max(hint, FIRST_PAUSE_S)
-    assert all(hint - 1e-6 <= wait <= longest + spread * max(longest, 0.1) + 1e-6 for wait in waits)
-
-
-def test_callers_who_wait_together_are_let_in_one_after_the_other():
+def test_callers_who_wait_together_are_told_different_times() -> None:
     gate = Gate(dice=Random(7))
-    gate.close(10.0, 9.0, 30.0)
-    waits = [gate.wait(10.0) for _ in range(100)]
-    assert len(set(waits)) == 100
+    gate.close(10.0, 30.0)
+    assert len({gate.wait(10.0) for _ in range(100)}) == 100
 
 
-@given(MOMENTS, HINTS)
-def test_the_gate_is_open_for_everybody_once_its_time_has_come(now: float, hint: float | None):
-    gate = Gate(dice=Low())
-    gate.close(now, now, hint)
-    assert gate.wait(now + gate.wait(now) + 1e-3) == 0.0
+# The breaker.
+
+
+def failing(breaker: Breaker, now: float, rows: range) -> bool:
+    """Every one of these rows fails now; whether that opened the breaker."""
+    return sum(breaker.failed(now, row) for row in rows) > 0
+
+
+def opened(now: float = 100.0) -> Breaker:
+    """A breaker that has opened at this moment."""
+    breaker = Breaker()
+    breaker.succeeded(now - 60.0)
+    assert failing(breaker, now, range(10))
+    assert breaker.opened_at == now
+    return breaker
+
+
+@pytest.mark.parametrize(("rows", "silence", "opens"), [(10, 5.0, True), (9, 999.0, False), (99, 4.9, False)])
+def test_h4_the_breaker_opens_when_ten_rows_have_failed_and_nothing_succeeded_for_five_seconds(
+    rows: int,
+    silence: float,
+    opens: bool,  # noqa: FBT001 - a table
+) -> None:
+    breaker = Breaker()
+    breaker.succeeded(100.0)
+    assert failing(breaker, 100.0 + silence, range(rows)) is opens
+    assert (breaker.opened_at is not None) is opens
+
+
+def test_h4_before_any_success_the_silence_counts_from_the_first_request() -> None:
+    breaker = Breaker()
+    breaker.sent(100.0)
+    assert not failing(breaker, 104.9, range(50))
+    assert failing(breaker, 105.0, range(1))
+
+
+@given(st.lists(STEPS, min_size=1))
+def test_h4_while_it_is_open_one_probe_leaves_every_fifteen_seconds(steps: list[float]) -> None:
+    breaker, now = opened(100.0), 100.0
+    probes = [now]
+    for step in steps:
+        now += step
+        if breaker.wait(now) == 0.0:
+            breaker.sent(now)
+            probes.append(now)
+            assert breaker.wait(now) == pytest.approx(PROBE_S)
+    assert all(later - earlier >= PROBE_S - 1e-9 for earlier, later in pairwise(probes))
+
+
+def test_h4_the_first_success_closes_the_breaker() -> None:
+    breaker = opened(100.0)
+    assert breaker.succeeded(115.0)
+    assert breaker.opened_at is None
+    assert breaker.wait(115.0) == 0.0
+    assert not breaker.succeeded(116.0)
+
+
+@given(st.lists(st.floats(0.0, 1000.0)))
+def test_h11_one_row_that_always_fails_never_opens_it(steps: list[float]) -> None:
+    breaker, now = Breaker(), 0.0
+    breaker.sent(now)
+    for step in steps:
+        now += step
+        assert not breaker.failed(now, 7)
+
+
+@given(st.integers(1, 2000), st.integers(1, 100))
+def test_h11_rows_that_failed_while_others_went_well_never_open_it(poison: int, rounds: int) -> None:
+    """Also when they alone are left at the end of the run."""
+    breaker = Breaker()
+    breaker.sent(0.0)
+    failing(breaker, 1.0, range(poison))
+    breaker.succeeded(2.0)
+    assert not any(failing(breaker, 1000.0 * n, range(poison)) for n in range(1, min(rounds, 20_000 // poison) + 1))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["sent", "succeeded", "failed"]), st.integers(0, 30), st.floats(0, 3))))
+def test_h4_it_opens_for_nothing_less_than_ten_rows_and_five_seconds(events: list[tuple[str, int, float]]) -> None:
+    breaker, now, last, rows = Breaker(), 0.0, 0.0, set[int]()
+    breaker.sent(now)
+    for kind, row, step in events:
+        now += step
+        if kind == "sent":
+            breaker.sent(now)
+        elif kind == "succeeded":
+            breaker.succeeded(now)
+            last, rows = now, set()
+        else:
+            rows.add(row)
+            if breaker.failed(now, row):
+                assert len(rows) >= 10
+                assert now - last >= 5.0
+
+
+# The rate that the quota grants.
+
+
+@dataclass
+class Quota:
+    """A server that grants so many requests a second, with room for a burst of a tenth of that, and refuses others."""
+
+    per_second: float
+    left: float = 0.0
+    at: float = 0.0
+
+    def grants(self, now: float) -> bool:
+        self.left = min(max(1.0, self.per_second / 10), self.left + (now - self.at) * self.per_second)
+        self.at = now
+        if self.left < 1.0:
+            return False
+        self.left -= 1.0
+        return True
+
+
+def sending(rate: AdaptiveRate, quota: Quota, latency: float = 0.5) -> Iterator[tuple[float, bool]]:
+    """Every request of a client that sends as fast as the rate lets it: when it left, and whether it was granted."""
+    on_their_way: deque[tuple[float, float, bool]] = deque()
+    now = 0.0
+    while True:
+        wait = rate.wait(now)
+        if on_their_way and on_their_way[0][0] <= now + wait:
+            now, left_at, granted = on_their_way.popleft()
+            if granted:
+                rate.answered(now, left_at)
+            else:
+                rate.throttled(now, left_at)
+            continue
+        now += wait
+        if rate.wait(now) > 0.0:
+            continue
+        rate.sent(now)
+        granted = quota.grants(now)
+        on_their_way.append((now + latency, now, granted))
+        yield now, granted
+
+
+def until(sent: Iterator[tuple[float, bool]], end: float) -> list[tuple[float, bool]]:
+    """What was sent before this moment."""
+    found = []
+    for moment, granted in sent:
+        if moment >= end:
+            break
+        found.append((moment, granted))
+    return found
+
+
+@pytest.mark.parametrize("latency", [0.1, 1.0])
+@pytest.mark.parametrize("quota", [5.0, 30.0, 300.0])
+def test_h2_the_quota_is_found_used_and_hardly_passed(quota: float, latency: float) -> None:
+    sent = until(sending(AdaptiveRate(), Quota(quota), latency), 90.0)
+    granted = sum(ok for moment, ok in sent if moment >= 30.0)
+    refused = sum(not ok for moment, ok in sent if moment >= 30.0)
+    assert granted >= 0.8 * quota * 60.0
+    assert refused <= 0.08 * (granted + refused)
+
+
+def test_h2_too_high_a_rate_falls_to_the_quota_in_two_cuts_although_answers_are_late() -> None:
+    """What is still on its way counts neither as granted nor as refused."""
+    pace = AdaptiveRate(100.0)
+    sent = until(sending(pace, Quota(20.0), latency=1.0), 5.0)
+    assert pace.rate <= 25.0
+    assert sum(not ok for moment, ok in sent if moment > 4.0) <= 5
+
+
+def test_h2_a_quota_that_grows_is_found_again() -> None:
+    quota = Quota(20.0)
+    sent = sending(AdaptiveRate(), quota)
+    until(sent, 60.0)
+    quota.per_second = 200.0
+    until(sent, 90.0)
+    assert sum(ok for _, ok in until(sent, 100.0)) >= 0.8 * 2000
+
+
+def test_h2_a_quota_that_shrinks_is_respected_soon() -> None:
+    quota = Quota(200.0)
+    sent = sending(AdaptiveRate(), quota)
+    until(sent, 30.0)
+    quota.per_second = 10.0
+    until(sent, 50.0)
+    later = until(sent, 80.0)
+    assert sum(not ok for _, ok in later) <= 0.1 * len(later)
+    assert sum(ok for _, ok in later) >= 0.8 * 10.0 * 30.0
+
+
+@given(st.floats(1.0, 500.0), SEEDS)
+def test_without_an_answer_the_rate_is_kept_in_every_second(rate: float, seed: int) -> None:
+    """However late the caller wakes, it makes up for no more than what a clock's coarseness explains."""
+    pace, dice, now = AdaptiveRate(rate), Random(seed), 0.0
+    sent: list[float] = []
+    for _ in range(200):
+        now += pace.wait(now) + dice.choice([0.0, 0.001, 0.015, 2.0])
+        pace.sent(now)
+        sent.append(now)
+    for index, moment in enumerate(sent):
+        assert bisect_left(sent, moment + 1.0) - index <= rate * 1.02 + 2
+
+
+def test_the_rate_grows_only_while_it_holds_requests_back() -> None:
+    idle = AdaptiveRate()
+    for now in range(1, 100):
+        idle.sent(now)
+        idle.answered(now + 0.5, now)
+    assert idle.rate == FIRST_RATE
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 5.0)), min_size=1))
+def test_throttled_answers_never_raise_the_rate_and_an_episode_cuts_it_once(
+    others: list[tuple[float, float]],
+) -> None:
+    pace = AdaptiveRate(100.0)
+    for now in islice(count(0.0, 0.01), 100):
+        pace.sent(now)
+    pace.throttled(1.0, 0.5)
+    cut = pace.rate
+    assert LEAST_RATE <= cut < 100.0
+    for later, before in others:
+        pace.throttled(1.0 + later, 1.0 - before - 1e-9)
+        assert pace.rate == cut
+
+
+def test_h4_after_an_outage_the_rate_begins_anew_at_a_fifth() -> None:
+    pace = AdaptiveRate(100.0)
+    pace.restart(50.0)
+    assert pace.rate == 20.0
+    sent = [moment for moment, _ in until(sending(pace, Quota(1e9)), 55.0)]
+    assert len([moment for moment in sent if moment > 54.0]) > 100
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["sent", "answered", "throttled", "failed", "restart"]), st.floats(0, 5), st.floats(0, 9)
+        )
+    )
+)
+def test_the_rate_is_always_a_rate(events: list[tuple[str, float, float]]) -> None:
+    pace, now = AdaptiveRate(), 0.0
+    for kind, step, on_its_way in events:
+        now += step
+        pace.wait(now)
+        if kind in {"answered", "throttled"}:
+            getattr(pace, kind)(now, now - on_its_way)
+        else:
+            getattr(pace, kind)(now)
+        assert LEAST_RATE <= pace.rate < float("inf")
+        assert 0.0 <= pace.wait(now) < float("inf")
+
+
+# Declared limits.
+
+
+@given(st.floats(1.0, 3000.0), st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 9)), max_size=200))
+def test_a_declared_rate_is_never_passed_in_any_minute(per_minute: float, calls: list[tuple[float, int]]) -> None:
+    spacing, now = Spacing(per_minute), 0.0
+    taken: list[tuple[float, int]] = []
+    for late, units in calls:
+        now += spacing.wait(now) + (late if late > 10.0 else 0.0)
+        assert spacing.wait(now) <= 1e-6
+        spacing.take(now, units)
+        taken.append((now, units))
+    for index, (start, _) in enumerate(taken):
+        inside = [units for moment, units in taken[index:] if moment < start + 60.0 - 1e-6]
+        assert sum(inside) <= per_minute + inside[-1]
+
+
+def test_a_declared_rate_is_used_to_the_full() -> None:
+    spacing, now = Spacing(60.0), 0.0
+    for _ in range(100):
+        now += spacing.wait(now)
+        spacing.take(now)
+    assert now == pytest.approx(99.0)
+
+
+@given(st.floats(1.0, 1e6), st.floats(0.0, 1e5), st.floats(0.0, 1e5))
+def test_an_estimate_that_is_settled_leaves_the_limit_as_if_it_had_been_known(
+    per_minute: float, estimated: float, actual: float
+) -> None:
+    guessed, known = Spacing(per_minute), Spacing(per_minute)
+    guessed.take(0.0, estimated)
+    guessed.settle(estimated, actual)
+    known.take(0.0, actual)
+    assert guessed.wait(-1.0) == pytest.approx(known.wait(-1.0), abs=1e-6)
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**5), st.integers(0, 10**5))
+def test_tokens_of_a_request_are_learned_from_the_answers(size: int, asked: int, answered: int) -> None:
+    estimate = TokenEstimate()
+    for _ in range(300):
+        estimate.learn(size, asked, answered)
+    assert estimate.of(size) == pytest.approx(asked + answered, rel=0.01, abs=1e-6)
 
 
 # Weather.
@@ -161,40 +370,40 @@ def seen(outcomes: list[bool]) -> Weather:
     return weather
 
 
-def test_nothing_seen_is_good_weather():
+def test_nothing_seen_is_good_weather() -> None:
     assert Weather().share == 0.0
     assert Weather().attempts(5) == 5
 
 
 @given(st.lists(st.booleans(), max_size=400), st.integers(1, 30))
-def test_a_row_gets_at_least_its_attempts_and_at_most_twenty_or_those(outcomes: list[bool], least: int):
+def test_a_row_gets_at_least_its_attempts_and_at_most_twenty_or_those(outcomes: list[bool], least: int) -> None:
     assert least <= seen(outcomes).attempts(least) <= max(least, MOST_ATTEMPTS)
 
 
 @given(st.lists(st.booleans(), max_size=400))
-def test_the_share_of_failures_is_a_share(outcomes: list[bool]):
+def test_the_share_of_failures_is_a_share(outcomes: list[bool]) -> None:
     assert 0.0 <= seen(outcomes).share < 1.0
 
 
 @given(st.lists(st.booleans(), max_size=400))
-def test_one_more_failure_never_grants_fewer_tries_than_one_more_success(outcomes: list[bool]):
+def test_one_more_failure_never_grants_fewer_tries_than_one_more_success(outcomes: list[bool]) -> None:
     assert seen([*outcomes, True]).attempts(5) >= seen([*outcomes, False]).attempts(5)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=400))
-def test_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]):
+def test_h3_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
     weather = seen(outcomes)
     attempts = weather.attempts(5)
     assert attempts == MOST_ATTEMPTS or weather.share**attempts <= UNLIKELY * 1.000001
 
 
 @given(st.integers(1, 2000), st.data())
-def test_h11_a_single_bad_row_is_told_from_bad_weather(rows: int, data: st.DataObject):
+def test_h11_a_single_bad_row_is_told_from_bad_weather(rows: int, data: st.DataObject) -> None:
     bad = data.draw(st.integers(0, rows - 1))
     assert seen([row == bad for row in range(rows)]).attempts(5) == 5
 
 
-def test_bad_weather_passes():
+def test_bad_weather_passes() -> None:
     weather = seen([True] * 1000)
     assert weather.attempts(5) == MOST_ATTEMPTS
     for _ in range(2000):
@@ -203,7 +412,47 @@ def test_bad_weather_passes():
 
 
 @pytest.mark.parametrize(("percent", "attempts"), [(1, 5), (5, 5), (10, 6), (30, 12), (50, 19)])
-def test_the_tries_follow_from_the_share_of_failures(percent: int, attempts: int):
+def test_the_tries_follow_from_the_share_of_failures(percent: int, attempts: int) -> None:
     dice = Random(1)
     weather = seen([dice.random() * 100 < percent for _ in range(5000)])
     assert abs(weather.attempts(5) - attempts) <= 2
+
+
+# The retry budget.
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 3.0)), max_size=300))
+def test_retries_stay_a_bounded_share_of_first_tries_and_of_time(events: list[tuple[bool, float]]) -> None:
+    budget, now, firsts, retries = RetryBudget(), 0.0, 0, 0
+    for is_first, step in events:
+        now += step
+        if is_first:
+            budget.first_try()
+            firsts += 1
+        else:
+            retries += budget.take(now) == 0.0
+    assert retries <= 50 + 0.75 * firsts + now * 1.0 + 1e-6
+
+
+@given(st.integers(0, 200), st.floats(0.0, 100.0))
+def test_who_waits_as_long_as_the_budget_says_may_retry_then(spent: int, now: float) -> None:
+    budget = RetryBudget()
+    for _ in range(spent):
+        budget.take(now)
+    wait = budget.take(now)
+    assert 0.0 <= wait <= 1.0
+    assert wait == 0.0 or budget.take(now + wait) == 0.0
+
+
+# Latencies.
+
+
+@given(st.lists(st.floats(0.0, 1000.0), max_size=60), st.integers(1, 20), st.floats(0.0, 1.0))
+def test_quantiles_are_those_of_the_latest_latencies(values: list[float], size: int, share: float) -> None:
+    latencies = Latencies(size)
+    for value in values:
+        latencies.add(value)
+    latest = sorted(values[-size:])
+    assert len(latencies) == len(latest)
+    expected = latest[min(len(latest) - 1, int(share * len(latest)))] if latest else None
+    assert latencies.quantile(share) == expected

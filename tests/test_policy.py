@@ -1,11 +1,11 @@
-"""What governs calls: limits, retries, counting and the stop. In virtual time."""
+"""What governs calls: the queue and its lanes, tries, hedges, budgets, deadlines and the stop. In virtual time."""
 
 from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
 
@@ -14,10 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import Reply, Request
-from pipeline.faults import Denied, Expired, Fault, Interrupted, Refused, Throttled, Unavailable, Unparsable
-from pipeline.pace import MOST_ATTEMPTS, Gate, Weather
-from pipeline.policy import Ask, Stop, counted, limited, retrying
+from pipeline.data import Ask, Reply, Request, Usage
+from pipeline.faults import Denied, Expired, Fault, Interrupted, Refused, Spent, Throttled, Unavailable, Unparsable
+from pipeline.pace import PROBE_S, AdaptiveRate, Latencies, RetryBudget, Spacing, Weather
+from pipeline.pace.weather import MOST_ATTEMPTS
+from pipeline.policy import (
+    Dispatcher,
+    Lane,
+    Limits,
+    Purse,
+    Share,
+    Stop,
+    budgeted,
+    hedged,
+    priced,
+    retrying,
+    within,
+)
+from pipeline.prices import Price, Prices
 from pipeline.tally import Tally
 from tests import virtual
 
@@ -25,6 +39,7 @@ anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
 
 REPLY = Reply(b"{}")
+OUTAGE = Unavailable("503", http_status=503)
 
 Script = Callable[[int, int], Reply | Fault]
 """What the endpoint does with a row (its ordinal) at its n-th try, from 1."""
@@ -35,7 +50,13 @@ def answering(_ordinal: int, _attempt: int) -> Reply | Fault:
 
 
 def failing(fault: Fault, times: float = float("inf")) -> Script:
+    """Every row fails so many times, then it is answered."""
     return lambda _, attempt: fault if attempt <= times else REPLY
+
+
+def failing_first(fault: Fault) -> Script:
+    """Only the first try of row 0 fails."""
+    return lambda ordinal, attempt: fault if (ordinal, attempt) == (0, 1) else REPLY
 
 
 @dataclass
@@ -73,29 +94,43 @@ class Endpoint:
         """Seconds between the end of one call and the start of the next."""
         return [later - earlier - self.seconds for earlier, later in pairwise(self.moments)]
 
+    def between(self, start: float, end: float) -> list[float]:
+        """When requests came after `start` and before `end`."""
+        return [moment for moment in self.moments if start < moment < end]
+
 
 @dataclass
 class Rig:
-    """The policies as a run composes them, around an endpoint."""
+    """The policies as a run composes them, around one endpoint. The rate is free unless `rate` says otherwise."""
 
     endpoint: Endpoint
     concurrency: int = 64
     attempts: int = 5
-    gate: Gate = field(default_factory=Gate)
-    weather: Weather = field(default_factory=Weather)
+    rate: AdaptiveRate | None = None
+    give_up_s: float = 1800.0
     stop: Stop = field(default_factory=Stop)
     tally: Tally = field(default_factory=Tally)
+    dispatcher: Dispatcher = field(init=False)
+    ask: Ask = field(init=False)
 
-    @property
-    def limited(self) -> Ask:
-        calls = counted(self.endpoint.ask, self.tally)
-        return limited(calls, self.concurrency, gate=self.gate, stop=self.stop, tally=self.tally)
-
-    @property
-    def composed(self) -> Ask:
-        return retrying(
-            self.limited, attempts=self.attempts, weather=self.weather, stop=self.stop, tally=self.tally
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.concurrency)
+        self.lane = Lane("here", self.endpoint.ask, rate=self.rate)
+        self.dispatcher = Dispatcher(
+            [self.lane], self.limits, stop=self.stop, tally=self.tally, give_up_s=self.give_up_s
         )
+        self.ask = retrying(
+            self.dispatcher.ask,
+            attempts=self.attempts,
+            weather=Weather(),
+            budget=RetryBudget(),
+            stop=self.stop,
+            tally=self.tally,
+        )
+
+
+async def one(ask: Ask, ordinal: int = 0) -> Reply:
+    return await ask(Request(ordinal, {}))
 
 
 async def asked(ask: Ask, rows: int, workers: int | None = None) -> dict[int, Reply | Fault]:
@@ -106,7 +141,7 @@ async def asked(ask: Ask, rows: int, workers: int | None = None) -> dict[int, Re
     async def work(ordinals: Iterator[int]) -> None:
         for ordinal in ordinals:
             try:
-                results[ordinal] = await ask(Request(ordinal, {}))
+                results[ordinal] = await one(ask, ordinal)
             except Fault as fault:
                 results[ordinal] = fault
 
@@ -120,10 +155,10 @@ def faults(results: dict[int, Reply | Fault]) -> dict[int, Fault]:
     return {ordinal: result for ordinal, result in results.items() if isinstance(result, Fault)}
 
 
-# How many at once.
+# The queue.
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     concurrency=st.integers(1, 9),
     rows=st.integers(1, 40),
@@ -131,58 +166,83 @@ def faults(results: dict[int, Reply | Fault]) -> dict[int, Fault]:
 )
 def test_never_more_than_the_limit_are_in_flight_and_the_limit_is_used(
     concurrency: int, rows: int, outcomes: list[Reply | Fault]
-):
-    def script(ordinal: int, attempt: int) -> Reply | Fault:
-        return outcomes[ordinal % len(outcomes)] if attempt == 1 else REPLY
-
-    endpoint = Endpoint(script)
+) -> None:
+    endpoint = Endpoint(lambda row, attempt: outcomes[row % len(outcomes)] if attempt == 1 else REPLY)
     rig = Rig(endpoint, concurrency)
-    virtual.run(lambda: asked(rig.limited, rows))
+    virtual.run(lambda: asked(rig.ask, rows))
     assert endpoint.most_in_flight == min(concurrency, rows)
 
 
-async def test_a_cancelled_call_gives_its_slot_back():
+async def test_a_hundred_rows_of_a_minute_ten_at_a_time_take_ten_minutes() -> None:
+    rig = Rig(Endpoint(seconds=60.0), concurrency=10)
+    await asked(rig.ask, 100)
+    assert anyio.current_time() == 600.0
+
+
+async def test_first_come_first_served() -> None:
+    rig = Rig(Endpoint(), concurrency=1)
+    async with anyio.create_task_group() as tasks:
+        for ordinal in range(20):
+            tasks.start_soon(one, rig.ask, ordinal)
+            await anyio.sleep(0.001)
+    assert [row for _, row in rig.endpoint.came] == list(range(20))
+
+
+async def test_the_bound_may_be_changed_while_the_run_works() -> None:
+    rig = Rig(Endpoint(), concurrency=2)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(virtual.at, 9.5, setattr, rig.limits, "concurrency", 8)
+        tasks.start_soon(virtual.at, 19.5, setattr, rig.limits, "concurrency", 1)
+        tasks.start_soon(asked, rig.ask, 120)
+    assert len(rig.endpoint.between(3.5, 8.5)) == 10
+    assert len(rig.endpoint.between(13.5, 18.5)) == 40
+    assert len(rig.endpoint.between(23.5, 28.5)) == 5
+
+
+async def test_a_cancelled_call_gives_its_slot_back() -> None:
     rig = Rig(Endpoint(seconds=100.0), concurrency=1)
-    ask = rig.limited
     with anyio.move_on_after(5.0):
-        await ask(Request(0, {}))
-    await ask(Request(1, {}))
+        await one(rig.ask)
+    await one(rig.ask, 1)
     assert rig.endpoint.moments == [0.0, 5.0]
     assert rig.tally.in_flight == 0
+
+
+async def test_a_reply_says_which_lane_it_came_by() -> None:
+    assert (await one(Rig(Endpoint()).ask)).location == "here"
 
 
 # Quota.
 
 
-async def test_h1_after_a_429_with_a_time_nobody_asks_before_it_and_no_attempt_is_used():
-    def script(ordinal: int, attempt: int) -> Reply | Fault:
-        return Throttled("429", retry_after=30.0) if (ordinal, attempt) == (0, 1) else REPLY
-
-    rig = Rig(Endpoint(script), concurrency=4)
-    results = await asked(rig.composed, 40)
-    assert not [moment for moment in rig.endpoint.moments if 1.0 < moment < 31.0]
+async def test_h1_after_a_429_with_a_time_nobody_asks_before_it_and_no_attempt_is_used() -> None:
+    rig = Rig(Endpoint(failing_first(Throttled("429", retry_after=30.0))), concurrency=4)
+    results = await asked(rig.ask, 40)
+    assert not rig.endpoint.between(1.0, 31.0)
     assert {reply.attempts for reply in results.values() if isinstance(reply, Reply)} == {1}
     assert len(results) == 40
     assert (rig.tally.throttled, rig.tally.retries) == (1, 0)
 
 
-async def test_h1_a_row_may_be_throttled_any_number_of_times_without_failing():
-    rig = Rig(Endpoint(failing(Throttled("429", retry_after=1.0), times=50)), attempts=2)
-    results = await asked(rig.composed, 1)
-    assert isinstance(results[0], Reply)
-    assert results[0].attempts == 1
+async def test_h1_a_row_may_be_throttled_any_number_of_times_without_failing() -> None:
+    rig = Rig(Endpoint(failing(Throttled("429", retry_after=1.0), times=50)), attempts=1)
+    assert (await one(rig.ask)).attempts == 1
     assert rig.tally.throttled == 50
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     throttled=st.dictionaries(st.integers(0, 59), st.sampled_from([None, 0.0, 0.2, 5.0, 119.0]), min_size=1),
     concurrency=st.integers(1, 20),
     seconds=st.sampled_from([0.0, 0.3, 2.0]),
+    adaptive=st.booleans(),
 )
 def test_h1_no_request_leaves_before_any_time_that_the_server_has_named(
-    throttled: dict[int, float | None], concurrency: int, seconds: float
-):
+    throttled: dict[int, float | None],
+    concurrency: int,
+    seconds: float,
+    adaptive: bool,  # noqa: FBT001 - hypothesis gives it
+) -> None:
     closed: list[tuple[float, float]] = []
 
     def script(ordinal: int, attempt: int) -> Reply | Fault:
@@ -192,122 +252,148 @@ def test_h1_no_request_leaves_before_any_time_that_the_server_has_named(
             return Throttled("429", retry_after=hint)
         return REPLY
 
-    rig = Rig(Endpoint(script, seconds), concurrency)
-    results = virtual.run(lambda: asked(rig.composed, 60, workers=30))
+    rig = Rig(Endpoint(script, seconds), concurrency, rate=AdaptiveRate() if adaptive else None)
+    results = virtual.run(lambda: asked(rig.ask, 60, workers=30))
     assert not faults(results)
     for told_at, not_before in closed:
-        assert not [moment for moment in rig.endpoint.moments if told_at < moment < not_before]
+        assert not rig.endpoint.between(told_at, not_before)
 
 
-async def test_h2_a_429_without_a_time_makes_all_workers_wait_a_moment():
-    def script(ordinal: int, attempt: int) -> Reply | Fault:
-        return Throttled("429") if (ordinal, attempt) == (0, 1) else REPLY
-
-    rig = Rig(Endpoint(script), concurrency=4)
-    await asked(rig.composed, 40)
-    assert not [moment for moment in rig.endpoint.moments if 1.0 < moment < 1.5]
+async def test_h2_a_429_without_a_time_makes_its_row_wait_a_moment() -> None:
+    rig = Rig(Endpoint(failing(Throttled("429"), times=4)))
+    await one(rig.ask)
+    assert all(pause >= 0.25 for pause in rig.endpoint.pauses)
+    assert rig.endpoint.pauses == sorted(rig.endpoint.pauses) or max(rig.endpoint.pauses) <= 30.0
 
 
-async def test_who_waits_for_quota_holds_no_slot():
-    class Loaded(Random):
-        """Dice that let the row that was throttled wait for long, and everybody else go at once."""
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+async def test_h2_a_quota_without_any_hint_is_found_and_nothing_is_lost(seconds: float) -> None:
+    granted: Counter[int] = Counter()
 
-        def uniform(self, a: float, b: float) -> float:
-            return b if anyio.current_time() == 1.0 else a
+    def quota(_ordinal: int, _attempt: int) -> Reply | Fault:
+        second = int(anyio.current_time())
+        granted[second] += 1
+        return REPLY if granted[second] <= 40 else Throttled("Resource exhausted")
 
-    def script(ordinal: int, attempt: int) -> Reply | Fault:
-        return Throttled("429", retry_after=100.0) if (ordinal, attempt) == (0, 1) else REPLY
+    rig = Rig(Endpoint(quota, seconds), concurrency=200, rate=AdaptiveRate())
+    results = await asked(rig.ask, 2000, workers=400)
+    assert not faults(results)
+    assert rig.tally.throttled <= 0.15 * 2000
+    assert anyio.current_time() <= 1.3 * 2000 / 40
 
-    rig = Rig(Endpoint(script), concurrency=1, gate=Gate(dice=Loaded()))
-    ask = rig.composed
+
+async def test_who_waits_for_quota_holds_no_slot() -> None:
+    rig = Rig(Endpoint(failing_first(Throttled("429"))), concurrency=1)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ask, Request(0, {}))
-        await anyio.sleep(50.0)
-        assert (rig.tally.waiting, rig.tally.in_flight) == (1, 0)
-        tasks.start_soon(ask, Request(1, {}))
-    assert rig.endpoint.came == [(0.0, 0), (101.0, 1), (151.0, 0)]
+        tasks.start_soon(one, rig.ask, 0)
+        await anyio.sleep(0.5)
+        tasks.start_soon(one, rig.ask, 1)
+        await anyio.sleep(0.6)
+        assert rig.tally.in_flight == 1
+    assert rig.endpoint.came[1] == (1.0, 1)
     assert rig.tally.waiting == 0
+
+
+async def test_a_declared_number_of_requests_a_minute_is_kept() -> None:
+    rig = Rig(Endpoint())
+    rig.limits.requests = Spacing(30.0)
+    await asked(rig.ask, 61)
+    assert rig.endpoint.moments == pytest.approx([2.0 * number for number in range(61)])
+
+
+async def test_a_declared_number_of_tokens_a_minute_is_kept() -> None:
+    rig = Rig(Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=800, output=150, reasoning=50))))
+    rig.limits.tokens = Spacing(60_000.0)
+    await asked(rig.ask, 200)
+    assert len(rig.endpoint.between(60.0, 120.0)) == pytest.approx(60, abs=2)
 
 
 # Tries.
 
 
-async def test_a_first_answer_is_one_attempt():
+async def test_a_first_answer_is_one_attempt() -> None:
     rig = Rig(Endpoint())
-    assert await rig.composed(Request(0, {})) == REPLY
+    assert await one(rig.ask) == replace(REPLY, location="here")
     assert rig.tally.retries == 0
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
-async def test_attempts_are_counted_in_the_reply(times: int):
-    rig = Rig(Endpoint(failing(Unavailable("503"), times)))
-    reply = await rig.composed(Request(0, {}))
-    assert reply.attempts == times + 1
+async def test_attempts_are_counted_in_the_reply(times: int) -> None:
+    rig = Rig(Endpoint(failing(OUTAGE, times)))
+    assert (await one(rig.ask)).attempts == times + 1
     assert rig.tally.retries == times
 
 
-async def test_the_last_fault_is_raised_when_no_try_succeeds():
+async def test_the_last_fault_is_raised_when_no_try_succeeds() -> None:
     rig = Rig(Endpoint(lambda _, attempt: Unavailable(f"try {attempt}", http_status=503)))
-    results = await asked(rig.composed, 1)
+    results = await asked(rig.ask, 1)
     assert repr(results[0]) == "Unavailable('try 5', http_status=503)"
     assert rig.endpoint.tries[0] == 5
 
 
 @pytest.mark.parametrize("fault", [Refused("400"), Unparsable("too large"), Denied("403"), Expired("401")])
-async def test_faults_that_another_try_would_not_mend_are_raised_at_once(fault: Fault):
+async def test_faults_that_another_try_would_not_mend_are_raised_at_once(fault: Fault) -> None:
     rig = Rig(Endpoint(failing(fault)))
-    results = await asked(rig.composed, 1)
+    results = await asked(rig.ask, 1)
     assert results[0] is fault
     assert rig.endpoint.moments == [0.0]
 
 
-async def test_a_fault_of_another_kind_at_a_later_try_ends_the_row_there():
+async def test_a_fault_of_another_kind_at_a_later_try_ends_the_row_there() -> None:
     refused = Refused("400")
-    rig = Rig(Endpoint(lambda _, attempt: Unavailable("503") if attempt == 1 else refused))
-    results = await asked(rig.composed, 1)
+    rig = Rig(Endpoint(lambda _, attempt: OUTAGE if attempt == 1 else refused))
+    results = await asked(rig.ask, 1)
     assert results[0] is refused
     assert rig.endpoint.tries[0] == 2
 
 
-async def test_pauses_double_from_one_second_to_a_minute_with_a_second_of_jitter():
-    rig = Rig(Endpoint(failing(Unavailable("503"))), attempts=10)
-    await asked(rig.composed, 1)
+async def test_pauses_double_from_one_second_to_a_minute_with_a_second_of_jitter() -> None:
+    rig = Rig(Endpoint(failing(OUTAGE)), attempts=10)
+    await asked(rig.ask, 1)
     expected = [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert len(rig.endpoint.pauses) == len(expected)
     for pause, least in zip(rig.endpoint.pauses, expected, strict=True):
         assert least <= round(pause, 6) <= min(least + 1, 60)
 
 
-async def test_rows_that_fail_together_do_not_return_together():
-    rig = Rig(Endpoint(failing(Unavailable("503"), times=1)))
-    await asked(rig.composed, 50)
+async def test_rows_that_fail_together_do_not_return_together() -> None:
+    rig = Rig(Endpoint(failing(OUTAGE, times=1)))
+    await asked(rig.ask, 9)
     again = [moment for moment in rig.endpoint.moments if moment > 0.0]
-    assert len(again) == len(set(again)) == 50
+    assert len(again) == len(set(again)) == 9
 
 
 @settings(max_examples=30, deadline=None)
 @given(hints=st.lists(st.none() | st.floats(0.0, 120.0), min_size=4, max_size=4))
-def test_a_servers_own_time_is_a_floor_of_the_pause_and_never_shortens_it(hints: list[float | None]):
+def test_a_servers_own_time_is_a_floor_of_the_pause_and_never_shortens_it(hints: list[float | None]) -> None:
     def script(_: int, attempt: int) -> Reply | Fault:
         return Unavailable("503", retry_after=hints[attempt - 1]) if attempt <= 4 else REPLY
 
     rig = Rig(Endpoint(script))
-    virtual.run(lambda: rig.composed(Request(0, {})))
+    virtual.run(lambda: one(rig.ask))
     for pause, hint, least in zip(rig.endpoint.pauses, hints, (1.0, 2.0, 4.0, 8.0), strict=True):
         assert round(pause, 6) >= round(max(hint or 0.0, least), 6)
 
 
-async def test_a_row_that_sleeps_before_its_next_try_holds_no_slot():
-    rig = Rig(Endpoint(lambda row, attempt: Unavailable("503") if (row, attempt) == (0, 1) else REPLY), concurrency=1)
-    ask = rig.composed
+async def test_a_row_that_sleeps_before_its_next_try_holds_no_slot() -> None:
+    rig = Rig(Endpoint(failing_first(OUTAGE)), concurrency=1)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ask, Request(0, {}))
+        tasks.start_soon(one, rig.ask, 0)
         await anyio.sleep(0.5)
-        tasks.start_soon(ask, Request(1, {}))
+        tasks.start_soon(one, rig.ask, 1)
         await anyio.sleep(1.0)
         assert (rig.tally.retrying, rig.tally.in_flight) == (1, 1)
     assert rig.endpoint.came[1] == (1.0, 1)
     assert rig.tally.retrying == 0
+
+
+async def test_a_deadline_of_the_row_ends_it_whatever_it_waits_for() -> None:
+    rig = Rig(Endpoint(failing(Throttled("429", retry_after=60.0))))
+    with pytest.raises(Unavailable, match="not answered within 100 s"):
+        await one(within(rig.ask, 100.0))
+    assert anyio.current_time() == 100.0
+    assert (rig.tally.in_flight, rig.tally.waiting) == (0, 0)
+    assert await one(within(Endpoint().ask, 100.0)) == REPLY
 
 
 # Weather.
@@ -317,89 +403,311 @@ def _dice(share: float, seed: int) -> Script:
     """Fails so many calls, by dice that depend on nothing but the row and its try."""
 
     def script(ordinal: int, attempt: int) -> Reply | Fault:
-        failed = Random(f"{seed}/{ordinal}/{attempt}").random() < share
-        return Unavailable("503", http_status=503) if failed else REPLY
+        return OUTAGE if Random(f"{seed}/{ordinal}/{attempt}").random() < share else REPLY
 
     return script
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_h3_with_30_percent_of_503_no_row_is_lost_and_no_request_wasted(seed: int):
-    rig = Rig(Endpoint(_dice(0.3, seed)))
-    results = await asked(rig.composed, 2000, workers=128)
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_h3_with_30_percent_of_503_no_row_is_lost_and_no_request_wasted(seed: int) -> None:
+    rig = Rig(Endpoint(_dice(0.3, seed)), rate=AdaptiveRate())
+    results = await asked(rig.ask, 2000, workers=128)
     assert not faults(results)
     assert rig.tally.requests == len(rig.endpoint.came) <= 2000 / (1 - 0.3) * 1.05
     assert max(rig.endpoint.tries.values()) > rig.attempts, "otherwise five tries would have been enough"
 
 
 @pytest.mark.parametrize("poison", [0, 17, 299])
-async def test_h11_a_poison_row_among_good_ones_gets_its_attempts_and_no_more(poison: int):
-    rig = Rig(Endpoint(lambda row, _: Unavailable("500", http_status=500) if row == poison else REPLY))
-    results = await asked(rig.composed, 300, workers=16)
+async def test_h11_a_poison_row_among_good_ones_gets_its_attempts_and_no_more(poison: int) -> None:
+    rig = Rig(Endpoint(lambda row, _: OUTAGE if row == poison else REPLY))
+    results = await asked(rig.ask, 300, workers=16)
     assert faults(results).keys() == {poison}
     assert rig.endpoint.tries[poison] == rig.attempts
     assert rig.tally.requests == 299 + rig.attempts
 
 
-async def test_h11_even_when_everything_fails_the_tries_of_a_row_are_bounded():
-    rig = Rig(Endpoint(failing(Unavailable("500"))))
-    results = await asked(rig.composed, 300, workers=300)
-    assert len(faults(results)) == 300
+async def test_h11_a_few_poison_rows_among_many_good_ones_are_no_bad_weather_and_no_outage() -> None:
+    rig = Rig(Endpoint(lambda row, _: OUTAGE if row % 50 == 0 else REPLY))
+    results = await asked(rig.ask, 1000, workers=16)
+    assert len(faults(results)) == 20
+    assert {rig.endpoint.tries[row] for row in faults(results)} == {rig.attempts}
+
+
+async def test_h11_the_tries_of_rows_that_all_fail_are_bounded() -> None:
+    rig = Rig(Endpoint(failing(OUTAGE)))
+    results = await asked(rig.ask, 9)
+    assert len(faults(results)) == 9
     assert max(rig.endpoint.tries.values()) <= MOST_ATTEMPTS
+
+
+# Outages.
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+async def test_h4_an_outage_of_ten_minutes_loses_no_row_and_is_only_probed(adaptive: bool) -> None:  # noqa: FBT001
+    """At most a probe each 15 seconds while it lasts; full rate within a minute after its end; nothing failed."""
+
+    def outage(_ordinal: int, _attempt: int) -> Reply | Fault:
+        return OUTAGE if 60.0 <= anyio.current_time() < 660.0 else REPLY
+
+    rig = Rig(Endpoint(outage), concurrency=16, rate=AdaptiveRate() if adaptive else None)
+    results = await asked(rig.ask, 3000, workers=32)
+    assert not faults(results)
+    assert len(rig.endpoint.between(80.0, 660.0)) <= 580.0 / PROBE_S + 1
+    assert len(rig.endpoint.between(719.5, 729.5)) >= 0.9 * 160
+
+
+async def test_h4_rows_that_wait_for_the_end_of_an_outage_use_up_no_attempt() -> None:
+    rig = Rig(Endpoint(lambda *_: OUTAGE if anyio.current_time() < 600.0 else REPLY), concurrency=16)
+    results = await asked(rig.ask, 16)
+    assert not faults(results)
+    assert max(reply.attempts for reply in results.values() if isinstance(reply, Reply)) <= rig.attempts
+    assert rig.tally.waits_for is None
+
+
+async def test_an_outage_without_an_end_stops_the_run_after_the_time_that_was_given() -> None:
+    rig = Rig(Endpoint(failing(OUTAGE)), concurrency=16, give_up_s=300.0)
+    results = await asked(rig.ask, 16)
+    assert {type(result) for result in results.values()} == {Denied}
+    assert "has failed for 300 s" in str(results[0])
+    assert 300.0 <= anyio.current_time() <= 330.0
+
+
+# Lanes.
+
+
+@dataclass
+class Lanes:
+    """A dispatcher over several endpoints."""
+
+    endpoints: Sequence[Endpoint]
+    weights: Sequence[float]
+    concurrency: int = 40
+
+    def __post_init__(self) -> None:
+        lanes = [
+            Lane(str(number), endpoint.ask, weight, rate=None)
+            for number, (endpoint, weight) in enumerate(zip(self.endpoints, self.weights, strict=True))
+        ]
+        self.dispatcher = Dispatcher(lanes, Limits(self.concurrency), stop=Stop(), tally=Tally(), give_up_s=1800.0)
+        self.ask = self.dispatcher.ask
+
+
+async def test_lanes_share_the_work_by_their_weights() -> None:
+    lanes = Lanes([Endpoint(), Endpoint()], [1.0, 3.0])
+    results = await asked(lanes.ask, 400)
+    assert [len(endpoint.came) for endpoint in lanes.endpoints] == [100, 300]
+    assert Counter(reply.location for reply in results.values() if isinstance(reply, Reply)) == {"0": 100, "1": 300}
+
+
+async def test_while_one_lane_is_throttled_the_others_take_its_work() -> None:
+    throttled = Endpoint(failing(Throttled("429", retry_after=1000.0)))
+    lanes = Lanes([throttled, Endpoint()], [1.0, 1.0], concurrency=2)
+    assert not faults(await asked(lanes.ask, 100))
+    assert len(throttled.came) == 1
+    assert anyio.current_time() < 110.0
+
+
+async def test_while_one_lane_has_failed_the_others_take_its_work() -> None:
+    failed = Endpoint(failing(OUTAGE), seconds=6.0)
+    lanes = Lanes([failed, Endpoint()], [1.0, 1.0], concurrency=40)
+    results = await asked(lanes.ask, 1000)
+    assert len(failed.came) <= 20 + anyio.current_time() / PROBE_S + 1
+    assert len(faults(results)) <= 10
+
+
+# Hedges.
+
+
+@dataclass
+class Hedging:
+    """A hedge around an endpoint that has answered a hundred calls in a second each."""
+
+    endpoint: Endpoint
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        latencies = Latencies()
+        for _ in range(100):
+            latencies.add(1.0)
+        self.share, self.tally = Share(self.most), Tally()
+        self.ask = hedged(self.endpoint.ask, latencies, self.share, self.tally)
+
+
+class Uneven(Endpoint):
+    """An endpoint whose first call of a row takes ten seconds, and whose others take one."""
+
+    async def ask(self, request: Request) -> Reply:
+        self.seconds = 1.0 if self.tries[request.ordinal] else 10.0
+        return await super().ask(request)
+
+
+USED = Reply(b"{}", usage=Usage(input=5, output=7), cost_usd=0.5)
+
+
+async def test_a_call_that_is_late_is_hedged_and_the_first_answer_wins() -> None:
+    hedging = Hedging(Uneven(lambda *_: USED))
+    reply = await one(hedging.ask)
+    assert hedging.endpoint.moments == [0.0, 1.0]
+    assert anyio.current_time() == 2.0
+    assert (reply.usage, reply.cost_usd) == (Usage(input=10, output=14), 1.0)
+    assert hedging.tally.hedged == 1
+    assert hedging.endpoint.in_flight == 0
+
+
+async def test_a_call_that_is_in_time_is_not_hedged() -> None:
+    hedging = Hedging(Endpoint(lambda *_: USED, seconds=0.9))
+    assert await one(hedging.ask) == USED
+    assert hedging.tally.hedged == 0
+
+
+async def test_nothing_is_hedged_before_a_hundred_calls_have_shown_what_late_is() -> None:
+    endpoint, latencies = Endpoint(seconds=50.0), Latencies()
+    for _ in range(99):
+        latencies.add(1.0)
+    await one(hedged(endpoint.ask, latencies, Share(1.0), Tally()))
+    assert endpoint.moments == [0.0]
+
+
+async def test_hedges_stay_within_their_share() -> None:
+    hedging = Hedging(Endpoint(seconds=10.0), most=0.05)
+    await asked(hedging.ask, 200, workers=20)
+    assert hedging.tally.hedged == hedging.share.hedged <= 0.05 * 200
+    assert len(hedging.endpoint.came) == 200 + hedging.share.hedged
+
+
+async def test_a_fault_of_one_call_counts_only_when_the_other_fails_too() -> None:
+    hedging = Hedging(Endpoint(failing(OUTAGE, times=1), seconds=5.0))
+    assert await one(hedging.ask) == REPLY
+    assert hedging.endpoint.moments == [0.0, 1.0]
+    hedging.endpoint.script = failing(OUTAGE)
+    with pytest.raises(Unavailable):
+        await one(hedging.ask, 1)
+
+
+# Money.
+
+
+def costing(dollars: float) -> Reply:
+    return Reply(b"{}", cost_usd=dollars, usage=Usage(input=10))
+
+
+async def test_a_budget_is_spent_and_not_passed() -> None:
+    purse = Purse(10.0, "USD", first_guess=1.0)
+    results = await asked(budgeted(Endpoint(lambda *_: costing(1.0)).ask, purse, Stop()), 30, workers=4)
+    assert len(faults(results)) == 20
+    assert {type(fault) for fault in faults(results).values()} == {Spent}
+    assert (purse.spent, purse.in_flight) == (10.0, 0)
+
+
+async def test_a_budget_of_tokens_counts_tokens() -> None:
+    purse = Purse(100.0, "tokens", first_guess=10.0)
+    results = await asked(budgeted(Endpoint(lambda *_: costing(1.0)).ask, purse, Stop()), 30, workers=4)
+    assert len(results) - len(faults(results)) == 10
+
+
+async def test_what_earlier_starts_spent_counts() -> None:
+    purse = Purse(10.0, "USD", first_guess=1.0, spent=9.5)
+    with pytest.raises(Spent, match=r"9\.5 of 10 USD"):
+        await one(budgeted(Endpoint().ask, purse, Stop()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    costs=st.lists(st.floats(0.0, 2.0), min_size=1, max_size=60),
+    cap=st.floats(0.5, 30.0),
+    workers=st.integers(1, 8),
+)
+def test_a_budget_is_passed_by_no_more_than_calls_in_flight_may_cost_above_the_mean(
+    costs: list[float], cap: float, workers: int
+) -> None:
+    purse = Purse(cap, "USD", first_guess=1.0)
+    endpoint = Endpoint(lambda row, _: costing(costs[row]))
+    virtual.run(lambda: asked(budgeted(endpoint.ask, purse, Stop()), len(costs), workers))
+    assert purse.spent <= cap + workers * max(costs)
+    assert purse.spent == pytest.approx(sum(costs[row] for _, row in endpoint.came))
+    assert purse.in_flight == 0
+
+
+async def test_a_call_that_fails_costs_nothing_and_gives_its_reserve_back() -> None:
+    purse = Purse(10.0, "USD", first_guess=10.0)
+    ask = budgeted(Endpoint(failing(OUTAGE, times=1)).ask, purse, Stop())
+    with pytest.raises(Unavailable):
+        await one(ask)
+    assert (purse.spent, purse.in_flight) == (0.0, 0)
+    assert await one(ask) == REPLY
+
+
+async def test_every_reply_carries_its_price_and_none_where_no_price_is_known() -> None:
+    prices = Prices({"google/known": Price(input=2.0, output=4.0)})
+    endpoint = Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=1_000_000, output=500_000, reasoning=500_000)))
+    ask = priced(endpoint.ask, prices)
+    assert (await ask(Request(0, {"model": "google/known"}))).cost_usd == 6.0
+    assert (await ask(Request(0, {"model": "google/nobody-knows-this"}))).cost_usd is None
 
 
 # The end.
 
 
-async def test_p2_the_stop_ends_the_pause_before_a_try_at_once():
+async def test_p2_the_stop_ends_the_pause_before_a_try_at_once() -> None:
     rig = Rig(Endpoint(failing(Unavailable("503", retry_after=100.0))))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 50.0, rig.stop.request, signal.SIGINT)
         with pytest.raises(Interrupted):
-            await rig.composed(Request(0, {}))
+            await one(rig.ask)
         assert anyio.current_time() == 50.0
     assert rig.endpoint.tries[0] == 1
     assert rig.tally.retrying == 0
 
 
-async def test_p2_the_stop_ends_the_wait_for_quota_at_once():
-    rig = Rig(Endpoint(failing(Throttled("429", retry_after=100.0))))
+@pytest.mark.parametrize("script", [failing(Throttled("429", retry_after=100.0)), failing(OUTAGE)])
+async def test_p2_the_stop_ends_the_wait_of_every_row_within_a_second(script: Script) -> None:
+    rig = Rig(Endpoint(script), concurrency=16)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 50.0, rig.stop.request, signal.SIGINT)
-        with pytest.raises(Interrupted):
-            await rig.composed(Request(0, {}))
-        assert anyio.current_time() == 50.0
-    assert rig.endpoint.tries[0] == 1
-    assert rig.tally.waiting == 0
+        results = await asked(rig.ask, 40)
+        assert anyio.current_time() <= 51.0
+    assert {type(result) for result in results.values()} == {Interrupted}
+    assert not rig.endpoint.between(50.0, 99.0)
+    assert (rig.tally.waiting, rig.tally.in_flight) == (0, 0)
 
 
-async def test_p2_after_the_stop_calls_in_flight_finish_and_nobody_else_asks():
+async def test_p2_after_the_stop_calls_in_flight_finish_and_nobody_else_asks() -> None:
     rig = Rig(Endpoint(seconds=10.0), concurrency=2)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 5.0, rig.stop.request, signal.SIGINT)
-        results = await asked(rig.composed, 6)
+        results = await asked(rig.ask, 6)
     assert Counter(type(result) for result in results.values()) == {Reply: 2, Interrupted: 4}
     assert rig.endpoint.moments == [0.0, 0.0]
     assert anyio.current_time() == 10.0
 
 
-async def test_p2_a_call_that_fails_after_the_stop_is_not_tried_again():
-    rig = Rig(Endpoint(failing(Unavailable("503")), seconds=10.0))
+async def test_p2_a_call_that_fails_after_the_stop_is_not_tried_again() -> None:
+    rig = Rig(Endpoint(failing(OUTAGE), seconds=10.0))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 5.0, rig.stop.request, signal.SIGINT)
         with pytest.raises(Interrupted):
-            await rig.composed(Request(0, {}))
+            await one(rig.ask)
     assert anyio.current_time() == 10.0
     assert rig.tally.retries == 0
 
 
-async def test_a_pause_without_a_stop_takes_its_time():
+async def test_p2_after_the_stop_nobody_who_waited_for_the_budget_asks() -> None:
+    rig = Rig(Endpoint(seconds=10.0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(virtual.at, 5.0, rig.stop.request, signal.SIGINT)
+        results = await asked(budgeted(rig.ask, Purse(1.0, "USD", first_guess=1.0), rig.stop), 3)
+    assert Counter(type(result) for result in results.values()) == {Reply: 1, Interrupted: 2}
+    assert rig.endpoint.moments == [0.0]
+
+
+async def test_a_pause_without_a_stop_takes_its_time() -> None:
     await Stop().pause(7.5)
     assert anyio.current_time() == 7.5
 
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])
-async def test_a_pause_after_the_stop_is_refused(seconds: float):
+async def test_a_pause_after_the_stop_is_refused(seconds: float) -> None:
     stop = Stop()
     stop.request(signal.SIGINT)
     with pytest.raises(Interrupted):
@@ -407,7 +715,7 @@ async def test_a_pause_after_the_stop_is_refused(seconds: float):
     assert anyio.current_time() == 0.0
 
 
-async def test_whoever_waits_for_the_stop_is_told_of_it():
+async def test_whoever_waits_for_the_stop_is_told_of_it() -> None:
     stop = Stop()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 3.0, stop.request, signal.SIGINT)
@@ -415,23 +723,26 @@ async def test_whoever_waits_for_the_stop_is_told_of_it():
         assert anyio.current_time() == 3.0
 
 
-def test_the_first_reason_to_stop_is_kept():
+def test_the_first_reason_to_stop_is_kept() -> None:
     stop = Stop()
-    assert not stop.requested
     stop.request(signal.SIGINT)
     stop.request(Denied("later"))
     assert stop.requested
     assert stop.reason is signal.SIGINT
 
 
+def test_a_run_that_nobody_stops_goes_on() -> None:
+    assert not Stop().requested
+
+
 # Counting.
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from([REPLY, Refused("no"), Throttled("429", retry_after=1.0), Unavailable("503")])))
-def test_every_call_is_counted_and_none_stays_in_flight(outcomes: list[Reply | Fault]):
+@given(st.lists(st.sampled_from([REPLY, Refused("no"), Throttled("429", retry_after=1.0), OUTAGE]), max_size=9))
+def test_every_call_is_counted_and_none_stays_in_flight(outcomes: list[Reply | Fault]) -> None:
     rig = Rig(Endpoint(lambda row, attempt: outcomes[row] if attempt == 1 else REPLY))
-    virtual.run(lambda: asked(rig.composed, len(outcomes)))
+    virtual.run(lambda: asked(rig.ask, len(outcomes)))
     throttled = sum(isinstance(outcome, Throttled) for outcome in outcomes)
     unavailable = sum(isinstance(outcome, Unavailable) for outcome in outcomes)
     assert rig.tally.requests == len(rig.endpoint.came) == len(outcomes) + throttled + unavailable

@@ -6,9 +6,9 @@ import gzip
 import json
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -172,6 +172,29 @@ def test_a_chunk_left_half_read_can_be_read_again_in_full(tmp_path: Path) -> Non
     next(source.chunk(0))
     assert sum(len(batch.rows) for batch in source.chunk(0)) == 600
     assert sum(len(batch.rows) for batch in source.chunk(1)) == 300
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted where the system lists them")
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_no_file_stays_open_when_a_chunk_is_abandoned_or_the_source_closed(tmp_path: Path, suffix: str) -> None:
+    write = write_parquet if suffix == ".parquet" else write_jsonl
+    path = write(tmp_path / f"a{suffix}", [{"n": n} for n in range(900)])
+
+    def is_open() -> bool:
+        return any(os.path.realpath(entry) == str(path) for entry in Path("/proc/self/fd").iterdir())
+
+    found = survey([path], chunk_rows=450)
+    assert not is_open()
+    source = Source(found, needed=None, kept=[])
+    chunk = source.chunk(0)
+    next(chunk)
+    assert is_open()
+    cast("Generator[Batch, None, None]", chunk).close()
+    assert not is_open()
+    list(source.chunk(0))
+    assert is_open()
+    source.close()
+    assert not is_open()
 
 
 def test_chunks_may_span_files_and_skip_empty_ones(tmp_path: Path) -> None:

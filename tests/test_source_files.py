@@ -73,6 +73,11 @@ def test_an_input_that_matches_nothing_is_named_with_the_known_suffixes(tmp_path
     )
 
 
+def test_no_input_at_all_is_refused() -> None:
+    with pytest.raises(Misuse, match="no input: name a file"):
+        find_files([])
+
+
 @pytest.mark.parametrize("pattern", ["a.json", "*"])
 def test_a_named_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, pattern: str) -> None:
     touch(tmp_path, "a.json")

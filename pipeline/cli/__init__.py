@@ -6,6 +6,7 @@ the remedy, never in a traceback. Heavy modules are imported by the commands tha
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -51,6 +52,7 @@ def _options(
 app.command("run")(running.run)
 app.command("plan")(looking.plan)
 app.command("status")(looking.status)
+app.command("tune")(looking.tune)
 app.command("show")(looking.show)
 app.command("reparse")(running.reparse)
 app.command("emulate")(emulation.emulate)
@@ -66,6 +68,7 @@ def main() -> NoReturn:
     """Runs the command line and ends the process with one of the documented exit codes."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         print(f"error: {error.format_message()} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
         code = error.exit_code
@@ -73,6 +76,8 @@ def main() -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT[type(error)]
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is wrong with the run.
+        # The reader of our output has gone (`| head`): nothing is wrong with the run. What is still to be written
+        # goes nowhere, lest Python complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code or 0)

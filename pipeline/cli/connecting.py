@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,11 @@ from pipeline.faults import Misuse
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-    from pipeline.data import Ask
+    from pipeline.composition import Opened
     from pipeline.endpoint import Target
+
+GLOBAL_TIERS = ("flex", "priority")
+"""Request tiers that only the `global` location has."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -26,28 +29,41 @@ class Connection:
     """Where to ask and how to sign in: the flags, checked but not used yet."""
 
     project: str | None = None
-    location: str = "global"
+    locations: Sequence[str] = ("global",)
     endpoint_id: str | None = None
-    base_url: str | None = None
+    base_urls: Sequence[str] = ()
     credentials: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.base_url is not None and urlsplit(self.base_url).scheme not in {"http", "https"}:
-            raise Misuse(f"--base-url must begin with https:// or http://, not {self.base_url!r}")
+        for text in self.base_urls:
+            _, url = _weighted(text)
+            if "@" in url:
+                raise Misuse("--base-url takes no user name and password: set OPENAI_API_KEY, or name --credentials")
+            if not _is_base_url(url):
+                raise Misuse(f"--base-url must begin with https:// or http:// (or WEIGHT*https://), not {text!r}")
+
+    def check_tier(self, tier: str | None) -> None:
+        """Raises `Misuse` when a request tier is wanted where Vertex AI does not have it."""
+        elsewhere = [location for location in self.locations if location != "global"]
+        if tier in GLOBAL_TIERS and elsewhere and not self.base_urls:
+            raise Misuse(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A target and what opens it: an API key, or Google credentials."""
+    """Targets, and what opens them: an API key, or Google credentials."""
 
-    target: Target
+    targets: Sequence[tuple[float, Target]]
     api_key: str | None
     credentials: Credentials | None
 
     @asynccontextmanager
-    async def open(self, *, concurrency: int, timeout_s: float, idle_timeout_s: float) -> AsyncIterator[Ask]:
-        """The endpoint as an ask, closed at the end of the block."""
+    async def open(
+        self, *, concurrency: int, timeout_s: float, idle_timeout_s: float
+    ) -> AsyncIterator[Sequence[Opened]]:
+        """The endpoints as asks, closed at the end of the block."""
         from pipeline.auth import ApiKey, keep_fresh
+        from pipeline.composition import Opened
         from pipeline.endpoint import open_endpoint
 
         async with AsyncExitStack() as stack:
@@ -56,14 +72,18 @@ class Access:
                 if self.credentials is None
                 else await stack.enter_async_context(keep_fresh(self.credentials))
             )
-            opening = open_endpoint(
-                self.target, token, connections=concurrency, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
-            )
-            yield (await stack.enter_async_context(opening)).ask
+            opened = []
+            for weight, target in self.targets:
+                opening = open_endpoint(
+                    target, token, connections=concurrency, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
+                )
+                endpoint = await stack.enter_async_context(opening)
+                opened.append(Opened(target.label, weight, endpoint.ask))
+            yield opened
 
 
 def access(connection: Connection) -> Access:
-    """Finds credentials and the target. Raises `Misuse` with the remedy when something is missing.
+    """Finds credentials and the targets. Raises `Misuse` with the remedy when something is missing.
 
     With a base URL of another server than Vertex's, OPENAI_API_KEY opens it; a Google token is sent only to Google,
     to this machine, to a URL of Vertex's form, or where --credentials says so.
@@ -71,21 +91,40 @@ def access(connection: Connection) -> Access:
     from pipeline.auth import find_credentials
     from pipeline.endpoint import Target
 
-    if connection.base_url is not None:
-        target = Target.url(connection.base_url)
+    if connection.base_urls:
+        weighted = [_weighted(text) for text in connection.base_urls]
+        targets = [(weight, Target.url(url)) for weight, url in weighted]
         key = os.environ.get("OPENAI_API_KEY")
-        if connection.credentials is None and not _is_vertex(connection.base_url):
+        if connection.credentials is None and not all(_is_vertex(url) for _, url in weighted):
             if key:
-                return Access(target, key, None)
-            if not _is_loopback(connection.base_url):
+                return Access(targets, key, None)
+            if not all(_is_loopback(url) for _, url in weighted):
                 raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
-        return Access(target, None, find_credentials(connection.credentials)[0])
+        return Access(targets, None, find_credentials(connection.credentials)[0])
     credentials, found_project = find_credentials(connection.credentials)
     project = connection.project or found_project
     if not project:
         raise Misuse("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
     endpoint = connection.endpoint_id or "openapi"
-    return Access(Target.vertex(project, connection.location, endpoint), None, credentials)
+    targets = [(1.0, Target.vertex(project, location, endpoint)) for location in connection.locations]
+    return Access(targets, None, credentials)
+
+
+def _weighted(text: str) -> tuple[float, str]:
+    """`2*https://...` is a base URL that gets twice the work of one without a weight."""
+    weight, star, url = text.partition("*")
+    try:
+        return (float(weight), url) if star else (1.0, text)
+    except ValueError:
+        return 1.0, text
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _is_vertex(url: str) -> bool:

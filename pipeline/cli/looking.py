@@ -70,6 +70,7 @@ def status(
 ) -> int:
     """Show how far a run is, also from another terminal while it works."""
     from pipeline.journal import look
+    from pipeline.watching import state_of
 
     folder, found = _run_in(output)
     parts, pending = look(folder.journal)
@@ -88,12 +89,30 @@ def status(
         "failed_in_sealed_parts": sum(part.failed for part in parts),
         "input_tokens": sum(part.input_tokens for part in parts),
         "output_tokens": sum(part.output_tokens for part in parts),
+        "cost_usd": round(sum(part.cost_usd for part in parts), 6),
         "created": found.created,
     }
+    if holder:
+        facts |= {f"now_{name}": value for name, value in state_of(folder.run).items() if value not in (None, [], {})}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
         _print_facts(facts)
+    return 0
+
+
+def tune(
+    output: Annotated[Path, typer.Argument(help="The output folder of a running job.")],
+    changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
+) -> int:
+    """Change the limits of a running job."""
+    from pipeline.watching import ask_to_tune
+
+    folder, _ = _run_in(output)
+    if folder.running() is None:
+        raise Misuse(f"nothing runs on {output}: give the limits to `pipeline run`")
+    asked = ask_to_tune(folder.run, changes)
+    print(f"asked for {', '.join(f'{name}={value:g}' for name, value in asked.items())}; `pipeline status` shows it")
     return 0
 
 

@@ -37,6 +37,7 @@ async def _draw_bar(tally: Tally) -> None:
             while True:
                 bar.update(tally.done - bar.n)
                 bar.set_postfix_str(doing(tally))
+                tell_notes(tally)
                 await anyio.sleep(REFRESH_S)
         finally:
             bar.update(tally.done - bar.n)
@@ -48,6 +49,7 @@ async def _beat(tally: Tally) -> None:
     done_at_start = tally.done
     while True:
         await anyio.sleep(REFRESH_S)
+        tell_notes(tally)
         now = time.monotonic()
         if now - told_at < HEARTBEAT_S and tally.done - told < max(1.0, HEARTBEAT_SHARE * tally.rows):
             continue
@@ -61,9 +63,17 @@ async def _beat(tally: Tally) -> None:
 
 def doing(tally: Tally) -> str:
     """What the run is doing now, and what it waits for."""
-    waits = [
-        (tally.retrying, "retrying"),
-        (tally.waiting, "waiting for quota"),
-    ]
     parts = [f"ok {tally.ok}", f"failed {tally.failed}", f"in flight {tally.in_flight}"]
-    return ", ".join(parts + [f"{count} {what}" for count, what in waits if count])
+    if tally.retrying:
+        parts.append(f"{tally.retrying} retrying")
+    if tally.waits_for:
+        parts.append(f"{tally.waiting} waiting for {tally.waits_for}")
+    if tally.cost_usd:
+        parts.append(f"${tally.cost_usd:.4g}")
+    return ", ".join(parts)
+
+
+def tell_notes(tally: Tally) -> None:
+    """Says once each what the user is to be told."""
+    while tally.notes:
+        tqdm.write(f"note: {tally.notes.pop(0)}", file=sys.stderr)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from pipeline.policy import Stop
     from pipeline.tally import Tally
 
-_RUNNING = "Running"
-_CONNECTING = "Connecting"
-_EMULATOR = "Emulator (with --emulate)"
-
 Target = Annotated[str, typer.Argument(help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="File, folder or glob; may be repeated.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, as in google/gemini-3.5-flash-lite.")]
@@ -45,9 +41,23 @@ def run(  # noqa: PLR0913 - one parameter an option
     model: Model = None,
     assignments: Assignments = None,
     limit: Limit = None,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", help="Calls in flight.", min=1, rich_help_panel=_RUNNING)
-    ] = 64,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", help="Calls in flight, at most.", min=1)] = 64,
+    adaptive: Annotated[bool, typer.Option(help="Find the rate that the quota grants, and keep just under it.")] = True,
+    rpm: Annotated[float | None, typer.Option(help="Requests a minute, at most.", min=0.001)] = None,
+    tpm: Annotated[float | None, typer.Option(help="Tokens a minute, at most.", min=1)] = None,
+    budget_usd: Annotated[
+        float | None, typer.Option(help="Dollars that the run may spend, all starts together.")
+    ] = None,
+    budget_tokens: Annotated[float | None, typer.Option(help="The same in tokens.")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="TOML file of prices: dollars per million tokens by model.")
+    ] = None,
+    give_up_after: Annotated[
+        float, typer.Option(help="Seconds that the endpoint may fail before the run ends.")
+    ] = 1800.0,
+    hedge: Annotated[
+        float, typer.Option(help="Ask a second time where the first is unusually late: share of calls.", min=0, max=0.5)
+    ] = 0.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: what the output holds is removed.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the failed rows again.")] = False,
     keep_replies: Annotated[
@@ -55,9 +65,14 @@ def run(  # noqa: PLR0913 - one parameter an option
     ] = True,
     grace: Annotated[float, typer.Option(help="Seconds to drain after SIGINT or SIGTERM.", min=0)] = 20.0,
     project: Annotated[str | None, typer.Option(envvar="GOOGLE_CLOUD_PROJECT", help="Google Cloud project.")] = None,
-    location: Annotated[str, typer.Option(envvar="GOOGLE_CLOUD_LOCATION", help="Vertex AI location.")] = "global",
+    location: Annotated[
+        list[str] | None, typer.Option(envvar="GOOGLE_CLOUD_LOCATION", help="Vertex AI location; may be repeated.")
+    ] = None,
     endpoint_id: Annotated[str | None, typer.Option(help="Id of a self-deployed endpoint.")] = None,
-    base_url: Annotated[str | None, typer.Option(envvar="OPENAI_BASE_URL", help="Another server's base URL.")] = None,
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(envvar="OPENAI_BASE_URL", help="Another server's base URL; several as WEIGHT*URL."),
+    ] = None,
     credentials: Annotated[Path | None, typer.Option(help="Google credentials file of any kind.")] = None,
     emulate: Annotated[bool, typer.Option("--emulate", help="Ask the built-in emulator: no account, no cost.")] = False,
     latency: Annotated[float, typer.Option(help="With --emulate: seconds an answer takes.", min=0)] = 0.0,
@@ -68,13 +83,25 @@ def run(  # noqa: PLR0913 - one parameter an option
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> int:
     """Run a job over its input; run it again to resume."""
+    from pipeline.composition import Bounds
     from pipeline.execute import Settings
+    from pipeline.prices import load_prices
 
     job, name = load(target, inputs, model, assignments, output)
     settings = Settings(
         output=Path(job.output or Path("out") / job.name),
         target=name,
-        concurrency=concurrency,
+        bounds=Bounds(
+            concurrency=concurrency,
+            adaptive=adaptive,
+            rpm=rpm,
+            tpm=tpm,
+            budget_usd=budget_usd,
+            budget_tokens=budget_tokens,
+            give_up_s=give_up_after,
+            hedge=hedge,
+            prices=load_prices(prices) if prices else None,
+        ),
         limit=limit,
         fresh=fresh,
         retry_failed=retry_failed,
@@ -83,8 +110,13 @@ def run(  # noqa: PLR0913 - one parameter an option
         simulated=emulate,
     )
     connection = Connection(
-        project=project, location=location, endpoint_id=endpoint_id, base_url=base_url, credentials=credentials
+        project=project,
+        locations=location or job.locations or ["global"],
+        endpoint_id=endpoint_id,
+        base_urls=base_url or (),
+        credentials=credentials,
     )
+    connection.check_tier(job.tier)
     simulation = _simulation(latency=latency, quota_rps=quota_rps, token_life=token_life, fault=fault or [])
     if simulation and not emulate:
         raise Misuse(f"{simulation[0]} belongs to --emulate")
@@ -134,6 +166,8 @@ def _run(
 
     if not (job.model or job.carries_requests):
         raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
+    if settings.fresh and not settings.simulated:
+        access(connection)  # what is missing is told before anything is removed
     started = time.monotonic()
     with opened(job, settings) as run, ExitStack() as stack:
         if settings.retry_failed:
@@ -155,7 +189,7 @@ def _run(
 def _emulated(address: dict[str, str]) -> Connection:
     # google-auth goes through the environment's proxies, which have no way to this machine.
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
-    return Connection(base_url=address["base_url"], credentials=Path(address["credentials_file"]))
+    return Connection(base_urls=[address["base_url"]], credentials=Path(address["credentials_file"]))
 
 
 async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:  # noqa: FBT001 - anyio.run passes by position
@@ -171,7 +205,7 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
         job = run.job
         connect = partial(
             opening.open,
-            concurrency=run.settings.concurrency,
+            concurrency=run.settings.bounds.concurrency,
             timeout_s=job.timeout_s,
             idle_timeout_s=job.idle_timeout_s,
         )
@@ -184,10 +218,13 @@ async def _watch_signals(run: Run, stop: Stop, tally: Tally) -> None:
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        told = False
         async for number in signals:
-            if isinstance(stop.reason, signal.Signals):
-                run.journal.commit()
+            if told:
+                with suppress(Broken):  # what cannot be kept now cannot be kept at all
+                    run.journal.commit()
                 os._exit(128 + number)
+            told = True
             name, calls, grace = signal.Signals(number).name, tally.in_flight, run.settings.grace_s
             print(
                 f"\n{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now", file=sys.stderr
@@ -244,5 +281,7 @@ def _print_summary(job: Job, summary: Summary) -> None:
         f"tokens   {summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking; "
         f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
     )
+    cost = "unknown (no price for this model; see `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6g}"
+    print(f"cost     {cost}{' (of the real model; the emulator is free)' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
     print_sample(Path(summary.output), job.key, rows=3)

@@ -3,21 +3,36 @@
 What is emulated, on one loopback port:
 
 - the OpenAI-compatible chat endpoint (`/v1|v1beta1/projects/*/locations/*/endpoints/openapi|NUMBER/chat/completions`):
-  request checks, bodies with sorted keys, Vertex's token arithmetic, `n`, `stop`, `max_tokens`, thinking tokens,
-  structured output for any JSON schema, error bodies in their list-wrapped and plain forms;
+  request checks, bodies with sorted keys, Vertex's token arithmetic, `n`, `stop`, `max_tokens`, structured output for
+  any JSON schema, error bodies in their list-wrapped and plain forms;
+- streams: a role in every delta, no `finish_reason` before the last chunk, which has the usage too. Put together they
+  are the answer that would have come unstreamed, tool calls in one delta or, on request, in Google's odd fragments;
+- function calling: `tool_choice` in all its forms, parallel calls, one prompt in three with a second turn; results
+  must come back one for each call, with the thought signature that the first call bore;
+- thinking: tokens by effort, level or budget, and summaries bare or in tags inside the text;
+- media in: PNG, JPEG, WebP, GIF, HEIC, WAV, MP3, FLAC, OGG, M4A, MP4, WebM, PDF and text, as data or by URL. Data is
+  checked and measured by its header, and the answer says what came (type, size, length, bytes, sha256), in prose and
+  in fields that are called like a description. Media out: a small PNG (`modalities`), or a tone as WAV;
+- safety settings (`BLOCK_LOW_AND_ABOVE` blocks prompts with the text `[unsafe]`), cached content, request tiers by
+  header, with their `traffic_type`;
 - Google's token server (`/token`: service account JWTs, whose signature is verified, and refresh tokens) and the
   metadata server of a virtual machine, so that google-auth itself can be used unchanged;
-- access tokens that end, quota (a token bucket and a cap on calls in flight), latency, and faults on demand:
-  see `FAULT_KINDS`;
-- `/stats`, `/stats/prompts`, `/stats/reset` and `/control`, for tests and benchmarks. These four need no token.
+- access tokens that end, quota (a token bucket, whose rate may follow a schedule, and a cap on calls in flight),
+  latency, locations that are down, answers with wrong fields (`field_errors`), and faults on demand: see `FAULT_KINDS`;
+- `/stats`, `/stats/prompts`, `/stats/answers`, `/stats/reset` and `/control`, for tests and benchmarks. These need no
+  token. Streams answer in pieces only when there is latency to spread over them.
 
 Limits of the imitation:
 
-- answers are a deterministic function of the request and the seed. Facts that stand in the last user message (dates,
-  times, amounts, names, quoted titles, values of an enumeration ...) are found by patterns, not understood; what is not
-  found is null where the schema allows it and invented otherwise. Never judge a prompt by them;
-- tokens are counted as a quarter of the characters; temperature, penalties and unknown parameters are ignored;
-- streaming answers 400; tools are not called; the content of media parts is not looked at;
+- answers are a deterministic function of the request and the seed, streamed or not. Facts that stand in the last user
+  message (dates, times, amounts, names, quoted titles, values of an enumeration ...) are found by patterns, not
+  understood; what is not found is null where the schema allows it and invented otherwise. Never judge a prompt by
+  them. Of several answers all but the first differ in one value, unless the temperature is 0;
+- which functions are called is decided by words that prompt and function share; `functions` and `function_call`,
+  OpenAI's older way, are ignored;
+- tokens are counted as a quarter of the characters; penalties and unknown parameters are ignored, web search finds
+  nothing, cached content counts as 4096 tokens whatever it is;
+- media are not looked at beyond their header, and URLs (gs://, https://) are never fetched;
 - any project, location and numeric endpoint is served; permissions do not exist;
 - TLS and HTTP/2 are not spoken.
 
@@ -29,12 +44,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.emulator.options import FAULT_KINDS, Address, Options, parse_fault, parse_poison
+from pipeline.emulator.options import (
+    FAULT_KINDS,
+    Address,
+    Options,
+    parse_fault,
+    parse_field_error,
+    parse_poison,
+    parse_schedule,
+)
 
 if TYPE_CHECKING:  # importing this package must cost nothing: the command line lists it among its commands
     import asyncio
 
-__all__ = ["FAULT_KINDS", "Address", "Options", "parse_fault", "parse_poison", "serve"]
+__all__ = [
+    "FAULT_KINDS",
+    "Address",
+    "Options",
+    "parse_fault",
+    "parse_field_error",
+    "parse_poison",
+    "parse_schedule",
+    "serve",
+]
 
 
 async def serve(options: Options, announce: Callable[[Address], None], stop: asyncio.Event) -> None:

@@ -1,48 +1,99 @@
-"""What the emulator answers: JSON for a schema, a small JSON object, or a few sentences of the prompt's own words."""
+"""What the emulator answers: JSON for a schema, a small JSON object, a few sentences, calls of functions, or media."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import orjson
 
+from pipeline.emulator.calling import next_calls
 from pipeline.emulator.dice import Dice
+from pipeline.emulator.erring import altered, erred
 from pipeline.emulator.filling import NOTHING
 from pipeline.emulator.finding import Facts, subject_of
 from pipeline.emulator.hints import Scene
+from pipeline.emulator.making import AUDIO_TOKENS_A_SECOND, IMAGE_TOKENS, SECONDS, picture, tone
+from pipeline.emulator.parts import CHARACTERS_PER_TOKEN
 from pipeline.emulator.request import ChatRequest
 from pipeline.emulator.schema import compiled
+from pipeline.emulator.tools import Call
 
-CHARACTERS_PER_TOKEN = 4
 READ_FOR_PROSE = 500  # characters: a longer text is not read further
 READ_FOR_FACTS = 20_000  # characters: the same
+QUOTED = 400  # characters of a tool's result
+
+_OPENINGS = (
+    "This is about",
+    "The text turns on",
+    "It deals with",
+    "The subject is",
+    "It concerns",
+    "It speaks of",
+    "Here we read of",
+    "The matter is",
+)
+_SHOWN = "shown shows description describe depicts seen content contents caption transcript summary"
+_ANSWERED = f"{_SHOWN} answer result response reply text explanation"
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A file that was made, and how many tokens it counts as."""
+
+    mime_type: str
+    data: bytes
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One choice: `text` is None when the thinking left no tokens for it."""
+    """One choice: `text` is None when there is none, as when the thinking left no tokens for it."""
 
     text: str | None
     finish_reason: str
+    thoughts: str | None = None
+    calls: tuple[Call, ...] = ()
+    media: Media | None = None
 
 
-def answers(request: ChatRequest, seed: int) -> tuple[list[Answer], int]:
-    """The choices for a request, and the reasoning tokens of all of them: a function of its arguments alone."""
+@dataclass(frozen=True, slots=True)
+class _Matter:
+    """What an answer is made from: the facts of the prompt, what is attached to it, and what the tools have said."""
+
+    facts: Facts
+    attached: str = ""
+    told: str = ""
+    quotes: Mapping[str, str] = field(default_factory=dict)
+
+
+def answers(request: ChatRequest, seed: int, errors: Mapping[str, float] | None = None) -> tuple[list[Answer], int]:
+    """The choices for a request, and the reasoning tokens of all of them: a function of its arguments alone.
+
+    `errors` are shares of wrong answers by field; see `Options.field_errors`.
+    """
     reasoning = reasoning_tokens(request)
     room = None if request.max_tokens is None else request.max_tokens - reasoning
-    facts = Facts(subject_of(request.prompt)[:READ_FOR_FACTS])
     key = seed.to_bytes(8, "big", signed=True)
-    dice = [Dice(blake2b(request.digest + bytes([n]), key=key, digest_size=16).digest()) for n in range(request.n)]
-    return [_shortened(_text(request, facts, each), request.stop, room) for each in dice], reasoning
+    keys = [blake2b(request.digest + bytes([n]), key=key, digest_size=16).digest() for n in range(request.n)]
+    thoughts = _thoughts(request) if request.thinking.shown and reasoning else None
+    calls = next_calls(request, seed)
+    if calls:
+        reason = "tool_calls" if room is None or room > 0 else "length"
+        return [Answer(None, reason, thoughts, calls if reason == "tool_calls" else ())] * request.n, reasoning
+    matter = _matter(request)
+    return [_answer(request, matter, keys, n, room, thoughts, errors or {}) for n in range(request.n)], reasoning
 
 
 def reasoning_tokens(request: ChatRequest) -> int:
     """Between a tenth and a half of the thinking budget, the same share for the same messages; `max_tokens` at most."""
-    if not request.thinking:
+    budget = request.thinking.budget
+    if not budget:
         return 0
-    spent = request.thinking * (26 + request.digest[0] % 103) // 256
+    spent = budget * (26 + request.digest[0] % 103) // 256
     return min(max(1, spent), request.max_tokens or spent + 1)
 
 
@@ -51,49 +102,114 @@ def tokens_in(characters: int) -> int:
     return math.ceil(characters / CHARACTERS_PER_TOKEN)
 
 
-def _text(request: ChatRequest, facts: Facts, dice: Dice) -> str:
+def _matter(request: ChatRequest) -> _Matter:
+    subject = subject_of(request.prompt)[:READ_FOR_FACTS]
+    if not request.media and not request.turns:
+        return _Matter(Facts(subject))
+    attached = "; ".join(medium.description for medium in request.media)
+    results = [(done.call.name, done.result) for turn in request.turns for done in turn]
+    told = " ".join(dict.fromkeys(f"{name} says {result[:QUOTED]}." for name, result in results))
+    lines = [line for _, result in results for line in _labelled(result)]
+    quotes = dict.fromkeys(_SHOWN.split(), attached) if attached else {}
+    quotes |= dict.fromkeys(_ANSWERED.split(), told) if told else {}
+    return _Matter(Facts("\n".join([*lines, subject])), attached, told, quotes)
+
+
+def _labelled(result: str) -> list[str]:
+    """The members of a tool's result as lines `name: value`."""
+    try:
+        value = orjson.loads(result)
+    except orjson.JSONDecodeError:
+        return [result[:QUOTED]]
+    members = value.items() if isinstance(value, dict) else [("result", value)]
+    return [f"{name.replace('_', ' ')}: {inner}" for name, inner in members]
+
+
+def _answer(
+    request: ChatRequest,
+    matter: _Matter,
+    keys: Sequence[bytes],
+    n: int,
+    room: int | None,
+    thoughts: str | None,
+    errors: Mapping[str, float],
+) -> Answer:
+    media = _media(request, Dice(keys[n]))
+    if media and "text" not in request.modalities:
+        return Answer(None, "stop", thoughts, media=media)
+    text, reason = _shortened(_text(request, matter, keys, n, errors), request.stop, room)
+    return Answer(text, reason, thoughts, media=media)
+
+
+def _media(request: ChatRequest, dice: Dice) -> Media | None:
+    if "image" in request.modalities:
+        return Media("image/png", picture(dice), IMAGE_TOKENS)
+    if "audio" in request.modalities:
+        return Media("audio/wav", tone(dice), math.ceil(AUDIO_TOKENS_A_SECOND * SECONDS))
+    return None
+
+
+def _text(request: ChatRequest, matter: _Matter, keys: Sequence[bytes], n: int, errors: Mapping[str, float]) -> str:
     if request.response_format is None:
-        return _prose(facts, dice)
+        return _prose(matter, Dice(keys[0]), n if request.varied else 0)
     if request.response_format["type"] != "json_schema":
-        return _object(facts)
+        return _object(matter, n if request.varied else 0)
     node = compiled(orjson.dumps(request.response_format["json_schema"]["schema"]))
-    scene = Scene(facts, dice)
+    scene = Scene(matter.facts, Dice(keys[0]), quotes=matter.quotes)
     value = node.find(scene)
-    return _json(node.invent(scene) if value is NOTHING else value)
+    value = node.invent(scene) if value is NOTHING else value
+    if n and request.varied:
+        value = altered(node, value, Scene(matter.facts, Dice(keys[n]), quotes=matter.quotes))
+    return _json(erred(node, value, errors, keys[n], scene) if errors else value)
 
 
-def _object(facts: Facts) -> str:
+def _object(matter: _Matter, n: int) -> str:
+    facts = matter.facts
+    about = [sentence.value[:200] for sentence in facts.sentences] or [""]
     return _json(
         {
-            "about": next((sentence.value[:200] for sentence in facts.sentences), ""),
+            "about": about[n % len(about)],
             "dates": [found.value for found in facts.dates],
             "names": [found.value for found in facts.names],
-            "keywords": list(facts.words[:5]),
+            "keywords": list(facts.words[n : n + 5]),
+            **({"attached": matter.attached} if matter.attached else {}),
+            **({"told": matter.told} if matter.told else {}),
         }
     )
 
 
-def _prose(whole: Facts, dice: Dice) -> str:
-    facts = Facts(whole.text[:READ_FOR_PROSE])
+def _prose(matter: _Matter, dice: Dice, n: int) -> str:
+    if matter.told:
+        return matter.told
+    facts = Facts(matter.facts.text[:READ_FOR_PROSE])
     words = list(facts.words[:3]) or ["nothing in particular"]
     listed = ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]
-    sentences = [f"{dice.pick(('This is about', 'The text turns on', 'It deals with'))} {listed}."]
+    sentences = [f"{_OPENINGS[(dice.below(len(_OPENINGS)) + n) % len(_OPENINGS)]} {listed}."]
+    if matter.attached:
+        sentences.append(f"With it came: {matter.attached}.")
     if facts.names:
         sentences.append(f"It names {', '.join(found.value for found in facts.names[:4])}.")
     if facts.dates:
         sentences.append(f"It gives the date {facts.dates[0].value}.")
     if facts.sentences:
-        sentences.append(f"It says: {dice.pick(facts.sentences).value[:300]}")
+        quoted = facts.sentences[(dice.below(len(facts.sentences)) + n) % len(facts.sentences)]
+        sentences.append(f"It says: {quoted.value[:300]}")
     return " ".join(sentences)
 
 
-def _json(value: object) -> str:
+def _thoughts(request: ChatRequest) -> str:
+    words = Facts(request.prompt[:READ_FOR_PROSE]).words[:3]
+    asked = f"The question turns on {', '.join(words)}." if words else "The question is short."
+    return f"**Reading the request**\n\n{asked} I look for what the text itself says, and answer with that.\n"
+
+
+def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def _shortened(text: str, stop: tuple[str, ...], room: int | None) -> Answer:
+def _shortened(text: str, stop: tuple[str, ...], room: int | None) -> tuple[str | None, str]:
     ends = [at for at in map(text.find, stop) if at >= 0]
     text = text[: min(ends, default=len(text))]
     if room is None or tokens_in(len(text)) <= room:
-        return Answer(text, "stop")
-    return Answer(text[: room * CHARACTERS_PER_TOKEN] or None, "length")
+        return text, "stop"
+    return text[: room * CHARACTERS_PER_TOKEN] or None, "length"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import time
 from dataclasses import dataclass, field
@@ -11,39 +10,67 @@ from fnmatch import fnmatchcase
 
 from aiohttp import web
 
-from pipeline.emulator import responses
-from pipeline.emulator.answers import Answer, answers, tokens_in
-from pipeline.emulator.faults import HTML_PAGE, PAGES, WITHOUT_OUTPUT, chosen, damaged_body, damaged_text, problem
+from pipeline.emulator import responses, streaming
+from pipeline.emulator.answers import answers
+from pipeline.emulator.faults import HTML_PAGE, PAGES, chosen, damaged_body, fitting, problem
 from pipeline.emulator.options import Options
-from pipeline.emulator.quota import Bucket
+from pipeline.emulator.quota import Bucket, rate_at
+from pipeline.emulator.rendering import choices_of, counted
 from pipeline.emulator.request import ChatRequest, read_request
-from pipeline.emulator.stats import Stats
+from pipeline.emulator.stats import Given, Stats
+from pipeline.emulator.tiers import traffic_type
 from pipeline.emulator.tokens import Tokens as AccessTokens
 from pipeline.emulator.wire import (
     Json,
     Problem,
     Tokens,
-    choice,
     completion,
     dump,
     exhausted,
     front_end_page,
+    nonce_id,
     not_found,
     response_id,
+    unavailable,
 )
+
+UNSAFE = "[unsafe]"
+"""A prompt with this text is blocked under the strictest of the safety settings."""
+
+FIRST_CHUNK = 0.3
+"""The share of its latency after which a stream begins."""
 
 Answered = tuple[web.StreamResponse, str]
 """A response and the status under which it is counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was let in. `kind` is the fault that it meets, `repeat` how often its prompt had come before."""
+
+    http: web.BaseRequest
+    chat: ChatRequest
+    parent: str
+    traffic: str
+    kind: str | None
+    repeat: int
+
+    @property
+    def location(self) -> str:
+        """The last name of `projects/P/locations/L`."""
+        return self.parent.rpartition("/")[2]
+
+
 @dataclass(slots=True)
 class Chat:
-    """Answers chat completions. `options` may be exchanged while it runs; the bucket follows at `adopt`."""
+    """Answers chat completions. `options` may be exchanged while it runs, by `adopt`."""
 
     options: Options
     tokens: AccessTokens
     stats: Stats = field(default_factory=Stats)
     bucket: Bucket | None = None
+    began: float | None = None
+    nonces: int = 0
     random: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
@@ -51,11 +78,12 @@ class Chat:
         self.adopt(self.options)
 
     def adopt(self, options: Options) -> None:
-        """Goes on with other options. A changed quota starts with a full bucket."""
-        if options.quota_rps is None:
+        """Goes on with other options. A changed quota starts with a full bucket, a changed schedule at its start."""
+        before = self.options
+        if (options.quota_rps, options.quota_window_s) != (before.quota_rps, before.quota_window_s):
             self.bucket = None
-        elif self.bucket is None or self.bucket.rate != options.quota_rps:
-            self.bucket = Bucket(options.quota_rps, time.monotonic())
+        if options.capacity_schedule != before.capacity_schedule:
+            self.bucket, self.began = None, None
         self.tokens.life = options.token_life
         self.options = options
 
@@ -67,63 +95,84 @@ class Chat:
             response, status = await self._answered(request, parent, endpoint)
         except Problem as refusal:
             response, status = self._refusal(refusal), str(refusal.http_status)
-        except asyncio.CancelledError:  # the client has left
+        except ConnectionError:  # the client has left in the midst of a stream
+            response, status = responses.closed(request), "499"
+        except asyncio.CancelledError:  # the same, before it or between two chunks
             status = "499"
             raise
         finally:
-            self.stats.end(status)
+            self.stats.end(status, parent.rpartition("/")[2])
         return response
 
     async def _answered(self, request: web.BaseRequest, parent: str, endpoint: str) -> Answered:
         self.tokens.check(request.headers.get("Authorization"))
+        location = parent.rpartition("/")[2]
+        if location in self.options.down_locations:
+            raise unavailable()
         self._admit()
+        traffic = traffic_type(request.headers, location)
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _page("413")
-        asked = read_request(body, default_model=None if endpoint == "openapi" else f"google/gemini-tuned-{endpoint}")
-        if not any(fnmatchcase(asked.model, pattern) for pattern in self.options.models):
-            raise not_found(asked.model, parent)
-        repeat = self.stats.sight(asked.digest)
-        kind = self._fault(asked, repeat)
-        if kind is not None and (failed := await self._failed(request, asked, kind, parent)):
+        chat = read_request(body, default_model=None if endpoint == "openapi" else f"google/gemini-tuned-{endpoint}")
+        if not any(fnmatchcase(chat.model, pattern) for pattern in self.options.models):
+            raise not_found(chat.model, parent)
+        repeat = self.stats.sight(chat.digest)
+        asked = Asked(request, chat, parent, traffic, self._fault(chat, repeat), repeat)
+        if asked.kind is not None and (failed := await self._failed(asked)):
             return failed
-        await self._wait()
-        return await self._completed(request, asked, kind, repeat)
+        return await self._completed(asked)
 
     def _admit(self) -> None:
         most = self.options.quota_in_flight
         if most is not None and self.stats.in_flight > most:
             raise exhausted(self.options.retry_info)
-        if self.bucket is not None and not self.bucket.take(time.monotonic()):
+        if not self._granted(time.monotonic()):
             raise exhausted(self.options.retry_info)
 
-    def _fault(self, asked: ChatRequest, repeat: int) -> str | None:
+    def _granted(self, now: float) -> bool:
+        rate = self.options.quota_rps
+        if self.options.capacity_schedule:
+            self.began = now if self.began is None else self.began
+            rate = rate_at(self.options.capacity_schedule, now - self.began, rate)
+        if rate is None:
+            return True
+        if self.bucket is None:
+            self.bucket = Bucket(rate, now, self.options.quota_window_s)
+        self.bucket.change(rate, now)
+        return self.bucket.take(now)
+
+    def _fault(self, chat: ChatRequest, repeat: int) -> str | None:
         options = self.options
-        return chosen(
+        kind = chosen(
             options.faults,
             options.poison,
-            prompt=asked.prompt,
-            digest=asked.digest,
+            prompt=chat.prompt,
+            digest=chat.digest,
             repeat=repeat,
             seed=options.seed,
         )
+        if kind is None and chat.extensions.strict and UNSAFE in chat.prompt:
+            return "blocked"
+        return fitting(kind, stream=chat.stream)
 
-    async def _failed(self, request: web.BaseRequest, asked: ChatRequest, kind: str, parent: str) -> Answered | None:
+    async def _failed(self, asked: Asked) -> Answered | None:
         """What is sent for a fault that leaves no completion; faults of the server's side take their time first."""
+        kind = asked.kind or ""
         if kind == "hang":
             return await responses.silence(), "499"
-        error = problem(kind, model=asked.model, parent=parent, retry_info=self.options.retry_info)
+        error = problem(kind, model=asked.chat.model, parent=asked.parent, retry_info=self.options.retry_info)
         if error is not None and error.http_status < 500:
             raise error
         if error is None and kind not in {*PAGES, "drop", "html200", "list200", "empty"}:
             return None
-        await self._wait()
+        await self._wait(asked)
         if error is not None:
             raise error
         match kind:
             case "drop":
-                return responses.closed(request), "dropped"
+                return responses.closed(asked.http), "dropped"
             case "html200":
                 return responses.html(HTML_PAGE), "200"
             case "list200":
@@ -132,29 +181,83 @@ class Chat:
                 return responses.json(b""), "200"
         return _page(kind)
 
-    async def _completed(self, request: web.BaseRequest, asked: ChatRequest, kind: str | None, repeat: int) -> Answered:
-        choices, reasoning = answers(asked, self.options.seed)
+    async def _completed(self, asked: Asked) -> Answered:
+        chat, kind = asked.chat, asked.kind
+        found, reasoning = answers(chat, self.options.seed, self.options.field_errors)
+        tokens = counted(chat, found, reasoning, kind)
         content = completion(
-            model=asked.model,
-            ident=response_id(asked.digest, repeat),
+            model=chat.model,
+            ident=self._ident(asked),
             created=int(time.time()),
-            choices=[_choice(index, answer, kind, asked, reasoning) for index, answer in enumerate(choices)],
-            tokens=(counted := _counted(asked, choices, reasoning, kind)),
+            choices=choices_of(chat, found, reasoning, kind),
+            tokens=tokens,
+            traffic=asked.traffic,
         )
-        body = dump(damaged_body(kind, content, asked.digest))
+        content = damaged_body(kind, content, chat.digest)
+        if chat.stream:
+            return await self._streamed(asked, content, tokens)
+        await self._wait(asked)
+        body = dump(content)
         if kind == "truncated":
             return responses.json(body[: len(body) * 2 // 3]), "200"
         if kind == "partial":
-            return await responses.half(request, body), "dropped"
-        self.stats.bill(asked.digest, counted)
+            return await responses.half(asked.http, body), "dropped"
+        self._bill(asked, content, tokens)
         return responses.json(body), "200"
 
-    async def _wait(self) -> None:
-        seconds, sigma = self.options.latency, self.options.latency_sigma
-        if seconds and sigma:
-            seconds *= self.random.lognormvariate(0.0, sigma)
+    async def _streamed(self, asked: Asked, content: Json, tokens: Tokens) -> Answered:
+        sent, kind = streaming.events(content, fragments=asked.chat.extensions.fragments), asked.kind
+        half = len(sent) // 2
+        match kind:
+            case "stream_cut" | "stream_stall":
+                sent = sent[:half]
+            case "stream_error" | "stream_error_object":
+                error = unavailable().body("list" if kind == "stream_error" else "object")
+                sent = [*sent[:half], b"data: " + error + b"\n\n"]
+            case "truncated":
+                sent = [*sent[:-1], sent[-1][: len(sent[-1]) * 2 // 3]]
+            case _:
+                sent.append(streaming.DONE)
+        seconds = self._latency(asked)
+        gap = seconds * (1 - FIRST_CHUNK) / max(1, len(sent) - 1)
+        response = await responses.stream(asked.http, sent, first=seconds * FIRST_CHUNK, gap=gap)
+        if kind == "stream_stall":
+            return await responses.silence(), "499"
+        if kind == "stream_cut":
+            return responses.cut(asked.http, response), "dropped"
+        await response.write_eof()
+        if kind not in {"stream_error", "stream_error_object", "truncated"}:
+            self._bill(asked, content, tokens)
+        return response, "200"
+
+    def _ident(self, asked: Asked) -> str:
+        if not self.options.nonce:
+            return response_id(asked.chat.digest, asked.repeat)
+        self.nonces += 1
+        return nonce_id(self.nonces)
+
+    def _bill(self, asked: Asked, content: Json, tokens: Tokens) -> None:
+        """Counts an answer that is sent whole."""
+        choices = content.get("choices") or ()
+        calls = sum(len(each.get("message", {}).get("tool_calls", ())) for each in choices)
+        results = len(asked.chat.turns[-1]) if asked.chat.turns else 0
+        self.stats.bill(asked.chat.digest, tokens, tool_calls=calls, tool_results=results)
+        if self.options.nonce:
+            self.stats.given.append(Given(asked.chat.digest, content["id"], time.time_ns() // 1000))
+
+    async def _wait(self, asked: Asked) -> None:
+        seconds = self._latency(asked)
         if seconds:
             await asyncio.sleep(seconds)
+
+    def _latency(self, asked: Asked) -> float:
+        options = self.options
+        seconds = options.latency
+        if options.location_latency:
+            seconds = options.location_latency.get(asked.location, seconds)
+        if seconds and options.latency_sigma:
+            seconds *= self.random.lognormvariate(0.0, options.latency_sigma)
+        return seconds
 
     def _refusal(self, refusal: Problem) -> web.Response:
         headers: dict[str, str] = {}
@@ -167,21 +270,3 @@ class Chat:
 
 def _page(kind: str) -> Answered:
     return responses.html(front_end_page(int(kind), PAGES[kind]), int(kind)), kind
-
-
-def _choice(index: int, answer: Answer, kind: str | None, asked: ChatRequest, reasoning: int) -> Json:
-    message: Json = {"role": "assistant"}
-    if answer.text is not None:
-        message["content"] = damaged_text(kind, answer.text)
-    if reasoning:
-        signature = base64.b64encode(asked.digest * 4 + bytes([index])).decode()
-        message["extra_content"] = {"google": {"thought_signature": signature}}
-    return choice(index, message, answer.finish_reason)
-
-
-def _counted(asked: ChatRequest, choices: list[Answer], reasoning: int, kind: str | None) -> Tokens:
-    prompt = tokens_in(asked.characters)
-    if kind in WITHOUT_OUTPUT:
-        return Tokens(prompt, 0, (asked.max_tokens or reasoning or 1024) if kind in {"length", "no_message"} else 0)
-    written = sum(tokens_in(len(damaged_text(kind, answer.text))) for answer in choices if answer.text is not None)
-    return Tokens(prompt, written, reasoning)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from pipeline.emulator.tools import Call
 from pipeline.emulator.wire import (
     Json,
     Problem,
@@ -17,15 +18,18 @@ from pipeline.emulator.wire import (
     invalid,
     not_found,
     unauthenticated,
+    unavailable,
 )
 
 PAGES = {"408": "Request Timeout", "413": "Request Entity Too Large", "502": "Server Error"}
 STATUSES = {
     "499": ("CANCELLED", "The operation was cancelled."),
     "500": ("INTERNAL", "Internal error encountered."),
-    "503": ("UNAVAILABLE", "The model is overloaded. Please try again later."),
     "504": ("DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
 }
+UNSTREAMED = {"stream_cut": "partial", "stream_stall": "hang", "stream_error": "503", "stream_error_object": "503"}
+STREAMED = {"partial": "stream_cut"}
+SAME_ID = "function-call-00000000-0000-4000-8000-000000000000"
 WITHOUT_OUTPUT = frozenset({"no_choices", "empty_choices", "no_message", "length", "content_filter", "blocked"})
 HTML_PAGE = front_end_page(200, "OK")
 
@@ -52,6 +56,11 @@ def chosen(
     return None
 
 
+def fitting(kind: str | None, *, stream: bool) -> str | None:
+    """The kind, or the one that stands for it in a stream or outside of one."""
+    return (STREAMED if stream else UNSTREAMED).get(kind or "", kind)
+
+
 def problem(kind: str, *, model: str, parent: str, retry_info: float | None) -> Problem | None:
     """The API's error for a kind that is one."""
     match kind:
@@ -65,6 +74,8 @@ def problem(kind: str, *, model: str, parent: str, retry_info: float | None) -> 
             return not_found(model, parent)
         case "429":
             return exhausted(retry_info)
+        case "503":
+            return unavailable()
     if kind in STATUSES:
         return Problem(int(kind), *STATUSES[kind])
     return None
@@ -81,6 +92,19 @@ def damaged_text(kind: str | None, text: str) -> str:
             return '{"unexpected_field":["not","what","was","asked"]}'
         case _:
             return text
+
+
+def damaged_calls(kind: str | None, calls: Sequence[Call], *, told: bool) -> tuple[Call, ...]:
+    """The calls after a fault that touches them. A model that was `told` what became of its last calls errs no more."""
+    if told or not calls:
+        return tuple(calls)
+    match kind:
+        case "unknown_tool":
+            return (Call("look_it_up_somewhere", {"what": calls[0].name}), *calls[1:])
+        case "bad_arguments":
+            wrong: Json = {name: {"unexpected": value} for name, value in calls[0].arguments.items()}
+            return (Call(calls[0].name, wrong or {"unexpected": True}), *calls[1:])
+    return tuple(calls)
 
 
 def damaged_body(kind: str | None, body: Json, digest: bytes) -> Json:
@@ -121,6 +145,31 @@ def _big_signature(body: Json, digest: bytes) -> Json:
     return {**body, "choices": choices}
 
 
+def _empty_ids(body: Json, _: bytes) -> Json:
+    return _with_ids(body, "")
+
+
+def _same_ids(body: Json, _: bytes) -> Json:
+    return _with_ids(body, SAME_ID)
+
+
+def _with_ids(body: Json, ident: str) -> Json:
+    choices = [
+        {**each, "message": {**message, "tool_calls": [{**call, "id": ident} for call in message["tool_calls"]]}}
+        if "tool_calls" in (message := each["message"])
+        else each
+        for each in body["choices"]
+    ]
+    return {**body, "choices": choices}
+
+
+def _tool_stop(body: Json, _: bytes) -> Json:
+    choices = [
+        {**each, "finish_reason": "stop"} if "tool_calls" in each["message"] else each for each in body["choices"]
+    ]
+    return {**body, "choices": choices}
+
+
 def _no_usage(body: Json, _: bytes) -> Json:
     return {name: value for name, value in body.items() if name != "usage"}
 
@@ -134,4 +183,7 @@ DAMAGES: Mapping[str, Callable[[Json, bytes], Json]] = {
     "blocked": _blocked,
     "big_signature": _big_signature,
     "no_usage": _no_usage,
+    "empty_ids": _empty_ids,
+    "same_ids": _same_ids,
+    "tool_stop": _tool_stop,
 }

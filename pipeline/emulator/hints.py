@@ -83,16 +83,24 @@ class Hint:
 
 @dataclass(slots=True)
 class Scene:
-    """What a value is made from: facts, dice, the facts used up, and how often each recursive definition is entered."""
+    """What a value is made from: facts, dice, the facts used up, and how often each recursive definition is entered.
+
+    `quotes` are texts for properties in whose names these words occur: what attached files are, what tools returned.
+    """
 
     facts: Facts
     dice: Dice
     taken: set[tuple[str, int, str]] = field(default_factory=set)
     open: dict[str, int] = field(default_factory=dict)
+    quotes: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, facts: Facts) -> Scene:
         """The same with the facts of a part of the text, none of them used up."""
-        return Scene(facts, self.dice, set(), self.open)
+        return Scene(facts, self.dice, set(), self.open, self.quotes)
+
+    def quote(self, hint: Hint) -> str | None:
+        """The text for a property, when there is one."""
+        return next((self.quotes[word] for word in hint.words if word in self.quotes), None) if self.quotes else None
 
 
 def words_of(name: str) -> tuple[str, ...]:

@@ -54,6 +54,10 @@ class Vertex:
         """What it has counted."""
         return dict((await self.request("GET", self.address.stats_url)).json())
 
+    async def answers(self) -> list[JsonObject]:
+        """What it has answered, one by one: `prompt` (the digest of the messages), `id` and `at`; needs `nonce`."""
+        return list((await self.request("GET", f"{self.address.stats_url}/answers")).json())
+
     async def control(self, **changes: Any) -> JsonObject:
         """Changes options, or the token server (`token_server`, `token_delay`, `revoke`). Raises `ValueError`."""
         answered = await self.request("POST", f"{self.address.origin}/control", json=changes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +41,15 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
         "wrong_schema": "an answer that is JSON, but not the schema's",
         "big_signature": "a thought signature of 10 kB",
         "no_usage": "a completion without `usage`",
+        "stream_cut": "a stream whose connection is closed before its end (unstreamed: partial)",
+        "stream_stall": "a stream that stops until the client leaves (unstreamed: hang)",
+        "stream_error": "a list-wrapped 503 in the midst of a stream (unstreamed: 503)",
+        "stream_error_object": "the same error as a plain object (unstreamed: 503)",
+        "empty_ids": "tool calls with empty ids",
+        "same_ids": "tool calls that all have the same id",
+        "bad_arguments": "a tool call whose arguments do not fit, until the model is told so",
+        "unknown_tool": "a call of a tool that does not exist, until the model is told so",
+        "tool_stop": "tool calls with finish_reason `stop`",
     }
 )
 
@@ -53,20 +63,35 @@ class Options:
     `faults` maps a kind to its share of the requests; `poison` maps a text to the kind that every prompt with this
     text gets, forever. `retry_after` is sent as it is with 429 and 503; `retry_info` goes into the body of a 429.
     `models` are shell patterns; another model is answered 404. Raises `ValueError` for values out of range.
+
+    `quota_rps` is refilled up to `quota_window_s` seconds' worth. `capacity_schedule` moves it: pairs of seconds since
+    the first request and requests a second from then on (0 for none). A location in `down_locations` answers 503;
+    `location_latency` gives some locations a latency of their own.
+
+    `field_errors` maps a field of the answers (`date`, or `lines.quantity` inside a list or an object) to the share of
+    the answers in which it is wrong, though valid: another date or number, another value of an enumeration, other
+    words, null or an item less. Which answers those are depends on seed, messages and field; a larger share has the
+    same ones and more. With `nonce` every answer has an id that never comes again, and `/stats/answers` lists them.
     """
 
     port: int = 0
     project: str = "emulated-project"
     latency: float = 0.0
     latency_sigma: float = 0.0
+    location_latency: Mapping[str, float] = field(default_factory=dict)
     quota_rps: float | None = None
+    quota_window_s: float = 1.0
+    capacity_schedule: tuple[tuple[float, float], ...] = ()
     quota_in_flight: int | None = None
+    down_locations: tuple[str, ...] = ()
     token_life: float = 3600.0
     faults: Mapping[str, float] = field(default_factory=dict)
     poison: Mapping[str, str] = field(default_factory=dict)
     retry_after: str | None = None
     retry_info: float | None = None
     error_style: Literal["list", "object"] = "list"
+    field_errors: Mapping[str, float] = field(default_factory=dict)
+    nonce: bool = False
     models: tuple[str, ...] = ("google/gemini-*",)
     seed: int = 0
     directory: Path | None = None
@@ -84,7 +109,11 @@ class Options:
             raise ValueError("quota_rps must be above 0; leave it out for no quota")
         if self.quota_in_flight is not None and self.quota_in_flight < 0:
             raise ValueError("quota_in_flight cannot be negative")
+        if self.quota_window_s <= 0:
+            raise ValueError("quota_window_s must be above 0 seconds")
+        check_schedule(self.capacity_schedule)
         self._check_answers()
+        self._check_locations()
 
     def _check_answers(self) -> None:
         if self.error_style not in {"list", "object"}:
@@ -97,6 +126,16 @@ class Options:
             raise ValueError("seed is a whole number of 64 bits")
         if not all(isinstance(text, str) for text in (*self.models, *self.poison)):
             raise ValueError("models and poison are texts")
+        for path, share in self.field_errors.items():
+            check_field_error(path, share)
+        if not isinstance(self.nonce, bool):
+            raise ValueError(f"nonce is true or false, not {self.nonce!r}")  # noqa: TRY004 (all options: one error)
+
+    def _check_locations(self) -> None:
+        if not all(isinstance(location, str) for location in (*self.down_locations, *self.location_latency)):
+            raise ValueError("locations are texts")
+        if any(seconds < 0 for seconds in self.location_latency.values()):
+            raise ValueError("location_latency cannot be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +174,43 @@ def check_kind(kind: str) -> str:
     if kind not in FAULT_KINDS:
         raise ValueError(f"unknown fault kind {kind!r}; known kinds: {', '.join(FAULT_KINDS)}")
     return kind
+
+
+def check_schedule(schedule: Sequence[tuple[float, float]]) -> None:
+    """Returns when times ascend from 0 or later and rates are not negative; raises `ValueError` otherwise."""
+    times = [time for time, _ in schedule]
+    if any(not 0 <= number < math.inf for step in schedule for number in step) or sorted(set(times)) != times:
+        raise ValueError(f"capacity_schedule: ascending seconds, and rates of 0 or more, not {schedule!r}")
+
+
+def check_field_error(path: str, share: float) -> None:
+    """Returns for a path of names and a share from 0 to 1; raises `ValueError` otherwise."""
+    if not isinstance(path, str) or not all(path.split(".")):
+        raise ValueError(f"a field is written NAME or NAME.NAME, as in lines.quantity, not {path!r}")
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of wrong answers lies between 0 and 1, not {share}")
+
+
+def parse_schedule(text: str) -> tuple[tuple[float, float], ...]:
+    """`"0:100,20:200"` as `((0, 100), (20, 200))`: seconds and requests a second. Raises `ValueError`."""
+    try:
+        pairs = [tuple(map(float, step.split(":"))) for step in text.split(",")]
+        schedule = tuple((time, rate) for time, rate in pairs)
+    except ValueError:
+        raise ValueError(f"a schedule is written SECONDS:RPS,SECONDS:RPS, as in 0:100,20:200, not {text!r}") from None
+    check_schedule(schedule)
+    return schedule
+
+
+def parse_field_error(text: str) -> tuple[str, float]:
+    """`"lines.quantity=0.1"` as `("lines.quantity", 0.1)`. Raises `ValueError`."""
+    path, _, share = text.partition("=")
+    try:
+        number = float(share)
+    except ValueError:
+        raise ValueError(f"a field error is written FIELD=SHARE, as in date=0.1, not {text!r}") from None
+    check_field_error(path.strip(), number)
+    return path.strip(), number
 
 
 def parse_fault(text: str) -> tuple[str, float]:

@@ -1,28 +1,50 @@
-"""A token bucket: arithmetic of time. The caller brings the clock."""
+"""A token bucket, and a capacity that moves: arithmetic of time. The caller brings the clock."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Bucket:
-    """Grants `rate` calls per second and a burst of one second's worth (one call at least). Starts full.
+    """Grants `rate` calls per second and a burst of `window` seconds' worth (one call at least). Starts full.
 
-    Refilled continuously (https://en.wikipedia.org/wiki/Token_bucket): in any window of `t` seconds at most
-    `capacity + rate * t` calls are granted.
+    Refilled continuously (https://en.wikipedia.org/wiki/Token_bucket): in any span of `t` seconds at one rate at most
+    `capacity + rate * t` calls are granted. At a rate of 0 none is.
     """
 
-    __slots__ = ("_at", "_level", "capacity", "rate")
+    __slots__ = ("_at", "_level", "rate", "window")
 
-    def __init__(self, rate: float, now: float) -> None:
+    def __init__(self, rate: float, now: float, window: float = 1.0) -> None:
         self.rate = rate
-        self.capacity = max(1.0, rate)
+        self.window = window
         self._level = self.capacity
         self._at = now
 
+    @property
+    def capacity(self) -> float:
+        """The most calls that are granted at once."""
+        return max(1.0, self.rate * self.window) if self.rate else 0.0
+
     def take(self, now: float) -> bool:
         """Whether a call is granted at `now`, in seconds of a clock that does not go back."""
-        self._level = min(self.capacity, self._level + (now - self._at) * self.rate)
-        self._at = now
+        self._refill(now)
         if self._level < 1.0:
             return False
         self._level -= 1.0
         return True
+
+    def change(self, rate: float, now: float) -> None:
+        """Goes on with another rate; what had been saved up stays, as far as the new capacity holds it."""
+        if rate != self.rate:
+            self._refill(now)
+            self.rate = rate
+            self._level = min(self._level, self.capacity)
+
+    def _refill(self, now: float) -> None:
+        self._level = min(self.capacity, self._level + (now - self._at) * self.rate)
+        self._at = now
+
+
+def rate_at(schedule: Sequence[tuple[float, float]], elapsed: float, default: float | None) -> float | None:
+    """The rate of the last step that has begun; `default` before the first."""
+    return next((rate for begins, rate in reversed(schedule) if begins <= elapsed), default)

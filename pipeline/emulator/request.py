@@ -9,12 +9,13 @@ from typing import Any
 
 import orjson
 
+from pipeline.emulator.extensions import PLAIN, UNTHINKING, Extensions, Thinking, read_extensions, read_thinking
+from pipeline.emulator.parts import Medium, Spoken, read_message
+from pipeline.emulator.tools import Function, Turn, read_choice, read_functions, read_turns
 from pipeline.emulator.wire import invalid
 
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 MOST_CHOICES = 8
-THINKING = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
-DYNAMIC_THINKING = 8192
+MODALITIES = frozenset({"text", "image", "audio"})
 
 Json = Mapping[str, Any]
 
@@ -23,8 +24,10 @@ Json = Mapping[str, Any]
 class ChatRequest:
     """One request. `prompt` is the text of the last user message, `characters` the length of all messages.
 
-    `digest` stands for the messages (whatever the order of their keys), in 16 bytes. `thinking` is the thinking budget
-    in tokens. `response_format` is the request's, or None for text.
+    `digest` stands for the messages (whatever the order of their keys), in 16 bytes: whether the answer is streamed
+    makes no difference to it. `response_format` is the request's, or None for text. `functions` are those that may be
+    called, of which one must be when `must_call` is set; `turns` are their calls since the last user message.
+    `varied` says that answers may differ from each other.
     """
 
     model: str
@@ -32,35 +35,48 @@ class ChatRequest:
     prompt: str
     characters: int
     digest: bytes
+    media: tuple[Medium, ...] = ()
     n: int = 1
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
-    thinking: int = 0
+    varied: bool = True
+    thinking: Thinking = UNTHINKING
+    extensions: Extensions = PLAIN
     response_format: Json | None = None
+    functions: tuple[Function, ...] = ()
+    must_call: bool = False
+    turns: tuple[Turn, ...] = ()
+    modalities: frozenset[str] = frozenset({"text"})
+    stream: bool = False
 
 
 def read_request(body: bytes, *, default_model: str | None) -> ChatRequest:
     """The request in a body; raises the 400. `default_model` serves a body without `model`."""
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise invalid(f"Invalid JSON payload received. {error}") from None
-    if not isinstance(payload, dict):
-        raise invalid("Invalid JSON payload received. The request is not an object.")
-    if payload.get("stream"):
-        raise invalid("stream: not emulated yet.")
-    texts = _read_messages(payload.get("messages"))
+    payload = _read_payload(body)
+    read = _read_messages(payload.get("messages"))
+    model = _read_model(payload.get("model", default_model))
+    extensions = read_extensions(payload)
+    response_format = _read_format(payload.get("response_format"))
+    functions, must_call = _read_tools(payload, model, response_format)
     return ChatRequest(
-        model=_read_model(payload.get("model", default_model)),
+        model=model,
         messages=payload["messages"],
-        prompt=next((text for role, text in reversed(texts) if role == "user"), texts[-1][1]),
-        characters=sum(len(text) for _, text in texts),
+        prompt=next((spoken.text for spoken in reversed(read) if spoken.role == "user"), read[-1].text),
+        characters=sum(len(spoken.text) for spoken in read),
         digest=digest_of(payload["messages"]),
+        media=tuple(medium for spoken in read for medium in spoken.media),
         n=_read_count(payload, "n", MOST_CHOICES) or 1,
         stop=_read_stop(payload.get("stop")),
         max_tokens=_read_count(payload, "max_completion_tokens") or _read_count(payload, "max_tokens"),
-        thinking=_read_thinking(payload),
-        response_format=_read_format(payload.get("response_format")),
+        varied=payload.get("temperature") != 0,
+        thinking=read_thinking(payload.get("reasoning_effort"), extensions.thinking_config),
+        extensions=extensions,
+        response_format=response_format,
+        functions=functions,
+        must_call=must_call,
+        turns=read_turns(payload["messages"], read, signed=_signs(model)),
+        modalities=_read_modalities(payload.get("modalities")),
+        stream=payload.get("stream") is True,
     )
 
 
@@ -69,41 +85,46 @@ def digest_of(messages: Any) -> bytes:
     return blake2b(orjson.dumps(messages, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
-def _read_messages(messages: Any) -> list[tuple[str, str]]:
+def _read_payload(body: bytes) -> Json:
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"Invalid JSON payload received. {error}") from None
+    if not isinstance(payload, dict):
+        raise invalid("Invalid JSON payload received. The request is not an object.")
+    if not isinstance(payload.get("web_search_options"), dict | None):
+        raise invalid("web_search_options must be an object.")
+    if not isinstance(payload.get("stream"), bool | None):
+        raise invalid("stream must be true or false.")
+    return payload
+
+
+def _read_messages(messages: Any) -> list[Spoken]:
     if not isinstance(messages, list) or not messages:
         raise invalid("Unable to submit request because at least one message is required in `messages`.")
-    return [_read_message(message, index) for index, message in enumerate(messages)]
-
-
-def _read_message(message: Any, index: int) -> tuple[str, str]:
-    if not isinstance(message, dict):
-        raise invalid(f"messages[{index}] is not an object.")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise invalid(f"Please use a valid role: system, user, assistant, tool. messages[{index}] has role {role!r}.")
-    if content is None and role in {"assistant", "function"}:
-        return role, ""
-    if isinstance(content, str):
-        return role, content
-    if not isinstance(content, list) or not content:
-        raise invalid(f"messages[{index}].content must be a string or a list of parts, and not empty.")
-    return role, "\n".join(_read_part(part, index) for part in content)
-
-
-def _read_part(part: Any, index: int) -> str:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise invalid(f"messages[{index}].content has a part without a type.")
-    if part["type"] != "text":
-        return ""
-    if not isinstance(part.get("text"), str):
-        raise invalid(f"messages[{index}].content has a text part without text.")
-    return str(part["text"])
+    return [read_message(message, index) for index, message in enumerate(messages)]
 
 
 def _read_model(model: Any) -> str:
     if not isinstance(model, str) or not model:
         raise invalid("`model` is required: google/MODEL.")
     return model
+
+
+def _read_tools(payload: Json, model: str, response_format: Json | None) -> tuple[tuple[Function, ...], bool]:
+    functions = read_functions(payload)
+    if functions and response_format is not None and _is_second_generation(model):
+        raise invalid("Function calling with a response mime type: 'application/json' is unsupported")
+    return read_choice(payload, functions)
+
+
+def _is_second_generation(model: str) -> bool:
+    return "gemini-2" in model
+
+
+def _signs(model: str) -> bool:
+    """Whether a model wants its thought signatures back: Gemini 3 and later."""
+    return "gemini" in model and not _is_second_generation(model)
 
 
 def _read_count(payload: Json, name: str, most: int | None = None) -> int | None:
@@ -123,36 +144,12 @@ def _read_stop(stop: Any) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def _read_thinking(payload: Json) -> int:
-    effort, config = payload.get("reasoning_effort"), _thinking_config(payload)
-    if effort is not None and config:
-        raise invalid("Only one of reasoning_effort and thinking_config may be set.")
-    if effort is not None:
-        return _read_level("reasoning_effort", effort)
-    level = config.get("thinking_level", config.get("thinkingLevel"))
-    budget = config.get("thinking_budget", config.get("thinkingBudget"))
-    if level is not None and budget is not None:
-        raise invalid("Only one of thinking_budget and thinking_level may be set.")
-    if level is not None:
-        return _read_level("thinking_level", str(level).lower())
-    if budget is None:
-        return 0
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < -1:
-        raise invalid(f"thinking_budget must be a whole number of tokens, or -1, not {budget!r}.")
-    return DYNAMIC_THINKING if budget == -1 else budget
-
-
-def _read_level(name: str, level: Any) -> int:
-    if level not in THINKING:
-        raise invalid(f"{name} must be one of {', '.join(THINKING)}, not {level!r}.")
-    return THINKING[level]
-
-
-def _thinking_config(payload: Json) -> Json:
-    extra = payload.get("extra_body")
-    google = extra.get("google") if isinstance(extra, dict) else payload.get("google")
-    config = google.get("thinking_config", google.get("thinkingConfig")) if isinstance(google, dict) else None
-    return config if isinstance(config, dict) else {}
+def _read_modalities(modalities: Any) -> frozenset[str]:
+    if not modalities:
+        return frozenset({"text"})
+    if not isinstance(modalities, list) or not all(each in MODALITIES for each in map(str, modalities)):
+        raise invalid(f"modalities are {', '.join(sorted(MODALITIES))}, not {modalities!r}.")
+    return frozenset(modalities)
 
 
 def _read_format(response_format: Any) -> Json | None:

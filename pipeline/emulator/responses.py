@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
 from pipeline.emulator.wire import HTML_TYPE, JSON_TYPE, SIMULATED
+
+STREAM_TYPE = "text/event-stream"
 
 
 def json(
@@ -40,6 +42,25 @@ async def half(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
     response.content_length = len(body)
     await response.prepare(request)
     await response.write(body[: len(body) // 2])
+    return cut(request, response)
+
+
+async def stream(request: web.BaseRequest, events: Sequence[bytes], *, first: float, gap: float) -> web.StreamResponse:
+    """Sends events, the first after `first` seconds and the others `gap` seconds apart; the end is the caller's."""
+    if first:
+        await asyncio.sleep(first)
+    response = web.StreamResponse(headers=_headers(STREAM_TYPE, None))
+    await response.prepare(request)
+    for number, event in enumerate(events if gap else [b"".join(events)]):
+        if number and gap:
+            await asyncio.sleep(gap)
+        if event:
+            await response.write(event)
+    return response
+
+
+def cut(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """Closes the connection in the midst of an answer."""
     if request.transport is not None:
         request.transport.close()
     return response

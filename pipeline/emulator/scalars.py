@@ -40,7 +40,7 @@ class Text(Leaf):
 
     def find(self, scene: Scene) -> Any:
         """The text's fact for this property that fits."""
-        return next((text for text in map(self._fitted, self._candidates(scene)) if text is not None), NOTHING)
+        return next((text for text in map(self.fitted, self._candidates(scene)) if text is not None), NOTHING)
 
     def every(self, scene: Scene) -> list[Any]:
         """What stands behind its label, separated by commas; else all facts of its kind."""
@@ -49,7 +49,7 @@ class Text(Leaf):
             values = _SEPARATOR.split(found.value)
         else:
             values = [self._written(fact.value, scene) for fact in every(self.hint.kind, scene.facts)]
-        return [fitted for value in values if value and (fitted := self._fitted(value)) is not None]
+        return [fitted for value in values if value and (fitted := self.fitted(value)) is not None]
 
     def invent(self, scene: Scene) -> Any:
         """A text of the prompt's own words, or one of the format or the pattern asked for."""
@@ -62,6 +62,8 @@ class Text(Leaf):
         return made[: self.longest]
 
     def _candidates(self, scene: Scene) -> Iterator[str]:
+        if not self.form and (quote := scene.quote(self.hint)):
+            yield quote
         if self.hint.kind not in NOT_LABELLED and not self.form and (found := labelled(self.hint, scene.facts)):
             yield found.value
         if found := best(self.hint, scene):
@@ -76,7 +78,8 @@ class Text(Leaf):
         time = next((found.value for found in scene.facts.times), "00:00:00")
         return f"{value}T{time}" + ("Z" if self.form == "date-time" else "")
 
-    def _fitted(self, value: str) -> str | None:
+    def fitted(self, value: str) -> str | None:
+        """The value, cut to the most characters where it has no format; None when it is not allowed."""
         cut = value[: self.longest]
         if len(cut) < self.shortest or (self.pattern and not re.search(self.pattern, cut)):
             return None

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from pipeline.emulator import responses
 from pipeline.emulator.chat import Chat
-from pipeline.emulator.options import Address, Options
+from pipeline.emulator.options import Address, Options, parse_schedule
 from pipeline.emulator.stats import Stats
 from pipeline.emulator.token_server import FLAVOR, METADATA, MODES, TokenServer
 from pipeline.emulator.tokens import ServiceAccount, Tokens, write_credentials
@@ -28,6 +28,7 @@ CHAT = re.compile(
 HOST = "127.0.0.1"
 LARGEST_BODY = 20_000_000  # bytes; the only limit that is documented for inline data
 GRACE = 0.05  # seconds for answers that are being written when the server stops
+LISTS = frozenset({"models", "down_locations"})
 FIXED = frozenset({"port", "project", "seed", "directory"})
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -67,6 +68,11 @@ class Emulator:
         answered = self.chat.stats.answered.items()
         return responses.json(dump({digest.hex(): count for digest, count in answered}))
 
+    async def answers(self, _: web.BaseRequest) -> web.StreamResponse:
+        """`GET /stats/answers`: the answers of an emulator with nonces, in the order in which they were sent."""
+        given = self.chat.stats.given
+        return responses.json(dump([{"prompt": each.prompt.hex(), "id": each.ident, "at": each.at} for each in given]))
+
     async def reset(self, _: web.BaseRequest) -> web.StreamResponse:
         """`POST /stats/reset`: counts from 0 again."""
         self.chat.stats = Stats(in_flight=self.chat.stats.in_flight)
@@ -99,8 +105,14 @@ class Emulator:
         rest = {name: value for name, value in wish.items() if name not in {"token_server", "token_delay", "revoke"}}
         if fixed := FIXED.intersection(rest):
             raise ValueError(f"cannot be changed while the emulator runs: {', '.join(sorted(fixed))}")
-        if "models" in rest:
-            rest["models"] = tuple(rest["models"])
+        for name in LISTS.intersection(rest):
+            if isinstance(rest[name], str):
+                raise TypeError(f"{name} is a list, not a text")
+            rest[name] = tuple(rest[name])
+        schedule = rest.get("capacity_schedule")
+        if schedule is not None:
+            written = isinstance(schedule, str)
+            rest["capacity_schedule"] = parse_schedule(schedule) if written else tuple((t, r) for t, r in schedule)
         mode = wish.get("token_server", self.token_server.mode)
         if mode not in MODES:
             raise ValueError(f"token_server is one of {', '.join(MODES)}, not {mode!r}")
@@ -112,6 +124,7 @@ ROUTES: Mapping[tuple[str, str], Callable[[Emulator, web.BaseRequest], Awaitable
     ("GET", "/"): Emulator.root,
     ("GET", "/stats"): Emulator.stats,
     ("GET", "/stats/prompts"): Emulator.prompts,
+    ("GET", "/stats/answers"): Emulator.answers,
     ("POST", "/stats/reset"): Emulator.reset,
     ("POST", "/control"): Emulator.control,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,11 +19,12 @@ HTML_TYPE = "text/html; charset=UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one call counts, in disjoint kinds."""
+    """What one call counts, in disjoint kinds except `cached`, which is part of `prompt`."""
 
     prompt: int
     completion: int
     reasoning: int = 0
+    cached: int = 0
 
 
 class Problem(Exception):
@@ -60,7 +62,14 @@ def choice(index: int, message: Mapping[str, Any], finish_reason: str) -> Json:
     return {"finish_reason": finish_reason, "index": index, "logprobs": None, "message": message}
 
 
-def completion(*, model: str, ident: str, created: int, choices: Sequence[Json], tokens: Tokens) -> Json:
+def nonce_id(count: int) -> str:
+    """An id of the same form that never comes again: its first 8 characters count, the others are random."""
+    return base64.urlsafe_b64encode(count.to_bytes(6, "big") + secrets.token_bytes(11)).decode().rstrip("=")
+
+
+def completion(
+    *, model: str, ident: str, created: int, choices: Sequence[Json], tokens: Tokens, traffic: str = "ON_DEMAND"
+) -> Json:
     """A chat completion."""
     return {
         "choices": list(choices),
@@ -69,26 +78,38 @@ def completion(*, model: str, ident: str, created: int, choices: Sequence[Json],
         "model": model,
         "object": "chat.completion",
         "system_fingerprint": "",
-        "usage": usage(tokens),
+        "usage": usage(tokens, traffic),
     }
 
 
-def usage(tokens: Tokens) -> Json:
+def usage(tokens: Tokens, traffic: str) -> Json:
     """`usage` by Vertex's arithmetic: completion tokens exclude reasoning tokens, the total includes both."""
     result: Json = {
         "completion_tokens": tokens.completion,
-        "extra_properties": {"google": {"traffic_type": "ON_DEMAND"}},
+        "extra_properties": {"google": {"traffic_type": traffic}},
         "prompt_tokens": tokens.prompt,
         "total_tokens": tokens.prompt + tokens.completion + tokens.reasoning,
     }
     if tokens.reasoning:
         result["completion_tokens_details"] = {"reasoning_tokens": tokens.reasoning}
+    if tokens.cached:
+        result["prompt_tokens_details"] = {"cached_tokens": tokens.cached}
     return result
 
 
 def invalid(message: str) -> Problem:
     """400: the request is at fault."""
     return Problem(400, "INVALID_ARGUMENT", message)
+
+
+def precondition(message: str) -> Problem:
+    """400: what is asked for is not to be had here."""
+    return Problem(400, "FAILED_PRECONDITION", message)
+
+
+def unavailable() -> Problem:
+    """503."""
+    return Problem(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
 
 
 def unauthenticated(reason: str, message: str | None = None) -> Problem:

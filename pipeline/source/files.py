@@ -44,7 +44,10 @@ def find_files(inputs: Inputs) -> list[Path]:
     unknown suffix or cannot be read, and when JSONL and Parquet are mixed.
     """
     found: dict[str, Path] = {}
-    for entry in [inputs] if isinstance(inputs, str | Path) else inputs:
+    entries = [inputs] if isinstance(inputs, str | Path) else inputs
+    if not entries:
+        raise Misuse("no input: name a file, a directory or a pattern")
+    for entry in entries:
         matches = sorted(_matches(Path(entry)), key=str)
         if not matches:
             raise Misuse(f"no input file matches {str(entry)!r}; known suffixes: {_known()}")

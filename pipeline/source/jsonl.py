@@ -185,7 +185,7 @@ class _Pass:
         for ordinal, (number, _, line) in enumerate(block, self.rows):
             record = parse(line)
             if isinstance(record, str):
-                self._bad(BadLine(path, number, ordinal, record))
+                self._bad(BadLine(path, number, ordinal, _problem(number, record)))
             else:
                 records.append(record)
                 numbers.append(number)
@@ -243,7 +243,7 @@ def read_jsonl(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sc
     start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
     for number, file in enumerate(survey.files):
         end += file.rows
-        if number < start.file or ordinal == end:
+        if number < start.file:
             continue
         position = start if number == start.file else Position(number, 0, 1)
         watch = Watch(file)
@@ -258,12 +258,16 @@ def read_jsonl(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sc
             raise Broken(f"{file.path} ends too early: it changed during the run")
 
 
+def _problem(line_number: int, why: str) -> str:
+    return f"line {line_number}: {why}"
+
+
 def _batch(
     ordinal: int, block: Sequence[Line], needed: Sequence[str], kept: pa.Schema, as_json: frozenset[str]
 ) -> Batch:
     records = [parse(line) for _, _, line in block]
     rows = [
-        Row(at, {}, f"line {line[0]}: {record}")
+        Row(at, {}, _problem(line[0], record))
         if isinstance(record, str)
         else Row(at, {name: record.get(name) for name in needed})
         for at, (line, record) in enumerate(zip(block, records, strict=True), ordinal)

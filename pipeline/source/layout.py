@@ -43,7 +43,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is no record. `problem` says why without repeating any of the line; lines count from 1."""
+    """A line that is no record. `problem` is that of its row: "line 17: ...", repeating none of the line's content."""
 
     path: str
     line_number: int

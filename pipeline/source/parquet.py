@@ -134,7 +134,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
     columns = {*needed, *kept.names}
     for number, file in enumerate(survey.files):
         end += file.rows
-        if number < start.file or ordinal == end:
+        if number < start.file:
             continue
         skip = start.offset if number == start.file else 0
         watch = Watch(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
 import pyarrow as pa
 
@@ -75,14 +76,13 @@ class Source:
         ordinal = index * self._survey.chunk_rows
         end = min(ordinal + self._survey.chunk_rows, self._survey.rows)
         batches = self._batches(index, ordinal)
-        try:
+        with ExitStack() as unfinished:
+            unfinished.callback(batches.close)  # when the caller stops in the middle, now and not some time later
             while ordinal < end:
                 batch = next(batches)
                 ordinal += len(batch.rows)
                 yield batch
-        except BaseException:  # also when the caller stops here: the file is closed now, not some time later
-            batches.close()
-            raise
+            unfinished.pop_all()
         self.close()
         self._parked = (ordinal, batches)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.emulator import FAULT_KINDS, Options, parse_fault, parse_poison
+from pipeline.emulator import FAULT_KINDS, Options, parse_fault, parse_field_error, parse_poison, parse_schedule
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
@@ -54,12 +54,40 @@ def test_poison_that_cannot_be_read_is_refused(text: str) -> None:
         {"retry_info": -1.0},
         {"seed": 2**63},
         {"models": (3,)},
+        {"quota_window_s": 0.0},
+        {"capacity_schedule": ((5.0, 1.0), (2.0, 1.0))},
+        {"capacity_schedule": ((0.0, -1.0),)},
+        {"down_locations": (3,)},
+        {"location_latency": {"global": -1.0}},
+        {"field_errors": {"date": 1.5}},
+        {"field_errors": {"lines..quantity": 0.5}},
+        {"nonce": 1},
     ],
 )
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     """No emulator starts with options that mean nothing."""
     with pytest.raises(ValueError, match=r"\w"):
         Options(**wrong)
+
+
+def test_schedules_and_field_errors_can_be_written() -> None:
+    """SECONDS:RPS in a row, FIELD=SHARE."""
+    assert parse_schedule("0:100,20:200.5,40:0") == ((0, 100), (20, 200.5), (40, 0))
+    assert parse_field_error("lines.quantity=0.1") == ("lines.quantity", 0.1)
+
+
+@pytest.mark.parametrize("text", ["", "5", "0:1:2", "0:x", "10:1,5:1", "0:-1", "-1:5", "0:1,0:2", "0:nan", "inf:1"])
+def test_a_schedule_that_cannot_be_read_is_refused(text: str) -> None:
+    """Times ascend, rates are not negative, and all are finite."""
+    with pytest.raises(ValueError, match=r"SECONDS:RPS|ascending"):
+        parse_schedule(text)
+
+
+@pytest.mark.parametrize("text", ["", "date", "date=", "date=2", "=0.1", "a..b=0.1", "date=nan"])
+def test_a_field_error_that_cannot_be_read_is_refused(text: str) -> None:
+    """A path of names and a share."""
+    with pytest.raises(ValueError, match=r"FIELD=SHARE|NAME|between 0 and 1"):
+        parse_field_error(text)
 
 
 def test_importing_the_package_loads_no_server() -> None:

@@ -145,9 +145,11 @@ def _together(before: Reply | None, reply: Reply) -> Reply:
     """The later reply, with what both cost."""
     if before is None:
         return reply
+    priced = before.cost_usd is not None and reply.cost_usd is not None
     return replace(
         reply,
         usage=before.usage + reply.usage,
+        cost_usd=(before.cost_usd or 0.0) + (reply.cost_usd or 0.0) if priced else None,
         attempts=before.attempts + reply.attempts,
         latency_s=before.latency_s + reply.latency_s,
         first_token_s=before.first_token_s,

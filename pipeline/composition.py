@@ -1,0 +1,128 @@
+"""The one ask of a run, composed once from everything that governs calls; and its bounds, while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data import Ask
+from pipeline.faults import Misuse
+from pipeline.job import Job
+from pipeline.pace import FIRST_RATE, AdaptiveRate, RetryBudget, Spacing, Weather
+from pipeline.policy import (
+    GIVE_UP_S,
+    Dispatcher,
+    Lane,
+    Limits,
+    Purse,
+    Share,
+    Stop,
+    attaching,
+    budgeted,
+    hedged,
+    priced,
+    repairing,
+    retrying,
+    with_tools,
+    within,
+)
+from pipeline.prices import Price, Prices, prices_of
+from pipeline.tally import Tally
+
+_GUESSED_CALL_TOKENS = 1000.0
+"""What the first calls are taken to use before any was answered, half of it output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a run may use: of calls in flight, of requests and tokens a minute, of money, of patience."""
+
+    concurrency: int = 64
+    adaptive: bool = True
+    rpm: float | None = None
+    tpm: float | None = None
+    budget_usd: float | None = None
+    budget_tokens: float | None = None
+    give_up_s: float = GIVE_UP_S
+    hedge: float = 0.0
+    prices: Mapping[str, Price] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open endpoint: its name in the rows, its share of the work, and its ask."""
+
+    name: str
+    weight: float
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The ask of a run, and the parts of it that can be looked at and changed while it works."""
+
+    ask: Ask
+    dispatcher: Dispatcher
+    purses: Sequence[Purse]
+
+
+def prices_for(job: Job, bounds: Bounds) -> Prices:
+    """The prices that a run uses: the command line's, else the job's, else the built-in ones."""
+    return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})})
+
+
+def purses_for(job: Job, bounds: Bounds, *, spent_usd: float, spent_tokens: float) -> list[Purse]:
+    """The budgets of a run, less what earlier starts spent. Raises `Misuse` when the price of its model is unknown."""
+    purses = []
+    if bounds.budget_usd is not None:
+        prices = prices_for(job, bounds)
+        if not job.model or not prices.knows(job.model):
+            raise Misuse(
+                f"a budget in dollars needs the price of {job.model or 'the model that each row names'}, which is not "
+                f"known: give it in the job's `prices` or with --prices, or use --budget-tokens"
+            )
+        half = round(_GUESSED_CALL_TOKENS / 2)
+        guess = prices.guess(job.model, half)
+        purses.append(Purse(bounds.budget_usd, "USD", guess, spent=spent_usd))
+    if bounds.budget_tokens is not None:
+        purses.append(Purse(bounds.budget_tokens, "tokens", _GUESSED_CALL_TOKENS, spent=spent_tokens))
+    return purses
+
+
+def compose(
+    job: Job, bounds: Bounds, endpoints: Sequence[Opened], purses: Sequence[Purse], *, tally: Tally, stop: Stop
+) -> Composed:
+    """The ask of a run over its open endpoints, outermost first: repairs, tools, deadline, budget, retries, lanes."""
+    prices = prices_for(job, bounds)
+    lanes = [_lane(job, bounds, endpoint, prices) for endpoint in endpoints]
+    limits = Limits(
+        bounds.concurrency,
+        Spacing(bounds.rpm) if bounds.rpm else None,
+        Spacing(bounds.tpm) if bounds.tpm else None,
+    )
+    dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s)
+    ask: Ask = dispatcher.ask
+    if bounds.hedge:
+        ask = hedged(ask, dispatcher.latencies, Share(bounds.hedge), tally)
+    ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=RetryBudget(), stop=stop, tally=tally)
+    for purse in purses:
+        ask = budgeted(ask, purse, stop)
+    if job.row_timeout_s is not None:
+        ask = within(ask, job.row_timeout_s)
+    if job.runs_tools:
+        ask = with_tools(
+            ask, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript
+        )
+    if job.repairs:
+        ask = repairing(ask, job.outcome, job.repairs)
+    return Composed(ask, dispatcher, purses)
+
+
+def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices) -> Lane:
+    ask = priced(endpoint.ask, prices)
+    if job.conversation.has_media:
+        ask = attaching(ask, None if job.media_root is None else Path(job.media_root))
+    # A ceiling that the user set high says what they expect of the quota, and where to begin.
+    first = max(FIRST_RATE, bounds.concurrency / 5)
+    return Lane(endpoint.name, ask, endpoint.weight, AdaptiveRate(first) if bounds.adaptive else None)

@@ -1,0 +1,88 @@
+"""Waiting together: for a time that the server named, and for an endpoint that has failed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+PROBE_S = 15.0
+"""How often an endpoint that has failed is tried again."""
+
+_SILENCE_S = 5.0
+_ROWS = 10
+_SUSPECTS = 10_000
+
+
+@dataclass(slots=True)
+class Gate:
+    """One gate for all workers, closed until the time that the server named last.
+
+    The server's time is a floor: nobody passes before it, and those who waited come back one after the other over
+    a spread, not all in the same instant.
+    """
+
+    dice: random.Random = field(default_factory=random.Random)
+    _opens: float = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """Seconds until this caller may pass; 0 when it may now. Drawn anew at each call while closed."""
+        closed = self._opens - now
+        return closed + self.dice.uniform(0.0, min(0.2 * closed, 2.0)) if closed > 0 else 0.0
+
+    def close(self, now: float, retry_after: float) -> None:
+        """The server wants no request for so many seconds."""
+        self._opens = max(self._opens, now + retry_after)
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Whether the endpoint as a whole has failed, as against single rows.
+
+    It opens when at least ten different rows have failed since the last success of any row, and nothing succeeded
+    for five seconds. Rows that had failed before that success do not count: while others went well, the fault was
+    theirs. While it is open one probe leaves every `PROBE_S`; the first success closes it.
+    """
+
+    _last_success: float | None = None
+    _rows: set[int] = field(default_factory=set)
+    _suspects: dict[int, None] = field(default_factory=dict)
+    _opened: float | None = None
+    _next_probe: float = 0.0
+
+    @property
+    def opened_at(self) -> float | None:
+        """Since when it is open; None when it is not."""
+        return self._opened
+
+    def wait(self, now: float) -> float:
+        """Seconds until a probe may leave; 0 when requests pass, or when this caller is the probe to send now."""
+        return 0.0 if self._opened is None else max(0.0, self._next_probe - now)
+
+    def sent(self, now: float) -> None:
+        """A request leaves; while open it is the probe."""
+        if self._opened is not None:
+            self._next_probe = now + PROBE_S
+        elif self._last_success is None:
+            self._last_success = now
+
+    def succeeded(self, now: float) -> bool:
+        """A request was answered, or refused for reasons of its own; says whether this closed the breaker."""
+        self._last_success = now
+        was_open, self._opened = self._opened is not None, None
+        if self._rows and not was_open:
+            self._suspects |= dict.fromkeys(self._rows)
+            for row in list(self._suspects)[:-_SUSPECTS]:
+                del self._suspects[row]
+        self._rows.clear()
+        return was_open
+
+    def failed(self, now: float, row: int) -> bool:
+        """A request of this row failed; says whether this opened the breaker."""
+        if self._opened is not None or row in self._suspects:
+            return False
+        self._rows.add(row)
+        silence = now - self._last_success if self._last_success is not None else 0.0
+        if len(self._rows) < _ROWS or silence < _SILENCE_S:
+            return False
+        self._opened, self._next_probe = now, now + PROBE_S
+        return True

@@ -1,0 +1,32 @@
+"""What governs calls: functions from ask to ask, and the queue that sends each try on its way.
+
+Composed once, outermost first: repairing, with_tools, within, budgeted, retrying, hedged, Dispatcher.ask, and down each
+lane priced, attaching, endpoint. Every call of a repair or a tool turn is so budgeted, retried and limited like any
+other; nobody sleeps while holding a slot; and media are held for no more rows than are in flight.
+"""
+
+from pipeline.policy.hedging import Share, hedged
+from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
+from pipeline.policy.money import WARNING_SHARE, Purse, budgeted, priced
+from pipeline.policy.retrying import retrying, within
+from pipeline.policy.stop import Stop
+from pipeline.policy.turns import attaching, repairing, with_tools
+
+__all__ = [
+    "GIVE_UP_S",
+    "WARNING_SHARE",
+    "Dispatcher",
+    "Lane",
+    "Limits",
+    "Purse",
+    "Share",
+    "Stop",
+    "attaching",
+    "budgeted",
+    "hedged",
+    "priced",
+    "repairing",
+    "retrying",
+    "with_tools",
+    "within",
+]

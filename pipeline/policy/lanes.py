@@ -1,0 +1,205 @@
+"""Where requests go, and when: one queue for the run, and a lane for each endpoint with limits of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import anyio
+
+from pipeline.data import Ask, Reply, Request
+from pipeline.faults import Denied, Settled, Throttled, Unavailable
+from pipeline.pace import AdaptiveRate, Breaker, Gate, Latencies, Spacing, TokenEstimate
+from pipeline.policy.stop import Stop
+from pipeline.tally import Tally
+
+GIVE_UP_S = 1800.0
+"""How long an endpoint may fail as a whole before the run ends, resumable."""
+
+_LONGEST_NAP_S = 1.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """One endpoint, and what is known of it. `rate` is None when only the bound on calls in flight counts."""
+
+    name: str
+    ask: Ask
+    weight: float = 1.0
+    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
+    gate: Gate = field(default_factory=Gate)
+    breaker: Breaker = field(default_factory=Breaker)
+    in_flight: int = 0
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request may leave by this lane."""
+        return max(self.gate.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
+
+    def sent(self, now: float) -> None:
+        """A request leaves."""
+        self.in_flight += 1
+        self.breaker.sent(now)
+        if self.rate:
+            self.rate.sent(now)
+
+    def answered(self, now: float, left_at: float) -> None:
+        """A request was answered, or refused for reasons of its own."""
+        if self.breaker.succeeded(now) and self.rate:
+            self.rate.restart(now)
+        elif self.rate:
+            self.rate.answered(now, left_at)
+
+    def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
+        """A request was refused for want of quota."""
+        self.breaker.succeeded(now)
+        if self.rate:
+            self.rate.throttled(now, left_at)
+        if retry_after is not None:
+            self.gate.close(now, retry_after)
+
+    def failed(self, now: float, row: int) -> None:
+        """A request failed."""
+        self.breaker.failed(now, row)
+        if self.rate:
+            self.rate.failed(now)
+
+
+@dataclass(slots=True)
+class Limits:
+    """The bounds of a run, which may be changed while it works."""
+
+    concurrency: int
+    requests: Spacing | None = None
+    tokens: Spacing | None = None
+
+
+class Dispatcher:
+    """The queue at which every try of every row waits for its turn, and which sends it down a lane.
+
+    First come, first served. Whoever waits holds no slot and uses up no attempt, whatever it waits for: a place
+    among the calls in flight, the rate that the quota grants, a time that the server named, a declared limit, or an
+    endpoint that has failed. A throttled try queues again by itself. While an endpoint has failed as a whole, so do
+    the rows that it failed: only probes leave, and the rows go on when one of them succeeds.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
+        self.lanes = list(lanes)
+        self.limits = limits
+        self.latencies = Latencies()
+        self._stop = stop
+        self._tally = tally
+        self._give_up_s = give_up_s
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._changed = anyio.Event()
+        self._estimate = TokenEstimate()
+        self._dice = random.Random()  # noqa: S311 - jitter
+
+    async def ask(self, request: Request) -> Reply:
+        """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
+        pause = 0.0
+        size = _size(request) if self.limits.tokens else 0
+        while True:
+            if pause:
+                await self._stop.pause(pause)
+            lane, estimated = await self._enter(size)
+            left_at = anyio.current_time()
+            try:
+                reply = await lane.ask(request)
+            except Throttled as fault:
+                self._tally.throttled += 1
+                lane.throttled(anyio.current_time(), left_at, fault.retry_after)
+                pause = min(30.0, max(0.5, 2.0 * pause)) * self._dice.uniform(0.5, 1.0)
+            except Unavailable:
+                lane.failed(anyio.current_time(), request.ordinal)
+                if lane.breaker.opened_at is None:
+                    raise
+                pause = 0.0
+            except Settled:
+                lane.answered(anyio.current_time(), left_at)
+                raise
+            else:
+                now = anyio.current_time()
+                lane.answered(now, left_at)
+                self.latencies.add(now - left_at)
+                self._settle(size, estimated, reply)
+                return replace(reply, location=lane.name)
+            finally:
+                lane.in_flight -= 1
+                self._tally.in_flight -= 1
+                self._wake()
+
+    async def _enter(self, size: int) -> tuple[Lane, float]:
+        """Waits for a turn, takes a slot; says which lane to use, and for how many tokens it was taken."""
+        self._tally.waiting += 1
+        try:
+            async with self._turn:
+                while True:
+                    self._stop.check()
+                    now = anyio.current_time()
+                    wait, lane = self._next(now)
+                    if wait <= 0:
+                        return lane, self._take(lane, now, size)
+                    self._check_patience(now)
+                    await self._nap(min(wait, _LONGEST_NAP_S))
+        finally:
+            self._tally.waiting -= 1
+
+    def _next(self, now: float) -> tuple[float, Lane]:
+        """The lane that may send soonest, the emptiest of several; and in how many seconds."""
+        wait, _, lane = min(
+            ((lane.wait(now), lane.in_flight / lane.weight, number) for number, lane in enumerate(self.lanes)),
+        )
+        declared = [limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit is not None]
+        full = self._tally.in_flight >= self.limits.concurrency
+        self._tally.waits_for = self._reason(wait, declared, full=full, lane=self.lanes[lane])
+        return (float("inf") if full else max([wait, *declared])), self.lanes[lane]
+
+    def _reason(self, wait: float, declared: Sequence[float], *, full: bool, lane: Lane) -> str | None:
+        if lane.breaker.opened_at is not None:
+            silent = anyio.current_time() - lane.breaker.opened_at
+            return f"the endpoint, which has failed for {silent:.0f} s"
+        if full:
+            return None
+        if declared and max(declared) > wait:
+            return "the declared limit"
+        return "quota" if wait > 0 else None
+
+    def _take(self, lane: Lane, now: float, size: int) -> float:
+        lane.sent(now)
+        self._tally.requests += 1
+        self._tally.in_flight += 1
+        if self.limits.requests:
+            self.limits.requests.take(now)
+        if self.limits.tokens is None:
+            return 0.0
+        estimated = self._estimate.of(size)
+        self.limits.tokens.take(now, estimated)
+        return estimated
+
+    def _settle(self, size: int, estimated: float, reply: Reply) -> None:
+        if self.limits.tokens is None:
+            return
+        usage = reply.usage
+        answered = usage.output + usage.reasoning
+        self.limits.tokens.settle(estimated, usage.input + answered)
+        self._estimate.learn(size, usage.input, answered)
+
+    def _check_patience(self, now: float) -> None:
+        opened = [lane.breaker.opened_at for lane in self.lanes]
+        since = [at for at in opened if at is not None]
+        if len(since) == len(opened) and now - max(since) >= self._give_up_s:
+            raise Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after)")
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleeps, but no longer than until a call has ended, or the run is to end."""
+        self._changed = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+
+def _size(request: Request) -> int:
+    return len(str(request.payload.get("messages", "")))

@@ -1,0 +1,95 @@
+"""What calls cost, and how much they may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import anyio
+
+from pipeline.data import Ask, Reply, Request
+from pipeline.faults import Spent
+from pipeline.policy.stop import Stop
+from pipeline.prices import Prices
+
+WARNING_SHARE = 0.8
+LOOK_UP_S = 0.5
+
+
+def priced(ask: Ask, prices: Prices) -> Ask:
+    """Ask, with every reply carrying what it cost; None where no price is known."""
+
+    async def priced_ask(request: Request) -> Reply:
+        reply = await ask(request)
+        asked = request.payload.get("model")
+        model = asked if isinstance(asked, str) else reply.model
+        return replace(reply, cost_usd=prices.cost(model, reply.usage, reply.traffic_type))
+
+    return priced_ask
+
+
+@dataclass(slots=True)
+class Purse:
+    """An amount that a run may spend, of dollars or tokens, over all its starts.
+
+    What calls in flight will cost is reserved from the mean of those that were answered (from `first_guess` before
+    there are any), so that the cap holds without assuming the worst of every call.
+    """
+
+    cap: float
+    unit: str
+    first_guess: float
+    spent: float = 0.0
+    in_flight: int = 0
+    _answers: int = 0
+    _of_answers: float = 0.0
+    _settled: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def mean(self) -> float:
+        """What a call is expected to cost."""
+        return self._of_answers / self._answers if self._answers else self.first_guess
+
+    def affords_another(self) -> bool:
+        """Whether one more call, on top of those in flight, is likely to stay within the cap."""
+        return self.spent + (self.in_flight + 1) * self.mean <= self.cap
+
+    async def reserve(self, stop: Stop) -> None:
+        """Returns when a call may leave. Raises `Spent` when none ever will."""
+        while not self.affords_another():
+            stop.check()
+            if not self.in_flight:
+                raise Spent(f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}")
+            # Not without looking up: the run may be told to end while the calls in flight take long.
+            with anyio.move_on_after(LOOK_UP_S):
+                await self._settled.wait()
+        self.in_flight += 1
+
+    def settle(self, cost: float | None) -> None:
+        """A call has ended; None when it cost nothing."""
+        self.in_flight -= 1
+        if cost is not None:
+            self.spent += cost
+            self._answers += 1
+            self._of_answers += cost
+        self._settled.set()
+        self._settled = anyio.Event()
+
+
+def budgeted(ask: Ask, purse: Purse, stop: Stop) -> Ask:
+    """Ask, as long as the purse lasts. Raises `Spent` instead of asking when the rest would pass the cap."""
+
+    async def budgeted_ask(request: Request) -> Reply:
+        await purse.reserve(stop)
+        cost: float | None = None
+        try:
+            reply = await ask(request)
+            cost = reply.cost_usd if purse.unit == "USD" else _tokens(reply)
+        finally:
+            purse.settle(cost)
+        return reply
+
+    return budgeted_ask
+
+
+def _tokens(reply: Reply) -> float:
+    return reply.usage.input + reply.usage.output + reply.usage.reasoning

@@ -1,0 +1,106 @@
+"""What a reply cost, in US dollars. An unknown price is None, and never 0."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.data import Usage
+from pipeline.faults import Misuse
+
+_TIERS = {"ON_DEMAND": 1.0, "ON_DEMAND_FLEX": 0.5, "ON_DEMAND_PRIORITY": 1.8}
+"""What the traffic type of an answer makes of the standard price; for others (provisioned throughput) none is known.
+
+https://cloud.google.com/vertex-ai/generative-ai/pricing
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """US dollars per million tokens. Thinking is billed as output; `cached` input defaults to the price of input."""
+
+    input: float
+    output: float
+    cached: float | None = None
+
+
+class Prices:
+    """The prices of a run: the user's own first, then genai-prices', which know tiers by length of context."""
+
+    def __init__(self, own: Mapping[str, Price] | None = None) -> None:
+        self._own = dict(own or {})
+
+    def cost(self, model: str | None, usage: Usage, traffic_type: str | None = None) -> float | None:
+        """Dollars for one call; None when no price is known for it."""
+        factor = _TIERS.get((traffic_type or "ON_DEMAND").upper())
+        if model is None or factor is None:
+            return None
+        name = model.removeprefix("google/")
+        own = self._own.get(model) or self._own.get(name)
+        base = _own_cost(own, usage) if own else _listed_cost(name, usage)
+        return None if base is None else base * factor
+
+    def guess(self, model: str, tokens: int) -> float:
+        """Dollars for a call of so many tokens each way, by a model whose price is known."""
+        return self.cost(model, Usage(input=tokens, output=tokens)) or 0.0
+
+    def knows(self, model: str) -> bool:
+        """Whether calls of this model can be priced."""
+        return self.cost(model, Usage(input=1, output=1)) is not None
+
+
+def load_prices(path: Path) -> dict[str, Price]:
+    """The prices of a TOML file: a table for each model, with `input`, `output` and `cached` dollars per million."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise Misuse(f"the prices {str(path)!r} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Misuse(f"{path} is not TOML: {error}") from None
+    return prices_of(tables, str(path))
+
+
+def prices_of(tables: Mapping[str, Any], where: str) -> dict[str, Price]:
+    """Prices by model. Raises `Misuse` for anything but numbers by their names."""
+    known = {field.name for field in fields(Price)}
+    for model, table in tables.items():
+        numbers = isinstance(table, Mapping) and all(isinstance(value, int | float) for value in table.values())
+        if not numbers or not {"input", "output"} <= set(table) <= known:
+            raise Misuse(
+                f"{where}: the price of {model!r} needs `input` and `output` (and may have `cached`), in numbers"
+            )
+    return {model: Price(**table) for model, table in tables.items()}
+
+
+def _own_cost(price: Price, usage: Usage) -> float:
+    cached = price.input if price.cached is None else price.cached
+    fresh = usage.input - usage.cached
+    return (fresh * price.input + usage.cached * cached + (usage.output + usage.reasoning) * price.output) / 1e6
+
+
+def _listed_cost(name: str, usage: Usage) -> float | None:
+    if not _is_listed(name):
+        return None
+    from genai_prices import Usage as Tokens
+    from genai_prices import calc_price
+
+    tokens = Tokens(
+        input_tokens=usage.input, output_tokens=usage.output + usage.reasoning, cache_read_tokens=usage.cached
+    )
+    return float(calc_price(tokens, name, provider_id="google").total_price)
+
+
+@lru_cache(maxsize=64)
+def _is_listed(name: str) -> bool:
+    from genai_prices import Usage as Tokens
+    from genai_prices import calc_price
+
+    try:
+        calc_price(Tokens(input_tokens=1), name, provider_id="google")
+    except LookupError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""A run seen from outside while it works: a line of events a second, its present state, and changes to its limits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+
+from pipeline import disk
+from pipeline.composition import Composed
+from pipeline.faults import Misuse
+from pipeline.pace import Spacing
+from pipeline.policy import WARNING_SHARE, Limits
+from pipeline.tally import Tally
+
+EVENTS = "events.jsonl"
+STATE = "state.json"
+TUNE = "tune.json"
+EVERY_S = 1.0
+
+TUNABLE = ("concurrency", "rpm", "tpm")
+
+
+class Watch:
+    """Writes and reads the files of a run folder beside the work: `events.jsonl`, `state.json`, `tune.json`."""
+
+    def __init__(self, folder: Path, composed: Composed, tally: Tally) -> None:
+        self._folder = folder
+        self._composed = composed
+        self._tally = tally
+        self._before = self._counts()
+        self._warned = False
+
+    async def keep(self) -> None:
+        """Does so every second until it is cancelled."""
+        # Changes that were asked of an earlier start are over with it.
+        (self._folder / TUNE).unlink(missing_ok=True)
+        while True:
+            await anyio.sleep(EVERY_S)
+            self._tune()
+            self._warn()
+            event = self._event()
+            await anyio.to_thread.run_sync(self._write, event)
+
+    def _event(self) -> dict[str, Any]:
+        dispatcher, counts = self._composed.dispatcher, self._counts()
+        passed = {name: value - self._before[name] for name, value in counts.items()}
+        self._before = counts
+        rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
+        return {
+            "at": round(time.time(), 3),
+            "limit": round(sum(rates.values()), 2) if rates else None,
+            "lanes": rates,
+            "open": [lane.name for lane in dispatcher.lanes if lane.breaker.opened_at is not None],
+            "concurrency": dispatcher.limits.concurrency,
+            "in_flight": self._tally.in_flight,
+            "waiting": self._tally.waiting,
+            "waits_for": self._tally.waits_for,
+            "retrying": self._tally.retrying,
+            "latency_p50": dispatcher.latencies.quantile(0.5),
+            "latency_p99": dispatcher.latencies.quantile(0.99),
+            "done": self._tally.done,
+            "cost_usd": round(self._tally.cost_usd, 6),
+            **passed,
+        }
+
+    def _counts(self) -> dict[str, int]:
+        tally = self._tally
+        return {
+            "ok": tally.ok,
+            "failed": tally.failed,
+            "requests": tally.requests,
+            "retries": tally.retries,
+            "throttled": tally.throttled,
+        }
+
+    def _write(self, event: Mapping[str, Any], *, note: str | None = None) -> None:
+        line = orjson.dumps({**event, "note": note} if note else event)
+        descriptor = os.open(self._folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, disk.PRIVATE_FILE)
+        with os.fdopen(descriptor, "ab") as file:
+            file.write(line + b"\n")
+        state = self._folder / f".{STATE}{disk.TEMPORARY}"
+        state.touch(mode=disk.PRIVATE_FILE)
+        state.write_bytes(line)
+        state.replace(self._folder / STATE)
+
+    def _tune(self) -> None:
+        """Applies the changes that `pipeline tune` asked for, once."""
+        try:
+            changes = orjson.loads((self._folder / TUNE).read_bytes())
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            return
+        (self._folder / TUNE).unlink(missing_ok=True)
+        apply(self._composed.dispatcher.limits, changes)
+        text = ", ".join(f"{name}={value:g}" for name, value in changes.items())
+        self._tally.notes.append(f"tuned: {text}")
+        self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
+
+    def _warn(self) -> None:
+        for purse in self._composed.purses:
+            if not self._warned and purse.spent >= WARNING_SHARE * purse.cap:
+                self._warned = True
+                share = purse.spent / purse.cap
+                self._tally.notes.append(f"{share:.0%} of the budget of {purse.cap:g} {purse.unit} is spent")
+
+
+def apply(limits: Limits, changes: Mapping[str, float]) -> None:
+    """Changes the limits of a run; a rate of 0 takes its limit away."""
+    if "concurrency" in changes:
+        limits.concurrency = max(1, int(changes["concurrency"]))
+    if "rpm" in changes:
+        limits.requests = Spacing(changes["rpm"]) if changes["rpm"] else None
+    if "tpm" in changes:
+        limits.tokens = Spacing(changes["tpm"]) if changes["tpm"] else None
+
+
+def ask_to_tune(folder: Path, assignments: list[str]) -> dict[str, float]:
+    """Leaves changes for a running job to find. Raises `Misuse` for anything but NAME=NUMBER of what can be tuned."""
+    changes = {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        try:
+            changes[name] = float(text)
+        except ValueError:
+            raise Misuse(f"{assignment!r} is not NAME=NUMBER, as in rpm=300") from None
+        if name not in TUNABLE or changes[name] < (1 if name == "concurrency" else 0):
+            raise Misuse(f"{assignment!r} cannot be tuned; what can: {', '.join(TUNABLE)} (rpm=0 lifts the limit)")
+    disk.write(folder / TUNE, orjson.dumps(changes), mode=disk.PRIVATE_FILE)
+    return changes
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What a running job said of itself last; empty when it has not."""
+    try:
+        state: dict[str, Any] = orjson.loads((folder / STATE).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return state

@@ -1,0 +1,298 @@
+"""The shape of the package: imports go down, never up or sideways, and nothing heavy is loaded before it is needed.
+
+::
+
+                       cli
+                        |
+                     execute      - emulator (imports nothing of ours; only cli imports it)
+                        |
+                     watching
+                        |
+                run  composition
+                        |
+    source  auth  endpoint  policy  journal  dataset  plan     edges: none imports a sibling,
+                        |                                      except endpoint -> auth
+       job and what users write, and its meaning: wire, prompt, schema, prices ...
+                        |
+           data  faults  pace  tally  disk                     values: the standard library only
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+ROOT = Path(pipeline.__file__).parent
+
+LAYERS = {
+    "values": {"data", "disk", "faults", "pace", "tally"},
+    "meaning": {
+        "attachments",
+        "columns",
+        "conversation",
+        "entry",
+        "job",
+        "jobfile",
+        "prices",
+        "prompt",
+        "reading",
+        "schema",
+        "schema_file",
+        "shapes",
+        "streaming",
+        "tools",
+        "wire",
+    },
+    "edges": {"auth", "dataset", "endpoint", "journal", "plan", "policy", "source"},
+    "engine": {"composition", "run"},
+    "observation": {"watching"},
+    "execution": {"execute"},
+    "face": {"__main__", "cli"},
+}
+ORDER = list(LAYERS)
+LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+
+SIDEWAYS = {
+    "values": {("data", "faults"), ("tally", "data")},
+    "edges": {("endpoint", "auth")},
+    "face": {("__main__", "cli")},
+}
+"""The only imports within a layer; inside of `meaning` every one is allowed that makes no cycle."""
+
+HEAVY = {"openai", "pyarrow", "aiohttp", "scipy", "numpy", "pandas", "pydantic", "httpx2", "google", "jinja2", "anyio"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: which module imports which, and whether only when a function is called."""
+
+    source: str
+    target: str
+    lazy: bool
+
+    @property
+    def foreign(self) -> bool:
+        return self.target.partition(".")[0] != "pipeline"
+
+
+def part_of(module: str) -> str:
+    """The module or folder directly inside the package that a module belongs to; the package itself is ""."""
+    return module.removeprefix("pipeline").removeprefix(".").partition(".")[0]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by its name."""
+    paths = sorted(ROOT.rglob("*.py"))
+    names = [".".join(("pipeline", *path.relative_to(ROOT).with_suffix("").parts)) for path in paths]
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Every import in the package."""
+    known = modules()
+    return tuple(
+        Import(name, target, lazy)
+        for name, path in known.items()
+        for target, lazy in imports_of(path.read_text(), name, frozenset(known), package=path.stem == "__init__")
+    )
+
+
+def imports_of(source: str, module: str, known: frozenset[str], *, package: bool = False) -> Iterator[tuple[str, bool]]:
+    """What a module's source imports, and whether only inside of a function.
+
+    `from pipeline import x` is an import of the module `pipeline.x` when there is one, and of `pipeline` otherwise.
+    """
+    tree = ast.parse(source)
+    lazily = {id(inner) for node in ast.walk(tree) if _is_function(node) for inner in ast.walk(node)}
+    here = module if package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        lazy = id(node) in lazily
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), here)
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                yield (inner if inner in known else origin), lazy
+
+
+def _is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def between_parts() -> set[tuple[str, str]]:
+    """Which part of the package imports which other; importing the package itself is free, for it loads nothing."""
+    found = {(part_of(step.source), part_of(step.target)) for step in imports() if not step.foreign}
+    return {(source, target) for source, target in found if source and target and source != target}
+
+
+def foreign(*parts: str) -> dict[str, set[str]]:
+    """The foreign packages that parts of the package import, with the parts that do."""
+    found: dict[str, set[str]] = {}
+    for step in imports():
+        if step.foreign and part_of(step.source) in parts:
+            found.setdefault(step.target.partition(".")[0], set()).add(part_of(step.source))
+    return {name: who for name, who in found.items() if name not in sys.stdlib_module_names}
+
+
+# The layers.
+
+
+def test_every_module_has_its_layer() -> None:
+    """A new module is put into a layer here, and the layer says what it may import."""
+    parts = {part_of(name) for name in modules()} - {""}
+    assert parts - {"emulator"} == LAYER.keys()
+
+
+def test_no_module_imports_one_of_a_higher_layer() -> None:
+    upward = {
+        (source, target)
+        for source, target in between_parts()
+        if "emulator" not in (source, target) and ORDER.index(LAYER[target]) > ORDER.index(LAYER[source])
+    }
+    assert upward == set()
+
+
+@pytest.mark.parametrize("layer", [layer for layer in ORDER if layer != "meaning"])
+def test_no_module_imports_a_sibling_unless_it_is_named_here(layer: str) -> None:
+    siblings = {(a, b) for a, b in between_parts() if LAYER.get(a) == LAYER.get(b) == layer}
+    assert siblings == SIDEWAYS.get(layer, set())
+
+
+def test_the_emulator_stands_alone_and_only_the_command_line_knows_it() -> None:
+    assert {target for source, target in between_parts() if source == "emulator"} == set()
+    assert {source for source, target in between_parts() if target == "emulator"} == {"cli"}
+
+
+def test_the_engine_takes_nothing_from_the_edges_but_the_stop() -> None:
+    tree = ast.parse((ROOT / "run.py").read_text())
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "pipeline.policy"]
+    assert [alias.name for node in taken for alias in node.names] == ["Stop"]
+    assert {target for source, target in between_parts() if source == "run"} == {"data", "faults", "policy"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Neither when they are loaded nor when functions are called; the command line's own pages may refer to another."""
+    graph: dict[str, set[str]] = {name: set() for name in modules()}
+    for step in imports():
+        if not step.foreign and step.target != "pipeline" and not (step.lazy and part_of(step.source) == "cli"):
+            graph[step.source].add(step.target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+# What comes from outside.
+
+
+def test_the_values_are_made_of_the_standard_library() -> None:
+    assert foreign(*LAYERS["values"]) == {}
+
+
+def test_meaning_is_pure_and_knows_no_network_and_no_event_loop() -> None:
+    assert (
+        not {"openai", "aiohttp", "anyio", "httpx2", "google", "requests", "tenacity"}
+        & foreign(*LAYERS["meaning"]).keys()
+    )
+
+
+def test_meaning_loads_pyarrow_only_where_a_type_is_asked_for() -> None:
+    eager = {step.source for step in imports() if step.target.startswith("pyarrow") and not step.lazy}
+    assert not {part_of(name) for name in eager} & LAYERS["meaning"]
+
+
+def test_the_engine_knows_only_the_event_loop() -> None:
+    assert foreign("run").keys() == {"anyio"}
+
+
+def test_the_sdk_is_known_in_one_place() -> None:
+    assert foreign(*LAYER)["openai"] == {"endpoint"}
+
+
+# What is loaded when.
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that a new interpreter has loaded after this code, whatever the code printed."""
+    program = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('LOADED', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+def loaded_by_command(arguments: list[str]) -> set[str]:
+    """The modules that the command line has loaded after these arguments."""
+    found = loaded(f"sys.argv = {['pipeline', *arguments]!r}; from pipeline.cli import main; main()")
+    assert "pipeline.cli" in found
+    return found
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    modules_loaded = loaded("import pipeline")
+    assert "pipeline" in modules_loaded
+    assert not HEAVY & modules_loaded
+    assert not [name for name in modules_loaded if name.startswith("pipeline.")]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert not HEAVY & loaded_by_command(arguments)
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "show", "reparse", "emulate"])
+def test_the_help_of_a_command_loads_nothing_heavy_of_ours(command: str) -> None:
+    """Typer itself takes pydantic for commands that have options."""
+    assert not (HEAVY - {"pydantic"}) & loaded_by_command([command, "--help"])
+
+
+def test_a_job_file_loads_neither_the_sdk_nor_arrow() -> None:
+    modules_loaded = loaded("from pipeline import Job; Job(name='a', user='{{ text }}')")
+    assert "pipeline.job" in modules_loaded
+    assert not {"openai", "pyarrow", "aiohttp", "scipy", "numpy", "anyio"} & modules_loaded
+
+
+def test_what_the_package_offers_is_there() -> None:
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Jop'"):
+        pipeline.Jop  # noqa: B018 - reading it is what fails
+
+
+# The reader of imports itself.
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import pipeline.run", [("pipeline.run", False)]),
+        ("from pipeline.run import Chunk", [("pipeline.run", False)]),
+        ("from pipeline import run, __version__", [("pipeline.run", False), ("pipeline", False)]),
+        ("from . import run", [("pipeline.run", False)]),
+        ("from .run import Chunk", [("pipeline.run", False)]),
+        ("def f():\n    from pipeline import run", [("pipeline.run", True)]),
+        ("async def f():\n    import anyio", [("anyio", True)]),
+        ("class A:\n    def f(self):\n        import anyio.abc as abc", [("anyio.abc", True)]),
+        ("if TYPE_CHECKING:\n    import pyarrow", [("pyarrow", False)]),
+        ("try:\n    import orjson\nexcept ImportError:\n    pass", [("orjson", False)]),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, found: list[tuple[str, bool]]) -> None:
+    known = frozenset({"pipeline", "pipeline.run", "pipeline.data"})
+    assert list(imports_of(source, "pipeline.data", known)) == found
+
+
+@pytest.mark.parametrize(("module", "part"), [("pipeline", ""), ("pipeline.run", "run"), ("pipeline.cli.a", "cli")])
+def test_the_part_of_a_module_is_what_lies_directly_in_the_package(module: str, part: str) -> None:
+    assert part_of(module) == part

@@ -1,0 +1,309 @@
+"""Job files and overrides: what is wrong with one is said in a sentence, with the place and the remedy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from pipeline.data import Row
+from pipeline.faults import Misuse
+from pipeline.job import Job
+from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
+
+HEAD = "from pipeline import Job\n"
+
+
+@pytest.fixture(autouse=True)
+def _imports_as_before() -> Iterator[None]:
+    """Loading a job file makes its folder importable, which the next test must not notice."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def written(folder: Path, text: str, name: str = "my_job.py") -> str:
+    path = folder / name
+    path.write_text(dedent(text))
+    return str(path)
+
+
+def complaint(target: str) -> str:
+    with pytest.raises(Misuse) as caught:
+        load_job(target)
+    return str(caught.value)
+
+
+# Which job.
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("jobs/extract.py", True),
+        ("extract.py:other", True),
+        ("rows.jsonl", False),
+        ("rows.parquet", False),
+        ("data/", False),
+        ("a.py.jsonl", False),
+        ("gs://bucket/rows.jsonl", False),
+    ],
+)
+def test_a_python_file_is_a_job_file_and_nothing_else(target: str, expected: bool) -> None:  # noqa: FBT001 - a table
+    assert is_job_file(target) is expected
+
+
+def test_the_job_called_job_is_the_one(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "other = Job(name='other', user='x')\njob = Job(name='it', user='x')\n")
+    assert load_job(target).name == "it"
+    assert load_job(f"{target}:other").name == "other"
+
+
+def test_the_only_job_needs_no_name(tmp_path: Path) -> None:
+    assert load_job(written(tmp_path, HEAD + "extract = Job(name='it', user='x')\n")).name == "it"
+
+
+def test_of_several_jobs_without_the_name_one_must_be_named(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "first = Job(name='a', user='x')\nsecond = Job(name='b', user='x')\n")
+    assert (
+        complaint(target) == f"{target} defines no job called 'job'; it has first, second: name one as {target}:first"
+    )
+
+
+def test_a_file_without_a_job_says_what_to_write(tmp_path: Path) -> None:
+    target = written(tmp_path, "x = 1\n")
+    assert complaint(target) == f"{target} defines no job called 'job'; write `job = Job(...)`"
+
+
+def test_a_name_that_the_file_does_not_have_is_answered_with_those_it_has(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "job = Job(name='a', user='x')\n")
+    assert complaint(f"{target}:jop") == f"{target} defines no job called 'jop'; it has job: name one as {target}:job"
+
+
+def test_something_else_that_is_called_job_is_no_job(tmp_path: Path) -> None:
+    assert "defines no job called 'job'" in complaint(written(tmp_path, "def job(): ...\n"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert complaint(f"{tmp_path}/gone.py") == f"there is no job file '{tmp_path}/gone.py'"
+    assert "there is no job file" in complaint(f"{tmp_path}:job")
+
+
+# What a job file may do.
+
+
+def test_a_job_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
+    written(tmp_path, "TEXT = 'Say {{ word }}.'\n", "prompts_beside.py")
+    job = load_job(written(tmp_path, HEAD + "from prompts_beside import TEXT\njob = Job(name='a', user=TEXT)\n"))
+    assert job.request(Row(0, {"word": "hi"})).payload["messages"] == [{"role": "user", "content": "Say hi."}]
+
+
+def test_models_of_a_job_file_with_postponed_annotations_are_resolved(tmp_path: Path) -> None:
+    target = written(
+        tmp_path,
+        """\
+        from __future__ import annotations
+        import datetime
+        from pydantic import BaseModel
+        from pipeline import Job
+
+        class Inner(BaseModel):
+            day: datetime.date
+
+        class Outer(BaseModel):
+            inners: list[Inner]
+
+        job = Job(name="a", user="x", schema=Outer)
+        """,
+    )
+    shape = load_job(target).shape
+    assert shape is not None
+    assert str(shape.arrow_type()).startswith("struct<inners: list<element: struct<day: date32")
+
+
+def test_two_job_files_of_the_same_name_are_two_jobs(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, HEAD + f"job = Job(name='{name}', user='x')\n")
+    assert [load_job(str(tmp_path / name / "my_job.py")).name for name in ("one", "two")] == ["one", "two"]
+
+
+# What may be wrong with it.
+
+
+def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "\njob = Job(name='a'\n")
+    assert complaint(target).startswith(f"{target}:3: SyntaxError: ")
+
+
+def test_a_syntax_error_beside_the_job_file_is_told_with_its_own_place(tmp_path: Path) -> None:
+    beside = written(tmp_path, "a = 1\nb = = 2\n", "broken_beside.py")
+    target = written(tmp_path, "\n\n\n\nimport broken_beside\n")
+    assert complaint(target).startswith(f"{beside}:2: SyntaxError: ")
+
+
+def test_an_exception_is_told_with_the_line_of_the_job_file(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "\nmodels = {}\nname = models['x']\n")
+    assert complaint(target) == f"{target}:4: KeyError: 'x'"
+
+
+def test_an_exception_in_a_library_is_told_with_the_line_that_called_it(tmp_path: Path) -> None:
+    target = written(tmp_path, "import json\n\njson.loads('{')\n")
+    assert complaint(target).startswith(f"{target}:3: JSONDecodeError: ")
+
+
+def test_an_import_that_fails_is_told(tmp_path: Path) -> None:
+    target = written(tmp_path, "import no_such_module_anywhere\n")
+    assert complaint(target) == f"{target}:1: ModuleNotFoundError: No module named 'no_such_module_anywhere'"
+
+
+def test_an_unknown_field_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "job = Job(name='a', user='x', temprature=0)\n")
+    assert complaint(target) == f"{target}: a job has no field 'temprature'; did you mean 'temperature'?"
+
+
+def test_an_unknown_field_like_no_other_is_answered_with_all(tmp_path: Path) -> None:
+    said = complaint(written(tmp_path, HEAD + "job = Job(name='a', user='x', qqqq=0)\n"))
+    assert "a job has no field 'qqqq' (known: name, model, input" in said
+
+
+def test_a_missing_name_and_a_value_out_of_bounds_are_both_told(tmp_path: Path) -> None:
+    said = complaint(written(tmp_path, HEAD + "job = Job(user='x', temperature=3)\n"))
+    assert "the job needs a 'name'" in said
+    assert "`temperature`: input should be less than or equal to 2" in said
+
+
+def test_a_broken_template_is_told_with_the_file_the_field_and_its_line(tmp_path: Path) -> None:
+    target = written(tmp_path, HEAD + "job = Job(name='a', user='Hello\\n{{ text')\n")
+    assert complaint(target).startswith(f"{target}: the template of `user` is broken at line 2: ")
+
+
+# Overrides.
+
+
+class Answer(BaseModel):
+    text: str
+
+
+JOB = Job(name="a", user="{{ text }}", schema=Answer, temperature=0.0, google={"thinking_config": {"a": 1, "b": 2}})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field", "value"),
+    [
+        ("temperature=0.5", "temperature", 0.5),
+        ("max_tokens=100", "max_tokens", 100),
+        ("stream=true", "stream", True),
+        ("temperature=null", "temperature", None),
+        ('stop=["a","b"]', "stop", ["a", "b"]),
+        ("stop=END", "stop", "END"),
+        ("user=Say {{ text }} = {{ text }}!", "user", "Say {{ text }} = {{ text }}!"),
+        ("model=google/gemini-3.5-flash", "model", "google/gemini-3.5-flash"),
+        (' model = "x"', "model", "x"),
+        ("tier=flex", "tier", "flex"),
+        ('rename={"a":"b"}', "rename", {"a": "b"}),
+        ("rename.a=b", "rename", {"a": "b"}),
+        ("extra.logit_bias.50256=-100", "extra", {"logit_bias": {"50256": -100}}),
+        ("google.thinking_config.a=5", "google", {"thinking_config": {"a": 5, "b": 2}}),
+        ("google.cached_content=x", "google", {"thinking_config": {"a": 1, "b": 2}, "cached_content": "x"}),
+        ("google=null", "google", None),
+    ],
+)
+def test_set_takes_values_typed_and_nested(assignment: str, field: str, value: object) -> None:
+    assert getattr(overridden(JOB, {}, [assignment]), field) == value
+
+
+def test_set_changes_a_copy_and_leaves_the_job_alone() -> None:
+    overridden(JOB, {}, ["google.thinking_config.a=5", "temperature=1"])
+    assert JOB.google == {"thinking_config": {"a": 1, "b": 2}}
+    assert JOB.temperature == 0.0
+
+
+def test_set_may_be_repeated_and_the_last_one_counts() -> None:
+    job = overridden(JOB, {}, ["google.x=1", "google.y=2", "seed=1", "seed=2"])
+    assert job.google == {"thinking_config": {"a": 1, "b": 2}, "x": 1, "y": 2}
+    assert job.seed == 2
+
+
+def test_flags_change_fields_and_absent_flags_change_none() -> None:
+    assert overridden(JOB, {"model": "m", "input": None}).model == "m"
+    assert overridden(JOB, {"model": None}) is JOB
+
+
+def test_what_is_set_is_compiled_and_checked_like_what_was_written() -> None:
+    job = overridden(JOB, {}, ["user=Now {{ other }}"])
+    assert job.columns_needed(["other", "text"]) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("temperature", "--set takes FIELD=VALUE, not 'temperature'"),
+        ("temprature=1", "a job has no field 'temprature'; did you mean 'temperature'?"),
+        ("=1", "a job has no field ''"),
+        ("temperature=hot", "`temperature`: input should be a valid number"),
+        ("temperature=3", "`temperature`: input should be less than or equal to 2"),
+        ("temperature.x=1", "`temperature`: input should be"),
+        ("temperature=NaN", "`temperature`: input should be"),
+        ("max_tokens=0.5", "`max_tokens`: input should be a valid integer"),
+        ("name=a b", "`name`: string should match pattern"),
+        ("reasoning_effort=low", "`reasoning_effort` and google's `thinking_config` exclude each other"),
+        ("user={{ text", "the template of `user` is broken at line 1"),
+        ("keep=id", "`keep`: "),
+    ],
+)
+def test_what_cannot_be_set_is_told_in_a_sentence(assignment: str, said: str) -> None:
+    with pytest.raises(Misuse) as caught:
+        overridden(JOB, {}, [assignment])
+    assert str(caught.value).startswith(said)
+
+
+_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.text(), _JSON)
+def test_no_assignment_raises_anything_but_misuse(text: str, value: Any) -> None:
+    for assignment in (text, f"extra={text}", f"google.{text}={value}", f"temperature={value}", f"rename={value}"):
+        try:
+            job = overridden(JOB, {}, [assignment])
+        except Misuse:
+            continue
+        assert isinstance(job, Job)
+
+
+# Jobs for inputs that carry their requests.
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("data/messages.jsonl", "messages"),
+        ("messages.jsonl.gz", "messages"),
+        ("my requests (1).jsonl", "my_requests__1"),
+        ("part-*.parquet", "part"),
+        ("*.jsonl", "requests"),
+        ("data/", "data"),
+        ("größe.jsonl", "größe"),
+    ],
+)
+def test_an_input_of_requests_is_a_job_called_after_its_file(path: str, name: str) -> None:
+    job = job_of_requests([path, "more.jsonl"])
+    assert (job.name, job.input, job.carries_requests) == (name, [path, "more.jsonl"], True)
+
+
+@given(st.text(min_size=1))
+def test_any_input_has_a_name_for_its_job(path: str) -> None:
+    assert job_of_requests([path.replace("\0", "")]).name
