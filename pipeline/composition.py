@@ -120,7 +120,7 @@ def compose(
 
 
 def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices) -> Lane:
-    ask = priced(endpoint.ask, prices)
+    ask = priced(endpoint.ask, prices, endpoint.name)
     if job.conversation.has_media:
         ask = attaching(ask, None if job.media_root is None else Path(job.media_root))
     # A ceiling that the user set high says what they expect of the quota, and where to begin.

@@ -76,6 +76,8 @@ class Reply:
     """Which of several endpoints answered."""
     cost_usd: float | None = None
     """What all calls of the row cost; None when no price is known."""
+    completion: object = field(default=None, compare=False, repr=False)
+    """The body as it was read once already, if it was; never stored."""
     transcript: str | None = None
     """The messages of all turns as JSON, when the job keeps them."""
 

@@ -23,7 +23,7 @@ from pipeline.data import Entry, Failure, Outcome, Part, Reply, Usage
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken, Fault
 from pipeline.reading import Reader
-from pipeline.wire import Answer
+from pipeline.wire import Answer, Completion
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -111,7 +111,8 @@ class Dataset:
         return counts.part(chunk, first, digest)
 
     def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
-        outcomes = [self._reader.outcome(ordinal, entry) for ordinal, entry in entries]
+        read = [self._reader.read(ordinal, entry) for ordinal, entry in entries]
+        outcomes = [outcome for outcome, _ in read]
         counts.add(outcomes)
         failures = [outcome if isinstance(outcome, Failure) else None for outcome in outcomes]
         status = [int(failure is not None) for failure in failures]
@@ -119,7 +120,7 @@ class Dataset:
         ours = [
             pa.DictionaryArray.from_arrays(pa.array(status, pa.int32()), pa.array(["ok", "failed"])),
             pa.array(values, type=self.schema.field("parsed").type),
-            _responses([outcome.reply for outcome in outcomes], self._reader),
+            _responses([(outcome.reply, completion) for outcome, completion in read]),
             _errors([failure.fault if failure else None for failure in failures]),
         ]
         theirs = [column.combine_chunks() for column in kept.columns]
@@ -287,17 +288,20 @@ def _table(kept: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches(named, schema).unify_dictionaries()
 
 
-def _responses(replies: Sequence[Reply | None], reader: Reader) -> pa.StructArray:
+def _responses(replies: Sequence[tuple[Reply | None, Completion | None]]) -> pa.StructArray:
     """Column by column: several times faster than a list of dicts."""
-    rows = [_response(reply, reader) if reply is not None else _NOTHING for reply in replies]
-    return pa.StructArray.from_arrays(_columns(rows, RESPONSE), fields=list(RESPONSE), mask=_mask(replies))
+    rows = [_NOTHING if reply is None else _response(reply, completion or _EMPTY) for reply, completion in replies]
+    mask = _mask([reply for reply, _ in replies])
+    return pa.StructArray.from_arrays(_columns(rows, RESPONSE), fields=list(RESPONSE), mask=mask)
 
 
 _NOTHING = (None,) * len(RESPONSE)
 
 
-def _response(reply: Reply, reader: Reader) -> tuple[Any, ...]:
-    completion = reader.completion(reply.body)
+_EMPTY = Completion((), None, None, Usage(), None, None)
+
+
+def _response(reply: Reply, completion: Completion) -> tuple[Any, ...]:
     answer = completion.answers[0] if completion.answers else Answer()
     return (
         answer.text,

@@ -20,6 +20,7 @@ import aiohttp
 import anyio
 import httpx2
 import orjson
+import yarl
 from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream
 
 from pipeline.auth import Token
@@ -32,7 +33,7 @@ MAX_BODY = 16 * 2**20
 """Bytes of an answer, inflated, beyond which it is given up."""
 
 KEEPALIVE_S = 75.0
-_PATH = "/chat/completions"
+_NOTHING = httpx2.ByteStream(b"")
 
 _HEADERS = ("date", "retry-after", "retry-after-ms", "x-request-id")
 """What is handed on of an answer's headers, as far as it is ASCII.
@@ -76,7 +77,9 @@ class Transport(httpx2.AsyncClient):
     def __init__(self, base_url: str, connections: int) -> None:
         super().__init__(transport=_NoTransport())
         self._connections = connections
-        self._origin = _origin(base_url)
+        self.url = f"{base_url}/chat/completions"
+        self._url = httpx2.URL(self.url)
+        self._address = yarl.URL(self.url)
         self._proxy = _proxy_of(base_url)
         self._session: aiohttp.ClientSession | None = None
 
@@ -107,8 +110,14 @@ class Transport(httpx2.AsyncClient):
             self._session = None
 
     def build_request(self, method: str, url: httpx2.URL | str, **given: Any) -> httpx2.Request:
-        """A request as the SDK describes it, without the client-wide merging that a batch has no use for."""
-        return httpx2.Request(method, url, headers=given.get("headers"), content=given.get("content"))
+        """A request as the SDK describes it, for `send`, which takes headers and content as they are.
+
+        An httpx2 request with headers and a body of its own would cost a third of a call, for nobody to read.
+        """
+        if url != self.url:
+            raise RuntimeError("a request with our token was about to leave for another address")
+        ready = {"headers": given.get("headers"), "content": given.get("content")}
+        return httpx2.Request(method, self._url, stream=_NOTHING, extensions=ready)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         """The whole answer, or with `stream` one that is still coming in.
@@ -117,15 +126,12 @@ class Transport(httpx2.AsyncClient):
         """
         if self._session is None:
             raise RuntimeError("the transport is not open")
-        url = str(request.url)
-        if _origin(url) != self._origin:
-            raise RuntimeError("a request with our token was about to leave for another host")
         try:
             answer = await self._session.request(
                 request.method,
-                url,
-                data=request.content,
-                headers=request.headers,
+                self._address,
+                data=request.extensions["content"],
+                headers=request.extensions["headers"],
                 allow_redirects=False,
                 proxy=self._proxy,
             )
@@ -173,8 +179,9 @@ class _Body(httpx2.AsyncByteStream):
 class Endpoint:
     """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
 
-    def __init__(self, client: AsyncOpenAI, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(self, client: AsyncOpenAI, url: str, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
         self._client = client
+        self._url = url
         self._token = token
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
@@ -218,6 +225,7 @@ class Endpoint:
             latency_s=time.monotonic() - started,
             first_token_s=first_token_s,
             finished_at=time.time_ns() // 1000,
+            completion=completion,
             model=completion.model,
             traffic_type=completion.traffic_type,
         )
@@ -225,7 +233,7 @@ class Endpoint:
     async def _post(self, body: bytes, headers: dict[str, str]) -> bytes:
         try:
             response = await self._client.post(
-                _PATH,
+                self._url,
                 content=body,
                 cast_to=httpx2.Response,
                 options={"headers": headers},
@@ -241,7 +249,7 @@ class Endpoint:
         assembly, first = Assembly(), None
         try:
             stream = await self._client.post(
-                _PATH,
+                self._url,
                 content=body,
                 cast_to=object,
                 options={"headers": headers},
@@ -293,7 +301,7 @@ async def open_endpoint(
             default_headers=token.headers,
         ) as client,
     ):
-        yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
+        yield Endpoint(client, transport.url, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
 
 
 class _NoTransport(httpx2.AsyncBaseTransport):
@@ -307,11 +315,6 @@ def _fault_of(response: httpx2.Response) -> Fault:
 def _lost(error: Exception) -> Unavailable:
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return Unavailable(f"no whole answer: {said[:300]}")
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(str(httpx2.URL(url)))  # as the SDK writes it: lower case, no default port
-    return parts.scheme, parts.netloc
 
 
 def _proxy_of(base_url: str) -> str | None:

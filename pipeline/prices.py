@@ -82,9 +82,29 @@ def _own_cost(price: Price, usage: Usage) -> float:
     return (fresh * price.input + usage.cached * cached + (usage.output + usage.reasoning) * price.output) / 1e6
 
 
+_SHORT = 100_000
+"""Tokens of input up to which every listed model has one price; beyond, tiers by length of context begin."""
+
+
 def _listed_cost(name: str, usage: Usage) -> float | None:
-    if not _is_listed(name):
+    short = _short_price(name)
+    if short is None or usage.input <= _SHORT:
+        return short and _own_cost(short, usage)
+    return _looked_up(name, usage)
+
+
+@lru_cache(maxsize=64)
+def _short_price(name: str) -> Price | None:
+    """The price of short calls, looked up once: a look-up costs more than the rest of a row's bookkeeping."""
+    try:
+        kinds = (Usage(input=_SHORT), Usage(output=_SHORT), Usage(input=_SHORT, cached=_SHORT))
+        written, read, cached = (1e6 / _SHORT * _looked_up(name, usage) for usage in kinds)
+    except LookupError:
         return None
+    return Price(input=written, output=read, cached=cached)
+
+
+def _looked_up(name: str, usage: Usage) -> float:
     from genai_prices import Usage as Tokens
     from genai_prices import calc_price
 
@@ -92,15 +112,3 @@ def _listed_cost(name: str, usage: Usage) -> float | None:
         input_tokens=usage.input, output_tokens=usage.output + usage.reasoning, cache_read_tokens=usage.cached
     )
     return float(calc_price(tokens, name, provider_id="google").total_price)
-
-
-@lru_cache(maxsize=64)
-def _is_listed(name: str) -> bool:
-    from genai_prices import Usage as Tokens
-    from genai_prices import calc_price
-
-    try:
-        calc_price(Tokens(input_tokens=1), name, provider_id="google")
-    except LookupError:
-        return False
-    return True

@@ -94,6 +94,9 @@ class Template:
             raise Misuse(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error
         self.names = frozenset(meta.find_undeclared_variables(tree))
         self.field = field
+        # Most system prompts name nothing at all: their one text is made once.
+        self._is_constant = not any(tree.find_all(nodes.Name))
+        self._constant: str | None = None
 
     @property
     def columns(self) -> frozenset[str] | None:
@@ -102,6 +105,14 @@ class Template:
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for one row. Raises `Unusable` when a value that it needs is null or does not fit."""
+        if self._constant is not None:
+            return self._constant
+        text = self._rendered(values)
+        if self._is_constant:
+            self._constant = text
+        return text
+
+    def _rendered(self, values: Mapping[str, Any]) -> str:
         try:
             return self._template.render({WHOLE_ROW: values, **values})
         except NullValueError:

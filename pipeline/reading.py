@@ -26,21 +26,28 @@ class Reader:
     marker: str | None = None
     several: bool = False
 
-    def completion(self, body: bytes) -> Completion:
-        """The completion in a body, with thoughts and text told apart."""
-        completion = read_completion(body)
+    def completion(self, reply: Reply) -> Completion:
+        """The completion that a reply holds, with thoughts and text told apart."""
+        read = reply.completion
+        completion = read if isinstance(read, Completion) else read_completion(reply.body)
         if self.marker is None:
             return completion
         return replace(completion, answers=tuple(_split_thoughts(answer, self.marker) for answer in completion.answers))
 
     def outcome(self, ordinal: int, result: Reply | Fault) -> Outcome:
         """What became of a row."""
+        return self.read(ordinal, result)[0]
+
+    def read(self, ordinal: int, result: Reply | Fault) -> tuple[Outcome, Completion | None]:
+        """What became of a row, and the completion that it was read from, if there was one."""
         if isinstance(result, Fault):
-            return Failure(ordinal, result)
+            return Failure(ordinal, result), None
+        completion: Completion | None = None
         try:
-            return Success(ordinal, self._value(self.completion(result.body)), result)
+            completion = self.completion(result)
+            return Success(ordinal, self._value(completion), result), completion
         except Fault as fault:
-            return Failure(ordinal, fault, result)
+            return Failure(ordinal, fault, result), completion
 
     def parsed_type(self) -> Any:
         """The Arrow type of the `parsed` column."""

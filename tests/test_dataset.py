@@ -324,19 +324,19 @@ from pipeline.faults import Broken
 from tests.test_dataset import GOOD, batches, dataset, seal, reply
 
 into = dataset(Path(sys.argv[1]))
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-try:
-    seal(into, [reply(os.urandom(100).hex()) for _ in range(2000)])
-except Broken as broken:
-    print(broken)
+for room in (40_000, 1):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        seal(into, [reply(os.urandom(100).hex()) for _ in range(2000)])
+    except Broken as broken:
+        print(broken)
 """
 
 
-@pytest.mark.parametrize("room", [1, 40_000])
-def test_p4_a_full_disk_is_broken_and_leaves_no_part(room: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path), str(room)]
+def test_p4_a_full_disk_is_broken_and_leaves_no_part(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    assert done.stdout.startswith("part-000000.parquet cannot be written: ")
+    assert done.stdout.count("part-000000.parquet cannot be written: ") == 2
     assert list(tmp_path.glob("*.parquet")) == []
 
 

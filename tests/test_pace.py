@@ -125,6 +125,15 @@ def test_h4_the_first_success_closes_the_breaker() -> None:
     assert not breaker.succeeded(116.0)
 
 
+def test_h4_failures_before_a_success_are_forgotten() -> None:
+    breaker = Breaker()
+    breaker.sent(0.0)
+    assert not failing(breaker, 50.0, range(9))
+    breaker.succeeded(51.0)
+    assert not failing(breaker, 60.0, range(9, 18))
+    assert failing(breaker, 60.0, range(18, 19))
+
+
 @given(st.lists(st.floats(0.0, 1000.0)))
 def test_h11_one_row_that_always_fails_never_opens_it(steps: list[float]) -> None:
     breaker, now = Breaker(), 0.0

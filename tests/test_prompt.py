@@ -147,6 +147,12 @@ def test_what_is_empty_or_zero_is_not_null(value: object, text: str) -> None:
     assert rendered("{{ value }}", value=value) == text
 
 
+@pytest.mark.parametrize("source", ["A text.", "{{ 'a' ~ 1 }}", "{# nothing #}", "{{ range(3) | list }}"])
+def test_a_template_that_names_no_column_is_the_same_for_every_row(source: str) -> None:
+    template = Template(source, field="system")
+    assert template.render({"a": 1}) == template.render({"b": None})
+
+
 # Rows that do not fit.
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.estimating import estimate
 from pipeline.cli.running import AsJson, Assignments, Inputs, Limit, Model, Target, load
 from pipeline.cli.tables import print_table, short
 from pipeline.faults import Misuse, Unusable
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.plan import Plan, RunFolder
 
-CHARACTERS_PER_TOKEN = 4.0
 
-
-def plan(
+def plan(  # noqa: PLR0913 - one parameter an option
     target: Target,
     *,
     inputs: Inputs = None,
     model: Model = None,
     assignments: Assignments = None,
     limit: Limit = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="An earlier run, whose figures are used.")
+    ] = None,
     rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
     as_json: AsJson = False,
 ) -> int:
-    """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens."""
+    """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens, money and time."""
     from pipeline.dataset import output_schema
     from pipeline.execute import inputs_of, renamed
     from pipeline.source import Source, survey
@@ -44,7 +46,6 @@ def plan(
     schema = output_schema(renamed(source.kept_schema, kept), job.reader)
     sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
     source.close()
-    tokens = _estimated_tokens(job, sample) * found.rows
     facts = {
         "job": job.name,
         "model": job.model,
@@ -52,7 +53,8 @@ def plan(
         "rows": found.rows,
         "bad_rows": found.bad_count,
         "chunks": len(found.chunks),
-        "input_tokens": round(tokens),
+        "requests": found.rows - found.bad_count,
+        **estimate(job, sample, found.rows, output or Path(job.output or Path("out") / job.name)),
         "columns": {field.name: str(field.type) for field in schema},
     }
     if as_json:
@@ -225,17 +227,6 @@ def _first_rows(source: Any, limit: int) -> Iterator[Row]:
             if row.ordinal >= limit:
                 return
             yield row
-
-
-def _estimated_tokens(job: Job, rows: list[Row]) -> float:
-    """Input tokens of an average row, at four characters each."""
-    sizes = []
-    for row in rows:
-        try:
-            sizes.append(len(json.dumps(job.request(row).payload["messages"], ensure_ascii=False, default=str)))
-        except Unusable:
-            continue
-    return sum(sizes) / len(sizes) / CHARACTERS_PER_TOKEN if sizes else 0.0
 
 
 def _rendered(job: Job, row: Row) -> str:

@@ -58,7 +58,7 @@ class Asked:
     @property
     def location(self) -> str:
         """The last name of `projects/P/locations/L`."""
-        return self.parent.rpartition("/")[2]
+        return _location(self.parent)
 
 
 @dataclass(slots=True)
@@ -101,12 +101,12 @@ class Chat:
             status = "499"
             raise
         finally:
-            self.stats.end(status, parent.rpartition("/")[2])
+            self.stats.end(status, _location(parent))
         return response
 
     async def _answered(self, request: web.BaseRequest, parent: str, endpoint: str) -> Answered:
         self.tokens.check(request.headers.get("Authorization"))
-        location = parent.rpartition("/")[2]
+        location = _location(parent)
         if location in self.options.down_locations:
             raise unavailable()
         self._admit()
@@ -266,6 +266,10 @@ class Chat:
         if refusal.http_status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="https://accounts.google.com/", error="invalid_token"'
         return responses.json(refusal.body(self.options.error_style), refusal.http_status, headers)
+
+
+def _location(parent: str) -> str:
+    return parent.rpartition("/")[2]
 
 
 def _page(kind: str) -> Answered:

@@ -113,6 +113,6 @@ def _read_strict(settings: Any) -> bool:
     for index, setting in enumerate(settings):
         if not str(setting.get("category", "")).startswith("HARM_CATEGORY_"):
             raise invalid(f"Invalid value at 'safety_settings[{index}].category': {setting.get('category')!r}")
-        if setting.get("threshold") not in THRESHOLDS:
+        if str(setting.get("threshold")) not in THRESHOLDS:
             raise invalid(f"Invalid value at 'safety_settings[{index}].threshold': {setting.get('threshold')!r}")
     return any(setting["threshold"] == STRICTEST for setting in settings)

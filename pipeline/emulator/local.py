@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import aiohttp
 
 from pipeline.emulator.options import Address, Options
 from pipeline.emulator.server import run
+from pipeline.emulator.tokens import ServiceAccount
 
 JsonObject = dict[str, Any]
 
@@ -45,10 +47,18 @@ class Vertex:
         async with self.session.post(self.address.token_uri, data=form) as response:
             return str((await response.json())["access_token"])
 
-    async def ask(self, payload: Mapping[str, Any], token: str | None = None) -> Answered:
-        """One chat completion, with this token or with a new one."""
-        headers = {"Authorization": f"Bearer {token or await self.token()}"}
-        return await self.request("POST", f"{self.address.base_url}/chat/completions", json=payload, headers=headers)
+    async def ask(
+        self,
+        payload: Mapping[str, Any],
+        token: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        location: str = "global",
+    ) -> Answered:
+        """One chat completion of a location, with this token or with a new one."""
+        sent = {"Authorization": f"Bearer {token or await self.token()}", **(headers or {})}
+        base_url = self.address.base_url.replace("/locations/global/", f"/locations/{location}/")
+        return await self.request("POST", f"{base_url}/chat/completions", json=payload, headers=sent)
 
     async def stats(self) -> JsonObject:
         """What it has counted."""
@@ -71,12 +81,21 @@ class Vertex:
             return Answered(response.status, response.headers, await response.read())
 
 
+@cache
+def _account(project: str) -> ServiceAccount:
+    return ServiceAccount.generate(project)
+
+
 @asynccontextmanager
 async def emulated(options: Options) -> AsyncIterator[Vertex]:
-    """An emulator that runs while the block does. Raises what `pipeline.emulator.serve` raises."""
+    """An emulator that runs while the block does. Raises what `pipeline.emulator.serve` raises.
+
+    All emulators of a process have one service account for each project: its key takes longer to make than all else.
+    """
     stop = asyncio.Event()
     announced: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(run(options, announced.set_result, stop))
+    account = await asyncio.to_thread(_account, options.project)
+    serving = asyncio.create_task(run(options, announced.set_result, stop, account))
     first: list[asyncio.Future[Any]] = [serving, announced]
     try:
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)

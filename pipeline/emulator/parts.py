@@ -61,7 +61,7 @@ def read_message(message: Any, index: int) -> Spoken:
     if not isinstance(message, dict):
         raise invalid(f"messages[{index}] is not an object.")
     role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise invalid(f"Please use a valid role: system, user, assistant, tool. messages[{index}] has role {role!r}.")
     if content is None and role in {"assistant", "function"}:
         return Spoken(role, "")

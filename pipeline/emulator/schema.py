@@ -85,6 +85,7 @@ class _Compiler:
     def _typed(self, schema: Schema, hint: Hint) -> Node:
         kind = schema.get("type", _implied_type(schema))
         if isinstance(kind, list):
+            kind = _list(kind, "type")
             branches = [self._typed({**schema, "type": each}, hint) for each in kind]
             return branches[0] if len(branches) == 1 else Either(tuple(branches))
         match str(kind).lower():

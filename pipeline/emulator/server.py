@@ -130,9 +130,15 @@ ROUTES: Mapping[tuple[str, str], Callable[[Emulator, web.BaseRequest], Awaitable
 }
 
 
-async def run(options: Options, announce: Callable[[Address], None], stop: asyncio.Event) -> None:
-    """See `pipeline.emulator.serve`."""
-    account = await asyncio.to_thread(ServiceAccount.generate, options.project)
+async def run(
+    options: Options,
+    announce: Callable[[Address], None],
+    stop: asyncio.Event,
+    account: ServiceAccount | None = None,
+) -> None:
+    """See `pipeline.emulator.serve`. Without an account a new one is made."""
+    if account is None:
+        account = await asyncio.to_thread(ServiceAccount.generate, options.project)
     tokens = Tokens(options.token_life)
     emulator = Emulator(Chat(options, tokens), TokenServer(account, tokens))
     directory = options.directory or Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vertex-emulator-"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class Stats:
     tool_calls: int = 0
     tool_results: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
-    by_location: dict[str, Counter[str]] = field(default_factory=dict)
+    by_location: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     seen: dict[bytes, int] = field(default_factory=dict)
     answered: dict[bytes, int] = field(default_factory=dict)
     given: deque[Given] = field(default_factory=lambda: deque(maxlen=MOST_ANSWERS))
@@ -54,7 +54,7 @@ class Stats:
         """It is over."""
         self.in_flight -= 1
         self.statuses[status] += 1
-        self.by_location.setdefault(location, Counter())[status] += 1
+        self.by_location[location][status] += 1
 
     def sight(self, digest: bytes) -> int:
         """How many times this prompt had come before; counts it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -123,7 +123,7 @@ class Dispatcher:
                 lane.answered(now, left_at)
                 self.latencies.add(now - left_at)
                 self._settle(size, estimated, reply)
-                return replace(reply, location=lane.name)
+                return reply
             finally:
                 lane.in_flight -= 1
                 self._tally.in_flight -= 1

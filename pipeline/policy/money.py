@@ -15,14 +15,14 @@ WARNING_SHARE = 0.8
 LOOK_UP_S = 0.5
 
 
-def priced(ask: Ask, prices: Prices) -> Ask:
-    """Ask, with every reply carrying what it cost; None where no price is known."""
+def priced(ask: Ask, prices: Prices, location: str | None = None) -> Ask:
+    """Ask, with every reply carrying where it came from and what it cost; None where no price is known."""
 
     async def priced_ask(request: Request) -> Reply:
         reply = await ask(request)
         asked = request.payload.get("model")
         model = asked if isinstance(asked, str) else reply.model
-        return replace(reply, cost_usd=prices.cost(model, reply.usage, reply.traffic_type))
+        return replace(reply, location=location, cost_usd=prices.cost(model, reply.usage, reply.traffic_type))
 
     return priced_ask
 

@@ -38,8 +38,12 @@ CONVERT = tool("convert", "Converts an amount.", amount={"type": "number"}, sour
 STOCK_PRICE = tool("stock_price", "The last price of a share.", symbol={"type": "string", "maxLength": 6})
 STOCK = tool("get_stock", "How many of an item there are.", item={"type": "string"})
 SEARCH = tool("search", "Looks for documents.", optional=("year",), query={"type": "string"}, year={"type": "integer"})
-MAIL = tool("send_email", "Sends a message.", to={"type": "string", "format": "email"}, on={"type": "string"})
+MAIL = tool("send_email", "Sends a message.", to={"type": "string", "format": "email"}, text={"type": "string"})
+MAILED = "Send an email to ana@x.org: hello."
+DATA = Path(__file__).parents[2] / "data"
 TOOLS = [WEATHER, CONVERT, STOCK_PRICE]
+MISSING = "Function call is missing a thought_signature in functionCall parts."
+UNEQUAL = "number of function response parts is equal to the number of function call parts"
 PARALLEL = "Weather in Oslo and Graz, please"
 
 
@@ -60,7 +64,7 @@ def answered(payload: Json, found: Json, result: Callable[[str, Json], str] = la
 
 def all_calls(payload: Json, *, kind: str | None = None, most: int = 10) -> list[list[tuple[str, Json]]]:
     """The calls of every turn until the model answers in words."""
-    turns = []
+    turns: list[list[tuple[str, Json]]] = []
     for _ in range(most):
         found = message(payload, kind=kind)
         if not calls_in(found):
@@ -105,26 +109,17 @@ def test_a_question_calls_the_tools_that_fit(question: str, expected: list[Any])
     [
         ([STOCK], "How many copper elbows do we have in stock?", ("get_stock", {"item": "copper elbows"})),
         ([SEARCH], "Search for the minutes.", ("search", {"query": "Search for the minutes."})),
-        (
-            [MAIL],
-            "Send an email to ana@x.org on 3 May 2026.",
-            ("send_email", {"to": "ana@x.org", "on": "Send an email to ana@x.org on 3 May 2026."}),
-        ),
+        ([MAIL], "Send an email to ana@x.org: hello.", ("send_email", {"to": "ana@x.org", "text": MAILED})),
     ],
 )
 def test_texts_are_found_by_what_their_parameters_are_called(tools: Any, question: str, expected: Any) -> None:
     """A thing for an item, the whole question for a query."""
-    if expected[0] == "send_email":
-        tools = [
-            tool("send_email", "Sends a message.", to={"type": "string", "format": "email"}, text={"type": "string"})
-        ]
-        expected = ("send_email", {"to": "ana@x.org", "text": question})
     assert distinct(all_calls(asking(question, tools=tools))) == [expected]
 
 
 def test_the_sample_questions_are_answered_with_tools_where_they_fit() -> None:
     """About half of them call something, some several things, and every argument fits."""
-    questions = Path("data/questions.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = (DATA / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     turns = [all_calls(asking(json.loads(line)["question"], tools=TOOLS)) for line in questions]
     assert 8 <= sum(map(bool, turns)) <= 14
     assert any(len(turn) > 1 for some in turns for turn in some)
@@ -161,7 +156,7 @@ def test_arguments_are_valid_for_their_schema(model: type[Any], text: str, seed:
     function = {"name": "record", "parameters": schema}
     payload = asking(text, tools=[{"type": "function", "function": function}], tool_choice="required")
     for _, arguments in calls_in(message(payload, seed=seed)):
-        model.model_validate(arguments)
+        jsonschema.validate(arguments, schema)
 
 
 def inlined(schema: Any, root: Any = None, depth: int = 0) -> Any:
@@ -173,13 +168,13 @@ def inlined(schema: Any, root: Any = None, depth: int = 0) -> Any:
         return schema
     if "$ref" in schema:
         if depth > 2:
-            return {"type": "null"} if "anyOf" in str(schema) else {}
+            return {}
         return inlined(root["$defs"][schema["$ref"].rpartition("/")[2]], root, depth + 1)
     return {name: inlined(each, root, depth) for name, each in schema.items() if name not in {"$defs", "default"}}
 
 
 def test_calls_have_ids_of_vertex_and_one_signature() -> None:
-    """`function-call-` and a UUID of version 4, each another, the same each time; the first call bears the signature."""
+    """`function-call-` and a UUID, each another, the same each time; the first call bears the signature."""
     payload = asking(PARALLEL, tools=TOOLS)
     choice = choices(payload)[0]
     calls = choice["message"]["tool_calls"]
@@ -220,23 +215,25 @@ async def handed_back(vertex: Vertex, change: Callable[[Json], None]) -> Any:
 
 async def test_what_was_called_must_come_back_as_it_was() -> None:
     """Signed, with one result for each call: else 400, in Vertex's words."""
-    changes: dict[str, tuple[Callable[[Json], Any], str]] = {
-        "no signature": (lambda each: each["messages"][1]["tool_calls"][0].pop("extra_content"), "is missing a thought_signature"),
-        "another": (
-            lambda each: each["messages"][1]["tool_calls"][0]["extra_content"]["google"].update(thought_signature="AAAA"),
-            "corrupted thought_signature",
-        ),
-        "other order": (lambda each: each["messages"][1]["tool_calls"].reverse(), "is missing a thought_signature"),
-        "a result less": (lambda each: each["messages"].pop(), "number of function response parts"),
-        "no result": (lambda each: each.update(messages=each["messages"][:2]), "number of function response parts"),
-        "a result more": (lambda each: each["messages"].append(each["messages"][-1]), "number of function response parts"),
-        "of another": (lambda each: each["messages"][-1].update(tool_call_id="other"), "number of function response parts"),
-        "without id": (lambda each: each["messages"][-1].pop("tool_call_id"), "number of function response parts"),
-        "no call": (lambda each: each["messages"].pop(1), "number of function response parts"),
-        "no JSON": (lambda each: each["messages"][1]["tool_calls"][1]["function"].update(arguments="{"), "no JSON object"),
-    }  # fmt: skip
+
+    def first(each: Json) -> Json:
+        return dict(each["messages"][1]["tool_calls"][0])
+
+    changes: list[tuple[Callable[[Json], Any], str]] = [
+        (lambda each: each["messages"][1]["tool_calls"][0].pop("extra_content"), MISSING),
+        (lambda each: each["messages"][1]["tool_calls"].reverse(), MISSING),
+        (lambda each: first(each)["extra_content"]["google"].update(thought_signature="AAAA"), "corrupted"),
+        (lambda each: first(each)["function"].update(arguments='{"city": "Rome"}'), "corrupted"),
+        (lambda each: first(each)["function"].update(arguments="{"), "no JSON object"),
+        (lambda each: each["messages"].pop(), UNEQUAL),
+        (lambda each: each.update(messages=each["messages"][:2]), UNEQUAL),
+        (lambda each: each["messages"].append(each["messages"][-1]), UNEQUAL),
+        (lambda each: each["messages"][-1].update(tool_call_id="other"), UNEQUAL),
+        (lambda each: each["messages"][-1].pop("tool_call_id"), UNEQUAL),
+        (lambda each: each["messages"].pop(1), UNEQUAL),
+    ]
     async with emulated(Options()) as vertex:
-        for change, expected in changes.values():
+        for change, expected in changes:
             assert expected in refusal(await handed_back(vertex, change))
         assert content(await handed_back(vertex, lambda _: None)).startswith("weather says {}")
 
@@ -327,7 +324,7 @@ def test_a_wrong_call_is_mended_when_the_model_is_told(kind: str) -> None:
     right = all_calls(payload)
     wrong, *mended = all_calls(payload, kind=kind)
     name, arguments = wrong[0]
-    assert (name in {"weather"}) == (kind == "bad_arguments")
+    assert (name == "weather") == (kind == "bad_arguments")
     if kind == "bad_arguments":
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(arguments, WEATHER["function"]["parameters"])
