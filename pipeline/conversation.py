@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.attachments import MediaColumn, attachments
 from pipeline.data import Message
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import Fault, Misuse, Unusable
 from pipeline.prompt import Template
 
 Part = str | MediaColumn
@@ -137,7 +138,7 @@ def _filled(content: _Compiled, values: Mapping[str, Any]) -> Any:
     if isinstance(content, _Verbatim):
         return content.text
     if not isinstance(content, list):
-        return _returned(content(values))
+        return _returned(_called(content, values))
     if len(content) == 1 and isinstance(content[0], Template):
         return content[0].render(values)
     parts: list[Any] = []
@@ -147,6 +148,18 @@ def _filled(content: _Compiled, values: Mapping[str, Any]) -> Any:
         else:
             parts += attachments(part, values)
     return parts
+
+
+def _called(function: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return function(values)
+    except Fault:
+        raise
+    except Exception as error:
+        # The function is the user's: a row that it cannot take fails, and says where.
+        code = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(code.filename).name}:{code.lineno}"
+        raise Unusable(f"the prompt's function raised {type(error).__name__}: {error} ({place})") from error
 
 
 def _returned(value: object) -> Any:

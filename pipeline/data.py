@@ -126,6 +126,6 @@ class Part:
     output_tokens: int
     reasoning_tokens: int
     cached_tokens: int
-    cost_usd: float
-    unpriced: int
+    cost_usd: float = 0.0
+    unpriced: int = 0
     """Replies whose price is not known, and which `cost_usd` therefore leaves out."""

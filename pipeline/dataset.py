@@ -18,8 +18,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import disk
 from pipeline.data import Entry, Failure, Outcome, Part, Reply, Usage
+from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken, Fault
 from pipeline.reading import Reader
@@ -69,13 +69,16 @@ class Dataset:
     """The parts of one output folder.
 
     `kept` is the schema of the input columns that are copied, by their output names; `reader` reads the entries of
-    the journal. `metadata` goes into the footer of every part.
+    the journal. `metadata` goes into the footer of every part. Raises `Broken` when the disk fails.
     """
 
-    def __init__(self, folder: Path, kept: pa.Schema, reader: Reader, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, kept: pa.Schema, reader: Reader, metadata: Mapping[str, str], files: Files = FILES
+    ) -> None:
         self.folder = folder
         self.kept = kept
         self._reader = reader
+        self._files = files
         self.schema = output_schema(kept, reader).with_metadata(dict(metadata))
 
     def seal(
@@ -90,24 +93,21 @@ class Dataset:
         """Writes one part, durably: its rows' kept columns, and their entries in the same order.
 
         With `replies`, what the endpoint answered is kept beside it, byte for byte, so that the part can be made
-        again under another schema. Raises `Broken` when the disk fails.
+        again under another schema.
         """
         counts = _Counts()
-        try:
-            with ExitStack() as files:
-                keep = files.enter_context(_replies_kept(self.folder, chunk)) if replies else None
-                digest = _Digest(files.enter_context(disk.replaced(self.folder / part_name(chunk))))
-                writer = files.enter_context(_writer(digest, self.schema))
-                columns = _table(kept, self.kept)
-                for start, some in _slices(entries):
-                    _require_rows(some, first + start)
-                    if keep is not None:
-                        keep.write_batch(_encoded(some))
-                    writer.write_batch(self._batch(columns.slice(start, len(some)), some, counts))
-                if counts.rows != columns.num_rows:
-                    raise RuntimeError(f"{part_name(chunk)}: {counts.rows} entries for {columns.num_rows} rows")
-        except OSError as error:
-            raise Broken(f"{part_name(chunk)} cannot be written: {error}; mend the disk, then run again") from error
+        with _written(part_name(chunk)), ExitStack() as files:
+            keep = files.enter_context(self._replies_kept(chunk)) if replies else None
+            digest = _Digest(files.enter_context(self._files.replaced(self.folder / part_name(chunk))))
+            writer = files.enter_context(_writer(digest, self.schema))
+            columns = _table(kept, self.kept)
+            for start, some in _slices(entries):
+                _require_rows(some, first + start)
+                if keep is not None:
+                    keep.write_batch(_encoded(some))
+                writer.write_batch(self._batch(columns.slice(start, len(some)), some, counts))
+            if counts.rows != columns.num_rows:
+                raise RuntimeError(f"{part_name(chunk)}: {counts.rows} entries for {columns.num_rows} rows")
         return counts.part(chunk, first, digest)
 
     def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
@@ -127,22 +127,25 @@ class Dataset:
         return pa.RecordBatch.from_arrays([*theirs, *ours], schema=self.schema)
 
     def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
-        """Writes the manifest, then the marker that make and schedulers wait for (or takes it away).
-
-        Raises `Broken` when the disk fails.
-        """
-        try:
-            self.unfinish()
-            disk.write(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+        """Writes the manifest, then the marker that make and schedulers wait for (or takes it away)."""
+        self.unfinish()
+        with _written("the manifest"):
+            self._files.put(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
             if success:
-                disk.write(self.folder / SUCCESS, b"")
-        except OSError as error:
-            raise Broken(f"the manifest cannot be written: {error}; mend the disk, then run again") from error
+                self._files.put(self.folder / SUCCESS, b"")
 
     def unfinish(self) -> None:
         """Takes the success marker away: the dataset is being worked on."""
-        (self.folder / SUCCESS).unlink(missing_ok=True)
-        disk.sync_folder(self.folder)
+        with _written(SUCCESS):
+            self._files.remove([self.folder / SUCCESS])
+
+    @contextmanager
+    def _replies_kept(self, chunk: int) -> Iterator[pq.ParquetWriter]:
+        """A writer for the kept replies of one part, which are there, durable, when the block ends well."""
+        path = _replies_path(self.folder, chunk)
+        self._files.make_folder(path.parent, mode=PRIVATE_FOLDER)
+        with self._files.replaced(path, mode=PRIVATE_FILE) as file, _writer(file, _REPLIES) as writer:
+            yield writer
 
 
 def output_schema(kept: pa.Schema, reader: Reader) -> pa.Schema:
@@ -233,12 +236,12 @@ class _Digest:
 
 
 @contextmanager
-def _replies_kept(folder: Path, chunk: int) -> Iterator[pq.ParquetWriter]:
-    """A writer for the kept replies of one part, which are there, durable, when the block ends well."""
-    path = _replies_path(folder, chunk)
-    path.parent.mkdir(mode=disk.PRIVATE_FOLDER, exist_ok=True)
-    with disk.replaced(path, mode=disk.PRIVATE_FILE) as file, _writer(file, _REPLIES) as writer:
-        yield writer
+def _written(what: str) -> Iterator[None]:
+    """A block in which whatever the disk refuses is raised as `Broken`."""
+    try:
+        yield
+    except OSError as error:
+        raise Broken(f"{what} cannot be written: {error}; mend the disk, then run again") from error
 
 
 def _replies_path(folder: Path, chunk: int) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
@@ -14,36 +16,96 @@ TEMPORARY = ".tmp"
 """The suffix of a file that is not whole yet; whatever carries it may be deleted when no run is alive."""
 
 
-@contextmanager
-def replaced(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well, durably; otherwise nothing changes."""
-    # Hidden, because readers of a dataset take every name that begins with neither `_` nor `.`.
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The system's calls that durability rests on, and what is made of them; a failed sync is never tried again.
+
+    All of it raises `OSError`. Other calls can be given in the place of the system's, which record what they do, or
+    fail, or end the process at the N-th.
+    """
+
+    open: Callable[[Path, int, int], int] = os.open
+    write: Callable[[int, Any], int] = os.write
+    sync: Callable[[int], None] = os.fsync
+    replace: Callable[[Path, Path], None] = os.replace
+    unlink: Callable[[Path], None] = os.unlink
+    mkdir: Callable[[Path, int], None] = os.mkdir
+
+    @contextmanager
+    def replaced(self, path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+        """A new file that takes the place of `path` when the block ends well, durably; otherwise nothing changes."""
+        # Hidden, because readers of a dataset take every name that begins with neither `_` nor `.`.
+        temporary = path.with_name(f".{path.name}{TEMPORARY}")
+        descriptor = self.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
+        with io.BufferedWriter(_Written(descriptor, self.write)) as file:
+            yield file
+            file.flush()
+            self.sync(descriptor)
+        self.replace(temporary, path)
+        self.sync_folder(path.parent)
+
+    def put(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        """Puts `content` in the place of `path`, durably, whole or not at all."""
+        with self.replaced(path, mode=mode) as file:
+            file.write(content)
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Removes the files that are there, durably."""
+        gone = list(paths)
+        for path in gone:
+            with suppress(FileNotFoundError):
+                self.unlink(path)
+        for folder in dict.fromkeys(path.parent for path in gone):
+            self.sync_folder(folder)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Makes the names in a folder durable."""
+        descriptor = self.open(folder, os.O_RDONLY | os.O_DIRECTORY, 0)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def make_folder(self, folder: Path, *, mode: int = 0o777) -> None:
+        """A folder that is there, durably, with its parents."""
+        if not folder.parent.is_dir():
+            self.make_folder(folder.parent)
+        try:
+            self.mkdir(folder, mode)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        # Also when it was there: whoever made it may have been killed before its name was durable.
+        with suppress(PermissionError):  # a folder that one may enter and not read cannot be synced
+            self.sync_folder(folder.parent)
+
+    def make_private(self, folder: Path) -> None:
+        """A folder that only its owner can enter, durably."""
+        self.make_folder(folder, mode=PRIVATE_FOLDER)
+        folder.chmod(PRIVATE_FOLDER)
 
 
-def write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Puts `content` in the place of `path`, durably, whole or not at all."""
-    with replaced(path, mode=mode) as file:
-        file.write(content)
+FILES = Files()
+"""The system's own."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class _Written(io.RawIOBase):
+    """An open file that is written by a given call."""
 
+    def __init__(self, descriptor: int, write: Callable[[int, Any], int]) -> None:
+        self._descriptor = descriptor
+        self._write = write
 
-def make_private(folder: Path) -> None:
-    """A folder that only its owner can enter."""
-    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    folder.chmod(PRIVATE_FOLDER)
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+    def write(self, data: Any) -> int:
+        return self._write(self._descriptor, data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()

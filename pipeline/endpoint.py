@@ -77,8 +77,8 @@ class Transport(httpx2.AsyncClient):
     def __init__(self, base_url: str, connections: int) -> None:
         super().__init__(transport=_NoTransport())
         self._connections = connections
-        self.url = f"{base_url}/chat/completions"
-        self._url = httpx2.URL(self.url)
+        self._url = httpx2.URL(f"{base_url}/chat/completions")
+        self.url = str(self._url)
         self._address = yarl.URL(self.url)
         self._proxy = _proxy_of(base_url)
         self._session: aiohttp.ClientSession | None = None

@@ -20,9 +20,10 @@ from pipeline import run as engine
 from pipeline.composition import Bounds, Opened, compose, purses_for
 from pipeline.data import Ask, Entry, Failure, Part, Reply, Row
 from pipeline.dataset import Dataset, kept_replies, part_name
+from pipeline.disk import FILES, Files
 from pipeline.faults import Broken, Fault, Halt, Misuse, NothingToDo
 from pipeline.job import Job
-from pipeline.journal import Journal
+from pipeline.journal import Journal, look
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
 from pipeline.source import Source, Survey, changed, find_files, survey
@@ -46,6 +47,9 @@ class Settings:
     keep_replies: bool = True
     grace_s: float = 20.0
     simulated: bool = False
+    chunk_rows: int | None = None
+    """Rows of a chunk; None lets their size decide."""
+    files: Files = FILES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +95,9 @@ class Run:
         kept = job.columns_kept(self.survey.columns)
         needed = job.columns_needed(list(self.survey.columns))
         self.source = Source(self.survey, needed=needed, kept=list(kept))
-        self.dataset = Dataset(folder.output, renamed(self.source.kept_schema, kept), job.reader, _footer(plan))
-        self.journal = Journal(folder.journal)
+        schema = renamed(self.source.kept_schema, kept)
+        self.dataset = Dataset(folder.output, schema, job.reader, _footer(plan), settings.files)
+        self.journal = Journal(folder.journal, settings.files)
         self.purses: list[Purse] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
 
@@ -133,7 +138,7 @@ class Run:
         async with anyio.create_task_group() as tasks, connect() as endpoints:
             composed = compose(self.job, bounds, endpoints, self.purses, tally=tally, stop=stop)
             tasks.start_soon(self.journal.keep_writing)
-            tasks.start_soon(Watch(self.folder.run, composed, tally).keep)
+            tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files).keep)
             await engine.work_through(
                 chunks,
                 self._hands(composed.ask, tally),
@@ -270,7 +275,7 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     """
     files = find_files(inputs_of(job))
     ensure_descriptors(settings.bounds.concurrency)
-    folder = RunFolder(settings.output)
+    folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     with folder.locked():
         plan = _planned(job, settings, folder, [str(path) for path in files])
@@ -288,14 +293,14 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
             run.journal.close()
 
 
-def reparse(job: Job, output: Path) -> Summary:
+def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
     """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
 
     Only the schema (and what it does to columns) may differ from the run's job. Raises `Misuse` otherwise. When it
     is cut short, the run is marked, and running it again finishes it.
     """
     started = time.monotonic()
-    folder = RunFolder(output)
+    folder = RunFolder(output, files)
     before = folder.load()
     if before is None:
         raise Misuse(f"{output} holds no run")
@@ -306,7 +311,7 @@ def reparse(job: Job, output: Path) -> Summary:
             raise Misuse(f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again")
         if not before.keep_replies:
             raise Misuse("the run did not keep its replies: use --fresh to ask again")
-        run = Run(job, Settings(output=output), folder, plan)
+        run = Run(job, Settings(output=output, files=files), folder, plan)
         try:
             # The last part of a re-parse that was cut short may have been replaced and not recorded.
             _check_parts(run, whole=not before.reparsing)
@@ -340,6 +345,8 @@ def ensure_descriptors(concurrency: int) -> None:
 
 def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[str]) -> Plan:
     before = None if settings.fresh else folder.load()
+    if before is not None and look(folder.journal) == ([], 0):
+        before = None  # a start that recorded nothing binds nobody to its settings
     found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
     plan = Plan(
         job_name=job.name,
@@ -377,14 +384,17 @@ def _require_columns(job: Job, found: Survey) -> None:
 
 def _surveyed(job: Job, settings: Settings) -> Survey:
     found = survey(
-        inputs_of(job), min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)), limit=settings.limit
+        inputs_of(job),
+        chunk_rows=settings.chunk_rows,
+        min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
+        limit=settings.limit,
     )
     if found.rows == 0:
         raise NothingToDo("the input holds no row")
     if found.bad_count and job.max_failed == 0:
         first = found.bad_lines[0]
         raise Misuse(
-            f"{found.bad_count} records cannot be read, and the job allows no failed row; the first: "
+            f"records that cannot be read: {found.bad_count}, and the job allows no failed row; the first: "
             f"{first.path}: {first.problem}"
         )
     return found
@@ -392,7 +402,7 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
 
 def _input_differences(found: Survey, files: Sequence[str]) -> list[str]:
     before = [file.path for file in found.files]
-    gone = [f"input file {path} is not there any more" for path in before if path not in files]
+    gone = [f"input file {path} is not among the inputs any more" for path in before if path not in files]
     new = [f"input file {path} is new" for path in files if path not in before]
     return [*gone, *new] or changed(found)
 

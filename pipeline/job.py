@@ -186,6 +186,8 @@ class Job:
                     f"the job has no `user` prompt, and the input has no `messages` or `body` column "
                     f"(its columns: {', '.join(available)}): give the job a prompt"
                 )
+            if not self.model and "body" not in available:
+                raise Misuse("rows with `messages` name no model: give one with --model")
             return [name for name in ("body", "messages", "method", "url") if name in available]
         named = self.conversation.columns
         if named is None:
@@ -308,7 +310,10 @@ def _schema_file(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise Misuse(f'`schema`: {str(path)!r} cannot be read ({error.strerror}); or "json_object"') from None
+        raise Misuse(
+            f"`schema`: the file {str(path)!r} cannot be read from {Path.cwd()} ({error.strerror}); "
+            f'it is a path to a JSON Schema, or "json_object"'
+        ) from None
     except ValueError as error:
         raise Misuse(f"`schema`: {path} is not JSON: {error}") from None
     if not isinstance(document, dict):

@@ -8,9 +8,10 @@ transactions, and SQLite uses their space again.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -21,7 +22,7 @@ import orjson
 from anyio import to_thread
 
 from pipeline.data import Entry, Part
-from pipeline.disk import PRIVATE_FILE
+from pipeline.disk import FILES, PRIVATE_FILE, Files
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken
 
@@ -49,8 +50,8 @@ class Journal:
     Whatever goes wrong with the disk is raised as `Broken`, once, and never retried.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.touch(mode=PRIVATE_FILE, exist_ok=True)
+    def __init__(self, path: Path, files: Files = FILES) -> None:
+        _make(path, files)
         self._path = path
         self._writing = Lock()
         self._handing_over = Lock()
@@ -106,15 +107,10 @@ class Journal:
         with self._writing:
             with self._handing_over:
                 pending, self._pending = self._pending, []
-            if not pending:
-                return
-            try:
+            if pending:
                 with self._transaction():
                     self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", pending)
-            except Broken as broken:
-                self._broken = broken
-                raise
-            self._committed += len(pending)
+                self._committed += len(pending)
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
@@ -177,8 +173,22 @@ class Journal:
         with self._writing, self._transaction():
             self._database.executemany(_FORGET, sealed)
 
-    def _transaction(self) -> AbstractContextManager[None]:
-        return _Transaction(self._database)
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """BEGIN IMMEDIATE ... COMMIT, with SQLite's errors as `Broken`; after one of them there is no further try."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._broken = _broken(error)
+            raise self._broken from error
+        finally:
+            if self._database.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._database.rollback()
 
 
 def look(path: Path) -> tuple[list[Part], int]:
@@ -203,25 +213,12 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise _broken(error) from error
 
 
-class _Transaction:
-    """BEGIN IMMEDIATE ... COMMIT, with SQLite's errors as `Broken`."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        _guarded(lambda: self._database.execute("BEGIN IMMEDIATE"))
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        try:
-            if kind is None:
-                _guarded(lambda: self._database.execute("COMMIT"))
-        finally:
-            if self._database.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._database.rollback()
-        if isinstance(error, sqlite3.Error):
-            raise _broken(error) from error
+def _make(path: Path, files: Files) -> None:
+    """A private file, if there is none: SQLite gives its mode to the others that it makes beside it."""
+    try:
+        os.close(files.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+    except OSError as error:
+        raise _broken(error) from error
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -239,5 +236,5 @@ def _guarded(action: Callable[[], _T]) -> _T:
         raise _broken(error) from error
 
 
-def _broken(error: sqlite3.Error) -> Broken:
+def _broken(error: sqlite3.Error | OSError) -> Broken:
     return Broken(f"the journal cannot be used: {error}; nothing received before is lost: mend the disk, run again")

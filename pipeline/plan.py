@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -18,14 +17,15 @@ from typing import Any
 
 import orjson
 
-from pipeline import __version__, disk
-from pipeline.faults import Misuse
+from pipeline import __version__
+from pipeline.disk import FILES, PRIVATE_FILE, TEMPORARY, Files
+from pipeline.faults import Broken, Misuse
 
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
 _FILES = ("_manifest.json", "_SUCCESS")
-_OURS = ("_run", *_FILES, *(f".{name}{disk.TEMPORARY}" for name in _FILES))
+_OURS = ("_run", *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +49,12 @@ class Plan:
 
 
 class RunFolder:
-    """An output folder and the `_run` folder in it."""
+    """An output folder and the `_run` folder in it. Raises `Broken` when the disk fails."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, files: Files = FILES) -> None:
         self.output = output
         self.run = output / "_run"
+        self._files = files
 
     @property
     def journal(self) -> Path:
@@ -63,14 +64,14 @@ class RunFolder:
     def prepare(self) -> None:
         """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
         try:
-            self.output.mkdir(parents=True, exist_ok=True)
+            self._files.make_folder(self.output)
             strangers = [path.name for path in self.output.iterdir() if path.name not in _OURS and not _is_part(path)]
             parts = any(_is_part(path) for path in self.output.iterdir())
             if strangers and not self.run.exists():
                 raise Misuse(f"the output folder {self.output} holds other files ({strangers[0]}): choose an empty one")
             if parts and not self.run.exists():
                 raise Misuse(f"{self.output} holds a dataset without its run state (_run): choose another --output")
-            disk.make_private(self.run)
+            self._files.make_private(self.run)
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # nameless, so that two starts at once do not meet in it
         except OSError as error:
@@ -79,14 +80,16 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """The run, for us alone. Raises `Misuse` that names who has it."""
-        descriptor = os.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, disk.PRIVATE_FILE)
+        with self._writing(LOCK):
+            descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Misuse(f"another run works on {self.output}: {_holder(descriptor)}") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            with self._writing(LOCK):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise Misuse(f"another run works on {self.output}: {_holder(descriptor)}") from None
+                os.ftruncate(descriptor, 0)
+                self._files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
             os.close(descriptor)
@@ -106,21 +109,25 @@ class RunFolder:
         return None
 
     def clear(self) -> None:
-        """Removes what a run wrote, and nothing else; the lock stays."""
-        for path in self.output.iterdir():
-            if _is_part(path) or path.name in _FILES:
-                path.unlink()
-        for path in self.run.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
+        """Removes what a run wrote, and nothing else; the lock stays.
+
+        The marker goes first, for those who wait for it, and the plan last: were it gone before the journal, the next
+        run would take the entries of this one for its own. What is named in a line is gone for good before the next.
+        """
+        replies = self.run / "replies"
+        with self._writing("the output folder"):
+            self._files.remove([self.output / name for name in _FILES])
+            self._files.remove([self.journal])  # before its log, without which it may be torn
+            self._files.remove(self.run.glob(f"{JOURNAL}*"))
+            self._files.remove(path for path in self.output.iterdir() if _is_part(path))
+            self._files.remove(replies.glob("*"))
+            self._files.remove(path for path in self.run.iterdir() if path.name != LOCK and path != replies)
 
     def sweep(self) -> None:
         """Removes files that a killed run had not finished writing."""
-        for folder in (self.output, self.run, self.run / "replies"):
-            for path in folder.glob(f".*{disk.TEMPORARY}"):
-                path.unlink()
+        with self._writing("the output folder"):
+            for folder in (self.output, self.run, self.run / "replies"):
+                self._files.remove(folder.glob(f".*{TEMPORARY}"))
 
     def load(self) -> Plan | None:
         """The plan of the run in this folder; None when there is none yet. Raises `Misuse` when it is not readable."""
@@ -136,7 +143,18 @@ class RunFolder:
 
     def save(self, plan: Plan) -> None:
         """Writes the plan, durably."""
-        disk.write(self.run / PLAN, orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2), mode=disk.PRIVATE_FILE)
+        with self._writing(PLAN):
+            content = orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2)
+            self._files.put(self.run / PLAN, content, mode=PRIVATE_FILE)
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """A block in which whatever the disk refuses is raised as `Broken`."""
+        try:
+            yield
+        except OSError as error:
+            told = f"{what} of {self.output} cannot be written: {error}"
+            raise Broken(f"{told}; mend the disk, then run again") from error
 
 
 def differences(before: Plan, now: Plan) -> list[str]:
@@ -167,7 +185,7 @@ def _short(text: str, start: int) -> str:
 
 
 def _is_part(path: Path) -> bool:
-    name = path.name.removeprefix(".").removesuffix(disk.TEMPORARY)
+    name = path.name.removeprefix(".").removesuffix(TEMPORARY)
     return name.startswith("part-") and name.endswith(".parquet")
 
 

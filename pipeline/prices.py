@@ -88,9 +88,9 @@ _SHORT = 100_000
 
 def _listed_cost(name: str, usage: Usage) -> float | None:
     short = _short_price(name)
-    if short is None or usage.input <= _SHORT:
-        return short and _own_cost(short, usage)
-    return _looked_up(name, usage)
+    if short is None:
+        return None
+    return _own_cost(short, usage) if usage.input <= _SHORT else _looked_up(name, usage)
 
 
 @lru_cache(maxsize=64)

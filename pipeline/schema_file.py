@@ -60,12 +60,12 @@ def shape_of_document(document: JsonSchema, name: str) -> Shape:
 
 
 def _validator(document: JsonSchema) -> Any:
-    import jsonschema  # type: ignore[import-untyped]  # only jobs with a schema file need it
+    import jsonschema  # only jobs with a schema file need it
     import referencing
 
     kind = jsonschema.validators.validator_for(document, default=jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(document)
+        kind.check_schema(dict(document))
     except jsonschema.SchemaError as error:
         raise Misuse(f"the schema is not valid JSON Schema: {error.json_path}: {excerpt(error.message, 200)}") from None
     formats = jsonschema.FormatChecker(formats=())

@@ -41,7 +41,9 @@ class Assembly:
 
     def body(self) -> bytes:
         """The completion's body, keys sorted as Vertex does. Raises `Unavailable` when the stream was cut short."""
-        if not self._choices or any(choice.finish_reason is None for choice in self._choices.values()):
+        # A blocked prompt has no choices, but its usage came: that stream is whole.
+        cut = any(choice.finish_reason is None for choice in self._choices.values())
+        if cut or not (self._choices or self._usage):
             raise Unavailable("the stream ended before the answer did")
         choices = [self._choices[index].whole(index) for index in sorted(self._choices)]
         completion = {**self._head, "choices": choices, "object": "chat.completion", "usage": self._usage}
@@ -105,17 +107,27 @@ class _Choice:
 
     def _call_of(self, fragment: Mapping[str, Any]) -> dict[str, Any]:
         name, index = fragment.get("id"), fragment.get("index")
-        known = (
-            next((call for call in self._calls if call["id"] == name), None) if name else self._by_index.get(index or 0)
-        )
+        at_index = self._by_index.get(index or 0)
+        known = next((call for call in reversed(self._calls) if call["id"] == name), None) if name else at_index
+        if known is not None and known is not at_index and _is_whole(known):
+            known = None  # another call that came with the same id
         if known is None:
             known = {"id": name or "", "type": "function", "function": {"name": "", "arguments": ""}}
             self._calls.append(known)
-            if isinstance(index, int):
-                self._by_index[index] = known
+        if isinstance(index, int):
+            self._by_index[index] = known
         return known
 
     def _add_audio(self, audio: Mapping[str, Any]) -> None:
         known = self._rest.setdefault("audio", {"data": ""})
         known.update({name: value for name, value in audio.items() if name != "data"})
         known["data"] += audio.get("data") or ""
+
+
+def _is_whole(call: Mapping[str, Any]) -> bool:
+    """Whether all arguments of a call have come."""
+    try:
+        orjson.loads(call["function"]["arguments"])
+    except orjson.JSONDecodeError:
+        return False
+    return True

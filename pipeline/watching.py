@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import orjson
 
-from pipeline import disk
 from pipeline.composition import Composed
-from pipeline.faults import Misuse
+from pipeline.disk import FILES, PRIVATE_FILE, Files
+from pipeline.faults import Broken, Misuse
 from pipeline.pace import Spacing
-from pipeline.policy import WARNING_SHARE, Limits
+from pipeline.policy import WARNING_SHARE, Limits, Stop
 from pipeline.tally import Tally
 
 EVENTS = "events.jsonl"
@@ -27,25 +27,33 @@ TUNABLE = ("concurrency", "rpm", "tpm")
 
 
 class Watch:
-    """Writes and reads the files of a run folder beside the work: `events.jsonl`, `state.json`, `tune.json`."""
+    """Writes and reads the files of a run folder beside the work: `events.jsonl`, `state.json`, `tune.json`.
 
-    def __init__(self, folder: Path, composed: Composed, tally: Tally) -> None:
+    Requests the stop when the disk fails.
+    """
+
+    def __init__(self, folder: Path, composed: Composed, tally: Tally, stop: Stop, files: Files = FILES) -> None:
         self._folder = folder
         self._composed = composed
         self._tally = tally
+        self._stop = stop
+        self._files = files
         self._before = self._counts()
         self._warned = False
 
     async def keep(self) -> None:
-        """Does so every second until it is cancelled."""
-        # Changes that were asked of an earlier start are over with it.
-        (self._folder / TUNE).unlink(missing_ok=True)
-        while True:
-            await anyio.sleep(EVERY_S)
-            self._tune()
-            self._warn()
-            event = self._event()
-            await anyio.to_thread.run_sync(self._write, event)
+        """Does so every second until it is cancelled, or the disk fails."""
+        try:
+            # Changes that were asked of an earlier start are over with it.
+            self._files.remove([self._folder / TUNE])
+            while True:
+                await anyio.sleep(EVERY_S)
+                self._tune()
+                self._warn()
+                event = self._event()
+                await anyio.to_thread.run_sync(self._write, event)
+        except OSError as error:
+            self._stop.request(Broken(f"{self._folder} cannot be written: {error}; mend the disk, then run again"))
 
     def _event(self) -> dict[str, Any]:
         dispatcher, counts = self._composed.dispatcher, self._counts()
@@ -81,13 +89,12 @@ class Watch:
 
     def _write(self, event: Mapping[str, Any], *, note: str | None = None) -> None:
         line = orjson.dumps({**event, "note": note} if note else event)
-        descriptor = os.open(self._folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, disk.PRIVATE_FILE)
-        with os.fdopen(descriptor, "ab") as file:
-            file.write(line + b"\n")
-        state = self._folder / f".{STATE}{disk.TEMPORARY}"
-        state.touch(mode=disk.PRIVATE_FILE)
-        state.write_bytes(line)
-        state.replace(self._folder / STATE)
+        descriptor = self._files.open(self._folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        try:
+            self._files.write(descriptor, line + b"\n")
+        finally:
+            os.close(descriptor)
+        self._files.put(self._folder / STATE, line, mode=PRIVATE_FILE)
 
     def _tune(self) -> None:
         """Applies the changes that `pipeline tune` asked for, once."""
@@ -95,7 +102,7 @@ class Watch:
             changes = orjson.loads((self._folder / TUNE).read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
             return
-        (self._folder / TUNE).unlink(missing_ok=True)
+        self._files.remove([self._folder / TUNE])
         apply(self._composed.dispatcher.limits, changes)
         text = ", ".join(f"{name}={value:g}" for name, value in changes.items())
         self._tally.notes.append(f"tuned: {text}")
@@ -130,7 +137,7 @@ def ask_to_tune(folder: Path, assignments: list[str]) -> dict[str, float]:
             raise Misuse(f"{assignment!r} is not NAME=NUMBER, as in rpm=300") from None
         if name not in TUNABLE or changes[name] < (1 if name == "concurrency" else 0):
             raise Misuse(f"{assignment!r} cannot be tuned; what can: {', '.join(TUNABLE)} (rpm=0 lifts the limit)")
-    disk.write(folder / TUNE, orjson.dumps(changes), mode=disk.PRIVATE_FILE)
+    FILES.put(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
     return changes
 
 

@@ -392,6 +392,20 @@ def test_retry_failed_that_is_stopped_at_once_has_lost_nothing(shell: Shell, ser
     require_whole(shell, 20)
 
 
+def test_the_success_marker_is_away_while_a_finished_run_is_worked_on_again(shell: Shell, server: Served) -> None:
+    marker = shell.folder / "out/a_job/_SUCCESS"
+    server.follow(lambda call: error(400) if "text 3" in call.prompt else answer(call))
+    assert run(shell, server, "--set", "max_failed=1").code == 0
+    assert marker.exists()
+    server.follow(lambda call: Held(answer(call)))
+    with shell.started(*arguments(server, "--retry-failed")) as child:
+        server.arrived(21)
+        assert not marker.exists()
+        server.release()
+        assert ended(child).code == 0
+    assert marker.exists()
+
+
 def test_retry_failed_without_kept_replies_is_refused(shell: Shell, server: Served) -> None:
     server.follow(lambda call: error(400) if "text 3" in call.prompt else answer(call))
     assert run(shell, server, "--no-keep-replies").json["failed"] == 1

@@ -150,6 +150,7 @@ def test_i6_a_null_that_the_prompt_needs_fails_its_row() -> None:
     assert unusable(job(), text=None) == "column 'text' is null, and the template of `user` gives no default for it"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none(), max_size=5))
 def test_s1_no_row_can_change_anything_but_the_text_of_its_message(values: dict[str, Any]) -> None:
     body = payload(job(user="{{ row['text'] }}", temperature=0), **{**values, "text": "{{ 1 }}"})

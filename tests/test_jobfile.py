@@ -9,7 +9,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -274,6 +274,7 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.text(), _JSON)
 def test_no_assignment_raises_anything_but_misuse(text: str, value: Any) -> None:
     for assignment in (text, f"extra={text}", f"google.{text}={value}", f"temperature={value}", f"rename={value}"):
@@ -304,6 +305,7 @@ def test_an_input_of_requests_is_a_job_called_after_its_file(path: str, name: st
     assert (job.name, job.input, job.carries_requests) == (name, [path, "more.jsonl"], True)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_any_input_has_a_name_for_its_job(path: str) -> None:
     assert job_of_requests([path.replace("\0", "")]).name

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -339,14 +339,33 @@ async def test_unseal_opens_a_chunk_again_with_the_entries_to_keep(tmp_path: Pat
 
 
 def test_unseal_is_one_transaction(tmp_path: Path) -> None:
-    with opened(tmp_path / "journal") as journal:
+    path = tmp_path / "journal"
+    with opened(path) as journal:
         journal.seal(part(0, 0, 10))
         # The second entry cannot be stored: then the first is not there, either, and the part still is.
         with pytest.raises(Broken):
             journal.unseal(0, [(1, reply()), (2, replace(reply(), body="text"))])  # type: ignore[arg-type]
+    with opened(path) as journal:
         assert journal.parts() == [part(0, 0, 10)]
         assert journal.count() == 0
-        journal.seal(part(1, 10, 10))
+
+
+def test_p4_after_a_failure_nothing_is_tried_again(tmp_path: Path) -> None:
+    with opened(tmp_path / "journal") as journal:
+        with pytest.raises(Broken) as first:
+            journal.unseal(0, [(1, replace(reply(), body="text"))])  # type: ignore[arg-type]
+        calls: list[Callable[[], None]] = [
+            lambda: journal.seal(part(0, 0, 10)),
+            lambda: journal.forget([1]),
+            lambda: journal.unseal(0, []),
+        ]
+        for call in calls:
+            with pytest.raises(Broken) as again:
+                call()
+            assert again.value is first.value
+        with pytest.raises(Broken):
+            anyio.run(journal.put, 1, reply())
+        assert journal.parts() == []
 
 
 async def test_forget_drops_just_the_entries_that_are_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from itertools import count, islice, pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.pace import (
@@ -37,11 +37,13 @@ STEPS = st.floats(0.0, 30.0)
 # The gate.
 
 
+@settings(deadline=None)
 @given(MOMENTS)
 def test_a_gate_is_open_at_first(now: float) -> None:
     assert Gate().wait(now) == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(STEPS, HINTS)), SEEDS)
 def test_h1_the_gate_never_opens_before_any_time_that_the_server_has_named(
     closings: list[tuple[float, float]], seed: int
@@ -54,6 +56,7 @@ def test_h1_the_gate_never_opens_before_any_time_that_the_server_has_named(
         assert gate.wait(now) >= not_before - now
 
 
+@settings(deadline=None)
 @given(MOMENTS, HINTS, SEEDS)
 def test_the_gate_opens_soon_after_that_time_and_for_everybody(now: float, hint: float, seed: int) -> None:
     gate = Gate(dice=Random(seed))
@@ -104,6 +107,7 @@ def test_h4_before_any_success_the_silence_counts_from_the_first_request() -> No
     assert failing(breaker, 105.0, range(1))
 
 
+@settings(deadline=None)
 @given(st.lists(STEPS, min_size=1))
 def test_h4_while_it_is_open_one_probe_leaves_every_fifteen_seconds(steps: list[float]) -> None:
     breaker, now = opened(100.0), 100.0
@@ -134,6 +138,7 @@ def test_h4_failures_before_a_success_are_forgotten() -> None:
     assert failing(breaker, 60.0, range(18, 19))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 1000.0)))
 def test_h11_one_row_that_always_fails_never_opens_it(steps: list[float]) -> None:
     breaker, now = Breaker(), 0.0
@@ -143,6 +148,7 @@ def test_h11_one_row_that_always_fails_never_opens_it(steps: list[float]) -> Non
         assert not breaker.failed(now, 7)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.integers(1, 100))
 def test_h11_rows_that_failed_while_others_went_well_never_open_it(poison: int, rounds: int) -> None:
     """Also when they alone are left at the end of the run."""
@@ -153,6 +159,7 @@ def test_h11_rows_that_failed_while_others_went_well_never_open_it(poison: int, 
     assert not any(failing(breaker, 1000.0 * n, range(poison)) for n in range(1, min(rounds, 20_000 // poison) + 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["sent", "succeeded", "failed"]), st.integers(0, 30), st.floats(0, 3))))
 def test_h4_it_opens_for_nothing_less_than_ten_rows_and_five_seconds(events: list[tuple[str, int, float]]) -> None:
     breaker, now, last, rows = Breaker(), 0.0, 0.0, set[int]()
@@ -261,6 +268,7 @@ def test_h2_a_quota_that_shrinks_is_respected_soon() -> None:
     assert sum(ok for _, ok in later) >= 0.8 * 10.0 * 30.0
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 500.0), SEEDS)
 def test_without_an_answer_the_rate_is_kept_in_every_second(rate: float, seed: int) -> None:
     """However late the caller wakes, it makes up for no more than what a clock's coarseness explains."""
@@ -282,6 +290,7 @@ def test_the_rate_grows_only_while_it_holds_requests_back() -> None:
     assert idle.rate == FIRST_RATE
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 5.0)), min_size=1))
 def test_throttled_answers_never_raise_the_rate_and_an_episode_cuts_it_once(
     others: list[tuple[float, float]],
@@ -305,6 +314,7 @@ def test_h4_after_an_outage_the_rate_begins_anew_at_a_fifth() -> None:
     assert len([moment for moment in sent if moment > 54.0]) > 100
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -328,6 +338,7 @@ def test_the_rate_is_always_a_rate(events: list[tuple[str, float, float]]) -> No
 # Declared limits.
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 3000.0), st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 9)), max_size=200))
 def test_a_declared_rate_is_never_passed_in_any_minute(per_minute: float, calls: list[tuple[float, int]]) -> None:
     spacing, now = Spacing(per_minute), 0.0
@@ -350,6 +361,7 @@ def test_a_declared_rate_is_used_to_the_full() -> None:
     assert now == pytest.approx(99.0)
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 1e6), st.floats(0.0, 1e5), st.floats(0.0, 1e5))
 def test_an_estimate_that_is_settled_leaves_the_limit_as_if_it_had_been_known(
     per_minute: float, estimated: float, actual: float
@@ -361,6 +373,7 @@ def test_an_estimate_that_is_settled_leaves_the_limit_as_if_it_had_been_known(
     assert guessed.wait(-1.0) == pytest.approx(known.wait(-1.0), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(0, 10**5), st.integers(0, 10**5))
 def test_tokens_of_a_request_are_learned_from_the_answers(size: int, asked: int, answered: int) -> None:
     estimate = TokenEstimate()
@@ -384,21 +397,25 @@ def test_nothing_seen_is_good_weather() -> None:
     assert Weather().attempts(5) == 5
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=400), st.integers(1, 30))
 def test_a_row_gets_at_least_its_attempts_and_at_most_twenty_or_those(outcomes: list[bool], least: int) -> None:
     assert least <= seen(outcomes).attempts(least) <= max(least, MOST_ATTEMPTS)
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=400))
 def test_the_share_of_failures_is_a_share(outcomes: list[bool]) -> None:
     assert 0.0 <= seen(outcomes).share < 1.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=400))
 def test_one_more_failure_never_grants_fewer_tries_than_one_more_success(outcomes: list[bool]) -> None:
     assert seen([*outcomes, True]).attempts(5) >= seen([*outcomes, False]).attempts(5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=400))
 def test_h3_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
     weather = seen(outcomes)
@@ -406,6 +423,7 @@ def test_h3_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
     assert attempts == MOST_ATTEMPTS or weather.share**attempts <= UNLIKELY * 1.000001
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.data())
 def test_h11_a_single_bad_row_is_told_from_bad_weather(rows: int, data: st.DataObject) -> None:
     bad = data.draw(st.integers(0, rows - 1))
@@ -430,6 +448,7 @@ def test_the_tries_follow_from_the_share_of_failures(percent: int, attempts: int
 # The retry budget.
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 3.0)), max_size=300))
 def test_retries_stay_a_bounded_share_of_first_tries_and_of_time(events: list[tuple[bool, float]]) -> None:
     budget, now, firsts, retries = RetryBudget(), 0.0, 0, 0
@@ -443,6 +462,7 @@ def test_retries_stay_a_bounded_share_of_first_tries_and_of_time(events: list[tu
     assert retries <= 50 + 0.75 * firsts + now * 1.0 + 1e-6
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.floats(0.0, 100.0))
 def test_who_waits_as_long_as_the_budget_says_may_retry_then(spent: int, now: float) -> None:
     budget = RetryBudget()
@@ -456,6 +476,7 @@ def test_who_waits_as_long_as_the_budget_says_may_retry_then(spent: int, now: fl
 # Latencies.
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 1000.0), max_size=60), st.integers(1, 20), st.floats(0.0, 1.0))
 def test_quantiles_are_those_of_the_latest_latencies(values: list[float], size: int, share: float) -> None:
     latencies = Latencies(size)

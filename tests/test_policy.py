@@ -308,7 +308,7 @@ async def test_a_declared_number_of_tokens_a_minute_is_kept() -> None:
     rig = Rig(Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=800, output=150, reasoning=50))))
     rig.limits.tokens = Spacing(60_000.0)
     await asked(rig.ask, 200)
-    assert len(rig.endpoint.between(60.0, 120.0)) == pytest.approx(60, abs=2)
+    assert 50 <= len(rig.endpoint.between(60.0, 120.0)) <= 61
 
 
 # Tries.

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.faults import Misuse, Unusable
@@ -33,6 +33,7 @@ def deep(levels: int) -> list[Any]:
 # What is in the row is data.
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_s1_a_value_goes_into_the_prompt_as_it_is(text: str) -> None:
     assert rendered("{{ text }}", text=text) == text
@@ -80,6 +81,7 @@ def test_s1_the_sandbox_lets_no_template_reach_beyond_the_row_or_change_it(sourc
     assert json.dumps(values) == before
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_fence_cannot_be_closed_by_what_is_inside_it(text: str) -> None:
     first, *inner, last = rendered("{{ text | fence }}", text=text).split("\n")

@@ -477,7 +477,7 @@ def _whole(world: World, script: Script) -> set[int]:
     return {chunk.index for chunk in world.chunks if done >= set(world.rows_of(chunk.index))}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(scripts())
 def test_whatever_happens_rows_and_chunks_are_accounted_for(script: Script) -> None:
     """No row twice, none asked that was known, no seal before its rows, bounds kept, an end in time."""

@@ -231,6 +231,7 @@ def test_openai_counts_reasoning_in_completion_tokens() -> None:
     assert read_usage(counts) == Usage(10, 36, 64)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9), st.sampled_from([0, 1]))
 def test_the_kinds_of_tokens_add_up_to_the_total_whichever_way_the_server_counts(
     prompt: int, output: int, reasoning: int, shared: int
@@ -582,6 +583,7 @@ def test_h1_any_hint_is_a_wait_within_bounds_or_none(headers: dict[str, str], de
     assert wait is None or 0.0 <= wait <= MAX_WAIT_S
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e7), st.sampled_from(["seconds", "milliseconds", "RetryInfo"]))
 def test_h1_a_hint_is_never_shortened_but_by_the_cap(seconds: float, form: str) -> None:
     hints: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
@@ -621,6 +623,7 @@ def test_s4_secrets_are_redacted_wherever_they_stand(secret: str, around: str) -
     assert not any(piece in kept for piece in (secret, TOKEN, "0123456789abcdef", "eyJpc3MiOiJ4In0"))
 
 
+@settings(deadline=None)
 @given(st.integers(0, EXCERPT), st.sampled_from(SECRETS))
 def test_s4_no_secret_survives_the_cut_of_an_excerpt(offset: int, secret: str) -> None:
     """Redaction comes before the cut, so that the first half of a secret is not left at the end."""
@@ -631,6 +634,7 @@ def test_s4_no_secret_survives_the_cut_of_an_excerpt(offset: int, secret: str) -
     assert not any(secret[: 12 + i] in message for i in range(8))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=2000))
 def test_s4_the_status_and_the_message_of_an_error_are_redacted(text: str) -> None:
     error = {"error": {"status": f"{text} {TOKEN}"[:400], "message": f"{TOKEN} {text}"}}
@@ -642,6 +646,7 @@ def test_ordinary_words_are_not_redacted(text: str) -> None:
     assert redacted(text) == text
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000))
 def test_h7_an_excerpt_is_one_short_printable_line(body: bytes) -> None:
     kept = excerpt(body)

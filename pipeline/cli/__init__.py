@@ -20,7 +20,6 @@ EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
 
 app = typer.Typer(
     name="pipeline",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,6 +65,8 @@ def _command() -> list[str]:
 
 def main() -> NoReturn:
     """Runs the command line and ends the process with one of the documented exit codes."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

@@ -129,6 +129,8 @@ def _is_base_url(url: str) -> bool:
 
 def _is_vertex(url: str) -> bool:
     parts = urlsplit(url)
+    if parts.scheme != "https" and not _is_loopback(url):
+        return False
     google = (parts.hostname or "").endswith(".googleapis.com")
     return google or ("/projects/" in parts.path and "/locations/" in parts.path)
 

@@ -78,7 +78,10 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     def announce(address: Address) -> None:
         print(json.dumps(address.as_dict()) if as_json else _introduced(address.as_dict()), flush=True)
 
-    asyncio.run(_serve(serve, options, announce, until_stdin_closes=until_stdin_closes))
+    try:
+        asyncio.run(_serve(serve, options, announce, until_stdin_closes=until_stdin_closes))
+    except OSError as error:
+        raise Misuse(f"the emulator cannot start: {error.strerror or error} (--port, --directory)") from error
 
 
 async def _serve(serve: Any, options: Any, announce: Any, *, until_stdin_closes: bool) -> None:

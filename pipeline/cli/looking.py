@@ -55,7 +55,10 @@ def plan(  # noqa: PLR0913 - one parameter an option
         "chunks": len(found.chunks),
         "requests": found.rows - found.bad_count,
         **estimate(job, sample, found.rows, output or Path(job.output or Path("out") / job.name)),
-        "columns": {field.name: str(field.type) for field in schema},
+        "columns": {
+            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see the README"
+            for field in schema
+        },
     }
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
@@ -95,7 +98,8 @@ def status(
         "created": found.created,
     }
     if holder:
-        facts |= {f"now_{name}": value for name, value in state_of(folder.run).items() if value not in (None, [], {})}
+        state = {name: value for name, value in state_of(folder.run).items() if value not in (None, [], {})}
+        facts |= {f"now_{name}": value for name, value in state.items() if name not in {"at", "done", "lanes"}}
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
@@ -145,10 +149,11 @@ def show(
         shown += 1
         if shown == (1 if row is not None else rows):
             break
+    if row is not None and not shown:
+        total = found.survey["rows"]
+        raise Misuse(f"row {row} is not sealed yet" if row < total else f"there is no row {row}: the run has {total}")
     if not shown:
-        raise Misuse(
-            "no such row is sealed yet" if row is not None else f"no {'failed ' if failed else ''}row is sealed"
-        )
+        print(f"no {'failed ' if failed else ''}row is in the sealed parts", file=sys.stderr)
     return 0
 
 
@@ -234,7 +239,23 @@ def _rendered(job: Job, row: Row) -> str:
         messages = job.request(row).payload["messages"]
     except Unusable as fault:
         return f"  cannot be asked: {fault.message}"
-    return "\n".join(f"  [{message['role']}] {short(message.get('content'), 2000)}" for message in messages)
+    return "\n".join(f"  [{message['role']}] {short(_readable(message.get('content')), 2000)}" for message in messages)
+
+
+def _readable(content: Any) -> Any:
+    """A message's content for people: text as it is, attachments by name."""
+    from pipeline.attachments import Attachment
+
+    if not isinstance(content, list):
+        return content
+    pieces = []
+    for part in content:
+        if isinstance(part, Attachment):
+            value = part.value if isinstance(part.value, str) else f"{len(part.value)} bytes"
+            pieces.append(f"<{part.kind}: {short(value, 80)}>")
+        else:
+            pieces.append(str(part.get("text", part)) if isinstance(part, dict) else str(part))
+    return " ".join(pieces)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -252,13 +273,14 @@ def _print_record(ordinal: int, record: dict[str, Any], job: Job | None) -> None
     from pipeline.data import Row
 
     response = record["response"] or {}
-    request = _rendered(job, Row(ordinal, record)) if job else "(the job file has changed: input columns only)"
+    unusable = (record["error"] or {}).get("type") == "Unusable"
+    request = "(it was not asked)" if unusable else _rendered(job, Row(ordinal, record)) if job else ""
     values = record["parsed"] if record["status"] == "ok" else record["error"]
     inputs = {k: v for k, v in record.items() if k not in {"status", "parsed", "response", "error"}}
     print_table(
         [
             {
-                f"row {ordinal}: request": request if job else short(inputs, 2000),
+                f"row {ordinal}: request": request or short(inputs, 2000),
                 "reply": short(response.get("text") or "", 2000),
                 record["status"]: json.dumps(values, ensure_ascii=False, indent=1, default=str),
             }

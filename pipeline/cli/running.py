@@ -150,7 +150,12 @@ def load(
 
 
 def _simulation(*, latency: float, quota_rps: float | None, token_life: float, fault: list[str]) -> list[str]:
-    arguments = [f"--fault={text}" for text in fault]
+    from pipeline.emulator import parse_fault
+
+    try:
+        arguments = ["--fault={}={}".format(*parse_fault(text)) for text in fault]
+    except ValueError as error:
+        raise Misuse(str(error)) from None
     arguments += [f"--latency={latency}"] if latency else []
     arguments += [f"--quota-rps={quota_rps}"] if quota_rps else []
     return arguments + ([f"--token-life={token_life}"] if token_life != 3600.0 else [])
@@ -247,7 +252,7 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     _print_summary(job, summary)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        print(f"error: stopped ({why}): {summary.left} rows are left; run again to resume", file=sys.stderr)
+        print(f"error: stopped ({why}): {summary.left} rows are left; the same command resumes", file=sys.stderr)
     elif code == 3:
         print(
             f"error: {summary.failed} of {summary.rows} rows failed, more than the job allows "
@@ -284,7 +289,7 @@ def _print_summary(job: Job, summary: Summary) -> None:
         f"tokens   {summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking; "
         f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
     )
-    cost = "unknown (no price for this model; see `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6g}"
-    print(f"cost     {cost}{' (of the real model; the emulator is free)' if summary.simulated else ''}")
+    known = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
+    print(f"cost     {known}{', were the model real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
     print_sample(Path(summary.output), job.key, rows=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ _LATE_S = 0.02
 _SLOWEST_DOUBLING_S = 0.5
 _FASTEST_DOUBLING_S = 0.05
 _CAUTION = 0.97
+_MEASUREMENT = 10
 _KEPT_S = 60.0
 _KEPT = 20_000
 
@@ -25,7 +27,7 @@ class AdaptiveRate:
     Slow start: the rate doubles every half second, faster when answers come faster. A throttled answer ends it, and
     cuts the rate to just under what was granted over the last second (or the last 20 requests): once per episode,
     for a request that left before the last cut says nothing about the rate since. Without throttling the rate grows
-    by half a percent a second at first, twice as fast every 2.5 seconds, as in CUBIC (RFC 9438): flat near the
+    by half a percent a second at first, twice as fast every two seconds, as in CUBIC (RFC 9438): flat near the
     limit that is known, steep where the limit must have moved. It grows only on answers, only while the rate is what
     holds requests back, and not while the endpoint fails.
 
@@ -67,7 +69,7 @@ class AdaptiveRate:
         if now - self._held_back_at > 1.0:
             return
         step = min(since, 0.25)
-        self.rate *= 2.0 ** (step * self._doublings(now, latency=now - left_at))
+        self.rate *= math.exp2(step * self._doublings(now, latency=now - left_at))
 
     def failed(self, now: float) -> None:
         """The endpoint failed a request: no growth on account of the time until now."""
@@ -76,11 +78,13 @@ class AdaptiveRate:
     def throttled(self, now: float, left_at: float) -> None:
         """A request that left at `left_at` was refused for want of quota."""
         self._refused.append(left_at)
-        self._slow_start = False
         if left_at < self._cut_at or now < self._cut_at + max(0.25, 5.0 / self.rate):
             return
-        granted = self._granted(left_at)
-        self.rate = max(LEAST_RATE, _CAUTION * min(self.rate, max(granted, self.rate / 8.0)))
+        sent, granted = self._granted(left_at)
+        # A few requests are no measurement: a single 429 among the first says little about the quota.
+        self._slow_start = self._slow_start and sent < _MEASUREMENT
+        least = self.rate * (0.7 if sent < _MEASUREMENT else 0.125)
+        self.rate = max(LEAST_RATE, _CAUTION * min(self.rate, max(granted, least)))
         self._cut_at = self._grown_at = now
         self._next = now + 1.0 / self.rate
 
@@ -94,10 +98,10 @@ class AdaptiveRate:
         """How many times a second the rate may double now."""
         if self._slow_start:
             return 1.0 / min(max(latency, _FASTEST_DOUBLING_S), _SLOWEST_DOUBLING_S)
-        return min(1.0, 0.005 * 2.0 ** ((now - self._cut_at) / 2.5))
+        return min(1.0, 0.005 * math.exp2(min((now - self._cut_at) / 2.0, 30.0)))
 
-    def _granted(self, until: float) -> float:
-        """Requests a second that left shortly before `until` and were not refused.
+    def _granted(self, until: float) -> tuple[int, float]:
+        """Requests that left shortly before `until`, and how many a second of them were not refused.
 
         Those that left later are still on their way: to count them as granted would hide how many are refused.
         """
@@ -105,7 +109,7 @@ class AdaptiveRate:
         start = max(until - window, self._sent[0] if self._sent else until)
         sent = sum(start < at <= until for at in self._sent)
         refused = sum(start < at <= until for at in self._refused)
-        return (sent - refused) / max(until - start, _FASTEST_DOUBLING_S)
+        return sent, (sent - refused) / max(until - start, _FASTEST_DOUBLING_S)
 
     def _forget(self, now: float) -> None:
         for times in (self._sent, self._refused):

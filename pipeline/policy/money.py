@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -42,6 +43,7 @@ class Purse:
     in_flight: int = 0
     _answers: int = 0
     _of_answers: float = 0.0
+    _of_squares: float = 0.0
     _settled: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -50,15 +52,28 @@ class Purse:
         return self._of_answers / self._answers if self._answers else self.first_guess
 
     def affords_another(self) -> bool:
-        """Whether one more call, on top of those in flight, is likely to stay within the cap."""
-        return self.spent + (self.in_flight + 1) * self.mean <= self.cap
+        """Whether one more call, on top of those in flight, is nearly certain to stay within the cap.
+
+        What n calls will cost is their mean n times, and two standard deviations of such a sum.
+        """
+        calls = self.in_flight + 1
+        return self.spent + calls * self.mean + 2.0 * math.sqrt(calls) * self._deviation <= self.cap
+
+    @property
+    def _deviation(self) -> float:
+        if not self._answers:
+            return 0.0
+        return math.sqrt(max(0.0, self._of_squares / self._answers - self.mean**2))
 
     async def reserve(self, stop: Stop) -> None:
         """Returns when a call may leave. Raises `Spent` when none ever will."""
         while not self.affords_another():
             stop.check()
             if not self.in_flight:
-                raise Spent(f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}")
+                raise Spent(
+                    f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}, and one more call may "
+                    f"pass it; run again with a larger one to go on"
+                )
             # Not without looking up: the run may be told to end while the calls in flight take long.
             with anyio.move_on_after(LOOK_UP_S):
                 await self._settled.wait()
@@ -71,6 +86,7 @@ class Purse:
             self.spent += cost
             self._answers += 1
             self._of_answers += cost
+            self._of_squares += cost * cost
         self._settled.set()
         self._settled = anyio.Event()
 

@@ -22,6 +22,8 @@ def retrying(ask: Ask, *, attempts: int, weather: Weather, budget: RetryBudget, 
     together they stay within the retry budget. A server's own `retry_after` is a floor of the wait. The reply
     carries how many attempts it took; the last fault is raised when none succeeds.
     """
+    if attempts == 1:
+        return ask
 
     async def retrying_ask(request: Request) -> Reply:
         budget.first_try()

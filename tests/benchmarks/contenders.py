@@ -73,7 +73,7 @@ async def by_hand(url: str, source: str, concurrency: int, output: Path) -> None
             return {**row, **(parsed.model_dump() if parsed else {})}
 
         done = await asyncio.gather(*(ask(row) for row in rows(source)))
-    output.mkdir(parents=True)
+    await asyncio.to_thread(output.mkdir, parents=True)
     pq.write_table(pa.Table.from_pylist(done), output / "part.parquet")
 
 

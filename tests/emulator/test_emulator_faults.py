@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emulator import Options
-from pipeline.emulator.faults import chosen
+from pipeline.emulator.faults import chosen, fitting
 from pipeline.emulator.local import Answered, Vertex, emulated
 
 pytestmark = pytest.mark.anyio
@@ -158,3 +158,19 @@ def test_a_share_of_one_strikes_always_and_of_zero_never(digest: bytes, repeat: 
     always = chosen({"500": 0.0, "503": 1.0}, {}, prompt="", digest=digest, repeat=repeat, seed=seed)
     assert always == "503"
     assert chosen({}, {}, prompt="", digest=digest, repeat=repeat, seed=seed) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "streamed", "unstreamed"),
+    [
+        ("stream_cut", "stream_cut", "partial"),
+        ("stream_stall", "stream_stall", "hang"),
+        ("stream_error", "stream_error", "503"),
+        ("partial", "stream_cut", "partial"),
+        ("429", "429", "429"),
+        (None, None, None),
+    ],
+)
+def test_faults_of_streams_have_their_likes_outside(kind: str | None, streamed: str, unstreamed: str) -> None:
+    """One kind serves requests that stream and those that do not."""
+    assert (fitting(kind, stream=True), fitting(kind, stream=False)) == (streamed, unstreamed)

@@ -17,19 +17,10 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.emulator import Address, Options, serve
-from pipeline.emulator.local import Answered, Vertex, emulated
+from pipeline.emulator.local import Vertex, emulated
+from tests.emulator.talking import MODEL, asking, content, until
 
 pytestmark = pytest.mark.anyio
-MODEL = "google/gemini-test"
-
-
-def asking(text: str = "Tell me about rivers.", **more: Any) -> dict[str, Any]:
-    return {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
-
-
-def content(answered: Answered) -> str:
-    assert answered.status == 200
-    return str(answered.json()["choices"][0]["message"]["content"])
 
 
 @asynccontextmanager
@@ -38,12 +29,6 @@ async def asked_by_openai(vertex: Vertex) -> AsyncIterator[openai.AsyncOpenAI]:
         api_key=await vertex.token(), base_url=vertex.address.base_url, max_retries=0
     ) as client:
         yield client
-
-
-async def until(vertex: Vertex, name: str, value: int) -> None:
-    """Asks for the counters until one has its value; the caller bounds the wait."""
-    while (await vertex.stats())[name] != value:
-        await anyio.lowlevel.checkpoint()
 
 
 class Meeting(BaseModel):
