@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.data import Ask
 from pipeline.faults import Misuse
 from pipeline.job import Job
-from pipeline.pace import FIRST_RATE, AdaptiveRate, RetryBudget, Spacing, Weather
+from pipeline.pace import FIRST_RATE, AdaptiveRate, Latencies, RetryBudget, Spacing, Weather
 from pipeline.policy import (
     GIVE_UP_S,
     Dispatcher,
@@ -93,7 +93,7 @@ def purses_for(job: Job, bounds: Bounds, *, spent_usd: float, spent_tokens: floa
 def compose(
     job: Job, bounds: Bounds, endpoints: Sequence[Opened], purses: Sequence[Purse], *, tally: Tally, stop: Stop
 ) -> Composed:
-    """The ask of a run over its open endpoints, outermost first: repairs, tools, deadline, budget, retries, lanes."""
+    """The ask of a run over its open endpoints, outermost first: deadline, repairs, tools, budget, retries, lanes."""
     prices = prices_for(job, bounds)
     lanes = [_lane(job, bounds, endpoint, prices) for endpoint in endpoints]
     limits = Limits(
@@ -104,18 +104,18 @@ def compose(
     dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s)
     ask: Ask = dispatcher.ask
     if bounds.hedge:
-        ask = hedged(ask, dispatcher.latencies, Share(bounds.hedge), tally)
+        ask = hedged(ask, Latencies(), Share(bounds.hedge), tally)
     ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=RetryBudget(), stop=stop, tally=tally)
     for purse in purses:
         ask = budgeted(ask, purse, stop)
-    if job.row_timeout_s is not None:
-        ask = within(ask, job.row_timeout_s)
     if job.runs_tools:
         ask = with_tools(
             ask, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript
         )
     if job.repairs:
         ask = repairing(ask, job.outcome, job.repairs)
+    if job.row_timeout_s is not None:
+        ask = within(ask, job.row_timeout_s)
     return Composed(ask, dispatcher, purses)
 
 

@@ -117,8 +117,8 @@ class Template:
             return self._template.render({WHOLE_ROW: values, **values})
         except NullValueError:
             nulls = sorted(name for name in self.names if values.get(name) is None and name != WHOLE_ROW)
-            named = f" (null in this row: {', '.join(nulls)})" if nulls else ""
-            raise Unusable(f"the template of `{self.field}` meets a null without a default for it{named}") from None
+            named = f"column {', '.join(map(repr, nulls))} is null" if nulls else "a value is null"
+            raise Unusable(f"{named}, and the template of `{self.field}` gives no default for it") from None
         except UndefinedError as error:
             raise Unusable(f"the template of `{self.field}` does not fit this row: {error.message}") from None
         except (

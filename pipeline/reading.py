@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.data import Failure, Outcome, Reply, Success
 from pipeline.faults import Cut, Fault, Refused, Unparsable
-from pipeline.shapes import Shape
+from pipeline.shapes import Shape, bare_json
 from pipeline.wire import Answer, Completion, read_completion, redacted
 
 
@@ -101,14 +101,15 @@ def _require_whole(answer: Answer, completion: Completion) -> None:
 
 
 def _json_object(text: str) -> str:
-    """The answer as compact JSON, when it is one JSON object."""
+    """The answer's JSON text, out of its fence, when it is one JSON object."""
+    bare = bare_json(text)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(bare, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise Unparsable("the answer is not JSON") from None
     if not isinstance(value, dict):
         raise Unparsable("the answer is JSON, but no object")
-    return text.strip()
+    return bare
 
 
 def _refuse_constant(name: str) -> Any:

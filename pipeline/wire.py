@@ -233,10 +233,15 @@ def _tool_calls(calls: object) -> list[ToolCall]:
                 ToolCall(
                     _text(call.get("id")) or "",
                     _text(function.get("name")) or "",
-                    _text(function.get("arguments")) or "{}",
+                    _arguments(function.get("arguments")),
                 )
             )
     return read
+
+
+def _arguments(value: object) -> str:
+    """Arguments are JSON text; some servers send the object itself."""
+    return orjson.dumps(value).decode() if isinstance(value, dict) else _text(value) or "{}"
 
 
 def _media(message: Mapping[str, Any]) -> list[Media]:

@@ -231,13 +231,14 @@ def until(sent: Iterator[tuple[float, bool]], end: float) -> list[tuple[float, b
 
 
 @pytest.mark.parametrize("latency", [0.1, 1.0])
-@pytest.mark.parametrize("quota", [5.0, 30.0, 300.0])
-def test_h2_the_quota_is_found_used_and_hardly_passed(quota: float, latency: float) -> None:
+@pytest.mark.parametrize(("quota", "most"), [(5.0, 0.12), (30.0, 0.03), (300.0, 0.03)])
+def test_h2_the_quota_is_found_used_and_hardly_passed(quota: float, most: float, latency: float) -> None:
+    """One refusal an episode is how the limit is felt: of few requests a second that is a larger share."""
     sent = until(sending(AdaptiveRate(), Quota(quota), latency), 90.0)
     granted = sum(ok for moment, ok in sent if moment >= 30.0)
     refused = sum(not ok for moment, ok in sent if moment >= 30.0)
     assert granted >= 0.8 * quota * 60.0
-    assert refused <= 0.08 * (granted + refused)
+    assert refused <= most * (granted + refused)
 
 
 def test_h2_too_high_a_rate_falls_to_the_quota_in_two_cuts_although_answers_are_late() -> None:

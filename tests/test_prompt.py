@@ -124,7 +124,10 @@ def test_i6_a_null_that_reaches_the_text_fails_the_row_instead_of_becoming_a_wor
 
 def test_i6_the_fault_names_the_column_and_the_field() -> None:
     message = problem("{{ text }} {{ note }}", text="a", note=None)
-    assert message == "column 'note' is null, and the template of `user` gives no default for it"
+    assert "the template of `user`" in message
+    assert "null" in message
+    assert "note" in message
+    assert "text" not in message
 
 
 @pytest.mark.parametrize(

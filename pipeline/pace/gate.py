@@ -38,9 +38,10 @@ class Gate:
 class Breaker:
     """Whether the endpoint as a whole has failed, as against single rows.
 
-    It opens when at least ten different rows have failed since the last success of any row, and nothing succeeded
-    for five seconds. Rows that had failed before that success do not count: while others went well, the fault was
-    theirs. While it is open one probe leaves every `PROBE_S`; the first success closes it.
+    It opens when ten different rows (or all that are in play, but two at least) have failed since the last success
+    of any row, and nothing succeeded for five seconds. Rows that had failed before that success do not count: while
+    others went well, the fault was theirs. While it is open one probe leaves every `PROBE_S`; the first success
+    closes it.
     """
 
     _last_success: float | None = None
@@ -76,13 +77,13 @@ class Breaker:
         self._rows.clear()
         return was_open
 
-    def failed(self, now: float, row: int) -> bool:
-        """A request of this row failed; says whether this opened the breaker."""
+    def failed(self, now: float, row: int, in_play: int = _ROWS) -> bool:
+        """A request of this row failed, with so many rows in play; says whether this opened the breaker."""
         if self._opened is not None or row in self._suspects:
             return False
         self._rows.add(row)
         silence = now - self._last_success if self._last_success is not None else 0.0
-        if len(self._rows) < _ROWS or silence < _SILENCE_S:
+        if len(self._rows) < min(_ROWS, max(2, in_play)) or silence < _SILENCE_S:
             return False
         self._opened, self._next_probe = now, now + PROBE_S
         return True

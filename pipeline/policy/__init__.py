@@ -1,6 +1,6 @@
 """What governs calls: functions from ask to ask, and the queue that sends each try on its way.
 
-Composed once, outermost first: repairing, with_tools, within, budgeted, retrying, hedged, Dispatcher.ask, and down each
+Composed once, outermost first: within, repairing, with_tools, budgeted, retrying, hedged, Dispatcher.ask, and down each
 lane priced, attaching, endpoint. Every call of a repair or a tool turn is so budgeted, retried and limited like any
 other; nobody sleeps while holding a slot; and media are held for no more rows than are in flight.
 """

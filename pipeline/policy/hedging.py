@@ -33,11 +33,19 @@ class Share:
 def hedged(ask: Ask, latencies: Latencies, share: Share, tally: Tally) -> Ask:
     """Ask, and once more when the answer is later than nearly all others were: the first answer wins.
 
+    `latencies` learns all that a row waits, its turn included: when all wait long, none is late.
+
     There is one reply, never two; its usage and cost are those of both calls (the one that was given up is taken to
     have cost as much as the one that won). A fault of one call counts only when the other fails, too.
     """
 
     async def hedged_ask(request: Request) -> Reply:
+        started = anyio.current_time()
+        reply = await asked(request)
+        latencies.add(anyio.current_time() - started)
+        return reply
+
+    async def asked(request: Request) -> Reply:
         share.calls += 1
         late = latencies.quantile(LATE) if len(latencies) >= _LEAST_SEEN else None
         if late is None:

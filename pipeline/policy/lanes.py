@@ -17,6 +17,10 @@ from pipeline.tally import Tally
 GIVE_UP_S = 1800.0
 """How long an endpoint may fail as a whole before the run ends, resumable."""
 
+
+MOST_THROTTLES = 50
+"""How often a row is throttled, while others are answered, before each further time uses up one of its attempts."""
+
 _LONGEST_NAP_S = 1.0
 
 
@@ -31,6 +35,8 @@ class Lane:
     gate: Gate = field(default_factory=Gate)
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0
+    answered_at: float | None = None
+    """When a request was answered last, or the first one left."""
 
     def wait(self, now: float) -> float:
         """Seconds until a request may leave by this lane."""
@@ -39,12 +45,14 @@ class Lane:
     def sent(self, now: float) -> None:
         """A request leaves."""
         self.in_flight += 1
+        self.answered_at = now if self.answered_at is None else self.answered_at
         self.breaker.sent(now)
         if self.rate:
             self.rate.sent(now)
 
     def answered(self, now: float, left_at: float) -> None:
         """A request was answered, or refused for reasons of its own."""
+        self.answered_at = now
         if self.breaker.succeeded(now) and self.rate:
             self.rate.restart(now)
         elif self.rate:
@@ -58,9 +66,9 @@ class Lane:
         if retry_after is not None:
             self.gate.close(now, retry_after)
 
-    def failed(self, now: float, row: int) -> None:
-        """A request failed."""
-        self.breaker.failed(now, row)
+    def failed(self, now: float, row: int, in_play: int = 10) -> None:
+        """A request failed, with so many rows in play."""
+        self.breaker.failed(now, row, in_play)
         if self.rate:
             self.rate.failed(now)
 
@@ -97,7 +105,7 @@ class Dispatcher:
 
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
-        pause = 0.0
+        pause, throttles = 0.0, 0
         size = _size(request) if self.limits.tokens else 0
         while True:
             if pause:
@@ -107,12 +115,15 @@ class Dispatcher:
             try:
                 reply = await lane.ask(request)
             except Throttled as fault:
-                self._tally.throttled += 1
-                lane.throttled(anyio.current_time(), left_at, fault.retry_after)
+                throttles += 1
+                self._throttled(lane, fault, left_at, throttles)
                 pause = min(30.0, max(0.5, 2.0 * pause)) * self._dice.uniform(0.5, 1.0)
-            except Unavailable:
-                lane.failed(anyio.current_time(), request.ordinal)
-                if lane.breaker.opened_at is None:
+            except Unavailable as fault:
+                tally = self._tally
+                in_play = tally.in_flight + tally.waiting + tally.retrying
+                lane.failed(anyio.current_time(), request.ordinal, in_play)
+                # A 500 is the server's word on this row, and counts; anything else while all fails does not.
+                if lane.breaker.opened_at is None or fault.http_status == 500:
                     raise
                 pause = 0.0
             except Settled:
@@ -128,6 +139,16 @@ class Dispatcher:
                 lane.in_flight -= 1
                 self._tally.in_flight -= 1
                 self._wake()
+
+    def _throttled(self, lane: Lane, fault: Throttled, left_at: float, throttles: int) -> None:
+        """Takes note of a 429. Raises when waiting for quota would have no end, for all rows or for this one."""
+        now = anyio.current_time()
+        self._tally.throttled += 1
+        lane.throttled(now, left_at, fault.retry_after)
+        if lane.answered_at is not None and now - lane.answered_at >= self._give_up_s:
+            raise Denied(f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}")
+        if throttles >= MOST_THROTTLES and lane.answered_at is not None and lane.answered_at > left_at:
+            raise Unavailable(fault.message, http_status=fault.http_status)
 
     async def _enter(self, size: int) -> tuple[Lane, float]:
         """Waits for a turn, takes a slot; says which lane to use, and for how many tokens it was taken."""

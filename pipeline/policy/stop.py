@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import anyio
 
-from pipeline.faults import Fault, Interrupted
+from pipeline.faults import Broken, Fault, Interrupted
 
 
 class Stop:
@@ -18,8 +18,8 @@ class Stop:
         self.reason: Fault | signal.Signals | None = None
 
     def request(self, reason: Fault | signal.Signals) -> None:
-        """Asks for the end, because of a fault or a signal; the first reason counts."""
-        if self.reason is None:
+        """Asks for the end, because of a fault or a signal; the first reason counts, unless something broke."""
+        if self.reason is None or isinstance(reason, Broken):
             self.reason = reason
             self._event.set()
 

@@ -1,0 +1,131 @@
+"""Many power cuts of a recorded run, and what is left to be read and to be resumed after each."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.execute import opened
+from pipeline.faults import Fault, Misuse
+from tests.crash.power import Journal, Log, Tree, alive, crashed, journal_between, plant
+from tests.crash.small import Place, recorded, require_finished, require_whole, start
+
+RESUMED = 0.1
+"""The share of the states that are resumed to their end; in the others only what would be resumed is looked at."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What many power cuts came to. `states` counts different ones."""
+
+    states: int = 0
+    resumed: int = 0
+    trouble: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.states} different states after a power cut ({self.resumed} resumed to their end); "
+            f"{len(self.trouble)} with wrong bytes or a durable row lost"
+        )
+
+
+class Cutter:
+    """Power cuts of the recorded run of a place."""
+
+    def __init__(self, log: Log, recorded_at: Place, scratch: Path) -> None:
+        self._log = log
+        self._place = recorded_at
+        self._scratch = scratch
+        self._known: dict[tuple[int, str], dict[int, str]] = {}
+        self._seen: set[str] = set()
+        self._versions = _versions(log)
+
+    def cut(self, states: int, dice: random.Random, figures: Figures) -> None:
+        """Looks at so many states that it has not seen yet, drawn at random."""
+        for _ in range(states):
+            at, journal, tree = self._unseen(dice)
+            resumes = dice.random() < RESUMED
+            figures.states += 1
+            figures.resumed += resumes
+            try:
+                self._look(at, journal, tree, resumes=resumes)
+            except (AssertionError, Fault, Misuse) as error:
+                figures.trouble.append(f"after {at} steps: {type(error).__name__}: {error}")
+
+    def _unseen(self, dice: random.Random) -> tuple[int, Journal, Tree]:
+        while True:
+            at = dice.randint(0, len(self._log.steps))
+            journal = journal_between(self._log, at, dice)
+            tree = crashed(self._log, at, journal, dice)
+            digest = _digest(tree)
+            if digest not in self._seen:
+                self._seen.add(digest)
+                return at, journal, tree
+
+    def _look(self, at: int, journal: Journal, tree: Tree, *, resumes: bool) -> None:
+        durable = self._durable(at, journal)
+        with self._planted(tree) as place:
+            self._read(tree, place)
+            with opened(place.job(), place.settings()):
+                now = recorded(place.output)
+            assert durable.items() <= now.items(), f"lost or changed: {sorted(durable.items() - now.items())}"
+            if resumes:
+                assert start(place).status == "complete"
+                require_whole(place)
+                now = recorded(place.output)
+                assert durable.items() <= now.items(), "a durable row was asked again"
+
+    def _read(self, tree: Tree, place: Place) -> None:
+        """What readers see was once written whole; and what is said to be finished is."""
+        for path, content in tree.items():
+            if content is not None and _is_visible(path):
+                assert content in self._versions[path], f"{path} holds wrong bytes"
+        if "out/_SUCCESS" in tree and (place.output / "_SUCCESS").exists():
+            require_finished(place.output)
+
+    def _durable(self, at: int, journal: Journal) -> dict[int, str]:
+        """The rows that are recorded before the power goes."""
+        key = (at, hashlib.sha256(journal.log).hexdigest())
+        if key not in self._known:
+            with self._planted(alive(self._log, at, journal)) as place:
+                self._known[key] = recorded(place.output)
+        return self._known[key]
+
+    @contextmanager
+    def _planted(self, tree: Tree) -> Iterator[Place]:
+        folder = self._scratch / "cut"
+        folder.mkdir()
+        try:
+            plant(tree, folder)
+            shutil.copy(self._place.notes, folder / "notes")
+            yield Place(folder, self._place.shape, self._place.rows)
+        finally:
+            shutil.rmtree(folder)
+
+
+def _versions(log: Log) -> dict[str, set[bytes]]:
+    """Every content that a file which readers see was ever given on purpose."""
+    found: dict[str, set[bytes]] = {}
+    for at in range(len(log.steps) + 1):
+        for path, content in alive(log, at, Journal()).items():
+            if content is not None and _is_visible(path):
+                found.setdefault(path, set()).add(content)
+    return found
+
+
+def _is_visible(path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return folder == "out" and not name.startswith(".")
+
+
+def _digest(tree: Tree) -> str:
+    whole = hashlib.sha256()
+    for path, content in sorted(tree.items()):
+        whole.update(repr((path, content)).encode())
+    return whole.hexdigest()
+

@@ -1,0 +1,98 @@
+"""The life of a run from its first start to its end, with the kills in between; and what was proved by many of them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from tests.crash.calls import Kill
+from tests.crash.forks import After, Ended, Forks
+from tests.crash.small import Place, Shape, nonces_of, recorded, require_whole
+
+MOST_CALLS = 400
+"""More than a start of the small run makes."""
+
+TEARS = (0.01, 0.5, 0.99)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What many lives came to."""
+
+    lives: int = 0
+    starts: int = 0
+    kills: int = 0
+    torn: int = 0
+    at_random: int = 0
+    rows: int = 0
+    answers: int = 0
+    trouble: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        again = self.answers - self.rows
+        return (
+            f"{self.kills} kills ({self.torn} in the middle of a write, {self.at_random} at random times) of "
+            f"{self.starts} starts in {self.lives} lives; {self.rows} rows recorded, {again} asked again; "
+            f"{len(self.trouble)} lost, doubled, changed or out of order"
+        )
+
+
+def lives(first: Iterable[Kill | After], dice: random.Random, second: float) -> Iterator[list[Kill | After]]:
+    """The kills of each life: one of `first`, and in that share of them a second one, drawn at random."""
+    for kill in first:
+        yield [kill, _drawn(dice)] if dice.random() < second else [kill]
+
+
+def every_call(calls: int, writes: int) -> list[Kill | After]:
+    """A kill at each call, and one after each beginning of a write."""
+    whole = (Kill(number) for number in range(calls))
+    torn = (Kill(nth, "write", tear) for nth in range(writes) for tear in TEARS)
+    return [*chain(whole, torn)]
+
+
+def _drawn(dice: random.Random) -> Kill | After:
+    if dice.random() < 0.2:
+        return After(dice.uniform(0.0, 0.15))
+    return Kill(dice.randrange(8), "write", dice.choice(TEARS))
+
+
+def live(forks: Forks, folder: Path, kills: Sequence[Kill | After], shape: Shape, figures: Figures) -> None:
+    """Lives one life, checks it after each kill and at its end, and adds it to the figures."""
+    place = Place(folder, shape).prepare()
+    known: dict[int, str] = {}
+    try:
+        for kill in [*kills, None]:
+            ended = forks.start(place, kill)
+            _count(figures, kill, ended)
+            known = _kept(place, known)
+            if not ended.killed:
+                assert ended.status == "complete", ended.status
+                break
+        require_whole(place)
+    except AssertionError as error:
+        figures.trouble.append(f"{kills}: {error}")
+    figures.lives += 1
+    figures.rows += shape.rows
+    figures.answers += sum(len(nonces) for nonces in place.said().values())
+    shutil.rmtree(folder)
+
+
+def _count(figures: Figures, kill: Kill | After | None, ended: Ended) -> None:
+    figures.starts += 1
+    figures.kills += ended.killed
+    figures.torn += ended.torn
+    figures.at_random += ended.killed and isinstance(kill, After)
+
+
+def _kept(place: Place, known: dict[int, str]) -> dict[int, str]:
+    """What is recorded now. Raises `AssertionError` when something that was recorded before is gone or another."""
+    now = recorded(place.output)
+    assert known.items() <= now.items(), f"recorded before, and gone or changed: {known.items() - now.items()}"
+    assert place.seen_kept() <= now.keys(), f"rows lost: {place.seen_kept() - now.keys()}"
+    for part in place.output.glob("part-*.parquet"):
+        nonces_of(part)  # whatever readers see is whole
+    return now

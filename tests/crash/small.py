@@ -1,0 +1,216 @@
+"""A small run of several chunks, whose endpoint gives every answer a nonce and writes it down before it is given.
+
+A row's nonce says which of several answers was recorded; one that changes is a result that was replaced. The notes of
+the endpoint survive `kill -9`: they are in the system's hands before the answer is in the pipeline's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from pipeline import Job
+from pipeline.composition import Bounds, Opened
+from pipeline.data import Reply, Request, Usage
+from pipeline.disk import FILES, Files
+from pipeline.execute import Connect, Settings, Summary, opened
+from pipeline.faults import Refused
+from pipeline.policy import Stop
+from pipeline.tally import Tally
+
+_NONCE = re.compile(r"nonce-\d+-[0-9a-f]{12}")
+_NEVER = "nonce-of-no-answer"
+
+
+class Said(BaseModel):
+    """What an answer holds."""
+
+    text: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large the run is."""
+
+    rows: int = 20
+    chunk_rows: int = 7
+    concurrency: int = 3
+    pause_s: float = 0.002
+
+
+SHAPE = Shape()
+
+
+class Place:
+    """The folder of a run: its input (or another place's), its output, and the notes of its endpoint."""
+
+    def __init__(self, folder: Path, shape: Shape = SHAPE, rows: Path | None = None) -> None:
+        self.folder = folder
+        self.shape = shape
+        self.rows = rows or folder / "rows.jsonl"
+        self.output = folder / "out"
+        self.notes = folder / "notes"
+
+    def prepare(self) -> Place:
+        """Writes the input."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"id": number, "text": f"text {number}"}) for number in range(self.shape.rows)]
+        self.rows.write_text("".join(line + "\n" for line in lines))
+        return self
+
+    def job(self, **changes: Any) -> Job:
+        """Every seventh of its rows is refused."""
+        fields: dict[str, Any] = {"name": "small", "model": "google/gemini-test", "keep": ["id"], "max_failed": 0.9}
+        return Job(**{**fields, "user": "{{ text }}", "schema": Said, "input": self.rows, **changes})
+
+    def settings(self, files: Files = FILES, **changes: Any) -> Settings:
+        bounds = Bounds(concurrency=self.shape.concurrency, adaptive=False)
+        fields: dict[str, Any] = {"bounds": bounds, "grace_s": 5.0, "chunk_rows": self.shape.chunk_rows, **changes}
+        return Settings(output=self.output, files=files, **fields)
+
+    def connect(self) -> Connect:
+        """Opens the endpoint that gives nonces."""
+
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Sequence[Opened]]:
+            descriptor = os.open(self.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                yield [Opened("small", 1.0, self._ask(descriptor))]
+            finally:
+                os.close(descriptor)
+
+        return connect
+
+    def _ask(self, notes: int) -> Any:
+        async def ask(request: Request) -> Reply:
+            text = request.payload["messages"][-1]["content"]
+            ordinal = int(text.removeprefix("text "))
+            await anyio.sleep(self.shape.pause_s)
+            nonce = f"nonce-{ordinal}-{os.urandom(6).hex()}"
+            kept = sorted(recorded(self.output))
+            os.write(notes, (json.dumps({"said": [ordinal, nonce], "kept": kept}) + "\n").encode())
+            if ordinal % 7 == 6:
+                raise Refused(f"refused: {nonce}", http_status=400)
+            content = json.dumps({"text": text, "nonce": nonce})
+            message = {"role": "assistant", "content": content}
+            body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}], "model": "google/x"}
+            return Reply(json.dumps(body).encode(), usage=Usage(3, 5))
+
+        return ask
+
+    def said(self) -> dict[int, list[str]]:
+        """What the endpoint has answered, by row, in order."""
+        found: dict[int, list[str]] = {}
+        for note in self._noted():
+            ordinal, nonce = note["said"]
+            found.setdefault(ordinal, []).append(nonce)
+        return found
+
+    def seen_kept(self) -> set[int]:
+        """The rows that were seen recorded at some time while the endpoint answered."""
+        return {ordinal for note in self._noted() for ordinal in note["kept"]}
+
+    def _noted(self) -> Iterator[dict[str, Any]]:
+        if self.notes.exists():
+            yield from (json.loads(line) for line in self.notes.read_text().splitlines())
+
+
+def start(place: Place, files: Files = FILES, stop: Stop | None = None, **changes: Any) -> Summary:
+    """One start of the run, to its end. Raises what `opened` and the engine raise."""
+    stop = stop or Stop()
+    with opened(place.job(), place.settings(files, **changes)) as run:
+        tally = Tally()
+        if run.settings.retry_failed:
+            run.reopen_failed()
+        run.count_before(tally)
+        anyio.run(run.carry_out, place.connect(), tally, stop)
+        return run.conclude(tally, stop, 0.0)
+
+
+# What is on the disk, read without the pipeline.
+
+
+def recorded(output: Path) -> dict[int, str]:
+    """The nonce of every row that is recorded, in a sealed part or in the journal."""
+    with _journal(output / "_run") as journal:
+        if journal is None:
+            return {}
+        entries = journal.execute("SELECT ordinal, meta, body FROM entries").fetchall()
+        parts = [json.loads(part) for (part,) in journal.execute("SELECT part FROM parts")]
+    rows = {ordinal: nonce_in((body or meta).decode()) for ordinal, meta, body in entries}
+    for part in parts:
+        rows |= dict(enumerate(nonces_of(output / part["name"], part["sha256"]), part["first"]))
+    return rows
+
+
+@contextmanager
+def _journal(folder: Path) -> Iterator[sqlite3.Connection | None]:
+    """The journal, if it has its tables: a copy of it where nobody works on it, for opening it would mend it."""
+    path = folder / "journal.sqlite"
+    if not path.exists():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent.parent) as copy:
+        for suffix in ("", "-wal"):
+            if (source := Path(f"{path}{suffix}")).exists():
+                shutil.copy(source, copy)
+        with closing(sqlite3.connect(Path(copy) / path.name)) as database:
+            has_tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone()
+            yield database if has_tables else None
+
+
+def nonces_of(part: Path, sha256: str | None = None) -> list[str]:
+    """The nonces in a part, row by row. Raises `AssertionError` when its bytes are not those that were recorded."""
+    if sha256 is not None:
+        assert hashlib.sha256(part.read_bytes()).hexdigest() == sha256, f"{part.name} holds other bytes"
+    return [nonce_in(json.dumps([row["parsed"], row["error"]])) for row in rows_of(part)]
+
+
+def rows_of(part: Path) -> list[dict[str, Any]]:
+    """The rows of a part, with its checksums checked."""
+    with pq.ParquetFile(part, page_checksum_verification=True) as file:
+        # In this thread: what has made threads cannot be forked safely.
+        return list(file.read(use_threads=False).to_pylist())
+
+
+def nonce_in(text: str) -> str:
+    found = _NONCE.search(text)
+    return found.group() if found else _NEVER
+
+
+def require_whole(place: Place) -> None:
+    """Every row is there once, in order, with an answer that was given to it. Raises `AssertionError`."""
+    parts = sorted(place.output.glob("part-*.parquet"))
+    rows = [row for part in parts for row in rows_of(part)]
+    assert [row["id"] for row in rows] == list(range(place.shape.rows)), "rows lost, doubled or out of order"
+    said, found = place.said(), [nonce for part in parts for nonce in nonces_of(part)]
+    for ordinal, (row, nonce) in enumerate(zip(rows, found, strict=True)):
+        assert nonce in said[ordinal], f"row {ordinal} holds an answer that was not given to it: {nonce}"
+        assert row["status"] == ("failed" if ordinal % 7 == 6 else "ok")
+        assert row["parsed"] is None or row["parsed"]["text"] == f"text {ordinal}"
+    require_finished(place.output)
+
+
+def require_finished(output: Path) -> None:
+    """The marker is there, and the manifest names just the parts that are there, byte for byte."""
+    assert (output / "_SUCCESS").exists()
+    manifest = json.loads((output / "_manifest.json").read_bytes())
+    assert manifest["status"] == "complete"
+    named = {part["name"]: part["sha256"] for part in manifest["parts"]}
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.glob("part-*.parquet")}
+    assert named == there, "the manifest names other parts than there are"
