@@ -466,6 +466,34 @@ async def test_h4_an_outage_of_ten_minutes_loses_no_row_and_is_only_probed(adapt
     assert len(rig.endpoint.between(719.5, 729.5)) >= 0.9 * 160
 
 
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+async def test_h4_an_outage_loses_no_row_however_few_are_asked_at_once(concurrency: int) -> None:
+    def outage(_ordinal: int, _attempt: int) -> Reply | Fault:
+        return OUTAGE if 10.0 <= anyio.current_time() < 610.0 else REPLY
+
+    rig = Rig(Endpoint(outage), concurrency=concurrency)
+    assert not faults(await asked(rig.ask, 200, workers=2 * concurrency))
+
+
+async def test_h11_rows_that_the_server_fails_by_itself_end_even_when_there_are_no_others() -> None:
+    """A 500 is the server's word on a row: an input of nothing but such rows fails by rows, not as an outage."""
+    rig = Rig(Endpoint(failing(Unavailable("500", http_status=500))), concurrency=16)
+    results = await asked(rig.ask, 12)
+    assert {type(fault) for fault in faults(results).values()} == {Unavailable}
+    assert len(results) == 12
+
+
+async def test_a_row_that_is_throttled_forever_while_others_are_answered_ends() -> None:
+    rig = Rig(Endpoint(lambda row, _: Throttled("429") if row == 7 else REPLY), concurrency=4)
+    results = await asked(rig.ask, 6000, workers=8)
+    assert faults(results).keys() == {7}
+
+
+async def test_a_quota_of_nothing_stops_the_run_after_the_time_that_was_given() -> None:
+    rig = Rig(Endpoint(failing(Throttled("429"))), concurrency=4, give_up_s=300.0)
+    assert {type(result) for result in (await asked(rig.ask, 4)).values()} == {Denied}
+
+
 async def test_h4_rows_that_wait_for_the_end_of_an_outage_use_up_no_attempt() -> None:
     rig = Rig(Endpoint(lambda *_: OUTAGE if anyio.current_time() < 600.0 else REPLY), concurrency=16)
     results = await asked(rig.ask, 16)

@@ -48,7 +48,7 @@ def retrying(ask: Ask, *, attempts: int, weather: Weather, budget: RetryBudget, 
 
         reply: Reply = await AsyncRetrying(
             retry=retry_if_exception_type(Unavailable),
-            stop=lambda state: state.attempt_number >= weather.attempts(attempts),
+            stop=lambda state: state.attempt_number >= _tries(state, weather, attempts),
             wait=_floored_wait,
             sleep=_sleep,
             reraise=True,
@@ -78,6 +78,13 @@ def within(ask: Ask, seconds: float) -> Ask:
         raise Unavailable(f"the row was not answered within {seconds:g} s (row_timeout_s)")
 
     return asking_within
+
+
+def _tries(state: RetryCallState, weather: Weather, attempts: int) -> int:
+    """How many tries the row has; a 500 is the server's word on this row, which better weather does not change."""
+    fault = state.outcome.exception() if state.outcome else None
+    own = isinstance(fault, Unavailable) and fault.http_status == 500
+    return attempts if own else weather.attempts(attempts)
 
 
 _backoff = wait_exponential_jitter(initial=1, exp_base=2, max=60, jitter=1)
