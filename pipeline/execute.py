@@ -198,14 +198,16 @@ class Run:
 
     def _hands(self, ask: Ask, tally: Tally) -> engine.Hands:
         async def answer(row: Row) -> Entry:
-            entry = await answered(self.job, ask, row)
-            tally.count(self.job.outcome(row.ordinal, entry))
-            return entry
+            return await answered(self.job, ask, row)
+
+        async def record(ordinal: int, entry: Entry) -> None:
+            await self.journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
+            tally.count(self.job.outcome(ordinal, entry))
 
         async def done(chunk: engine.Chunk) -> set[int]:
             return await to_thread.run_sync(self.journal.recorded, chunk.first, chunk.rows)
 
-        return engine.Hands(read=self._read, done=done, answer=answer, record=self.journal.put, seal=self._seal)
+        return engine.Hands(read=self._read, done=done, answer=answer, record=record, seal=self._seal)
 
     async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
         batches = self.source.chunk(chunk)

@@ -51,11 +51,15 @@ class Throttled(Passing):
 
 
 class Unavailable(Passing):
-    """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`."""
+    """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`.
+
+    `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole.
+    """
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, http_status=http_status)
         self.retry_after = retry_after
+        self.own = False
 
 
 class Expired(Passing):

@@ -122,8 +122,9 @@ class Dispatcher:
                 tally = self._tally
                 in_play = tally.in_flight + tally.waiting + tally.retrying
                 lane.failed(anyio.current_time(), request.ordinal, in_play)
-                # A 500 is the server's word on this row, and counts; anything else while all fails does not.
-                if lane.breaker.opened_at is None or fault.http_status == 500:
+                # While all fails, a 500 is the server's word on this row, and counts; anything else does not.
+                fault.own = lane.breaker.opened_at is not None and fault.http_status == 500
+                if lane.breaker.opened_at is None or fault.own:
                     raise
                 pause = 0.0
             except Settled:

@@ -81,10 +81,9 @@ def within(ask: Ask, seconds: float) -> Ask:
 
 
 def _tries(state: RetryCallState, weather: Weather, attempts: int) -> int:
-    """How many tries the row has; a 500 is the server's word on this row, which better weather does not change."""
+    """How many tries the row has: no more than `attempts` once its failure was found to be its own."""
     fault = state.outcome.exception() if state.outcome else None
-    own = isinstance(fault, Unavailable) and fault.http_status == 500
-    return attempts if own else weather.attempts(attempts)
+    return attempts if isinstance(fault, Unavailable) and fault.own else weather.attempts(attempts)
 
 
 _backoff = wait_exponential_jitter(initial=1, exp_base=2, max=60, jitter=1)

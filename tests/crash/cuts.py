@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,7 @@ from pathlib import Path
 from pipeline.execute import opened
 from pipeline.faults import Fault, Misuse
 from tests.crash.power import Journal, Log, Tree, alive, crashed, journal_between, plant
-from tests.crash.small import Place, recorded, require_finished, require_whole, start
-
-RESUMED = 0.1
-"""The share of the states that are resumed to their end; in the others only what would be resumed is looked at."""
+from tests.crash.small import PART, Place, recorded, require_finished, require_whole
 
 
 @dataclass(slots=True)
@@ -34,65 +31,77 @@ class Figures:
         )
 
 
-class Cutter:
-    """Power cuts of the recorded run of a place."""
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A run that was recorded. `resume` is what is done after a power cut, and `share` the states it is done in.
 
-    def __init__(self, log: Log, recorded_at: Place, scratch: Path) -> None:
-        self._log = log
-        self._place = recorded_at
+    With `steady`, what is recorded before the power cut is what is recorded after it, and the run can be opened.
+    """
+
+    log: Log
+    place: Place
+    resume: Callable[[Place], None]
+    share: float = 0.1
+    steady: bool = True
+
+
+class Cutter:
+    """Power cuts of one recorded run, looked at in a scratch folder."""
+
+    def __init__(self, run: Recorded, scratch: Path) -> None:
+        self._run = run
         self._scratch = scratch
         self._known: dict[tuple[int, str], dict[int, str]] = {}
         self._seen: set[str] = set()
-        self._versions = _versions(log)
+        self._versions = _versions(run.log)
 
     def cut(self, states: int, dice: random.Random, figures: Figures) -> None:
         """Looks at so many states that it has not seen yet, drawn at random."""
         for _ in range(states):
             at, journal, tree = self._unseen(dice)
-            resumes = dice.random() < RESUMED
+            resumes = dice.random() < self._run.share
             figures.states += 1
             figures.resumed += resumes
             try:
                 self._look(at, journal, tree, resumes=resumes)
-            except (AssertionError, Fault, Misuse) as error:
+            except (AssertionError, Fault, Misuse, OSError, ValueError) as error:
                 figures.trouble.append(f"after {at} steps: {type(error).__name__}: {error}")
 
     def _unseen(self, dice: random.Random) -> tuple[int, Journal, Tree]:
         while True:
-            at = dice.randint(0, len(self._log.steps))
-            journal = journal_between(self._log, at, dice)
-            tree = crashed(self._log, at, journal, dice)
+            at = dice.randint(0, len(self._run.log.steps))
+            journal = journal_between(self._run.log, at, dice)
+            tree = crashed(self._run.log, at, journal, dice)
             digest = _digest(tree)
             if digest not in self._seen:
                 self._seen.add(digest)
                 return at, journal, tree
 
     def _look(self, at: int, journal: Journal, tree: Tree, *, resumes: bool) -> None:
-        durable = self._durable(at, journal)
+        durable = self._durable(at, journal) if self._run.steady else {}
         with self._planted(tree) as place:
             self._read(tree, place)
-            with opened(place.job(), place.settings()):
-                now = recorded(place.output)
-            assert durable.items() <= now.items(), f"lost or changed: {sorted(durable.items() - now.items())}"
+            if self._run.steady:
+                with opened(place.job(), place.settings()):
+                    _require(durable, recorded(place.output))
             if resumes:
-                assert start(place).status == "complete"
+                self._run.resume(place)
                 require_whole(place)
-                now = recorded(place.output)
-                assert durable.items() <= now.items(), "a durable row was asked again"
+                _require(durable, recorded(place.output))
 
     def _read(self, tree: Tree, place: Place) -> None:
         """What readers see was once written whole; and what is said to be finished is."""
         for path, content in tree.items():
             if content is not None and _is_visible(path):
                 assert content in self._versions[path], f"{path} holds wrong bytes"
-        if "out/_SUCCESS" in tree and (place.output / "_SUCCESS").exists():
+        if (place.output / "_SUCCESS").exists():
             require_finished(place.output)
 
     def _durable(self, at: int, journal: Journal) -> dict[int, str]:
         """The rows that are recorded before the power goes."""
         key = (at, hashlib.sha256(journal.log).hexdigest())
         if key not in self._known:
-            with self._planted(alive(self._log, at, journal)) as place:
+            with self._planted(alive(self._run.log, at, journal)) as place:
                 self._known[key] = recorded(place.output)
         return self._known[key]
 
@@ -102,10 +111,15 @@ class Cutter:
         folder.mkdir()
         try:
             plant(tree, folder)
-            shutil.copy(self._place.notes, folder / "notes")
-            yield Place(folder, self._place.shape, self._place.rows)
+            if self._run.place.notes.exists():
+                shutil.copy(self._run.place.notes, folder / "notes")
+            yield self._run.place.moved(folder)
         finally:
             shutil.rmtree(folder)
+
+
+def _require(durable: dict[int, str], now: dict[int, str]) -> None:
+    assert durable.items() <= now.items(), f"lost or changed: {sorted(durable.items() - now.items())}"
 
 
 def _versions(log: Log) -> dict[str, set[bytes]]:
@@ -119,8 +133,7 @@ def _versions(log: Log) -> dict[str, set[bytes]]:
 
 
 def _is_visible(path: str) -> bool:
-    folder, _, name = path.rpartition("/")
-    return folder == "out" and not name.startswith(".")
+    return PART.fullmatch(path) is not None or path in {"out/_manifest.json", "out/_SUCCESS"}
 
 
 def _digest(tree: Tree) -> str:

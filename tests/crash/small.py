@@ -32,6 +32,9 @@ from pipeline.faults import Refused
 from pipeline.policy import Stop
 from pipeline.tally import Tally
 
+PART = re.compile(r"out/(part-\d+\.parquet|_run/replies/part-\d+\.replies)")
+"""What a sealed part is made of: its rows, and the replies kept beside them."""
+
 _NONCE = re.compile(r"nonce-\d+-[0-9a-f]{12}")
 _NEVER = "nonce-of-no-answer"
 
@@ -59,8 +62,9 @@ SHAPE = Shape()
 class Place:
     """The folder of a run: its input (or another place's), its output, and the notes of its endpoint."""
 
-    def __init__(self, folder: Path, shape: Shape = SHAPE, rows: Path | None = None) -> None:
+    def __init__(self, folder: Path, shape: Shape = SHAPE, rows: Path | None = None, **job: Any) -> None:
         self.folder = folder
+        self._job = job
         self.shape = shape
         self.rows = rows or folder / "rows.jsonl"
         self.output = folder / "out"
@@ -73,10 +77,18 @@ class Place:
         self.rows.write_text("".join(line + "\n" for line in lines))
         return self
 
-    def job(self, **changes: Any) -> Job:
+    def job(self) -> Job:
         """Every seventh of its rows is refused."""
         fields: dict[str, Any] = {"name": "small", "model": "google/gemini-test", "keep": ["id"], "max_failed": 0.9}
-        return Job(**{**fields, "user": "{{ text }}", "schema": Said, "input": self.rows, **changes})
+        return Job(**{**fields, "user": "{{ text }}", "schema": Said, "input": self.rows, **self._job})
+
+    def moved(self, folder: Path) -> Place:
+        """The same run in another folder, with the same input."""
+        return Place(folder, self.shape, self.rows, **self._job)
+
+    def with_job(self, **changes: Any) -> Place:
+        """The same place with another job."""
+        return Place(self.folder, self.shape, self.rows, **{**self._job, **changes})
 
     def settings(self, files: Files = FILES, **changes: Any) -> Settings:
         bounds = Bounds(concurrency=self.shape.concurrency, adaptive=False)
@@ -98,15 +110,14 @@ class Place:
 
     def _ask(self, notes: int) -> Any:
         async def ask(request: Request) -> Reply:
-            text = request.payload["messages"][-1]["content"]
-            ordinal = int(text.removeprefix("text "))
+            ordinal = request.ordinal
             await anyio.sleep(self.shape.pause_s)
             nonce = f"nonce-{ordinal}-{os.urandom(6).hex()}"
             kept = sorted(recorded(self.output))
             os.write(notes, (json.dumps({"said": [ordinal, nonce], "kept": kept}) + "\n").encode())
             if ordinal % 7 == 6:
                 raise Refused(f"refused: {nonce}", http_status=400)
-            content = json.dumps({"text": text, "nonce": nonce})
+            content = json.dumps({"text": request.payload["messages"][-1]["content"], "nonce": nonce})
             message = {"role": "assistant", "content": content}
             body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}], "model": "google/x"}
             return Reply(json.dumps(body).encode(), usage=Usage(3, 5))
@@ -154,6 +165,7 @@ def recorded(output: Path) -> dict[int, str]:
         parts = [json.loads(part) for (part,) in journal.execute("SELECT part FROM parts")]
     rows = {ordinal: nonce_in((body or meta).decode()) for ordinal, meta, body in entries}
     for part in parts:
+        assert (output / "_run" / "replies" / f"{Path(part['name']).stem}.replies").exists(), "kept replies are lost"
         rows |= dict(enumerate(nonces_of(output / part["name"], part["sha256"]), part["first"]))
     return rows
 
@@ -202,7 +214,7 @@ def require_whole(place: Place) -> None:
     for ordinal, (row, nonce) in enumerate(zip(rows, found, strict=True)):
         assert nonce in said[ordinal], f"row {ordinal} holds an answer that was not given to it: {nonce}"
         assert row["status"] == ("failed" if ordinal % 7 == 6 else "ok")
-        assert row["parsed"] is None or row["parsed"]["text"] == f"text {ordinal}"
+        assert row["parsed"] is None or row["parsed"]["text"].endswith(f"text {ordinal}")
     require_finished(place.output)
 
 
