@@ -100,6 +100,7 @@ def compose(
         bounds.concurrency,
         Spacing(bounds.rpm) if bounds.rpm else None,
         Spacing(bounds.tpm) if bounds.tpm else None,
+        most=workers_for(bounds.concurrency),
     )
     dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s)
     ask: Ask = dispatcher.ask
@@ -117,6 +118,15 @@ def compose(
     if job.row_timeout_s is not None:
         ask = within(ask, job.row_timeout_s)
     return Composed(ask, dispatcher, purses)
+
+
+def workers_for(concurrency: int) -> int:
+    """How many rows are worked on at once.
+
+    More than the calls in flight, so that rows which sleep before a retry leave no slot empty, and so many at least
+    that the concurrency can be raised while the run works.
+    """
+    return max(64, concurrency + min(concurrency, 512))
 
 
 def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices) -> Lane:

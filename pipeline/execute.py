@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from pipeline import run as engine
-from pipeline.composition import Bounds, Opened, compose, purses_for
+from pipeline.composition import Bounds, Opened, compose, purses_for, workers_for
 from pipeline.data import Ask, Entry, Failure, Part, Reply, Row
 from pipeline.dataset import Dataset, kept_replies, part_name
 from pipeline.disk import FILES, Files
@@ -142,7 +142,7 @@ class Run:
             await engine.work_through(
                 chunks,
                 self._hands(composed.ask, tally),
-                workers=_workers(bounds.concurrency),
+                workers=workers_for(bounds.concurrency),
                 stop=stop,
                 grace_s=self.settings.grace_s,
             )
@@ -459,8 +459,3 @@ def _footer(plan: Plan) -> dict[str, str]:
         "pipeline.created": plan.created,
         "pipeline.simulated": str(plan.simulated).lower(),
     }
-
-
-def _workers(concurrency: int) -> int:
-    """More than the calls in flight, so that rows which sleep before a retry leave no slot empty."""
-    return concurrency + min(concurrency, 512)

@@ -26,6 +26,8 @@ class Tally:
     """Rows that wait for their turn."""
     waits_for: str | None = None
     """What the next of them waits for, when it is more than a place among the calls in flight."""
+    limit: float | None = None
+    """Requests a second that the quota was found to grant."""
     hedged: int = 0
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0

@@ -60,6 +60,7 @@ class Watch:
         passed = {name: value - self._before[name] for name, value in counts.items()}
         self._before = counts
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
+        self._tally.limit = sum(rates.values()) if rates else None
         return {
             "at": round(time.time(), 3),
             "limit": round(sum(rates.values()), 2) if rates else None,
@@ -104,7 +105,9 @@ class Watch:
             return
         self._files.remove([self._folder / TUNE])
         apply(self._composed.dispatcher.limits, changes)
-        text = ", ".join(f"{name}={value:g}" for name, value in changes.items())
+        limits = self._composed.dispatcher.limits
+        now = {**changes, **({"concurrency": limits.concurrency} if "concurrency" in changes else {})}
+        text = ", ".join(f"{name}={value:g}" for name, value in now.items())
         self._tally.notes.append(f"tuned: {text}")
         self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
 
@@ -117,9 +120,9 @@ class Watch:
 
 
 def apply(limits: Limits, changes: Mapping[str, float]) -> None:
-    """Changes the limits of a run; a rate of 0 takes its limit away."""
+    """Changes the limits of a run; a rate of 0 takes its limit away, and the start's workers bound the concurrency."""
     if "concurrency" in changes:
-        limits.concurrency = max(1, int(changes["concurrency"]))
+        limits.concurrency = max(1, min(int(changes["concurrency"]), limits.most or int(changes["concurrency"])))
     if "rpm" in changes:
         limits.requests = Spacing(changes["rpm"]) if changes["rpm"] else None
     if "tpm" in changes:

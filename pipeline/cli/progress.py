@@ -67,7 +67,8 @@ def doing(tally: Tally) -> str:
     if tally.retrying:
         parts.append(f"{tally.retrying} retrying")
     if tally.waits_for:
-        parts.append(f"{tally.waiting} waiting for {tally.waits_for}")
+        limit = f" ({tally.limit:.3g}/s)" if tally.waits_for == "quota" and tally.limit else ""
+        parts.append(f"{tally.waiting} waiting for {tally.waits_for}{limit}")
     if tally.cost_usd:
         parts.append(f"${tally.cost_usd:.4g}")
     return ", ".join(parts)

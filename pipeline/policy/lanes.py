@@ -75,11 +75,12 @@ class Lane:
 
 @dataclass(slots=True)
 class Limits:
-    """The bounds of a run, which may be changed while it works."""
+    """The bounds of a run, which may be changed while it works; `concurrency` up to `most`, if that is given."""
 
     concurrency: int
     requests: Spacing | None = None
     tokens: Spacing | None = None
+    most: int | None = None
 
 
 class Dispatcher:

@@ -141,4 +141,3 @@ def _digest(tree: Tree) -> str:
     for path, content in sorted(tree.items()):
         whole.update(repr((path, content)).encode())
     return whole.hexdigest()
-

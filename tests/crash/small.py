@@ -11,11 +11,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,34 +97,38 @@ class Place:
         fields: dict[str, Any] = {"bounds": bounds, "grace_s": 5.0, "chunk_rows": self.shape.chunk_rows, **changes}
         return Settings(output=self.output, files=files, **fields)
 
-    def connect(self) -> Connect:
-        """Opens the endpoint that gives nonces."""
+    def connect(self, stop: Stop, stop_after: int | None) -> Connect:
+        """Opens the endpoint that gives nonces, and asks for the stop after so many answers."""
 
         @asynccontextmanager
         async def connect() -> AsyncIterator[Sequence[Opened]]:
             descriptor = os.open(self.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            answers = count(1)
+
+            async def ask(request: Request) -> Reply:
+                await anyio.sleep(self.shape.pause_s)
+                if next(answers) == stop_after:
+                    stop.request(signal.SIGTERM)
+                return self._answer(request, descriptor)
+
             try:
-                yield [Opened("small", 1.0, self._ask(descriptor))]
+                yield [Opened("small", 1.0, ask)]
             finally:
                 os.close(descriptor)
 
         return connect
 
-    def _ask(self, notes: int) -> Any:
-        async def ask(request: Request) -> Reply:
-            ordinal = request.ordinal
-            await anyio.sleep(self.shape.pause_s)
-            nonce = f"nonce-{ordinal}-{os.urandom(6).hex()}"
-            kept = sorted(recorded(self.output))
-            os.write(notes, (json.dumps({"said": [ordinal, nonce], "kept": kept}) + "\n").encode())
-            if ordinal % 7 == 6:
-                raise Refused(f"refused: {nonce}", http_status=400)
-            content = json.dumps({"text": request.payload["messages"][-1]["content"], "nonce": nonce})
-            message = {"role": "assistant", "content": content}
-            body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}], "model": "google/x"}
-            return Reply(json.dumps(body).encode(), usage=Usage(3, 5))
-
-        return ask
+    def _answer(self, request: Request, notes: int) -> Reply:
+        ordinal = request.ordinal
+        nonce = f"nonce-{ordinal}-{os.urandom(6).hex()}"
+        kept = sorted(recorded(self.output))
+        os.write(notes, (json.dumps({"said": [ordinal, nonce], "kept": kept}) + "\n").encode())
+        if ordinal % 7 == 6:
+            raise Refused(f"refused: {nonce}", http_status=400)
+        content = json.dumps({"text": request.payload["messages"][-1]["content"], "nonce": nonce})
+        message = {"role": "assistant", "content": content}
+        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}], "model": "google/x"}
+        return Reply(json.dumps(body).encode(), usage=Usage(3, 5))
 
     def said(self) -> dict[int, list[str]]:
         """What the endpoint has answered, by row, in order."""
@@ -141,15 +147,15 @@ class Place:
             yield from (json.loads(line) for line in self.notes.read_text().splitlines())
 
 
-def start(place: Place, files: Files = FILES, stop: Stop | None = None, **changes: Any) -> Summary:
+def start(place: Place, files: Files = FILES, *, stop_after: int | None = None, **changes: Any) -> Summary:
     """One start of the run, to its end. Raises what `opened` and the engine raise."""
-    stop = stop or Stop()
+    stop = Stop()
     with opened(place.job(), place.settings(files, **changes)) as run:
         tally = Tally()
         if run.settings.retry_failed:
             run.reopen_failed()
         run.count_before(tally)
-        anyio.run(run.carry_out, place.connect(), tally, stop)
+        anyio.run(run.carry_out, place.connect(stop, stop_after), tally, stop)
         return run.conclude(tally, stop, 0.0)
 
 
