@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.estimating import estimate
-from pipeline.cli.running import AsJson, Assignments, Inputs, Limit, Model, Target, load
+from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
+from pipeline.cli.sampling import records
 from pipeline.cli.tables import print_table, short
 from pipeline.faults import Misuse, Unusable
 
@@ -137,7 +138,7 @@ def show(
     _, found = _run_in(output)
     job = _job_of(found)
     shown = 0
-    for ordinal, record in _records(output):
+    for ordinal, record in records(output):
         if (failed and record["status"] != "failed") or (row is not None and ordinal != row):
             continue
         if media is not None:
@@ -174,22 +175,6 @@ def _plain_json(value: object) -> Any:
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
 
-def print_sample(output: Path, key: str | None, *, rows: int) -> None:
-    """The first rows of a dataset as a small table: their key, and what was read out of them."""
-    table = []
-    for ordinal, record in _records(output):
-        name = str(record[key]) if key and key in record else str(ordinal)
-        value = record["parsed"]
-        values = value if isinstance(value, dict) else {"answer": value}
-        if record["status"] == "failed":
-            values = dict.fromkeys(values, None) | {"error": record["error"]["message"]}
-        table.append({key or "row": name, **{field: short(inner, 32) for field, inner in list(values.items())[:5]}})
-        if len(table) == rows:
-            break
-    columns = list(dict.fromkeys(name for line in table for name in line))
-    print_table([{name: line.get(name, "") for name in columns} for line in table])
-
-
 def _run_in(output: Path) -> tuple[RunFolder, Plan]:
     from pipeline.plan import RunFolder
 
@@ -209,21 +194,6 @@ def _job_of(plan: Plan) -> Job | None:
     except Misuse:
         return None
     return job if job.fingerprint()["prompt"] == plan.job.get("prompt") else None
-
-
-def _records(output: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow.parquet as pq
-
-    from pipeline.journal import look
-
-    parts, _ = look(output / "_run" / "journal.sqlite")
-    for part in parts:
-        with pq.ParquetFile(output / part.name) as file:
-            ordinal = part.first
-            for batch in file.iter_batches(batch_size=256):
-                for record in batch.to_pylist():
-                    yield ordinal, record
-                    ordinal += 1
 
 
 def _first_rows(source: Any, limit: int) -> Iterator[Row]:

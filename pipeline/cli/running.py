@@ -18,6 +18,7 @@ import typer
 from pipeline.cli import emulation
 from pipeline.cli.connecting import Connection, access
 from pipeline.cli.emulation import SIMULATED
+from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
 from pipeline.faults import Broken, Denied, Misuse, Spent
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.policy import Stop
     from pipeline.tally import Tally
-
-Target = Annotated[str, typer.Argument(help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")]
-Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="File, folder or glob; may be repeated.")]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, as in google/gemini-3.5-flash-lite.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, as in temperature=0.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows.", min=1)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as exactly one line of JSON.")]
 
 
 def run(  # noqa: PLR0913 - one parameter an option
@@ -136,17 +130,6 @@ def reparse(
 
     loaded, _ = load(job, None, None, assignments, output)
     return _told(loaded, execute.reparse(loaded, output), None, as_json=as_json)
-
-
-def load(
-    target: str, inputs: list[str] | None, model: str | None, assignments: list[str] | None, output: Path | None
-) -> tuple[Job, str]:
-    """The job that the command line describes, and the name it goes by in a plan."""
-    from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
-
-    job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
-    changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
-    return overridden(job, changes, assignments or ()), target
 
 
 def _simulation(*, latency: float, quota_rps: float | None, token_life: float, fault: list[str]) -> list[str]:
@@ -279,7 +262,7 @@ def _exit_code(summary: Summary, reason: object) -> int:
 
 
 def _print_summary(job: Job, summary: Summary) -> None:
-    from pipeline.cli.looking import print_sample
+    from pipeline.cli.sampling import print_sample
 
     if summary.simulated:
         print(SIMULATED)

@@ -1,4 +1,4 @@
-"""Where the crash tests work: in memory where there is room, for they sync thousands of times and a disk is slow at it."""
+"""Where the crash tests work: in memory where there is some, for they sync thousands of times."""
 
 from __future__ import annotations
 

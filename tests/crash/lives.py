@@ -5,16 +5,15 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 
 from tests.crash.calls import Kill
-from tests.crash.forks import After, Ended, Forks
+from tests.crash.forks import After, Ended, Forks, forking
 from tests.crash.small import Place, Shape, nonces_of, recorded, require_whole
-
-MOST_CALLS = 400
-"""More than a start of the small run makes."""
 
 TEARS = (0.01, 0.5, 0.99)
 
@@ -41,23 +40,42 @@ class Figures:
         )
 
 
-def lives(first: Iterable[Kill | After], dice: random.Random, second: float) -> Iterator[list[Kill | After]]:
-    """The kills of each life: one of `first`, and in that share of them a second one, drawn at random."""
-    for kill in first:
-        yield [kill, _drawn(dice)] if dice.random() < second else [kill]
-
-
 def every_call(calls: int, writes: int) -> list[Kill | After]:
-    """A kill at each call, and one after each beginning of a write."""
+    """A kill at each call, and one after each of several beginnings of each write."""
     whole = (Kill(number) for number in range(calls))
     torn = (Kill(nth, "write", tear) for nth in range(writes) for tear in TEARS)
     return [*chain(whole, torn)]
 
 
+def with_second(first: Iterable[Kill | After], dice: random.Random) -> Iterator[list[Kill | After]]:
+    """The kills of each life: one of `first`, and one that is drawn."""
+    for kill in first:
+        yield [kill, _drawn(dice)]
+
+
 def _drawn(dice: random.Random) -> Kill | After:
-    if dice.random() < 0.2:
-        return After(dice.uniform(0.0, 0.15))
-    return Kill(dice.randrange(8), "write", dice.choice(TEARS))
+    if dice.random() < 0.25:
+        return After(dice.uniform(0.0, 0.08))
+    return Kill(dice.randrange(10), "write", dice.choice(TEARS))
+
+
+def live_all(lives: Iterable[Sequence[Kill | After]], scratch: Path, shape: Shape, at_once: int = 2) -> Figures:
+    """Lives all lives, some of them at once."""
+    figures, waiting, turn = Figures(), iter(enumerate(lives)), Lock()
+
+    def work() -> None:
+        with forking() as forks:
+            while True:
+                with turn:
+                    number, kills = next(waiting, (0, None))
+                if kills is None:
+                    return
+                live(forks, scratch / str(number), kills, shape, figures)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for worker in [pool.submit(work) for _ in range(at_once)]:
+            worker.result()
+    return figures
 
 
 def live(forks: Forks, folder: Path, kills: Sequence[Kill | After], shape: Shape, figures: Figures) -> None:
@@ -73,7 +91,7 @@ def live(forks: Forks, folder: Path, kills: Sequence[Kill | After], shape: Shape
                 assert ended.status == "complete", ended.status
                 break
         require_whole(place)
-    except AssertionError as error:
+    except (AssertionError, OSError, ValueError) as error:
         figures.trouble.append(f"{kills}: {error}")
     figures.lives += 1
     figures.rows += shape.rows

@@ -1,0 +1,41 @@
+"""Rows of a dataset, sealed or being worked on, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.tables import print_table, short
+
+
+def print_sample(output: Path, key: str | None, *, rows: int) -> None:
+    """The first rows of a dataset as a small table: their key, and what was read out of them."""
+    table = []
+    for ordinal, record in records(output):
+        name = str(record[key]) if key and key in record else str(ordinal)
+        value = record["parsed"]
+        values = value if isinstance(value, dict) else {"answer": value}
+        if record["status"] == "failed":
+            values = dict.fromkeys(values, None) | {"error": record["error"]["message"]}
+        table.append({key or "row": name, **{field: short(inner, 32) for field, inner in list(values.items())[:5]}})
+        if len(table) == rows:
+            break
+    columns = list(dict.fromkeys(name for line in table for name in line))
+    print_table([{name: line.get(name, "") for name in columns} for line in table])
+
+
+def records(output: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of the sealed parts with their ordinals, in order."""
+    import pyarrow.parquet as pq
+
+    from pipeline.journal import look
+
+    parts, _ = look(output / "_run" / "journal.sqlite")
+    for part in parts:
+        with pq.ParquetFile(output / part.name) as file:
+            ordinal = part.first
+            for batch in file.iter_batches(batch_size=256):
+                for record in batch.to_pylist():
+                    yield ordinal, record
+                    ordinal += 1
