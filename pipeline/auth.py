@@ -9,6 +9,7 @@ changes nothing.
 from __future__ import annotations
 
 import functools
+import os
 import random
 import time
 import warnings
@@ -105,7 +106,9 @@ def _load(path: Path | None) -> Found:
     with warnings.catch_warnings():
         # Deprecated for files from strangers; this one is named by the user, and may be of any kind.
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = google.auth.load_credentials_from_file(str(path), scopes=[SCOPE])  # type: ignore[no-untyped-call]
+        found = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
+            str(path), scopes=[SCOPE], quota_project_id=os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT")
+        )
     return found
 
 

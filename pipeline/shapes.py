@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.columns import Column, Misfit
-from pipeline.faults import Unparsable
+from pipeline.faults import Fault, Unparsable
 
 JsonSchema = Mapping[str, Any]
 
@@ -60,8 +60,11 @@ class Shape:
             return self.read(text)
         except RecursionError:
             raise Unparsable("nested too deeply") from None
-        except (ValueError, ArithmeticError) as error:
-            raise unparsable([((), type(error).__name__)]) from None
+        except Fault:
+            raise
+        except Exception as error:
+            # A validator of the job's own may raise anything: an answer that it cannot take does not fit.
+            raise unparsable([((), type(error).__name__)]) from error
 
     def plain(self, value: Any) -> dict[str, Any]:
         """The value as plain Python for `arrow_type()`. Unparsable when a part does not fit its column exactly."""

@@ -168,7 +168,7 @@ def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: s
             return Throttled(text, retry_after=wait)
         case 401:
             return Expired(text, http_status=401)
-        case 402 | 403 | 404 | 405 | 410:
+        case 402 | 403 | 404 | 405 | 407 | 410:
             return Denied(text, http_status=status)
         case 408 | 409 | 425 | 499:
             return Unavailable(text, http_status=status, retry_after=wait)

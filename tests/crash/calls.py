@@ -6,7 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any, NoReturn
@@ -72,6 +72,15 @@ class Kill:
         return carry_out()
 
 
+def in_place(files: Files) -> Files:
+    """The same files, written carelessly: in their place, where everybody sees them before they are whole."""
+
+    def open_in_place(path: Path, flags: int, mode: int) -> int:
+        return files.open(path.with_name(path.name[1:-4]) if path.suffix == ".tmp" else path, flags, mode)
+
+    return replace(files, open=open_in_place, replace=lambda _source, _target: None)
+
+
 def die() -> NoReturn:
     """Ends the process as `kill -9` from outside does."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -83,11 +92,11 @@ class Failing:
     """An error at the `at`-th call, and a list of all that were made."""
 
     at: int
-    number: int
-    made: list[Call]
+    errno: int
+    made: list[Call] = field(default_factory=list)
 
     def __call__(self, call: Call, carry_out: Callable[[], Any]) -> Any:
         self.made.append(call)
         if call.number == self.at:
-            raise OSError(self.number, os.strerror(self.number), str(call.path))
+            raise OSError(self.errno, os.strerror(self.errno), str(call.path))
         return carry_out()

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.disk import FILES
-from tests.crash.calls import Kill, tapped
+from tests.crash.calls import Kill, in_place, tapped
 from tests.crash.small import Place, Shape, start
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +50,9 @@ class Forks:
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._child = child
 
-    def start(self, place: Place, kill: Kill | After | None = None) -> Ended:
-        """One start, killed or left alone."""
-        order = {"folder": str(place.folder), "shape": asdict(place.shape)}
+    def start(self, place: Place, kill: Kill | After | None = None, *, careless: bool = False) -> Ended:
+        """One start, killed or left alone; a careless one writes its files in place."""
+        order = {"folder": str(place.folder), "shape": asdict(place.shape), "careless": careless}
         fate = {} if kill is None else {type(kill).__name__.lower(): asdict(kill)}
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -81,7 +81,7 @@ def main() -> None:
         order = json.loads(line)
         place = Place(Path(order["folder"]), Shape(**order["shape"]))
         kill = Kill(**order["kill"]) if "kill" in order else None
-        ended = _forked(place, partial(_worked, place, kill), order.get("after"))
+        ended = _forked(place, partial(_worked, place, kill, careless=order["careless"]), order.get("after"))
         print(json.dumps(asdict(ended)), flush=True)
 
 
@@ -105,12 +105,11 @@ def _forked(place: Place, work: Callable[[], str], after: dict[str, Any] | None)
     return Ended(killed, killed and text == "tearing", "" if killed else text)
 
 
-def _worked(place: Place, kill: Kill | None) -> str:
-    if kill is None:
-        return start(place).status
-    if kill.tear is not None:
+def _worked(place: Place, kill: Kill | None, *, careless: bool) -> str:
+    if kill is not None and kill.tear is not None:
         (place.folder / "told").write_text("tearing")
-    return start(place, tapped(kill) if kill else FILES).status
+    files = tapped(kill) if kill is not None else FILES
+    return start(place, in_place(files) if careless else files).status
 
 
 if __name__ == "__main__":

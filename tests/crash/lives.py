@@ -13,7 +13,7 @@ from threading import Lock
 
 from tests.crash.calls import Kill
 from tests.crash.forks import After, Ended, Forks, forking
-from tests.crash.small import Place, Shape, nonces_of, recorded, require_whole
+from tests.crash.small import SHAPE, Place, Shape, nonces_of, recorded, require_whole
 
 TEARS = (0.01, 0.5, 0.99)
 
@@ -56,11 +56,13 @@ def with_second(first: Iterable[Kill | After], dice: random.Random) -> Iterator[
 def _drawn(dice: random.Random) -> Kill | After:
     if dice.random() < 0.25:
         return After(dice.uniform(0.0, 0.08))
-    return Kill(dice.randrange(10), "write", dice.choice(TEARS))
+    return Kill(dice.randrange(6), "write", dice.choice(TEARS))
 
 
-def live_all(lives: Iterable[Sequence[Kill | After]], scratch: Path, shape: Shape, at_once: int = 2) -> Figures:
-    """Lives all lives, some of them at once."""
+def live_all(
+    lives: Iterable[Sequence[Kill | After]], scratch: Path, shape: Shape = SHAPE, *, careless: bool = False
+) -> Figures:
+    """Lives all lives, two at a time."""
     figures, waiting, turn = Figures(), iter(enumerate(lives)), Lock()
 
     def work() -> None:
@@ -70,23 +72,22 @@ def live_all(lives: Iterable[Sequence[Kill | After]], scratch: Path, shape: Shap
                     number, kills = next(waiting, (0, None))
                 if kills is None:
                     return
-                live(forks, scratch / str(number), kills, shape, figures)
+                _live(forks, Place(scratch / str(number), shape).prepare(), kills, figures, careless=careless)
 
-    with ThreadPoolExecutor(at_once) as pool:
-        for worker in [pool.submit(work) for _ in range(at_once)]:
+    with ThreadPoolExecutor(2) as pool:
+        for worker in [pool.submit(work) for _ in range(2)]:
             worker.result()
     return figures
 
 
-def live(forks: Forks, folder: Path, kills: Sequence[Kill | After], shape: Shape, figures: Figures) -> None:
-    """Lives one life, checks it after each kill and at its end, and adds it to the figures."""
-    place = Place(folder, shape).prepare()
+def _live(forks: Forks, place: Place, kills: Sequence[Kill | After], figures: Figures, *, careless: bool) -> None:
+    """One life, checked after each kill and at its end."""
     known: dict[int, str] = {}
     try:
         for kill in [*kills, None]:
-            ended = forks.start(place, kill)
+            ended = forks.start(place, kill, careless=careless)
             _count(figures, kill, ended)
-            known = _kept(place, known)
+            known = kept(place, known)
             if not ended.killed:
                 assert ended.status == "complete", ended.status
                 break
@@ -94,9 +95,9 @@ def live(forks: Forks, folder: Path, kills: Sequence[Kill | After], shape: Shape
     except (AssertionError, OSError, ValueError) as error:
         figures.trouble.append(f"{kills}: {error}")
     figures.lives += 1
-    figures.rows += shape.rows
+    figures.rows += place.shape.rows
     figures.answers += sum(len(nonces) for nonces in place.said().values())
-    shutil.rmtree(folder)
+    shutil.rmtree(place.folder)
 
 
 def _count(figures: Figures, kill: Kill | After | None, ended: Ended) -> None:
@@ -106,7 +107,7 @@ def _count(figures: Figures, kill: Kill | After | None, ended: Ended) -> None:
     figures.at_random += ended.killed and isinstance(kill, After)
 
 
-def _kept(place: Place, known: dict[int, str]) -> dict[int, str]:
+def kept(place: Place, known: dict[int, str]) -> dict[int, str]:
     """What is recorded now. Raises `AssertionError` when something that was recorded before is gone or another."""
     now = recorded(place.output)
     assert known.items() <= now.items(), f"recorded before, and gone or changed: {known.items() - now.items()}"

@@ -121,8 +121,8 @@ class Place:
     def _answer(self, request: Request, notes: int) -> Reply:
         ordinal = request.ordinal
         nonce = f"nonce-{ordinal}-{os.urandom(6).hex()}"
-        kept = sorted(recorded(self.output))
-        os.write(notes, (json.dumps({"said": [ordinal, nonce], "kept": kept}) + "\n").encode())
+        note = {"said": [ordinal, nonce], "kept": _kept_now(self.output / "_run" / "journal.sqlite")}
+        os.write(notes, (json.dumps(note) + "\n").encode())
         if ordinal % 7 == 6:
             raise Refused(f"refused: {nonce}", http_status=400)
         content = json.dumps({"text": request.payload["messages"][-1]["content"], "nonce": nonce})
@@ -157,6 +157,15 @@ def start(place: Place, files: Files = FILES, *, stop_after: int | None = None, 
         run.count_before(tally)
         anyio.run(run.carry_out, place.connect(stop, stop_after), tally, stop)
         return run.conclude(tally, stop, 0.0)
+
+
+def _kept_now(journal: Path) -> list[int]:
+    """The rows that are recorded, asked of the journal of a run at work."""
+    with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
+        parts = [json.loads(part) for (part,) in database.execute("SELECT part FROM parts")]
+        entries = [ordinal for (ordinal,) in database.execute("SELECT ordinal FROM entries")]
+    sealed = [ordinal for part in parts for ordinal in range(part["first"], part["first"] + part["rows"])]
+    return sorted({*sealed, *entries})
 
 
 # What is on the disk, read without the pipeline.

@@ -11,12 +11,11 @@ import pytest
 
 from pipeline.execute import reparse
 from pipeline.faults import Misuse
+from tests.crash import SEED
 from tests.crash.cuts import Cutter, Figures, Recorded
 from tests.crash.mistakes import MISTAKES, Mistake
 from tests.crash.power import record
 from tests.crash.small import Place, Said, start
-
-SEED = 11
 
 
 class More(Said):
