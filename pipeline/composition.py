@@ -9,7 +9,17 @@ from pathlib import Path
 from pipeline.data import Ask
 from pipeline.faults import Misuse
 from pipeline.job import Job
-from pipeline.pace import FIRST_RATE, AdaptiveRate, Latencies, RetryBudget, Spacing, Weather
+from pipeline.pace import (
+    FIRST_RATE,
+    SILENCE_AMONG_S,
+    SILENCE_S,
+    AdaptiveRate,
+    Breaker,
+    Latencies,
+    RetryBudget,
+    Spacing,
+    Weather,
+)
 from pipeline.policy import (
     GIVE_UP_S,
     Dispatcher,
@@ -95,7 +105,8 @@ def compose(
 ) -> Composed:
     """The ask of a run over its open endpoints, outermost first: deadline, repairs, tools, budget, retries, lanes."""
     prices = prices_for(job, bounds)
-    lanes = [_lane(job, bounds, endpoint, prices) for endpoint in endpoints]
+    silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
+    lanes = [_lane(job, bounds, endpoint, prices, silence_s) for endpoint in endpoints]
     limits = Limits(
         bounds.concurrency,
         Spacing(bounds.rpm) if bounds.rpm else None,
@@ -129,10 +140,11 @@ def workers_for(concurrency: int) -> int:
     return max(64, concurrency + min(concurrency, 512))
 
 
-def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices) -> Lane:
+def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices, silence_s: float) -> Lane:
     ask = priced(endpoint.ask, prices, endpoint.name)
     if job.conversation.has_media:
         ask = attaching(ask, None if job.media_root is None else Path(job.media_root))
     # A ceiling that the user set high says what they expect of the quota, and where to begin.
     first = max(FIRST_RATE, bounds.concurrency / 5)
-    return Lane(endpoint.name, ask, endpoint.weight, AdaptiveRate(first) if bounds.adaptive else None)
+    rate = AdaptiveRate(first) if bounds.adaptive else None
+    return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s))

@@ -64,8 +64,10 @@ class Target:
 
     @classmethod
     def url(cls, base_url: str) -> Target:
-        """Any OpenAI-compatible server."""
-        return cls(base_url.rstrip("/"), urlsplit(base_url).netloc)
+        """Any OpenAI-compatible server; one with a location in its path goes by that."""
+        parts = urlsplit(base_url)
+        _, _, after = parts.path.partition("/locations/")
+        return cls(base_url.rstrip("/"), after.partition("/")[0] or parts.netloc)
 
 
 class Transport(httpx2.AsyncClient):

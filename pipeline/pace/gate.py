@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 PROBE_S = 15.0
 """How often an endpoint that has failed is tried again."""
 
-_SILENCE_S = 5.0
+SILENCE_S = 5.0
+"""How long nothing succeeds before an endpoint has failed."""
+
+SILENCE_AMONG_S = 1.5
+"""The same where there are other endpoints for the work to go to: leaving one alone too soon costs little then."""
+
 _ROWS = 10
 _SUSPECTS = 10_000
 
@@ -39,11 +44,12 @@ class Breaker:
     """Whether the endpoint as a whole has failed, as against single rows.
 
     It opens when ten different rows (or all that are in play, but two at least) have failed since the last success
-    of any row, and nothing succeeded for five seconds. Rows that had failed before that success do not count: while
+    of any row, and nothing succeeded for `silence_s`. Rows that had failed before that success do not count: while
     others went well, the fault was theirs. While it is open one probe leaves every `PROBE_S`; the first success
     closes it.
     """
 
+    silence_s: float = SILENCE_S
     _last_success: float | None = None
     _rows: set[int] = field(default_factory=set)
     _suspects: dict[int, None] = field(default_factory=dict)
@@ -83,7 +89,7 @@ class Breaker:
             return False
         self._rows.add(row)
         silence = now - self._last_success if self._last_success is not None else 0.0
-        if len(self._rows) < min(_ROWS, max(2, in_play)) or silence < _SILENCE_S:
+        if len(self._rows) < min(_ROWS, max(2, in_play)) or silence < self.silence_s:
             return False
         self._opened, self._next_probe = now, now + PROBE_S
         return True

@@ -35,6 +35,8 @@ class Lane:
     gate: Gate = field(default_factory=Gate)
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0
+    health: float = 1.0
+    """The share of its latest calls that succeeded."""
     answered_at: float | None = None
     """When a request was answered last, or the first one left."""
 
@@ -53,6 +55,7 @@ class Lane:
     def answered(self, now: float, left_at: float) -> None:
         """A request was answered, or refused for reasons of its own."""
         self.answered_at = now
+        self.health += 0.1 * (1.0 - self.health)
         if self.breaker.succeeded(now) and self.rate:
             self.rate.restart(now)
         elif self.rate:
@@ -68,6 +71,7 @@ class Lane:
 
     def failed(self, now: float, row: int, in_play: int = 10) -> None:
         """A request failed, with so many rows in play."""
+        self.health = max(0.02, 0.9 * self.health)
         self.breaker.failed(now, row, in_play)
         if self.rate:
             self.rate.failed(now)
@@ -88,7 +92,8 @@ class Dispatcher:
 
     First come, first served. Whoever waits holds no slot and uses up no attempt, whatever it waits for: a place
     among the calls in flight, the rate that the quota grants, a time that the server named, a declared limit, or an
-    endpoint that has failed. A throttled try queues again by itself. While an endpoint has failed as a whole, so do
+    endpoint that has failed. A throttled try queues again by itself, and one that failed on a lane goes down another,
+    if there is one, before the failure counts. While an endpoint has failed as a whole, so do
     the rows that it failed: only probes leave, and the rows go on when one of them succeeds.
     """
 
@@ -107,11 +112,12 @@ class Dispatcher:
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
         pause, throttles = 0.0, 0
+        failed: list[Lane] = []
         size = _size(request) if self.limits.tokens else 0
         while True:
             if pause:
                 await self._stop.pause(pause)
-            lane, estimated = await self._enter(size)
+            lane, estimated = await self._enter(size, failed)
             left_at = anyio.current_time()
             try:
                 reply = await lane.ask(request)
@@ -125,7 +131,9 @@ class Dispatcher:
                 lane.failed(anyio.current_time(), request.ordinal, in_play)
                 # While all fails, a 500 is the server's word on this row, and counts; anything else does not.
                 fault.own = lane.breaker.opened_at is not None and fault.http_status == 500
-                if lane.breaker.opened_at is None or fault.own:
+                failed.append(lane)
+                elsewhere = [other for other in self.lanes if other not in failed and other.breaker.opened_at is None]
+                if fault.own or (lane.breaker.opened_at is None and not elsewhere):
                     raise
                 pause = 0.0
             except Settled:
@@ -152,7 +160,7 @@ class Dispatcher:
         if throttles >= MOST_THROTTLES and lane.answered_at is not None and lane.answered_at > left_at:
             raise Unavailable(fault.message, http_status=fault.http_status)
 
-    async def _enter(self, size: int) -> tuple[Lane, float]:
+    async def _enter(self, size: int, avoid: Sequence[Lane]) -> tuple[Lane, float]:
         """Waits for a turn, takes a slot; says which lane to use, and for how many tokens it was taken."""
         self._tally.waiting += 1
         try:
@@ -160,7 +168,7 @@ class Dispatcher:
                 while True:
                     self._stop.check()
                     now = anyio.current_time()
-                    wait, lane = self._next(now)
+                    wait, lane = self._next(now, avoid)
                     if wait <= 0:
                         return lane, self._take(lane, now, size)
                     self._check_patience(now)
@@ -168,10 +176,15 @@ class Dispatcher:
         finally:
             self._tally.waiting -= 1
 
-    def _next(self, now: float) -> tuple[float, Lane]:
-        """The lane that may send soonest, the emptiest of several; and in how many seconds."""
+    def _next(self, now: float, avoid: Sequence[Lane]) -> tuple[float, Lane]:
+        """The lane that may send soonest, the emptiest of several; and in how many seconds.
+
+        A lane that fails fast looks empty: what share of its calls succeed counts as its room. Lanes to `avoid` are
+        those that have failed this row already, and are taken when there are no others.
+        """
         wait, _, lane = min(
-            ((lane.wait(now), lane.in_flight / lane.weight, number) for number, lane in enumerate(self.lanes)),
+            (lane.wait(now), (lane in avoid, (lane.in_flight + 1) / (lane.weight * lane.health)), number)
+            for number, lane in enumerate(self.lanes)
         )
         declared = [limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit is not None]
         full = self._tally.in_flight >= self.limits.concurrency
