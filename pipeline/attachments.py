@@ -73,6 +73,8 @@ def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) 
     if isinstance(value, str) and value.startswith(("gs://", "https://", "data:")):
         if len(value) > budget:
             raise _too_large(attachment, len(value))
+        if attachment.kind == "audio" and value.startswith("data:") and ";base64," not in value:
+            raise Unusable(f"column {attachment.column!r}: a data: URL of a recording has to be in base64")
         return _part(attachment, value, _type_of_uri(value))
     if isinstance(value, str) and "://" in value:
         raise Unusable(f"column {attachment.column!r}: only gs:// and https:// URLs can be handed to the endpoint")
@@ -145,18 +147,22 @@ def _read(attachment: Attachment, name: str, root: Path | None, budget: int) -> 
     column = attachment.column
     if root is None:
         raise Unusable(f"column {column!r} names a file, but the job has no `media_root`")
-    path = os.path.realpath(root / name)
-    if not path.startswith(os.path.realpath(root) + os.sep):
+    try:
+        path = os.path.realpath(root / name)
+    except ValueError as error:  # a null byte, or half of a surrogate pair: no file can have such a name
+        raise Unusable(f"column {column!r}: {name!r} cannot be read: {error}") from None
+    if not Path(path).is_relative_to(os.path.realpath(root)):
         raise Unusable(f"column {column!r}: {name!r} is outside the job's media root")
     try:
         # Not blocking, so that a FIFO in the place of a file holds nobody up.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise Unusable(f"column {column!r}: {name!r} cannot be read: {error.strerror}") from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)  # here, because a folder cannot even be made a file object
+        raise Unusable(f"column {column!r}: {name!r} is no regular file")
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Unusable(f"column {column!r}: {name!r} is no regular file")
         if encoded_size(found.st_size) > budget:
             raise _too_large(attachment, encoded_size(found.st_size))
         return file.read()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from pipeline.attachments import MediaColumn, attachments
@@ -128,7 +131,7 @@ def _verbatim(value: object) -> _Verbatim:
 def _compiled(content: Content, field: str) -> _Compiled:
     if callable(content):
         return content
-    parts = [content] if isinstance(content, str | MediaColumn) else list(content)
+    parts: list[Any] = [content] if isinstance(content, str) or not isinstance(content, Sequence) else list(content)
     if not parts or not all(isinstance(part, str | MediaColumn) for part in parts):
         raise Misuse(f"`{field}` is made of templates and media columns: image(...), audio(...), media(...)")
     return [part if isinstance(part, MediaColumn) else Template(part, field=field) for part in parts]
@@ -177,8 +180,22 @@ def _source_of(content: Content) -> Any:
         return {content.kind: content.column}
     if not callable(content):
         return [_source_of(part) for part in content]
+    if isinstance(content, partial):
+        bound = repr((content.args, sorted(content.keywords.items())))
+        return [_source_of(content.func), re.sub(r" at 0x[0-9a-f]+", "", bound)]
     try:
         return inspect.getsource(content)
     except (OSError, TypeError):
         code = getattr(content, "__code__", None)
-        return hashlib.sha256(code.co_code if code else repr(type(content)).encode()).hexdigest()
+        return hashlib.sha256(_said_by(code) if code else repr(type(content)).encode()).hexdigest()
+
+
+def _said_by(code: CodeType) -> bytes:
+    """What a function does and what it says: its instructions alone are the same for another text."""
+    inner = [_said_by(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    plain = [
+        sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant  # no order from start to start
+        for constant in code.co_consts
+        if not isinstance(constant, CodeType)
+    ]
+    return repr((code.co_code, code.co_names, plain, inner)).encode()

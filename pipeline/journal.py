@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -34,6 +35,7 @@ MAX_PENDING = 20_000
 
 _FORGET = "DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?"
 _FORGET_ROWS = 1000
+_INSERT_ROWS = 500
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (ordinal INTEGER PRIMARY KEY, meta BLOB NOT NULL, body BLOB) STRICT;
@@ -41,6 +43,7 @@ CREATE TABLE IF NOT EXISTS parts (chunk INTEGER PRIMARY KEY, part BLOB NOT NULL)
 """
 
 _T = TypeVar("_T")
+_Stored = tuple[int, bytes, bytes | None]
 
 
 class Journal:
@@ -55,7 +58,7 @@ class Journal:
         self._path = path
         self._writing = Lock()
         self._handing_over = Lock()
-        self._pending: list[tuple[int, bytes, bytes | None]] = []
+        self._pending: list[_Stored] = []
         self._put = 0
         self._committed = 0
         self._news = anyio.Event()
@@ -109,7 +112,7 @@ class Journal:
                 pending, self._pending = self._pending, []
             if pending:
                 with self._transaction():
-                    self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", pending)
+                    self._insert(pending)
                 self._committed += len(pending)
 
     def recorded(self, first: int, rows: int) -> set[int]:
@@ -151,7 +154,7 @@ class Journal:
         """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
         rows = [(ordinal, *encode(entry)) for ordinal, entry in entries]
         with self._writing, self._transaction():
-            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+            self._insert(rows)
             self._database.execute("DELETE FROM parts WHERE chunk = ?", (chunk,))
 
     def forget(self, ordinals: Sequence[int]) -> None:
@@ -172,6 +175,14 @@ class Journal:
         sealed = [(part.first, part.first + part.rows) for part in self.parts()]
         with self._writing, self._transaction():
             self._database.executemany(_FORGET, sealed)
+
+    def _insert(self, rows: Sequence[_Stored]) -> None:
+        # Many rows a statement: each one lets go of the interpreter, and may wait 5 ms for a busy event loop to give
+        # it back. Row by row, seconds of replies were waiting for their commit.
+        for start in range(0, len(rows), _INSERT_ROWS):
+            some = rows[start : start + _INSERT_ROWS]
+            values = ", ".join(["(?, ?, ?)"] * len(some))
+            self._database.execute(f"INSERT OR REPLACE INTO entries VALUES {values}", [*chain.from_iterable(some)])  # noqa: S608
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -59,7 +60,7 @@ def load_prices(path: Path) -> dict[str, Price]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise Misuse(f"the prices {str(path)!r} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misuse(f"{path} is not TOML: {error}") from None
     return prices_of(tables, str(path))
 
@@ -68,12 +69,16 @@ def prices_of(tables: Mapping[str, Any], where: str) -> dict[str, Price]:
     """Prices by model. Raises `Misuse` for anything but numbers by their names."""
     known = {field.name for field in fields(Price)}
     for model, table in tables.items():
-        numbers = isinstance(table, Mapping) and all(isinstance(value, int | float) for value in table.values())
+        numbers = isinstance(table, Mapping) and all(map(_is_price, table.values()))
         if not numbers or not {"input", "output"} <= set(table) <= known:
             raise Misuse(
                 f"{where}: the price of {model!r} needs `input` and `output` (and may have `cached`), in numbers"
             )
     return {model: Price(**table) for model, table in tables.items()}
+
+
+def _is_price(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _own_cost(price: Price, usage: Usage) -> float:

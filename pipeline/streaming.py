@@ -109,13 +109,12 @@ class _Choice:
         name, index = fragment.get("id"), fragment.get("index")
         at_index = self._by_index.get(index or 0)
         known = next((call for call in reversed(self._calls) if call["id"] == name), None) if name else at_index
-        if known is not None and known is not at_index and _is_whole(known):
-            known = None  # another call that came with the same id
+        if known is not None and (known is not at_index or _more(fragment)) and _is_whole(known):
+            known = None  # another call that came with the same id, or with neither id nor index
         if known is None:
             known = {"id": name or "", "type": "function", "function": {"name": "", "arguments": ""}}
             self._calls.append(known)
-        if isinstance(index, int):
-            self._by_index[index] = known
+        self._by_index[index or 0] = known
         return known
 
     def _add_audio(self, audio: Mapping[str, Any]) -> None:
@@ -124,10 +123,19 @@ class _Choice:
         known["data"] += audio.get("data") or ""
 
 
+def _more(fragment: Mapping[str, Any]) -> str:
+    """The piece of arguments in a fragment."""
+    function = fragment.get("function")
+    return str(function.get("arguments") or "").strip() if isinstance(function, dict) else ""
+
+
 def _is_whole(call: Mapping[str, Any]) -> bool:
     """Whether all arguments of a call have come."""
+    arguments = call["function"]["arguments"].rstrip()
+    if not arguments.endswith("}"):
+        return False
     try:
-        orjson.loads(call["function"]["arguments"])
+        orjson.loads(arguments)
     except orjson.JSONDecodeError:
         return False
     return True

@@ -66,9 +66,12 @@ def parameters(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a model in the subset that Gemini takes for parameters, which is OpenAPI 3.0's.
 
     References are put in place, `T | None` becomes `nullable`, and what the endpoint answers with a 400 (`$defs`,
-    `default`, `examples`, `title`) is left out. Raises `Misuse` for a recursive model.
+    `default`, `examples`, `title`) is left out. Raises `Misuse` for a recursive model, and for a type without a schema.
     """
-    schema = model.model_json_schema()
+    try:
+        schema = model.model_json_schema()
+    except PydanticUserError as error:
+        raise Misuse(f"the tool {model.__name__} has a parameter that JSON cannot carry: {error}") from None
     plain: dict[str, Any] = _plain(schema, schema, ())
     plain.setdefault("properties", {})
     return plain
@@ -98,14 +101,16 @@ def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
         if name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise Misuse(f"the tool {function.__name__} has a parameter without a type: {name}")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints[name], Field(default, description=told.get(name)))
+        # A description of None would hide that of an annotation.
+        about: dict[str, Any] = {"description": told[name]} if told.get(name) else {}
+        fields[name] = (hints[name], Field(default, **about))
     try:
         return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as error:
         raise Misuse(f"the tool {function.__name__} has a parameter that JSON cannot carry: {error}") from None
 
 
-_LEFT_OUT = {"$defs", "$ref", "default", "examples", "title", "additionalProperties", "const"}
+_LEFT_OUT = {"$defs", "$ref", "default", "examples", "title", "additionalProperties", "const", "discriminator"}
 
 
 def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
@@ -118,12 +123,14 @@ def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], inside: tuple[str
     plain = {name: value for name, value in schema.items() if name not in _LEFT_OUT}
     if "const" in schema:
         plain["enum"] = [schema["const"]]
-    for name in ("items",):
-        if isinstance(plain.get(name), dict):
-            plain[name] = _plain(plain[name], root, inside)
+    if isinstance(plain.get("items"), dict):
+        plain["items"] = _plain(plain["items"], root, inside)
+    if "prefixItems" in plain:  # a tuple; OpenAPI 3.0 knows only lists
+        places = [_plain(place, root, inside) for place in plain.pop("prefixItems")]
+        plain["items"] = {"anyOf": [place for at, place in enumerate(places) if place not in places[:at]]}
     if "properties" in plain:
         plain["properties"] = {name: _plain(value, root, inside) for name, value in plain["properties"].items()}
-    choices = [_plain(choice, root, inside) for choice in plain.pop("anyOf", [])]
+    choices = [_plain(choice, root, inside) for choice in plain.pop("anyOf", plain.pop("oneOf", []))]
     real = [choice for choice in choices if choice.get("type") != "null"]
     if len(real) < len(choices):
         plain["nullable"] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ class Watch:
         self._stop = stop
         self._files = files
         self._before = self._counts()
-        self._warned = False
+        self._warned: set[str] = set()
 
     async def keep(self) -> None:
         """Does so every second until it is cancelled, or the disk fails."""
@@ -113,8 +114,8 @@ class Watch:
 
     def _warn(self) -> None:
         for purse in self._composed.purses:
-            if not self._warned and purse.spent >= WARNING_SHARE * purse.cap:
-                self._warned = True
+            if purse.unit not in self._warned and purse.spent >= WARNING_SHARE * purse.cap:
+                self._warned.add(purse.unit)
                 share = purse.spent / purse.cap
                 self._tally.notes.append(f"{share:.0%} of the budget of {purse.cap:g} {purse.unit} is spent")
 
@@ -138,7 +139,7 @@ def ask_to_tune(folder: Path, assignments: list[str]) -> dict[str, float]:
             changes[name] = float(text)
         except ValueError:
             raise Misuse(f"{assignment!r} is not NAME=NUMBER, as in rpm=300") from None
-        if name not in TUNABLE or changes[name] < (1 if name == "concurrency" else 0):
+        if name not in TUNABLE or not (1 if name == "concurrency" else 0) <= changes[name] < math.inf:
             raise Misuse(f"{assignment!r} cannot be tuned; what can: {', '.join(TUNABLE)} (rpm=0 lifts the limit)")
     FILES.put(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
     return changes

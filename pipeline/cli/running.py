@@ -41,9 +41,9 @@ def run(  # noqa: PLR0913 - one parameter an option
     rpm: Annotated[float | None, typer.Option(help="Requests a minute, at most.", min=0.001)] = None,
     tpm: Annotated[float | None, typer.Option(help="Tokens a minute, at most.", min=1)] = None,
     budget_usd: Annotated[
-        float | None, typer.Option(help="Dollars that the run may spend, all starts together.")
+        float | None, typer.Option(help="Dollars that the run may spend, all starts together.", min=1e-9)
     ] = None,
-    budget_tokens: Annotated[float | None, typer.Option(help="The same in tokens.")] = None,
+    budget_tokens: Annotated[float | None, typer.Option(help="The same in tokens.", min=1)] = None,
     prices: Annotated[
         Path | None, typer.Option(help="TOML file of prices: dollars per million tokens by model.")
     ] = None,

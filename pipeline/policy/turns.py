@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,14 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
 
     async def repairing_ask(request: Request) -> Reply:
         reply = await ask(request)
-        widened = False
-        for _ in range(repairs + 1 if repairs else 0):
+        widened, left = False, repairs
+        while left or (repairs and not widened):
             judged = outcome(request.ordinal, reply)
             fault = judged.fault if isinstance(judged, Failure) else None
-            again = _again(request, reply, fault, widened=widened)
+            again = _again(request, reply, fault, widened=widened, left=left)
             if again is None:
                 return reply
-            widened = widened or isinstance(fault, Cut)
+            widened, left = (True, left) if isinstance(fault, Cut) else (widened, left - 1)
             request = again
             reply = _together(reply, await ask(request))
         return reply
@@ -68,7 +69,8 @@ def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: fl
 
     Calls of one turn run side by side, each with its own deadline. The model's message is handed back as it came,
     thought signatures and all; only ids that are missing or repeated are mended. What goes wrong with a call is
-    told to the model. Raises `Cut` when it still calls tools after `max_turns` turns.
+    told to the model. A call of a tool without a function is recorded, as the answer. Raises `Cut` when the model
+    still calls tools after `max_turns` turns.
     """
     known = {tool.name: tool for tool in tools}
 
@@ -80,11 +82,11 @@ def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: fl
             answered = await ask(replace(request, payload={**payload, "messages": messages}))
             reply = _together(reply, answered)
             message = _message_of(reply)
-            if not message.get("tool_calls"):
+            if not message.get("tool_calls") or _is_recorded(message["tool_calls"], known):
                 return _with_transcript(reply, [*messages, message], keep=transcript)
             message = {**message, "tool_calls": _mended(message["tool_calls"], turn)}
-            messages += [message, *await _carried_out(message["tool_calls"], known, timeout_s)]
-            if payload.get("tool_choice") not in {None, "none", "auto", "validated"}:
+            messages = [*messages, message, *await _carried_out(message["tool_calls"], known, timeout_s)]
+            if payload.get("tool_choice") not in (None, "none", "auto", "validated"):
                 payload["tool_choice"] = "auto"  # it was required once; required forever would never end
         raise Cut(f"the model still calls tools after {max_turns} turns (max_turns)")
 
@@ -112,11 +114,11 @@ def _size(part: Mapping[str, Any]) -> int:
     return len(part["input_audio"]["data"] if part["type"] == "input_audio" else part["image_url"]["url"])
 
 
-def _again(request: Request, reply: Reply, fault: Fault | None, *, widened: bool) -> Request | None:
+def _again(request: Request, reply: Reply, fault: Fault | None, *, widened: bool, left: int) -> Request | None:
     match fault:
         case Cut() if not widened:
             return _with_more_room(request, reply)
-        case Unparsable():
+        case Unparsable() if left:
             text = str(_message_of(reply).get("content") or "")
             complaint = f"That does not fit: {fault.message}. Answer again, with nothing but the corrected JSON."
             said = [{"role": "assistant", "content": text}] if text else []
@@ -135,7 +137,8 @@ def _with_more_room(request: Request, reply: Reply) -> Request | None:
         payload[name] = min(MOST_TOKENS, 2 * payload[name] + reply.usage.reasoning)
         return replace(request, payload=payload)
     if reply.usage.reasoning and payload.get("reasoning_effort") not in {"none", "minimal", "low"}:
-        if "thinking_config" in str(payload.get("extra_body", "")):
+        own = str(payload.get("extra_body", ""))
+        if "thinking_config" in own or "thinkingConfig" in own:
             return None
         return replace(request, payload={**payload, "reasoning_effort": "low"})
     return None
@@ -164,14 +167,22 @@ def _message_of(reply: Reply) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
+def _is_recorded(calls: Sequence[Any], known: Mapping[str, Tool]) -> bool:
+    """Whether a tool is called that there is no function of."""
+    names = [(call.get("function") or {}).get("name") or "" for call in calls if isinstance(call, dict)]
+    return any(name in known and known[name].function is None for name in names)
+
+
 def _mended(calls: Sequence[Any], turn: int) -> list[dict[str, Any]]:
     """The calls, each with an id of its own."""
+    whole = [call for call in calls if isinstance(call, dict)]
+    taken = {call.get("id") for call in whole if isinstance(call.get("id"), str)}
+    fresh = (name for number in count() if (name := f"call-{turn}-{number}") not in taken)
     seen: set[str] = set()
     mended = []
-    for number, call in enumerate(call for call in calls if isinstance(call, dict)):
-        name = call.get("id")
-        if not isinstance(name, str) or not name or name in seen:
-            name = f"call-{turn}-{number}"
+    for call in whole:
+        given = call.get("id")
+        name = given if isinstance(given, str) and given and given not in seen else next(fresh)
         seen.add(name)
         mended.append({**call, "id": name})
     return mended
@@ -182,19 +193,23 @@ async def _carried_out(
 ) -> list[dict[str, Any]]:
     """A tool message for each call, in the order of the calls."""
     results = [""] * len(calls)
+    faults: list[Fault] = []
 
     async def carry_out(number: int, call: Mapping[str, Any]) -> None:
-        try:
-            with anyio.fail_after(timeout_s):
+        results[number] = _told(f"it took longer than {timeout_s:g} s")
+        with anyio.move_on_after(timeout_s):
+            try:
                 results[number] = await _called(call, known)
-        except TimeoutError:
-            results[number] = _told(f"it took longer than {timeout_s:g} s")
-        except ToolError as error:
-            results[number] = _told(str(error))
+            except ToolError as error:
+                results[number] = _told(str(error))
+            except Fault as fault:
+                faults.append(fault)  # raised below, since a task group would wrap it
 
     async with anyio.create_task_group() as tasks:
         for number, call in enumerate(calls):
             tasks.start_soon(carry_out, number, call)
+    if faults:
+        raise faults[0]
     return [
         {"role": "tool", "tool_call_id": call["id"], "content": result}
         for call, result in zip(calls, results, strict=True)
@@ -212,7 +227,7 @@ async def _called(call: Mapping[str, Any], known: Mapping[str, Tool]) -> str:
         if inspect.iscoroutinefunction(run):
             return result_text(await run(**arguments))
         return result_text(await to_thread.run_sync(lambda: run(**arguments), abandon_on_cancel=True))
-    except (Fault, TimeoutError):
+    except Fault:
         raise
     except Exception as error:
         # The tool is the user's: whatever it raises is for the model to know, and no reason to stop the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from threading import Lock
 
-from tests.crash.calls import Kill
+from tests.crash.calls import Call, Failing, Kill, tapped
 from tests.crash.forks import After, Ended, Forks, forking
-from tests.crash.small import SHAPE, Place, Shape, nonces_of, recorded, require_whole
+from tests.crash.small import SHAPE, Place, Shape, nonces_of, recorded, require_whole, start
 
 TEARS = (0.01, 0.5, 0.99)
 
@@ -38,6 +39,13 @@ class Figures:
             f"{self.starts} starts in {self.lives} lives; {self.rows} rows recorded, {again} asked again; "
             f"{len(self.trouble)} lost, doubled, changed or out of order"
         )
+
+
+def calls_of_a_start(place: Place) -> list[Call]:
+    """Every call on files that one start makes."""
+    never = Failing(-1, errno.EIO)
+    start(place, tapped(never))
+    return never.made
 
 
 def every_call(calls: int, writes: int) -> list[Kill | After]:

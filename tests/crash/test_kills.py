@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import random
 import shutil
@@ -22,17 +21,10 @@ from pipeline.emulator.local import Vertex, emulated
 from pipeline.emulator.options import Options
 from tests.commands import Shell, ended
 from tests.crash import SEED
-from tests.crash.calls import Call, Failing, Kill, tapped
+from tests.crash.calls import Kill
 from tests.crash.forks import Forks, forking
-from tests.crash.lives import every_call, kept, live_all, with_second
+from tests.crash.lives import calls_of_a_start, every_call, kept, live_all, with_second
 from tests.crash.small import Place, recorded, require_whole, start
-
-
-def calls_of_a_start(place: Place) -> list[Call]:
-    """Every call on files that one start makes."""
-    never = Failing(-1, errno.EIO)
-    start(place, tapped(never))
-    return never.made
 
 
 def test_p1_kill_9_at_every_call_and_in_the_middle_of_writes_costs_nothing_recorded(scratch: Path) -> None:
@@ -137,7 +129,7 @@ def ids_recorded(output: Path) -> dict[int, str]:
 
 def test_p1_kill_9_of_the_command_replaces_no_answer_that_the_emulator_has_given(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {})
-    shell.rows(ROWS)
+    shell.rows(ROWS, heavy=True)  # two chunks
     shell.write(
         "job.py",
         "from pipeline import Job\n"

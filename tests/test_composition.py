@@ -1,0 +1,278 @@
+"""The ask of a run as it is composed of a job and its bounds: what stands around what. In virtual time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+from pipeline.attachments import image
+from pipeline.composition import Bounds, Composed, Opened, compose, prices_for, purses_for, workers_for
+from pipeline.data import Reply, Request, Row, Usage
+from pipeline.faults import Misuse, Spent, Unavailable, Unusable
+from pipeline.job import Job
+from pipeline.policy import Stop
+from pipeline.prices import Price
+from pipeline.tally import Tally
+from tests import virtual
+
+anyio_backend = virtual.anyio_backend
+pytestmark = pytest.mark.anyio
+
+FLASH = "google/gemini-2.5-flash"
+CALL = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "x"}'}}
+USAGE = Usage(input=900, output=400, reasoning=200)
+"""1500 tokens a call."""
+
+
+class Fact(BaseModel):
+    word: str
+
+
+async def look_up(word: str) -> str:
+    """What the word means."""
+    await anyio.sleep(1.0)
+    return word
+
+
+def completion(content: str | None, *calls: dict[str, Any]) -> Reply:
+    message = {"role": "assistant", "content": content} | ({"tool_calls": list(calls)} if calls else {})
+    choice = {"index": 0, "finish_reason": "tool_calls" if calls else "stop", "message": message}
+    body = {"id": "an-id", "object": "chat.completion", "created": 0, "model": FLASH, "choices": [choice]}
+    return Reply(json.dumps(body).encode(), USAGE)
+
+
+class Endpoint:
+    """Does what its script says after 4 s."""
+
+    def __init__(self, *script: Reply | Exception) -> None:
+        self.script = script or (completion("fine"),)
+        self.requests: list[Request] = []
+
+    async def ask(self, request: Request) -> Reply:
+        answer = self.script[min(len(self.requests), len(self.script) - 1)]
+        self.requests.append(request)
+        await anyio.sleep(4.0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Setup:
+    """A job composed over endpoints, with the purses of its bounds."""
+
+    def __init__(self, job: Job, bounds: Bounds, *endpoints: Endpoint, weights: tuple[float, ...] = (1.0,)) -> None:
+        self.job = job
+        self.tally = Tally()
+        opened = [
+            Opened(f"place-{number}", weight, endpoint.ask)
+            for number, (endpoint, weight) in enumerate(zip(endpoints, weights, strict=True))
+        ]
+        purses = purses_for(job, bounds, spent_usd=0.0, spent_tokens=0.0)
+        self.composed: Composed = compose(job, bounds, opened, purses, tally=self.tally, stop=Stop())
+
+    async def answer(self, ordinal: int = 0, **values: Any) -> Reply:
+        return await self.composed.ask(self.job.request(Row(ordinal, {"word": "x", **values})))
+
+
+def job(**fields: Any) -> Job:
+    return Job(name="j", **{"model": FLASH, "user": "{{ word }}"} | fields)
+
+
+def bounds(**fields: Any) -> Bounds:
+    return Bounds(**{"adaptive": False} | fields)
+
+
+async def test_a_budget_that_affords_no_call_stops_before_any() -> None:
+    endpoint = Endpoint()
+    with pytest.raises(Spent, match="USD"):
+        await Setup(job(), bounds(budget_usd=1e-9), endpoint).answer()
+    assert endpoint.requests == []
+
+
+async def test_every_budget_counts() -> None:
+    """The one in tokens stops the run, whatever the one in dollars still affords."""
+    endpoint = Endpoint()
+    with pytest.raises(Spent, match="tokens"):
+        await Setup(job(), bounds(budget_usd=100.0, budget_tokens=999), endpoint).answer()
+    assert endpoint.requests == []
+
+
+async def test_turns_of_tools_are_counted_priced_and_paid_from_the_budget() -> None:
+    endpoint = Endpoint(completion(None, CALL), completion(None, CALL), completion("done"))
+    setup = Setup(job(tools=[look_up]), bounds(budget_usd=1.0, budget_tokens=10_000), endpoint)
+    reply = await setup.answer()
+    one = (900 * 0.3 + 600 * 2.5) / 1e6
+    assert (setup.tally.requests, len(endpoint.requests)) == (3, 3)
+    assert reply.usage == Usage(input=2700, output=1200, reasoning=600)
+    assert reply.cost_usd == pytest.approx(3 * one)
+    assert [purse.spent for purse in setup.composed.purses] == pytest.approx([3 * one, 4500])
+
+
+async def test_a_turn_that_the_budget_does_not_afford_is_not_asked() -> None:
+    endpoint = Endpoint(completion(None, CALL))
+    with pytest.raises(Spent):
+        await Setup(job(tools=[look_up]), bounds(budget_tokens=2000), endpoint).answer()
+    assert len(endpoint.requests) == 1
+
+
+async def test_repairs_are_counted_and_paid_from_the_budget() -> None:
+    endpoint = Endpoint(completion("no JSON"), completion('{"word": "x"}'))
+    setup = Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=10_000), endpoint)
+    reply = await setup.answer()
+    assert json.loads(reply.body)["choices"][0]["message"]["content"] == '{"word": "x"}'
+    assert (setup.tally.requests, setup.composed.purses[0].spent) == (2, 3000)
+
+
+async def test_a_repair_that_the_budget_does_not_afford_is_not_asked() -> None:
+    endpoint = Endpoint(completion("no JSON"))
+    with pytest.raises(Spent):
+        await Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=2000), endpoint).answer()
+    assert len(endpoint.requests) == 1
+
+
+async def test_without_repairs_an_answer_that_does_not_fit_is_the_answer() -> None:
+    endpoint = Endpoint(completion("no JSON"))
+    await Setup(job(schema=Fact, repairs=0), bounds(), endpoint).answer()
+    assert len(endpoint.requests) == 1
+
+
+async def test_a_repair_goes_through_the_tools_too() -> None:
+    script = [completion(None, CALL), completion("no JSON"), completion(None, CALL), completion('{"word": "x"}')]
+    endpoint = Endpoint(*script)
+    await Setup(job(schema=Fact, repairs=1, tools=[look_up]), bounds(), endpoint).answer()
+    assert len(endpoint.requests) == 4
+
+
+async def test_the_deadline_of_a_row_bounds_all_its_turns() -> None:
+    """Turns of 5 s with their tool, which never end."""
+    endpoint = Endpoint(completion(None, CALL))
+    setup = Setup(job(tools=[look_up], row_timeout_s=12.0), bounds(), endpoint)
+    with pytest.raises(Unavailable, match="row_timeout_s"):
+        await setup.answer()
+    assert (anyio.current_time(), len(endpoint.requests)) == (12.0, 3)
+    assert setup.tally.in_flight == 0
+
+
+async def test_the_deadline_of_a_row_bounds_all_its_tries_too() -> None:
+    endpoint = Endpoint(Unavailable("503", http_status=503))
+    with pytest.raises(Unavailable, match="row_timeout_s"):
+        await Setup(job(attempts=100, row_timeout_s=20.0), bounds(), endpoint).answer()
+    assert anyio.current_time() == 20.0
+    assert len(endpoint.requests) > 1
+
+
+async def test_a_try_that_failed_is_repeated_within_one_turn() -> None:
+    """And only the answered call is paid for."""
+    endpoint = Endpoint(Unavailable("503", http_status=503), completion("fine"))
+    setup = Setup(job(), bounds(budget_tokens=10_000), endpoint)
+    await setup.answer()
+    assert (setup.tally.requests, setup.tally.retries, setup.composed.purses[0].spent) == (2, 1, 1500)
+
+
+async def test_media_are_read_when_the_call_leaves_and_their_faults_fail_the_row_before_it() -> None:
+    endpoint = Endpoint()
+    setup = Setup(job(user=["{{ word }}", image("photo")]), bounds(), endpoint)
+    with pytest.raises(Unusable, match="holds no image"):
+        await setup.answer(photo=None)
+    with pytest.raises(Unusable, match="media_root"):
+        await setup.answer(photo="a.png")
+    await setup.answer(photo=b"\x89PNG\r\n\x1a\n")
+    (request,) = endpoint.requests
+    assert [part["type"] for part in request.payload["messages"][0]["content"]] == ["text", "image_url"]
+
+
+async def test_endpoints_get_work_by_their_weight_and_the_row_says_which_answered() -> None:
+    endpoints = [Endpoint(), Endpoint()]
+    setup = Setup(job(), bounds(concurrency=8), *endpoints, weights=(1.0, 3.0))
+    places: Counter[str | None] = Counter()
+
+    async def answer(ordinal: int) -> None:
+        places[(await setup.answer(ordinal)).location] += 1
+
+    async with anyio.create_task_group() as tasks:
+        for ordinal in range(80):
+            tasks.start_soon(answer, ordinal)
+    assert places == {f"place-{number}": len(endpoint.requests) for number, endpoint in enumerate(endpoints)}
+    assert 2.5 <= len(endpoints[1].requests) / len(endpoints[0].requests) <= 3.5
+
+
+async def test_an_endpoint_that_fails_leaves_the_work_to_the_other() -> None:
+    endpoints = [Endpoint(Unavailable("503", http_status=503)), Endpoint()]
+    setup = Setup(job(attempts=20), bounds(concurrency=4), *endpoints, weights=(1.0, 1.0))
+    replies: list[Reply] = []
+
+    async def answer(ordinal: int) -> None:
+        replies.append(await setup.answer(ordinal))
+
+    async with anyio.create_task_group() as tasks:
+        for ordinal in range(40):
+            tasks.start_soon(answer, ordinal)
+    assert {reply.location for reply in replies} == {"place-1"}
+    assert len(endpoints[0].requests) < len(endpoints[1].requests)
+
+
+async def test_calls_leave_no_faster_than_the_declared_rate_whatever_makes_them() -> None:
+    """Turns of tools, at 6 a minute: one every 10 s."""
+    times: list[float] = []
+
+    class Noting(Endpoint):
+        async def ask(self, request: Request) -> Reply:
+            times.append(anyio.current_time())
+            return await super().ask(request)
+
+    endpoint = Noting(*[completion(None, CALL)] * 3, completion("done"))
+    await Setup(job(tools=[look_up]), bounds(rpm=6), endpoint).answer()
+    assert all(later - earlier >= 10.0 - 1e-9 for earlier, later in pairwise(times))
+    assert len(times) == 4
+
+
+@pytest.mark.parametrize("model", ["no-such-model", ""])
+def test_a_budget_in_dollars_needs_the_models_price(model: str) -> None:
+    with pytest.raises(Misuse, match=r"--prices.*--budget-tokens"):
+        purses_for(job(model=model), Bounds(budget_usd=1.0), spent_usd=0.0, spent_tokens=0.0)
+
+
+def test_a_budget_in_tokens_needs_no_price() -> None:
+    (purse,) = purses_for(job(model="no-such-model"), Bounds(budget_tokens=5), spent_usd=1.0, spent_tokens=3)
+    assert (purse.unit, purse.cap, purse.spent) == ("tokens", 5, 3)
+
+
+def test_an_own_price_is_enough_for_a_budget() -> None:
+    mine = Price(input=1.0, output=3.0)
+    for own, limits in [
+        (job(model="mine", prices={"mine": {"input": 1, "output": 3}}), Bounds(budget_usd=1.0)),
+        (job(model="mine"), Bounds(budget_usd=1.0, prices={"mine": mine})),
+    ]:
+        (purse,) = purses_for(own, limits, spent_usd=0.25, spent_tokens=9)
+        assert (purse.unit, purse.cap, purse.spent) == ("USD", 1.0, 0.25)
+        assert purse.first_guess == pytest.approx(500 * 4 / 1e6)
+
+
+def test_the_command_lines_prices_come_before_the_jobs() -> None:
+    own = job(model="mine", prices={"mine": {"input": 1, "output": 3}, "other": {"input": 9, "output": 9}})
+    prices = prices_for(own, Bounds(prices={"mine": Price(input=5.0, output=5.0)}))
+    assert prices.cost("mine", Usage(input=10**6)) == pytest.approx(5.0)
+    assert prices.cost("other", Usage(input=10**6)) == pytest.approx(9.0)
+
+
+def test_without_a_budget_nothing_needs_a_price() -> None:
+    assert purses_for(job(model="no-such-model"), Bounds(), spent_usd=0.0, spent_tokens=0.0) == []
+
+
+async def test_a_reply_without_a_known_price_says_so() -> None:
+    reply = await Setup(job(model="no-such-model"), bounds(), Endpoint()).answer()
+    assert (reply.cost_usd, reply.location) == (None, "place-0")
+    paid = await Setup(job(), bounds(), Endpoint(replace(completion("x"), traffic_type="NEW"))).answer()
+    assert paid.cost_usd is None
+
+
+@pytest.mark.parametrize(("concurrency", "workers"), [(1, 64), (64, 128), (512, 1024), (4000, 4512)])
+def test_there_are_more_workers_than_calls_in_flight(concurrency: int, workers: int) -> None:
+    assert workers_for(concurrency) == workers

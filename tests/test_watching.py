@@ -1,0 +1,235 @@
+"""A run seen from outside: its events, its present state, the changes to its limits, the warning of its budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import orjson
+import pytest
+
+from pipeline.composition import Bounds, Composed, Opened, compose
+from pipeline.data import Reply, Request
+from pipeline.disk import Files
+from pipeline.faults import Broken, Misuse
+from pipeline.job import Job
+from pipeline.pace import Spacing
+from pipeline.policy import Limits, Purse, Stop
+from pipeline.tally import Tally
+from pipeline.watching import EVENTS, STATE, TUNE, Watch, apply, ask_to_tune, state_of
+from tests import virtual
+
+anyio_backend = virtual.anyio_backend
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(frozen=True)
+class Noting(Files):
+    """The disk, which notes when a state was written to it, and tells when that was done so many times.
+
+    Nobody else may wait for a time meanwhile: the clock would jump while the disk works.
+    """
+
+    until: int = 1
+    written: list[float] = field(default_factory=list)
+    enough: anyio.Event = field(default_factory=anyio.Event)
+
+    def put(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        super().put(path, content, mode=mode)
+        anyio.from_thread.run_sync(self._note)
+
+    def _note(self) -> None:
+        self.written.append(anyio.current_time())
+        if len(self.written) == self.until:
+            self.enough.set()
+
+    async def watched(self, run: Run) -> None:
+        """Lets the watch work until then."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run.watch.keep)
+            await self.enough.wait()
+            tasks.cancel_scope.cancel()
+
+
+async def answer(_: Request) -> Reply:
+    return Reply(b"{}")
+
+
+def composed(*purses: Purse, concurrency: int = 8, adaptive: bool = True) -> Composed:
+    job = Job(name="j", model="m", user="{{ a }}")
+    bounds = Bounds(concurrency=concurrency, adaptive=adaptive)
+    endpoints = [Opened("here", 1.0, answer), Opened("there", 1.0, answer)]
+    return compose(job, bounds, endpoints, purses, tally=Tally(), stop=Stop())
+
+
+class Run:
+    """A watch over a run that does nothing by itself."""
+
+    def __init__(self, folder: Path, *purses: Purse, files: Files | None = None, **bounds: Any) -> None:
+        self.folder = folder
+        self.tally = Tally()
+        self.stop = Stop()
+        self.composed = composed(*purses, **bounds)
+        self.watch = Watch(folder, self.composed, self.tally, self.stop, files or Files())
+
+    @property
+    def limits(self) -> Limits:
+        return self.composed.dispatcher.limits
+
+    def second(self) -> None:
+        """What the watch does once a second."""
+        self.watch._tune()
+        self.watch._warn()
+        self.watch._write(self.watch._event())
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.folder / EVENTS
+        return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
+    files = Noting(until=4)
+    await files.watched(Run(tmp_path, files=files))
+    assert files.written == [1.0, 2.0, 3.0, 4.0]
+    assert len((tmp_path / EVENTS).read_bytes().splitlines()) == 4
+
+
+async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.tally.ok, run.tally.requests, run.tally.throttled = 3, 5, 1
+    run.second()
+    run.tally.ok, run.tally.requests, run.tally.failed = 4, 7, 1
+    run.second()
+    names = ("ok", "failed", "requests", "retries", "throttled", "done")
+    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 3], [1, 1, 2, 0, 0, 5]]
+
+
+async def test_what_earlier_starts_did_is_no_news(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.tally.done_before = 100
+    run.second()
+    assert (run.events()[0]["ok"], run.events()[0]["done"]) == (0, 100)
+
+
+async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
+    run = Run(tmp_path, concurrency=40)
+    run.tally.in_flight, run.tally.waiting, run.tally.retrying = 7, 2, 1
+    run.tally.waits_for, run.tally.cost_usd = "quota", 0.25
+    run.second()
+    (event,) = run.events()
+    rates = {lane.name: round(lane.rate.rate, 2) for lane in run.composed.dispatcher.lanes if lane.rate}
+    shown = ("concurrency", "in_flight", "waiting", "retrying", "waits_for", "cost_usd", "lanes", "open")
+    assert [event[name] for name in shown] == [40, 7, 2, 1, "quota", 0.25, rates, []]
+    assert event["limit"] == run.tally.limit == pytest.approx(sum(rates.values()))
+
+
+async def test_a_fixed_concurrency_has_no_limit_to_show(tmp_path: Path) -> None:
+    run = Run(tmp_path, adaptive=False)
+    run.second()
+    assert (run.events()[0]["limit"], run.events()[0]["lanes"], run.tally.limit) == (None, {}, None)
+
+
+async def test_the_state_is_the_last_event(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert state_of(tmp_path) == {}
+    for ok in (1, 2):
+        run.tally.ok = ok
+        run.second()
+    assert state_of(tmp_path) == run.events()[-1]
+
+
+async def test_events_and_state_are_for_their_owner_only(tmp_path: Path) -> None:
+    Run(tmp_path).second()
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in (EVENTS, STATE)} == {0o600}
+
+
+async def test_a_state_that_is_no_json_is_none(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(b"{")
+    assert state_of(tmp_path) == {}
+
+
+async def test_a_change_is_applied_once_and_noted(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert ask_to_tune(tmp_path, ["concurrency=4", "rpm=120"]) == {"concurrency": 4.0, "rpm": 120.0}
+    run.second()
+    first = run.limits.requests
+    assert (run.limits.concurrency, isinstance(first, Spacing)) == (4, True)
+    run.limits.concurrency = 6
+    run.second()
+    assert (run.limits.concurrency, run.limits.requests) == (6, first)
+    assert run.tally.notes == ["tuned: concurrency=4, rpm=120"]
+    assert [event["note"] for event in run.events() if "note" in event] == run.tally.notes
+    assert not (tmp_path / TUNE).exists()
+
+
+async def test_a_change_is_clamped_to_the_workers_of_the_start_and_the_note_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path, concurrency=100)
+    ask_to_tune(tmp_path, ["concurrency=5000"])
+    run.second()
+    assert run.limits.concurrency == run.limits.most == 200
+    assert run.tally.notes == ["tuned: concurrency=200"]
+
+
+async def test_a_change_that_an_earlier_start_was_asked_for_is_over_with_it(tmp_path: Path) -> None:
+    files = Noting(until=2)
+    run = Run(tmp_path, files=files)
+    ask_to_tune(tmp_path, ["concurrency=1"])
+    await files.watched(run)
+    assert (run.limits.concurrency, run.tally.notes, (tmp_path / TUNE).exists()) == (8, [], False)
+
+
+async def test_a_change_that_comes_while_it_works_is_applied_within_a_second(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.watch.keep)
+        await anyio.sleep(0.5)
+        ask_to_tune(tmp_path, ["tpm=6000"])
+        await anyio.sleep(0.6)
+        assert isinstance(run.limits.tokens, Spacing)
+        tasks.cancel_scope.cancel()
+
+
+def test_a_rate_of_0_lifts_the_limit_and_what_is_not_named_stays() -> None:
+    limits = Limits(8, Spacing(60), Spacing(1000))
+    tokens = limits.tokens
+    apply(limits, {"rpm": 0})
+    assert (limits.concurrency, limits.requests, limits.tokens) == (8, None, tokens)
+    apply(limits, {"tpm": 0, "concurrency": 9.9})
+    assert (limits.concurrency, limits.tokens) == (9, None)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "concurrency", "concurrency=", "=3", "rpm=fast", "speed=3", "concurrency=0", "concurrency=-1", "rpm=-1",
+        "tpm=-5", "concurrency=inf", "rpm=inf", "rpm=nan", "tpm=nan", "rpm 300",
+    ],
+)  # fmt: skip
+def test_anything_but_a_number_for_what_can_be_tuned_is_refused_and_nothing_is_left(
+    assignment: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Misuse, match=assignment):
+        ask_to_tune(tmp_path, ["rpm=100", assignment])
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_budget_is_warned_of_once_from_80_percent_on(tmp_path: Path) -> None:
+    purse = Purse(10.0, "USD", 0.1, spent=7.9)
+    run = Run(tmp_path, purse)
+    run.second()
+    assert run.tally.notes == []
+    for spent in (8.0, 9.0, 10.0):
+        purse.spent = spent
+        run.second()
+    assert run.tally.notes == ["80% of the budget of 10 USD is spent"]
+
+
+async def test_the_disk_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    """The folder is gone: neither can be written."""
+    run = Run(tmp_path / "gone")
+    await run.watch.keep()
+    assert isinstance(run.stop.reason, Broken)
+    assert "mend the disk" in str(run.stop.reason)
