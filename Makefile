@@ -35,7 +35,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 format: $(READY) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
