@@ -14,3 +14,8 @@ hypothesis.settings.load_profile("steady")
 def anyio_backend() -> str:
     """Async tests run on asyncio, unless a test asks for virtual time (see `tests.virtual`)."""
     return "asyncio"
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Ids without addresses: every worker must find the same tests."""
+    return f"{argname}-{type(val).__name__}" if " at 0x" in repr(val) else None

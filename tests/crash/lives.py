@@ -32,6 +32,11 @@ class Figures:
     answers: int = 0
     trouble: list[str] = field(default_factory=list)
 
+    def __iadd__(self, other: Figures) -> Figures:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
     def __str__(self) -> str:
         again = self.answers - self.rows
         return (

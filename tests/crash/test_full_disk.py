@@ -18,7 +18,7 @@ from pipeline.journal import look
 from tests.commands import JOB, Done, Shell, ended
 from tests.crash.calls import Call, Failing, tapped
 from tests.crash.lives import calls_of_a_start
-from tests.crash.small import Place, require_whole, start
+from tests.crash.small import Place, recorded, require_whole, start
 from tests.servers import Answer, Served, chat, served
 from tests.servers import Call as Asked
 
@@ -42,18 +42,23 @@ def require_no_sync_again(made: Sequence[Call], failed: Call) -> None:
         assert [call for call in made if call.name == "sync" and call.path == failed.path] == [failed]
 
 
+def require_resumed_exactly(place: Place, failing: Failing) -> None:
+    """The start stops with the reason, the next one asks just what was not recorded, and all is as it should be."""
+    told = failed_start(place, failing)
+    assert os.strerror(failing.errno) in told, f"call {failing.at}: {told}"
+    require_no_sync_again(failing.made, failing.made[failing.at])
+    before = recorded(place.output) if place.output.exists() else {}
+    assert start(place).status == "complete"
+    require_whole(place)
+    assert before.items() <= recorded(place.output).items()
+    answers = sum(len(nonces) for nonces in place.said().values())
+    assert answers <= place.shape.rows + place.shape.concurrency
+
+
 def test_p4_whichever_call_fails_the_run_stops_with_the_reason_and_is_resumed_exactly(scratch: Path) -> None:
     calls = len(calls_of_a_start(Place(scratch / "whole").prepare()))
     for at in range(calls):
-        place = Place(scratch / f"failing at {at}").prepare()
-        failing = Failing(at, ERRORS[at % 2])
-        told = failed_start(place, failing)
-        assert os.strerror(failing.errno) in told, f"call {at}: {told}"
-        require_no_sync_again(failing.made, failing.made[at])
-        assert start(place).status == "complete"
-        require_whole(place)
-        answers = sum(len(nonces) for nonces in place.said().values())
-        assert answers <= place.shape.rows + place.shape.concurrency
+        require_resumed_exactly(Place(scratch / f"failing at {at}").prepare(), Failing(at, ERRORS[at % 2]))
     assert calls > 80
 
 

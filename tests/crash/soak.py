@@ -1,0 +1,132 @@
+"""The long run: thousands of kills, power cuts and failed calls, of runs of every shape; prints its figures.
+
+`python -m tests.crash.soak --kills 2000 --cuts 10000 --seed 7` does the same crashes as anybody else's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.crash import SEED
+from tests.crash.calls import Failing, Kill
+from tests.crash.cuts import Cutter
+from tests.crash.cuts import Figures as Cuts
+from tests.crash.forks import After
+from tests.crash.lives import Figures, calls_of_a_start, live_all
+from tests.crash.small import Place, Shape
+from tests.crash.test_full_disk import require_resumed_exactly
+from tests.crash.test_power import HISTORIES
+
+RECORD = Path(__file__).parents[1] / "SOAK.md"
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+
+
+def drawn_shape(dice: random.Random) -> Shape:
+    return Shape(
+        rows=dice.randint(1, 60),
+        chunk_rows=dice.randint(1, 25),
+        concurrency=dice.randint(1, 16),
+        pause_s=dice.choice([0.0, 0.001, 0.004]),
+    )
+
+
+def drawn_kill(dice: random.Random) -> Kill | After:
+    match dice.random():
+        case draw if draw < 0.6:
+            return Kill(dice.randrange(30), "write", dice.random())
+        case draw if draw < 0.85:
+            return Kill(dice.randrange(150))
+    return After(dice.uniform(0.0, 0.2))
+
+
+def kills(scratch: Path, most: int, dice: random.Random) -> Figures:
+    """At least so many kills, of runs of every shape."""
+    total = Figures()
+    while total.kills < most and not total.trouble:
+        batch = [[drawn_kill(dice) for _ in range(dice.randint(1, 5))] for _ in range(20)]
+        total += live_all(batch, scratch, drawn_shape(dice))
+        _tell(f"{total}")
+    return total
+
+
+def cuts(scratch: Path, most: int, dice: random.Random) -> Cuts:
+    """So many states after a power cut, of every history."""
+    figures = Cuts()
+    for history, share in HISTORIES.items():
+        folder = scratch / history.__name__
+        Cutter(history(folder), scratch).cut(most * share // sum(HISTORIES.values()), dice, figures)
+        _tell(f"{figures}")
+    return figures
+
+
+def failures(scratch: Path, dice: random.Random) -> int:
+    """Every call of three runs, failing with every error; how many that were."""
+    tried = 0
+    for turn in range(3):
+        shape = drawn_shape(dice)
+        calls = len(calls_of_a_start(Place(scratch / f"shape {turn}", shape).prepare()))
+        for at in range(calls):
+            for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                folder = scratch / "failing"
+                require_resumed_exactly(Place(folder, shape).prepare(), Failing(at, number))
+                shutil.rmtree(folder)
+                tried += 1
+        _tell(f"{tried} failed calls")
+    return tried
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(arguments: argparse.Namespace, scratch: Path) -> Iterator[str]:
+    """The figures, a line each."""
+    dice = random.Random(arguments.seed)
+    for work in (
+        lambda: f"P1: {kills(scratch, arguments.kills, dice)}",
+        lambda: f"P3: {cuts(scratch, arguments.cuts, dice)}",
+        lambda: f"P4: {failures(scratch, dice)} failed calls, each stopped with its reason and resumed exactly",
+    ):
+        started = time.monotonic()
+        yield f"{work()}; {time.monotonic() - started:.0f} s"
+
+
+def commit() -> str:
+    """The commit that is looked at, with a plus when files differ from it."""
+    said = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=2000)
+    parser.add_argument("--cuts", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--record", action="store_true", help=f"add the figures to {RECORD.name}")
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.exists() else None))
+    try:
+        lines = list(report(arguments, scratch))
+    finally:
+        shutil.rmtree(scratch)
+    head = f"## {datetime.now(UTC):%Y-%m-%d}, commit {commit()}, seed {arguments.seed}"
+    text = "\n".join([head, "", *(f"- {line}" for line in lines), ""])
+    print(text)
+    if arguments.record:
+        with RECORD.open("a", encoding="utf-8") as record:
+            record.write(f"\n{text}")
+    sys.exit(any("; 0 " not in line for line in lines[:2]))
+
+
+if __name__ == "__main__":
+    main()
