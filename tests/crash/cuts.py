@@ -35,7 +35,7 @@ class Figures:
 class Recorded:
     """A run that was recorded. `resume` is what is done after a power cut, and `share` the states it is done in.
 
-    With `steady`, what is recorded before the power cut is what is recorded after it, and the run can be opened.
+    With `steady`, what was ever recorded stays so, but for the rows `asked_again`, and the run can be opened.
     """
 
     log: Log
@@ -43,6 +43,7 @@ class Recorded:
     resume: Callable[[Place], None]
     share: float = 0.1
     steady: bool = True
+    asked_again: frozenset[int] = frozenset()
 
 
 class Cutter:
@@ -51,7 +52,7 @@ class Cutter:
     def __init__(self, run: Recorded, scratch: Path) -> None:
         self._run = run
         self._scratch = scratch
-        self._known: dict[tuple[int, str], dict[int, str]] = {}
+        self._recorded: dict[tuple[int, Journal], dict[int, str]] = {}
         self._seen: set[str] = set()
         self._versions = _versions(run.log)
 
@@ -98,12 +99,19 @@ class Cutter:
             require_finished(place.output)
 
     def _durable(self, at: int, journal: Journal) -> dict[int, str]:
-        """The rows that are recorded before the power goes."""
-        key = (at, hashlib.sha256(journal.log).hexdigest())
-        if key not in self._known:
+        """The rows that were recorded at any time before the power goes."""
+        moments = [(step, self._run.log.journal_at(step)) for step in range(at)]
+        rows: dict[int, str] = {}
+        for moment in [*moments, (at, journal)]:
+            now = self._recorded_at(*moment)
+            rows = now | rows  # what was recorded first is what must be there
+        return {row: nonce for row, nonce in rows.items() if row not in self._run.asked_again}
+
+    def _recorded_at(self, at: int, journal: Journal) -> dict[int, str]:
+        if (at, journal) not in self._recorded:
             with self._planted(alive(self._run.log, at, journal)) as place:
-                self._known[key] = recorded(place.output)
-        return self._known[key]
+                self._recorded[at, journal] = recorded(place.output)
+        return self._recorded[at, journal]
 
     @contextmanager
     def _planted(self, tree: Tree) -> Iterator[Place]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from threading import Lock
+from typing import Self
 
 from tests.crash.calls import Call, Failing, Kill, tapped
 from tests.crash.forks import After, Ended, Forks, forking
@@ -32,7 +33,7 @@ class Figures:
     answers: int = 0
     trouble: list[str] = field(default_factory=list)
 
-    def __iadd__(self, other: Figures) -> Figures:
+    def __iadd__(self, other: Figures) -> Self:
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self

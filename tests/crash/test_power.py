@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execute import reparse
+from pipeline.disk import Files
+from pipeline.execute import Settings, reparse
 from pipeline.faults import Misuse
 from tests.crash import SEED
 from tests.crash.cuts import Cutter, Figures, Recorded
@@ -45,7 +47,8 @@ def failed_rows_again(folder: Path) -> Recorded:
     """The failed rows of a finished run, asked again."""
     place = Place(folder).prepare()
     start(place)
-    return Recorded(record(folder, lambda files: start(place, files, retry_failed=True)), place, finish)
+    log = record(folder, lambda files: start(place, files, retry_failed=True))
+    return Recorded(log, place, finish, asked_again=frozenset(range(6, place.shape.rows, 7)))
 
 
 def a_fresh_start(folder: Path) -> Recorded:
@@ -77,6 +80,10 @@ def a_reparse(folder: Path) -> Recorded:
 
 def reparsed(place: Place) -> None:
     assert reparse(place.job(), place.output).status == "complete"
+
+
+def test_p3_a_run_uses_the_calls_of_the_system_itself() -> None:
+    assert Settings(output=Path()).files == Files(os.open, os.write, os.fsync, os.replace, os.unlink, os.mkdir)
 
 
 History = Callable[[Path], Recorded]
