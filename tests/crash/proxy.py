@@ -1,4 +1,4 @@
-"""A proxy that spoils connections: each gets one toxic, or none. Bytes go through it as they are until the toxic strikes.
+"""A proxy that spoils connections: each gets one toxic, or none.
 
 What the toxics are called is what they are called elsewhere: https://github.com/Shopify/toxiproxy#toxics.
 """

@@ -94,8 +94,8 @@ class Place:
 
     def settings(self, files: Files = FILES, **changes: Any) -> Settings:
         bounds = Bounds(concurrency=self.shape.concurrency, adaptive=False)
-        fields: dict[str, Any] = {"bounds": bounds, "grace_s": 5.0, "chunk_rows": self.shape.chunk_rows, **changes}
-        return Settings(output=self.output, files=files, **fields)
+        fields: dict[str, Any] = {"bounds": bounds, "chunk_rows": self.shape.chunk_rows, "limit": self.shape.rows}
+        return Settings(output=self.output, files=files, grace_s=5.0, **{**fields, **changes})
 
     def connect(self, stop: Stop, stop_after: int | None) -> Connect:
         """Opens the endpoint that gives nonces, and asks for the stop after so many answers."""
