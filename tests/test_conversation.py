@@ -223,7 +223,6 @@ def test_the_fingerprint_is_the_same_for_the_same() -> None:
         spoken("a"),
         spoken("b"),
     ],
-    ids=repr,
 )
 def test_the_fingerprint_changes_with_anything_said(other: Content) -> None:
     known: list[Content] = ["{{ a }}", [image("c")], lambda row: row["c"], spoken("c")]
