@@ -1,6 +1,6 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run jobs test lint types unit format emulate lock clean bench
+.PHONY: help setup run jobs test lint types unit format emulate lock clean bench soak
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -40,6 +40,9 @@ unit: $(READY)
 format: $(READY) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+soak: $(READY) ## The long run: thousands of kills, power cuts and failed calls, with their figures
+	@$(BIN)/python -m tests.crash.soak
 
 bench: $(READY) ## Measure against aiohttp alone and the SDK by hand; figures in out/bench.json
 	@$(BIN)/python -m tests.benchmarks
