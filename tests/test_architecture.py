@@ -42,6 +42,7 @@ LAYERS = {
         "columns",
         "conversation",
         "entry",
+        "grade",
         "job",
         "jobfile",
         "prices",

@@ -1,0 +1,1 @@
+"""Evaluation as values and pure folds: answers are graded leaf by leaf, rows scored, runs compared, gates decided."""
