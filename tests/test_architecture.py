@@ -57,7 +57,7 @@ LAYERS = {
     },
     "edges": {"auth", "dataset", "endpoint", "journal", "plan", "policy", "source"},
     "engine": {"composition", "run"},
-    "observation": {"watching"},
+    "observation": {"records", "watching"},
     "execution": {"execute"},
     "face": {"__main__", "cli"},
 }

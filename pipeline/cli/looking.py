@@ -12,7 +12,6 @@ import typer
 
 from pipeline.cli.estimating import estimate
 from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
-from pipeline.cli.sampling import records
 from pipeline.cli.tables import print_table, short
 from pipeline.faults import Misuse, Unusable
 
@@ -135,6 +134,8 @@ def show(
     as_json: AsJson = False,
 ) -> int:
     """Show rows of a finished or running dataset: request, reply and values side by side."""
+    from pipeline.records import records
+
     _, found = _run_in(output)
     job = _job_of(found)
     shown = 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.cli.tables import print_table, short
 
 
 def print_sample(output: Path, key: str | None, *, rows: int) -> None:
     """The first rows of a dataset as a small table: their key, and what was read out of them."""
+    from pipeline.records import records
+
     table = []
     for ordinal, record in records(output):
         name = str(record[key]) if key and key in record else str(ordinal)
@@ -23,19 +23,3 @@ def print_sample(output: Path, key: str | None, *, rows: int) -> None:
             break
     columns = list(dict.fromkeys(name for line in table for name in line))
     print_table([{name: line.get(name, "") for name in columns} for line in table])
-
-
-def records(output: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of the sealed parts with their ordinals, in order."""
-    import pyarrow.parquet as pq
-
-    from pipeline.journal import look
-
-    parts, _ = look(output / "_run" / "journal.sqlite")
-    for part in parts:
-        with pq.ParquetFile(output / part.name) as file:
-            ordinal = part.first
-            for batch in file.iter_batches(batch_size=256):
-                for record in batch.to_pylist():
-                    yield ordinal, record
-                    ordinal += 1
