@@ -18,7 +18,7 @@ import typer
 from pipeline.cli import emulation
 from pipeline.cli.connecting import Connection, access
 from pipeline.cli.emulation import SIMULATED
-from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
+from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.faults import Broken, Denied, Misuse, Spent
 
 if TYPE_CHECKING:
@@ -28,94 +28,13 @@ if TYPE_CHECKING:
     from pipeline.tally import Tally
 
 
-def run(  # noqa: PLR0913 - one parameter an option
-    target: Target,
-    *,
-    inputs: Inputs = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output folder (default: out/NAME).")] = None,
-    model: Model = None,
-    assignments: Assignments = None,
-    limit: Limit = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", help="Calls in flight, at most.", min=1)] = 64,
-    adaptive: Annotated[bool, typer.Option(help="Find the rate that the quota grants, and keep just under it.")] = True,
-    rpm: Annotated[float | None, typer.Option(help="Requests a minute, at most.", min=0.001)] = None,
-    tpm: Annotated[float | None, typer.Option(help="Tokens a minute, at most.", min=1)] = None,
-    budget_usd: Annotated[
-        float | None, typer.Option(help="Dollars that the run may spend, all starts together.", min=1e-9)
-    ] = None,
-    budget_tokens: Annotated[float | None, typer.Option(help="The same in tokens.", min=1)] = None,
-    prices: Annotated[
-        Path | None, typer.Option(help="TOML file of prices: dollars per million tokens by model.")
-    ] = None,
-    give_up_after: Annotated[
-        float, typer.Option(help="Seconds that the endpoint may fail before the run ends.")
-    ] = 1800.0,
-    hedge: Annotated[
-        float, typer.Option(help="Ask a second time where the first is unusually late: share of calls.", min=0, max=0.5)
-    ] = 0.0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: what the output holds is removed.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the failed rows again.")] = False,
-    keep_replies: Annotated[
-        bool, typer.Option(help="Keep replies as they came, for reparse and --retry-failed.")
-    ] = True,
-    grace: Annotated[float, typer.Option(help="Seconds to drain after SIGINT or SIGTERM.", min=0)] = 20.0,
-    project: Annotated[str | None, typer.Option(envvar="GOOGLE_CLOUD_PROJECT", help="Google Cloud project.")] = None,
-    location: Annotated[
-        list[str] | None, typer.Option(envvar="GOOGLE_CLOUD_LOCATION", help="Vertex AI location; may be repeated.")
-    ] = None,
-    endpoint_id: Annotated[str | None, typer.Option(help="Id of a self-deployed endpoint.")] = None,
-    base_url: Annotated[
-        list[str] | None,
-        typer.Option(envvar="OPENAI_BASE_URL", help="Another server's base URL; several as WEIGHT*URL."),
-    ] = None,
-    credentials: Annotated[Path | None, typer.Option(help="Google credentials file of any kind.")] = None,
-    emulate: Annotated[bool, typer.Option("--emulate", help="Ask the built-in emulator: no account, no cost.")] = False,
-    latency: Annotated[float, typer.Option(help="With --emulate: seconds an answer takes.", min=0)] = 0.0,
-    quota_rps: Annotated[float | None, typer.Option(help="With --emulate: requests a second, then 429.")] = None,
-    token_life: Annotated[float, typer.Option(help="With --emulate: seconds a token lives.")] = 3600.0,
-    fault: Annotated[list[str] | None, typer.Option(help="With --emulate: KIND=SHARE, as in 503=0.1.")] = None,
-    as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-) -> int:
+@with_options
+def run(target: Target, *, options: Asking) -> int:
     """Run a job over its input; run it again to resume."""
-    from pipeline.composition import Bounds
-    from pipeline.execute import Settings
-    from pipeline.prices import load_prices
-
-    job, name = load(target, inputs, model, assignments, output)
-    settings = Settings(
-        output=Path(job.output or Path("out") / job.name),
-        target=name,
-        bounds=Bounds(
-            concurrency=concurrency,
-            adaptive=adaptive,
-            rpm=rpm,
-            tpm=tpm,
-            budget_usd=budget_usd,
-            budget_tokens=budget_tokens,
-            give_up_s=give_up_after,
-            hedge=hedge,
-            prices=load_prices(prices) if prices else None,
-        ),
-        limit=limit,
-        fresh=fresh,
-        retry_failed=retry_failed,
-        keep_replies=keep_replies,
-        grace_s=grace,
-        simulated=emulate,
-    )
-    connection = Connection(
-        project=project,
-        locations=location or job.locations or ["global"],
-        endpoint_id=endpoint_id,
-        base_urls=base_url or (),
-        credentials=credentials,
-    )
-    connection.check_tier(job.tier)
-    simulation = _simulation(latency=latency, quota_rps=quota_rps, token_life=token_life, fault=fault or [])
-    if simulation and not emulate:
-        raise Misuse(f"{simulation[0]} belongs to --emulate")
-    return _run(job, settings, connection, simulation, as_json=as_json, quiet=quiet)
+    job, name = load(target, options.inputs, options.model, options.assignments, options.output)
+    settings = settings_of(options, name, Path(job.output or Path("out") / job.name))
+    connection = connection_of(options, job)
+    return _run(job, settings, connection, simulation_of(options), as_json=options.as_json, quiet=options.quiet)
 
 
 def reparse(
@@ -132,16 +51,64 @@ def reparse(
     return _told(loaded, execute.reparse(loaded, output), None, as_json=as_json)
 
 
-def _simulation(*, latency: float, quota_rps: float | None, token_life: float, fault: list[str]) -> list[str]:
+def settings_of(options: Asking, target: str, output: Path) -> Settings:
+    """How to run, as the command line says it."""
+    from pipeline.composition import Bounds
+    from pipeline.execute import Settings
+    from pipeline.prices import load_prices
+
+    return Settings(
+        output=output,
+        target=target,
+        bounds=Bounds(
+            concurrency=options.concurrency,
+            adaptive=options.adaptive,
+            rpm=options.rpm,
+            tpm=options.tpm,
+            budget_usd=options.budget_usd,
+            budget_tokens=options.budget_tokens,
+            give_up_s=options.give_up_after,
+            hedge=options.hedge,
+            prices=load_prices(options.prices) if options.prices else None,
+        ),
+        limit=options.limit,
+        fresh=options.fresh,
+        retry_failed=options.retry_failed,
+        keep_replies=options.keep_replies,
+        grace_s=options.grace,
+        simulated=options.emulate,
+    )
+
+
+def connection_of(options: Asking, job: Job) -> Connection:
+    """Where to ask, as the command line says it. Raises `Misuse` when the job cannot be asked there."""
+    connection = Connection(
+        project=options.project,
+        locations=options.location or job.locations or ["global"],
+        endpoint_id=options.endpoint_id,
+        base_urls=options.base_url or (),
+        credentials=options.credentials,
+    )
+    connection.check_tier(job.tier)
+    if not (job.model or job.carries_requests):
+        raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
+    return connection
+
+
+def simulation_of(options: Asking) -> list[str]:
+    """The emulator's own arguments. Raises `Misuse` for those that are wrong, or go with no emulator."""
     from pipeline.emulator import parse_fault
 
     try:
-        arguments = ["--fault={}={}".format(*parse_fault(text)) for text in fault]
+        arguments = ["--fault={}={}".format(*parse_fault(text)) for text in options.fault or ()]
     except ValueError as error:
         raise Misuse(str(error)) from None
-    arguments += [f"--latency={latency}"] if latency else []
-    arguments += [f"--quota-rps={quota_rps}"] if quota_rps else []
-    return arguments + ([f"--token-life={token_life}"] if token_life != 3600.0 else [])
+    arguments += [f"--latency={options.latency}"] if options.latency else []
+    arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
+    arguments += [f"--token-life={options.token_life}"] if options.token_life != 3600.0 else []
+    if arguments and not options.emulate:
+        raise Misuse(f"{arguments[0]} belongs to --emulate")
+    return arguments
 
 
 def _run(
@@ -153,8 +120,6 @@ def _run(
     from pipeline.policy import Stop
     from pipeline.tally import Tally
 
-    if not (job.model or job.carries_requests):
-        raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
     if settings.fresh and not settings.simulated:
         access(connection)  # what is missing is told before anything is removed
     started = time.monotonic()
