@@ -28,6 +28,10 @@ Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE, as in 503=0.1
 Poison = Annotated[list[str] | None, typer.Option(help="TEXT=KIND: prompts with TEXT always get this fault.")]
 RetryAfter = Annotated[str | None, typer.Option(help="Sent as Retry-After with 429 and 503.")]
 RetryInfo = Annotated[float | None, typer.Option(help="Seconds, sent as google.rpc.RetryInfo with 429.")]
+FieldError = Annotated[
+    list[str] | None, typer.Option(help="FIELD=SHARE of answers in which a field is wrong, as in date=0.1.")
+]
+Nonce = Annotated[bool, typer.Option("--nonce", help="Give every answer an id that never comes again.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 
@@ -43,6 +47,8 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     poison: Poison = None,
     retry_after: RetryAfter = None,
     retry_info: RetryInfo = None,
+    field_error: FieldError = None,
+    nonce: Nonce = False,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
     directory: Annotated[Path | None, typer.Option(help="Where credentials files are written.")] = None,
@@ -53,7 +59,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     """Run a local Vertex AI: chat endpoint, token server and metadata server, simulated, on loopback only."""
     import asyncio
 
-    from pipeline.emulator import Address, Options, parse_fault, parse_poison, serve
+    from pipeline.emulator import Address, Options, parse_fault, parse_field_error, parse_poison, serve
 
     try:
         options = Options(
@@ -68,6 +74,8 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             poison=dict(parse_poison(text) for text in poison or ()),
             retry_after=retry_after,
             retry_info=retry_info,
+            field_errors=dict(parse_field_error(text) for text in field_error or ()),
+            nonce=nonce,
             error_style=error_style,  # type: ignore[arg-type] # checked by Options
             seed=seed,
             directory=directory,

@@ -75,6 +75,10 @@ class Asking:
     quota_rps: Annotated[float | None, typer.Option(help="With --emulate: requests a second, then 429.")] = None
     token_life: Annotated[float, typer.Option(help="With --emulate: seconds a token lives.")] = 3600.0
     fault: Annotated[list[str] | None, typer.Option(help="With --emulate: KIND=SHARE, as in 503=0.1.")] = None
+    field_error: Annotated[
+        list[str] | None,
+        typer.Option(help="With --emulate: FIELD=SHARE of answers in which a field is wrong, as in date=0.1."),
+    ] = None
     as_json: AsJson = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 

@@ -97,10 +97,11 @@ def connection_of(options: Asking, job: Job) -> Connection:
 
 def simulation_of(options: Asking) -> list[str]:
     """The emulator's own arguments. Raises `Misuse` for those that are wrong, or go with no emulator."""
-    from pipeline.emulator import parse_fault
+    from pipeline.emulator import parse_fault, parse_field_error
 
     try:
         arguments = ["--fault={}={}".format(*parse_fault(text)) for text in options.fault or ()]
+        arguments += ["--field-error={}={}".format(*parse_field_error(text)) for text in options.field_error or ()]
     except ValueError as error:
         raise Misuse(str(error)) from None
     arguments += [f"--latency={options.latency}"] if options.latency else []
