@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import resource
 import signal
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
-import pyarrow as pa
-import pyarrow.parquet as pq
 from anyio import to_thread
 
 from pipeline import run as engine
 from pipeline.composition import Bounds, Opened, compose, purses_for, workers_for
-from pipeline.data import Ask, Entry, Failure, Part, Reply, Row
-from pipeline.dataset import Dataset, kept_replies, part_name
+from pipeline.data import Entry, Failure, Part, Reply
+from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
-from pipeline.faults import Broken, Fault, Halt, Misuse, NothingToDo
+from pipeline.faults import Broken, Misuse, NothingToDo
 from pipeline.job import Job
 from pipeline.journal import Journal, look
 from pipeline.plan import Plan, RunFolder, differences
@@ -29,6 +26,7 @@ from pipeline.policy import Purse, Stop
 from pipeline.source import Source, Survey, changed, find_files, survey
 from pipeline.tally import Tally
 from pipeline.watching import Watch
+from pipeline.working import Work
 
 SPARE_DESCRIPTORS = 64
 """Files and sockets that are open besides the connections to the endpoint."""
@@ -91,25 +89,15 @@ class Run:
         self.settings = settings
         self.folder = folder
         self.plan = plan
-        self.survey = Survey.from_json(plan.survey)
-        kept = job.columns_kept(self.survey.columns)
-        needed = job.columns_needed(list(self.survey.columns))
-        self.source = Source(self.survey, needed=needed, kept=list(kept))
-        schema = renamed(self.source.kept_schema, kept)
-        self.dataset = Dataset(folder.output, schema, job.reader, _footer(plan), settings.files)
+        self.work = Work(job, plan, folder.output, settings.files)
+        self.survey, self.dataset = self.work.survey, self.work.dataset
         self.journal = Journal(folder.journal, settings.files)
         self.purses: list[Purse] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
 
     def chunks(self) -> list[engine.Chunk]:
         """The chunks that are not sealed, in order."""
-        size, total = self.survey.chunk_rows, self.survey.rows
-        starts = range(0, total, size)
-        return [
-            engine.Chunk(index, first, min(size, total - first))
-            for index, first in enumerate(starts)
-            if index not in self.parts
-        ]
+        return [self.work.chunk(index) for index in range(len(self.survey.chunks)) if index not in self.parts]
 
     def reopen_failed(self) -> int:
         """Makes every failed row a row to ask again; how many there are."""
@@ -140,8 +128,8 @@ class Run:
             tasks.start_soon(self.journal.keep_writing)
             tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files).keep)
             await engine.work_through(
-                chunks,
-                self._hands(composed.ask, tally),
+                engine.in_order(chunks),
+                self.work.hands(composed.ask, self.journal, self.keep, tally),
                 workers=workers_for(bounds.concurrency),
                 stop=stop,
                 grace_s=self.settings.grace_s,
@@ -149,6 +137,11 @@ class Run:
             with suppress(Broken):  # it is the reason of the stop already
                 await self.journal.flush()
             tasks.cancel_scope.cancel()
+
+    async def keep(self, part: Part) -> None:
+        """Records a written part."""
+        await to_thread.run_sync(self.journal.seal, part)
+        self.parts[part.chunk] = part
 
     def conclude(self, tally: Tally, stop: Stop, seconds: float) -> Summary:
         """Counts what there is, writes the manifest and, when every row is accounted for, the success marker."""
@@ -196,35 +189,6 @@ class Run:
                 tokens += entry.usage.input + entry.usage.output + entry.usage.reasoning
         return usd, tokens
 
-    def _hands(self, ask: Ask, tally: Tally) -> engine.Hands:
-        async def answer(row: Row) -> Entry:
-            return await answered(self.job, ask, row)
-
-        async def record(ordinal: int, entry: Entry) -> None:
-            await self.journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
-            tally.count(self.job.outcome(ordinal, entry))
-
-        async def done(chunk: engine.Chunk) -> set[int]:
-            return await to_thread.run_sync(self.journal.recorded, chunk.first, chunk.rows)
-
-        return engine.Hands(read=self._read, done=done, answer=answer, record=record, seal=self._seal)
-
-    async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
-        batches = self.source.chunk(chunk)
-        while (batch := await to_thread.run_sync(next, batches, None)) is not None:
-            yield batch
-
-    async def _seal(self, chunk: engine.Chunk) -> None:
-        await self.journal.flush()
-        part = await to_thread.run_sync(self._seal_now, chunk)
-        self.parts[chunk.index] = part
-
-    def _seal_now(self, chunk: engine.Chunk) -> Part:
-        entries = self.journal.entries(chunk.first, chunk.rows)
-        part = self.dataset.seal(chunk.index, chunk.first, chunk.kept, entries, replies=self.plan.keep_replies)
-        self.journal.seal(part)
-        return part
-
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:
         return isinstance(self.job.outcome(ordinal, entry), Failure)
 
@@ -259,16 +223,6 @@ class Run:
         }
 
 
-async def answered(job: Job, ask: Ask, row: Row) -> Entry:
-    """What became of a row: the reply, or the fault that ended it. Raises `Halt`, which ends no row but the run."""
-    try:
-        return await ask(job.request(row))
-    except Halt:
-        raise
-    except Fault as fault:
-        return fault
-
-
 @contextmanager
 def opened(job: Job, settings: Settings) -> Iterator[Run]:
     """A run, new or resumed, for us alone. Nothing was asked yet; everything that can be refused has been.
@@ -287,45 +241,11 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
         folder.sweep()
         run = Run(job, settings, folder, plan)
         try:
-            _check_parts(run)
+            check_parts(run)
             folder.save(plan)
             yield run
         finally:
-            run.source.close()
-            run.journal.close()
-
-
-def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
-    """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
-
-    Only the schema (and what it does to columns) may differ from the run's job. Raises `Misuse` otherwise. When it
-    is cut short, the run is marked, and running it again finishes it.
-    """
-    started = time.monotonic()
-    folder = RunFolder(output, files)
-    before = folder.load()
-    if before is None:
-        raise Misuse(f"{output} holds no run")
-    with folder.locked():
-        plan = replace(before, job=job.fingerprint(), reparsing=True)
-        other = [text for text in differences(before, plan) if not text.startswith("schema ")]
-        if other:
-            raise Misuse(f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again")
-        if not before.keep_replies:
-            raise Misuse("the run did not keep its replies: use --fresh to ask again")
-        run = Run(job, Settings(output=output, files=files), folder, plan)
-        try:
-            # The last part of a re-parse that was cut short may have been replaced and not recorded.
-            _check_parts(run, whole=not before.reparsing)
-            folder.save(plan)
-            run.dataset.unfinish()
-            for part in list(run.parts.values()):
-                run.parts[part.chunk] = _parsed_again(run, part)
-            run.plan = replace(plan, reparsing=False)
-            folder.save(run.plan)
-            return run.conclude(Tally(), Stop(), time.monotonic() - started)
-        finally:
-            run.source.close()
+            run.work.close()
             run.journal.close()
 
 
@@ -409,26 +329,12 @@ def _input_differences(found: Survey, files: Sequence[str]) -> list[str]:
     return [*gone, *new] or changed(found)
 
 
-def _check_parts(run: Run, *, whole: bool = True) -> None:
+def check_parts(run: Run, *, whole: bool = True) -> None:
+    """Raises `Misuse` when a part is not there; or, with `whole`, not as large as it was."""
     for part in run.parts.values():
         path = run.folder.output / part.name
         if not path.is_file() or (whole and path.stat().st_size != part.bytes):
             raise Misuse(f"{path} is missing or was changed since it was sealed: use --fresh, or restore the file")
-
-
-def _parsed_again(run: Run, part: Part) -> Part:
-    path = run.folder.output / part_name(part.chunk)
-    names = run.dataset.kept.names
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        kept = list(file.iter_batches(columns=names)) if names else [_empty(part.rows)]
-    again = run.dataset.seal(part.chunk, part.first, kept, kept_replies(run.folder.output, part.chunk), replies=False)
-    run.journal.seal(again)
-    return again
-
-
-def _empty(rows: int) -> pa.RecordBatch:
-    """A batch without columns that still knows how many rows it has."""
-    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, type=pa.struct([])))
 
 
 def inputs_of(job: Job) -> list[str | Path]:
@@ -438,24 +344,7 @@ def inputs_of(job: Job) -> list[str | Path]:
     return [job.input] if isinstance(job.input, str | Path) else list(job.input)
 
 
-def renamed(schema: pa.Schema, names: dict[str, str]) -> pa.Schema:
-    """The kept columns under their output names."""
-    return pa.schema([field.with_name(names[field.name]) for field in schema])
-
-
 def _reason(stop: Stop) -> str | None:
     if isinstance(stop.reason, signal.Signals):
         return stop.reason.name
     return str(stop.reason) if stop.reason else None
-
-
-def _footer(plan: Plan) -> dict[str, str]:
-    """What the footer of every part says; pandas drops it, so the manifest says it too."""
-    return {
-        "pipeline.run_id": plan.run_id,
-        "pipeline.job": plan.job_name,
-        "pipeline.model": plan.job.get("model", ""),
-        "pipeline.version": plan.version,
-        "pipeline.created": plan.created,
-        "pipeline.simulated": str(plan.simulated).lower(),
-    }

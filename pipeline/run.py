@@ -64,14 +64,28 @@ class Hands:
     seal: Callable[[Chunk], Awaitable[None]]
 
 
-async def work_through(chunks: Iterable[Chunk], hands: Hands, *, workers: int, stop: Stop, grace_s: float) -> None:
-    """Takes every row of `chunks` to a recorded entry, and every chunk to its seal.
+Take = Callable[[], Awaitable[Chunk | None]]
+"""Gives the chunk to open next; None when there are no more. Asked once there is room for one."""
+
+
+def in_order(chunks: Iterable[Chunk]) -> Take:
+    """Gives these chunks, one after the other."""
+    left = iter(chunks)
+
+    async def take() -> Chunk | None:
+        return next(left, None)
+
+    return take
+
+
+async def work_through(take: Take, hands: Hands, *, workers: int, stop: Stop, grace_s: float) -> None:
+    """Takes every row of the chunks given to a recorded entry, and every chunk to its seal.
 
     Ends when all is done, or soon after `stop` was requested: no new row is taken, rows that are being answered
     have `grace_s` seconds to finish, whole chunks are sealed. A `Halt` raised by the hands requests the stop; any
     other exception is a bug and leaves here, after everything was cancelled.
     """
-    await _Engine(hands, stop).work(chunks, workers, grace_s)
+    await _Engine(hands, stop).work(take, workers, grace_s)
 
 
 _Taken = tuple[Chunk, Row]
@@ -87,7 +101,7 @@ class _Engine:
         self._watching = anyio.CancelScope()
         self._full: MemoryObjectSendStream[Chunk]
 
-    async def work(self, chunks: Iterable[Chunk], workers: int, grace_s: float) -> None:
+    async def work(self, take: Take, workers: int, grace_s: float) -> None:
         send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, 64))
         self._full, full = anyio.create_memory_object_stream[Chunk](OPEN_CHUNKS)
         async with anyio.create_task_group() as around:
@@ -95,7 +109,7 @@ class _Engine:
             around.start_soon(self._watch, grace_s)
             with self._working, rows, self._full:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._feed, chunks, send_rows)
+                    tasks.start_soon(self._feed, take, send_rows)
                     for _ in range(workers):
                         tasks.start_soon(self._work, rows)
             self._watching.cancel()
@@ -108,15 +122,16 @@ class _Engine:
             await anyio.sleep(grace_s)
             self._working.cancel()
 
-    async def _feed(self, chunks: Iterable[Chunk], rows: MemoryObjectSendStream[_Taken]) -> None:
+    async def _feed(self, take: Take, rows: MemoryObjectSendStream[_Taken]) -> None:
         with self._feeding, rows:
-            for chunk in chunks:
-                await self._slots.acquire()
+            await self._slots.acquire()
+            while (chunk := await take()) is not None:
                 try:
                     await self._feed_chunk(chunk, rows)
                 except Halt as fault:
                     self._halt(fault)
                     return
+                await self._slots.acquire()
 
     async def _feed_chunk(self, chunk: Chunk, rows: MemoryObjectSendStream[_Taken]) -> None:
         done = await self._hands.done(chunk)

@@ -4,11 +4,13 @@
 
                        cli
                         |
+                     reparse
+                        |
                      execute      - emulator (imports nothing of ours; only cli imports it)
                         |
                      watching
                         |
-                run  composition
+           run  working  composition
                         |
     source  auth  endpoint  policy  journal  dataset  plan     edges: none imports a sibling,
                         |                                      except endpoint -> auth
@@ -56,9 +58,10 @@ LAYERS = {
         "wire",
     },
     "edges": {"auth", "dataset", "endpoint", "journal", "plan", "policy", "source"},
-    "engine": {"composition", "run"},
+    "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
+    "executions": {"reparse"},
     "face": {"__main__", "cli"},
 }
 ORDER = list(LAYERS)
@@ -67,6 +70,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 SIDEWAYS = {
     "values": {("data", "faults"), ("tally", "data")},
     "edges": {("endpoint", "auth")},
+    "engine": {("working", "run")},
     "face": {("__main__", "cli")},
 }
 """The only imports within a layer; inside of `meaning` every one is allowed that makes no cycle."""

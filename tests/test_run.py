@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.data import Entry, Reply, Row
 from pipeline.faults import Broken, Denied, Fault, Halt, Interrupted, Refused
 from pipeline.policy import Stop
-from pipeline.run import OPEN_CHUNKS, Chunk, Hands, work_through
+from pipeline.run import OPEN_CHUNKS, Chunk, Hands, in_order, work_through
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -72,7 +72,7 @@ class World:
     async def work(self, workers: int = 4, grace_s: float = GRACE_S) -> float:
         """Runs the engine to its end, and says when that was."""
         hands = Hands(self._read, self._done, self._answer, self._record, self._seal)
-        await work_through(self.chunks, hands, workers=workers, stop=self.stop, grace_s=grace_s)
+        await work_through(in_order(self.chunks), hands, workers=workers, stop=self.stop, grace_s=grace_s)
         self.ended = anyio.current_time()
         return self.ended
 

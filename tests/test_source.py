@@ -221,14 +221,21 @@ def test_a_limit_ends_the_rows_but_still_lists_and_hashes_every_file(tmp_path: P
 
 
 def test_the_chunk_size_follows_the_size_of_the_first_rows(tmp_path: Path) -> None:
-    small = write_jsonl(tmp_path / "small.jsonl", [{"n": 1}] * 10)
-    medium = write_jsonl(tmp_path / "medium.jsonl", [{"text": "x" * 4084}] * 10)
+    small = write_jsonl(tmp_path / "small.jsonl", [{"n": 1}] * 170_000)
+    medium = write_jsonl(tmp_path / "medium.jsonl", [{"text": "x" * 1012}] * 17_000)
     large = write_jsonl(tmp_path / "large.jsonl", [{"text": "x" * 100_000}] * 10)
     assert survey([small]).chunk_rows == 20_000
-    assert survey([medium]).chunk_rows == 4_096
+    assert 2_000 < survey([medium]).chunk_rows < 2_200
     assert survey([large]).chunk_rows == 1_000
-    assert survey([large], min_chunk_rows=3_000).chunk_rows == 3_000
+    assert survey([small], min_chunk_rows=30_000).chunk_rows == 21_250
     assert survey([small], chunk_rows=7).chunk_rows == 7
+
+
+@pytest.mark.parametrize(("rows", "chunks"), [(9_000, 8), (4_100, 5), (900, 1)])
+def test_an_input_is_cut_so_that_several_can_share_it(tmp_path: Path, rows: int, chunks: int) -> None:
+    path = write_jsonl(tmp_path / "small.jsonl", [{"n": 1}] * rows)
+    assert len(survey([path]).chunks) == chunks
+    assert len(survey([path], limit=rows // 2).chunks) == -(-rows // 2 // 1_000)
 
 
 @pytest.mark.parametrize("options", [{"chunk_rows": 0}, {"limit": -1}])

@@ -36,8 +36,9 @@ def plan(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens, money and time."""
     from pipeline.dataset import output_schema
-    from pipeline.execute import inputs_of, renamed
+    from pipeline.execute import inputs_of
     from pipeline.source import Source, survey
+    from pipeline.working import renamed
 
     job, _ = load(target, inputs, model, assignments, None)
     found = survey(inputs_of(job), limit=limit)

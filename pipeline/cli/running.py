@@ -45,10 +45,10 @@ def reparse(
     as_json: AsJson = False,
 ) -> int:
     """Validate the kept replies again under a changed schema, with no call."""
-    from pipeline import execute
+    from pipeline.reparse import reparse as parse_again
 
     loaded, _ = load(job, None, None, assignments, output)
-    return _told(loaded, execute.reparse(loaded, output), None, as_json=as_json)
+    return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
 def settings_of(options: Asking, target: str, output: Path) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
@@ -17,6 +18,7 @@ _Batches = Generator[Batch, None, None]
 
 _CHUNK_BYTES = 16 << 20
 _CHUNK_ROWS = (1_000, 20_000)
+_CHUNKS = 8
 
 
 def survey(
@@ -29,10 +31,11 @@ def survey(
     """Read the whole input once and say what it holds.
 
     Without `chunk_rows`, a chunk has as many rows as make 16 MiB, judged by the first ones: at least 1,000 and
-    `min_chunk_rows`, otherwise at most 20,000. With `limit` only the first so many rows count; files are listed and
-    hashed in full all the same. JSONL is parsed line by line and every column's type settled; of Parquet only the
-    footers are read. Raises `Misuse` for what the user can mend: see `find_files`, damaged files, types that differ
-    between Parquet files. Memory does not grow with the number of rows.
+    `min_chunk_rows`, otherwise at most 20,000; but an input is cut into some `_CHUNKS` chunks at least, where they
+    keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. With `limit` only the first so
+    many rows count; files are listed and hashed in full all the same. JSONL is parsed line by line and every column's
+    type settled; of Parquet only the footers are read. Raises `Misuse` for what the user can mend: see `find_files`,
+    damaged files, types that differ between Parquet files. Memory does not grow with the number of rows.
     """
     if chunk_rows is not None and chunk_rows < 1:
         raise Misuse(f"chunk_rows must be 1 or more, not {chunk_rows}")
@@ -42,7 +45,9 @@ def survey(
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
-        return chunk_rows or max(fitting, min_chunk_rows)
+        rows = sum(path.stat().st_size for path in paths) / (mean_row_bytes + 1)  # a line has an end
+        even = max(low, min_chunk_rows // 4, math.ceil(min(rows, limit or rows) / _CHUNKS))
+        return chunk_rows or min(max(fitting, min_chunk_rows), even)
 
     paths = find_files(inputs)
     if paths and format_of(paths[0]) == "parquet":

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.disk import Files
-from pipeline.execute import Settings, reparse
+from pipeline.execute import Settings
 from pipeline.faults import Misuse
+from pipeline.reparse import reparse
 from tests.crash import SEED
 from tests.crash.cuts import Cutter, Figures, Recorded
 from tests.crash.mistakes import MISTAKES, Mistake

@@ -1,0 +1,69 @@
+"""Every part made again from the kept replies, under a schema that has changed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data import Part
+from pipeline.dataset import kept_replies, part_name
+from pipeline.disk import FILES, Files
+from pipeline.execute import Run, Settings, Summary, check_parts
+from pipeline.faults import Misuse
+from pipeline.job import Job
+from pipeline.plan import RunFolder, differences
+from pipeline.policy import Stop
+from pipeline.tally import Tally
+
+
+def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
+    """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
+
+    Only the schema (and what it does to columns) may differ from the run's job. Raises `Misuse` otherwise. When it
+    is cut short, the run is marked, and running it again finishes it.
+    """
+    started = time.monotonic()
+    folder = RunFolder(output, files)
+    before = folder.load()
+    if before is None:
+        raise Misuse(f"{output} holds no run")
+    with folder.locked():
+        plan = replace(before, job=job.fingerprint(), reparsing=True)
+        other = [text for text in differences(before, plan) if not text.startswith("schema ")]
+        if other:
+            raise Misuse(f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again")
+        if not before.keep_replies:
+            raise Misuse("the run did not keep its replies: use --fresh to ask again")
+        run = Run(job, Settings(output=output, files=files), folder, plan)
+        try:
+            # The last part of a re-parse that was cut short may have been replaced and not recorded.
+            check_parts(run, whole=not before.reparsing)
+            folder.save(plan)
+            run.dataset.unfinish()
+            for part in list(run.parts.values()):
+                run.parts[part.chunk] = _parsed_again(run, part)
+            run.plan = replace(plan, reparsing=False)
+            folder.save(run.plan)
+            return run.conclude(Tally(), Stop(), time.monotonic() - started)
+        finally:
+            run.work.close()
+            run.journal.close()
+
+
+def _parsed_again(run: Run, part: Part) -> Part:
+    path = run.folder.output / part_name(part.chunk)
+    names = run.dataset.kept.names
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        kept = list(file.iter_batches(columns=names)) if names else [_empty(part.rows)]
+    again = run.dataset.seal(part.chunk, part.first, kept, kept_replies(run.folder.output, part.chunk), replies=False)
+    run.journal.seal(again)
+    return again
+
+
+def _empty(rows: int) -> pa.RecordBatch:
+    """A batch without columns that still knows how many rows it has."""
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, type=pa.struct([])))
