@@ -1,18 +1,19 @@
-"""The packages of the extra `eval`, asked for in one place."""
+"""What only evaluation needs is installed with the extra `eval`, and loaded when it is used."""
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.faults import Misuse
 
 
-@cache
-def require_eval() -> None:
-    """Raises `Misuse` unless numpy, scipy and rapidfuzz can be imported; none of them is loaded by asking."""
-    missing = [name for name in ("numpy", "scipy", "rapidfuzz") if find_spec(name) is None]
-    if missing:
+@contextmanager
+def needs_eval(purpose: str) -> Iterator[None]:
+    """Around imports of scipy, numpy and rapidfuzz: Misuse, with the remedy, when they are not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
         raise Misuse(
-            f"evaluations need {', '.join(missing)}: install the extra `eval` (pip install 'vertex-pipeline[eval]')"
-        )
+            f"{purpose} needs the extra `eval` ({error.name} is missing): pip install 'vertex-pipeline[eval]'"
+        ) from error
