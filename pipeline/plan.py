@@ -112,14 +112,15 @@ class RunFolder:
         """Removes what a run wrote, and nothing else; the lock stays.
 
         The marker goes first, for those who wait for it, and the plan last: were it gone before the journal, the next
-        run would take the entries of this one for its own. What is named in a line is gone for good before the next.
+        run would take the entries of this one for its own. Parts go before the journal that names them, without which
+        the next run would leave them among its own. What is named in a line is gone for good before the next.
         """
         replies = self.run / "replies"
         with self._writing("the output folder"):
             self._files.remove([self.output / name for name in _FILES])
+            self._files.remove(path for path in self.output.iterdir() if _is_part(path))
             self._files.remove([self.journal])  # before its log, without which it may be torn
             self._files.remove(self.run.glob(f"{JOURNAL}*"))
-            self._files.remove(path for path in self.output.iterdir() if _is_part(path))
             self._files.remove(replies.glob("*"))
             self._files.remove(path for path in self.run.iterdir() if path.name != LOCK and path != replies)
 

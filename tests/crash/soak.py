@@ -57,7 +57,7 @@ def kills(scratch: Path, most: int, dice: random.Random) -> Figures:
         shape = drawn_shape(dice)
         batch = [[drawn_kill(shape, dice) for _ in range(dice.randint(1, 5))] for _ in range(20)]
         total += live_all(batch, scratch, shape)
-        _tell(f"{total}")
+        _tell("\n".join([f"{total}", *total.trouble]))
     return total
 
 
@@ -67,7 +67,7 @@ def cuts(scratch: Path, most: int, dice: random.Random) -> Cuts:
     for history, share in HISTORIES.items():
         folder = scratch / history.__name__
         Cutter(history(folder), scratch).cut(most * share // sum(HISTORIES.values()), dice, figures)
-        _tell(f"{figures}")
+        _tell("\n".join([f"{figures}", *figures.trouble]))
     return figures
 
 

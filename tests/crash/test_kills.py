@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from anyio.from_thread import start_blocking_portal
 
 from pipeline.emulator.local import Vertex, emulated
 from pipeline.emulator.options import Options
+from pipeline.faults import Broken, Misuse
 from tests.commands import Shell, ended
 from tests.crash import SEED
-from tests.crash.calls import Kill
+from tests.crash.calls import Call, Failing, Kill, tapped
 from tests.crash.forks import Forks, forking
 from tests.crash.lives import calls_of_a_start, every_call, kept, live_all, with_second
-from tests.crash.small import Place, recorded, require_whole, start
+from tests.crash.small import Place, Shape, recorded, require_whole, start
 
 
 def test_p1_kill_9_at_every_call_and_in_the_middle_of_writes_costs_nothing_recorded(scratch: Path) -> None:
@@ -39,6 +42,36 @@ def test_p1_kill_9_at_every_call_and_in_the_middle_of_writes_costs_nothing_recor
 def test_p1_files_written_in_place_are_caught_by_the_same_check(scratch: Path) -> None:
     torn = [[Kill(nth, "write", 0.5)] for nth in range(1, 6)]
     assert live_all(torn, scratch, careless=True).trouble
+
+
+def test_p1_a_fresh_start_that_is_cut_short_leaves_no_row_of_the_run_before_it(scratch: Path) -> None:
+    """The next start, which is not told to begin afresh, finishes the new run or says that it must be told so."""
+    shape, refused = Shape(rows=9, chunk_rows=3, pause_s=0.0), 0
+
+    def begun(at: int) -> tuple[Place, list[Call]]:
+        """A shorter run begun in the place of one that was finished; the `at`-th call on files fails."""
+        old = Place(scratch / f"fresh {at}", shape).prepare()
+        start(old)
+        old.notes.unlink()
+        place = Place(old.folder, replace(shape, rows=3), old.rows, user="Again: {{ text }}")
+        calls = Failing(at, errno.EIO)
+        with suppress(Broken):
+            start(place, tapped(calls), fresh=True)
+        return place, calls.made
+
+    _, made = begun(-1)
+    first, last = (next(call.number for call in made if call.name == name) for name in ("unlink", "replace"))
+    cleared = [call.number for call in made[first:last] if call.name == "sync"]
+    for at in cleared:
+        place, _ = begun(at)
+        try:
+            assert start(place).status == "complete"
+        except Misuse as refusal:
+            assert "--fresh" in str(refusal)  # noqa: PT017 - it need not be refused
+            assert start(place, fresh=True).status == "complete"
+            refused += 1
+        require_whole(place)
+    assert len(cleared) > refused > 0
 
 
 # The check itself.

@@ -67,7 +67,7 @@ def a_fresh_start(folder: Path) -> Recorded:
             assert "--fresh" in str(refusal)  # noqa: PT017 - it need not be refused
             assert start(place, fresh=True).status == "complete"
 
-    return Recorded(log, place, resume, share=0.2, steady=False)
+    return Recorded(log, place, resume, share=0.5, steady=False)
 
 
 def a_reparse(folder: Path) -> Recorded:
