@@ -10,7 +10,6 @@ from pipeline.data import Ask
 from pipeline.faults import Misuse
 from pipeline.job import Job
 from pipeline.pace import (
-    FIRST_RATE,
     SILENCE_AMONG_S,
     SILENCE_S,
     AdaptiveRate,
@@ -19,6 +18,7 @@ from pipeline.pace import (
     RetryBudget,
     Spacing,
     Weather,
+    first_rate,
 )
 from pipeline.policy import (
     GIVE_UP_S,
@@ -144,7 +144,5 @@ def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices, silence_s:
     ask = priced(endpoint.ask, prices, endpoint.name)
     if job.conversation.has_media:
         ask = attaching(ask, None if job.media_root is None else Path(job.media_root))
-    # A ceiling that the user set high says what they expect of the quota, and where to begin.
-    first = max(FIRST_RATE, bounds.concurrency / 5)
-    rate = AdaptiveRate(first) if bounds.adaptive else None
+    rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None
     return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s))

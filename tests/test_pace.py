@@ -24,6 +24,7 @@ from pipeline.pace import (
     Spacing,
     TokenEstimate,
     Weather,
+    first_rate,
 )
 from pipeline.pace.rate import LEAST_RATE
 from pipeline.pace.weather import MOST_ATTEMPTS, UNLIKELY
@@ -247,6 +248,20 @@ def test_h2_too_high_a_rate_falls_to_the_quota_in_two_cuts_although_answers_are_
     sent = until(sending(pace, Quota(20.0), latency=1.0), 5.0)
     assert pace.rate <= 25.0
     assert sum(not ok for moment, ok in sent if moment > 4.0) <= 5
+
+
+@pytest.mark.parametrize("concurrency", [64, 256, 1000])
+def test_h2_a_start_far_above_the_quota_costs_few_refusals(concurrency: int) -> None:
+    sent = until(sending(AdaptiveRate(first_rate(concurrency)), Quota(100.0), latency=0.05), 60.0)
+    granted = sum(ok for _, ok in sent)
+    assert granted >= 0.9 * 100.0 * 60.0
+    assert len(sent) - granted <= 0.05 * granted
+
+
+def test_all_calls_that_may_be_in_flight_are_on_their_way_within_a_second() -> None:
+    for concurrency in (64, 1000, 5000):
+        sent = until(sending(AdaptiveRate(first_rate(concurrency)), Quota(1e9), latency=10.0), 1.001)
+        assert len(sent) >= concurrency
 
 
 def test_h2_a_quota_that_grows_is_found_again() -> None:

@@ -1,7 +1,7 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
 from pipeline.pace.gate import PROBE_S, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
-from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Spacing, TokenEstimate
+from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Spacing, TokenEstimate, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "Spacing",
     "TokenEstimate",
     "Weather",
+    "first_rate",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 FIRST_RATE = 32.0
 LEAST_RATE = 0.2
@@ -16,6 +17,7 @@ _SLOWEST_DOUBLING_S = 0.5
 _FASTEST_DOUBLING_S = 0.05
 _CAUTION = 0.97
 _MEASUREMENT = 10
+_ENOUGH = 20
 _KEPT_S = 60.0
 _KEPT = 20_000
 
@@ -26,10 +28,11 @@ class AdaptiveRate:
 
     Slow start: the rate doubles every half second, faster when answers come faster. A throttled answer ends it, and
     cuts the rate to just under what was granted over the last second (or the last 20 requests): once per episode,
-    for a request that left before the last cut says nothing about the rate since. Without throttling the rate grows
-    by half a percent a second at first, twice as fast every two seconds, as in CUBIC (RFC 9438): flat near the
-    limit that is known, steep where the limit must have moved. It grows only on answers, only while the rate is what
-    holds requests back, and not while the endpoint fails.
+    for a request that left before the last cut says nothing about the rate since. As soon as 20 that left since are
+    known, they alone tell the next cut: a start that is far too high costs a few dozen refusals. Without throttling
+    the rate grows by half a percent a second at first, twice as fast every two seconds, as in CUBIC (RFC 9438): flat
+    near the limit that is known, steep where the limit must have moved. It grows only on answers, only while the rate
+    is what holds requests back, and not while the endpoint fails.
 
     Why a rate and not a number of calls in flight: Vertex's shared quota counts requests and tokens by time, and a
     bound on calls in flight lets through more of them whenever answers come faster.
@@ -78,9 +81,12 @@ class AdaptiveRate:
     def throttled(self, now: float, left_at: float) -> None:
         """A request that left at `left_at` was refused for want of quota."""
         self._refused.append(left_at)
-        if left_at < self._cut_at or now < self._cut_at + max(0.25, 5.0 / self.rate):
+        if left_at < self._cut_at:
             return
-        sent, granted = self._granted(left_at)
+        measured = _between(self._sent, self._cut_at, left_at) >= _ENOUGH
+        if not measured and now < self._cut_at + max(0.25, 5.0 / self.rate):
+            return
+        sent, granted = self._granted(left_at, since=self._cut_at if measured else float("-inf"))
         # A few requests are no measurement: a single 429 among the first says little about the quota.
         self._slow_start = self._slow_start and sent < _MEASUREMENT
         least = self.rate * (0.7 if sent < _MEASUREMENT else 0.125)
@@ -100,21 +106,33 @@ class AdaptiveRate:
             return 1.0 / min(max(latency, _FASTEST_DOUBLING_S), _SLOWEST_DOUBLING_S)
         return min(1.0, 0.005 * math.exp2(min((now - self._cut_at) / 2.0, 30.0)))
 
-    def _granted(self, until: float) -> tuple[int, float]:
+    def _granted(self, until: float, since: float) -> tuple[int, float]:
         """Requests that left shortly before `until`, and how many a second of them were not refused.
 
         Those that left later are still on their way: to count them as granted would hide how many are refused.
         """
-        window = max(1.0, 20.0 / self.rate)
-        start = max(until - window, self._sent[0] if self._sent else until)
-        sent = sum(start < at <= until for at in self._sent)
-        refused = sum(start < at <= until for at in self._refused)
+        window = max(1.0, _ENOUGH / self.rate)
+        start = max(until - window, since, self._sent[0] if self._sent else until)
+        sent, refused = _between(self._sent, start, until), _between(self._refused, start, until)
         return sent, (sent - refused) / max(until - start, _FASTEST_DOUBLING_S)
 
     def _forget(self, now: float) -> None:
         for times in (self._sent, self._refused):
             while times and (times[0] < now - _KEPT_S or len(times) > _KEPT):
                 times.popleft()
+
+
+def _between(times: deque[float], start: float, end: float) -> int:
+    """How many of the times are after `start` and not after `end`."""
+    return sum(start < at <= end for at in takewhile(lambda at: at > start, reversed(times)))
+
+
+def first_rate(concurrency: int) -> float:
+    """Requests a second to begin with: the calls that may be in flight are all on their way within a second.
+
+    Who allows many expects the quota to grant them; where it does not, the first refusals say so.
+    """
+    return max(FIRST_RATE, float(concurrency))
 
 
 @dataclass(slots=True)

@@ -67,12 +67,12 @@ def measure(name: str, url: str, source: Path, output: Path) -> Measured:
 def end_to_end() -> dict[str, list[Measured]]:
     """Interleaved rounds of all contenders against one canned server without latency."""
     found: dict[str, list[Measured]] = {name: [] for name in CONTENDERS}
-    with tempfile.TemporaryDirectory() as folder, canned_server() as url:
+    with tempfile.TemporaryDirectory() as folder, canned_server() as server:
         source = Path(folder) / "rows.jsonl"
         write_rows(source, ROWS)
         for _ in range(ROUNDS):
             for name in CONTENDERS:
-                found[name].append(measure(name, url, source, Path(folder) / "out"))
+                found[name].append(measure(name, server.url, source, Path(folder) / "out"))
     return found
 
 

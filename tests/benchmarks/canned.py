@@ -1,4 +1,8 @@
-"""A server that costs next to nothing: one canned completion for every request, in a process of its own."""
+"""A server that costs next to nothing: one canned completion for every request, in a process of its own.
+
+Where nothing is to be waited for and nginx is installed, nginx answers; else an asyncio protocol on uvloop, which also
+counts its connections and its requests.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 ANSWER = {"name": "Harvest supper", "date": "2026-09-26", "place": "Guildhall", "guests": 40}
 BODY = json.dumps(
@@ -33,16 +38,60 @@ BODY = json.dumps(
 HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
 
 
-class Canned(asyncio.Protocol):
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long an answer takes, in seconds: log-normal around its mean when `sigma` is given.
+
+    A share of the answers, `slow`, takes `factor` times as long.
+    """
+
+    mean: float = 0.0
+    sigma: float = 0.0
+    slow: float = 0.0
+    factor: float = 1.0
+
+    def draw(self, dice: random.Random) -> float:
+        """One answer's latency."""
+        spread = dice.lognormvariate(-(self.sigma**2) / 2, self.sigma) if self.sigma else 1.0
+        return self.mean * spread * (self.factor if dice.random() < self.slow else 1.0)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the server has seen so far."""
+
+    connections: int = 0
+    requests: int = 0
+    most_in_flight: int = 0
+
+
+class Server:
+    """Says how long each answer takes, and counts."""
+
+    def __init__(self, latency: Latency) -> None:
+        self.latency = latency
+        self.counts = Counts()
+        self.in_flight = 0
+        self.dice = random.Random(1)
+
+    def began(self) -> None:
+        """A request has arrived."""
+        self.counts.requests += 1
+        self.in_flight += 1
+        self.counts.most_in_flight = max(self.counts.most_in_flight, self.in_flight)
+
+
+class Connection(asyncio.Protocol):
     """Reads requests by their Content-Length and answers each with the same bytes."""
 
-    def __init__(self, latency: float, sigma: float, slow: float) -> None:
-        self._latency, self._sigma, self._slow = latency, sigma, slow
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._read = bytearray()
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # a TCP connection can be written to
+        self._server.counts.connections += 1
 
     def data_received(self, data: bytes) -> None:
         self._read += data
@@ -56,44 +105,68 @@ class Canned(asyncio.Protocol):
             self._answer_later()
 
     def _answer_later(self) -> None:
-        if not self._latency:
+        self._server.began()
+        if not self._server.latency.mean:
             self._answer()
             return
-        delay = random.lognormvariate(0, self._sigma) * self._latency if self._sigma else self._latency
-        if random.random() < self._slow:
-            delay *= 20
-        asyncio.get_running_loop().call_later(delay, self._answer)
+        asyncio.get_running_loop().call_later(self._server.latency.draw(self._server.dice), self._answer)
 
     def _answer(self) -> None:
+        self._server.in_flight -= 1
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(HEAD + BODY)
 
 
-async def serve(latency: float, sigma: float, slow: float) -> None:
-    """Serves on a free port of this machine until standard input closes; prints the port."""
+async def serve(latency: Latency) -> None:
+    """Serves on a free port of this machine until standard input closes; prints the port, and the counts when asked."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Canned(latency, sigma, slow), "127.0.0.1", 0, backlog=8192)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    server = Server(latency)
+    listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=8192)
+    print(listening.sockets[0].getsockname()[1], flush=True)
     done = asyncio.Event()
-    loop.add_reader(0, lambda: os.read(0, 1) or done.set())  # type: ignore[func-returns-value]
+
+    def told() -> None:
+        if os.read(0, 1):
+            print(json.dumps(asdict(server.counts)), flush=True)
+        else:
+            done.set()
+
+    loop.add_reader(0, told)
     await done.wait()
 
 
-@contextmanager
-def canned_server(latency: float = 0.0, sigma: float = 0.0, slow: float = 0.0) -> Iterator[str]:
-    """The base URL of a canned server that lives as long as the block."""
-    command = [sys.executable, "-m", "tests.benchmarks.canned", str(latency), str(sigma), str(slow)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        if child.stdout is None or child.stdin is None:
+class Canned:
+    """A running canned server."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        if child.stdin is None or child.stdout is None:
             raise RuntimeError("the server has no pipes")
-        yield f"http://127.0.0.1:{int(child.stdout.readline())}/v1"
-        child.stdin.close()
+        self._asks, self._says = child.stdin, child.stdout
+        self.url = f"http://127.0.0.1:{int(self._says.readline())}/v1"
+
+    def counts(self) -> Counts:
+        """What it has seen so far."""
+        self._asks.write("?")
+        self._asks.flush()
+        return Counts(**json.loads(self._says.readline()))
+
+
+@contextmanager
+def canned_server(latency: Latency | None = None) -> Iterator[Canned]:
+    """A canned server that lives as long as the block."""
+    drawn = latency or Latency()
+    command = [sys.executable, "-m", "tests.benchmarks.canned", *map(str, asdict(drawn).values())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        yield Canned(child)
+        if child.stdin is not None:
+            child.stdin.close()
 
 
 if __name__ == "__main__":
     try:
         import uvloop
     except ImportError:
-        asyncio.run(serve(*map(float, sys.argv[1:])))
+        run = asyncio.run
     else:
-        uvloop.run(serve(*map(float, sys.argv[1:])))
+        run = uvloop.run
+    run(serve(Latency(*map(float, sys.argv[1:]))))

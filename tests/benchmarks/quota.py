@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from pipeline.data import Reply, Request
 from pipeline.faults import Interrupted, Throttled
-from pipeline.pace import AdaptiveRate
+from pipeline.pace import AdaptiveRate, first_rate
 from pipeline.policy import Dispatcher, Lane, Limits, Stop
 from pipeline.tally import Tally
 
@@ -54,7 +54,7 @@ class Pool:
 async def one_client(pool: Pool, seconds: float, concurrency: int) -> None:
     """Asks without end, with no knowledge of the limit."""
     stop, tally = Stop(), Tally()
-    lane = Lane("pool", pool.ask, rate=AdaptiveRate(max(32.0, concurrency / 5)))
+    lane = Lane("pool", pool.ask, rate=AdaptiveRate(first_rate(concurrency)))
     dispatcher = Dispatcher([lane], Limits(concurrency), stop=stop, tally=tally, give_up_s=1e9)
 
     async def work(number: int) -> None:
