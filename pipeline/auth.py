@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import anyio
 import google.auth
@@ -51,35 +50,6 @@ _PERMANENT = {
 
 
 Found = tuple[Credentials, str | None]
-
-
-class Token(Protocol):
-    """What the endpoint needs of a credential."""
-
-    headers: dict[str, str]
-    """Headers that go with every request, besides `Authorization`."""
-
-    async def __call__(self) -> str:
-        """A token that is alive now; waits for one if need be. Raises `Denied` when there will be none."""
-
-    async def renew(self, rejected: str) -> None:
-        """Gets another token than `rejected`; one renewal serves everyone who asks. Raises `Denied`."""
-
-
-class ApiKey:
-    """A key that never changes."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self.headers: dict[str, str] = {}
-
-    async def __call__(self) -> str:
-        """The key."""
-        return self._key
-
-    async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
-        """Raises `Denied`: there is no other key."""
-        raise Denied("the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401)
 
 
 def find_credentials(path: Path | None = None) -> Found:
@@ -129,13 +99,13 @@ class GoogleToken:
         self.refreshes = 0
 
     async def __call__(self) -> str:
-        """A token that is alive now; see `Token`."""
+        """A token that is alive now; see `pipeline.token.Token`."""
         while self._token is None or self._clock() >= self._expires:
             await self._next_change()
         return self._token
 
     async def renew(self, rejected: str) -> None:
-        """Gets another token than `rejected`; see `Token`."""
+        """Gets another token than `rejected`; see `pipeline.token.Token`."""
         if self._token == rejected:
             self._token, self._expires = None, self._clock()
             self._wanted.set()

@@ -23,10 +23,10 @@ import orjson
 import yarl
 from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream
 
-from pipeline.auth import Token
 from pipeline.data import Reply, Request
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
 from pipeline.streaming import Assembly
+from pipeline.token import Token
 from pipeline.wire import fault_in, fault_of_status, read_completion
 
 MAX_BODY = 16 * 2**20

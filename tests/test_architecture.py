@@ -12,11 +12,11 @@
                         |
            run  working  composition
                         |
-    source  auth  endpoint  policy  journal  dataset  plan     edges: none imports a sibling,
-                        |                                      except endpoint -> auth
+    source  auth  endpoint  policy  journal  dataset  plan     edges: none imports a sibling
+                        |
        job and what users write, and its meaning: wire, prompt, schema, prices ...
                         |
-           data  faults  pace  tally  disk                     values: the standard library only
+           data  faults  pace  tally  disk  token              values: the standard library only
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"data", "disk", "faults", "pace", "tally"},
+    "values": {"data", "disk", "faults", "pace", "tally", "token"},
     "meaning": {
         "attachments",
         "columns",
@@ -68,8 +68,7 @@ ORDER = list(LAYERS)
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 
 SIDEWAYS = {
-    "values": {("data", "faults"), ("tally", "data")},
-    "edges": {("endpoint", "auth")},
+    "values": {("data", "faults"), ("tally", "data"), ("token", "faults")},
     "engine": {("working", "run")},
     "face": {("__main__", "cli")},
 }

@@ -19,11 +19,12 @@ from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError, TransportError
 from trio.testing import MockClock
 
-from pipeline.auth import FIRST_PATIENCE_S, MARGIN_S, PATIENCE_S, ApiKey, GoogleToken, find_credentials, keep_fresh
+from pipeline.auth import FIRST_PATIENCE_S, MARGIN_S, PATIENCE_S, GoogleToken, find_credentials, keep_fresh
 from pipeline.emulator import Options
 from pipeline.emulator.local import Vertex, emulated
 from pipeline.emulator.tokens import ServiceAccount
 from pipeline.faults import Denied, Misuse
+from pipeline.token import ApiKey
 from tests.servers import PATIENCE_S as TEST_PATIENCE_S
 from tests.servers import Answer, Raw, Says, served
 

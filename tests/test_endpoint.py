@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.auth import ApiKey, Token, find_credentials, keep_fresh
+from pipeline.auth import find_credentials, keep_fresh
 from pipeline.data import Reply, Request, Usage
 from pipeline.emulator import Options
 from pipeline.emulator.local import emulated
 from pipeline.endpoint import Endpoint, Target, open_endpoint
 from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable, Unparsable, Unusable
+from pipeline.token import ApiKey, Token
 from tests.servers import Answer, Call, Drip, Raw, Says, Script, Server, Silence, Stall, chat, error, scripted, served
 
 pytestmark = pytest.mark.anyio

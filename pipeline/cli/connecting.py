@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.composition import Opened
     from pipeline.endpoint import Target
+    from pipeline.token import Token
 
 GLOBAL_TIERS = ("flex", "priority")
 """Request tiers that only the `global` location has."""
@@ -62,16 +63,11 @@ class Access:
         self, *, concurrency: int, timeout_s: float, idle_timeout_s: float
     ) -> AsyncIterator[Sequence[Opened]]:
         """The endpoints as asks, closed at the end of the block."""
-        from pipeline.auth import ApiKey, keep_fresh
         from pipeline.composition import Opened
         from pipeline.endpoint import open_endpoint
 
         async with AsyncExitStack() as stack:
-            token = (
-                ApiKey(self.api_key or "")
-                if self.credentials is None
-                else await stack.enter_async_context(keep_fresh(self.credentials))
-            )
+            token = await stack.enter_async_context(self._token())
             opened = []
             for weight, target in self.targets:
                 opening = open_endpoint(
@@ -81,6 +77,18 @@ class Access:
                 opened.append(Opened(target.label, weight, endpoint.ask))
             yield opened
 
+    @asynccontextmanager
+    async def _token(self) -> AsyncIterator[Token]:
+        if self.credentials is None:
+            from pipeline.token import ApiKey
+
+            yield ApiKey(self.api_key or "")
+            return
+        from pipeline.auth import keep_fresh  # google-auth takes a while to load, and a key needs none of it
+
+        async with keep_fresh(self.credentials) as token:
+            yield token
+
 
 def access(connection: Connection) -> Access:
     """Finds credentials and the targets. Raises `Misuse` with the remedy when something is missing.
@@ -88,7 +96,6 @@ def access(connection: Connection) -> Access:
     With a base URL of another server than Vertex's, OPENAI_API_KEY opens it; a Google token is sent only to Google,
     to this machine, to a URL of Vertex's form, or where --credentials says so.
     """
-    from pipeline.auth import find_credentials
     from pipeline.endpoint import Target
 
     if connection.base_urls:
@@ -100,14 +107,20 @@ def access(connection: Connection) -> Access:
                 return Access(targets, key, None)
             if not all(_is_loopback(url) for _, url in weighted):
                 raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
-        return Access(targets, None, find_credentials(connection.credentials)[0])
-    credentials, found_project = find_credentials(connection.credentials)
+        return Access(targets, None, _credentials(connection)[0])
+    credentials, found_project = _credentials(connection)
     project = connection.project or found_project
     if not project:
         raise Misuse("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
     endpoint = connection.endpoint_id or "openapi"
     targets = [(1.0, Target.vertex(project, location, endpoint)) for location in connection.locations]
     return Access(targets, None, credentials)
+
+
+def _credentials(connection: Connection) -> tuple[Credentials, str | None]:
+    from pipeline.auth import find_credentials
+
+    return find_credentials(connection.credentials)
 
 
 def _weighted(text: str) -> tuple[float, str]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.faults import Misuse
 from pipeline.source.layout import Conflict
@@ -144,6 +143,8 @@ def _mark(array: pa.Array) -> pa.DataType:
         return pa.struct([(field.name, _mark(array.field(field.name))) for field in array.type])
     if array.type != _INT:
         return array.type
+    import pyarrow.compute as pc  # a third of what pyarrow takes to load, and many inputs hold no integers
+
     low, high = pc.min_max(array).as_py().values()
     return SMALL_INT if low is None or (low >= -_EXACT and high <= _EXACT) else _INT
 

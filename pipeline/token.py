@@ -1,0 +1,36 @@
+"""What opens an endpoint: a token that may have to be renewed, or a key that never changes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.faults import Denied
+
+
+class Token(Protocol):
+    """What the endpoint needs of a credential."""
+
+    headers: dict[str, str]
+    """Headers that go with every request, besides `Authorization`."""
+
+    async def __call__(self) -> str:
+        """A token that is alive now; waits for one if need be. Raises `Denied` when there will be none."""
+
+    async def renew(self, rejected: str) -> None:
+        """Gets another token than `rejected`; one renewal serves everyone who asks. Raises `Denied`."""
+
+
+class ApiKey:
+    """A key that never changes."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self.headers: dict[str, str] = {}
+
+    async def __call__(self) -> str:
+        """The key."""
+        return self._key
+
+    async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
+        """Raises `Denied`: there is no other key."""
+        raise Denied("the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401)
