@@ -57,7 +57,7 @@ LAYERS = {
         "tools",
         "wire",
     },
-    "edges": {"auth", "dataset", "endpoint", "journal", "plan", "policy", "source"},
+    "edges": {"auth", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
     "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},

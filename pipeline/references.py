@@ -1,0 +1,81 @@
+"""A job as it stood at another commit, loaded beside the present one."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from pipeline.faults import Misuse
+
+_T = TypeVar("_T")
+
+
+def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
+    """What `load` makes of the files as they stood at a commit, with modules of their own.
+
+    `load` runs in the same folder of that commit's tree, which is gone afterwards: what it returns must have read all
+    that it needs. The pipeline itself is the present one. Raises `Misuse` when git does not know the commit.
+    """
+    root = Path(_git("rev-parse", "--show-toplevel").decode().strip())
+    here = Path.cwd().resolve().relative_to(root.resolve())
+    archive = _git("-C", str(root), "archive", "--format=tar", reference)
+    with tempfile.TemporaryDirectory(prefix="pipeline-ref-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+        if not (Path(folder) / here).is_dir():
+            raise Misuse(f"the folder {here} was not there at {reference}")
+        with _modules_apart(root, Path(folder)), chdir(Path(folder) / here):
+            return load()
+
+
+def _git(*arguments: str) -> bytes:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=True)  # noqa: S603, S607 - git, wherever it is
+    except FileNotFoundError:
+        raise Misuse("--vs-ref needs git, which is not installed") from None
+    except subprocess.CalledProcessError as error:
+        told = error.stderr.decode(errors="replace").strip().splitlines()
+        raise Misuse(f"git {arguments[-1]}: {told[-1] if told else 'failed'}") from None
+    return done.stdout
+
+
+@contextmanager
+def _modules_apart(root: Path, tree: Path) -> Iterator[None]:
+    """A block in which the modules below `root` are loaded anew, from below `tree`; those of before then return."""
+    path, before = list(sys.path), _modules_below(root)
+    for name in before:
+        del sys.modules[name]
+    sys.path[:] = [entry for entry in path if not _is_below(Path(entry or os.curdir), root)]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in _modules_below(tree):
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _modules_below(folder: Path) -> dict[str, ModuleType]:
+    """The modules whose files lie in a folder; but for the pipeline, of which there is one."""
+    return {
+        name: module
+        for name, module in sys.modules.items()
+        if (file := getattr(module, "__file__", None))
+        and name.partition(".")[0] not in ("pipeline", "__main__")
+        and _is_below(Path(file), folder)
+    }
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, and not in the environment of packages that may lie there, too."""
+    place = path.resolve()
+    return place.is_relative_to(folder.resolve()) and not place.is_relative_to(Path(sys.prefix).resolve())
