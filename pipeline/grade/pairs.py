@@ -31,6 +31,7 @@ SWAPS = 9_999
 
 _MOST_REPEATS = 12
 _ALIKE = 1e-9
+_ROUNDED = 1e-4
 _CELLS = 2_000_000
 
 
@@ -165,7 +166,7 @@ def _whole(sums: Numbers) -> list[int] | None:
 
     for repeats in range(1, _MOST_REPEATS + 1):
         scaled = sums * repeats
-        if np.allclose(scaled, np.rint(scaled), rtol=0, atol=1e-6):
+        if np.allclose(scaled, np.rint(scaled), rtol=0, atol=_ROUNDED):
             return [int(each) for each in np.rint(scaled)]
     return None
 

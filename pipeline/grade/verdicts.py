@@ -90,6 +90,7 @@ class Scored:
 
     `correct` is 0 or 1, or between them when repeats are reduced to their mean; `flaky` says that repeats disagree.
     `failed` is the share of repeats without an answer, `cost_usd` the sum and `latency_s` the mean over the repeats.
+    `repeats_right` counts the repeats that were right by themselves, before they were reduced to `correct`.
     """
 
     row: str
@@ -101,3 +102,5 @@ class Scored:
     flaky: bool = False
     cost_usd: float | None = None
     latency_s: float | None = None
+    repeats: int = 1
+    repeats_right: int | None = None
