@@ -7,6 +7,7 @@ What a value may be: a path below the job's media root, the bytes themselves (a 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from pipeline.faults import Unusable
 
 INLINE_LIMIT = 20_000_000
 """Bytes of a request that Vertex AI documents as the most it takes inline."""
+
+_URLS = ("gs://", "https://", "data:")
 
 Kind = Literal["image", "audio", "media"]
 
@@ -70,7 +73,7 @@ def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) 
     would take more than `budget` bytes of the request.
     """
     value = attachment.value
-    if isinstance(value, str) and value.startswith(("gs://", "https://", "data:")):
+    if isinstance(value, str) and value.startswith(_URLS):
         if len(value) > budget:
             raise _too_large(attachment, len(value))
         if attachment.kind == "audio" and value.startswith("data:") and ";base64," not in value:
@@ -88,6 +91,18 @@ def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) 
         found = mime_type or "of no known type"
         raise Unusable(f"column {attachment.column!r}: {_name(value)} is {found}, which is no {attachment.kind}")
     return _part(attachment, f"data:{mime_type};base64,{base64.b64encode(content).decode()}", mime_type)
+
+
+def content_id(attachment: Attachment, root: Path | None) -> str:
+    """What tells an attachment from others: its URL, or the digest of its bytes. Blocking: call it in a thread.
+
+    Raises `Unusable` for a file that cannot be read, as `load` does.
+    """
+    value = attachment.value
+    if isinstance(value, str) and (value.startswith(_URLS) or "://" in value):
+        return value
+    content = value if isinstance(value, bytes) else _read(attachment, value, root, INLINE_LIMIT)
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def encoded_size(size: int) -> int:

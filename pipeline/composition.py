@@ -23,13 +23,16 @@ from pipeline.pace import (
 from pipeline.policy import (
     GIVE_UP_S,
     Dispatcher,
+    Keys,
     Lane,
     Limits,
     Purse,
     Share,
     Stop,
+    Store,
     attaching,
     budgeted,
+    cached,
     hedged,
     priced,
     repairing,
@@ -45,8 +48,25 @@ _GUESSED_CALL_TOKENS = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """Which earlier replies a run may use instead of calls, and where it stores its own.
+
+    `endpoint` is who answers, by a name that stays the same from run to run. With `rows_per_repeat` the input is the
+    same rows over and over, and each repeat has replies of its own.
+    """
+
+    folder: Path
+    endpoint: str
+    rows_per_repeat: int | None = None
+
+    def repeat_of(self, ordinal: int) -> int:
+        """The number of the repeat that a row belongs to."""
+        return ordinal // self.rows_per_repeat if self.rows_per_repeat else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What a run may use: of calls in flight, of requests and tokens a minute, of money, of patience."""
+    """What a run may use: of calls in flight, of requests and tokens a minute, of money, of patience, of the past."""
 
     concurrency: int = 64
     adaptive: bool = True
@@ -57,6 +77,7 @@ class Bounds:
     give_up_s: float = GIVE_UP_S
     hedge: float = 0.0
     prices: Mapping[str, Price] | None = None
+    reuse: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +122,19 @@ def purses_for(job: Job, bounds: Bounds, *, spent_usd: float, spent_tokens: floa
 
 
 def compose(
-    job: Job, bounds: Bounds, endpoints: Sequence[Opened], purses: Sequence[Purse], *, tally: Tally, stop: Stop
+    job: Job,
+    bounds: Bounds,
+    endpoints: Sequence[Opened],
+    purses: Sequence[Purse],
+    *,
+    tally: Tally,
+    stop: Stop,
+    store: Store | None = None,
 ) -> Composed:
-    """The ask of a run over its open endpoints, outermost first: deadline, repairs, tools, budget, retries, lanes."""
+    """The ask of a run over its endpoints, outermost first: deadline, repairs, tools, cache, budget, retries, lanes.
+
+    The cache is in it when `bounds` allow the reuse of earlier replies, and there is a store of them.
+    """
     prices = prices_for(job, bounds)
     silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
     lanes = [_lane(job, bounds, endpoint, prices, silence_s) for endpoint in endpoints]
@@ -120,6 +151,9 @@ def compose(
     ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=RetryBudget(), stop=stop, tally=tally)
     for purse in purses:
         ask = budgeted(ask, purse, stop)
+    if bounds.reuse is not None and store is not None:
+        keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat_of)
+        ask = cached(ask, store, keys.of, tally)
     if job.runs_tools:
         ask = with_tools(
             ask, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript
@@ -143,6 +177,10 @@ def workers_for(concurrency: int) -> int:
 def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices, silence_s: float) -> Lane:
     ask = priced(endpoint.ask, prices, endpoint.name)
     if job.conversation.has_media:
-        ask = attaching(ask, None if job.media_root is None else Path(job.media_root))
+        ask = attaching(ask, _media_root(job))
     rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None
     return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s))
+
+
+def _media_root(job: Job) -> Path | None:
+    return None if job.media_root is None else Path(job.media_root)

@@ -54,6 +54,14 @@ class Usage:
             self.cached + other.cached,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input - other.input,
+            self.output - other.output,
+            self.reasoning - other.reasoning,
+            self.cached - other.cached,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -80,6 +88,24 @@ class Reply:
     """The body as it was read once already, if it was; never stored."""
     transcript: str | None = None
     """The messages of all turns as JSON, when the job keeps them."""
+    from_cache: bool = False
+    """Whether every call of the row was answered by the reply cache, so that nothing was paid for it now."""
+    saved: Usage = Usage()
+    """The part of `usage` that came out of the reply cache: an earlier call has paid it."""
+    saved_usd: float = 0.0
+    """The part of `cost_usd` that did."""
+
+    @property
+    def paid(self) -> Usage:
+        """What was paid now, in tokens."""
+        return self.usage - self.saved
+
+    @property
+    def paid_usd(self) -> float | None:
+        """What was paid now, in dollars; None when that is not known."""
+        if self.from_cache:
+            return 0.0
+        return None if self.cost_usd is None else self.cost_usd - self.saved_usd
 
 
 Ask = Callable[[Request], Awaitable[Reply]]
@@ -112,7 +138,7 @@ Entry = Reply | Fault
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A sealed chunk: what the manifest says of it. Tokens are sums over its rows."""
+    """A sealed chunk: what the manifest says of it. Tokens and dollars are sums of what was paid for its rows."""
 
     chunk: int
     name: str
@@ -129,3 +155,5 @@ class Part:
     cost_usd: float = 0.0
     unpriced: int = 0
     """Replies whose price is not known, and which `cost_usd` therefore leaves out."""
+    from_cache: int = 0
+    """Rows that the reply cache answered, and nobody paid for now."""

@@ -51,6 +51,7 @@ RESPONSE = pa.struct(
         ("reasoning_tokens", pa.int64()),
         ("cached_tokens", pa.int64()),
         ("cost_usd", pa.float64()),
+        ("from_cache", pa.bool_()),
         ("attempts", pa.int32()),
         ("latency_s", pa.float64()),
         ("first_token_s", pa.float64()),
@@ -180,15 +181,18 @@ class _Counts:
         self._usage = Usage()
         self._cost = 0.0
         self._unpriced = 0
+        self._from_cache = 0
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         self.rows += len(outcomes)
         self._failed += sum(isinstance(outcome, Failure) for outcome in outcomes)
         for outcome in outcomes:
             if outcome.reply is not None:
-                self._usage += outcome.reply.usage
-                self._cost += outcome.reply.cost_usd or 0.0
-                self._unpriced += outcome.reply.cost_usd is None
+                paid_usd = outcome.reply.paid_usd
+                self._usage += outcome.reply.paid
+                self._cost += paid_usd or 0.0
+                self._unpriced += paid_usd is None
+                self._from_cache += outcome.reply.from_cache
 
     def part(self, chunk: int, first: int, digest: _Digest) -> Part:
         return Part(
@@ -206,6 +210,7 @@ class _Counts:
             cached_tokens=self._usage.cached,
             cost_usd=self._cost,
             unpriced=self._unpriced,
+            from_cache=self._from_cache,
         )
 
 
@@ -321,6 +326,7 @@ def _response(reply: Reply, completion: Completion) -> tuple[Any, ...]:
         reply.usage.reasoning,
         reply.usage.cached,
         reply.cost_usd,
+        reply.from_cache,
         reply.attempts,
         reply.latency_s,
         reply.first_token_s,

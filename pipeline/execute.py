@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import anyio
 from anyio import to_thread
 
 from pipeline import run as engine
-from pipeline.composition import Bounds, Opened, compose, purses_for, workers_for
+from pipeline.cache import Cache
+from pipeline.composition import Bounds, Opened, Reuse, compose, purses_for, workers_for
 from pipeline.data import Entry, Failure, Part, Reply
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
@@ -61,6 +62,8 @@ class Summary:
     requests: int
     retries: int
     throttled: int
+    cache_hits: int
+    """Calls that the reply cache answered, of this start."""
     input_tokens: int
     output_tokens: int
     reasoning_tokens: int
@@ -92,6 +95,7 @@ class Run:
         self.work = Work(job, plan, folder.output, settings.files)
         self.survey, self.dataset = self.work.survey, self.work.dataset
         self.journal = Journal(folder.journal, settings.files)
+        self.cache: Cache | None = None
         self.purses: list[Purse] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
 
@@ -124,12 +128,14 @@ class Run:
         self.dataset.unfinish()
         bounds = self.settings.bounds
         async with anyio.create_task_group() as tasks, connect() as endpoints:
-            composed = compose(self.job, bounds, endpoints, self.purses, tally=tally, stop=stop)
+            composed = compose(self.job, bounds, endpoints, self.purses, tally=tally, stop=stop, store=self.cache)
             tasks.start_soon(self.journal.keep_writing)
+            if self.cache is not None:
+                tasks.start_soon(self.cache.keep_working, tally.notes.append)
             tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files).keep)
             await engine.work_through(
                 engine.in_order(chunks),
-                self.work.hands(composed.ask, self.journal, self.keep, tally),
+                self.work.hands(composed.ask, self.journal, self.keep, tally, self.cache),
                 workers=workers_for(bounds.concurrency),
                 stop=stop,
                 grace_s=self.settings.grace_s,
@@ -158,6 +164,7 @@ class Run:
             requests=tally.requests,
             retries=tally.retries,
             throttled=tally.throttled,
+            cache_hits=tally.cache_hits,
             input_tokens=tally.usage.input,
             output_tokens=tally.usage.output,
             reasoning_tokens=tally.usage.reasoning,
@@ -180,13 +187,13 @@ class Run:
             self.purses = purses_for(self.job, bounds, spent_usd=usd, spent_tokens=tokens)
 
     def _spent(self) -> tuple[float, float]:
-        """Dollars and tokens of every reply that is kept, sealed or not."""
+        """Dollars and tokens that were paid for every reply that is kept, sealed or not."""
         usd = sum(part.cost_usd for part in self.parts.values())
         tokens = float(sum(p.input_tokens + p.output_tokens + p.reasoning_tokens for p in self.parts.values()))
         for _, entry in self.journal.entries(0, self.survey.rows):
             if isinstance(entry, Reply):
-                usd += entry.cost_usd or 0.0
-                tokens += entry.usage.input + entry.usage.output + entry.usage.reasoning
+                usd += entry.paid_usd or 0.0
+                tokens += entry.paid.input + entry.paid.output + entry.paid.reasoning
         return usd, tokens
 
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:
@@ -216,6 +223,7 @@ class Run:
             },
             "cost_usd": sum(part.cost_usd for part in self.parts.values()),
             "unpriced_replies": sum(part.unpriced for part in self.parts.values()),
+            "rows_from_cache": sum(part.from_cache for part in self.parts.values()),
             "job": plan.job,
             "input": [asdict(file) for file in self.survey.files],
             "schema": {field.name: str(field.type) for field in self.dataset.schema},
@@ -233,13 +241,15 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     ensure_descriptors(settings.bounds.concurrency)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
-    with folder.locked():
+    # The cache, too, is opened before anything is removed.
+    with folder.locked(), _reusing(settings.bounds.reuse) as cache:
         plan = _planned(job, settings, folder, [str(path) for path in files])
         _require_columns(job, Survey.from_json(plan.survey))
         if settings.fresh:
             folder.clear()
         folder.sweep()
         run = Run(job, settings, folder, plan)
+        run.cache = cache
         try:
             check_parts(run)
             folder.save(plan)
@@ -263,6 +273,16 @@ def ensure_descriptors(concurrency: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise Misuse(f"{concurrency} calls in flight need {needed} open files, but the limit is {hard} (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+@contextmanager
+def _reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
+    """The replies of earlier runs, where they may be used. Raises `Misuse` when they cannot be read."""
+    if reuse is None:
+        yield None
+        return
+    with closing(Cache(reuse.folder, reuse.endpoint)) as cache:
+        yield cache
 
 
 def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[str]) -> Plan:

@@ -29,6 +29,8 @@ class Tally:
     limit: float | None = None
     """Requests a second that the quota was found to grant."""
     hedged: int = 0
+    cache_hits: int = 0
+    """Calls that the reply cache answered; they are no `requests`."""
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Tally:
         else:
             self.ok += 1
         if outcome.reply is not None:
-            self.usage += outcome.reply.usage
-            self.cost_usd += outcome.reply.cost_usd or 0.0
-            self.unpriced += outcome.reply.cost_usd is None
+            paid_usd = outcome.reply.paid_usd
+            self.usage += outcome.reply.paid
+            self.cost_usd += paid_usd or 0.0
+            self.unpriced += paid_usd is None

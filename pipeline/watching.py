@@ -87,6 +87,7 @@ class Watch:
             "requests": tally.requests,
             "retries": tally.retries,
             "throttled": tally.throttled,
+            "cache_hits": tally.cache_hits,
         }
 
     def _write(self, event: Mapping[str, Any], *, note: str | None = None) -> None:

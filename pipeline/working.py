@@ -10,7 +10,7 @@ import pyarrow as pa
 from anyio import to_thread
 
 from pipeline import run as engine
-from pipeline.data import Ask, Entry, Part, Row
+from pipeline.data import Ask, Entry, Outcome, Part, Row
 from pipeline.dataset import Dataset
 from pipeline.disk import FILES, Files
 from pipeline.faults import Fault, Halt
@@ -39,6 +39,13 @@ class Records(Protocol):
         """The entries of `[first, first + rows)`, in order."""
 
 
+class Settling(Protocol):
+    """What the work needs of a reply cache."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """What became of a row."""
+
+
 class Work:
     """The rows of a run, and the dataset that they go to. Needs nothing but the job, the plan and the folder."""
 
@@ -56,7 +63,9 @@ class Work:
         first = index * self.survey.chunk_rows
         return engine.Chunk(index, first, min(self.survey.chunk_rows, self.survey.rows - first))
 
-    def hands(self, ask: Ask, journal: Records, keep: Keep, tally: Tally) -> engine.Hands:
+    def hands(
+        self, ask: Ask, journal: Records, keep: Keep, tally: Tally, cache: Settling | None = None
+    ) -> engine.Hands:
         """What the engine needs to take chunks from their rows to parts that are kept."""
 
         async def answer(row: Row) -> Entry:
@@ -64,7 +73,10 @@ class Work:
 
         async def record(ordinal: int, entry: Entry) -> None:
             await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
-            tally.count(self.job.outcome(ordinal, entry))
+            outcome = self.job.outcome(ordinal, entry)
+            tally.count(outcome)
+            if cache is not None:
+                cache.settle(outcome)
 
         async def done(chunk: engine.Chunk) -> set[int]:
             return await to_thread.run_sync(journal.recorded, chunk.first, chunk.rows)

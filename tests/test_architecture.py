@@ -12,7 +12,7 @@
                         |
            run  working  composition
                         |
-    source  auth  endpoint  policy  journal  dataset  plan     edges: none imports a sibling
+    source auth endpoint policy journal cache dataset plan     edges: none imports a sibling
                         |
        job and what users write, and its meaning: wire, prompt, schema, prices ...
                         |
@@ -57,7 +57,7 @@ LAYERS = {
         "tools",
         "wire",
     },
-    "edges": {"auth", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
+    "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
     "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},

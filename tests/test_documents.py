@@ -273,7 +273,10 @@ def test_every_command_is_listed(page: str) -> None:
 
 
 def options_of(command: str) -> set[str]:
-    shown = [each for each in COMMANDS[command].params if each.param_type_name == "option" and not each.hidden]
+    """The options of a command, or of all commands of a group."""
+    inner = getattr(COMMANDS[command], "commands", {}).values()
+    params = [param for each in (COMMANDS[command], *inner) for param in each.params]
+    shown = [each for each in params if each.param_type_name == "option" and not each.hidden]
     return {name for each in shown for name in (*each.opts, *each.secondary_opts)} - {"--help", "-h"}
 
 

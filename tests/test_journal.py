@@ -42,6 +42,9 @@ REPLIES = st.builds(
     first_token_s=st.none() | SECONDS,
     finished_at=COUNTS,
     transcript=st.none() | st.text(max_size=50),
+    from_cache=st.booleans(),
+    saved=st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
+    saved_usd=SECONDS,
 )
 KINDS = [Unavailable, Refused, faults.Cut, faults.Unparsable, faults.Unusable, faults.Throttled, Denied]
 FAULTS = st.builds(
@@ -56,6 +59,12 @@ ENTRIES = st.one_of(REPLIES, FAULTS)
 def known(entry: Entry) -> object:
     """What equality means for an entry: faults are compared by what they say."""
     return (type(entry), entry.message, entry.http_status) if isinstance(entry, Fault) else entry
+
+
+def test_a_reply_that_was_kept_before_there_was_a_cache_is_read() -> None:
+    times = b'"attempts": 1, "latency_s": 0.5, "first_token_s": null, "finished_at": 7'
+    meta = b'{"usage": [1, 2, 3, 4], %b, "location": null, "cost_usd": 0.5, "transcript": null}' % times
+    assert decode(meta, b"{}") == Reply(b"{}", Usage(1, 2, 3, 4), latency_s=0.5, finished_at=7, cost_usd=0.5)
 
 
 def reply(size: int = 10) -> Reply:

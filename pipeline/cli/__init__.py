@@ -13,7 +13,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import emulation, looking, running
+from pipeline.cli import caching, emulation, looking, running
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
 
 EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
@@ -54,12 +54,13 @@ app.command("status")(looking.status)
 app.command("tune")(looking.tune)
 app.command("show")(looking.show)
 app.command("reparse")(running.reparse)
+app.add_typer(caching.app, name="cache")
 app.command("emulate")(emulation.emulate)
 
 
 def _command() -> list[str]:
     """The command that was called, as far as it is one."""
-    names = {command.name for command in app.registered_commands}
+    names = {*(command.name for command in app.registered_commands), *(group.name for group in app.registered_groups)}
     return [argument for argument in sys.argv[1:2] if argument in names]
 
 

@@ -43,6 +43,19 @@ class Connection:
             if not _is_base_url(url):
                 raise Misuse(f"--base-url must begin with https:// or http:// (or WEIGHT*https://), not {text!r}")
 
+    @property
+    def provider(self) -> str:
+        """Who answers, by a name for the reply cache: the same wherever the same models are asked.
+
+        Vertex AI's own models are the same in all its locations, for all projects; a deployed endpoint or another
+        server is known by its address.
+        """
+        if self.base_urls:
+            return " ".join(sorted({_weighted(text)[1].rstrip("/") for text in self.base_urls}))
+        if self.endpoint_id in (None, "openapi"):
+            return "vertex"
+        return f"vertex {self.project or ''} {' '.join(sorted(self.locations))} {self.endpoint_id}"
+
     def check_tier(self, tier: str | None) -> None:
         """Raises `Misuse` when a request tier is wanted where Vertex AI does not have it."""
         elsewhere = [location for location in self.locations if location != "global"]

@@ -48,13 +48,13 @@ def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, 
 
 
 def measured(output: Path) -> Means | None:
-    """The means of an earlier run's answered rows; None when there is none."""
+    """The means of the rows that an earlier run has paid; None when there is none."""
     import pyarrow.parquet as pq
 
     from pipeline.journal import look
 
     parts, _ = look(output / "_run" / "journal.sqlite")
-    answered = sum(part.ok for part in parts)
+    answered = sum(max(0, part.ok - part.from_cache) for part in parts)
     if not answered:
         return None
     read = sum(part.input_tokens for part in parts) / answered

@@ -19,6 +19,10 @@ Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="File, f
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, as in google/gemini-3.5-flash-lite.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, as in temperature=0.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows.", min=1)]
+CACHE_FOLDER = Path(".pipeline-cache")
+CacheFolder = Annotated[
+    Path, typer.Option("--cache-dir", envvar="PIPELINE_CACHE_DIR", help="Where the reply cache is.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as exactly one line of JSON.")]
 
 
@@ -60,6 +64,14 @@ class Asking:
         ),
     ] = True
     grace: Annotated[float, typer.Option(help="Seconds to drain after SIGINT or SIGTERM.", min=0)] = 20.0
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache", help="Use replies of earlier runs to the same requests, and store new ones."
+        ),
+    ] = None
+    """None leaves it to the command."""
+    cache_dir: CacheFolder = CACHE_FOLDER
     project: Annotated[str | None, typer.Option(envvar="GOOGLE_CLOUD_PROJECT", help="Google Cloud project.")] = None
     location: Annotated[
         list[str] | None, typer.Option(envvar="GOOGLE_CLOUD_LOCATION", help="Vertex AI location; may be repeated.")

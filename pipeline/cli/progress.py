@@ -69,6 +69,8 @@ def doing(tally: Tally) -> str:
     if tally.waits_for:
         limit = f" ({tally.limit:.3g}/s)" if tally.waits_for == "quota" and tally.limit else ""
         parts.append(f"{tally.waiting} waiting for {tally.waits_for}{limit}")
+    if tally.cache_hits:
+        parts.append(f"{tally.cache_hits} from the cache")
     if tally.cost_usd:
         parts.append(f"${tally.cost_usd:.4g}")
     return ", ".join(parts)

@@ -22,6 +22,7 @@ from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with
 from pipeline.faults import Broken, Denied, Misuse, Spent
 
 if TYPE_CHECKING:
+    from pipeline.composition import Reuse
     from pipeline.execute import Run, Settings, Summary
     from pipeline.job import Job
     from pipeline.policy import Stop
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 def run(target: Target, *, options: Asking) -> int:
     """Run a job over its input; run it again to resume."""
     job, name = load(target, options.inputs, options.model, options.assignments, options.output)
-    settings = settings_of(options, name, Path(job.output or Path("out") / job.name))
     connection = connection_of(options, job)
+    reuse = reuse_of(options, connection) if options.cache else None
+    settings = settings_of(options, name, Path(job.output or Path("out") / job.name), reuse)
     return _run(job, settings, connection, simulation_of(options), as_json=options.as_json, quiet=options.quiet)
 
 
@@ -51,7 +53,7 @@ def reparse(
     return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
-def settings_of(options: Asking, target: str, output: Path) -> Settings:
+def settings_of(options: Asking, target: str, output: Path, reuse: Reuse | None = None) -> Settings:
     """How to run, as the command line says it."""
     from pipeline.composition import Bounds
     from pipeline.execute import Settings
@@ -70,6 +72,7 @@ def settings_of(options: Asking, target: str, output: Path) -> Settings:
             give_up_s=options.give_up_after,
             hedge=options.hedge,
             prices=load_prices(options.prices) if options.prices else None,
+            reuse=reuse,
         ),
         limit=options.limit,
         fresh=options.fresh,
@@ -78,6 +81,18 @@ def settings_of(options: Asking, target: str, output: Path) -> Settings:
         grace_s=options.grace,
         simulated=options.emulate,
     )
+
+
+def reuse_of(options: Asking, connection: Connection, *, rows_per_repeat: int | None = None) -> Reuse:
+    """The reply cache, as the command line says it.
+
+    The emulator has a name instead of an address, which is another one at each start, and tells wrong answers apart.
+    """
+    from pipeline.composition import Reuse
+
+    emulated = " ".join(["emulated", *sorted(options.field_error or ())])
+    endpoint = emulated if options.emulate else connection.provider
+    return Reuse(folder=options.cache_dir, endpoint=endpoint, rows_per_repeat=rows_per_repeat)
 
 
 def connection_of(options: Asking, job: Job) -> Connection:
@@ -238,6 +253,8 @@ def _print_summary(job: Job, summary: Summary) -> None:
         f"tokens   {summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking; "
         f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
     )
+    if summary.cache_hits:
+        print(f"cache    {summary.cache_hits} answers that were paid before")
     known = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
     print(f"cost     {known}{', were the model real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")

@@ -1,10 +1,12 @@
 """What governs calls: functions from ask to ask, and the queue that sends each try on its way.
 
-Composed once, outermost first: within, repairing, with_tools, budgeted, retrying, hedged, Dispatcher.ask, and down each
-lane priced, attaching, endpoint. Every call of a repair or a tool turn is so budgeted, retried and limited like any
-other; nobody sleeps while holding a slot; and media are held for no more rows than are in flight.
+Composed once, outermost first: within, repairing, with_tools, cached, budgeted, retrying, hedged, Dispatcher.ask, and
+down each lane priced, attaching, endpoint. Every call of a repair or a tool turn is so cached, budgeted, retried and
+limited like any other; what the cache knows costs nothing; nobody sleeps while holding a slot; and media are held for
+no more rows than are in flight.
 """
 
+from pipeline.policy.caching import Keys, Store, cached
 from pipeline.policy.hedging import Share, hedged
 from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
 from pipeline.policy.money import WARNING_SHARE, Purse, budgeted, priced
@@ -16,13 +18,16 @@ __all__ = [
     "GIVE_UP_S",
     "WARNING_SHARE",
     "Dispatcher",
+    "Keys",
     "Lane",
     "Limits",
     "Purse",
     "Share",
     "Stop",
+    "Store",
     "attaching",
     "budgeted",
+    "cached",
     "hedged",
     "priced",
     "repairing",

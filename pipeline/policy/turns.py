@@ -156,6 +156,9 @@ def _together(before: Reply | None, reply: Reply) -> Reply:
         attempts=before.attempts + reply.attempts,
         latency_s=before.latency_s + reply.latency_s,
         first_token_s=before.first_token_s,
+        from_cache=before.from_cache and reply.from_cache,
+        saved=before.saved + reply.saved,
+        saved_usd=before.saved_usd + reply.saved_usd,
     )
 
 
