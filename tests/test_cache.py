@@ -7,8 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -162,6 +164,21 @@ async def test_two_runs_use_one_file_at_once(tmp_path: Path) -> None:
             while await one.find(1, OTHER) is None or await other.find(1, KEY) is None:  # noqa: ASYNC110 - the same
                 await anyio.sleep(0.01)
     assert told == told_other == []
+
+
+def test_those_that_start_at_once_share_one_file(tmp_path: Path) -> None:
+    """The file is made once, whoever comes first: nobody's work lands in one that is replaced."""
+    together = threading.Barrier(8)
+
+    def start(number: int) -> None:
+        together.wait(30)
+        with closing(Cache(tmp_path / "c", "vertex")) as cache:
+            together.wait(30)
+            stored(cache, number, b"%032d" % number, reply())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(start, range(8)))
+    assert holdings(tmp_path / "c")[0].replies == 8
 
 
 WRITER = """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER
+from pipeline.disk import FILES, PRIVATE_FOLDER, TEMPORARY
 from pipeline.faults import Misuse
 
 FILE = "replies.sqlite"
@@ -76,6 +77,13 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
         raise _unusable(path, error) from error
 
 
+def beside(path: Path) -> Path:
+    """A new private file in the same folder, which nobody else uses, and whose name readers pass over."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+    os.close(descriptor)
+    return Path(name)
+
+
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """BEGIN IMMEDIATE ... COMMIT, or nothing at all."""
@@ -91,8 +99,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 def _put_empty(path: Path) -> None:
     """A new file, which appears whole: two processes that start at once do not see each other's half-made one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, PRIVATE_FILE))
+    temporary = beside(path)
     try:
         with closing(sqlite3.connect(temporary, isolation_level=None)) as database:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -100,8 +107,9 @@ def _put_empty(path: Path) -> None:
             database.execute(f"PRAGMA user_version={FORMAT}")
             database.execute(_SCHEMA)
             database.execute("PRAGMA journal_mode=WAL")
-        if not path.exists():
-            temporary.replace(path)
+        with suppress(FileExistsError):
+            # Linked, because a rename would put an empty file in the place of one that is in use already.
+            path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
 

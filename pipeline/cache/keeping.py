@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.cache.database import FILE, connect, connected, make, transaction
-from pipeline.disk import PRIVATE_FILE
+from pipeline.cache.database import FILE, beside, connect, connected, make, transaction
 from pipeline.faults import Misuse
 
 _AT_ONCE = 50
@@ -70,9 +68,11 @@ def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None
 
 def export(folder: Path, file: Path) -> int:
     """Writes everything into one file, whole or not at all; how many replies there are. Takes the place of `file`."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, PRIVATE_FILE))
+        temporary = beside(file)
+    except OSError as error:
+        raise Misuse(f"{file} cannot be written: {error.strerror or error}") from error
+    try:
         with connected(_there(folder)) as database:
             database.execute("VACUUM INTO ?", (str(temporary),))
         with connected(temporary) as copy:
@@ -81,8 +81,7 @@ def export(folder: Path, file: Path) -> int:
     except OSError as error:
         raise Misuse(f"{file} cannot be written: {error.strerror or error}") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return int(count)
 
 
