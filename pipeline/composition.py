@@ -51,17 +51,13 @@ _GUESSED_CALL_TOKENS = 1000.0
 class Reuse:
     """Which earlier replies a run may use instead of calls, and where it stores its own.
 
-    `endpoint` is who answers, by a name that stays the same from run to run. With `rows_per_repeat` the input is the
-    same rows over and over, and each repeat has replies of its own.
+    `endpoint` is who answers, by a name that stays the same from run to run. Where the same rows are asked several
+    times over, each `repeat` has replies of its own.
     """
 
     folder: Path
     endpoint: str
-    rows_per_repeat: int | None = None
-
-    def repeat_of(self, ordinal: int) -> int:
-        """The number of the repeat that a row belongs to."""
-        return ordinal // self.rows_per_repeat if self.rows_per_repeat else 0
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +148,7 @@ def compose(
     for purse in purses:
         ask = budgeted(ask, purse, stop)
     if bounds.reuse is not None and store is not None:
-        keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat_of)
+        keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally)
     if job.runs_tools:
         ask = with_tools(

@@ -49,6 +49,8 @@ class Settings:
     chunk_rows: int | None = None
     """Rows of a chunk; None lets their size decide."""
     files: Files = FILES
+    endpoints: int = 1
+    """How many are asked; each keeps connections of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +240,7 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
     files = find_files(inputs_of(job))
-    ensure_descriptors(settings.bounds.concurrency)
+    ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     # The cache, too, is opened before anything is removed.
@@ -264,15 +266,21 @@ def allowed_failures(job: Job, rows: int) -> float:
     return job.max_failed * rows if job.max_failed < 1 else job.max_failed
 
 
-def ensure_descriptors(concurrency: int) -> None:
-    """Raises the soft limit of open files to what the concurrency needs, or says that it cannot."""
-    needed = concurrency + SPARE_DESCRIPTORS
+def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
+    """Raises the soft limit of open files to what the concurrency needs, as it is and as it may be tuned to.
+
+    Raises `Misuse` when the hard limit is below what it needs as it is.
+    """
+    needed = concurrency * endpoints + SPARE_DESCRIPTORS
+    wanted = workers_for(concurrency) * endpoints + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed or soft == resource.RLIM_INFINITY:
-        return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise Misuse(f"{concurrency} calls in flight need {needed} open files, but the limit is {hard} (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        told = f"{concurrency} calls in flight" + (f" to each of {endpoints} endpoints" if endpoints > 1 else "")
+        raise Misuse(f"{told} need {needed} open files, but the limit is {hard} (ulimit -Hn): lower --concurrency")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def test_recordings_are_named_as_the_endpoint_names_them(name: str, written: str
 
 @pytest.mark.parametrize("uri", ["gs://bucket/a.png", "https://example.org/a.png?x=1", "data:image/png;base64,AAAA"])
 @pytest.mark.parametrize("kind", ["image", "media"])
-def test_uris_are_handed_through_as_they_are(uri: str, kind: Kind) -> None:
+def test_s3_uris_are_handed_through_as_they_are(uri: str, kind: Kind) -> None:
     """No media root is needed: nothing of them is read here."""
     assert load(Attachment(kind, "photo", uri), None) == {"type": "image_url", "image_url": {"url": uri}}
 
@@ -170,7 +170,7 @@ def test_uris_of_recordings_say_their_format(uri: str, data: str, name: str) -> 
 
 
 @pytest.mark.parametrize("uri", ["http://example.org/a.png", "ftp://example.org/a.png", "file:///etc/passwd"])
-def test_other_urls_are_refused_and_never_taken_for_paths(uri: str, tmp_path: Path) -> None:
+def test_s3_other_urls_are_refused_and_never_taken_for_paths(uri: str, tmp_path: Path) -> None:
     assert "gs:// and https://" in refusal(uri, tmp_path)
 
 
@@ -255,7 +255,7 @@ def test_bytes_and_data_urls_count_too(value: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "inner/../../secret.png", "link.png", "folder/secret.png", "."])
-def test_there_is_no_way_out_of_the_media_root(name: str, tmp_path: Path) -> None:
+def test_s2_there_is_no_way_out_of_the_media_root(name: str, tmp_path: Path) -> None:
     """Neither by dots nor by a link to a file or through a link to a folder; the root itself is no file."""
     (tmp_path / "secret.png").write_bytes(PNG)
     root = tmp_path / "root"
@@ -266,7 +266,7 @@ def test_there_is_no_way_out_of_the_media_root(name: str, tmp_path: Path) -> Non
     assert "outside the job's media root" in said or (name == "." and "no regular file" in said)
 
 
-def test_an_absolute_path_outside_is_refused_and_one_inside_is_read(tmp_path: Path) -> None:
+def test_s2_an_absolute_path_outside_is_refused_and_one_inside_is_read(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     for path in (tmp_path / "a.png", root / "a.png"):
@@ -275,7 +275,7 @@ def test_an_absolute_path_outside_is_refused_and_one_inside_is_read(tmp_path: Pa
     assert url_of(load(picture(str(root / "a.png")), root)).startswith("data:image/png")
 
 
-def test_a_folder_whose_name_begins_like_the_root_is_outside(tmp_path: Path) -> None:
+def test_s2_a_folder_whose_name_begins_like_the_root_is_outside(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root2").mkdir()
     (tmp_path / "root2" / "a.png").write_bytes(PNG)
@@ -294,13 +294,15 @@ def test_a_link_within_the_root_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
-def test_what_is_no_regular_file_is_refused_and_holds_nobody_up(make: Callable[[Path], object], tmp_path: Path) -> None:
+def test_s2_what_is_no_regular_file_is_refused_and_holds_nobody_up(
+    make: Callable[[Path], object], tmp_path: Path
+) -> None:
     make(tmp_path / "a.png")
     assert "'a.png'" in refusal("a.png", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "a" * 5000])
-def test_a_name_that_no_file_can_have_fails_the_row_only(name: str, tmp_path: Path) -> None:
+def test_s2_a_name_that_no_file_can_have_fails_the_row_only(name: str, tmp_path: Path) -> None:
     assert "cannot be read" in refusal(name, tmp_path)
 
 

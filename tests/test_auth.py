@@ -472,7 +472,7 @@ async def test_an_api_key_cannot_be_renewed() -> None:
 # The event loop
 
 
-async def test_a_slow_refresh_blocks_neither_the_event_loop_nor_those_who_hold_a_live_token() -> None:
+async def test_t1_t2_a_slow_refresh_blocks_neither_the_event_loop_nor_those_who_hold_a_live_token() -> None:
     went_on, refreshing = threading.Event(), threading.Event()
 
     def slow(credentials: Scripted) -> None:

@@ -234,7 +234,7 @@ DIFFERENT: Mapping[str, tuple[Request, dict[str, Any]]] = {
     "tools": (request(tools=[{"type": "function"}]), {}),
     "Google's options": (request(extra_body={"google": {"thinking_config": {}}}), {}),
     "who is asked": (request(), {"endpoint": "emulated"}),
-    "the repeat": (request(), {"repeat_of": lambda _: 1}),
+    "the repeat": (request(), {"repeat": 1}),
 }
 
 

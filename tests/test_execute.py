@@ -92,7 +92,7 @@ def test_a_run_over_several_chunks_is_whole_and_its_manifest_adds_up(shell: Shel
     assert left_over == []
 
 
-def test_duplicate_ids_are_both_kept_and_both_asked(shell: Shell, server: Served) -> None:
+def test_i2_duplicate_ids_are_both_kept_and_both_asked(shell: Shell, server: Served) -> None:
     shell.write("rows.jsonl", '{"id": 1, "text": "a"}\n{"id": 1, "text": "b"}\n')
     assert run(shell, server, "--set", "key=id").json["ok"] == 2
     assert [(row["id"], row["parsed"]["answer"]) for row in shell.output()] == [(1, "A"), (1, "B")]

@@ -56,6 +56,11 @@ class Connection:
             return "vertex"
         return f"vertex {self.project or ''} {' '.join(sorted(self.locations))} {self.endpoint_id}"
 
+    @property
+    def endpoints(self) -> int:
+        """How many endpoints share the work."""
+        return len(self.base_urls or self.locations)
+
     def check_tier(self, tier: str | None) -> None:
         """Raises `Misuse` when a request tier is wanted where Vertex AI does not have it."""
         elsewhere = [location for location in self.locations if location != "global"]
@@ -73,7 +78,7 @@ class Access:
 
     @asynccontextmanager
     async def open(
-        self, *, concurrency: int, timeout_s: float, idle_timeout_s: float
+        self, *, connections: int, timeout_s: float, idle_timeout_s: float
     ) -> AsyncIterator[Sequence[Opened]]:
         """The endpoints as asks, closed at the end of the block."""
         from pipeline.composition import Opened
@@ -84,7 +89,7 @@ class Access:
             opened = []
             for weight, target in self.targets:
                 opening = open_endpoint(
-                    target, token, connections=concurrency, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
+                    target, token, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
                 )
                 endpoint = await stack.enter_async_context(opening)
                 opened.append(Opened(target.label, weight, endpoint.ask))
@@ -116,6 +121,8 @@ def access(connection: Connection) -> Access:
         targets = [(weight, Target.url(url)) for weight, url in weighted]
         key = os.environ.get("OPENAI_API_KEY")
         if connection.credentials is None and not all(_is_vertex(url) for _, url in weighted):
+            if key and any(_is_vertex(url) and not _is_loopback(url) for _, url in weighted):
+                raise Misuse("OPENAI_API_KEY is not for Google: run the servers apart, or name --credentials for all")
             if key:
                 return Access(targets, key, None)
             if not all(_is_loopback(url) for _, url in weighted):

@@ -34,8 +34,7 @@ def run(target: Target, *, options: Asking) -> int:
     """Run a job over its input; run it again to resume."""
     job, name = load(target, options.inputs, options.model, options.assignments, options.output)
     connection = connection_of(options, job)
-    reuse = reuse_of(options, connection) if options.cache else None
-    settings = settings_of(options, name, Path(job.output or Path("out") / job.name), reuse)
+    settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
     return _run(job, settings, connection, simulation_of(options), as_json=options.as_json, quiet=options.quiet)
 
 
@@ -53,7 +52,9 @@ def reparse(
     return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
-def settings_of(options: Asking, target: str, output: Path, reuse: Reuse | None = None) -> Settings:
+def settings_of(
+    options: Asking, target: str, output: Path, connection: Connection, *, repeat: int = 0
+) -> Settings:
     """How to run, as the command line says it."""
     from pipeline.composition import Bounds
     from pipeline.execute import Settings
@@ -72,7 +73,7 @@ def settings_of(options: Asking, target: str, output: Path, reuse: Reuse | None 
             give_up_s=options.give_up_after,
             hedge=options.hedge,
             prices=load_prices(options.prices) if options.prices else None,
-            reuse=reuse,
+            reuse=_reuse_of(options, connection, repeat) if options.cache else None,
         ),
         limit=options.limit,
         fresh=options.fresh,
@@ -80,10 +81,11 @@ def settings_of(options: Asking, target: str, output: Path, reuse: Reuse | None 
         keep_replies=options.keep_replies,
         grace_s=options.grace,
         simulated=options.emulate,
+        endpoints=1 if options.emulate else connection.endpoints,
     )
 
 
-def reuse_of(options: Asking, connection: Connection, *, rows_per_repeat: int | None = None) -> Reuse:
+def _reuse_of(options: Asking, connection: Connection, repeat: int) -> Reuse:
     """The reply cache, as the command line says it.
 
     The emulator has a name instead of an address, which is another one at each start, and tells wrong answers apart.
@@ -92,7 +94,7 @@ def reuse_of(options: Asking, connection: Connection, *, rows_per_repeat: int | 
 
     emulated = " ".join(["emulated", *sorted(options.field_error or ())])
     endpoint = emulated if options.emulate else connection.provider
-    return Reuse(folder=options.cache_dir, endpoint=endpoint, rows_per_repeat=rows_per_repeat)
+    return Reuse(folder=options.cache_dir, endpoint=endpoint, repeat=repeat)
 
 
 def connection_of(options: Asking, job: Job) -> Connection:
@@ -168,6 +170,7 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
     import anyio
 
     from pipeline.cli.progress import show_progress
+    from pipeline.composition import workers_for
     from pipeline.policy import Stop
 
     stop = Stop()
@@ -177,7 +180,7 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
         job = run.job
         connect = partial(
             opening.open,
-            concurrency=run.settings.bounds.concurrency,
+            connections=workers_for(run.settings.bounds.concurrency),  # as many as `tune` may ask for
             timeout_s=job.timeout_s,
             idle_timeout_s=job.idle_timeout_s,
         )

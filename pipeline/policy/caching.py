@@ -98,7 +98,7 @@ class Keys:
     endpoint: str
     root: Path | None = None
     """Where local media lie."""
-    repeat_of: Callable[[int], int] = lambda _: 0
+    repeat: int = 0
 
     async def of(self, request: Request) -> bytes:
         """The key of a request. Raises `Unusable` when it cannot be sent."""
@@ -106,9 +106,8 @@ class Keys:
         if any(map(_has_attachment, payload["messages"])):
             messages = await to_thread.run_sync(_identified, payload["messages"], self.root)
             payload = {**payload, "messages": messages}
-        repeat = self.repeat_of(request.ordinal)
         try:
-            text = orjson.dumps([_FORM, self.endpoint, repeat, sorted(payload.items())])
+            text = orjson.dumps([_FORM, self.endpoint, self.repeat, sorted(payload.items())])
         except TypeError as error:
             raise Unusable(f"the request cannot be written as JSON: {error}") from None
         return hashlib.sha256(text).digest()

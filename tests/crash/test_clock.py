@@ -1,0 +1,102 @@
+"""The wall clock jumps while a run is at work, as a server of time, a person or a virtual machine makes it jump."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from pipeline.emulator.local import emulated
+from pipeline.emulator.options import Options
+from tests.commands import JOB, Shell, ended
+
+ROWS = 150
+HOUR = 3600
+YEAR = 365 * 24 * HOUR
+
+SHIFTED_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+
+static volatile long long *shift;
+
+__attribute__((constructor)) static void begin(void) {
+    int file = open(getenv("SHIFT"), O_RDONLY);
+    shift = mmap(0, sizeof *shift, PROT_READ, MAP_SHARED, file, 0);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += *shift;
+    return failed;
+}
+
+time_t time(time_t *told) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (told) *told = now.tv_sec;
+    return now.tv_sec;
+}
+
+int gettimeofday(struct timeval *told, void *zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    told->tv_sec = now.tv_sec;
+    told->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """Commands in it live by a wall clock of their own, which is shifted by what is in the file `shift`."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler here")
+    (tmp_path / "clock.c").write_text(SHIFTED_CLOCK)
+    library, shift = tmp_path / "clock.so", tmp_path / "shift"
+    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "clock.c"), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)
+    shift.write_bytes(struct.pack("q", 0))
+    shell = Shell(tmp_path, {"LD_PRELOAD": str(library), "SHIFT": str(shift)})
+    shell.write("job.py", JOB)
+    shell.rows(ROWS)
+    return shell
+
+
+def test_p9_jumps_of_the_wall_clock_cost_no_row_no_401_and_no_refresh(shell: Shell) -> None:
+    """By an hour and by a year, there and back, while tokens live for two seconds."""
+    options = Options(latency=0.1, token_life=2.0)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(emulated(options)) as vertex:
+        shell = replace(shell, variables={**shell.variables, **vertex.address.environment(), "NO_GCE_CHECK": "false"})
+        flags = ("--base-url", vertex.address.base_url, "--no-adaptive", "-c", "4", "--quiet", "--json")
+        with shell.started("run", "job.py", *flags) as child:
+            for turn, shift in enumerate((HOUR, -HOUR, YEAR, -YEAR, 0), 1):
+                while portal.call(vertex.stats)["answers"] < turn * ROWS // 6:
+                    assert child.poll() is None, ended(child)
+                    portal.call(anyio.sleep, 0.02)
+                with (shell.folder / "shift").open("r+b") as file:
+                    file.write(struct.pack("q", shift))
+            done = ended(child)
+        counted = portal.call(vertex.stats)
+    assert done.json.items() >= {"status": "complete", "ok": ROWS, "requests": ROWS, "retries": 0}.items()
+    assert counted["by_status"] == {"200": ROWS}
+    # A token of two seconds is renewed after 1.6.
+    assert 1 <= counted["token_refreshes"] <= 2 + done.json["seconds"] / 1.6
+    events = (shell.folder / "out/a_job/_run/events.jsonl").read_text().splitlines()
+    told = [json.loads(event)["at"] for event in events]
+    assert max(told) - min(told) > HOUR, "the clock has not jumped"
