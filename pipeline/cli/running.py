@@ -52,9 +52,7 @@ def reparse(
     return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
-def settings_of(
-    options: Asking, target: str, output: Path, connection: Connection, *, repeat: int = 0
-) -> Settings:
+def settings_of(options: Asking, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
     """How to run, as the command line says it."""
     from pipeline.composition import Bounds
     from pipeline.execute import Settings
