@@ -175,7 +175,7 @@ def test_costs_and_latencies_are_compared_over_the_rows_that_both_runs_have() ->
 def test_an_unknown_price_leaves_a_cost_uncompared() -> None:
     before, after = [scored(i, cost_usd=0.1) for i in range(9)], [scored(i) for i in range(9)]
     found = changed("cost_usd", before, after)
-    assert (found.difference, found.why) == (None, "9 of 9 rows have not a known price")
+    assert (found.difference, found.why) == (None, "9 of 9 rows are without a known price")
 
 
 def test_a_field_that_the_earlier_run_lacks_is_told_and_left_out() -> None:

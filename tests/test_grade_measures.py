@@ -112,7 +112,7 @@ def test_an_unknown_price_makes_the_cost_unknown_and_not_zero(name: str) -> None
     rows = [scored(i, cost_usd=None if i == 3 else 0.001) for i in range(10)]
     found = measure(name, rows)
     assert found.value is None
-    assert found.why == "1 of 10 rows has not a known price"
+    assert found.why == "1 of 10 rows are without a known price"
 
 
 def test_latencies_are_quantiles_of_the_rows_that_have_one() -> None:
@@ -127,7 +127,7 @@ def test_pass_at_k_and_pass_hat_k_are_told_from_the_repeats() -> None:
     rows = [scored(i, 0.5, repeats=4, repeats_right=2) for i in range(8)]
     assert measure("pass_at_2", rows).value == pytest.approx(1 - 1 / 6)
     assert measure("pass_hat_2", rows).value == pytest.approx(1 / 6)
-    assert measure("pass_at_5", rows).why == "8 of 8 rows have not 5 repeats"
+    assert measure("pass_at_5", rows).why == "8 of 8 rows are without 5 repeats"
     assert measure("pass_at_1", [scored(1), scored(2, 0.0)]).value == 0.5
 
 

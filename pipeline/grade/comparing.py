@@ -115,8 +115,8 @@ class Comparison:
     """What became of the rows from one run to another; rows are named in sorted order.
 
     `overall` is `row_correct`; `fields` are the `right.FIELD` and `slices` the `row_correct` of slice values, with the
-    `q` of one family; `rates` are the `f1.FIELD`, another family. `missing_before` and `missing_after` are rows that one
-    run lacks: counted as failed there, or left out when `common_only`. `one_sided` are fields that one run lacks.
+    `q` of one family; `rates` are the `f1.FIELD`, another family. `missing_before` and `missing_after` are rows that
+    one run lacks: counted as failed there, or left out when `common_only`. `one_sided` are fields that one run lacks.
     """
 
     rows: int

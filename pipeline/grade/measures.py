@@ -219,8 +219,8 @@ def _means(metric: Metric, rows: Sequence[Scored]) -> Means | str:
     values = tuple(value for row in rows if (value := _of_row(metric, row)) is not None)
     unknown = len(rows) - len(values)
     if unknown:
-        what = "a known price" if metric.unit == "usd" else f"{metric.k} repeats" if metric.k else f"a {metric.field!r}"
-        return f"{unknown} of {len(rows)} rows {'has' if unknown == 1 else 'have'} not {what}"
+        what = "a known price" if metric.unit == "usd" else f"{metric.k} repeats" if metric.k else repr(metric.field)
+        return f"{unknown} of {len(rows)} rows are without {what}"
     return Means(values, clusters_of(rows), metric.unit, len(rows) if metric.family == "cost_usd" else 1)
 
 
