@@ -63,6 +63,9 @@ class Usage:
         )
 
 
+_NO_TOKENS = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What was answered, as it came.
@@ -90,7 +93,7 @@ class Reply:
     """The messages of all turns as JSON, when the job keeps them."""
     from_cache: bool = False
     """Whether every call of the row was answered by the reply cache, so that nothing was paid for it now."""
-    saved: Usage = Usage()
+    saved: Usage = _NO_TOKENS
     """The part of `usage` that came out of the reply cache: an earlier call has paid it."""
     saved_usd: float = 0.0
     """The part of `cost_usd` that did."""
@@ -98,7 +101,7 @@ class Reply:
     @property
     def paid(self) -> Usage:
         """What was paid now, in tokens."""
-        return self.usage - self.saved
+        return self.usage if self.saved is _NO_TOKENS else self.usage - self.saved
 
     @property
     def paid_usd(self) -> float | None:
