@@ -339,9 +339,15 @@ def make_gold() -> list[dict[str, Any]]:
     numbered = ((number, tier, one) for number, (tier, part) in enumerate(documents, 1) for one in part)
     return [
         {"id": f"gold-{row:04}", "language": one.language, "document": f"doc-{number:03}", "tier": tier}
-        | {"text": one.text, "expected": expected(one)}
+        | {"received": received(row, expected(one)["date"]), "text": one.text, "expected": expected(one)}
         for row, (number, tier, one) in enumerate(numbered, 1)
     ]
+
+
+def received(row: int, day: str | None) -> str:
+    """A day from one to six weeks before the event, or any day when there is none."""
+    on = date.fromisoformat(day) if day else date(2026, 6, 1) + timedelta(days=row - 1)
+    return (on - timedelta(days=9 + (row - 1) * 7 % 37)).isoformat()
 
 
 def sections(deck: Deck, code: str, count: int) -> Iterable[list[Written]]:

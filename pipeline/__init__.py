@@ -13,14 +13,23 @@ if TYPE_CHECKING:
     from pipeline.attachments import image as image
     from pipeline.attachments import media as media
     from pipeline.faults import Unusable as Unusable
+    from pipeline.grade.evaluation import Eval as Eval
+    from pipeline.grade.gates import AtLeast as AtLeast
+    from pipeline.grade.gates import AtMost as AtMost
+    from pipeline.grade.gates import NeverBreak as NeverBreak
+    from pipeline.grade.gates import NoWorse as NoWorse
     from pipeline.job import Job as Job
 
 __version__ = "0.1.0"
-__all__ = ["Job", "Unusable", "audio", "image", "media"]
+__all__ = ["AtLeast", "AtMost", "Eval", "Job", "NeverBreak", "NoWorse", "Unusable", "audio", "image", "media"]
 
-_HOMES = {"Job": "pipeline.job", "Unusable": "pipeline.faults"} | dict.fromkeys(
-    ("audio", "image", "media"), "pipeline.attachments"
-)
+_HOMES = {
+    "Job": "pipeline.job",
+    "Unusable": "pipeline.faults",
+    **dict.fromkeys(("audio", "image", "media"), "pipeline.attachments"),
+    "Eval": "pipeline.grade.evaluation",
+    **dict.fromkeys(("AtLeast", "AtMost", "NeverBreak", "NoWorse"), "pipeline.grade.gates"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,12 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from pipeline.faults import Misuse
 from pipeline.job import Job, nearest
+
+if TYPE_CHECKING:
+    from pipeline.grade.evaluation import Eval
+
+_T = TypeVar("_T")
 
 
 def is_job_file(target: str) -> bool:
@@ -25,19 +30,30 @@ def is_job_file(target: str) -> bool:
 
 def load_job(target: str) -> Job:
     """The job that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `job`."""
+    return _defined(target, Job, "job", "write `job = Job(...)`")
+
+
+def load_evaluation(target: str) -> Eval:
+    """The evaluation that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `evaluation`."""
+    from pipeline.grade.evaluation import Eval
+
+    return _defined(target, Eval, "evaluation", "write `evaluation = Eval(...)`")
+
+
+def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     path_text, _, name = target.partition(":")
     path = Path(path_text)
     if not path.is_file():
         raise Misuse(f"there is no job file {path_text!r}")
     module = _run_file(path)
-    job = getattr(module, name or "job", None)
-    if isinstance(job, Job):
-        return job
-    found = [key for key, value in vars(module).items() if isinstance(value, Job)]
-    if job is None and len(found) == 1 and not name:
+    value = getattr(module, name or usual, None)
+    if isinstance(value, kind):
+        return value
+    found = [key for key, value in vars(module).items() if isinstance(value, kind)]
+    if value is None and len(found) == 1 and not name:
         return vars(module)[found[0]]  # type: ignore[no-any-return]
-    hint = f"; it has {', '.join(found)}: name one as {path_text}:{found[0]}" if found else "; write `job = Job(...)`"
-    raise Misuse(f"{path_text} defines no job called {name or 'job'!r}{hint}")
+    hint = f"; it has {', '.join(found)}: name one as {path_text}:{found[0]}" if found else f"; {remedy}"
+    raise Misuse(f"{path_text} defines no {usual} called {name or usual!r}{hint}")
 
 
 def job_of_requests(paths: Sequence[str]) -> Job:

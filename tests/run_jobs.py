@@ -26,7 +26,7 @@ def run_job(job: Path) -> bool:
 
 def main() -> int:
     """0 when every job went well, and there was one."""
-    jobs = sorted(Path("jobs").glob("*.py"))
+    jobs = sorted(path for path in Path("jobs").glob("*.py") if not path.name.startswith("eval_"))
     went_well = [run_job(job) for job in jobs]
     return 0 if went_well and all(went_well) else 1
 

@@ -62,6 +62,8 @@ LAYERS = {
     "observation": {"records", "watching"},
     "execution": {"execute"},
     "executions": {"reparse"},
+    "judgement": {"evaluate", "gold", "judging"},
+    "telling": {"report"},
     "face": {"__main__", "cli"},
 }
 ORDER = list(LAYERS)
@@ -70,6 +72,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 SIDEWAYS = {
     "values": {("data", "faults"), ("tally", "data"), ("token", "faults")},
     "engine": {("working", "run")},
+    "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},
 }
 """The only imports within a layer; inside of `meaning` every one is allowed that makes no cycle."""

@@ -40,8 +40,8 @@ class Baseline:
     """The headline figures, for people who read the diff; nothing is decided by them."""
 
 
-def to_text(baseline: Baseline) -> str:
-    """The file's content. `from_text` is its inverse."""
+def to_text(baseline: Baseline, *, timed: bool = False) -> str:
+    """The file's content. `from_text` is its inverse. With `timed`, latencies are in it, too."""
     head = {
         "format": FORMAT,
         **{
@@ -53,7 +53,7 @@ def to_text(baseline: Baseline) -> str:
     }
     lines = [f" {_json(name)}: {_json(value)}" for name, value in sorted(head.items())]
     rows = [
-        f"  {_json(row.row)}: {_json({'data': baseline.data.get(row.row, ''), **_plain(row)})}"
+        f"  {_json(row.row)}: {_json({'data': baseline.data.get(row.row, ''), **_plain(row, timed=timed)})}"
         for row in sorted(baseline.rows, key=lambda row: row.row)
     ]
     return "{\n" + ",\n".join(lines) + ',\n "rows": {\n' + ",\n".join(rows) + "\n }\n}\n"
@@ -86,9 +86,9 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def _plain(row: Scored) -> dict[str, Any]:
+def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
     """What is kept of a row: only what is not as usual."""
-    told = {
+    told: dict[str, Any] = {
         "correct": _rounded(row.correct),
         "fields": {name: _plain_counts(counts) for name, counts in row.fields.items()},
         "slices": dict(row.slices),
@@ -96,8 +96,11 @@ def _plain(row: Scored) -> dict[str, Any]:
         "failed": _rounded(row.failed),
         "flaky": row.flaky,
         "cost_usd": None if row.cost_usd is None else round(row.cost_usd, 8),
+        "repeats_right": row.repeats_right,
+        **({"latency_s": row.latency_s} if timed and row.latency_s is not None else {}),
     }
-    always = {"correct", "fields", *(() if row.cost_usd is None else ("cost_usd",))}
+    always = {"correct", "fields", *(name for name in ("cost_usd", "repeats_right") if told[name] is not None)}
+    told |= {} if row.repeats == 1 else {"repeats": row.repeats}
     return {name: value for name, value in told.items() if value or name in always}
 
 
@@ -120,4 +123,7 @@ def _scored(name: str, row: Mapping[str, Any]) -> Scored:
         failed=row.get("failed", 0.0),
         flaky=row.get("flaky", False),
         cost_usd=row.get("cost_usd"),
+        latency_s=row.get("latency_s"),
+        repeats=row.get("repeats", 1),
+        repeats_right=row.get("repeats_right"),
     )

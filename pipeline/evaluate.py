@@ -1,0 +1,199 @@
+"""What a finished run of an evaluation comes to: graded, scored, compared with its baseline, and decided upon.
+
+No call is made here: everything follows from the gold data, the run's answers, the votes that judges cast, and the
+baseline. So a run can be judged again at no cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.disk import FILES, Files
+from pipeline.faults import Misuse
+from pipeline.gold import data_hash, read_answers
+from pipeline.grade import leaves
+from pipeline.grade.baseline import Baseline, from_text, to_text
+from pipeline.grade.comparing import Comparison, compare
+from pipeline.grade.evaluation import Eval
+from pipeline.grade.fingerprints import fingerprints
+from pipeline.grade.gates import Decision, decide
+from pipeline.grade.grading import Gold, grade_row
+from pipeline.grade.metrics import Confusion, Tables, confusions, tables
+from pipeline.grade.reducing import Flaky, flaky, scored
+from pipeline.grade.verdicts import Graded, Scored
+
+FOLDER = "_eval"
+SCORES = "scores.json"
+
+_HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """All that is known of a run of an evaluation.
+
+    `graded` has every row of every repeat, `tables`, `confusions` and `flaky` what they come to. `comparison` is with
+    `against` (a baseline's file, a commit), when there is one. `notes` are what a reader must know, a sentence each.
+    """
+
+    scores: Baseline
+    graded: tuple[Graded, ...]
+    tables: Tables
+    confusions: tuple[Confusion, ...]
+    flaky: tuple[Flaky, ...]
+    decisions: tuple[Decision, ...]
+    comparison: Comparison | None = None
+    against: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a gate says that the run is not good enough."""
+        return any(decision.outcome == "fail" for decision in self.decisions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What a run is compared with. `of` says what that is. `common_only` allows other data or graders."""
+
+    of: str
+    scores: Baseline
+    common_only: bool = False
+
+
+def output_of(output: Path, repeat: int) -> Path:
+    """Where the answers of a repeat are: those of the first are the dataset, the others lie inside of it."""
+    return output if repeat == 0 else output / "_repeats" / f"{repeat:03d}"
+
+
+def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:
+    """Every row of every repeat, graded but for what judges have to say.
+
+    Raises `Misuse` when the answers are not those to the gold data.
+    """
+    rows: list[Graded] = []
+    for repeat in range(evaluation.repeats):
+        answers = list(read_answers(evaluation.job, output_of(output, repeat), repeat))
+        if len(answers) != len(gold):
+            raise Misuse(f"{output} has {len(answers)} answers to {len(gold)} rows of gold data: run `pipeline eval`")
+        rows += [grade_row(evaluation.graders, one, answer) for one, answer in zip(gold, answers, strict=True)]
+    return tuple(rows)
+
+
+def scores_of(
+    evaluation: Eval, gold: Sequence[Gold], graded: Iterable[Graded], *, name: str, simulated: bool
+) -> Baseline:
+    """The run's scores, with the fingerprints of what they were made from."""
+    return Baseline(
+        evaluation=name,
+        model=evaluation.job.model,
+        version=__version__,
+        simulated=simulated,
+        repeats=evaluation.repeats,
+        job={field: _digest(text) for field, text in evaluation.job.fingerprint().items()},
+        graders={field: _digest(text) for field, text in fingerprints(evaluation.graders).items()},
+        data={one.row: data_hash(one) for one in gold},
+        rows=tuple(scored(graded, evaluation.reducer)),
+    )
+
+
+def assess(
+    evaluation: Eval,
+    scores: Baseline,
+    graded: Sequence[Graded],
+    reference: Reference | None = None,
+    notes: Sequence[str] = (),
+) -> Assessment:
+    """The run, judged. Raises `Misuse` when the reference is of other data or graders and this is not allowed."""
+    before, comparison, told = None, None, list(notes)
+    if reference is not None:
+        before, told_of = comparable_rows(reference, scores)
+        told += told_of
+        comparison = compare(
+            before, scores.rows, common_only=reference.common_only, least=evaluation.least, seed=evaluation.seed
+        )
+    decisions = [
+        decide(
+            gate,
+            scores.rows,
+            baseline=before,
+            common_only=reference is not None and reference.common_only,
+            seed=evaluation.seed,
+        )
+        for gate in evaluation.gates
+    ]
+    found = tables(scores.rows, least=evaluation.least, seed=evaluation.seed)
+    headlines = {name: found.whole.measures[name].value for name in _HEADLINES}
+    return Assessment(
+        scores=replace(scores, measures={name: value for name, value in headlines.items() if value is not None}),
+        graded=tuple(graded),
+        tables=found,
+        confusions=tuple(confusions(evaluation.graders, graded)),
+        flaky=tuple(flaky(graded)),
+        decisions=tuple(decisions),
+        comparison=comparison,
+        against=None if reference is None else reference.of,
+        notes=tuple(told),
+    )
+
+
+def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Scored, ...], list[str]]:
+    """The reference's rows that may be compared, and what is to be said of it.
+
+    Raises `Misuse` for what is unlike: answers of the emulator and real ones always, changed data or graders unless
+    `common_only`, which leaves only the rows that are the same in both.
+    """
+    before = reference.scores
+    if before.simulated != scores.simulated:
+        which = "the emulator's" if before.simulated else "a real endpoint's"
+        raise Misuse(f"{reference.of} has {which} answers, this run has not: bless a run of the same kind")
+    changed = sorted(row for row, data in before.data.items() if scores.data.get(row, data) != data)
+    added = sorted(scores.data.keys() - before.data.keys())
+    graders = sorted(name for name in {*before.graders, *scores.graders} if _differs(before, scores, name))
+    unlike = [
+        *([f"{len(changed)} rows of the gold data were changed ({changed[0]})"] if changed else []),
+        *([f"{len(added)} rows are new ({added[0]})"] if added else []),
+        *([f"graded otherwise: {', '.join(graders)}"] if graders else []),
+    ]
+    if unlike and not reference.common_only:
+        raise Misuse(
+            f"{reference.of} is not comparable: {'; '.join(unlike)}. Bless a run again, or compare what is common "
+            f"with --common"
+        )
+    rows = tuple(row for row in before.rows if row.row not in set(changed))
+    said = [f"compared with {reference.of} on the common rows only: {'; '.join(unlike)}"] if unlike else []
+    gone = len(before.data.keys() - scores.data.keys())
+    if gone and not reference.common_only:
+        said.append(f"{gone} rows of {reference.of} are missing: they count as failed")
+    return rows, said
+
+
+def write(folder: Path, assessment: Assessment, files: Files = FILES) -> None:
+    """Keeps what was graded and scored, so that it can be decided upon again."""
+    files.make_folder(folder)
+    leaves.write(folder, assessment.graded, files)
+    files.put(folder / SCORES, to_text(assessment.scores, timed=True).encode())
+
+
+def read_scores(path: Path) -> Baseline:
+    """The scores of a run (its output folder) or of a baseline (a file). Raises `Misuse` when there are none."""
+    file = path / FOLDER / SCORES if path.is_dir() else path
+    try:
+        return from_text(file.read_text())
+    except FileNotFoundError:
+        remedy = "run `pipeline eval` first" if path.is_dir() else "write it with `pipeline bless`"
+        raise Misuse(f"there is no {file}: {remedy}") from None
+    except Misuse as error:
+        raise Misuse(f"{file}: {error}") from error
+
+
+def _differs(before: Baseline, now: Baseline, field: str) -> bool:
+    return before.graders.get(field) != now.graders.get(field)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

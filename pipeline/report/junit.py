@@ -1,0 +1,75 @@
+"""JUnit XML: a test case for every gate, and for every wrong row up to a cap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from xml.etree import ElementTree as ET
+
+from pipeline.evaluate import Assessment
+from pipeline.grade.gates import Decision
+from pipeline.grade.verdicts import Graded, Leaf
+from pipeline.report.wording import leaf_told, wrong_leaves, wrong_rows
+
+MOST_ROWS = 100
+"""Wrong rows that get a test case of their own; viewers choke on thousands."""
+
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit_xml(assessment: Assessment, seconds: float) -> bytes:
+    """The document.
+
+    Wrong rows are failures when a gate failed, too, and otherwise skipped: a wrong row alone breaks no build.
+    """
+    root = ET.Element("testsuites", name=_clean(assessment.scores.evaluation))
+    gates = [_gate_case(decision) for decision in assessment.decisions]
+    _suite(root, "gates", gates, seconds)
+    wrong = wrong_rows(assessment)
+    rows = [_row_case(row, "failure" if assessment.failed else "skipped") for row in wrong[:MOST_ROWS]]
+    suite = _suite(root, "rows", rows, 0.0)
+    _property(suite, "wrong_rows", str(len(wrong)))
+    _property(suite, "wrong_rows_listed", str(len(rows)))
+    ET.indent(root)
+    content: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def _suite(root: ET.Element, name: str, cases: Sequence[ET.Element], seconds: float) -> ET.Element:
+    failed = sum(case.find("failure") is not None for case in cases)
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0", "skipped": str(skipped)}
+    suite = ET.SubElement(root, "testsuite", {"name": name, **counts, "time": f"{seconds:.3f}"})
+    suite.append(ET.Element("properties"))
+    suite.extend(cases)
+    return suite
+
+
+def _property(suite: ET.Element, name: str, value: str) -> None:
+    properties = suite.find("properties")
+    if properties is not None:
+        ET.SubElement(properties, "property", name=name, value=value)
+
+
+def _gate_case(decision: Decision) -> ET.Element:
+    case = ET.Element("testcase", classname="gates", name=_clean(decision.gate), time="0")
+    if decision.outcome == "fail":
+        ET.SubElement(case, "failure", message=_clean(decision.message), type=_clean(decision.answer))
+    elif decision.outcome != "ok":
+        ET.SubElement(case, "skipped", message=_clean(f"{decision.outcome}: {decision.message}"))
+    return case
+
+
+def _row_case(row: Graded, outcome: str) -> ET.Element:
+    name = row.row if row.repeat == 0 else f"{row.row} (repeat {row.repeat})"
+    case = ET.Element("testcase", classname="rows", name=_clean(name), time=f"{row.latency_s or 0.0:.3f}")
+    leaves: list[Leaf] = wrong_leaves(row)
+    first = row.fault or leaf_told(leaves[0])
+    told = ET.SubElement(case, outcome, message=_clean(first))
+    told.text = _clean("\n".join(map(leaf_told, leaves)))
+    return case
+
+
+def _clean(text: str) -> str:
+    """The text without what XML 1.0 cannot say."""
+    return _FORBIDDEN.sub("\ufffd", text)
