@@ -31,6 +31,7 @@ RetryInfo = Annotated[float | None, typer.Option(help="Seconds, sent as google.r
 FieldError = Annotated[
     list[str] | None, typer.Option(help="FIELD=SHARE of answers in which a field is wrong, as in date=0.1.")
 ]
+AnswerKey = Annotated[Path | None, typer.Option(help='Answers that it knows: JSONL of {"prompt": ..., "answer": ...}.')]
 Nonce = Annotated[bool, typer.Option("--nonce", help="Give every answer an id that never comes again.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
@@ -48,6 +49,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     retry_after: RetryAfter = None,
     retry_info: RetryInfo = None,
     field_error: FieldError = None,
+    answer_key: AnswerKey = None,
     nonce: Nonce = False,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
@@ -59,7 +61,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     """Run a local Vertex AI: chat endpoint, token server and metadata server, simulated, on loopback only."""
     import asyncio
 
-    from pipeline.emulator import Address, Options, parse_fault, parse_field_error, parse_poison, serve
+    from pipeline.emulator import Address, Options, load_answer_key, parse_fault, parse_field_error, parse_poison, serve
 
     try:
         options = Options(
@@ -75,6 +77,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             retry_after=retry_after,
             retry_info=retry_info,
             field_errors=dict(parse_field_error(text) for text in field_error or ()),
+            answer_key=load_answer_key(answer_key) if answer_key else {},
             nonce=nonce,
             error_style=error_style,  # type: ignore[arg-type] # checked by Options
             seed=seed,

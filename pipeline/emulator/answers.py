@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -68,23 +68,27 @@ class _Matter:
     attached: str = ""
     told: str = ""
     quotes: Mapping[str, str] = field(default_factory=dict)
+    known: Any = NOTHING
+    """The answer that it was given for this prompt."""
 
 
-def answers(request: ChatRequest, seed: int, errors: Mapping[str, float] | None = None) -> tuple[list[Answer], int]:
+def answers(
+    request: ChatRequest, seed: int, errors: Mapping[str, float] | None = None, key: Mapping[str, Any] | None = None
+) -> tuple[list[Answer], int]:
     """The choices for a request, and the reasoning tokens of all of them: a function of its arguments alone.
 
-    `errors` are shares of wrong answers by field; see `Options.field_errors`.
+    `errors` are shares of wrong answers by field, `key` are answers by prompt: see `Options`.
     """
     reasoning = reasoning_tokens(request)
     room = None if request.max_tokens is None else request.max_tokens - reasoning
-    key = seed.to_bytes(8, "big", signed=True)
-    keys = [blake2b(request.digest + bytes([n]), key=key, digest_size=16).digest() for n in range(request.n)]
+    secret = seed.to_bytes(8, "big", signed=True)
+    keys = [blake2b(request.digest + bytes([n]), key=secret, digest_size=16).digest() for n in range(request.n)]
     thoughts = _thoughts(request) if request.thinking.shown and reasoning else None
     calls = next_calls(request, seed)
     if calls:
         reason = "tool_calls" if room is None or room > 0 else "length"
         return [Answer(None, reason, thoughts, calls if reason == "tool_calls" else ())] * request.n, reasoning
-    matter = _matter(request)
+    matter = replace(_matter(request), known=(key or {}).get(request.prompt, NOTHING))
     return [_answer(request, matter, keys, n, room, thoughts, errors or {}) for n in range(request.n)], reasoning
 
 
@@ -150,13 +154,17 @@ def _media(request: ChatRequest, dice: Dice) -> Media | None:
 
 
 def _text(request: ChatRequest, matter: _Matter, keys: Sequence[bytes], n: int, errors: Mapping[str, float]) -> str:
+    if request.response_format is None and isinstance(matter.known, str):
+        return matter.known
     if request.response_format is None:
         return _prose(matter, Dice(keys[0]), n if request.varied else 0)
     if request.response_format["type"] != "json_schema":
+        if matter.known is not NOTHING:
+            return _json(matter.known)
         return _object(matter, n if request.varied else 0)
     node = compiled(orjson.dumps(request.response_format["json_schema"]["schema"]))
     scene = Scene(matter.facts, Dice(keys[0]), quotes=matter.quotes)
-    value = node.find(scene)
+    value = node.find(scene) if matter.known is NOTHING else matter.known
     value = node.invent(scene) if value is NOTHING else value
     if n and request.varied:
         value = altered(node, value, Scene(matter.facts, Dice(keys[n]), quotes=matter.quotes))

@@ -183,7 +183,8 @@ class Chat:
 
     async def _completed(self, asked: Asked) -> Answered:
         chat, kind = asked.chat, asked.kind
-        found, reasoning = answers(chat, self.options.seed, self.options.field_errors)
+        options = self.options
+        found, reasoning = answers(chat, options.seed, options.field_errors, options.answer_key)
         tokens = counted(chat, found, reasoning, kind)
         content = completion(
             model=chat.model,

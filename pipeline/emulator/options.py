@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -71,7 +72,9 @@ class Options:
     `field_errors` maps a field of the answers (`date`, or `lines.quantity` inside a list or an object) to the share of
     the answers in which it is wrong, though valid: another date or number, another value of an enumeration, other
     words, null or an item less. Which answers those are depends on seed, messages and field; a larger share has the
-    same ones and more. With `nonce` every answer has an id that never comes again, and `/stats/answers` lists them.
+    same ones and more. `answer_key` holds answers by prompt (the text of the last user message): where the prompt is
+    known, that is the answer, in which fields are then wrong as said. With `nonce` every answer has an id that never
+    comes again, and `/stats/answers` lists them.
     """
 
     port: int = 0
@@ -91,6 +94,7 @@ class Options:
     retry_info: float | None = None
     error_style: Literal["list", "object"] = "list"
     field_errors: Mapping[str, float] = field(default_factory=dict)
+    answer_key: Mapping[str, Any] = field(default_factory=dict)
     nonce: bool = False
     models: tuple[str, ...] = ("google/gemini-*",)
     seed: int = 0
@@ -211,6 +215,15 @@ def parse_field_error(text: str) -> tuple[str, float]:
         raise ValueError(f"a field error is written FIELD=SHARE, as in date=0.1, not {text!r}") from None
     check_field_error(path.strip(), number)
     return path.strip(), number
+
+
+def load_answer_key(path: Path) -> dict[str, Any]:
+    """The answers by prompt of a file with a line `{"prompt": ..., "answer": ...}` for each. Raises `ValueError`."""
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+        return {line["prompt"]: line["answer"] for line in lines}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the answer key {path} cannot be read: {type(error).__name__}: {error}") from None
 
 
 def parse_fault(text: str) -> tuple[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from pipeline.emulator.erring import accepts, altered
 from pipeline.emulator.filling import NOTHING
 from pipeline.emulator.finding import Facts
 from pipeline.emulator.hints import Scene
+from pipeline.emulator.options import load_answer_key
 from pipeline.emulator.request import read_request
 from pipeline.emulator.schema import compiled
 from tests.emulator.talking import Json, asking, choices
@@ -93,6 +95,31 @@ def test_fields_err_independently_of_each_other() -> None:
 def test_a_field_that_is_not_there_is_wrong_nowhere() -> None:
     """Unknown names, and paths through what is no object."""
     assert wrong({"nobody": 1.0, "lines.nobody": 1.0, "date.year": 1.0}, rows=20) == {}
+
+
+def test_an_answer_that_it_was_given_is_its_answer_but_for_the_fields_that_are_wrong(tmp_path: Path) -> None:
+    """Other prompts are answered as ever."""
+    told = {"name": "Known", "date": "2020-02-02", "category": "concert", "lines": [], "paid": True}
+    text = prompt(1)["messages"][0]["content"]
+    (tmp_path / "key.jsonl").write_text(json.dumps({"prompt": text, "answer": told}) + "\n")
+    key = load_answer_key(tmp_path / "key.jsonl")
+
+    def said(number: int, errors: dict[str, float]) -> Json:
+        asked = read_request(orjson.dumps(prompt(number)), default_model=None)
+        return dict(json.loads(answers(asked, 0, errors, key)[0][0].text or ""))
+
+    assert said(1, {}) == told
+    erring = said(1, {"date": 1.0})
+    assert erring.pop("date") != "2020-02-02"
+    assert erring == {name: value for name, value in told.items() if name != "date"}
+    assert said(2, {}) == answer(2, {})
+
+
+@pytest.mark.parametrize("content", ["{", '{"prompt": "x"}', "[]"])
+def test_an_answer_key_that_cannot_be_read_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"the answer key .*key.jsonl cannot be read"):
+        load_answer_key(tmp_path / "key.jsonl")
 
 
 @pytest.mark.parametrize("model", MODELS)
