@@ -124,7 +124,7 @@ def tango(broken: float, fixed: float, n: float, level: float = 0.95) -> Interva
 
 
 def difference_interval(before: float, first: Interval, after: float, second: Interval) -> Interval:
-    """The interval of `after - before` from the intervals of both (MOVER: Donner and Zou 2012).
+    """The interval of `after - before` from the intervals of both (MOVER: Zou and Donner 2008).
 
     It takes them as independent, and is so too wide, never too narrow, where rows are alike in both.
     """
