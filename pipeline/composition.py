@@ -14,7 +14,7 @@ from pipeline.pace import (
     SILENCE_S,
     AdaptiveRate,
     Breaker,
-    Latencies,
+    Lateness,
     RetryBudget,
     Spacing,
     Weather,
@@ -27,7 +27,6 @@ from pipeline.policy import (
     Lane,
     Limits,
     Purse,
-    Share,
     Stop,
     Store,
     attaching,
@@ -37,6 +36,7 @@ from pipeline.policy import (
     priced,
     repairing,
     retrying,
+    watched,
     with_tools,
     within,
 )
@@ -45,6 +45,9 @@ from pipeline.tally import Tally
 
 _GUESSED_CALL_TOKENS = 1000.0
 """What the first calls are taken to use before any was answered, half of it output."""
+
+_MEMORY = 20
+"""For so many calls per call in flight lateness is judged: those that begin while one takes 20 times the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +136,8 @@ def compose(
     """
     prices = prices_for(job, bounds)
     silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
-    lanes = [_lane(job, bounds, endpoint, prices, silence_s) for endpoint in endpoints]
+    lateness = Lateness(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
+    lanes = [_lane(job, bounds, endpoint, prices, silence_s, lateness) for endpoint in endpoints]
     limits = Limits(
         bounds.concurrency,
         Spacing(bounds.rpm) if bounds.rpm else None,
@@ -142,8 +146,8 @@ def compose(
     )
     dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s)
     ask: Ask = dispatcher.ask
-    if bounds.hedge:
-        ask = hedged(ask, Latencies(), Share(bounds.hedge), tally)
+    if lateness:
+        ask = hedged(ask, lateness, tally)
     ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=RetryBudget(), stop=stop, tally=tally)
     for purse in purses:
         ask = budgeted(ask, purse, stop)
@@ -170,8 +174,12 @@ def workers_for(concurrency: int) -> int:
     return max(64, concurrency + min(concurrency, 512))
 
 
-def _lane(job: Job, bounds: Bounds, endpoint: Opened, prices: Prices, silence_s: float) -> Lane:
+def _lane(
+    job: Job, bounds: Bounds, endpoint: Opened, prices: Prices, silence_s: float, lateness: Lateness | None
+) -> Lane:
     ask = priced(endpoint.ask, prices, endpoint.name)
+    if lateness:
+        ask = watched(ask, lateness)
     if job.conversation.has_media:
         ask = attaching(ask, _media_root(job))
     rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None

@@ -276,3 +276,29 @@ async def test_a_reply_without_a_known_price_says_so() -> None:
 @pytest.mark.parametrize(("concurrency", "workers"), [(1, 64), (64, 128), (512, 1024), (4000, 4512)])
 def test_there_are_more_workers_than_calls_in_flight(concurrency: int, workers: int) -> None:
     assert workers_for(concurrency) == workers
+
+
+class Dragging(Endpoint):
+    """Answers after 4 s, and the hundred-and-first request only an hour later."""
+
+    came = 0
+
+    async def ask(self, request: Request) -> Reply:
+        self.came += 1
+        await anyio.sleep(3600.0 if self.came == 101 else 0.0)
+        return await super().ask(request)
+
+
+@pytest.mark.parametrize(("hedge", "requests", "seconds"), [(0.0, 101, 3608.0), (0.03, 102, 13.0)])
+async def test_a_call_that_drags_is_asked_again_where_the_bounds_say_so(
+    hedge: float, requests: int, seconds: float
+) -> None:
+    endpoint = Dragging()
+    setup = Setup(job(), bounds(hedge=hedge, concurrency=100), endpoint)
+    async with anyio.create_task_group() as tasks:
+        for ordinal in range(100):
+            tasks.start_soon(setup.answer, ordinal)
+    reply = await setup.answer(100)
+    assert endpoint.came == requests
+    assert anyio.current_time() <= seconds
+    assert reply.usage == (USAGE + USAGE if hedge else USAGE)

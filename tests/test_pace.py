@@ -20,6 +20,7 @@ from pipeline.pace import (
     Breaker,
     Gate,
     Latencies,
+    Lateness,
     RetryBudget,
     Spacing,
     TokenEstimate,
@@ -502,3 +503,76 @@ def test_quantiles_are_those_of_the_latest_latencies(values: list[float], size: 
     assert len(latencies) == len(latest)
     expected = latest[min(len(latest) - 1, int(share * len(latest)))] if latest else None
     assert latencies.quantile(share) == expected
+
+
+# Lateness.
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(1.0, 1000.0), min_size=100, max_size=400, unique=True), st.floats(0.01, 0.5))
+def test_of_calls_that_begin_together_the_slowest_are_hedged(took: list[float], share: float) -> None:
+    lateness = Lateness(share)
+    calls = {seconds: lateness.begin(0.0) for seconds in took}
+    hedged = []
+    for now in sorted(took):
+        lateness.end(calls.pop(now), now)
+        for seconds, call in calls.items():
+            if call.took is None and lateness.may_hedge(call, now):
+                lateness.hedge(call)
+                hedged.append(seconds)
+    slowest = sorted(took)[-int(share * len(took)) :]
+    assert set(hedged) <= set(slowest)
+    assert share * len(took) - 2 <= len(hedged) < share * len(took)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0.0, 10.0), max_size=300), st.floats(0.01, 1.0), st.integers(100, 200))
+def test_hedges_are_always_less_than_their_share_of_the_calls(took: list[float], share: float, size: int) -> None:
+    lateness = Lateness(share, size)
+    for now, seconds in enumerate(took):
+        call = lateness.begin(float(now))
+        if lateness.may_hedge(call, now + seconds):
+            lateness.hedge(call)
+        lateness.end(call, now + seconds)
+        assert lateness.hedged == 0 or lateness.hedged < share * lateness.begun
+
+
+def test_a_call_is_not_late_because_younger_ones_were_quick() -> None:
+    lateness = Lateness(0.03, size=20_000)
+    wave = [lateness.begin(0.0) for _ in range(1000)]
+    for call in wave[50:]:
+        lateness.end(call, 1.0)
+    for _ in range(9000):
+        lateness.end(lateness.begin(1.0), 2.0)
+    assert not any(lateness.may_hedge(call, 10.0) for call in wave[:50])
+    for call in wave[30:50]:
+        lateness.end(call, 12.0)
+    assert all(lateness.may_hedge(call, 12.0) for call in wave[:30])
+
+
+def test_a_call_that_is_older_than_a_late_one_is_late() -> None:
+    lateness = Lateness(0.03)
+    oldest = lateness.begin(0.0)
+    for _ in range(99):
+        lateness.end(lateness.begin(0.1), 1.0)
+    assert not lateness.may_hedge(oldest, 5.0)
+    assert lateness.may_hedge(lateness.begin(0.2), 5.0)
+    assert lateness.may_hedge(oldest, 5.0)
+
+
+def test_a_call_that_outlasts_all_that_are_remembered_is_late() -> None:
+    lateness = Lateness(0.03, size=100)
+    oldest = lateness.begin(0.0)
+    for now in range(100):
+        lateness.end(lateness.begin(float(now)), now + 200.0)
+    assert lateness.may_hedge(oldest, 150.0)
+
+
+def test_one_looks_again_when_the_call_takes_longer_than_usual_and_then_now_and_again() -> None:
+    lateness = Lateness(0.05)
+    assert lateness.look_again(lateness.begin(0.0), 0.0) == 0.1
+    for _ in range(100):
+        lateness.end(lateness.begin(0.0), 8.0)
+    call = lateness.begin(10.0)
+    assert lateness.look_again(call, 11.0) == 7.0
+    assert lateness.look_again(call, 26.0) == 1.0

@@ -16,24 +16,25 @@ from hypothesis import strategies as st
 
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Denied, Expired, Fault, Interrupted, Refused, Spent, Throttled, Unavailable, Unparsable
-from pipeline.pace import PROBE_S, AdaptiveRate, Latencies, RetryBudget, Spacing, Weather
+from pipeline.pace import PROBE_S, AdaptiveRate, Lateness, RetryBudget, Spacing, Weather
 from pipeline.pace.weather import MOST_ATTEMPTS
 from pipeline.policy import (
     Dispatcher,
     Lane,
     Limits,
     Purse,
-    Share,
     Stop,
     budgeted,
     hedged,
     priced,
     retrying,
+    watched,
     within,
 )
 from pipeline.prices import Price, Prices
 from pipeline.tally import Tally
 from tests import virtual
+from tests.benchmarks.hedging import simulate
 
 anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
@@ -573,70 +574,123 @@ async def test_while_one_lane_has_failed_the_others_take_its_work() -> None:
 # Hedges.
 
 
+def calm(share: float = 0.05, calls: int = 100) -> Lateness:
+    """What is known after so many calls of a second each."""
+    lateness = Lateness(share)
+    for call in [lateness.begin(-1.0) for _ in range(calls)]:
+        lateness.end(call, 0.0)
+    return lateness
+
+
 @dataclass
 class Hedging:
-    """A hedge around an endpoint that has answered a hundred calls in a second each."""
+    """A hedge around endpoints that have answered a hundred calls in a second each, and the queue between."""
 
-    endpoint: Endpoint
-    most: float = 1.0
+    endpoints: Sequence[Endpoint]
+    concurrency: int = 64
+    lateness: Lateness = field(default_factory=calm)
+    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        latencies = Latencies()
-        for _ in range(100):
-            latencies.add(1.0)
-        self.share, self.tally = Share(self.most), Tally()
-        self.ask = hedged(self.endpoint.ask, latencies, self.share, self.tally)
+        lanes = [
+            Lane(str(number), watched(endpoint.ask, self.lateness), rate=None)
+            for number, endpoint in enumerate(self.endpoints)
+        ]
+        limits = Limits(self.concurrency)
+        self.dispatcher = Dispatcher(lanes, limits, stop=Stop(), tally=self.tally, give_up_s=1800.0)
+        self.ask = hedged(self.dispatcher.ask, self.lateness, self.tally)
 
 
 class Uneven(Endpoint):
-    """An endpoint whose first call of a row takes ten seconds, and whose others take one."""
+    """An endpoint whose first call of every tenth row takes ten seconds and more, and whose others take one."""
 
     async def ask(self, request: Request) -> Reply:
-        self.seconds = 1.0 if self.tries[request.ordinal] else 10.0
+        row = request.ordinal
+        self.seconds = 1.0 if self.tries[row] or row % 10 else 10.0 + row / 10
         return await super().ask(request)
 
 
-USED = Reply(b"{}", usage=Usage(input=5, output=7), cost_usd=0.5)
+USED = Reply(b"{}", usage=Usage(input=5, output=7), cost_usd=0.5, latency_s=1.0)
 
 
 async def test_a_call_that_is_late_is_hedged_and_the_first_answer_wins() -> None:
-    hedging = Hedging(Uneven(lambda *_: USED))
+    endpoint = Uneven(lambda *_: USED)
+    hedging = Hedging([endpoint])
     reply = await one(hedging.ask)
-    assert hedging.endpoint.moments == [0.0, 1.0]
+    assert endpoint.moments == [0.0, 1.0]
     assert anyio.current_time() == 2.0
-    assert (reply.usage, reply.cost_usd) == (Usage(input=10, output=14), 1.0)
-    assert hedging.tally.hedged == 1
-    assert hedging.endpoint.in_flight == 0
+    assert (reply.usage, reply.cost_usd, reply.latency_s) == (Usage(input=10, output=14), 1.0, 2.0)
+    assert hedging.tally.hedged == hedging.lateness.hedged == 1
+    assert endpoint.in_flight == hedging.tally.in_flight == 0
 
 
 async def test_a_call_that_is_in_time_is_not_hedged() -> None:
-    hedging = Hedging(Endpoint(lambda *_: USED, seconds=0.9))
+    hedging = Hedging([Endpoint(lambda *_: USED, seconds=0.9)])
     assert await one(hedging.ask) == USED
     assert hedging.tally.hedged == 0
 
 
 async def test_nothing_is_hedged_before_a_hundred_calls_have_shown_what_late_is() -> None:
-    endpoint, latencies = Endpoint(seconds=50.0), Latencies()
-    for _ in range(99):
-        latencies.add(1.0)
-    await one(hedged(endpoint.ask, latencies, Share(1.0), Tally()))
+    endpoint = Endpoint(seconds=50.0)
+    await one(Hedging([endpoint], lateness=calm(calls=98)).ask)
     assert endpoint.moments == [0.0]
 
 
-async def test_hedges_stay_within_their_share() -> None:
-    hedging = Hedging(Endpoint(seconds=10.0), most=0.05)
+async def test_hedges_stay_below_their_share() -> None:
+    endpoint = Uneven()
+    hedging = Hedging([endpoint])
     await asked(hedging.ask, 200, workers=20)
-    assert hedging.tally.hedged == hedging.share.hedged <= 0.05 * 200
-    assert len(hedging.endpoint.came) == 200 + hedging.share.hedged
+    assert 0 < hedging.tally.hedged <= hedging.lateness.hedged < 0.05 * 300
+    assert len(endpoint.came) == 200 + hedging.tally.hedged
 
 
 async def test_a_fault_of_one_call_counts_only_when_the_other_fails_too() -> None:
-    hedging = Hedging(Endpoint(failing(OUTAGE, times=1), seconds=5.0))
-    assert await one(hedging.ask) == REPLY
-    assert hedging.endpoint.moments == [0.0, 1.0]
-    hedging.endpoint.script = failing(OUTAGE)
+    endpoint = Endpoint(failing(OUTAGE, times=1), seconds=5.0)
+    hedging = Hedging([endpoint])
+    assert (await one(hedging.ask)).body == REPLY.body
+    assert endpoint.moments == [0.0, 1.0]
+    endpoint.script = failing(OUTAGE)
     with pytest.raises(Unavailable):
         await one(hedging.ask, 1)
+
+
+async def test_a_call_that_fails_in_time_fails() -> None:
+    endpoint = Endpoint(failing(OUTAGE), seconds=0.5)
+    with pytest.raises(Unavailable):
+        await one(Hedging([endpoint]).ask)
+    assert endpoint.moments == [0.0]
+
+
+async def test_waiting_for_a_turn_makes_no_call_late() -> None:
+    endpoint = Endpoint(failing_first(Throttled("429", retry_after=30.0)), seconds=0.9)
+    hedging = Hedging([endpoint], concurrency=1)
+    await asked(hedging.ask, 3)
+    assert anyio.current_time() > 30.0
+    assert hedging.tally.hedged == 0
+
+
+async def test_a_second_request_that_was_never_sent_costs_nothing() -> None:
+    endpoint = Endpoint(lambda *_: USED, seconds=10.0)
+    hedging = Hedging([endpoint], concurrency=1)
+    assert await one(hedging.ask) == USED
+    assert endpoint.moments == [0.0]
+    assert hedging.tally.hedged == 0
+
+
+async def test_the_second_request_goes_down_another_lane() -> None:
+    slow, quick = Endpoint(seconds=100.0), Endpoint(seconds=0.9)
+    hedging = Hedging([slow, quick])
+    await asked(hedging.ask, 4)
+    assert sorted(row for _, row in slow.came) == sorted(row for at, row in quick.came if at == 1.0)
+    assert len(slow.came) == 2
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.0])
+def test_hedging_halves_the_99_9th_percentile_at_under_three_percent_more_calls(sigma: float) -> None:
+    rows = 3000
+    (without, _), (with_hedges, calls) = [simulate(sigma, share, rows=rows, in_flight=100) for share in (0.0, 0.03)]
+    assert with_hedges[int(0.999 * rows)] < 0.5 * without[int(0.999 * rows)]
+    assert calls < 1.03 * rows
 
 
 # Money.

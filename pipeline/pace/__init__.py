@@ -1,6 +1,7 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
 from pipeline.pace.gate import PROBE_S, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
+from pipeline.pace.lateness import Call, Lateness
 from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Spacing, TokenEstimate, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
@@ -11,8 +12,10 @@ __all__ = [
     "SILENCE_S",
     "AdaptiveRate",
     "Breaker",
+    "Call",
     "Gate",
     "Latencies",
+    "Lateness",
     "RetryBudget",
     "Spacing",
     "TokenEstimate",

@@ -1,13 +1,13 @@
 """What governs calls: functions from ask to ask, and the queue that sends each try on its way.
 
 Composed once, outermost first: within, repairing, with_tools, cached, budgeted, retrying, hedged, Dispatcher.ask, and
-down each lane priced, attaching, endpoint. Every call of a repair or a tool turn is so cached, budgeted, retried and
-limited like any other; what the cache knows costs nothing; nobody sleeps while holding a slot; and media are held for
-no more rows than are in flight.
+down each lane attaching, watched, priced, endpoint. Every call of a repair or a tool turn is so cached, budgeted,
+retried and limited like any other; what the cache knows costs nothing; nobody sleeps while holding a slot; and media
+are held for no more rows than are in flight.
 """
 
 from pipeline.policy.caching import Keys, Store, cached
-from pipeline.policy.hedging import Share, hedged
+from pipeline.policy.hedging import hedged, watched
 from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
 from pipeline.policy.money import WARNING_SHARE, Purse, budgeted, priced
 from pipeline.policy.retrying import retrying, within
@@ -22,7 +22,6 @@ __all__ = [
     "Lane",
     "Limits",
     "Purse",
-    "Share",
     "Stop",
     "Store",
     "attaching",
@@ -32,6 +31,7 @@ __all__ = [
     "priced",
     "repairing",
     "retrying",
+    "watched",
     "with_tools",
     "within",
 ]

@@ -1,89 +1,111 @@
-"""A second request where the first is unusually late."""
+"""A second request where the first is unusually late (Dean and Barroso, The Tail at Scale, CACM 2013)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Fault
-from pipeline.pace import Latencies
+from pipeline.pace import Call, Lateness
 from pipeline.tally import Tally
 
-LATE = 0.98
-"""The share of calls that are quicker than what counts as late."""
 
-_LEAST_SEEN = 100
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A request on its way. Of a first one: its call, while one runs; of a second one: whether it was ever sent."""
 
-
-@dataclass(slots=True)
-class Share:
-    """How many calls were hedged, and how many may be."""
-
-    most: float
-    calls: int = 0
-    hedged: int = 0
-
-    def allows_another(self) -> bool:
-        """Whether one more stays within the share."""
-        return self.hedged + 1 <= self.most * self.calls
+    second: bool = False
+    sent: bool = False
+    call: Call | None = None
+    leaves: anyio.Event | None = None
 
 
-def hedged(ask: Ask, latencies: Latencies, share: Share, tally: Tally) -> Ask:
+@dataclass(frozen=True, slots=True)
+class _Watched(Request):
+    flight: _Flight = field(default_factory=_Flight)
+
+
+def watched(ask: Ask, lateness: Lateness) -> Ask:
+    """Ask, and tell `hedged` when a request of its own leaves and how long it takes. Stands where requests are sent.
+
+    Waiting for a turn makes no request late: a second one would only wait behind it.
+    """
+
+    async def watched_ask(request: Request) -> Reply:
+        if not isinstance(request, _Watched):
+            return await ask(request)
+        flight = request.flight
+        if flight.second:
+            await checkpoint()  # its turn may have come because the first was answered: then it ends here
+            flight.sent = True
+            return await ask(request)
+        call = flight.call = lateness.begin(anyio.current_time())
+        if flight.leaves:
+            flight.leaves.set()
+        try:
+            return await ask(request)
+        finally:
+            flight.call = None
+            lateness.end(call, anyio.current_time())
+
+    return watched_ask
+
+
+def hedged(ask: Ask, lateness: Lateness, tally: Tally) -> Ask:
     """Ask, and once more when the answer is later than nearly all others were: the first answer wins.
 
-    `latencies` learns all that a row waits, its turn included: when all wait long, none is late.
-
-    There is one reply, never two; its usage and cost are those of both calls (the one that was given up is taken to
-    have cost as much as the one that won). A fault of one call counts only when the other fails, too.
+    There is one reply, never two; its latency counts from the first request, and its usage and cost are those of both
+    (the one that was given up is taken to have cost as much as the one that won). A fault of one counts only when the
+    other fails, too.
     """
 
     async def hedged_ask(request: Request) -> Reply:
-        started = anyio.current_time()
-        reply = await asked(request)
-        latencies.add(anyio.current_time() - started)
-        return reply
-
-    async def asked(request: Request) -> Reply:
-        share.calls += 1
-        late = latencies.quantile(LATE) if len(latencies) >= _LEAST_SEEN else None
-        if late is None:
-            return await ask(request)
         replies: list[Reply] = []
         faults: list[Fault] = []
+        second: _Flight | None = None
+        since = 0.0
 
-        async def race(scope: anyio.CancelScope) -> None:
+        async def race(flight: _Flight) -> None:
             try:
-                replies.append(await ask(request))
+                replies.append(await ask(_Watched(request.ordinal, request.payload, request.headers, flight)))
             except Fault as fault:
                 faults.append(fault)
-            else:
-                scope.cancel()
+            if replies or second is None:
+                tasks.cancel_scope.cancel()
 
-        second = False
         async with anyio.create_task_group() as tasks:
-            first_done = anyio.Event()
-
-            async def first() -> None:
-                await race(tasks.cancel_scope)
-                first_done.set()
-
-            tasks.start_soon(first)
-            with anyio.move_on_after(late):
-                await first_done.wait()
-            if not first_done.is_set() and share.allows_another():
-                second = True
-                share.hedged += 1
-                tally.hedged += 1
-                tasks.start_soon(race, tasks.cancel_scope)
+            first = _Flight()
+            tasks.start_soon(race, first)
+            since = await _late(first, lateness)
+            second = _Flight(second=True)
+            tasks.start_soon(race, second)
+        both = second is not None and second.sent
+        tally.hedged += both
         if not replies:
             raise faults[0]
-        return _for_both(replies[0]) if second else replies[0]
+        if not both:
+            return replies[0]
+        return _for_both(replies[0], anyio.current_time() - since)
 
     return hedged_ask
 
 
-def _for_both(reply: Reply) -> Reply:
+async def _late(flight: _Flight, lateness: Lateness) -> float:
+    """Waits until the request is late, and is to be hedged; says when it was sent."""
+    while True:
+        while flight.call is not None:
+            call, now = flight.call, anyio.current_time()
+            if lateness.may_hedge(call, now):
+                lateness.hedge(call)
+                return call.began
+            await anyio.sleep(lateness.look_again(call, now))
+        flight.leaves = anyio.Event()
+        await flight.leaves.wait()
+
+
+def _for_both(reply: Reply, latency_s: float) -> Reply:
     cost = None if reply.cost_usd is None else 2 * reply.cost_usd
-    return replace(reply, usage=reply.usage + reply.usage, cost_usd=cost)
+    return replace(reply, usage=reply.usage + reply.usage, cost_usd=cost, latency_s=latency_s)

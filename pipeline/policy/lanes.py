@@ -35,6 +35,8 @@ class Lane:
     gate: Gate = field(default_factory=Gate)
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0
+    rows: set[int] = field(default_factory=set)
+    """The rows that it works on."""
     health: float = 1.0
     """The share of its latest calls that succeeded."""
     answered_at: float | None = None
@@ -93,8 +95,9 @@ class Dispatcher:
     First come, first served. Whoever waits holds no slot and uses up no attempt, whatever it waits for: a place
     among the calls in flight, the rate that the quota grants, a time that the server named, a declared limit, or an
     endpoint that has failed. A throttled try queues again by itself, and one that failed on a lane goes down another,
-    if there is one, before the failure counts. While an endpoint has failed as a whole, so do
-    the rows that it failed: only probes leave, and the rows go on when one of them succeeds.
+    if there is one, before the failure counts; so does a second request of a row while its first runs. While an
+    endpoint has failed as a whole, so do the rows that it failed: only probes leave, and the rows go on when one of
+    them succeeds.
     """
 
     def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
@@ -112,12 +115,13 @@ class Dispatcher:
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
         pause, throttles = 0.0, 0
-        failed: list[Lane] = []
+        tried = [lane for lane in self.lanes if request.ordinal in lane.rows]
         size = _size(request) if self.limits.tokens else 0
         while True:
             if pause:
                 await self._stop.pause(pause)
-            lane, estimated = await self._enter(size, failed)
+            lane, estimated = await self._enter(size, tried)
+            lane.rows.add(request.ordinal)
             left_at = anyio.current_time()
             try:
                 reply = await lane.ask(request)
@@ -131,8 +135,8 @@ class Dispatcher:
                 lane.failed(anyio.current_time(), request.ordinal, in_play)
                 # While all fails, a 500 is the server's word on this row, and counts; anything else does not.
                 fault.own = lane.breaker.opened_at is not None and fault.http_status == 500
-                failed.append(lane)
-                elsewhere = [other for other in self.lanes if other not in failed and other.breaker.opened_at is None]
+                tried.append(lane)
+                elsewhere = [other for other in self.lanes if other not in tried and other.breaker.opened_at is None]
                 if fault.own or (lane.breaker.opened_at is None and not elsewhere):
                     raise
                 pause = 0.0
@@ -147,6 +151,7 @@ class Dispatcher:
                 return reply
             finally:
                 lane.in_flight -= 1
+                lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
                 self._wake()
 
@@ -180,7 +185,7 @@ class Dispatcher:
         """The lane that may send soonest, the emptiest of several; and in how many seconds.
 
         A lane that fails fast looks empty: what share of its calls succeed counts as its room. Lanes to `avoid` are
-        those that have failed this row already, and are taken when there are no others.
+        those that have failed this row already or still work on it, and are taken when there are no others.
         """
         wait, _, lane = min(
             (lane.wait(now), (lane in avoid, (lane.in_flight + 1) / (lane.weight * lane.health)), number)

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks import quota
+from tests.benchmarks import hedging, quota
 from tests.benchmarks.canned import canned_server
 
 ROUNDS = 3
@@ -92,6 +92,18 @@ def print_end_to_end(found: dict[str, list[Measured]]) -> None:
         print(f"{name:10} {cpu:10.0f} {speed:8.0f} {ratios[0]:10.2f} {ratios[1]:12.2f}   {CONTENDERS[name]}")
 
 
+def print_tails(tails: list[dict[str, float | str]]) -> None:
+    """The slowest rows without hedges and with them, and what the hedges cost."""
+    print(
+        f"Hedging: {hedging.ROWS} rows, {hedging.IN_FLIGHT} in flight, {hedging.SLOW:.0%} of the calls "
+        f"{hedging.TIMES:.0f} times slower, --hedge {hedging.SHARE} (virtual time)"
+    )
+    for row in tails:
+        figures = f"{row['p999_s']:.1f} s without, {row['hedged_p999_s']:.1f} s with {row['more_calls']:.2%} more calls"
+        print(f"{row['scenario']:38} 99.9th percentile {figures}")
+    print()
+
+
 def main() -> None:
     """Prints the tables and writes the file."""
     limits = quota.main()
@@ -100,9 +112,15 @@ def main() -> None:
         figures = f"goodput {row['goodput']:.1%}, 429s an answer {row['waste']:.3f}, back in {row['back_s']} s"
         print(f"{row['scenario']:38} {figures}")
     print()
+    tails = hedging.main()
+    print_tails(tails)
     found = end_to_end()
     print_end_to_end(found)
-    report = {"quota": limits, "end_to_end": {name: [asdict(one) for one in rounds] for name, rounds in found.items()}}
+    report = {
+        "quota": limits,
+        "hedging": tails,
+        "end_to_end": {name: [asdict(one) for one in rounds] for name, rounds in found.items()},
+    }
     path = Path("out/bench.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=2))
