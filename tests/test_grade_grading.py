@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import json
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
+import pipeline.grade
 from pipeline.faults import Misuse
 from pipeline.grade import (
     Bool,
@@ -29,11 +37,14 @@ from pipeline.grade import (
     Set,
     Text,
     Time,
+    defaults,
 )  # fmt: skip
 from pipeline.grade.defaults import graders_for
 from pipeline.grade.graders import Grader
 from pipeline.grade.grading import Answer, Gold, Graders, grade_row
 from pipeline.grade.judge import questions, ruled
+from pipeline.grade.leaves import LEAVES, ROWS, write
+from pipeline.grade.restoring import restored
 from pipeline.grade.verdicts import Graded
 from pipeline.schema import shape_of
 from tests.test_grade_scalars import JSON
@@ -292,3 +303,64 @@ def test_making_graders_loads_neither_science_nor_arrow() -> None:
     program = f"import sys; {code}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"scipy", "numpy", "rapidfuzz", "pyarrow"} & set(done.stdout.split())
+
+
+# What the page says.
+
+PAGE = (Path(__file__).parent.parent / "docs" / "grading.md").read_text("utf-8")
+
+
+def test_the_page_has_the_table_of_default_graders() -> None:
+    assert defaults.__doc__ is not None
+    table = "\n".join(line for line in defaults.__doc__.splitlines() if line.startswith("|"))
+    assert f"\n\n{table}\n\n" in PAGE
+
+
+def test_the_page_lists_every_grader_with_its_parameters() -> None:
+    listed = dict(re.findall(r"^\| `(\w+)\(([^)]*)\)` \| ", PAGE.partition("\n## Graders\n")[2], flags=re.MULTILINE))
+    known = [getattr(pipeline.grade, name) for name in pipeline.grade.__all__]
+    own = {kind.__name__: [each.name for each in dataclasses.fields(kind) if not each.kw_only] for kind in known}
+    assert {name: re.findall(r"\w+", parameters) for name, parameters in listed.items()} == own
+
+
+def test_the_page_lists_the_columns_of_both_tables(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    told = set(re.findall(r"`(\w+)`", PAGE.partition("\n## Tables\n")[2].partition("\n## ")[0]))
+    for name in (LEAVES, ROWS):
+        assert set(pq.read_schema(tmp_path / name).names) <= told
+
+
+# Back from the dataset.
+
+
+class Aliased(BaseModel):
+    first: str = Field(alias="First Name")
+    line: Line | None
+    free: dict[str, int]
+    either: int | str
+    tree: Node | None
+    amounts: list[Decimal]
+    mixed: Literal["a", 1]
+
+
+ALIASED: Mapping[str, Any] = {
+    "First Name": "12", "line": {"description": "x", "amount": "5.5000", "category": None}, "free": {"a": 1},
+    "either": "12", "tree": {"name": "[1]", "children": [{"name": "b", "children": [{"name": "c", "children": []}]}]},
+    "amounts": ["0.10", "12345678901.123456789"], "mixed": "a",
+}  # fmt: skip
+
+
+def test_an_answer_comes_back_from_the_dataset_as_it_went_in() -> None:
+    """By way of the Parquet columns, with their Python names and their JSON text."""
+    shape = shape_of(Aliased)
+    record = shape.plain(shape.parse(json.dumps(ALIASED)))
+    for parsed in (record, pa.array([record], shape.arrow_type())[0].as_py()):
+        got = restored(parsed, shape.json_schema)
+        assert got.keys() == ALIASED.keys()
+        row = graded(graders_for(shape.json_schema, {}), ALIASED, got)
+        assert row.correct, verdicts(row)
+
+
+@given(JSON)
+def test_restoring_takes_anything(value: Any) -> None:
+    restored(value, shape_of(Aliased).json_schema)

@@ -17,10 +17,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pipeline.faults import Misuse
+from pipeline.grade.following import Here, followed, kind_of
 from pipeline.grade.graders import Grader, Ignore, require_grader
 from pipeline.grade.grading import ANSWER, Graders
 from pipeline.grade.lists import Items, Listed, Set
@@ -28,7 +29,7 @@ from pipeline.grade.moments import Date, Time
 from pipeline.grade.objects import Object
 from pipeline.grade.scalars import Bool, Enum, Exact, Number, Text
 from pipeline.job import nearest
-from pipeline.shapes import JsonSchema, resolve
+from pipeline.shapes import JsonSchema
 
 _SCALARS: Mapping[str, Grader] = {"boolean": Bool(), "integer": Number(), "number": Number(relative=1e-9)}
 _FORMATS: Mapping[str, Grader] = {"date": Date(), "date-time": Date(by="second"), "time": Time()}
@@ -57,25 +58,13 @@ def _of_text(named: Mapping[str, Grader]) -> Graders:
 
 
 def _of_schema(schema: JsonSchema, named: Mapping[str, Grader]) -> Graders:
-    found = _followed(_Here(schema, schema))
+    found = followed(Here(schema, schema))
     if found is None or not isinstance(found.schema.get("properties"), Mapping):
         return Graders(named)
     return Graders(_fields(found, named, "the schema"), closed=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Here:
-    """A place in a schema. `above` holds the references that it is inside of."""
-
-    schema: Any
-    root: JsonSchema
-    above: frozenset[str] = frozenset()
-
-    def inside(self, schema: Any) -> _Here:
-        return replace(self, schema=schema)
-
-
-def _fields(here: _Here, named: Mapping[str, Grader], where: str) -> dict[str, Grader]:
+def _fields(here: Here, named: Mapping[str, Grader], where: str) -> dict[str, Grader]:
     """The graders of an object's properties, in the schema's order."""
     properties: Mapping[str, Any] = here.schema["properties"]
     for name in named:
@@ -89,9 +78,9 @@ def _fields(here: _Here, named: Mapping[str, Grader], where: str) -> dict[str, G
     }
 
 
-def _completed(grader: Grader, here: _Here, where: str) -> Grader:
+def _completed(grader: Grader, here: Here, where: str) -> Grader:
     """The named grader, with the schema's for what it leaves open inside."""
-    found = _followed(here)
+    found = followed(here)
     schema = {} if found is None else found.schema
     if found is not None and isinstance(grader, Object) and isinstance(schema.get("properties"), Mapping):
         return replace(grader, fields=_fields(found, grader.fields, where))
@@ -100,10 +89,10 @@ def _completed(grader: Grader, here: _Here, where: str) -> Grader:
     return grader
 
 
-def _completed_list(grader: Listed, items: _Here, where: str) -> Grader:
+def _completed_list(grader: Listed, items: Here, where: str) -> Grader:
     if grader.of is not None:
         return replace(grader, of=_completed(grader.of, items, where))
-    found = _followed(items)
+    found = followed(items)
     if isinstance(grader, Items) and found is not None and isinstance(found.schema.get("properties"), Mapping):
         fields = _fields(found, grader.fields, where)
         for name in grader.keys:
@@ -115,8 +104,8 @@ def _completed_list(grader: Listed, items: _Here, where: str) -> Grader:
     return replace(grader, of=_default(items))
 
 
-def _default(here: _Here) -> Grader:
-    found = _followed(here)
+def _default(here: Here) -> Grader:
+    found = followed(here)
     if found is None:
         return Exact()
     schema = found.schema
@@ -124,53 +113,9 @@ def _default(here: _Here) -> Grader:
         return Enum(tuple(value for value in schema.get("enum", [schema.get("const")]) if value is not None))
     if isinstance(schema.get("properties"), Mapping) and schema["properties"]:
         return Object(_fields(found, {}, "the schema"))
-    kind = _kind(schema)
+    kind = kind_of(schema)
     if kind == "array" and isinstance(schema.get("items"), Mapping) and "prefixItems" not in schema:
         return _completed(Set() if schema.get("uniqueItems") else Items(), found, "")
     if kind == "string":
         return _FORMATS.get(str(schema.get("format")), Text())
     return _SCALARS.get(str(kind), Exact())
-
-
-def _followed(here: _Here) -> _Here | None:
-    """Where references and unions with null lead to; None where they turn in a circle or lead to several types."""
-    schema = here.schema
-    if not isinstance(schema, Mapping):
-        return None
-    if "$ref" in schema:
-        return _referred(here)
-    for union in ("anyOf", "oneOf", "allOf"):
-        if isinstance(schema.get(union), list):
-            return _one_of(here, schema[union])
-    return here
-
-
-def _referred(here: _Here) -> _Here | None:
-    reference = here.schema["$ref"]
-    if reference in here.above or reference == "#":
-        return None
-    try:
-        target = resolve(here.root, reference)
-    except (LookupError, TypeError):
-        return None
-    siblings = {key: value for key, value in here.schema.items() if key != "$ref"}
-    merged = {**target, **siblings} if isinstance(target, Mapping) else target
-    return _followed(_Here(merged, here.root, here.above | {reference}))
-
-
-def _one_of(here: _Here, members: list[Any]) -> _Here | None:
-    present = [found for member in members if member != {"type": "null"} and (found := _followed(here.inside(member)))]
-    kinds = {_kind(found.schema) for found in present}
-    if kinds == {"number", "string"}:  # how pydantic writes a decimal
-        return next(found for found in present if _kind(found.schema) == "number")
-    if kinds == {"integer", "number"}:
-        return next(found for found in present if _kind(found.schema) == "number")
-    return present[0] if len(present) == 1 else None
-
-
-def _kind(schema: JsonSchema) -> Any:
-    kinds = schema.get("type")
-    if not isinstance(kinds, list):
-        return kinds
-    present = [kind for kind in kinds if kind != "null"]
-    return present[0] if len(present) == 1 else None
