@@ -23,6 +23,7 @@ from pipeline.pace import (
 from pipeline.policy import (
     GIVE_UP_S,
     Dispatcher,
+    Flights,
     Keys,
     Lane,
     Limits,
@@ -55,12 +56,13 @@ class Reuse:
     """Which earlier replies a run may use instead of calls, and where it stores its own.
 
     `endpoint` is who answers, by a name that stays the same from run to run. Where the same rows are asked several
-    times over, each `repeat` has replies of its own.
+    times over, each `repeat` has replies of its own. Runs that go side by side share their `flights`.
     """
 
     folder: Path
     endpoint: str
     repeat: int = 0
+    flights: Flights | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,7 @@ def compose(
         ask = budgeted(ask, purse, stop)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
-        ask = cached(ask, store, keys.of, tally)
+        ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
     if job.runs_tools:
         ask = with_tools(
             ask, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript

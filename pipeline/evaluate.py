@@ -25,6 +25,7 @@ from pipeline.grade.grading import Gold, grade_row
 from pipeline.grade.metrics import Confusion, Tables, confusions, tables
 from pipeline.grade.reducing import Flaky, flaky, scored
 from pipeline.grade.verdicts import Graded, Scored
+from pipeline.plan import Plan
 
 FOLDER = "_eval"
 SCORES = "scores.json"
@@ -84,17 +85,15 @@ def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[G
     return tuple(rows)
 
 
-def scores_of(
-    evaluation: Eval, gold: Sequence[Gold], graded: Iterable[Graded], *, name: str, simulated: bool
-) -> Baseline:
-    """The run's scores, with the fingerprints of what they were made from."""
+def scores_of(evaluation: Eval, gold: Sequence[Gold], graded: Iterable[Graded], plan: Plan) -> Baseline:
+    """The scores of the run with this plan, with the fingerprints of what they were made from."""
     return Baseline(
-        evaluation=name,
-        model=evaluation.job.model,
+        evaluation=Path(plan.target.partition(":")[0]).stem,
+        model=plan.job["model"],
         version=__version__,
-        simulated=simulated,
+        simulated=plan.simulated,
         repeats=evaluation.repeats,
-        job={field: _digest(text) for field, text in evaluation.job.fingerprint().items()},
+        job={field: _digest(text) for field, text in plan.job.items()},
         graders={field: _digest(text) for field, text in fingerprints(evaluation.graders).items()},
         data={one.row: data_hash(one) for one in gold},
         rows=tuple(scored(graded, evaluation.reducer)),

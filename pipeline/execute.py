@@ -6,7 +6,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Settings:
     bounds: Bounds = field(default_factory=Bounds)
     limit: int | None = None
     fresh: bool = False
+    supersede: bool = False
+    """Whether another run in the output gives way, rather than being in the way."""
     retry_failed: bool = False
     keep_replies: bool = True
     grace_s: float = 20.0
@@ -181,14 +183,14 @@ class Run:
 
     def count_before(self, tally: Tally) -> None:
         """Tells the tally and the budgets what earlier starts have done and spent."""
-        tally.rows = self.survey.rows
-        tally.done_before = sum(part.rows for part in self.parts.values()) + self.journal.count()
+        tally.rows += self.survey.rows
+        tally.done_before += sum(part.rows for part in self.parts.values()) + self.journal.count()
         bounds = self.settings.bounds
         if bounds.budget_usd is not None or bounds.budget_tokens is not None:
-            usd, tokens = self._spent()
+            usd, tokens = self.spent()
             self.purses = purses_for(self.job, bounds, spent_usd=usd, spent_tokens=tokens)
 
-    def _spent(self) -> tuple[float, float]:
+    def spent(self) -> tuple[float, float]:
         """Dollars and tokens that were paid for every reply that is kept, sealed or not."""
         usd = sum(part.cost_usd for part in self.parts.values())
         tokens = float(sum(p.input_tokens + p.output_tokens + p.reasoning_tokens for p in self.parts.values()))
@@ -245,9 +247,10 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     folder.prepare()
     # The cache, too, is opened before anything is removed.
     with folder.locked(), _reusing(settings.bounds.reuse) as cache:
+        before = folder.load()
         plan = _planned(job, settings, folder, [str(path) for path in files])
         _require_columns(job, Survey.from_json(plan.survey))
-        if settings.fresh:
+        if settings.fresh or (before is not None and settings.supersede and plan.run_id != before.run_id):
             folder.clear()
         folder.sweep()
         run = Run(job, settings, folder, plan)
@@ -312,6 +315,8 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
     if before.reparsing:
         raise Misuse(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
     different = [*differences(before, plan), *_input_differences(found, files)]
+    if different and settings.supersede:
+        return replace(plan, survey=_surveyed(job, settings).to_json())
     if different:
         only_schema = all(text.startswith("schema ") for text in different)
         remedy = (

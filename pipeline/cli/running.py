@@ -22,6 +22,8 @@ from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with
 from pipeline.faults import Broken, Denied, Misuse, Spent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.composition import Reuse
     from pipeline.execute import Run, Settings, Summary
     from pipeline.job import Job
@@ -150,7 +152,7 @@ def _run(
         else:
             if settings.simulated:
                 print(SIMULATED, file=sys.stderr)
-                connection = _emulated(stack.enter_context(emulation.emulator(simulation)))
+                connection = emulated(stack.enter_context(emulation.emulator(simulation)))
             # uvloop, where it is installed, takes a fifth off the cost of a row.
             options = {"use_uvloop": find_spec("uvloop") is not None}
             stop = anyio.run(_carry_out, run, access(connection), tally, quiet, backend_options=options)
@@ -158,7 +160,8 @@ def _run(
     return _told(job, summary, stop.reason, as_json=as_json)
 
 
-def _emulated(address: dict[str, str]) -> Connection:
+def emulated(address: dict[str, str]) -> Connection:
+    """The way to an emulator."""
     # google-auth goes through the environment's proxies, which have no way to this machine.
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
     return Connection(base_urls=[address["base_url"]], credentials=Path(address["credentials_file"]))
@@ -173,7 +176,7 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
 
     stop = Stop()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, run, stop, tally)
+        tasks.start_soon(watch_signals, [run], stop, tally)
         tasks.start_soon(lambda: show_progress(tally, quiet=quiet))
         job = run.job
         connect = partial(
@@ -187,18 +190,20 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
     return stop
 
 
-async def _watch_signals(run: Run, stop: Stop, tally: Tally) -> None:
+async def watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:
+    """Ends runs on SIGINT and SIGTERM: drained on the first, at once on the second, with nothing received lost."""
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         told = False
         async for number in signals:
             if told:
-                with suppress(Broken):  # what cannot be kept now cannot be kept at all
-                    run.journal.commit()
+                for run in runs:
+                    with suppress(Broken):  # what cannot be kept now cannot be kept at all
+                        run.journal.commit()
                 os._exit(128 + number)
             told = True
-            name, calls, grace = signal.Signals(number).name, tally.in_flight, run.settings.grace_s
+            name, calls, grace = signal.Signals(number).name, tally.in_flight, runs[0].settings.grace_s
             print(
                 f"\n{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now", file=sys.stderr
             )
@@ -209,7 +214,7 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     """Prints the result and gives the exit code."""
     from dataclasses import asdict
 
-    code = _exit_code(summary, reason)
+    code = exit_code(summary, reason)
     if as_json:
         fields = {"status": summary.status, "exit_code": code, **asdict(summary), "left": summary.left}
         print(json.dumps(fields, ensure_ascii=False))
@@ -227,7 +232,8 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     return code
 
 
-def _exit_code(summary: Summary, reason: object) -> int:
+def exit_code(summary: Summary, reason: object) -> int:
+    """What a run ends the process with, given why it stopped."""
     match reason:
         case _ if summary.status != "stopped":
             return 3 if summary.status == "failed" else 0

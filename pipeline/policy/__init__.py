@@ -6,7 +6,7 @@ retried and limited like any other; what the cache knows costs nothing; nobody s
 are held for no more rows than are in flight.
 """
 
-from pipeline.policy.caching import Keys, Store, cached
+from pipeline.policy.caching import Flights, Keys, Store, cached
 from pipeline.policy.hedging import hedged, watched
 from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
 from pipeline.policy.money import WARNING_SHARE, Purse, budgeted, priced
@@ -18,6 +18,7 @@ __all__ = [
     "GIVE_UP_S",
     "WARNING_SHARE",
     "Dispatcher",
+    "Flights",
     "Keys",
     "Lane",
     "Limits",

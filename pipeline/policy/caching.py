@@ -33,14 +33,15 @@ class Store(Protocol):
         """A reply that may be stored, once it is known what became of its row."""
 
 
-def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally) -> Ask:
+def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally, shared: Flights | None = None) -> Ask:
     """Ask, unless the store has the reply to the same request.
 
     Requests that are alike at one time are asked once: the others wait for that reply, and if the endpoint refuses it
     for good, for that fault. When it fails otherwise the next of them asks. A reply that was not asked for says so
-    (`from_cache`), and what it cost when it was.
+    (`from_cache`), and what it cost when it was. Runs that go side by side and have their flights `shared` ask once,
+    too: what one of them was answered is there for the others at once, before it is stored.
     """
-    flights: dict[bytes, _Flight] = {}
+    flights = Flights() if shared is None else shared
 
     async def cached_ask(request: Request) -> Reply:
         key = await key_of(request)
@@ -54,7 +55,8 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally) -> Ask:
         try:
             return await _found_or_asked(request, key, flight)
         finally:
-            del flights[key]
+            if shared is None or flight.reply is None:
+                del flights[key]
             flight.landed.set()
 
     async def _found_or_asked(request: Request, key: bytes, flight: _Flight) -> Reply:
@@ -70,6 +72,10 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally) -> Ask:
         return flight.reply
 
     return cached_ask
+
+
+class Flights(dict[bytes, "_Flight"]):
+    """Requests that are being answered, by their keys."""
 
 
 @dataclass(slots=True)
