@@ -7,9 +7,11 @@ baseline. So a run can be judged again at no cost.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import orjson
 
 from pipeline import __version__
 from pipeline.disk import FILES, Files
@@ -25,10 +27,10 @@ from pipeline.grade.grading import Gold, grade_row
 from pipeline.grade.metrics import Confusion, Tables, confusions, tables
 from pipeline.grade.reducing import Flaky, flaky, scored
 from pipeline.grade.verdicts import Graded, Scored
-from pipeline.plan import Plan
 
 FOLDER = "_eval"
 SCORES = "scores.json"
+NOISE = "noise.json"
 
 _HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
 
@@ -85,15 +87,23 @@ def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[G
     return tuple(rows)
 
 
-def scores_of(evaluation: Eval, gold: Sequence[Gold], graded: Iterable[Graded], plan: Plan) -> Baseline:
-    """The scores of the run with this plan, with the fingerprints of what they were made from."""
+def scores_of(
+    evaluation: Eval,
+    gold: Sequence[Gold],
+    graded: Iterable[Graded],
+    *,
+    name: str,
+    job: Mapping[str, str],
+    simulated: bool,
+) -> Baseline:
+    """The scores of a run, with the fingerprints of what they were made from; `job` is that of the job which ran."""
     return Baseline(
-        evaluation=Path(plan.target.partition(":")[0]).stem,
-        model=plan.job["model"],
+        evaluation=name,
+        model=job["model"],
         version=__version__,
-        simulated=plan.simulated,
+        simulated=simulated,
         repeats=evaluation.repeats,
-        job={field: _digest(text) for field, text in plan.job.items()},
+        job={field: _digest(text) for field, text in job.items()},
         graders={field: _digest(text) for field, text in fingerprints(evaluation.graders).items()},
         data={one.row: data_hash(one) for one in gold},
         rows=tuple(scored(graded, evaluation.reducer)),
@@ -168,7 +178,32 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
     gone = len(before.data.keys() - scores.data.keys())
     if gone and not reference.common_only:
         said.append(f"{gone} rows of {reference.of} are missing: they count as failed")
+    asked = [name for name in scores.job if before.job.get(name) != scores.job[name]]
+    if asked:
+        said.append(f"changed in the job since {reference.of}: {', '.join(asked)}")
     return rows, said
+
+
+def noise_of(evaluation: Eval, graded: Sequence[Graded]) -> Comparison:
+    """What differs between the first two repeats, in which nothing was changed."""
+    first, second = ([row for row in graded if row.repeat == repeat] for repeat in (0, 1))
+    return compare(scored(first), scored(second), least=evaluation.least, seed=evaluation.seed)
+
+
+def write_noise(folder: Path, noise: Comparison, files: Files = FILES) -> None:
+    """Keeps what flips by itself, for the scores of later runs."""
+    files.make_folder(folder)
+    flips = sorted([*noise.broken, *noise.fixed])
+    files.put(folder / NOISE, orjson.dumps({"share": len(flips) / noise.rows, "rows": flips}))
+
+
+def with_noise(scores: Baseline, folder: Path) -> Baseline:
+    """The scores with what was kept by `write_noise`, if it was."""
+    try:
+        noise = orjson.loads((folder / NOISE).read_bytes())
+    except FileNotFoundError:
+        return scores
+    return replace(scores, noise=noise["share"], flaky=tuple(noise["rows"]))
 
 
 def write(folder: Path, assessment: Assessment, files: Files = FILES) -> None:

@@ -25,7 +25,8 @@ PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
 _FILES = ("_manifest.json", "_SUCCESS")
-_OURS = ("_run", *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
+_BESIDE = ("_eval", "_repeats", "_ref", "_report.html")
+_OURS = ("_run", *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import caching, emulation, looking, running
+from pipeline.cli import caching, emulation, evaluating, looking, running
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
 
 EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
@@ -54,6 +54,11 @@ app.command("status")(looking.status)
 app.command("tune")(looking.tune)
 app.command("show")(looking.show)
 app.command("reparse")(running.reparse)
+app.command("eval")(evaluating.evaluate)
+app.command("grade")(evaluating.grade)
+app.command("gate")(evaluating.gate)
+app.command("compare")(evaluating.compare)
+app.command("bless")(evaluating.bless)
 app.add_typer(caching.app, name="cache")
 app.command("emulate")(emulation.emulate)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.cli.options import AsJson, Asking, with_options
 
 Target = Annotated[str, typer.Argument(help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
@@ -13,4 +16,103 @@ JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation
 Common = Annotated[
     bool, typer.Option("--common", help="Where gold data or graders have changed: compare the rows that are the same.")
 ]
-Report = Annotated[bool, typer.Option("--report", help="Write the page of the run, _report.html.")]
+
+
+@with_options
+def evaluate(
+    target: Target,
+    *,
+    repeats: Annotated[int | None, typer.Option(help="How often every row is asked.", min=1)] = None,
+    vs_ref: Annotated[
+        str | None, typer.Option("--vs-ref", help="Compare with the job as it stood at this commit.", metavar="GITREF")
+    ] = None,
+    noise_floor: Annotated[
+        bool, typer.Option("--noise-floor", help="Ask every row twice, and keep how many flip by themselves.")
+    ] = False,
+    common: Common = False,
+    options: Asking,
+) -> int:
+    """Run a job on gold data, grade its answers, and let the gates decide."""
+    from pipeline.cli import assessing
+    from pipeline.cli.judges import ask_judges, judged
+    from pipeline.cli.telling import told, told_noise, told_stopped
+    from pipeline.cli.together import carried_out
+    from pipeline.evaluate import noise_of, write_noise
+
+    options = replace(options, cache=options.cache is not False)
+    subject = assessing.subject_of(target, options, 2 if noise_floor else repeats)
+    rival = None if vs_ref is None else assessing.subject_at(vs_ref, subject, options)
+    reference = None if rival or noise_floor else assessing.baseline_of(subject.evaluation, common=common)
+    subject.check(reference)
+    subjects = [subject] if rival is None else [subject, rival]
+    jobs = [run for one in subjects for run in assessing.runs_of(one, options)]
+    place = assessing.place_of(subjects, options)
+    with carried_out(jobs, place) as together:
+        if together.stopped:
+            return told_stopped(together, as_json=options.as_json)
+        rounds = [each for one in subjects for each in ask_judges(one, one.graded(), jobs[0][1], place)]
+        if rounds and rounds[-1].stopped:
+            return told_stopped(rounds[-1], as_json=options.as_json)
+        graded, notes = judged(subject, subject.graded())
+        if noise_floor:
+            noise = noise_of(subject.evaluation, graded)
+            write_noise(subject.folder, noise)
+            return told_noise(noise, subject.output, as_json=options.as_json)
+        if rival is not None:
+            others, _ = judged(rival, rival.graded())
+            reference = assessing.reference_of(str(vs_ref), subject, rival, others, common=common)
+        assessment = subject.assessed(graded, reference, notes)
+        return told(assessment, subject, [together, *rounds], as_json=options.as_json)
+
+
+def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
+    """Grade the answers of a finished run again, and decide again, with no call."""
+    from pipeline.cli import assessing
+    from pipeline.cli.judges import judged
+    from pipeline.cli.telling import told
+
+    subject = assessing.subject_in(evaluated, job)
+    graded, notes = judged(subject, subject.graded())
+    reference = assessing.baseline_of(subject.evaluation, common=common)
+    return told(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
+
+
+def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
+    """Let the gates decide again on a graded run, with no call."""
+    from pipeline.cli import assessing
+    from pipeline.cli.telling import told
+    from pipeline.grade.leaves import read
+
+    subject = assessing.subject_in(evaluated, job)
+    reference = assessing.baseline_of(subject.evaluation, common=common)
+    return told(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline's file.")],
+    after: Annotated[Path, typer.Argument(help="The same, later.")],
+    *,
+    common: Common = False,
+    as_json: AsJson = False,
+) -> int:
+    """Compare two evaluated runs row by row."""
+    from pipeline.cli.telling import told_comparison
+    from pipeline.evaluate import Reference, comparable_rows, read_scores
+    from pipeline.grade.comparing import compare as compared
+
+    reference, scores = Reference(of=str(before), scores=read_scores(before), common_only=common), read_scores(after)
+    rows, notes = comparable_rows(reference, scores)
+    return told_comparison(compared(rows, scores.rows, common_only=common), reference, scores, notes, as_json=as_json)
+
+
+def bless(
+    evaluated: Evaluated,
+    *,
+    to: Annotated[Path | None, typer.Option(help="The baseline's file (default: the evaluation's).")] = None,
+    allow_emulated: Annotated[bool, typer.Option("--allow-emulated", help="Also answers of the emulator.")] = False,
+) -> int:
+    """Write the scores of a run as the baseline that later ones are compared with."""
+    from pipeline.cli import assessing
+
+    print(assessing.blessed(evaluated, to, allow_emulated=allow_emulated))
+    return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import emulation
 from pipeline.cli.connecting import Connection, access
-from pipeline.cli.running import emulated, watch_signals
+from pipeline.cli.running import emulated, exit_code, watch_signals
 
 if TYPE_CHECKING:
     from pipeline.cli.connecting import Access
@@ -23,26 +23,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What runs that went together came to: the summary of each, with the calls of all, and why they stopped."""
+class Place:
+    """Where runs are carried out: an endpoint, or with arguments in `simulation` an emulator of their own."""
 
+    connection: Connection
+    simulation: list[str] | None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Runs that went side by side. Calls, tokens and cost in any of the summaries are those of all runs."""
+
+    runs: Sequence[Run]
     summaries: Sequence[Summary]
     stop: Stop
 
+    @property
+    def stopped(self) -> bool:
+        """Whether rows are left in any of them."""
+        return any(summary.status == "stopped" for summary in self.summaries)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the run which went worst."""
+        return max(exit_code(summary, self.stop.reason) for summary in self.summaries)
+
 
 @contextmanager
-def opened_together(jobs: Sequence[tuple[Job, Settings]]) -> Iterator[list[Run]]:
-    """The runs, for us alone; they share what may be in flight, and what may be spent."""
+def carried_out(jobs: Sequence[tuple[Job, Settings]], place: Place) -> Iterator[Together]:
+    """The runs, done or stopped, and still ours alone within the block.
+
+    They are asked side by side in time, and share what may be in flight, what may be spent, and their replies.
+    """
     from pipeline.execute import opened
     from pipeline.policy import Flights
 
     flights = Flights()
     with ExitStack() as stack:
-        yield [stack.enter_context(opened(job, _sharing(settings, len(jobs), flights))) for job, settings in jobs]
+        runs = [stack.enter_context(opened(job, _sharing(settings, len(jobs), flights))) for job, settings in jobs]
+        yield _carried_out(runs, place)
 
 
-def carry_out(runs: Sequence[Run], connection: Connection, simulation: list[str] | None, *, quiet: bool) -> Outcome:
-    """Asks what is left to ask in all of them, side by side in time. With `simulation`, of an emulator of their own."""
+def _carried_out(runs: Sequence[Run], place: Place) -> Together:
     import anyio
 
     from pipeline.policy import Stop
@@ -55,15 +78,17 @@ def carry_out(runs: Sequence[Run], connection: Connection, simulation: list[str]
     _share_purses(runs)
     if any(run.chunks() for run in runs):
         with ExitStack() as stack:
-            if simulation is not None:
-                connection = emulated(stack.enter_context(emulation.emulator(simulation)))
+            connection = place.connection
+            if place.simulation is not None:
+                connection = emulated(stack.enter_context(emulation.emulator(place.simulation)))
             options = {"use_uvloop": find_spec("uvloop") is not None}
-            anyio.run(partial(_carry_out, runs, access(connection), tally, stop, quiet=quiet), backend_options=options)
+            ask_all = partial(_ask_all, runs, access(connection), tally, stop, quiet=place.quiet)
+            anyio.run(ask_all, backend_options=options)
     seconds = time.monotonic() - started
-    return Outcome([run.conclude(tally, stop, seconds) for run in runs], stop)
+    return Together(runs, [run.conclude(tally, stop, seconds) for run in runs], stop)
 
 
-async def _carry_out(runs: Sequence[Run], opening: Access, tally: Tally, stop: Stop, *, quiet: bool) -> None:
+async def _ask_all(runs: Sequence[Run], opening: Access, tally: Tally, stop: Stop, *, quiet: bool) -> None:
     import anyio
 
     from pipeline.cli.progress import show_progress
@@ -85,7 +110,7 @@ async def _carry_out(runs: Sequence[Run], opening: Access, tally: Tally, stop: S
 
 
 def _sharing(settings: Settings, runs: int, flights: Flights) -> Settings:
-    """The bounds of one of several runs: its share of the rates and of the calls in flight."""
+    """The settings of one of several runs: its share of the rates and of the calls in flight."""
     bounds = settings.bounds
     shared = replace(
         bounds,

@@ -1,0 +1,222 @@
+"""What an evaluation came to, told: on the screen, in files, and to GitHub."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.emulation import SIMULATED
+from pipeline.cli.tables import plain, print_table
+from pipeline.disk import FILES
+from pipeline.evaluate import Assessment, Reference, write
+from pipeline.grade.comparing import Change, Comparison
+from pipeline.report.github import annotation_lines
+from pipeline.report.junit import junit_xml
+
+if TYPE_CHECKING:
+    from pipeline.cli.assessing import Subject
+    from pipeline.cli.together import Together
+    from pipeline.grade.baseline import Baseline
+    from pipeline.grade.measures import Measure
+    from pipeline.grade.metrics import FieldTable
+
+SUMMARY, JUNIT, MARKDOWN = "summary.json", "junit.xml", "summary.md"
+
+_SIGNS = {"ok": "pass", "fail": "FAIL", "warn": "warn", "info": "info"}
+_NAMED = 10
+
+
+def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *, as_json: bool) -> int:
+    """Writes the files, tells GitHub, prints the result, gives the exit code. `asked` are the runs of this start."""
+    code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
+    facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
+    _write_files(assessment, subject.folder, facts)
+    if os.environ.get("GITHUB_ACTIONS"):
+        print("\n".join(annotation_lines(assessment)), file=sys.stderr)
+    if as_json:
+        print(json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False))
+    else:
+        _print_assessment(assessment, subject, facts)
+    return code
+
+
+def told_stopped(together: Together, *, as_json: bool) -> int:
+    """Tells that rows are left to ask; nothing is graded."""
+    first = next(summary for summary in together.summaries if summary.status == "stopped")
+    code, left = together.exit_code, sum(summary.left for summary in together.summaries)
+    if as_json:
+        print(json.dumps({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason}))
+    why = first.reason or "nothing was sealed"
+    print(f"error: stopped ({why}): {left} rows are left, nothing is graded; the same command resumes", file=sys.stderr)
+    return code
+
+
+def told_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
+    """Tells what flips when nothing has changed."""
+    flips = sorted([*noise.broken, *noise.fixed])
+    share = len(flips) / noise.rows
+    if as_json:
+        print(json.dumps({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share}))
+        return 0
+    print(f"noise floor  {len(flips)} of {noise.rows} rows flip by themselves ({100 * share:.1f} %)")
+    if flips:
+        print(f"flaky        {_some(flips)}")
+    return 0
+
+
+def told_comparison(
+    comparison: Comparison, reference: Reference, scores: Baseline, notes: Sequence[str], *, as_json: bool
+) -> int:
+    """Prints what changed from one run to another."""
+    if as_json:
+        before = reference.scores.evaluation
+        facts = {"before": before, "after": scores.evaluation, "notes": list(notes), "comparison": comparison}
+        print(json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False))
+        return 0
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    _print_comparison(comparison, reference.of)
+    return 0
+
+
+def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any]) -> None:
+    write(folder, assessment)
+    text = json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False, indent=2)
+    FILES.put(folder / SUMMARY, text.encode() + b"\n")
+    FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
+
+
+def _costs(asked: Sequence[Together]) -> dict[str, Any]:
+    """What this start has cost: the sum over its rounds."""
+    summaries = [each.summaries[0] for each in asked]
+    known = [summary.cost_usd for summary in summaries]
+    return {
+        "requests": sum(summary.requests for summary in summaries),
+        "cache_hits": sum(summary.cache_hits for summary in summaries),
+        "cost_usd": None if None in known else round(sum(cost for cost in known if cost is not None), 6),
+        "seconds": round(sum(summary.seconds for summary in summaries), 3),
+    }
+
+
+def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
+    return {
+        "evaluation": subject.name,
+        "output": str(subject.output),
+        "simulated": subject.simulated,
+        "model": assessment.scores.model,
+        "rows": len(assessment.scores.rows),
+        "repeats": assessment.scores.repeats,
+        "passed": not assessment.failed,
+        "gates": assessment.decisions,
+        "tables": assessment.tables,
+        "confusions": assessment.confusions,
+        "flaky": assessment.flaky,
+        "noise": assessment.scores.noise,
+        "against": assessment.against,
+        "comparison": assessment.comparison,
+        "notes": assessment.notes,
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    """Strict JSON: what is not known, as the end of an interval may be, is null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(name): _jsonable(inner) for name, inner in value.items()}
+        case list() | tuple() if hasattr(value, "_asdict"):
+            return _jsonable(value._asdict())
+        case list() | tuple():
+            return [_jsonable(inner) for inner in value]
+        case _:
+            return value
+
+
+def _print_assessment(assessment: Assessment, subject: Subject, facts: Mapping[str, Any]) -> None:
+    whole = assessment.tables.whole
+    if subject.simulated:
+        print(SIMULATED)
+    print(f"evaluation  {subject.name}: {whole.rows} rows, {_times(facts['repeats'])}, model {facts['model']}")
+    cost = "unknown" if facts["cost_usd"] is None else f"${facts['cost_usd']:.6f}"
+    print(f"calls       {facts['requests']}, and {facts['cache_hits']} answers from the cache; cost {cost}")
+    for name in ("row_correct", "schema_valid", "f1", "f1_macro"):
+        print(f"{name:11} {_measure(whole.measures[name])}")
+    print_table([_field_line(field) for field in whole.fields])
+    if assessment.comparison is not None:
+        _print_comparison(assessment.comparison, str(assessment.against))
+    for row in assessment.flaky[:_NAMED]:
+        print(f"flaky       {plain(row.row)}: right in {sum(row.right)} of {len(row.right)} repeats")
+    for note in assessment.notes:
+        print(f"note        {plain(note)}")
+    for decision in assessment.decisions:
+        print(f"{_SIGNS[decision.outcome]:11} {plain(decision.message)}")
+    print(f"files       {subject.folder}/")
+
+
+def _times(repeats: int) -> str:
+    return "once each" if repeats == 1 else f"{repeats} times each"
+
+
+def _field_line(field: FieldTable) -> dict[str, str]:
+    shown = ("right", "precision", "recall", "f1", "missed", "invented")
+    return {"field": field.field, **{name: _share(field.measures[name].value) for name in shown}}
+
+
+def _print_comparison(comparison: Comparison, against: str) -> None:
+    overall = comparison.overall
+    print(f"compared    with {against}: {comparison.rows} rows, {_change(overall)}")
+    if comparison.broken:
+        print(f"broken      {len(comparison.broken)}: {_some(comparison.broken)}")
+    if comparison.fixed:
+        print(f"fixed       {len(comparison.fixed)}: {_some(comparison.fixed)}")
+    moved = [change for change in (*comparison.fields, *comparison.slices) if change.changed]
+    print_table(
+        [
+            {
+                "changed": _what(change),
+                "before": _share(change.before),
+                "after": _share(change.after),
+                "worse": str(change.worse),
+                "better": str(change.better),
+                "p": f"{change.p:.4f}",
+                "q": "" if change.q is None else f"{change.q:.4f}",
+            }
+            for change in moved
+        ]
+    )
+
+
+def _what(change: Change) -> str:
+    where = ", ".join(f"{name} = {value}" for name, value in change.where.items())
+    return plain(f"{change.metric} where {where}" if where else change.metric)
+
+
+def _change(change: Change) -> str:
+    if change.difference is None:
+        return change.why
+    points = f"{100 * change.difference:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+    return f"row_correct {points}, p = {change.p:.4f}; {change.worse} newly broken, {change.better} newly fixed"
+
+
+def _measure(measure: Measure) -> str:
+    if measure.value is None:
+        return measure.why
+    return f"{100 * measure.value:.1f} % ({100 * measure.low:.1f} to {100 * measure.high:.1f})"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _some(rows: Sequence[str]) -> str:
+    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    return plain(", ".join(rows[:_NAMED]) + more)
