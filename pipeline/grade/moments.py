@@ -36,9 +36,11 @@ class Date(Scalar):
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
         """Right when both are the same down to the granularity."""
+        if same(expected, got):
+            return Finding.check(right=True)
         wanted, given = _moment(expected, self.by), _moment(got, self.by)
         if wanted is None or given is None:
-            return Finding.check(same(expected, got))
+            return Finding.check(right=False)
         return Finding.check(self._parts(wanted) == self._parts(_seen_from(wanted, given)))
 
     def _parts(self, moment: datetime) -> list[int]:
@@ -96,9 +98,11 @@ class Time(Scalar):
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
         """Right when both are the same down to the granularity."""
+        if same(expected, got):
+            return Finding.check(right=True)
         wanted, given = _clock(expected), _clock(got)
         if wanted is None or given is None:
-            return Finding.check(same(expected, got))
+            return Finding.check(right=False)
         if wanted.tzinfo is not None and given.tzinfo is not None:
             wanted, given = _in_utc(wanted), _in_utc(given)
         return Finding.check(self._parts(wanted) == self._parts(given))
