@@ -6,6 +6,7 @@ the remedy, never in a traceback. Heavy modules are imported by the commands tha
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -15,6 +16,12 @@ import typer
 from pipeline import __version__
 from pipeline.cli import caching, emulation, evaluating, looking, running
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
+
+GARBAGE = 50_000
+"""Objects made and not yet freed before the collector of cycles looks at them; Python's own 700 suit smaller programs.
+
+Loading openai alone makes some hundred thousand that stay, and a row in flight a few hundred that go by themselves.
+"""
 
 EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
 
@@ -71,6 +78,7 @@ def _command() -> list[str]:
 
 def main() -> NoReturn:
     """Runs the command line and ends the process with one of the documented exit codes."""
+    gc.set_threshold(GARBAGE)
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
