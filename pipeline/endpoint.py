@@ -1,17 +1,19 @@
 """Gemini as an ask: `AsyncOpenAI` over aiohttp, one per process; foreign errors become faults here and nowhere else.
 
-The cheap road through the SDK is `AsyncOpenAI.post` with ready bytes and the raw response: it walks no TypedDicts and
-builds no models, yet keeps the SDK's headers, authentication and errors. `Transport` is the SDK's `http_client`; it
-does only what a batch needs, with the public methods of its class.
+The cheap road through the SDK is `AsyncOpenAI.request` with ready bytes and the raw response: it walks no TypedDicts
+and builds no models, yet keeps the SDK's headers, hooks and errors. `Client` builds requests as the SDK does, the part
+that is the same in all of them once. `Transport` is its `http_client`; it does only what a batch needs, with the public
+methods of its class.
 """
 
 from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -19,9 +21,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import anyio
 import httpx2
+import multidict
+import openai
 import orjson
 import yarl
 from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream
+from openai._models import FinalRequestOptions  # what the public `request` takes
 
 from pipeline.data import Reply, Request
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
@@ -79,9 +84,7 @@ class Transport(httpx2.AsyncClient):
     def __init__(self, base_url: str, connections: int) -> None:
         super().__init__(transport=_NoTransport())
         self._connections = connections
-        self._url = httpx2.URL(f"{base_url}/chat/completions")
-        self.url = str(self._url)
-        self._address = yarl.URL(self.url)
+        self._address = yarl.URL(f"{base_url}/chat/completions")
         self._proxy = _proxy_of(base_url)
         self._session: aiohttp.ClientSession | None = None
 
@@ -93,7 +96,6 @@ class Transport(httpx2.AsyncClient):
             connector=connector,
             timeout=timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=["User-Agent"],
         )
         return self
 
@@ -111,20 +113,11 @@ class Transport(httpx2.AsyncClient):
             await self._session.close()
             self._session = None
 
-    def build_request(self, method: str, url: httpx2.URL | str, **given: Any) -> httpx2.Request:
-        """A request as the SDK describes it, for `send`, which takes headers and content as they are.
-
-        An httpx2 request with headers and a body of its own would cost a third of a call, for nobody to read.
-        """
-        if url != self.url:
-            raise RuntimeError("a request with our token was about to leave for another address")
-        ready = {"headers": given.get("headers"), "content": given.get("content")}
-        return httpx2.Request(method, self._url, stream=_NOTHING, extensions=ready)
-
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
-        """The whole answer, or with `stream` one that is still coming in.
+        """The whole answer, its bytes under `extensions["content"]`; or with `stream` one that is still coming in.
 
-        Raises `Unavailable` when none arrived, `Unparsable` when it is too large.
+        Headers and content of the request are taken from its extensions, too. It goes to our one address, whatever
+        URL it bears. Raises `Unavailable` when no answer arrived, `Unparsable` when it is too large.
         """
         if self._session is None:
             raise RuntimeError("the transport is not open")
@@ -140,11 +133,55 @@ class Transport(httpx2.AsyncClient):
         except (aiohttp.ClientError, OSError) as error:
             raise _lost(error) from error
         body = _Body(answer)
+        if 200 <= answer.status < 300:
+            if stream:
+                return httpx2.Response(answer.status, request=request, stream=body)
+            content = {"content": await body.whole()}
+            return httpx2.Response(answer.status, request=request, stream=_NOTHING, extensions=content)
         # An error is read at once: the SDK makes an exception of it.
-        content: dict[str, Any] = {"stream": body} if stream and answer.ok else {"content": await body.whole()}
         found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
         headers = [(name, value) for name, value in found if value and value.isascii()]
-        return httpx2.Response(answer.status, headers=headers, request=request, **content)
+        return httpx2.Response(answer.status, headers=headers, request=request, content=await body.whole())
+
+
+class Client(AsyncOpenAI):
+    """`AsyncOpenAI`, for one address and for bodies that are bytes already.
+
+    For every request the SDK parses the address again, and merges, normalizes and encodes the same headers: that was
+    two thirds of what it costs. Here it is done once.
+    """
+
+    def __init__(self, base_url: str, transport: Transport, headers: Mapping[str, str]) -> None:
+        super().__init__(
+            base_url=base_url,
+            api_key="given with each request",
+            max_retries=0,
+            timeout=None,
+            http_client=transport,
+            # The SDK would name itself after the class.
+            default_headers={"User-Agent": f"{AsyncOpenAI.__name__}/Python {openai.__version__}", **headers},
+        )
+        self._address = httpx2.URL(f"{base_url}/chat/completions")
+        # Without a key the SDK would draw a random one for each request, and send none of them.
+        self._posting = FinalRequestOptions.construct(method="post", url=str(self._address), idempotency_key="-")
+
+    def options(self, body: bytes, headers: Mapping[str, str]) -> FinalRequestOptions:
+        """What `request` takes to post `body`."""
+        return self._posting.model_copy(update={"content": body, "headers": headers})
+
+    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:  # noqa: ARG002 - there are no retries
+        """The SDK's request, for `Transport.send`; the SDK's client for Azure overrides this, too.
+
+        An httpx2 request with headers and a body of its own would cost a third of a call, for nobody to read.
+        """
+        headers = self._constant_headers.copy()
+        headers.update(_texts(options.headers or {}))
+        ready = {"headers": headers, "content": options.content}
+        return httpx2.Request("POST", self._address, stream=_NOTHING, extensions=ready)
+
+    @cached_property
+    def _constant_headers(self) -> multidict.CIMultiDict[str]:
+        return multidict.CIMultiDict(_texts(self.default_headers))
 
 
 class _Body(httpx2.AsyncByteStream):
@@ -181,9 +218,8 @@ class _Body(httpx2.AsyncByteStream):
 class Endpoint:
     """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
 
-    def __init__(self, client: AsyncOpenAI, url: str, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(self, client: Client, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
         self._client = client
-        self._url = url
         self._token = token
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
@@ -209,15 +245,15 @@ class Endpoint:
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
         # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody
         # waits for a token while the deadline runs.
-        headers = {"Content-Type": "application/json", **request.headers, "Authorization": f"Bearer {token}"}
+        options = self._client.options(body, {**request.headers, "Authorization": f"Bearer {token}"})
         started = time.monotonic()
         answer, first_token_s = b"", None
         with anyio.move_on_after(self._timeout_s) as deadline:
             if request.payload.get("stream"):
-                answer, first_token_at = await self._stream(body, headers)
+                answer, first_token_at = await self._stream(options)
                 first_token_s = first_token_at - started
             else:
-                answer = await self._post(body, headers)
+                answer = await self._post(options)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         completion = read_completion(answer)
@@ -232,32 +268,19 @@ class Endpoint:
             traffic_type=completion.traffic_type,
         )
 
-    async def _post(self, body: bytes, headers: dict[str, str]) -> bytes:
+    async def _post(self, options: FinalRequestOptions) -> bytes:
         try:
-            response = await self._client.post(
-                self._url,
-                content=body,
-                cast_to=httpx2.Response,
-                options={"headers": headers},
-            )
+            response = await self._client.request(httpx2.Response, options)
         except APIStatusError as error:
             raise _fault_of(error.response) from None
-        if response.status_code >= 300:
-            raise _fault_of(response)
-        return response.content
+        content: bytes = response.extensions["content"]
+        return content
 
-    async def _stream(self, body: bytes, headers: dict[str, str]) -> tuple[bytes, float]:
+    async def _stream(self, options: FinalRequestOptions) -> tuple[bytes, float]:
         """The body that the streamed chunks add up to, and when the first piece of it came."""
         assembly, first = Assembly(), None
         try:
-            stream = await self._client.post(
-                self._url,
-                content=body,
-                cast_to=object,
-                options={"headers": headers},
-                stream=True,
-                stream_cls=AsyncStream[object],
-            )
+            stream = await self._client.request(object, options, stream=True, stream_cls=AsyncStream[object])
             async with stream:
                 async for chunk in self._impatiently(aiter(stream)):
                     if assembly.add(chunk) and first is None:
@@ -294,20 +317,18 @@ async def open_endpoint(
     """An endpoint whose one `AsyncOpenAI` is closed at the end of the block."""
     async with (
         Transport(target.base_url, connections) as transport,
-        AsyncOpenAI(
-            base_url=target.base_url,
-            api_key="given with each request",
-            max_retries=0,
-            timeout=None,
-            http_client=transport,
-            default_headers=token.headers,
-        ) as client,
+        Client(target.base_url, transport, token.headers) as client,
     ):
-        yield Endpoint(client, transport.url, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
+        yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
 
 
 class _NoTransport(httpx2.AsyncBaseTransport):
     """In place of httpx2's own connection pool, which is never used."""
+
+
+def _texts(headers: Mapping[str, object]) -> dict[str, str]:
+    """The headers that have a value: the SDK has another word for those that are to be left out."""
+    return {name: value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _fault_of(response: httpx2.Response) -> Fault:

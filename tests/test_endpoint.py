@@ -17,6 +17,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai import AsyncOpenAI
 
 from pipeline.auth import find_credentials, keep_fresh
 from pipeline.data import Reply, Request, Usage
@@ -95,6 +96,18 @@ async def test_a_request_goes_out_as_it_is_with_token_quota_project_and_headers_
     assert call.headers["X-Vertex-AI-LLM-Shared-Request-Type"] == "flex"
     assert call.headers["Host"] == server.origin.removeprefix("http://")
     assert "Cookie" not in call.headers
+
+
+async def test_a_request_has_the_headers_that_the_sdk_gives_it_but_those_of_its_own_retries_and_transport() -> None:
+    """Ours are merged once for all requests; the SDK's own way of building them says what they must be."""
+    async with connected(lambda _: chat("hello")) as (endpoint, server):
+        await endpoint.ask(REQUEST)
+        async with AsyncOpenAI(base_url=server.base_url, api_key="sk-canary", max_retries=0) as plain:
+            await plain.post("/chat/completions", body=PAYLOAD, cast_to=object)
+        ours, theirs = ({name.lower(): value for name, value in call.headers.items()} for call in server.calls)
+    own = {"x-stainless-retry-count", "x-stainless-read-timeout", "accept-encoding", "connection", "content-length"}
+    assert ours["authorization"] == "Bearer sk-canary"
+    assert {name: ours[name] for name in ours.keys() - own} == {name: theirs[name] for name in theirs.keys() - own}
 
 
 async def test_a_reply_is_the_body_byte_for_byte_with_its_usage() -> None:
