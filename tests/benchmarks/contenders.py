@@ -86,7 +86,8 @@ def ours(url: str, source: str, concurrency: int, output: Path, *flags: str) -> 
     os.environ["OPENAI_API_KEY"] = "none"
     job = str(Path(__file__).with_name("job.py"))
     arguments = ["run", job, "-i", source, "-o", str(output), "-c", str(concurrency), "--base-url", url, "-q", "--json"]
-    sys.argv = ["pipeline", *arguments, *flags]
+    # Every round asks the same: the cache would answer from the second one on.
+    sys.argv = ["pipeline", *arguments, "--no-cache", *flags]
     main()
 
 
