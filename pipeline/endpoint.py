@@ -8,10 +8,12 @@ methods of its class.
 
 from __future__ import annotations
 
+import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -30,6 +32,7 @@ from openai._models import FinalRequestOptions  # what the public `request` take
 
 from pipeline.data import Reply, Request
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
+from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
 from pipeline.streaming import Assembly
 from pipeline.token import Token
 from pipeline.wire import fault_in, fault_of_status, read_completion
@@ -38,6 +41,10 @@ MAX_BODY = 16 * 2**20
 """Bytes of an answer, inflated, beyond which it is given up."""
 
 KEEPALIVE_S = 75.0
+
+MOST_STALE = 16
+"""How many kept connections a call may find closed before that counts as its failure."""
+
 _NOTHING = httpx2.ByteStream(b"")
 
 _HEADERS = ("date", "retry-after", "retry-after-ms", "x-request-id")
@@ -89,7 +96,9 @@ class Transport(httpx2.AsyncClient):
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=300)
+        connector = aiohttp.TCPConnector(
+            limit=self._connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=300, socket_factory=_new_socket
+        )
         # The deadline of an attempt is the caller's: a total here would be a second one.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=60.0)
         self._session = aiohttp.ClientSession(
@@ -119,17 +128,8 @@ class Transport(httpx2.AsyncClient):
         Headers and content of the request are taken from its extensions, too. It goes to our one address, whatever
         URL it bears. Raises `Unavailable` when no answer arrived, `Unparsable` when it is too large.
         """
-        if self._session is None:
-            raise RuntimeError("the transport is not open")
         try:
-            answer = await self._session.request(
-                request.method,
-                self._address,
-                data=request.extensions["content"],
-                headers=request.extensions["headers"],
-                allow_redirects=False,
-                proxy=self._proxy,
-            )
+            answer = await self._begun(request)
         except (aiohttp.ClientError, OSError) as error:
             raise _lost(error) from error
         body = _Body(answer)
@@ -182,6 +182,54 @@ class Client(AsyncOpenAI):
     @cached_property
     def _constant_headers(self) -> multidict.CIMultiDict[str]:
         return multidict.CIMultiDict(_texts(self.default_headers))
+
+    async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
+        """An answer of which the head has come.
+
+        A kept connection may be closed by its server while the request is on its way. That says nothing of the server:
+        the request goes out again at once (https://www.rfc-editor.org/rfc/rfc9112.html#section-9.3.1).
+        """
+        if self._session is None:
+            raise RuntimeError("the transport is not open")
+        stale = 0
+        while True:
+            connection = _Connection()
+            _CONNECTION.set(connection)
+            try:
+                return await self._session.request(
+                    request.method,
+                    self._address,
+                    data=request.extensions["content"],
+                    headers=request.extensions["headers"],
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if connection.is_new or stale == MOST_STALE or not _is_unanswered(error):
+                    raise
+                stale += 1
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What a call goes through: one that was kept, until a socket is made for it."""
+
+    is_new: bool = False
+
+
+_CONNECTION: ContextVar[_Connection] = ContextVar("connection")
+
+
+def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The socket of a new connection, and the only sign that aiohttp makes one which costs a call nothing."""
+    _CONNECTION.get().is_new = True
+    family, kind, protocol, *_ = address
+    return socket.socket(family, kind, protocol)
+
+
+def _is_unanswered(error: aiohttp.ClientError) -> bool:
+    """Whether the connection ended before a byte of the answer."""
+    return not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)
 
 
 class _Body(httpx2.AsyncByteStream):
@@ -238,8 +286,10 @@ class Endpoint:
             try:
                 return await self._attempt(body, request, token)
             except Expired as fault:
-                expired = fault
+                expired = _discreet(fault, token, request)
                 await self._token.renew(token)
+            except Fault as fault:
+                raise _discreet(fault, token, request) from fault.__cause__
         raise Denied(f"the endpoint does not accept a fresh token either: {expired.message}", http_status=401)
 
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
@@ -256,6 +306,7 @@ class Endpoint:
                 answer = await self._post(options)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
+        answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
         completion = read_completion(answer)
         return Reply(
             answer,
@@ -333,6 +384,13 @@ def _texts(headers: Mapping[str, object]) -> dict[str, str]:
 
 def _fault_of(response: httpx2.Response) -> Fault:
     return fault_of_status(response.status_code, response.content, response.headers)
+
+
+def _discreet(fault: Fault, token: str, request: Request) -> Fault:
+    """The fault, with neither the token nor what the request said in its message."""
+    fault.message = unquoted(unsaid(fault.message, token), texts_of(request.payload))
+    fault.args = (fault.message,)
+    return fault
 
 
 def _lost(error: Exception) -> Unavailable:

@@ -11,9 +11,13 @@ from pipeline.data import Entry, Reply, Usage
 from pipeline.faults import Fault
 
 
-def encode(entry: Entry) -> tuple[bytes, bytes | None]:
-    """An entry as its two columns: what we know of it as JSON, and the body as it came."""
+def encode(entry: Entry) -> tuple[bytes, bytes]:
+    """An entry as its two columns: what we know of it as JSON, and what others said, as it came.
+
+    Text of rows is in the second one only: the body, and the transcript after it; or a fault's message.
+    """
     if isinstance(entry, Reply):
+        transcript = (entry.transcript or "").encode()
         known: dict[str, Any] = {
             "usage": _counts(entry.usage),
             "attempts": entry.attempts,
@@ -22,24 +26,26 @@ def encode(entry: Entry) -> tuple[bytes, bytes | None]:
             "finished_at": entry.finished_at,
             "location": entry.location,
             "cost_usd": entry.cost_usd,
-            "transcript": entry.transcript,
+            "transcript": None if entry.transcript is None else len(transcript),
         }
         if entry.from_cache or entry.saved_usd or entry.saved != _NOTHING:
             known |= {"from_cache": entry.from_cache, "saved": _counts(entry.saved), "saved_usd": entry.saved_usd}
-        return orjson.dumps(known), entry.body
-    message = entry.message.encode("utf-8", "replace").decode()  # it may quote half a surrogate pair
-    return orjson.dumps({"fault": type(entry).__name__, "message": message, "http_status": entry.http_status}), None
+        return orjson.dumps(known), entry.body + transcript if transcript else entry.body
+    message = entry.message.encode("utf-8", "replace")  # it may quote half a surrogate pair
+    return orjson.dumps({"fault": type(entry).__name__, "http_status": entry.http_status}), message
 
 
-def decode(meta: bytes, body: bytes | None) -> Entry:
+def decode(meta: bytes, said: bytes) -> Entry:
     """The entry that `encode` wrote."""
     known = orjson.loads(meta)
-    if body is None:
+    if "fault" in known:
         kind = getattr(faults, known["fault"])
-        fault: Fault = kind(known["message"], http_status=known["http_status"])
+        fault: Fault = kind(said.decode(), http_status=known["http_status"])
         return fault
+    size = known.pop("transcript")
+    body, transcript = (said, None) if size is None else (said[: len(said) - size], said[len(said) - size :].decode())
     counts = {name: Usage(*known[name]) for name in ("usage", "saved") if name in known}
-    return Reply(body, **{**known, **counts})
+    return Reply(body, **{**known, **counts, "transcript": transcript})
 
 
 _NOTHING = Usage()

@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline.data import Failure, Outcome, Reply, Success
 from pipeline.faults import Cut, Fault, Refused, Unparsable
+from pipeline.redaction import redacted
 from pipeline.shapes import Shape, bare_json
-from pipeline.wire import Answer, Completion, read_completion, redacted
+from pipeline.wire import Answer, Completion, read_completion
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ one-element list, a 200 may hold no completion at all, and every part of a compl
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import orjson
 
 from pipeline.data import Usage
 from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable
+from pipeline.redaction import redacted
 
 MAX_WAIT_S = 120.0
 """No server's hint makes us wait longer than this."""
@@ -26,11 +26,6 @@ EXCERPT = 512
 """How many bytes of an unexpected body are kept in a fault's message."""
 
 _INT64 = 2**63
-_SECRET = re.compile(
-    r"(?i)ya29\.[\w.~+/-]+|AIza[\w-]{20,}|"
-    r"(?:\b|(?<=\\[nrt]))(?:bearer\s+[\w.~+/=-]+|sk-[\w-]{8,}|eyJ[\w-]+\.[\w.-]+)"  # also after an escape in JSON
-)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +143,6 @@ def wait_hint(headers: Mapping[str, str], error: Mapping[str, Any]) -> float | N
 def excerpt(body: bytes) -> str:
     """The first bytes of an unexpected body, on one line, with no control character and no secret in it."""
     return _told(body[: 2 * EXCERPT].decode("utf-8", "replace"))
-
-
-def redacted(text: str) -> str:
-    """`text` on one line, without anything that looks like a token or a key."""
-    return _UNPRINTABLE.sub(" ", _SECRET.sub("[redacted]", text)).strip()
 
 
 def _told(text: str) -> str:

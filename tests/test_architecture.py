@@ -50,6 +50,7 @@ LAYERS = {
         "prices",
         "prompt",
         "reading",
+        "redaction",
         "schema",
         "schema_file",
         "shapes",

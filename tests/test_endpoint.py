@@ -9,6 +9,7 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,39 @@ async def test_h7_an_error_that_names_a_strange_codec_is_read_all_the_same(codec
     assert fault.http_status == 503
 
 
+OWN = "Zq7-a-key-of-no-known-form-Zq7"
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 418, 429, 500, 503])
+@pytest.mark.parametrize("request_", [REQUEST, STREAMED], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "form", ['[{{"error": {{"message": "{}"}}}}]', "<html>{}</html>", "{}"], ids=["json", "html", "text"]
+)
+async def test_s4_a_server_that_tells_what_it_was_sent_does_not_make_us_tell_it(
+    status: int, request_: Request, form: str
+) -> None:
+    said = "Grüß dich heute, Zebulon Quux"
+    request_ = replace(request_, payload={**request_.payload, "messages": [{"role": "user", "content": said}]})
+    told = form.format(f"{'x' * 470} you sent Bearer {OWN} ({OWN}) and {said}, {OWN}")
+    fault = await fault_of(Answer(told.encode(), status), request_, token=ApiKey(OWN))
+    assert "x" * 400 in fault.message or "stream" in fault.message
+    assert OWN[:8] not in f"{fault.message}{fault}"
+    assert "Zebulon" not in f"{fault.message}{fault}"
+
+
+async def test_s4_a_key_that_comes_back_in_an_answer_is_not_kept() -> None:
+    whole, parts = chat(f"your key is {OWN}"), [OWN[:5], OWN[5:]]
+    chunks = [{"choices": [{"index": 0, "delta": {"content": part}}]} for part in parts]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    events = b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+    streamed = Answer(events, headers={"Content-Type": "text/event-stream"})
+    for request in (REQUEST, STREAMED):
+        async with connected(lambda call: streamed if "stream" in call.json() else whole, ApiKey(OWN)) as (endpoint, _):
+            body = (await endpoint.ask(request)).body
+        assert OWN.encode() not in body
+        assert b"[redacted]" in body
+
+
 async def test_s4_a_token_in_an_error_body_does_not_reach_the_message() -> None:
     fault = await fault_of(error(400, message="bad token ya29.canary-secret"))
     assert "canary" not in fault.message
@@ -502,6 +536,64 @@ async def test_h5_connections_that_the_server_closes_between_calls_cost_nothing(
             await endpoint.ask(REQUEST)
             await anyio.wait_all_tasks_blocked()
         assert len({call.connection for call in server.calls}) == 20
+
+
+def close_kept(says: Says) -> Script:
+    """Says so to the second request of every connection, as a server does that has just closed it."""
+    seen: set[int] = set()
+
+    def script(call: Call) -> Says:
+        kept = call.connection in seen
+        seen.add(call.connection)
+        return says if kept else chat("hello")
+
+    return script
+
+
+@pytest.mark.parametrize("says", [Raw(), Raw(resets=True)], ids=["closed", "reset"])
+@pytest.mark.parametrize("request_", [REQUEST, STREAMED], ids=["whole", "streamed"])
+async def test_h5_a_kept_connection_that_is_closed_under_a_request_costs_no_attempt(
+    says: Says, request_: Request
+) -> None:
+    expects = chat("hello") if request_ is REQUEST else None
+    async with connected(close_kept(says)) as (endpoint, server):
+        for _ in range(5):
+            if expects:
+                assert (await endpoint.ask(request_)).body == expects.body
+            else:
+                with pytest.raises(Unavailable, match="stream"):  # a whole body is no stream; but it has come
+                    await endpoint.ask(request_)
+        assert 5 <= len(server.calls) <= 9
+
+
+async def test_h5_many_kept_connections_that_were_all_closed_cost_no_attempt() -> None:
+    """A server that was restarted knows none of them."""
+    restarted = False
+
+    def script(call: Call) -> Says:
+        return Raw() if restarted and call.connection in old else chat("hello")
+
+    async with connected(script) as (endpoint, server):
+        await _ask_at_once(endpoint, 8)
+        old, restarted = {call.connection for call in server.calls}, True
+        await _ask_at_once(endpoint, 8)
+        await endpoint.ask(REQUEST)
+        assert old & {call.connection for call in server.calls[8:]}
+
+
+async def _ask_at_once(endpoint: Endpoint, calls: int) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(calls):
+            tasks.start_soon(endpoint.ask, REQUEST)
+
+
+async def test_h5_an_answer_that_has_begun_on_a_kept_connection_is_not_asked_for_twice() -> None:
+    cut = Raw(b"HTTP/1.1 200 OK\r\nContent-Le")
+    async with connected(lambda call: chat("hello") if call.number == 0 else cut) as (endpoint, server):
+        await endpoint.ask(REQUEST)
+        with pytest.raises(Unavailable):
+            await endpoint.ask(REQUEST)
+        assert len(server.calls) == 2
 
 
 async def test_200_asks_at_once_share_the_connections_and_all_are_answered() -> None:

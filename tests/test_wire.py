@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable
+from pipeline.redaction import redacted
 from pipeline.wire import (
     EXCERPT,
     MAX_WAIT_S,
@@ -27,7 +28,6 @@ from pipeline.wire import (
     fault_of_status,
     read_completion,
     read_usage,
-    redacted,
     wait_hint,
 )
 
