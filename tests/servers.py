@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,14 @@ def error(status: int, code: str = "", message: str = "said the server", **heade
     """An error as Vertex's compatible endpoint writes it: wrapped in a list."""
     body = [{"error": {"code": status, "message": message, "status": code}}]
     return Answer(json.dumps(body).encode(), status, {"Content-Type": "application/json", **headers})
+
+
+def bomb(megabytes: int) -> bytes:
+    """That many MB of blanks, gzipped: one deflate block, repeated."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
+    first, block = (packer.compress(b" " * 2**20) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return head + first + block * (megabytes - 1)
 
 
 class Server:

@@ -6,7 +6,6 @@ import gc
 import gzip
 import socket
 import tracemalloc
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -27,7 +26,22 @@ from pipeline.emulator.local import emulated
 from pipeline.endpoint import Endpoint, Target, open_endpoint
 from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable, Unparsable, Unusable
 from pipeline.token import ApiKey, Token
-from tests.servers import Answer, Call, Drip, Raw, Says, Script, Server, Silence, Stall, chat, error, scripted, served
+from tests.servers import (
+    Answer,
+    Call,
+    Drip,
+    Raw,
+    Says,
+    Script,
+    Server,
+    Silence,
+    Stall,
+    bomb,
+    chat,
+    error,
+    scripted,
+    served,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -437,14 +451,6 @@ async def test_h12_a_redirect_is_not_followed_and_our_token_goes_nowhere_else(st
 
 
 # Bodies without end
-
-
-def bomb(megabytes: int) -> bytes:
-    """That many MB of blanks, gzipped: one deflate block, repeated."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
-    first, block = (packer.compress(b" " * 2**20) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
-    return head + first + block * (megabytes - 1)
 
 
 @pytest.mark.parametrize(
