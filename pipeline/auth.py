@@ -25,6 +25,7 @@ from google.auth.credentials import Credentials
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
 
 from pipeline.faults import Denied, Misuse
+from pipeline.redaction import redacted
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -181,7 +182,8 @@ def _is_permanent(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())[:300]
+    # The token server may repeat what it was sent: an assertion that is signed, or a refresh token.
+    return redacted(" ".join(str(error.args[0] if error.args else error).split()))[:300]
 
 
 @asynccontextmanager

@@ -611,6 +611,8 @@ SECRETS = [
     "bearer abc.def-ghi_jkl/mno+pqr==",
     "sk-proj-0123456789abcdef",
     "AIzaSyA-0123456789_abcdefghijklmnopqrs",
+    "1//0gx0123456789abcdef-ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "GOCSPX-0123456789abcdefghijklmn",
     "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl",
 ]
 
