@@ -143,6 +143,32 @@ class Transport(httpx2.AsyncClient):
         headers = [(name, value) for name, value in found if value and value.isascii()]
         return httpx2.Response(answer.status, headers=headers, request=request, content=await body.whole())
 
+    async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
+        """An answer of which the head has come.
+
+        A kept connection may be closed by its server while the request is on its way. That says nothing of the server:
+        the request goes out again at once (https://www.rfc-editor.org/rfc/rfc9112.html#section-9.3.1).
+        """
+        if self._session is None:
+            raise RuntimeError("the transport is not open")
+        stale = 0
+        while True:
+            connection = _Connection()
+            _CONNECTION.set(connection)
+            try:
+                return await self._session.request(
+                    request.method,
+                    self._address,
+                    data=request.extensions["content"],
+                    headers=request.extensions["headers"],
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if connection.is_new or stale == MOST_STALE or not _is_unanswered(error):
+                    raise
+                stale += 1
+
 
 class Client(AsyncOpenAI):
     """`AsyncOpenAI`, for one address and for bodies that are bytes already.
@@ -182,32 +208,6 @@ class Client(AsyncOpenAI):
     @cached_property
     def _constant_headers(self) -> multidict.CIMultiDict[str]:
         return multidict.CIMultiDict(_texts(self.default_headers))
-
-    async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
-        """An answer of which the head has come.
-
-        A kept connection may be closed by its server while the request is on its way. That says nothing of the server:
-        the request goes out again at once (https://www.rfc-editor.org/rfc/rfc9112.html#section-9.3.1).
-        """
-        if self._session is None:
-            raise RuntimeError("the transport is not open")
-        stale = 0
-        while True:
-            connection = _Connection()
-            _CONNECTION.set(connection)
-            try:
-                return await self._session.request(
-                    request.method,
-                    self._address,
-                    data=request.extensions["content"],
-                    headers=request.extensions["headers"],
-                    allow_redirects=False,
-                    proxy=self._proxy,
-                )
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if connection.is_new or stale == MOST_STALE or not _is_unanswered(error):
-                    raise
-                stale += 1
 
 
 @dataclass(slots=True)

@@ -160,10 +160,10 @@ def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
         settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
         reuse = settings.bounds.reuse
         if reuse is not None and options.emulate:
-            # What the emulator knows shapes its answers.
+            # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
             known = hashlib.sha256(_answer_key(subject)).hexdigest()[:16]
             bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=f"{reuse.endpoint} knowing {known}"))
-            settings = replace(settings, bounds=bounds)
+            settings = replace(settings, bounds=bounds, fresh=True)
         runs.append((evaluation.job, replace(settings, supersede=reuse is not None)))
     return runs
 

@@ -15,6 +15,9 @@ from pipeline.grade.verdicts import Counts, Scored
 
 FORMAT = 1
 
+_USUAL = {"right": 1, "score": 1}
+"""What goes without saying of a field."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
@@ -106,7 +109,7 @@ def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
 
 def _plain_counts(counts: Counts) -> dict[str, float]:
     values = {one.name: _rounded(getattr(counts, one.name)) for one in fields(Counts)}
-    return {name: value for name, value in values.items() if value or name in ("right", "score")}
+    return {name: value for name, value in values.items() if value != _USUAL.get(name, 0)}
 
 
 def _rounded(value: float) -> float:
@@ -117,7 +120,7 @@ def _scored(name: str, row: Mapping[str, Any]) -> Scored:
     return Scored(
         row=name,
         correct=row["correct"],
-        fields={field: Counts(**counts) for field, counts in row["fields"].items()},
+        fields={field: Counts(**{**_USUAL, **counts}) for field, counts in row["fields"].items()},
         slices=row.get("slices", {}),
         cluster=row.get("cluster"),
         failed=row.get("failed", 0.0),

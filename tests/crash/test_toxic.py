@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.auth import ApiKey
 from pipeline.data import Request
 from pipeline.endpoint import Target, open_endpoint
 from pipeline.faults import Unavailable
+from pipeline.token import ApiKey
 from tests.commands import JOB, Done, Shell, ended
 from tests.crash import SEED
 from tests.crash.proxy import (
