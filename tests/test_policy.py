@@ -210,6 +210,44 @@ async def test_a_cancelled_call_gives_its_slot_back() -> None:
     assert rig.tally.in_flight == 0
 
 
+async def test_all_who_may_leave_do_so_together() -> None:
+    """Were each to wake the next, only one would leave in a round of the loop."""
+    rig = Rig(Endpoint(seconds=100.0), concurrency=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(asked, rig.ask, 200)
+        await anyio.sleep(0.5)
+        rig.limits.concurrency = 200
+        await anyio.sleep(0.5)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert rig.endpoint.in_flight == 200
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_turn_that_comes_as_its_row_is_given_up_goes_to_the_next() -> None:
+    given_up = anyio.CancelScope()
+
+    def script(row: int, _attempt: int) -> Reply:
+        if row == 0:
+            given_up.cancel()  # and then the slot is free
+        return REPLY
+
+    rig = Rig(Endpoint(script), concurrency=1)
+
+    async def giving_up() -> None:
+        with given_up:
+            await one(rig.ask, 1)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one, rig.ask, 0)
+        await anyio.sleep(0.1)
+        tasks.start_soon(giving_up)
+        await anyio.sleep(0.1)
+        tasks.start_soon(one, rig.ask, 2)
+    assert [row for _, row in rig.endpoint.came] == [0, 2]
+    assert (rig.tally.in_flight, rig.tally.waiting, rig.lane.in_flight, rig.tally.requests) == (0, 0, 0, 2)
+
+
 async def test_latencies_are_those_of_the_calls_without_their_time_in_the_queue() -> None:
     rig = Rig(Endpoint(seconds=2.0), concurrency=1)
     await asked(rig.ask, 10)

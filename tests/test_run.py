@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.data import Entry, Reply, Row
 from pipeline.faults import Broken, Denied, Fault, Halt, Interrupted, Refused
 from pipeline.policy import Stop
-from pipeline.run import OPEN_CHUNKS, Chunk, Hands, in_order, work_through
+from pipeline.run import OPEN_CHUNKS, ROWS_AHEAD, Chunk, Hands, in_order, work_through
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -173,6 +173,17 @@ async def test_workers_are_all_busy_and_never_more_than_asked_for() -> None:
     assert world.most_in_flight == 7
 
 
+async def test_rows_reach_the_workers_that_wait_for_them_together() -> None:
+    """At one row a round of the loop, a thousand workers would starve."""
+    world = World([400], taking(100.0), batch_rows=200)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.work, 400)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert world.in_flight == 400
+        tasks.cancel_scope.cancel()
+
+
 async def test_every_row_is_recorded_once_and_every_chunk_sealed_once() -> None:
     world = World([7, 1, 12, 3], scripted({3: 50.0, 8: 0.0, 11: 9.0}))
     await world.work()
@@ -237,7 +248,7 @@ async def test_chunks_that_wait_for_their_seal_count_as_open() -> None:
 async def test_the_source_is_not_read_further_ahead_than_the_workers_need(workers: int, batch_rows: int) -> None:
     world = World([1000], scripted({}, 1.0), batch_rows=batch_rows)
     await world.work(workers=workers)
-    waiting_in_the_stream = min(workers, 64)
+    waiting_in_the_stream = min(workers, ROWS_AHEAD)
     assert world.furthest_ahead <= workers + waiting_in_the_stream + batch_rows
 
 

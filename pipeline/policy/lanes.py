@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,26 @@ class Limits:
     most: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """A slot that was taken: by which lane a try leaves, since when, and for how many tokens."""
+
+    lane: Lane
+    at: float
+    tokens: float
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A try in the queue. It is called when it may leave, or when it is to look at the clock sooner than it meant."""
+
+    size: int
+    avoid: Sequence[Lane]
+    leave: _Leave | None = None
+    looks_at: float = float("inf")
+    called: anyio.Event = field(default_factory=anyio.Event)
+
+
 class Dispatcher:
     """The queue at which every try of every row waits for its turn, and which sends it down a lane.
 
@@ -107,8 +128,7 @@ class Dispatcher:
         self._stop = stop
         self._tally = tally
         self._give_up_s = give_up_s
-        self._turn = anyio.Lock(fast_acquire=True)
-        self._changed = anyio.Event()
+        self._queue: deque[_Turn] = deque()
         self._estimate = TokenEstimate()
         self._dice = random.Random()  # noqa: S311 - jitter
 
@@ -120,9 +140,9 @@ class Dispatcher:
         while True:
             if pause:
                 await self._stop.pause(pause)
-            lane, estimated = await self._enter(size, tried)
+            leave = await self._enter(size, tried)
+            lane, left_at = leave.lane, leave.at
             lane.rows.add(request.ordinal)
-            left_at = anyio.current_time()
             try:
                 reply = await lane.ask(request)
             except Throttled as fault:
@@ -147,13 +167,13 @@ class Dispatcher:
                 now = anyio.current_time()
                 lane.answered(now, left_at)
                 self.latencies.add(now - left_at)
-                self._settle(size, estimated, reply)
+                self._settle(size, leave.tokens, reply)
                 return reply
             finally:
                 lane.in_flight -= 1
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
-                self._wake()
+                self._admit()
 
     def _throttled(self, lane: Lane, fault: Throttled, left_at: float, throttles: int) -> None:
         """Takes note of a 429. Raises when waiting for quota would have no end, for all rows or for this one."""
@@ -165,21 +185,67 @@ class Dispatcher:
         if throttles >= MOST_THROTTLES and lane.answered_at is not None and lane.answered_at > left_at:
             raise Unavailable(fault.message, http_status=fault.http_status)
 
-    async def _enter(self, size: int, avoid: Sequence[Lane]) -> tuple[Lane, float]:
-        """Waits for a turn, takes a slot; says which lane to use, and for how many tokens it was taken."""
+    async def _enter(self, size: int, avoid: Sequence[Lane]) -> _Leave:
+        """Waits for a turn; says which lane to use, whose slot is then taken."""
+        turn = _Turn(size, avoid)
+        self._queue.append(turn)
         self._tally.waiting += 1
         try:
-            async with self._turn:
-                while True:
-                    self._stop.check()
-                    now = anyio.current_time()
-                    wait, lane = self._next(now, avoid)
-                    if wait <= 0:
-                        return lane, self._take(lane, now, size)
-                    self._check_patience(now)
-                    await self._nap(min(wait, _LONGEST_NAP_S))
+            self._admit()
+            while turn.leave is None:
+                self._stop.check()
+                self._check_patience(anyio.current_time())
+                await self._nap(turn)
+                self._admit()
+        except BaseException:
+            self._abandon(turn)
+            raise
         finally:
             self._tally.waiting -= 1
+        return turn.leave
+
+    def _admit(self) -> None:
+        """Lets everyone leave who may now, in order, and has the next one look again when it may be its turn.
+
+        All at once, whoever calls: were each to wake the next, no more than one would leave in a round of the loop.
+        """
+        if self._stop.requested:
+            for turn in self._queue:
+                turn.called.set()
+            return
+        now = anyio.current_time()
+        while self._queue:
+            turn = self._queue[0]
+            wait, lane = self._next(now, turn.avoid)
+            if wait > 0:
+                look = now + min(wait, _LONGEST_NAP_S)
+                if look < turn.looks_at:
+                    turn.looks_at = look
+                    turn.called.set()
+                return
+            self._queue.popleft()
+            turn.leave = _Leave(lane, now, self._take(lane, now, turn.size))
+            turn.called.set()
+
+    async def _nap(self, turn: _Turn) -> None:
+        """Sleeps until the turn is called, or it is time to look."""
+        turn.called = anyio.Event()
+        if turn is not self._queue[0]:
+            await turn.called.wait()
+            return
+        with anyio.move_on_after(turn.looks_at - anyio.current_time()):
+            await turn.called.wait()
+        turn.looks_at = float("inf")
+
+    def _abandon(self, turn: _Turn) -> None:
+        """Gives up a place in the queue, or the slot that was taken meanwhile."""
+        if turn.leave is None:
+            self._queue.remove(turn)
+        else:
+            turn.leave.lane.in_flight -= 1
+            self._tally.in_flight -= 1
+            self._tally.requests -= 1
+        self._admit()
 
     def _next(self, now: float, avoid: Sequence[Lane]) -> tuple[float, Lane]:
         """The lane that may send soonest, the emptiest of several; and in how many seconds.
@@ -231,15 +297,6 @@ class Dispatcher:
         since = [at for at in opened if at is not None]
         if len(since) == len(opened) and now - max(since) >= self._give_up_s:
             raise Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after)")
-
-    async def _nap(self, seconds: float) -> None:
-        """Sleeps, but no longer than until a call has ended, or the run is to end."""
-        self._changed = anyio.Event()
-        with anyio.move_on_after(seconds):
-            await self._changed.wait()
-
-    def _wake(self) -> None:
-        self._changed.set()
 
 
 def _size(request: Request) -> int:
