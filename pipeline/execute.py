@@ -143,6 +143,7 @@ class Run:
                 workers=workers_for(bounds.concurrency),
                 stop=stop,
                 grace_s=self.settings.grace_s,
+                open_chunks=self.work.open_chunks(bounds.concurrency),
             )
             with suppress(Broken):  # it is the reason of the stop already
                 await self.journal.flush()

@@ -7,6 +7,7 @@ recorded goes through the second to the sealer. Ends travel by closing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -20,7 +21,13 @@ from pipeline.faults import Broken, Fault, Halt
 from pipeline.policy import Stop
 
 OPEN_CHUNKS = 8
-"""How many chunks are worked on at once: a straggler in the oldest holds up no more than this."""
+"""How many chunks are worked on at once, at least: a straggler in the oldest holds up no more than these."""
+
+OPEN_BYTES = 64 << 20
+"""What more chunks than those may hold of the input."""
+
+ROWS_PASSING = 40
+"""Rows for each call in flight that may pass a straggler: as many as are done while a row takes 50 times the usual."""
 
 
 ROWS_AHEAD = 256
@@ -82,24 +89,33 @@ def in_order(chunks: Iterable[Chunk]) -> Take:
     return take
 
 
-async def work_through(take: Take, hands: Hands, *, workers: int, stop: Stop, grace_s: float) -> None:
+def open_chunks_for(concurrency: int, chunk_rows: int, row_bytes: float) -> int:
+    """How many chunks are worked on at once, so that a few very slow rows leave no call unused."""
+    wanted = 1 + math.ceil(ROWS_PASSING * concurrency / chunk_rows)
+    return max(OPEN_CHUNKS, min(wanted, int(OPEN_BYTES / (chunk_rows * max(row_bytes, 1.0)))))
+
+
+async def work_through(
+    take: Take, hands: Hands, *, workers: int, stop: Stop, grace_s: float, open_chunks: int = OPEN_CHUNKS
+) -> None:
     """Takes every row of the chunks given to a recorded entry, and every chunk to its seal.
 
     Ends when all is done, or soon after `stop` was requested: no new row is taken, rows that are being answered
     have `grace_s` seconds to finish, whole chunks are sealed. A `Halt` raised by the hands requests the stop; any
     other exception is a bug and leaves here, after everything was cancelled.
     """
-    await _Engine(hands, stop).work(take, workers, grace_s)
+    await _Engine(hands, stop, open_chunks).work(take, workers, grace_s)
 
 
 _Taken = tuple[Chunk, Row]
 
 
 class _Engine:
-    def __init__(self, hands: Hands, stop: Stop) -> None:
+    def __init__(self, hands: Hands, stop: Stop, open_chunks: int) -> None:
         self._hands = hands
         self._stop = stop
-        self._slots = anyio.Semaphore(OPEN_CHUNKS)
+        self._open_chunks = open_chunks
+        self._slots = anyio.Semaphore(open_chunks)
         self._working = anyio.CancelScope()
         self._feeding = anyio.CancelScope()
         self._watching = anyio.CancelScope()
@@ -107,7 +123,7 @@ class _Engine:
 
     async def work(self, take: Take, workers: int, grace_s: float) -> None:
         send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, ROWS_AHEAD))
-        self._full, full = anyio.create_memory_object_stream[Chunk](OPEN_CHUNKS)
+        self._full, full = anyio.create_memory_object_stream[Chunk](self._open_chunks)
         async with anyio.create_task_group() as around:
             around.start_soon(self._seal_all, full)
             around.start_soon(self._watch, grace_s)

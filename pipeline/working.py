@@ -63,6 +63,10 @@ class Work:
         first = index * self.survey.chunk_rows
         return engine.Chunk(index, first, min(self.survey.chunk_rows, self.survey.rows - first))
 
+    def open_chunks(self, concurrency: int) -> int:
+        """How many chunks are worked on at once."""
+        return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
+
     def hands(
         self, ask: Ask, journal: Records, keep: Keep, tally: Tally, cache: Settling | None = None
     ) -> engine.Hands:

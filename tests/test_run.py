@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.data import Entry, Reply, Row
 from pipeline.faults import Broken, Denied, Fault, Halt, Interrupted, Refused
 from pipeline.policy import Stop
-from pipeline.run import OPEN_CHUNKS, ROWS_AHEAD, Chunk, Hands, in_order, work_through
+from pipeline.run import OPEN_BYTES, OPEN_CHUNKS, ROWS_AHEAD, Chunk, Hands, in_order, open_chunks_for, work_through
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -236,6 +236,19 @@ async def test_p11_with_a_straggler_in_every_open_chunk_no_further_chunk_is_read
     await working(world, virtual.at(9_999.0, lambda: read.extend(world.read)), workers=100)
     assert read == list(range(3 * OPEN_CHUNKS))
     assert world.sealed.keys() == set(range(40))
+
+
+def test_p11_so_many_chunks_are_open_that_rows_50_times_slower_leave_no_call_unused() -> None:
+    assert open_chunks_for(64, 1000, 500.0) == OPEN_CHUNKS
+    assert open_chunks_for(1000, 1000, 500.0) * 1000 > 40 * 1000
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000), st.floats(0.0, 1e8))
+def test_p11_open_chunks_hold_no_more_than_eight_of_them_or_64_mib(
+    concurrency: int, rows: int, row_bytes: float
+) -> None:
+    chunks = open_chunks_for(concurrency, rows, row_bytes)
+    assert chunks == OPEN_CHUNKS or chunks * rows * row_bytes <= OPEN_BYTES
 
 
 async def test_chunks_that_wait_for_their_seal_count_as_open() -> None:
