@@ -1,6 +1,6 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run jobs test lint types unit format emulate lock clean bench soak
+.PHONY: help setup run jobs test lint types unit format emulate lock clean bench profile soak
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -46,6 +46,9 @@ soak: $(READY) ## The long run: thousands of kills, power cuts and failed calls,
 
 bench: $(READY) ## Measure against aiohttp alone and the SDK by hand; figures in out/bench.json
 	@$(BIN)/python -m tests.benchmarks
+
+profile: $(READY) ## Where the time of a run goes: the 25 dearest functions, and out/profile.pstats
+	@$(BIN)/python -m tests.benchmarks.profile
 
 emulate: $(READY) ## Run the local Vertex AI until Ctrl-C
 	@$(BIN)/pipeline emulate

@@ -1,7 +1,6 @@
 """A server that costs next to nothing: one canned completion for every request, in a process of its own.
 
-Where nothing is to be waited for and nginx is installed, nginx answers; else an asyncio protocol on uvloop, which also
-counts its connections and its requests.
+It is an asyncio protocol on uvloop: some 30 us a request, and it counts its connections and its requests.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -63,6 +63,9 @@ class Counts:
     connections: int = 0
     requests: int = 0
     most_in_flight: int = 0
+    first_request: float = 0.0
+    """When it arrived, on the monotonic clock; the last answer's time likewise."""
+    last_answer: float = 0.0
 
 
 class Server:
@@ -76,6 +79,7 @@ class Server:
 
     def began(self) -> None:
         """A request has arrived."""
+        self.counts.first_request = self.counts.first_request or time.monotonic()
         self.counts.requests += 1
         self.in_flight += 1
         self.counts.most_in_flight = max(self.counts.most_in_flight, self.in_flight)
@@ -113,6 +117,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self) -> None:
         self._server.in_flight -= 1
+        self._server.counts.last_answer = time.monotonic()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(HEAD + BODY)
 

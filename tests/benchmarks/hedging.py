@@ -14,6 +14,8 @@ from pipeline.data import Reply, Request
 from pipeline.pace import Lateness
 from pipeline.policy import Dispatcher, Lane, Limits, Stop, hedged, watched
 from pipeline.tally import Tally
+from tests.benchmarks.figures import Line, Target, percentile
+from tests.benchmarks.scale import Scale
 
 ROWS = 20_000
 IN_FLIGHT = 1000
@@ -64,18 +66,15 @@ def simulate(
     return sorted(latencies), endpoint.calls
 
 
-def main() -> list[dict[str, float | str]]:
-    """Runs the scenarios, each with and without hedging; a row for each."""
-    rows: list[dict[str, float | str]] = []
-    for sigma in (0.5, 1.0):
-        (without, _), (with_hedges, calls) = simulate(sigma, 0.0), simulate(sigma, SHARE)
-        at = int(0.999 * ROWS)
-        rows.append(
-            {
-                "scenario": f"log-normal, sigma {sigma:g}",
-                "p999_s": without[at],
-                "hedged_p999_s": with_hedges[at],
-                "more_calls": calls / ROWS - 1.0,
-            }
-        )
-    return rows
+def measure(scale: Scale) -> list[Line]:
+    """The slowest rows with hedges and without, and the calls that those add."""
+    lines, rows = [], scale.of(ROWS, 4000)
+    for sigma in (0.5, 1.0)[: 1 if scale.quick else None]:
+        (without, _), (with_hedges, calls) = simulate(sigma, 0.0, rows=rows), simulate(sigma, SHARE, rows=rows)
+        where = f"hedging {SHARE:g}, sigma {sigma:g}"
+        slowest, hedged_slowest = percentile(without, 0.999), percentile(with_hedges, 0.999)
+        lines += [
+            Line(f"{where}: p99.9 of a row, to none", "s, virtual", hedged_slowest, slowest),
+            Line(f"{where}: more calls", "of 1", calls / rows - 1.0, target=Target("<=", SHARE)),
+        ]
+    return lines

@@ -1,6 +1,6 @@
 """A whole run in this process, over an ask that costs nothing: what the pipeline does besides HTTP.
 
-Run as `python -m tests.benchmarks.local ROWS OUTPUT RATE STOP_AFTER` in a process of its own; it prints one JSON object.
+Run as `python -m tests.benchmarks.local ROWS OUTPUT RATE STOP_AFTER` in a process of its own; it prints a JSON object.
 RATE is in requests a second, and STOP_AFTER in rows; 0 is neither.
 """
 
@@ -97,9 +97,7 @@ class Told:
 
 def job(source: Path) -> Job:
     """The job of the end-to-end benchmark."""
-    return Job(
-        name="bench", model=MODEL, system=SYSTEM, user="{{ text }}", schema=Event, key="id", input=str(source)
-    )
+    return Job(name="bench", model=MODEL, system=SYSTEM, user="{{ text }}", schema=Event, key="id", input=str(source))
 
 
 def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> Told:

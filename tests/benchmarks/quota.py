@@ -16,13 +16,28 @@ from pipeline.faults import Interrupted, Throttled
 from pipeline.pace import AdaptiveRate, first_rate
 from pipeline.policy import Dispatcher, Lane, Limits, Stop
 from pipeline.tally import Tally
+from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.scale import Scale
 
 Capacity = Callable[[float], float]
+
+
+def steady(_: float) -> float:
+    """100 requests a second."""
+    return 100.0
 
 
 def steps(at: float) -> float:
     """100 requests a second, then 200, then 50, a minute each."""
     return 100.0 if at < 60 else 200.0 if at < 120 else 50.0
+
+
+SCENARIOS: list[tuple[str, Capacity, int, int]] = [
+    ("of 100/s", steady, 120, 1),
+    ("of 100, 200, 50/s", steps, 180, 1),
+    ("of 100, 200, 50/s, three clients", steps, 180, 3),
+]
+"""A name, the capacity, virtual seconds, clients."""
 
 
 @dataclass
@@ -99,14 +114,13 @@ def figures(pool: Pool, capacity: Capacity, seconds: int) -> Mapping[str, float]
     }
 
 
-def main() -> list[dict[str, float | str]]:
-    """Runs the scenarios; a row for each."""
-    scenarios: list[tuple[str, Capacity, int, int]] = [
-        ("steady 100/s, one client", lambda _: 100.0, 120, 1),
-        ("steps 100, 200, 50/s, one client", steps, 180, 1),
-        ("steps 100, 200, 50/s, three clients", steps, 180, 3),
-    ]
-    return [
-        {"scenario": name, **figures(simulate(capacity, seconds, clients=clients), capacity, seconds)}
-        for name, capacity, seconds, clients in scenarios
-    ]
+def measure(scale: Scale) -> list[Line]:
+    """What is granted of a limit that nobody names, and what finding it costs."""
+    lines = []
+    for name, capacity, seconds, clients in SCENARIOS[: 1 if scale.quick else None]:
+        found = figures(simulate(capacity, seconds, clients=clients), capacity, seconds)
+        lines += [
+            Line(f"quota {name}: 429s an accepted request", "of 1", found["waste"], target=Target("<=", 0.05)),
+            Line(f"quota {name}: granted of what there was", "of 1", found["goodput"], target=Target(">=", 0.9)),
+        ]
+    return lines

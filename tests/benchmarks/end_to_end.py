@@ -1,0 +1,67 @@
+"""The whole process at zero latency, against raw aiohttp and against what everyone writes first."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.canned import canned_server
+from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.processes import Cost, cost_of, module
+from tests.benchmarks.scale import Scale, write_rows
+
+CONCURRENCY = 64
+CONTENDERS = {"raw": "raw aiohttp", "parse": "parse by hand", "ours": "this pipeline"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What each contender cost in each round."""
+
+    rows: int
+    costs: dict[str, list[Cost]]
+
+    def cpu_us(self, name: str) -> float:
+        """Microseconds of the processor a row: the median round."""
+        return statistics.median(cost.cpu_s for cost in self.costs[name]) / self.rows * 1e6
+
+    def rows_s(self, name: str) -> float:
+        """Rows a second: the median round."""
+        return statistics.median(self.rows / cost.wall_s for cost in self.costs[name])
+
+
+def measure(scale: Scale) -> list[Line]:
+    """CPU a row and rows a second, start-up and imports included."""
+    found = interleaved(scale.of(5000, 500), 1 if scale.quick else scale.rounds)
+    return [
+        Line("end to end: CPU a row, to raw aiohttp", "us", found.cpu_us("ours"), found.cpu_us("raw")),
+        Line(
+            "end to end: CPU a row, to parse by hand",
+            "us",
+            found.cpu_us("ours"),
+            found.cpu_us("parse"),
+            Target("<=", 1.0, of_ratio=True),
+        ),
+        Line(
+            "end to end: speed, to parse by hand",
+            "rows/s",
+            found.rows_s("ours"),
+            found.rows_s("parse"),
+            Target(">=", 1.0, of_ratio=True),
+        ),
+    ]
+
+
+def interleaved(rows: int, rounds: int) -> Rounds:
+    """Every contender once a round, so that what disturbs one disturbs all."""
+    costs: dict[str, list[Cost]] = {name: [] for name in CONTENDERS}
+    with tempfile.TemporaryDirectory() as folder, canned_server() as server:
+        source, output = write_rows(Path(folder) / "rows.jsonl", rows), Path(folder) / "out"
+        for _ in range(rounds):
+            for name, found in costs.items():
+                shutil.rmtree(output, ignore_errors=True)
+                found.append(cost_of(module("contenders", name, server.url, source, CONCURRENCY, output)))
+    return Rounds(rows, costs)

@@ -1,0 +1,90 @@
+"""Many calls in flight: what the client keeps of what the latency allows."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.canned import Counts, Latency, canned_server
+from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.processes import Cost, cost_of, module
+from tests.benchmarks.scale import Scale, write_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many rows, so many of them in flight at once."""
+
+    rows: int
+    concurrency: int
+    latency: Latency
+
+    @property
+    def ideal_s(self) -> float:
+        """Little's law: how long the rows take when every place in flight is always taken."""
+        return self.rows * self.latency.mean / self.concurrency
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One contender under a load."""
+
+    cost: Cost
+    counts: Counts
+
+    def share(self, load: Load) -> float:
+        """What was kept of the ideal, from the first request's arrival to the last answer."""
+        return load.ideal_s / (self.counts.last_answer - self.counts.first_request)
+
+    def rows_s(self, load: Load) -> float:
+        """Rows a second of the same time."""
+        return load.rows / (self.counts.last_answer - self.counts.first_request)
+
+
+def measure(scale: Scale) -> list[Line]:
+    """A thousand calls of a second, and five thousand of ten."""
+    if scale.quick:
+        return [*_thousand(Load(600, 200, Latency(0.5, sigma=0.5)))]
+    return [
+        *_thousand(Load(scale.rows or 10_000, 1000, Latency(1.0, sigma=0.5))),
+        *_five_thousand(Load(scale.rows or 15_000, 5000, Latency(10.0))),
+    ]
+
+
+def under(load: Load, name: str) -> Seen:
+    """One contender, in a process of its own, with a server of its own."""
+    with tempfile.TemporaryDirectory() as folder, canned_server(load.latency) as server:
+        source = write_rows(Path(folder) / "rows.jsonl", load.rows)
+        cost = cost_of(module("contenders", name, server.url, source, load.concurrency, Path(folder) / "out"))
+        return Seen(cost, server.counts())
+
+
+def _thousand(load: Load) -> list[Line]:
+    raw, ours = under(load, "raw"), under(load, "ours")
+    where = f"in flight {load.concurrency} at {load.latency.mean:g} s"
+    return [
+        Line(
+            f"{where}: speed, to raw", "rows/s", ours.rows_s(load), raw.rows_s(load), Target(">=", 0.75, of_ratio=True)
+        ),
+        Line(
+            f"{where}: connections for {ours.counts.requests} requests",
+            "opened",
+            ours.counts.connections,
+            raw.counts.connections,
+            Target("<=", load.concurrency),
+        ),
+    ]
+
+
+def _five_thousand(load: Load) -> list[Line]:
+    raw, ours = under(load, "raw"), under(load, "ours")
+    where = f"in flight {load.concurrency} at {load.latency.mean:g} s"
+    return [
+        Line(f"{where}: share of Little's law", "of 1", ours.share(load), raw.share(load), Target(">=", 0.95)),
+        Line(
+            f"{where}: requests beyond one a row", "requests", ours.counts.requests - load.rows, target=Target("<=", 0)
+        ),
+        Line(f"{where}: most in flight", "calls", ours.counts.most_in_flight, raw.counts.most_in_flight),
+        Line(f"{where}: peak memory", "MB", ours.cost.peak_mb, raw.cost.peak_mb, Target("<", 400)),
+    ]
