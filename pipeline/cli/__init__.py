@@ -15,6 +15,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.cli import caching, emulation, evaluating, looking, running
+from pipeline.cli.tables import plain
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
 
 GARBAGE = 50_000
@@ -88,7 +89,7 @@ def main() -> NoReturn:
         print(f"error: {error.format_message()} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
         code = error.exit_code
     except (Misuse, NothingToDo, Halt) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         code = EXIT[type(error)]
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is wrong with the run. What is still to be written

@@ -12,7 +12,7 @@ import typer
 
 from pipeline.cli.estimating import estimate
 from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
-from pipeline.cli.tables import print_table, short
+from pipeline.cli.tables import json_line, plain, print_table, short
 from pipeline.faults import Misuse, Unusable
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def plan(  # noqa: PLR0913 - one parameter an option
         },
     }
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
         return 0
     _print_facts(facts)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
-        print(_rendered(job, row))
+        print(plain(_rendered(job, row)))
     return 0
 
 
@@ -102,7 +102,7 @@ def status(
         state = {name: value for name, value in state_of(folder.run).items() if value not in (None, [], {})}
         facts |= {f"now_{name}": value for name, value in state.items() if name not in {"at", "done", "lanes"}}
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
     else:
         _print_facts(facts)
     return 0
@@ -146,7 +146,7 @@ def show(
         if media is not None:
             _write_media(ordinal, record, media)
         if as_json:
-            print(json.dumps({"ordinal": ordinal, **record}, ensure_ascii=False, default=_plain_json))
+            print(json_line({"ordinal": ordinal, **record}, default=_plain_json))
         else:
             _print_record(ordinal, record, job)
         shown += 1
@@ -236,9 +236,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
         if isinstance(value, dict):
             print(f"{name}:")
             for inner, kind in value.items():
-                print(f"  {inner}: {kind}")
+                print(plain(f"  {inner}: {kind}"))
         elif value is not None:
-            print(f"{name.replace('_', ' '):{width}}  {value}")
+            print(plain(f"{name.replace('_', ' '):{width}}  {value}"))
 
 
 def _print_record(ordinal: int, record: dict[str, Any], job: Job | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from pipeline.cli import emulation
 from pipeline.cli.connecting import Connection, access
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
+from pipeline.cli.tables import json_line, plain
 from pipeline.faults import Broken, Denied, Misuse, Spent
 
 if TYPE_CHECKING:
@@ -220,12 +220,12 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     code = exit_code(summary, reason)
     if as_json:
         fields = {"status": summary.status, "exit_code": code, **asdict(summary), "left": summary.left}
-        print(json.dumps(fields, ensure_ascii=False))
+        print(json_line(fields))
         return code
     _print_summary(job, summary)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        print(f"error: stopped ({why}): {summary.left} rows are left; the same command resumes", file=sys.stderr)
+        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; the same command resumes", file=sys.stderr)
     elif code == 3:
         print(
             f"error: {summary.failed} of {summary.rows} rows failed, more than the job allows "

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_STEERING = r"\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f{_STEERING}]")
+_IN_JSON = re.compile(rf"[{_STEERING}\u2028\u2029]")
 
 
 def plain(text: str) -> str:
     """`text` without anything that could move the cursor, change colours or the direction of writing."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def json_line(value: Any, *, default: Callable[[object], Any] = str) -> str:
+    """A value as one line of JSON; what could steer a terminal, or end the line for some reader, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, default=default)
+    return _IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def short(value: Any, width: int = 60) -> str:
@@ -37,7 +45,7 @@ def print_table(rows: Sequence[Mapping[str, str]], *, lines: bool = False) -> No
         return
     table = Table(box=SIMPLE_HEAD, show_lines=lines, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(plain(name)), overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row.values()))
     Console(soft_wrap=False, highlight=False).print(table)
