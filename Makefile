@@ -1,6 +1,6 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run jobs test lint types unit format emulate lock clean bench profile soak
+.PHONY: help setup run jobs test lint types unit format emulate lock audit clean bench profile soak
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -56,6 +56,9 @@ emulate: $(READY) ## Run the local Vertex AI until Ctrl-C
 lock: ## Bring requirements.lock up to date (needs uv)
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --upgrade --output-file requirements.lock
+
+audit: ## Look for known vulnerabilities in what is locked (needs uv and the network)
+	uv tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
 
 clean: ## Remove .venv and all caches (out/ stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist *.egg-info

@@ -1,0 +1,82 @@
+"""What a run does to the world beside its output: nothing is fetched but answers, nothing is left open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import JOB, Shell, ended
+from tests.servers import Answer, Call, Says, Silence, chat, error, served
+
+PICTURES = """
+from pipeline import Job, image
+
+job = Job(
+    name="a_job",
+    model="google/gemini-test",
+    input="rows.jsonl",
+    user=["What is it?", image("picture")],
+    media_root=".",
+    keep=["id"],
+    max_failed=0.9,
+)
+"""
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {"OPENAI_API_KEY": "k"})
+
+
+def test_s3_media_are_never_fetched_from_here_and_plain_http_fails_its_row(shell: Shell) -> None:
+    """A row may name this machine, its metadata server or a file: none of them hears of it."""
+    with served(lambda _: error(404)) as inside, served(lambda _: chat("a picture")) as server:
+        place = inside.server.origin.partition("://")[2]
+        pictures = [
+            f"https://{place}/computeMetadata/v1/token",
+            f"http://{place}/computeMetadata/v1/token",
+            "http://169.254.169.254/computeMetadata/v1/",
+            "file:///etc/passwd",
+            "gs://bucket/picture.png",
+        ]
+        rows = [{"id": number, "picture": picture} for number, picture in enumerate(pictures)]
+        shell.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        shell.write("job.py", PICTURES)
+        done = shell.pipeline("run", "job.py", "--base-url", server.base_url, "--quiet", "--json")
+        assert inside.calls == []
+        asked = [call.json()["messages"][-1]["content"][-1]["image_url"]["url"] for call in server.calls]
+    assert done.json.items() >= {"ok": 2, "failed": 3}.items()
+    assert sorted(asked) == sorted([pictures[0], pictures[4]])
+    assert [row["error"]["type"] for row in shell.output() if row["error"]] == ["Unusable"] * 3
+
+
+def answer(call: Call) -> Says:
+    """Everything that can be left open: whole answers, errors, streams that break off, silence."""
+    kinds: list[Says] = [
+        chat(json.dumps({"answer": "x"})),
+        error(500),
+        Answer(b"data: {", headers={"Content-Type": "text/event-stream"}),
+        Silence(),
+        Answer(b"<html>"),
+    ]
+    return kinds[int(call.prompt.rpartition(" ")[2]) % len(kinds)]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_run_leaves_no_connection_file_or_task_behind(stream: bool, shell: Shell) -> None:  # noqa: FBT001
+    """In Python's development mode each of them would say so."""
+    shell = Shell(shell.folder, {**shell.variables, "PYTHONDEVMODE": "1"})
+    shell.write(
+        "job.py", JOB.replace('"a_job",', f'"a_job", stream={stream}, attempts=1, timeout_s=1, max_failed=0.9,')
+    )
+    shell.rows(20)
+    flags = ("--no-adaptive", "-c", "8", "--quiet", "--json")
+    with served(answer) as server:
+        with shell.started("run", "job.py", "--base-url", server.base_url, *flags) as child:
+            done = ended(child)
+        assert len(server.calls) == 20
+    assert done.json["failed"] == (16 if not stream else 20)
+    told = [line for line in done.err.splitlines() if "Warning" in line or "was destroyed" in line or "never" in line]
+    assert told == []
