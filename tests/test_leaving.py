@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,25 @@ def test_s3_media_are_never_fetched_from_here_and_plain_http_fails_its_row(shell
     assert done.json.items() >= {"ok": 2, "failed": 3}.items()
     assert sorted(asked) == sorted([pictures[0], pictures[4]])
     assert [row["error"]["type"] for row in shell.output() if row["error"]] == ["Unusable"] * 3
+
+
+def test_s6_while_it_works_a_runs_own_folder_is_for_its_owner_only_whatever_the_umask(shell: Shell) -> None:
+    shell.write("job.py", JOB)
+    shell.rows(1200, heavy=True)  # two chunks, of which one is sealed
+    own = shell.folder / "out/a_job/_run"
+    expected = {"journal.sqlite", "journal.sqlite-wal", "plan.json", "lock", "state.json", "events.jsonl", "replies"}
+    last = chat(json.dumps({"answer": "x"}))
+    prefix = ("sh", "-c", 'umask 0; exec "$@"', "sh")
+    run = ("run", "job.py", "--no-adaptive")
+    with (
+        served(lambda call: Silence() if call.prompt == "Say text 1100" else last) as server,
+        shell.started(*run, "--base-url", server.base_url, prefix=prefix) as child,
+    ):
+        while not (expected <= {path.name for path in own.glob("*")} and list(own.glob("replies/part-*"))):
+            assert child.poll() is None
+            time.sleep(0.01)
+        modes = {path.name: path.stat().st_mode for path in [own, *own.rglob("*")]}
+    assert {name for name, mode in modes.items() if mode & 0o077} == set()
 
 
 def answer(call: Call) -> Says:
