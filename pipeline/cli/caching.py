@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
-from pipeline.cli.tables import print_table
+from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import Misuse
 
 app = typer.Typer(help="Look at the reply cache, make it smaller, carry it elsewhere.")
@@ -30,7 +29,7 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
     held = holdings(cache_dir)
     if as_json:
         facts = {"file": str(cache_dir / FILE), "bytes": size_of(cache_dir), "holdings": [asdict(one) for one in held]}
-        print(json.dumps(facts, ensure_ascii=False, default=str))
+        print(json_line(facts))
         return 0
     replies = sum(one.replies for one in held)
     print(f"{cache_dir / FILE}: {replies} replies, {_size(size_of(cache_dir))}")
@@ -93,7 +92,7 @@ def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJso
 
 
 def _told(text: str, *, as_json: bool, **facts: int) -> int:
-    print(json.dumps(facts) if as_json else f"{text}; now {_size(facts['bytes'])}")
+    print(json_line(facts) if as_json else f"{text}; now {_size(facts['bytes'])}")
     return 0
 
 
