@@ -304,3 +304,26 @@ def test_every_form_of_import_is_seen(source: str, found: list[tuple[str, bool]]
 @pytest.mark.parametrize(("module", "part"), [("pipeline", ""), ("pipeline.run", "run"), ("pipeline.cli.a", "cli")])
 def test_the_part_of_a_module_is_what_lies_directly_in_the_package(module: str, part: str) -> None:
     assert part_of(module) == part
+
+
+WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today"}
+TELLS_THE_TIME = {
+    "auth": 1,  # how much of a token's life is left, the moment it has come; from then on it is monotonic
+    "cache.keeping": 1,
+    "cache.store": 2,
+    "endpoint": 1,  # when an answer had come
+    "plan": 1,
+    "watching": 2,
+    "wire": 1,  # a date to wait for, from a server that does not say what time it has
+}
+
+
+def test_p9_nothing_is_timed_by_the_wall_clock() -> None:
+    """Whatever reads it notes when something was, and is listed here."""
+    found: dict[str, int] = {}
+    for module, path in modules().items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+        reads = sum(ast.unparse(node) in WALL_CLOCK for node in nodes)
+        if reads and part_of(module) != "emulator":
+            found[module.removeprefix("pipeline.")] = reads
+    assert found == TELLS_THE_TIME
