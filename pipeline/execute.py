@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pyarrow as pa
 from anyio import to_thread
 
 from pipeline import run as engine
@@ -242,6 +243,8 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
 
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
+    # Arrow's own pools keep what many small batches leave behind, and a long run grows by it.
+    pa.set_memory_pool(pa.system_memory_pool())
     files = find_files(inputs_of(job))
     ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
     folder = RunFolder(settings.output, settings.files)

@@ -222,9 +222,9 @@ def test_a_limit_ends_the_rows_but_still_lists_and_hashes_every_file(tmp_path: P
 
 def test_the_chunk_size_follows_the_size_of_the_first_rows(tmp_path: Path) -> None:
     small = write_jsonl(tmp_path / "small.jsonl", [{"n": 1}] * 170_000)
-    medium = write_jsonl(tmp_path / "medium.jsonl", [{"text": "x" * 1012}] * 17_000)
+    medium = write_jsonl(tmp_path / "medium.jsonl", [{"text": "x" * 4012}] * 17_000)
     large = write_jsonl(tmp_path / "large.jsonl", [{"text": "x" * 100_000}] * 10)
-    assert survey([small]).chunk_rows == 20_000
+    assert survey([small]).chunk_rows == 10_000
     assert 2_000 < survey([medium]).chunk_rows < 2_200
     assert survey([large]).chunk_rows == 1_000
     assert survey([small], min_chunk_rows=30_000).chunk_rows == 21_250

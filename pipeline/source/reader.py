@@ -16,8 +16,8 @@ from pipeline.source.parquet import read_parquet, survey_parquet
 
 _Batches = Generator[Batch, None, None]
 
-_CHUNK_BYTES = 16 << 20
-_CHUNK_ROWS = (1_000, 20_000)
+_CHUNK_BYTES = 8 << 20
+_CHUNK_ROWS = (1_000, 10_000)
 _CHUNKS = 8
 
 
@@ -30,8 +30,8 @@ def survey(
 ) -> Survey:
     """Read the whole input once and say what it holds.
 
-    Without `chunk_rows`, a chunk has as many rows as make 16 MiB, judged by the first ones: at least 1,000 and
-    `min_chunk_rows`, otherwise at most 20,000; but an input is cut into some `_CHUNKS` chunks at least, where they
+    Without `chunk_rows`, a chunk has as many rows as make 8 MiB, judged by the first ones: at least 1,000 and
+    `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they
     keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. With `limit` only the first so
     many rows count; files are listed and hashed in full all the same. JSONL is parsed line by line and every column's
     type settled; of Parquet only the footers are read. Raises `Misuse` for what the user can mend: see `find_files`,
