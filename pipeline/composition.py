@@ -22,6 +22,7 @@ from pipeline.pace import (
 )
 from pipeline.policy import (
     GIVE_UP_S,
+    Budget,
     Dispatcher,
     Flights,
     Keys,
@@ -132,14 +133,13 @@ def compose(
     stop: Stop,
     store: Store | None = None,
 ) -> Composed:
-    """The ask of a run over its endpoints, outermost first: deadline, repairs, tools, cache, budget, retries, lanes.
+    """The ask of a run over its endpoints, and what bounds it.
 
     The cache is in it when `bounds` allow the reuse of earlier replies, and there is a store of them.
     """
-    prices = prices_for(job, bounds)
     silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
-    lateness = Lateness(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
-    lanes = [_lane(job, bounds, endpoint, prices, silence_s, lateness) for endpoint in endpoints]
+    lateness = lateness_for(bounds)
+    lanes = [_lane(job, bounds, endpoint, silence_s, lateness) for endpoint in endpoints]
     limits = Limits(
         bounds.concurrency,
         Spacing(bounds.rpm) if bounds.rpm else None,
@@ -147,10 +147,28 @@ def compose(
         most=workers_for(bounds.concurrency),
     )
     dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s)
+    ask = governed(job, bounds, dispatcher, purses, tally=tally, stop=stop, lateness=lateness, store=store)
+    return Composed(ask, dispatcher, purses)
+
+
+def governed(  # noqa: PLR0913 - everything that governs
+    job: Job,
+    bounds: Bounds,
+    dispatcher: Dispatcher,
+    purses: Sequence[Budget],
+    *,
+    tally: Tally,
+    stop: Stop,
+    lateness: Lateness | None = None,
+    store: Store | None = None,
+    retries: RetryBudget | None = None,
+) -> Ask:
+    """The queue as an ask; around it, outermost first: deadline, repairs, tools, cache, budget, retries, hedging."""
     ask: Ask = dispatcher.ask
     if lateness:
         ask = hedged(ask, lateness, tally)
-    ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=RetryBudget(), stop=stop, tally=tally)
+    budget = retries or RetryBudget()
+    ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=budget, stop=stop, tally=tally)
     for purse in purses:
         ask = budgeted(ask, purse, stop)
     if bounds.reuse is not None and store is not None:
@@ -164,7 +182,17 @@ def compose(
         ask = repairing(ask, job.outcome, job.repairs)
     if job.row_timeout_s is not None:
         ask = within(ask, job.row_timeout_s)
-    return Composed(ask, dispatcher, purses)
+    return ask
+
+
+def laned(job: Job, bounds: Bounds, endpoint: Opened, lateness: Lateness | None = None) -> Ask:
+    """An endpoint as a lane asks it: its replies priced, its calls watched for late ones, its media attached."""
+    ask = priced(endpoint.ask, prices_for(job, bounds), endpoint.name)
+    if lateness:
+        ask = watched(ask, lateness)
+    if job.conversation.has_media:
+        ask = attaching(ask, _media_root(job))
+    return ask
 
 
 def workers_for(concurrency: int) -> int:
@@ -176,14 +204,13 @@ def workers_for(concurrency: int) -> int:
     return max(64, concurrency + min(concurrency, 512))
 
 
-def _lane(
-    job: Job, bounds: Bounds, endpoint: Opened, prices: Prices, silence_s: float, lateness: Lateness | None
-) -> Lane:
-    ask = priced(endpoint.ask, prices, endpoint.name)
-    if lateness:
-        ask = watched(ask, lateness)
-    if job.conversation.has_media:
-        ask = attaching(ask, _media_root(job))
+def lateness_for(bounds: Bounds) -> Lateness | None:
+    """What tells which calls are late, where those are asked a second time."""
+    return Lateness(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
+
+
+def _lane(job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, lateness: Lateness | None) -> Lane:
+    ask = laned(job, bounds, endpoint, lateness)
     rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None
     return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s))
 

@@ -22,7 +22,7 @@ from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.faults import Broken, Misuse, NothingToDo
 from pipeline.job import Job
-from pipeline.journal import Journal, look
+from pipeline.journal import Journal, beside, look
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
 from pipeline.source import Source, Survey, changed, find_files, survey
@@ -100,6 +100,10 @@ class Run:
         self.work = Work(job, plan, folder.output, settings.files)
         self.survey, self.dataset = self.work.survey, self.work.dataset
         self.journal = Journal(folder.journal, settings.files)
+        for left in beside(folder.journal):  # by the worker processes of a start that was killed
+            self.journal.absorb(left)
+        self.lock: int | None = None
+        """The lock that worker processes share, when it is held."""
         self.cache: Cache | None = None
         self.purses: list[Purse] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
@@ -250,7 +254,7 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     # The cache, too, is opened before anything is removed.
-    with folder.locked(), _reusing(settings.bounds.reuse) as cache:
+    with folder.locked() as lock, reusing(settings.bounds.reuse) as cache:
         before = folder.load()
         plan = _planned(job, settings, folder, [str(path) for path in files])
         _require_columns(job, Survey.from_json(plan.survey))
@@ -258,7 +262,7 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
             folder.clear()
         folder.sweep()
         run = Run(job, settings, folder, plan)
-        run.cache = cache
+        run.lock, run.cache = lock, cache
         try:
             check_parts(run)
             folder.save(plan)
@@ -291,7 +295,7 @@ def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
 
 
 @contextmanager
-def _reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
+def reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
     """The replies of earlier runs, where they may be used. Raises `Misuse` when they cannot be read."""
     if reuse is None:
         yield None

@@ -56,6 +56,7 @@ class Journal:
     def __init__(self, path: Path, files: Files = FILES) -> None:
         _make(path, files)
         self._path = path
+        self._files = files
         self._writing = Lock()
         self._handing_over = Lock()
         self._pending: list[_Stored] = []
@@ -117,16 +118,11 @@ class Journal:
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
-        query = "SELECT ordinal FROM entries WHERE ordinal >= ? AND ordinal < ?"
-        with _reading(self._path) as database:
-            return {ordinal for (ordinal,) in database.execute(query, (first, first + rows))}
+        return recorded_in(self._path, first, rows)
 
     def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
         """The entries of `[first, first + rows)`, in order; read lazily, so that memory stays small."""
-        query = "SELECT ordinal, meta, body FROM entries WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
-        with _reading(self._path) as database:
-            for ordinal, meta, body in database.execute(query, (first, first + rows)):
-                yield ordinal, decode(meta, body)
+        return entries_in(self._path, first, rows)
 
     def count(self) -> int:
         """How many entries wait to be sealed."""
@@ -145,10 +141,26 @@ class Journal:
             self._database.execute(
                 "INSERT OR REPLACE INTO parts VALUES (?, ?)", (part.chunk, orjson.dumps(asdict(part)))
             )
+        self.let_go(part)
+
+    def let_go(self, part: Part) -> None:
+        """Drops the entries of a part that is recorded, durably."""
         for start in range(part.first, part.first + part.rows, _FORGET_ROWS):
             end = min(start + _FORGET_ROWS, part.first + part.rows)
             with self._writing, self._transaction():
                 self._database.execute(_FORGET, (start, end))
+
+    def absorb(self, path: Path) -> None:
+        """Takes over the entries of another journal, that nobody writes any more, and then removes it."""
+        with self._writing, self._attached(path), self._transaction():
+            if self._database.execute("SELECT 1 FROM other.sqlite_master WHERE name = 'entries'").fetchone():
+                self._database.execute("INSERT OR IGNORE INTO main.entries SELECT * FROM other.entries")
+        self._forget_sealed()
+        try:
+            self._files.remove([path])  # before its log, without which it may be torn
+            self._files.remove(path.parent.glob(f"{path.name}-*"))
+        except OSError as error:
+            raise _broken(error) from error
 
     def unseal(self, chunk: int, entries: Sequence[tuple[int, Entry]]) -> None:
         """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
@@ -185,6 +197,14 @@ class Journal:
             self._database.execute(f"INSERT OR REPLACE INTO entries VALUES {values}", [*chain.from_iterable(some)])  # noqa: S608
 
     @contextmanager
+    def _attached(self, path: Path) -> Iterator[None]:
+        _guarded(lambda: self._database.execute("ATTACH ? AS other", (str(path),)))
+        try:
+            yield
+        finally:
+            _guarded(lambda: self._database.execute("DETACH other"))
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         """BEGIN IMMEDIATE ... COMMIT, with SQLite's errors as `Broken`; after one of them there is no further try."""
         if self._broken is not None:
@@ -203,22 +223,73 @@ class Journal:
 
 
 def look(path: Path) -> tuple[list[Part], int]:
-    """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work."""
-    if not path.exists():
-        return [], 0
+    """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work.
+
+    The journals of its worker processes, which lie beside the run's own, are read, too.
+    """
+    parts = _parts_in(path) if path.exists() else []
+    return parts, sum(_unsealed(one, parts) for one in [path, *beside(path)])
+
+
+def beside(path: Path) -> list[Path]:
+    """The journals of worker processes that lie beside the run's own."""
+    return sorted(path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}"))
+
+
+def of_worker(path: Path, number: int) -> Path:
+    """Where a worker process keeps its journal, beside the run's own."""
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def recorded_in(path: Path, first: int, rows: int) -> set[int]:
+    """The ordinals of `[first, first + rows)` that have an entry in a journal."""
+    query = "SELECT ordinal FROM entries WHERE ordinal >= ? AND ordinal < ?"
     with _reading(path) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone():
-            return [], 0
-        parts = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
-        entries = database.execute("SELECT count(*) FROM entries").fetchone()
-    return [Part(**orjson.loads(part)) for (part,) in parts], int(entries[0])
+        return {ordinal for (ordinal,) in database.execute(query, (first, first + rows))}
+
+
+def entries_in(path: Path, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
+    """The entries of `[first, first + rows)` in a journal, in order; read lazily, so that memory stays small."""
+    query = "SELECT ordinal, meta, body FROM entries WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+    with _reading(path) as database:
+        for ordinal, meta, body in database.execute(query, (first, first + rows)):
+            yield ordinal, decode(meta, body)
+
+
+def _parts_in(path: Path) -> list[Part]:
+    with _reading(path) as database:
+        if not _has_tables(database):
+            return []
+        found = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
+    return [Part(**orjson.loads(part)) for (part,) in found]
+
+
+def _unsealed(path: Path, parts: Sequence[Part]) -> int:
+    """Entries of rows that are in no part; those that are go soon after the part was recorded."""
+    count = "SELECT count(*) FROM entries WHERE ordinal >= ? AND ordinal < ?"
+    with suppress(FileNotFoundError), _reading(path) as database:
+        if not _has_tables(database):
+            return 0
+        everything = int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
+        within = (database.execute(count, (part.first, part.first + part.rows)).fetchone()[0] for part in parts)
+        return everything - sum(within) if everything else 0
+    return 0
+
+
+def _has_tables(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone() is not None
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection of its own: in WAL mode readers and the writer do not wait for each other."""
+    """A connection of its own: in WAL mode readers and the writer do not wait for each other.
+
+    Raises `FileNotFoundError` rather than making a journal, or `Broken`.
+    """
+    path.stat()
     try:
-        with closing(sqlite3.connect(path, check_same_thread=False)) as database:
+        address = f"{path.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as database:
             yield database
     except sqlite3.Error as error:
         raise _broken(error) from error

@@ -24,6 +24,11 @@ from pipeline.faults import Broken, Misuse
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
+WORKERS = "workers"
+ORPHANS_S = 30.0
+"""How long the worker processes of a run that was killed may take to end."""
+
+_KEPT = (LOCK, WORKERS, "replies")
 _FILES = ("_manifest.json", "_SUCCESS")
 _BESIDE = ("_eval", "_repeats", "_ref", "_report.html")
 _OURS = ("_run", *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
@@ -79,19 +84,36 @@ class RunFolder:
             raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The run, for us alone. Raises `Misuse` that names who has it."""
+    def locked(self) -> Iterator[int]:
+        """The run, for us alone; yields the descriptor of the lock that worker processes share.
+
+        Raises `Misuse` that names who has it.
+        """
         with self._writing(LOCK):
             descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
             with self._writing(LOCK):
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise Misuse(f"another run works on {self.output}: {_holder(descriptor)}") from None
+                if not _locks(descriptor):
+                    raise Misuse(f"another run works on {self.output}: {_holder(descriptor)}")
                 os.ftruncate(descriptor, 0)
                 self._files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
-            yield
+            with self._without_orphans() as workers:
+                yield workers
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _without_orphans(self) -> Iterator[int]:
+        """A second lock, inherited by worker processes: those of a run that was killed may write for a moment yet."""
+        with self._writing(WORKERS):
+            descriptor = self._files.open(self.run / WORKERS, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        try:
+            until = time.monotonic() + ORPHANS_S
+            while not _locks(descriptor):
+                if time.monotonic() > until:
+                    raise Misuse(f"processes of a run that was killed still work on {self.output}: end them")
+                time.sleep(0.01)
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -122,8 +144,10 @@ class RunFolder:
             self._files.remove(path for path in self.output.iterdir() if _is_part(path))
             self._files.remove([self.journal])  # before its log, without which it may be torn
             self._files.remove(self.run.glob(f"{JOURNAL}*"))
+            self._files.remove(self.run.glob("journal-*.sqlite"))
+            self._files.remove(self.run.glob("journal-*"))
             self._files.remove(replies.glob("*"))
-            self._files.remove(path for path in self.run.iterdir() if path.name != LOCK and path != replies)
+            self._files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
 
     def sweep(self) -> None:
         """Removes files that a killed run had not finished writing."""
@@ -189,6 +213,14 @@ def _short(text: str, start: int) -> str:
 def _is_part(path: Path) -> bool:
     name = path.name.removeprefix(".").removesuffix(TEMPORARY)
     return name.startswith("part-") and name.endswith(".parquet")
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(descriptor: int) -> str:

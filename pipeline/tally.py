@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pipeline.data import Failure, Outcome, Usage
+
+_PRESENT = {"rows", "done_before", "in_flight", "retrying", "waiting", "waits_for", "limit", "notes"}
+"""What tells how it stands; everything else counts."""
 
 
 @dataclass(slots=True)
@@ -54,3 +59,15 @@ class Tally:
             self.usage += outcome.reply.paid
             self.cost_usd += paid_usd or 0.0
             self.unpriced += paid_usd is None
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since this was called last."""
+        counted = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _PRESENT}
+        for name, value in counted.items():
+            setattr(self, name, type(value)())
+        return {name: value for name, value in counted.items() if value != type(value)()}
+
+    def add(self, counted: Mapping[str, Any]) -> None:
+        """Adds what another tally has counted."""
+        for name, value in counted.items():
+            setattr(self, name, getattr(self, name) + value)

@@ -66,7 +66,7 @@ class Watch:
             "at": round(time.time(), 3),
             "limit": round(sum(rates.values()), 2) if rates else None,
             "lanes": rates,
-            "open": [lane.name for lane in dispatcher.lanes if lane.breaker.opened_at is not None],
+            "open": [lane.name for lane in dispatcher.lanes if lane.opened_at is not None],
             "concurrency": dispatcher.limits.concurrency,
             "in_flight": self._tally.in_flight,
             "waiting": self._tally.waiting,

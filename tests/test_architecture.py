@@ -4,7 +4,7 @@
 
                        cli
                         |
-                     reparse
+                reparse  processes
                         |
                      execute      - emulator (imports nothing of ours; only cli imports it)
                         |
@@ -62,7 +62,7 @@ LAYERS = {
     "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
-    "executions": {"reparse"},
+    "executions": {"processes", "reparse"},
     "judgement": {"evaluate", "gold", "judging"},
     "telling": {"report"},
     "face": {"__main__", "cli"},

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.faults import Misuse
-from pipeline.plan import LOCK, PLAN, Plan, RunFolder, differences
+from pipeline.plan import LOCK, PLAN, WORKERS, Plan, RunFolder, differences
 
 ROOT = Path(__file__).parents[1]
 
@@ -168,7 +168,7 @@ def test_clear_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None
     with folder.locked():
         folder.clear()
         left = [path for path in folder.output.rglob("*") if path.is_file()]
-        assert sorted(left) == sorted([*mine, folder.run / LOCK])
+        assert sorted(left) == sorted([*mine, folder.run / LOCK, folder.run / WORKERS])
         assert folder.running() is not None
 
 

@@ -68,6 +68,18 @@ class Connection:
             raise Misuse(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a process needs to begin: the job as the command line described it, and where to ask. It holds no secret."""
+
+    target: str
+    inputs: Sequence[str] | None
+    model: str | None
+    assignments: Sequence[str] | None
+    output: Path | None
+    connection: Connection
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Targets, and what opens them: an API key, or Google credentials."""
@@ -75,6 +87,11 @@ class Access:
     targets: Sequence[tuple[float, Target]]
     api_key: str | None
     credentials: Credentials | None
+
+    @property
+    def lanes(self) -> list[tuple[str, float]]:
+        """The names and weights of what `open` opens."""
+        return [(target.label, weight) for weight, target in self.targets]
 
     @asynccontextmanager
     async def open(

@@ -8,15 +8,16 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli import emulation
-from pipeline.cli.connecting import Connection, access
+from pipeline.cli.connecting import Access, Connection, Start, access
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.cli.tables import json_line, plain
@@ -31,14 +32,40 @@ if TYPE_CHECKING:
     from pipeline.policy import Stop
     from pipeline.tally import Tally
 
+WORKER = (sys.executable, "-m", "pipeline.cli.worker")
+
 
 @with_options
-def run(target: Target, *, options: Asking) -> int:
+def run(
+    target: Target,
+    *,
+    processes: Annotated[str, typer.Option(help="Processes that share the work; auto: one for each core.")] = "1",
+    options: Asking,
+) -> int:
     """Run a job over its input; run it again to resume."""
+    count = _count_of(processes)
     job, name = load(target, options.inputs, options.model, options.assignments, options.output)
     connection = connection_of(options, job)
     settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
-    return _run(job, settings, connection, simulation_of(options), as_json=options.as_json, quiet=options.quiet)
+    start = Start(
+        target=target,
+        inputs=options.inputs,
+        model=options.model,
+        assignments=options.assignments,
+        output=options.output,
+        connection=connection,
+    )
+    office = Office(count, start, simulation_of(options))
+    return _run(job, settings, office, as_json=options.as_json, quiet=options.quiet)
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """By how many processes a run is carried out, what each needs, and the arguments of the emulator, if there is one."""
+
+    processes: int
+    start: Start
+    simulation: list[str]
 
 
 def reparse(
@@ -130,9 +157,7 @@ def simulation_of(options: Asking) -> list[str]:
     return arguments
 
 
-def _run(
-    job: Job, settings: Settings, connection: Connection, simulation: list[str], *, as_json: bool, quiet: bool
-) -> int:
+def _run(job: Job, settings: Settings, office: Office, *, as_json: bool, quiet: bool) -> int:
     import anyio
 
     from pipeline.execute import opened
@@ -140,7 +165,7 @@ def _run(
     from pipeline.tally import Tally
 
     if settings.fresh and not settings.simulated:
-        access(connection)  # what is missing is told before anything is removed
+        access(office.start.connection)  # what is missing is told before anything is removed
     started = time.monotonic()
     with opened(job, settings) as run, ExitStack() as stack:
         if settings.retry_failed:
@@ -153,14 +178,24 @@ def _run(
         else:
             if settings.simulated:
                 print(SIMULATED, file=sys.stderr)
-                connection = emulated(stack.enter_context(emulation.emulator(simulation)))
+                connection = emulated(stack.enter_context(emulation.emulator(office.simulation)))
+                office = replace(office, start=replace(office.start, connection=connection))
             # uvloop, where it is installed, takes a fifth off the cost of a row.
             options = {"use_uvloop": find_spec("uvloop") is not None}
-            opening = access(connection)
+            opening = access(office.start.connection)
             gc.freeze()  # what is loaded by now stays: the collector need not go through it again and again
-            stop = anyio.run(_carry_out, run, opening, tally, quiet, backend_options=options)
+            stop = anyio.run(_carry_out, run, office, opening, tally, quiet, backend_options=options)
         summary = run.conclude(tally, stop, time.monotonic() - started)
     return _told(job, summary, stop.reason, as_json=as_json)
+
+
+def _count_of(processes: str) -> int:
+    """How many processes: `auto` is as many as there are processors for us."""
+    if processes == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not processes.isdecimal() or int(processes) < 1:
+        raise Misuse(f"--processes takes a number from 1 on, or auto, not {processes!r}")
+    return int(processes)
 
 
 def emulated(address: dict[str, str]) -> Connection:
@@ -170,7 +205,7 @@ def emulated(address: dict[str, str]) -> Connection:
     return Connection(base_urls=[address["base_url"]], credentials=Path(address["credentials_file"]))
 
 
-async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:  # noqa: FBT001 - anyio.run passes by position
+async def _carry_out(run: Run, office: Office, opening: Access, tally: Tally, quiet: bool) -> Stop:  # noqa: FBT001 - anyio.run passes by position
     import anyio
 
     from pipeline.cli.progress import show_progress
@@ -181,16 +216,26 @@ async def _carry_out(run: Run, opening: Any, tally: Tally, quiet: bool) -> Stop:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch_signals, [run], stop, tally)
         tasks.start_soon(lambda: show_progress(tally, quiet=quiet))
-        job = run.job
-        connect = partial(
-            opening.open,
-            connections=workers_for(run.settings.bounds.concurrency),  # as many as `tune` may ask for
-            timeout_s=job.timeout_s,
-            idle_timeout_s=job.idle_timeout_s,
-        )
-        await run.carry_out(connect, tally, stop)
+        if office.processes > 1:
+            await _by_processes(run, office, opening.lanes, tally, stop)
+        else:
+            job = run.job
+            connect = partial(
+                opening.open,
+                connections=workers_for(run.settings.bounds.concurrency),  # as many as `tune` may ask for
+                timeout_s=job.timeout_s,
+                idle_timeout_s=job.idle_timeout_s,
+            )
+            await run.carry_out(connect, tally, stop)
         tasks.cancel_scope.cancel()
     return stop
+
+
+async def _by_processes(run: Run, office: Office, lanes: list[tuple[str, float]], tally: Tally, stop: Stop) -> None:
+    from pipeline.processes.parent import Crew, carry_out
+
+    crew = Crew(processes=office.processes, command=WORKER, start=office.start, lanes=lanes)
+    await carry_out(run, crew, tally, stop)
 
 
 async def watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:

@@ -2,11 +2,12 @@
 
 from pipeline.pace.gate import PROBE_S, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
 from pipeline.pace.lateness import Call, Lateness
-from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Spacing, TokenEstimate, first_rate
+from pipeline.pace.rate import FIRST_RATE, LATE_S, AdaptiveRate, Spacing, TokenEstimate, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
 __all__ = [
     "FIRST_RATE",
+    "LATE_S",
     "PROBE_S",
     "SILENCE_AMONG_S",
     "SILENCE_S",

@@ -34,6 +34,11 @@ class Gate:
         closed = self._opens - now
         return closed + self.dice.uniform(0.0, min(0.2 * closed, 2.0)) if closed > 0 else 0.0
 
+    @property
+    def opens_at(self) -> float:
+        """When it opens, or has opened."""
+        return self._opens
+
     def close(self, now: float, retry_after: float) -> None:
         """The server wants no request for so many seconds."""
         self._opens = max(self._opens, now + retry_after)

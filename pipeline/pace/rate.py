@@ -10,7 +10,7 @@ from itertools import takewhile
 FIRST_RATE = 32.0
 LEAST_RATE = 0.2
 
-_LATE_S = 0.02
+LATE_S = 0.02
 """How late a sleeper may wake without losing its place: a clock's coarseness is no reason to send less."""
 
 _SLOWEST_DOUBLING_S = 0.5
@@ -55,12 +55,16 @@ class AdaptiveRate:
         """Seconds until the next request may leave; 0 when it may now."""
         wait = max(0.0, self._next - now)
         if wait:
-            self._held_back_at = now
+            self.held_back(now)
         return wait
+
+    def held_back(self, at: float) -> None:
+        """A request that was ready then had to wait for the rate."""
+        self._held_back_at = max(self._held_back_at, at)
 
     def sent(self, now: float) -> None:
         """A request leaves: the next one may follow after its interval, so that no second sees a burst."""
-        self._next = max(self._next, now - _LATE_S) + 1.0 / self.rate
+        self._next = max(self._next, now - LATE_S) + 1.0 / self.rate
         self._sent.append(now)
         self._forget(now)
 
@@ -145,6 +149,8 @@ class Spacing:
     """
 
     per_minute: float
+    late_s: float = 0.0
+    """How late a request may leave without putting off the next one."""
     _next: float = float("-inf")
 
     def wait(self, now: float) -> float:
@@ -153,7 +159,12 @@ class Spacing:
 
     def take(self, now: float, units: float = 1.0) -> None:
         """A request of so many units leaves."""
-        self._next = max(self._next, now) + units * 60.0 / self.per_minute
+        self._next = max(self._next, now - self.late_s) + units * 60.0 / self.per_minute
+
+    def change(self, now: float, per_minute: float) -> None:
+        """The rate is another from now on: what is left to wait for takes as much longer, or shorter."""
+        self._next = now + max(0.0, self._next - now) * self.per_minute / per_minute
+        self.per_minute = per_minute
 
     def settle(self, estimated: float, actual: float) -> None:
         """An answer tells how many units it really were."""

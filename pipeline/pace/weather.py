@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 UNLIKELY = 1e-6
 MOST_ATTEMPTS = 20
@@ -99,6 +100,10 @@ class Latencies:
         if not self._sorted:
             return None
         return self._sorted[min(len(self._sorted) - 1, int(share * len(self._sorted)))]
+
+    def newest(self, count: int) -> list[float]:
+        """The latest so many of them, the newest first."""
+        return list(islice(reversed(self._latest), count))
 
     def __len__(self) -> int:
         return len(self._sorted)

@@ -9,7 +9,7 @@ are held for no more rows than are in flight.
 from pipeline.policy.caching import Flights, Keys, Store, cached
 from pipeline.policy.hedging import hedged, watched
 from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
-from pipeline.policy.money import WARNING_SHARE, Purse, budgeted, priced
+from pipeline.policy.money import WARNING_SHARE, Budget, Purse, budgeted, priced
 from pipeline.policy.retrying import retrying, within
 from pipeline.policy.stop import Stop
 from pipeline.policy.turns import attaching, repairing, with_tools
@@ -17,6 +17,7 @@ from pipeline.policy.turns import attaching, repairing, with_tools
 __all__ = [
     "GIVE_UP_S",
     "WARNING_SHARE",
+    "Budget",
     "Dispatcher",
     "Flights",
     "Keys",

@@ -43,13 +43,17 @@ class Lane:
     answered_at: float | None = None
     """When a request was answered last, or the first one left."""
 
+    @property
+    def opened_at(self) -> float | None:
+        """Since when the endpoint has failed as a whole; None when it has not."""
+        return self.breaker.opened_at
+
     def wait(self, now: float) -> float:
         """Seconds until a request may leave by this lane."""
         return max(self.gate.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
 
     def sent(self, now: float) -> None:
         """A request leaves."""
-        self.in_flight += 1
         self.answered_at = now if self.answered_at is None else self.answered_at
         self.breaker.sent(now)
         if self.rate:
@@ -154,10 +158,10 @@ class Dispatcher:
                 in_play = tally.in_flight + tally.waiting + tally.retrying
                 lane.failed(anyio.current_time(), request.ordinal, in_play)
                 # While all fails, a 500 is the server's word on this row, and counts; anything else does not.
-                fault.own = lane.breaker.opened_at is not None and fault.http_status == 500
+                fault.own = lane.opened_at is not None and fault.http_status == 500
                 tried.append(lane)
-                elsewhere = [other for other in self.lanes if other not in tried and other.breaker.opened_at is None]
-                if fault.own or (lane.breaker.opened_at is None and not elsewhere):
+                elsewhere = [other for other in self.lanes if other not in tried and other.opened_at is None]
+                if fault.own or (lane.opened_at is None and not elsewhere):
                     raise
                 pause = 0.0
             except Settled:
@@ -173,7 +177,7 @@ class Dispatcher:
                 lane.in_flight -= 1
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
-                self._admit()
+                self.admit()
 
     def _throttled(self, lane: Lane, fault: Throttled, left_at: float, throttles: int) -> None:
         """Takes note of a 429. Raises when waiting for quota would have no end, for all rows or for this one."""
@@ -191,12 +195,12 @@ class Dispatcher:
         self._queue.append(turn)
         self._tally.waiting += 1
         try:
-            self._admit()
+            self.admit()
             while turn.leave is None:
                 self._stop.check()
                 self._check_patience(anyio.current_time())
                 await self._nap(turn)
-                self._admit()
+                self.admit()
         except BaseException:
             self._abandon(turn)
             raise
@@ -204,7 +208,7 @@ class Dispatcher:
             self._tally.waiting -= 1
         return turn.leave
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
         """Lets everyone leave who may now, in order, and has the next one look again when it may be its turn.
 
         All at once, whoever calls: were each to wake the next, no more than one would leave in a round of the loop.
@@ -245,7 +249,7 @@ class Dispatcher:
             turn.leave.lane.in_flight -= 1
             self._tally.in_flight -= 1
             self._tally.requests -= 1
-        self._admit()
+        self.admit()
 
     def _next(self, now: float, avoid: Sequence[Lane]) -> tuple[float, Lane]:
         """The lane that may send soonest, the emptiest of several; and in how many seconds.
@@ -263,8 +267,8 @@ class Dispatcher:
         return (float("inf") if full else max([wait, *declared])), self.lanes[lane]
 
     def _reason(self, wait: float, declared: Sequence[float], *, full: bool, lane: Lane) -> str | None:
-        if lane.breaker.opened_at is not None:
-            silent = anyio.current_time() - lane.breaker.opened_at
+        if lane.opened_at is not None:
+            silent = anyio.current_time() - lane.opened_at
             return f"the endpoint, which has failed for {silent:.0f} s"
         if full:
             return None
@@ -274,6 +278,7 @@ class Dispatcher:
 
     def _take(self, lane: Lane, now: float, size: int) -> float:
         lane.sent(now)
+        lane.in_flight += 1
         self._tally.requests += 1
         self._tally.in_flight += 1
         if self.limits.requests:
@@ -293,7 +298,7 @@ class Dispatcher:
         self._estimate.learn(size, usage.input, answered)
 
     def _check_patience(self, now: float) -> None:
-        opened = [lane.breaker.opened_at for lane in self.lanes]
+        opened = [lane.opened_at for lane in self.lanes]
         since = [at for at in opened if at is not None]
         if len(since) == len(opened) and now - max(since) >= self._give_up_s:
             raise Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after)")

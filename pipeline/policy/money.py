@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import anyio
 
@@ -70,14 +71,18 @@ class Purse:
         while not self.affords_another():
             stop.check()
             if not self.in_flight:
-                raise Spent(
-                    f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}, and one more call may "
-                    f"pass it; run again with a larger one to go on"
-                )
+                raise self.used_up()
             # Not without looking up: the run may be told to end while the calls in flight take long.
             with anyio.move_on_after(LOOK_UP_S):
                 await self._settled.wait()
         self.in_flight += 1
+
+    def used_up(self) -> Spent:
+        """What to say when not one more call can be afforded."""
+        return Spent(
+            f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}, and one more call may "
+            f"pass it; run again with a larger one to go on"
+        )
 
     def settle(self, cost: float | None) -> None:
         """A call has ended; None when it cost nothing."""
@@ -91,7 +96,19 @@ class Purse:
         self._settled = anyio.Event()
 
 
-def budgeted(ask: Ask, purse: Purse, stop: Stop) -> Ask:
+class Budget(Protocol):
+    """An amount that calls are paid from."""
+
+    unit: str
+
+    async def reserve(self, stop: Stop) -> None:
+        """Returns when a call may leave. Raises `Halt` when none ever will."""
+
+    def settle(self, cost: float | None) -> None:
+        """A call has ended; None when it cost nothing."""
+
+
+def budgeted(ask: Ask, purse: Budget, stop: Stop) -> Ask:
     """Ask, as long as the purse lasts. Raises `Spent` instead of asking when the rest would pass the cap."""
 
     async def budgeted_ask(request: Request) -> Reply:

@@ -1,0 +1,68 @@
+"""A worker process of `pipeline run --processes`, started by its parent: nothing for people to call."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sys
+import traceback
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from pipeline.cli.connecting import Start, access
+from pipeline.cli.options import load
+from pipeline.faults import Halt, Misuse
+
+if TYPE_CHECKING:
+    from pipeline.processes.messages import Link, Order
+
+
+async def _work(end: int, lifeline: int) -> int:
+    from pipeline.processes.messages import Failed, Link
+
+    link = await Link.over(socket.socket(fileno=end))
+    order: Order | None = await link.receive()
+    if order is None:
+        return 1
+    try:
+        await _carry_out(order, link, lifeline)
+    except (Misuse, Halt) as error:
+        await link.send(Failed(error))
+    except Exception:  # noqa: BLE001 - a bug is told to the parent, with its traceback, and ends the run
+        await link.send(Failed(traceback.format_exc()))
+        return 1
+    return 0
+
+
+async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
+    from pipeline.composition import workers_for
+    from pipeline.processes.worker import work
+
+    start: Start = order.start
+    inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
+    job, _ = load(start.target, inputs, start.model, assignments, start.output)
+    connect = partial(
+        access(start.connection).open,
+        connections=workers_for(order.settings.bounds.concurrency),
+        timeout_s=job.timeout_s,
+        idle_timeout_s=job.idle_timeout_s,
+    )
+    gc.freeze()  # what is loaded by now stays
+    await work(job, order, connect, link, lifeline)
+
+
+def main() -> None:
+    """Works for the parent whose descriptors are named in the arguments."""
+    import anyio
+
+    from pipeline.cli import GARBAGE
+
+    gc.set_threshold(GARBAGE)
+    end, lifeline = map(int, sys.argv[1:])
+    options = {"use_uvloop": find_spec("uvloop") is not None}
+    sys.exit(anyio.run(_work, end, lifeline, backend_options=options))
+
+
+if __name__ == "__main__":
+    main()

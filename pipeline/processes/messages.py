@@ -1,0 +1,167 @@
+"""What the parent and its worker processes tell each other: frozen values, pickled, over a pair of sockets."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio.abc import UNIXSocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from pipeline.data import Part
+from pipeline.execute import Settings
+from pipeline.faults import Broken, Fault, Misuse
+from pipeline.plan import Plan
+
+_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The first message to a worker: the run, and the worker's place in it. `start` is what its command needs."""
+
+    plan: Plan
+    settings: Settings
+    number: int
+    of: int
+    start: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLease:
+    """What a worker may do on one lane: `rate` is in requests a second, `probes` counts all that were ever granted."""
+
+    rate: float | None = None
+    opened_at: float | None = None
+    probes: int = 0
+    gate_opens: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's share of the run's limits, until the next one. `calls` counts all that each purse ever granted."""
+
+    number: int
+    concurrency: int
+    rpm: float | None = None
+    tpm: float | None = None
+    lanes: Sequence[LaneLease] = ()
+    calls: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class LaneReport:
+    """What happened on one lane since the last report; `events` in their order."""
+
+    sent: list[float] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    held_back_at: float = float("-inf")
+
+
+@dataclass(slots=True)
+class PurseReport:
+    """What calls have cost since the last report; how many leases are wanted beyond the `granted`, and given back."""
+
+    costs: list[float | None] = field(default_factory=list)
+    in_flight: int = 0
+    granted: int = 0
+    wanted: int = 0
+    returned: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a worker stands under the lease of that number, and what it has counted since its last report."""
+
+    lease: int
+    in_flight: int
+    waiting: int
+    retrying: int
+    waits_for: str | None = None
+    counted: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    latencies: Sequence[float] = ()
+    lanes: Sequence[LaneReport] = ()
+    purses: Sequence[PurseReport] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """The worker has room for another chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """A chunk to work on; None when there will be no more."""
+
+    chunk: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A part is on the disk, durably; its entries wait to be let go."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The part of that chunk is recorded, durably; or it could not be."""
+
+    chunk: int
+    broken: Broken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run is ending for that reason: drain."""
+
+    reason: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker's part of the run ends: for a known reason, or because of a bug, with its traceback."""
+
+    reason: Fault | Misuse | str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The worker's last word: all that it was handed is sealed or recorded."""
+
+
+class Link:
+    """One end of the pair of sockets. Nobody else has the other, so that what comes from it may be unpickled."""
+
+    def __init__(self, stream: UNIXSocketStream) -> None:
+        self._stream = stream
+        self._received = BufferedByteReceiveStream(stream)
+        self._sending = anyio.Lock(fast_acquire=True)
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Link:
+        """A link over one end of a pair; takes the socket over."""
+        return cls(await UNIXSocketStream.from_socket(end))
+
+    async def send(self, message: object) -> None:
+        """Sends a message; raises `anyio.BrokenResourceError` when the other end is gone."""
+        content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        async with self._sending:
+            await self._stream.send(len(content).to_bytes(_LENGTH, "big") + content)
+
+    async def receive(self) -> Any:
+        """The next message; None when the other end is gone, in the middle of one or not."""
+        try:
+            length = int.from_bytes(await self._received.receive_exactly(_LENGTH), "big")
+            return pickle.loads(await self._received.receive_exactly(length))  # noqa: S301 - see the class
+        except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return None
+
+    async def close(self) -> None:
+        """Closes this end."""
+        await self._stream.aclose()

@@ -1,0 +1,306 @@
+"""The limits of a run among its workers: leases in, reports out, and never more than the run may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.composition import Bounds, Composed, Opened, compose
+from pipeline.data import Reply, Request
+from pipeline.faults import Interrupted, Spent
+from pipeline.job import Job
+from pipeline.pace import PROBE_S, Gate, Spacing
+from pipeline.policy import Purse, Stop
+from pipeline.processes.leased import LeasedLane, LeasedPurse
+from pipeline.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
+from pipeline.processes.sharing import Sharing, divided
+from pipeline.tally import Tally
+from tests import virtual
+
+anyio_backend = virtual.anyio_backend
+
+
+async def never(_: Request) -> Reply:
+    raise AssertionError("the parent asks nothing")
+
+
+def sharing(*purses: Purse, **bounds: object) -> tuple[Sharing, Composed, Tally, Stop]:
+    tally, stop = Tally(), Stop()
+    job = Job(name="j", model="m", user="{{ a }}")
+    chosen = Bounds(**{"concurrency": 10, "adaptive": False, **bounds})  # type: ignore[arg-type]
+    composed = compose(job, chosen, [Opened("here", 1.0, never)], purses, tally=tally, stop=stop)
+    return Sharing(composed, tally, stop), composed, tally, stop
+
+
+def report(lease: int = 0, *, in_flight: int = 0, waiting: int = 0, **more: object) -> Report:
+    fields = {"lanes": [LaneReport()], **more}
+    return Report(lease=lease, in_flight=in_flight, waiting=waiting, retrying=0, **fields)  # type: ignore[arg-type]
+
+
+# Shares.
+
+
+@given(st.integers(1, 10_000), st.lists(st.integers(1, 10_000), min_size=1, max_size=9), st.integers(0, 99))
+def test_places_sum_up_and_whoever_needs_less_than_an_even_part_has_what_it_needs(
+    most: int, demands: list[int], first: int
+) -> None:
+    places = divided(most, demands, first=first)
+    assert sum(places) == most
+    for demand, count in zip(demands, places, strict=True):
+        assert count >= min(demand, most // len(demands))
+
+
+def test_who_has_less_than_it_needs_gets_the_places_that_another_gives_up() -> None:
+    """Also while the other's needs go on changing, and its confirmations are late."""
+    shared, _, _, _ = sharing(concurrency=100)
+    shared.join(0)
+    latest = {0: shared.leases(0.0)[0], 1: Lease(number=0, concurrency=0)}
+    under = [latest[0].number] * 3
+    shared.report(0, report(1, in_flight=100), 0.1)
+    shared.join(1)
+    for step in range(1, 40):
+        latest |= shared.leases(float(step))
+        under.append(latest[0].number)
+        shared.report(0, report(under[-3], in_flight=max(10, 100 - 10 * step)), step + 0.1)
+        shared.report(1, report(latest[1].number, in_flight=latest[1].concurrency, waiting=200), step + 0.2)
+    mine = latest[1].concurrency
+    assert mine >= 80
+
+
+@dataclass
+class Worker:
+    """A worker as the parent sees it: leases and reports are under way for a while."""
+
+    granted: int = 0
+    in_flight: int = 0
+    number: int = 0
+    coming: list[Lease] = field(default_factory=list)
+
+
+KINDS = ("tick", "receive", "send", "end", "report")
+Step = tuple[str, int, int]
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(1, 12),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["tick", "receive", "send", "end", "report", "tune"]), st.integers(0, 2), st.integers(0, 20)
+        ),
+        max_size=120,
+    ),
+)
+def test_never_more_calls_are_in_flight_than_the_run_may_have(most: int, steps: Sequence[Step]) -> None:
+    shared, composed, _, _ = sharing(concurrency=most)
+    workers = [Worker() for _ in range(3)]
+    for number in range(3):
+        shared.join(number)
+    for now, (kind, number, amount) in enumerate(steps):
+        worker = workers[number]
+        match kind:
+            case "tick":
+                for one, lease in shared.leases(float(now)).items():
+                    workers[one].coming.append(lease)
+            case "receive" if worker.coming:
+                lease = worker.coming.pop(0)
+                worker.granted, worker.number = lease.concurrency, lease.number
+            case "send":
+                worker.in_flight = max(worker.in_flight, min(worker.granted, worker.in_flight + amount))
+            case "end":
+                worker.in_flight = max(0, worker.in_flight - amount)
+            case "report":
+                now_in_flight = report(worker.number, in_flight=worker.in_flight, waiting=amount)
+                shared.report(number, now_in_flight, float(now))
+        assert sum(one.in_flight for one in workers) <= composed.dispatcher.limits.concurrency
+
+
+def test_the_places_of_one_that_is_gone_go_to_the_others() -> None:
+    shared, _, _, _ = sharing(concurrency=10)
+    shared.join(0)
+    shared.join(1)
+    assert {n: lease.concurrency for n, lease in shared.leases(0.0).items()} == {0: 5, 1: 5}
+    shared.leave(1)
+    assert shared.leases(1.0)[0].concurrency == 10
+
+
+def test_nobody_is_told_what_they_know() -> None:
+    shared, _, _, _ = sharing()
+    shared.join(0)
+    assert list(shared.leases(0.0)) == [0]
+    assert shared.leases(0.1) == {}
+
+
+def test_one_that_confirms_nothing_is_not_flooded() -> None:
+    shared, composed, _, _ = sharing(rpm=600.0)
+    shared.join(0)
+    told = 0
+    for step in range(100):
+        composed.dispatcher.limits.requests = Spacing(600.0 + step)
+        told += len(shared.leases(float(step)))
+    assert told == 10
+
+
+# Rates.
+
+
+@given(st.floats(1.0, 1e5), st.lists(st.integers(0, 500), min_size=1, max_size=5))
+def test_declared_rates_sum_up_to_those_of_the_run(rpm: float, waiting: list[int]) -> None:
+    shared, _, _, _ = sharing(rpm=rpm, tpm=10 * rpm)
+    for number, rows in enumerate(waiting):
+        shared.join(number)
+        shared.report(number, report(waiting=rows), 0.0)
+    leases = shared.leases(1.0).values()
+    assert math.isclose(sum(lease.rpm or 0.0 for lease in leases), rpm)
+    assert math.isclose(sum(lease.tpm or 0.0 for lease in leases), 10 * rpm)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(1.0, 600.0)), min_size=1, max_size=50))
+def test_a_rate_that_changes_lets_through_no_more_than_its_sum_over_time(changes: list[tuple[float, float]]) -> None:
+    spacing, now, allowed, sent, rate = Spacing(60.0), 0.0, 1.0, 0, 60.0
+    for passed, per_minute in changes:
+        until = now + passed
+        while (wait := spacing.wait(now)) <= until - now:
+            now += wait
+            spacing.take(now)
+            sent += 1
+        now = until
+        allowed += passed * rate / 60.0
+        spacing.change(now, per_minute)
+        rate = per_minute
+        assert sent <= allowed + 1e-6
+
+
+def test_the_rate_that_was_found_is_the_runs_and_a_429_of_any_worker_lowers_it_for_all() -> None:
+    shared, composed, _, _ = sharing(adaptive=True, concurrency=500)
+    for number in (0, 1):
+        shared.join(number)
+    before = [lease.lanes[0].rate or 0.0 for lease in shared.leases(0.0).values()]
+    assert before == [50.0, 50.0]
+    sent = [at / 100 for at in range(100)]
+    refused = LaneReport(sent=sent, events=[("throttled", at, None) for at in sent[50:]])
+    shared.report(0, report(1, lanes=[refused]), 1.0)
+    after = [lease.lanes[0].rate or 0.0 for lease in shared.leases(1.1).values()]
+    assert len(after) == 2
+    assert sum(after) < 97.5
+    rate = composed.dispatcher.lanes[0].rate
+    assert rate is not None
+    assert math.isclose(sum(after), rate.rate)
+
+
+def test_a_time_that_the_server_named_to_one_holds_for_all() -> None:
+    shared, _, _, _ = sharing()
+    shared.join(0)
+    shared.join(1)
+    shared.report(0, report(lanes=[LaneReport(events=[("throttled", 0.9, 30.0)])]), 1.0)
+    assert [lease.lanes[0].gate_opens for lease in shared.leases(1.0).values()] == [31.0, 31.0]
+    lane = LeasedLane("here", never, rate=None, gate=Gate())
+    lane.renew(LaneLease(gate_opens=31.0), 1.0)
+    assert lane.wait(1.0) >= 30.0
+    assert lane.wait(31.0) == 0.0
+
+
+# The breaker.
+
+
+def test_an_endpoint_that_fails_the_rows_of_several_workers_has_failed_for_all_and_one_probe_leaves() -> None:
+    shared, composed, _, _ = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(in_flight=5, waiting=5, lanes=[LaneReport(sent=[0.0])]), 0.0)
+    for number in (0, 1):
+        failed = LaneReport(events=[("failed", 10 * number + row) for row in range(5)])
+        shared.report(number, report(in_flight=5, waiting=5, lanes=[failed]), 6.0)
+    assert composed.dispatcher.lanes[0].opened_at == 6.0
+    assert [lease.lanes[0].probes for lease in shared.leases(6.1).values()] == [0, 0]
+    probing = shared.leases(6.0 + PROBE_S)
+    assert sum(lease.lanes[0].probes for lease in probing.values()) == 1
+    shared.report(1, report(lanes=[LaneReport(events=[("answered", 20.0)])]), 22.0)
+    assert {lease.lanes[0].opened_at for lease in shared.leases(22.1).values()} == {None}
+
+
+def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
+    lane = LeasedLane("here", never, rate=None)
+    lane.renew(LaneLease(opened_at=5.0), 5.0)
+    assert lane.wait(6.0) == math.inf
+    lane.renew(LaneLease(opened_at=5.0, probes=1), 20.0)
+    assert lane.wait(20.0) == 0.0
+    lane.sent(20.0)
+    assert lane.wait(20.0) == math.inf
+    lane.renew(LaneLease(probes=1), 21.0)
+    assert lane.wait(21.0) == 0.0
+
+
+# Money.
+
+
+def test_calls_are_granted_as_far_as_the_budget_reaches_and_the_run_ends_when_it_does_not() -> None:
+    purse = Purse(100.0, "tokens", 10.0)
+    shared, _, _, stop = sharing(purse)
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(waiting=50, purses=[PurseReport(wanted=50)]), 0.0)
+    calls = {number: lease.calls[0] for number, lease in shared.leases(0.1).items()}
+    assert calls == {0: 5, 1: 5}
+    assert not stop.requested
+    for number in (0, 1):
+        paid = PurseReport(costs=[10.0] * 5, granted=5, wanted=45)
+        shared.report(number, report(1, waiting=45, purses=[paid]), 1.0)
+    assert purse.spent == 100.0
+    shared.leases(1.1)
+    assert isinstance(stop.reason, Spent)
+
+
+def test_calls_that_are_given_back_are_granted_to_others() -> None:
+    purse = Purse(100.0, "tokens", 10.0)
+    shared, _, _, stop = sharing(purse)
+    for number in (0, 1):
+        shared.join(number)
+    shared.report(0, report(waiting=10, purses=[PurseReport(wanted=10)]), 0.0)
+    assert shared.leases(0.1)[0].calls == [10]
+    shared.report(1, report(waiting=3, purses=[PurseReport(wanted=3)]), 0.2)
+    assert shared.leases(0.3).get(1, Lease(number=0, concurrency=0, calls=[0])).calls == [0]
+    shared.report(0, report(1, purses=[PurseReport(granted=10, returned=10)]), 0.4)
+    assert shared.leases(0.5)[1].calls == [3]
+    assert not stop.requested
+
+
+def test_what_a_dead_worker_had_in_flight_counts_as_paid() -> None:
+    purse = Purse(100.0, "tokens", 10.0)
+    shared, _, _, _ = sharing(purse)
+    shared.join(0)
+    shared.report(0, report(waiting=6, purses=[PurseReport(wanted=6)]), 0.0)
+    shared.leases(0.1)
+    shared.report(0, report(1, in_flight=4, purses=[PurseReport(granted=6, in_flight=4)]), 0.2)
+    shared.leave(0)
+    assert (purse.spent, purse.in_flight) == (40.0, 0)
+
+
+@pytest.mark.anyio
+async def test_a_worker_wants_what_it_waits_for_and_gives_back_what_it_does_not_need() -> None:
+    purse, stop = LeasedPurse("USD"), Stop()
+    assert purse.take().wanted == 0
+    purse.renew(30)
+    for _ in range(3):
+        await purse.reserve(stop)
+    purse.settle(0.5)
+    first = purse.take()
+    assert (first.costs, first.in_flight, first.granted) == ([0.5], 2, 30)
+    assert first.returned == 27 - (2 * 3 + 8)
+    second = purse.take()
+    assert (second.costs, second.returned) == ([], 14)
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_money_when_the_run_ends_is_told() -> None:
+    purse, stop = LeasedPurse("USD"), Stop()
+    stop.request(Spent("enough"))
+    purse.end()
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            await purse.reserve(stop)
