@@ -177,7 +177,7 @@ def test_a_rate_that_changes_lets_through_no_more_than_its_sum_over_time(changes
 
 
 def test_the_rate_that_was_found_is_the_runs_and_a_429_of_any_worker_lowers_it_for_all() -> None:
-    shared, composed, _, _ = sharing(adaptive=True, concurrency=500)
+    shared, composed, _, _ = sharing(adaptive=True, concurrency=100)
     for number in (0, 1):
         shared.join(number)
     before = [lease.lanes[0].rate or 0.0 for lease in shared.leases(0.0).values()]

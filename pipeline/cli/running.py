@@ -61,7 +61,7 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """By how many processes a run is carried out, what each needs, and the arguments of the emulator, if there is one."""
+    """By how many processes a run is carried out, what each needs, and the arguments of an emulator."""
 
     processes: int
     start: Start
