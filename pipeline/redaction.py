@@ -20,7 +20,8 @@ _STEP = 8
 
 _SECRET = re.compile(
     r"(?i)ya29\.[\w.~+/-]+|AIza[\w-]{20,}|GOCSPX-[\w-]+|"
-    r"(?:\b|(?<=\\[nrt]))(?:bearer\s+[\w.~+/=-]+|1//[\w-]{20,}|sk-[\w-]{8,}|eyJ[\w-]+\.[\w.-]+)"  # also after an escape in JSON
+    # Also after an escape in JSON.
+    r"(?:\b|(?<=\\[nrt]))(?:bearer\s+[\w.~+/=-]+|1//[\w-]{20,}|sk-[\w-]{8,}|eyJ[\w-]+\.[\w.-]+)"
 )
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
