@@ -29,8 +29,8 @@ ORPHANS_S = 30.0
 """How long the worker processes of a run that was killed may take to end."""
 
 _KEPT = (LOCK, WORKERS, "replies")
-_FILES = ("_manifest.json", "_SUCCESS")
-_BESIDE = ("_eval", "_repeats", "_ref", "_report.html")
+_FILES = ("_manifest.json", "_SUCCESS", "_report.html")
+_BESIDE = ("_eval", "_repeats", "_ref")
 _OURS = ("_run", *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 

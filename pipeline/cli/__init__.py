@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import caching, emulation, evaluating, looking, running
+from pipeline.cli import caching, emulation, evaluating, looking, reporting, running
 from pipeline.cli.tables import plain
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
 
@@ -61,6 +61,7 @@ app.command("plan")(looking.plan)
 app.command("status")(looking.status)
 app.command("tune")(looking.tune)
 app.command("show")(looking.show)
+app.command("report")(reporting.report)
 app.command("reparse")(running.reparse)
 app.command("eval")(evaluating.evaluate)
 app.command("grade")(evaluating.grade)

@@ -91,6 +91,9 @@ class Asking:
         list[str] | None,
         typer.Option(help="With --emulate: FIELD=SHARE of answers in which a field is wrong, as in date=0.1."),
     ] = None
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the page of the run at its end: OUTPUT/_report.html.")
+    ] = False
     as_json: AsJson = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 

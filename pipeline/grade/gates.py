@@ -146,6 +146,8 @@ class Decision:
     p: float | None = None
     smallest_effect: float | None = None
     rows: tuple[str, ...] = ()
+    metric: str | None = None
+    """What `value` is of; None for a gate on single rows."""
 
 
 def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> None:
@@ -209,7 +211,13 @@ def _of_bound(gate: AtLeast | AtMost, rows: Sequence[Scored], seed: int) -> Deci
     if found.value is None:
         message = f"{gate.metric} cannot be told: {found.why}."
         return Decision(
-            gate=gate.name, answer="cannot tell", outcome=gate.severity, message=message, n=found.n, limit=gate.value
+            gate=gate.name,
+            answer="cannot tell",
+            outcome=gate.severity,
+            message=message,
+            n=found.n,
+            limit=gate.value,
+            metric=gate.metric,
         )
     decisive = {"value": found.value, "lower": found.low, "upper": found.high}[gate.on]
     passed = decisive >= gate.value if isinstance(gate, AtLeast) else decisive <= gate.value
@@ -225,6 +233,7 @@ def _of_bound(gate: AtLeast | AtMost, rows: Sequence[Scored], seed: int) -> Deci
         interval=Interval(found.low, found.high),
         limit=gate.value,
         smallest_effect=standard_errors() * (found.high - found.low) / (2 * normal_quantile(0.95)),
+        metric=gate.metric,
     )
 
 
@@ -235,7 +244,13 @@ def _without_baseline(gate: NoWorse | NeverBreak, rows: Sequence[Scored]) -> Dec
         now = found.why if found.value is None else f"{gate.metric} is {_spread(found, metric_of(gate.metric).unit)}"
         message = f"There is no baseline to compare with; {now}."
         return Decision(
-            gate=gate.name, answer="no baseline", outcome=outcome, message=message, n=len(rows), value=found.value
+            gate=gate.name,
+            answer="no baseline",
+            outcome=outcome,
+            message=message,
+            n=len(rows),
+            value=found.value,
+            metric=gate.metric,
         )
     wrong = tuple(sorted(row.row for row in rows if not is_right(row)))
     told = f"{len(wrong)} of {_rows(len(rows))} wrong now{_named(wrong)}"
@@ -279,6 +294,7 @@ def _of_change(gate: NoWorse, pairs: Sequence[Pair], seed: int) -> Decision:
         p=None if found.difference is None else found.p,
         smallest_effect=None if found.difference is None else found.smallest_effect,
         rows=tuple(pair.row for pair in pairs if pair.broken) if gate.metric == "row_correct" else (),
+        metric=gate.metric,
     )
 
 

@@ -1,0 +1,227 @@
+"""Charts as geometry: what a template draws as SVG. Pure; lengths are in the units of the drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.report.timeline import Point, Timeline
+
+WIDTH, HEIGHT = 420.0, 150.0
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 8.0, 10.0, 20.0
+
+_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis: where, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a chart: `path` as SVG has it, `area` the same closed to the bottom. `style` is its class."""
+
+    name: str
+    style: str
+    path: str
+    area: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stretch of a chart that a pointer can be over, and what there is to tell of it."""
+
+    x: float
+    width: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart, drawn: its lines, the marks of both axes, and where the run was taken up again."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    hits: tuple[Hit, ...]
+    resumed: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    name: str
+    style: str
+    value: Callable[[Point], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    title: str
+    unit: str
+    series: tuple[_Series, ...]
+
+
+def _rate(name: str) -> Callable[[Point], float | None]:
+    return lambda point: point.per_second(name)
+
+
+def _done(point: Point) -> float | None:
+    ok, failed = point.per_second("ok"), point.per_second("failed")
+    return None if ok is None or failed is None else ok + failed
+
+
+_CHARTS = (
+    _Wanted("Throughput", "rows/s", (_Series("done", "a", _done),)),
+    _Wanted(
+        "Requests and limit",
+        "1/s",
+        (_Series("requests", "a", _rate("requests")), _Series("limit", "b", lambda point: point.limit)),
+    ),
+    _Wanted(
+        "Latency",
+        "s",
+        (
+            _Series("median", "a", lambda point: point.latency_p50),
+            _Series("99th percentile", "b", lambda point: point.latency_p99),
+        ),
+    ),
+    _Wanted(
+        "Errors",
+        "1/s",
+        (
+            _Series("failed rows", "bad", _rate("failed")),
+            _Series("retries", "b", _rate("retries")),
+            _Series("throttled", "warn", _rate("throttled")),
+        ),
+    ),
+    _Wanted(
+        "Calls",
+        "",
+        (
+            _Series("in flight", "a", lambda point: point.in_flight),
+            _Series("rows waiting", "b", lambda point: point.waiting),
+        ),
+    ),
+    _Wanted("Spent", "$", (_Series("dollars, this start", "a", lambda point: point.cost_usd),)),
+)
+
+
+def charts_of(timeline: Timeline) -> list[Chart]:
+    """The charts for which the timeline has values; none when it has fewer than two points."""
+    if len(timeline.points) < 2:
+        return []
+    return [chart for wanted in _CHARTS if (chart := _chart(wanted, timeline)) is not None]
+
+
+def _chart(wanted: _Wanted, timeline: Timeline) -> Chart | None:
+    points = timeline.points
+    values = {series: [series.value(point) for point in points] for series in wanted.series}
+    known = {series: each for series, each in values.items() if any(value is not None for value in each)}
+    if not known:
+        return None
+    end = max(timeline.seconds or 0.0, points[-1].at + points[-1].seconds)
+    top = _top(max(value for each in known.values() for value in each if value is not None))
+    xs = [_x(point.at + point.seconds / 2, end) for point in points]
+    lines = [_line(series, xs, [_y(value, top) for value in each]) for series, each in known.items()]
+    return Chart(
+        wanted.title,
+        wanted.unit,
+        tuple(lines),
+        tuple(Tick(_x(at, end), text) for at, text in time_ticks(end)),
+        tuple(Tick(_y(value, top) or 0.0, number(value)) for value in _steps(top)),
+        tuple(_hits(timeline, end, wanted.unit, known)),
+        tuple(_x(at, end) for at in timeline.resumed),
+    )
+
+
+def _x(seconds: float, end: float) -> float:
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * seconds / max(end, 1e-9), 1)
+
+
+def _y(value: float | None, top: float) -> float | None:
+    return None if value is None else round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top, 1)
+
+
+def _line(series: _Series, xs: Sequence[float], ys: Sequence[float | None]) -> Line:
+    """The line, broken where a value is missing."""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for x, y in zip(xs, ys, strict=True):
+        if y is not None:
+            pieces[-1].append((x, y))
+        elif pieces[-1]:
+            pieces.append([])
+    drawn = ["M" + " L".join(f"{x:g},{y:g}" for x, y in piece) for piece in pieces if piece]
+    bottom = HEIGHT - BOTTOM
+    areas = [
+        f"M{piece[0][0]:g},{bottom:g} L"
+        + " L".join(f"{x:g},{y:g}" for x, y in piece)
+        + f" L{piece[-1][0]:g},{bottom:g}Z"
+        for piece in pieces
+        if len(piece) > 1
+    ]
+    return Line(series.name, series.style, " ".join(drawn), " ".join(areas))
+
+
+def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[float | None]]) -> list[Hit]:
+    hits = []
+    for place, point in enumerate(timeline.points):
+        left, right = _x(point.at, end), _x(point.at + max(point.seconds, end / 500), end)
+        told = [
+            f"{series.name} {number(value)}" for series, each in known.items() if (value := each[place]) is not None
+        ]
+        text = f"{duration(point.at + point.seconds / 2)}: {', '.join(told)} {unit}".strip()
+        hits.append(Hit(left, round(max(1.0, right - left), 1), text))
+    return hits
+
+
+def _top(largest: float) -> float:
+    """The end of an axis that holds the largest value: a whole number of steps."""
+    step = step_of(largest)
+    return step * max(1, math.ceil(largest / step - 1e-9))
+
+
+def step_of(largest: float, ticks: int = 4) -> float:
+    """The step of an axis from 0: 1, 2 or 5 times a power of ten, so that no more than so many marks are needed."""
+    rough = max(largest, 1e-9) / ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * each for each in (1, 2, 5, 10) if power * each >= rough * (1 - 1e-9))
+
+
+def _steps(top: float) -> list[float]:
+    step = step_of(top)
+    return [step * place for place in range(round(top / step) + 1)]
+
+
+def time_ticks(end: float) -> list[tuple[float, str]]:
+    """Marks of a time axis that begins at 0: in the largest unit that gives some."""
+    size, name = next((unit for unit in _UNITS if end >= 2 * unit[0]), _UNITS[-1])
+    step = step_of(end / size, 7)
+    count = math.floor(end / size / step + 1e-9)
+    return [(step * size * place, f"{number(step * place)} {name}" if place else "0") for place in range(count + 1)]
+
+
+def number(value: float) -> str:
+    """A number of few characters: three digits, with k, M or G for what is large."""
+    for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= (1e4 if suffix == "k" else scale):
+            return f"{value / scale:.3g}{suffix}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"

@@ -1,0 +1,198 @@
+"""What a run was and came to, read from its output folder: in bounded memory, also of one that is still at work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from pipeline.data import Part
+from pipeline.dataset import MANIFEST
+from pipeline.faults import Misuse
+from pipeline.journal import look
+from pipeline.plan import Plan, RunFolder
+from pipeline.report.scanning import NOT_SCANNED, Findings, scan
+from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
+from pipeline.source import Survey
+from pipeline.watching import EVENTS
+
+Status = Literal["complete", "failed", "stopped", "running"]
+
+_TOKENS = ("input", "output", "reasoning", "cached")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file of the input, with how many of its rows were used."""
+
+    path: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """A run of a job, as its folder tells it.
+
+    `ok` and `failed` rows are done; `pending` ones are answered, and not sealed yet, so that nobody knows which of the
+    two they are. Tokens and dollars are what was paid for the sealed rows; `unpriced` counts replies without a known
+    price. `seconds` is the time at work, without the pauses between starts; None when nothing tells it.
+    """
+
+    output: str
+    job: str
+    model: str
+    status: Status
+    simulated: bool
+    run_id: str
+    created: str
+    version: str
+    rows: int
+    ok: int
+    failed: int
+    pending: int = 0
+    tokens: Mapping[str, int]
+    cost_usd: float
+    unpriced: int = 0
+    from_cache: int = 0
+    fingerprint: Mapping[str, str]
+    inputs: tuple[InputFile, ...] = ()
+    parts: int = 0
+    bytes: int = 0
+    seconds: float | None = None
+    timeline: Timeline = EMPTY
+    findings: Findings = NOT_SCANNED
+    repeats: int = 1
+    notes: tuple[str, ...] = ()
+    read_at: str = ""
+    """When the folder was read, in ISO 8601."""
+
+    @property
+    def done(self) -> int:
+        """Rows that need no further call."""
+        return self.ok + self.failed + self.pending
+
+    @property
+    def left(self) -> int:
+        """Rows that still have to be asked."""
+        return max(0, self.rows - self.done)
+
+    @property
+    def success(self) -> float | None:
+        """The share of ok rows among those of which it is known."""
+        known = self.ok + self.failed
+        return self.ok / known if known else None
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """Rows done in a second of work."""
+        return self.done / self.seconds if self.seconds and self.done else None
+
+
+def run_facts(output: Path) -> RunFacts:
+    """Reads what a run left in its folder, or what it has written so far.
+
+    The plan and the manifest say the same of a finished run: either will do. Raises `Misuse` when neither is there.
+    """
+    folder = RunFolder(output)
+    plan, manifest = folder.load(), _manifest(output)
+    if plan is None and manifest is None:
+        raise Misuse(f"{output} holds no run (neither a plan nor a manifest)")
+    told = manifest if manifest is not None else {}
+    parts, pending = look(folder.journal)
+    if not folder.journal.exists():
+        parts = [Part(**part) for part in told.get("parts", ())]
+    present = [part for part in parts if (output / part.name).is_file()]
+    sealed = sum(part.rows for part in parts)
+    settled = told if told.get("ok", 0) + told.get("failed", 0) >= sealed + pending else {}
+    timeline = timeline_of(folder.run / EVENTS)
+    findings = scan(output, present, _key(_fingerprint(plan, told)), by_time=len(timeline.points) < ENOUGH)
+    running = folder.running() is not None
+    rows = int(plan.survey["rows"] if plan else told["rows"])
+    return RunFacts(
+        output=str(output),
+        **_identity(plan, told),
+        status=_status(told, running=running, done=sealed + pending == rows and not pending),
+        rows=rows,
+        ok=settled.get("ok", sum(part.ok for part in parts)),
+        failed=settled.get("failed", sum(part.failed for part in parts)),
+        pending=0 if settled else pending,
+        tokens={kind: sum(getattr(part, f"{kind}_tokens") for part in parts) for kind in _TOKENS},
+        cost_usd=sum(part.cost_usd for part in parts),
+        unpriced=sum(part.unpriced for part in parts),
+        from_cache=sum(part.from_cache for part in parts),
+        inputs=_inputs(plan, told),
+        parts=len(parts),
+        bytes=sum(part.bytes for part in parts),
+        seconds=timeline.seconds or findings.seconds,
+        timeline=timeline if len(timeline.points) >= len(findings.timeline.points) else findings.timeline,
+        findings=findings,
+        repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
+        notes=tuple(_notes(parts, present, sealed, settled)),
+        read_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _manifest(output: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = orjson.loads((output / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return None
+    except orjson.JSONDecodeError as error:
+        raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
+    return content
+
+
+def _identity(plan: Plan | None, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    fingerprint = _fingerprint(plan, manifest)
+    run = manifest.get("run", {})
+    return {
+        "job": plan.job_name if plan else run["job"],
+        "model": fingerprint.get("model") or "as the requests say",
+        "simulated": plan.simulated if plan else manifest["simulated"],
+        "run_id": plan.run_id if plan else run["id"],
+        "created": plan.created if plan else run["created"],
+        "version": plan.version if plan else run["version"],
+        "fingerprint": fingerprint,
+    }
+
+
+def _fingerprint(plan: Plan | None, manifest: Mapping[str, Any]) -> Mapping[str, str]:
+    fingerprint: Mapping[str, str] = plan.job if plan else manifest["job"]
+    return fingerprint
+
+
+def _key(fingerprint: Mapping[str, str]) -> str | None:
+    """The output column that people know a row by."""
+    columns = orjson.loads(fingerprint.get("columns") or "{}")
+    key: str | None = columns.get("key")
+    return None if key is None else (columns.get("rename") or {}).get(key, key)
+
+
+def _status(manifest: Mapping[str, Any], *, running: bool, done: bool) -> Status:
+    if running:
+        return "running"
+    status = manifest.get("status")
+    if status in ("complete", "failed") and done:
+        return "failed" if status == "failed" else "complete"
+    return "stopped"
+
+
+def _inputs(plan: Plan | None, manifest: Mapping[str, Any]) -> tuple[InputFile, ...]:
+    files = [asdict(file) for file in Survey.from_json(plan.survey).files] if plan else manifest["input"]
+    return tuple(InputFile(file["path"], file["rows"], file["size"], file["sha256"]) for file in files)
+
+
+def _notes(parts: Sequence[Part], present: Sequence[Part], sealed: int, settled: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if len(present) < len(parts):
+        notes.append(f"{len(parts) - len(present)} parts are not in the folder: their rows are counted, and not shown")
+    if settled and settled["ok"] + settled["failed"] > sealed:
+        open_rows = settled["ok"] + settled["failed"] - sealed
+        notes.append(f"tokens, dollars and latencies leave out {open_rows} rows that are not sealed yet")
+    return notes

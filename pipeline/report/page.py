@@ -1,0 +1,249 @@
+"""The page of a run: one HTML file that opens offline, loads nothing, and runs no script but its own.
+
+Everything that came from a model, an endpoint or a row is text to it: escaped by the template, and with whatever could
+hide or turn its direction made visible. The policy in its head allows the one style and the one script by their hashes,
+so that even what slipped through could not run. Without the script everything is there to read; with it, tables can be
+sorted and rows be searched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import orjson
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.disk import FILES, Files
+from pipeline.evaluate import Assessment
+from pipeline.report import charts, evaluating, wording
+from pipeline.report.charts import charts_of
+from pipeline.report.facts import RunFacts
+
+NAME = "_report.html"
+"""The page's name in the output folder; readers of a dataset skip it."""
+
+MOST_BYTES = 2_000_000
+"""What a page may weigh: mail and reviewers take that."""
+
+_TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How much of everything is shown; the page says what was left out."""
+
+    rows: int = 200
+    characters: int = 4_000
+    leaves: int = 60
+    names: int = 200
+    slices: int = 200
+    fields: int = 100
+    values: int = 30
+    files: int = 50
+
+    def halved(self) -> Caps:
+        """Half as much of everything."""
+        return Caps(*(getattr(self, name) // 2 for name in self.__slots__))
+
+
+def page_of(
+    facts: RunFacts,
+    assessment: Assessment | None = None,
+    prompts: Mapping[str, str] | None = None,
+    *,
+    most_bytes: int = MOST_BYTES,
+) -> str:
+    """The page: of the run, and of its evaluation where there is one.
+
+    `prompts` gives the text that was asked by row id, for the rows that are not right. The page is below `most_bytes`,
+    as long as its bare frame is: where there is too much to show, less of everything is.
+    """
+    caps = Caps()
+    page = _rendered(facts, assessment, prompts or {}, caps)
+    while len(page.encode()) >= most_bytes and caps.characters:
+        caps = caps.halved()
+        page = _rendered(facts, assessment, prompts or {}, caps)
+    return page
+
+
+def write_page(page: str, path: Path, files: Files = FILES) -> None:
+    """Puts the page there, whole or not at all. OSError when the disk fails."""
+    files.put(path, page.encode())
+
+
+def _rendered(facts: RunFacts, assessment: Assessment | None, prompts: Mapping[str, str], caps: Caps) -> str:
+    style, script = Markup(_resource(_STYLE)), Markup(_resource(_SCRIPT))  # noqa: S704 - files of this package
+    return (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            facts=facts,
+            charts=charts_of(facts.timeline),
+            status=_STATUS[facts.status],
+            parameters=_parameters(facts),
+            asked=_asked(facts),
+            evaluation=None if assessment is None else _evaluation(assessment, prompts, caps),
+            assessment=assessment,
+            caps=caps,
+            style=style,
+            script=script,
+            policy=_policy(style, script),
+        )
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """What a browser lets the page do: nothing but this style and this script."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+
+
+_STATUS = {
+    "complete": ("ok", "\N{CHECK MARK} complete"),
+    "failed": ("bad", "\N{MULTIPLICATION X} too many failed rows"),
+    "stopped": ("warn", "\N{WARNING SIGN}\N{VARIATION SELECTOR-15} stopped"),
+    "running": ("info", "\N{BLACK CIRCLE} running"),
+}
+
+
+def _parameters(facts: RunFacts) -> list[tuple[str, str]]:
+    """What shaped the answers, one by one; prompt and schema as texts of several lines."""
+    told = []
+    for name, text in facts.fingerprint.items():
+        if name == "prompt":
+            told.append((name, _prompt(text)))
+        elif text and name != "model":
+            told.append((name, _indented(text)))
+    return told
+
+
+def _prompt(fingerprint: str) -> str:
+    """The templates, message by message, where the fingerprint is made of texts; else the fingerprint."""
+    try:
+        messages = orjson.loads(fingerprint)
+        return "\n\n".join(f"[{role}]\n{content}" for role, content in messages if isinstance(content, str))
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return fingerprint
+
+
+def _indented(text: str) -> str:
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    except (orjson.JSONDecodeError, TypeError):
+        return text
+
+
+def _asked(facts: RunFacts) -> dict[str, int]:
+    """How many calls the events speak of, by kind; those of the last part of a second are in none."""
+    names = ("requests", "retries", "throttled", "cache_hits")
+    sums = {name: sum(point.counts.get(name) or 0 for point in facts.timeline.points) for name in names}
+    return {name: round(count) for name, count in sums.items() if count}
+
+
+def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) -> dict[str, Any]:
+    """What the evaluation's sections are made of."""
+    whole, compared = assessment.tables.whole, assessment.comparison
+    fields = evaluating.field_rows(whole)
+    names = [row.name for row in fields[: max(1, caps.fields // 8)]]
+    wrong = wording.wrong_rows(assessment)
+    return {
+        "verdict": wording.verdict(assessment),
+        "summary": wording.gates_told(assessment),
+        "gates": evaluating.gate_rows(assessment),
+        "headlines": [(name, evaluating.share(whole.measures[name])) for name in _HEADLINES],
+        "fields": fields,
+        "slice_fields": names,
+        "slices": list(evaluating.slice_rows(assessment.tables.slices[: caps.slices], names)),
+        "confusions": [
+            (each, evaluating.matrix(each))
+            for each in assessment.confusions[: caps.values]
+            if len(each.expected) <= caps.values and len(each.got) <= caps.values
+        ],
+        "changes": []
+        if compared is None
+        else [
+            ("All rows", evaluating.change_rows([compared.overall])),
+            ("Fields: rows in which it is right", evaluating.change_rows(compared.fields[: caps.fields])),
+            ("Slices: rows that are right", evaluating.change_rows(compared.slices[: caps.slices])),
+            ("F1 by field", evaluating.change_rows(compared.rates[: caps.fields])),
+        ],
+        "wrong": evaluating.wrong_row_views(
+            assessment,
+            prompts,
+            most=caps.rows,
+            leaves=caps.leaves,
+            characters=max(40, min(600, caps.characters)),
+        ),
+        "wrong_count": len(wrong),
+        "slice_values": evaluating.slice_values(assessment),
+    }
+
+
+_HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
+
+
+def _resource(name: str) -> str:
+    return resources.files("pipeline.report").joinpath(name).read_text("utf-8")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=DictLoader({_TEMPLATE: _resource(_TEMPLATE)}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "clip": wording.clipped,
+        "percent": wording.percent,
+        "number": charts.number,
+        "duration": charts.duration,
+        "size": _size,
+        "grouped": lambda count: f"{round(count):,}",
+        "usd": _usd,
+        "moment": _moment,
+        "counted": wording.counted,
+    }
+    environment.globals |= {
+        "chart": charts,
+        "verdicts": evaluating.FIELD_COUNTS,
+        "figures": evaluating.FIELD_FIGURES,
+        "heat_steps": evaluating.HEAT,
+    }
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Whatever a template prints: nothing in it can hide, and a None is no word."""
+    if isinstance(value, Markup):
+        return value
+    return "" if value is None else wording.visible(str(value))
+
+
+def _size(count: int) -> str:
+    text = charts.number(count)
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
+def _moment(text: str) -> str:
+    """A time of ISO 8601, for people."""
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%d %b %Y, %H:%M} UTC".removeprefix("0")
+
+
+def _usd(dollars: float) -> str:
+    return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"

@@ -1,0 +1,147 @@
+"""How a run went, over time: its events, brought down to a few hundred points that a chart can show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+POINTS = 120
+"""Points of a chart, at most."""
+
+ENOUGH = 8
+"""Points without which a chart shows nothing."""
+
+PAUSE_S = 30.0
+"""Events come every second: where none came for so long, nobody was at work."""
+
+STARTS = 50
+"""Starts that are told apart, at most: later ones are as if there had been no pause."""
+
+_COUNTED = ("ok", "failed", "requests", "retries", "throttled", "cache_hits")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A stretch of a run: from `at`, in seconds at work since the first start, for `seconds`.
+
+    Counts are of the stretch; the other values are the last of it, the latencies the largest. None is not known.
+    """
+
+    at: float
+    seconds: float
+    counts: Mapping[str, float | None]
+    limit: float | None = None
+    in_flight: float | None = None
+    waiting: float | None = None
+    latency_p50: float | None = None
+    latency_p99: float | None = None
+    cost_usd: float | None = None
+
+    def per_second(self, name: str) -> float | None:
+        """A count, as a rate."""
+        count = self.counts.get(name)
+        return None if count is None or self.seconds <= 0 else count / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The points in order. `resumed` tells where, in seconds at work, the run was taken up again."""
+
+    points: tuple[Point, ...]
+    seconds: float | None = None
+    resumed: tuple[float, ...] = ()
+
+
+EMPTY = Timeline(())
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What is gathered for one point."""
+
+    seconds: float = 0.0
+    counts: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0.0))
+    last: Mapping[str, Any] = field(default_factory=dict)
+    p50: float | None = None
+    p99: float | None = None
+
+    def add(self, event: Mapping[str, Any], seconds: float) -> None:
+        self.seconds += seconds
+        for name in _COUNTED:
+            self.counts[name] = (self.counts[name] or 0.0) + event.get(name, 0)
+        self.last = event
+        self.p50, self.p99 = _larger(self.p50, event.get("latency_p50")), _larger(self.p99, event.get("latency_p99"))
+
+    def point(self, at: float) -> Point:
+        known = {name: _number(self.last.get(name)) for name in ("limit", "in_flight", "waiting", "cost_usd")}
+        return Point(at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, **known)
+
+
+def timeline_of(events: Path) -> Timeline:
+    """The events of a run, in two passes over their file; empty when there are none."""
+    spans = _spans(events)
+    if not spans:
+        return EMPTY
+    total = sum(end - start for start, end in spans)
+    width = max(total / POINTS, 1e-9)
+    sums: dict[int, _Sum] = {}
+    for at, seconds, event in _at_work(events, spans):
+        sums.setdefault(min(POINTS - 1, int(max(0.0, at - seconds / 2) / width)), _Sum()).add(event, seconds)
+    ends = [sum(end - start for start, end in spans[:number]) for number in range(1, len(spans))]
+    points = tuple(found.point(number * width) for number, found in sorted(sums.items()))
+    return Timeline(points, total, tuple(ends))
+
+
+def _read(events: Path) -> Iterator[dict[str, Any]]:
+    """The events, without notes and without a last line that is only half written."""
+    try:
+        with events.open("rb") as lines:
+            for line in lines:
+                try:
+                    event = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue
+                if "done" in event:
+                    yield event
+    except FileNotFoundError:
+        return
+
+
+def _spans(events: Path) -> list[tuple[float, float]]:
+    """When somebody was at work, in Unix time; a second before a first event belongs to it."""
+    spans: list[tuple[float, float]] = []
+    for event in _read(events):
+        at = float(event["at"])
+        if spans and (at - spans[-1][1] <= PAUSE_S or len(spans) == STARTS):
+            spans[-1] = (spans[-1][0], max(at, spans[-1][1]))
+        else:
+            spans.append((at - 1.0, at))
+    return spans
+
+
+def _at_work(events: Path, spans: list[tuple[float, float]]) -> Iterator[tuple[float, float, dict[str, Any]]]:
+    """Every event with when it came, in seconds at work, and how many of them it speaks of."""
+    number, passed = 0, 0.0
+    before = spans[0][0]
+    for event in _read(events):
+        at = float(event["at"])
+        while number + 1 < len(spans) and at > spans[number][1]:
+            passed += spans[number][1] - spans[number][0]
+            number += 1
+            before = spans[number][0]
+        yield passed + at - spans[number][0], max(0.0, at - before), event
+        before = max(at, before)
+
+
+def _larger(one: float | None, other: Any) -> float | None:
+    number = _number(other)
+    return one if number is None else number if one is None else max(one, number)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
