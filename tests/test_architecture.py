@@ -313,6 +313,7 @@ TELLS_THE_TIME = {
     "cache.store": 2,
     "endpoint": 1,  # when an answer had come
     "plan": 1,
+    "report.facts": 1,  # when the folder was read
     "watching": 2,
     "wire": 1,  # a date to wait for, from a server that does not say what time it has
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import AsJson, Asking, with_options
+from pipeline.cli.tables import plain
 
 Target = Annotated[str, typer.Argument(help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
@@ -35,6 +37,7 @@ def evaluate(
     """Run a job on gold data, grade its answers, and let the gates decide."""
     from pipeline.cli import assessing
     from pipeline.cli.judges import ask_judges, judged
+    from pipeline.cli.reporting import prompts_of, put_page
     from pipeline.cli.telling import told, told_noise, told_stopped
     from pipeline.cli.together import carried_out
     from pipeline.evaluate import noise_of, write_noise
@@ -62,7 +65,11 @@ def evaluate(
             others, _ = judged(rival, rival.graded())
             reference = assessing.reference_of(str(vs_ref), subject, rival, others, common=common)
         assessment = subject.assessed(graded, reference, notes)
-        return told(assessment, subject, [together, *rounds], as_json=options.as_json)
+        code = told(assessment, subject, [together, *rounds], as_json=options.as_json)
+        if options.report:
+            page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
+            print(f"report      {plain(str(page))}", file=sys.stderr)
+        return code
 
 
 def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:

@@ -211,10 +211,10 @@ def _rendered(job: Job, row: Row) -> str:
         messages = job.request(row).payload["messages"]
     except Unusable as fault:
         return f"  cannot be asked: {fault.message}"
-    return "\n".join(f"  [{message['role']}] {short(_readable(message.get('content')), 2000)}" for message in messages)
+    return "\n".join(f"  [{message['role']}] {short(readable(message.get('content')), 2000)}" for message in messages)
 
 
-def _readable(content: Any) -> Any:
+def readable(content: Any) -> Any:
     """A message's content for people: text as it is, attachments by name."""
     from pipeline.attachments import Attachment
 

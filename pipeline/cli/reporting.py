@@ -1,8 +1,8 @@
-"""`pipeline report`: the page of a run."""
+"""`pipeline report`: the page of a run, and of its evaluation."""
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import AsJson
-from pipeline.faults import Misuse
+from pipeline.cli.tables import json_line, plain
+from pipeline.faults import Misuse, Unusable
 
 if TYPE_CHECKING:
+    from pipeline.cli.assessing import Subject
+    from pipeline.data import Row
     from pipeline.evaluate import Assessment
+    from pipeline.job import Job
 
 
 def report(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
+    output: Annotated[Path, typer.Argument(help="The output folder of a run or an evaluation.")],
     *,
     to: Annotated[Path | None, typer.Option("--to", help="The file to write (default: OUTPUT/_report.html).")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Write the page of a run: one HTML file that opens offline, also while the run is at work."""
-    path = put_page(output, to)
-    print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if as_json else path)
+    assessment, prompts = _evaluated(output)
+    path = put_page(output, to, assessment=assessment, prompts=prompts)
+    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else plain(str(path)))
     return 0
 
 
@@ -46,3 +51,39 @@ def put_page(
     except OSError as error:
         raise Misuse(f"the page cannot be written to {path}: {error.strerror or error}") from error
     return path
+
+
+def prompts_of(subject: Subject) -> dict[str, str]:
+    """What is asked of every row of the gold data, as text."""
+    from pipeline.data import Row
+
+    job = subject.evaluation.job
+    return {gold.row: _prompt(job, Row(ordinal, gold.columns)) for ordinal, gold in enumerate(subject.gold)}
+
+
+def _prompt(job: Job, row: Row) -> str:
+    from pipeline.cli.looking import readable
+
+    try:
+        messages = job.request(row).payload["messages"]
+    except Unusable as fault:
+        return f"cannot be asked: {fault.message}"
+    return "\n\n".join(f"[{message['role']}]\n{readable(message.get('content'))}" for message in messages)
+
+
+def _evaluated(output: Path) -> tuple[Assessment | None, dict[str, str]]:
+    """What was graded in the folder, decided upon again; nothing where it is no evaluation, or cannot be read now."""
+    from pipeline.evaluate import FOLDER, SCORES
+
+    if not (output / FOLDER / SCORES).is_file():
+        return None, {}
+    from pipeline.cli import assessing
+    from pipeline.grade.leaves import read
+
+    try:
+        subject = assessing.subject_in(output, None)
+        reference = assessing.baseline_of(subject.evaluation, common=False)
+        return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
+    except Misuse as error:
+        print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)
+        return None, {}

@@ -20,7 +20,6 @@ from pipeline.cli import emulation
 from pipeline.cli.connecting import Access, Connection, Start, access
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
-from pipeline.cli.reporting import put_page
 from pipeline.cli.tables import json_line, plain
 from pipeline.faults import Broken, Denied, Misuse, Spent
 
@@ -59,6 +58,8 @@ def run(
     office = Office(count, start, simulation_of(options))
     code = _run(job, settings, office, as_json=options.as_json, quiet=options.quiet)
     if options.report:
+        from pipeline.cli.reporting import put_page
+
         print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
     return code
 

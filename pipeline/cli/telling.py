@@ -18,6 +18,7 @@ from pipeline.evaluate import Assessment, Reference, write
 from pipeline.grade.comparing import Change, Comparison
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import junit_xml
+from pipeline.report.markdown import markdown_summary
 
 if TYPE_CHECKING:
     from pipeline.cli.assessing import Subject
@@ -37,8 +38,7 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
     _write_files(assessment, subject.folder, facts)
-    if os.environ.get("GITHUB_ACTIONS"):
-        print("\n".join(annotation_lines(assessment)), file=sys.stderr)
+    _tell_github(assessment)
     if as_json:
         print(json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False))
     else:
@@ -90,6 +90,16 @@ def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any])
     text = json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False, indent=2)
     FILES.put(folder / SUMMARY, text.encode() + b"\n")
     FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
+    FILES.put(folder / MARKDOWN, markdown_summary(assessment).encode())
+
+
+def _tell_github(assessment: Assessment) -> None:
+    """Annotations, and the step's summary, where a workflow runs us."""
+    if os.environ.get("GITHUB_ACTIONS"):
+        print("\n".join(annotation_lines(assessment)), file=sys.stderr)
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as summary:
+            summary.write(markdown_summary(assessment) + "\n")
 
 
 def _costs(asked: Sequence[Together]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.evaluate import Assessment
+from pipeline.report.wording import visible
 
 MOST = 10
 """What GitHub shows of a kind in a step."""
@@ -19,7 +20,12 @@ def annotation_lines(assessment: Assessment) -> Iterator[str]:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """The text as a command takes it: the line ends with it, wherever a model's words came into it."""
+    return _lines(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(visible, text.splitlines()))
 
 
 def _property(text: str) -> str:

@@ -8,11 +8,14 @@ from xml.etree import ElementTree as ET
 
 from pipeline.evaluate import Assessment
 from pipeline.grade.gates import Decision
-from pipeline.grade.verdicts import Graded, Leaf
-from pipeline.report.wording import leaf_told, wrong_leaves, wrong_rows
+from pipeline.grade.verdicts import Graded
+from pipeline.report.wording import clipped, leaf_told, row_told, verdict, wrong_leaves, wrong_rows
 
 MOST_ROWS = 100
 """Wrong rows that get a test case of their own; viewers choke on thousands."""
+
+MOST_CHARACTERS = 4_000
+"""Of what is said of a row."""
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -24,7 +27,10 @@ def junit_xml(assessment: Assessment, seconds: float) -> bytes:
     """
     root = ET.Element("testsuites", name=_clean(assessment.scores.evaluation))
     gates = [_gate_case(decision) for decision in assessment.decisions]
-    _suite(root, "gates", gates, seconds)
+    decided = _suite(root, "gates", gates, seconds)
+    _property(decided, "verdict", verdict(assessment))
+    for name, number in assessment.scores.measures.items():
+        _property(decided, name, f"{number:.6g}")
     wrong = wrong_rows(assessment)
     rows = [_row_case(row, "failure" if assessment.failed else "skipped") for row in wrong[:MOST_ROWS]]
     suite = _suite(root, "rows", rows, 0.0)
@@ -48,7 +54,7 @@ def _suite(root: ET.Element, name: str, cases: Sequence[ET.Element], seconds: fl
 def _property(suite: ET.Element, name: str, value: str) -> None:
     properties = suite.find("properties")
     if properties is not None:
-        ET.SubElement(properties, "property", name=name, value=value)
+        ET.SubElement(properties, "property", name=_clean(name), value=_clean(value))
 
 
 def _gate_case(decision: Decision) -> ET.Element:
@@ -63,10 +69,8 @@ def _gate_case(decision: Decision) -> ET.Element:
 def _row_case(row: Graded, outcome: str) -> ET.Element:
     name = row.row if row.repeat == 0 else f"{row.row} (repeat {row.repeat})"
     case = ET.Element("testcase", classname="rows", name=_clean(name), time=f"{row.latency_s or 0.0:.3f}")
-    leaves: list[Leaf] = wrong_leaves(row)
-    first = row.fault or leaf_told(leaves[0])
-    told = ET.SubElement(case, outcome, message=_clean(first))
-    told.text = _clean("\n".join(map(leaf_told, leaves)))
+    told = ET.SubElement(case, outcome, message=_clean(clipped(row_told(row), MOST_CHARACTERS)))
+    told.text = _clean(clipped("\n".join(map(leaf_told, wrong_leaves(row))), MOST_CHARACTERS))
     return case
 
 

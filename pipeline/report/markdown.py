@@ -1,0 +1,178 @@
+"""Markdown for GitHub: a step's summary, or a comment.
+
+What a model wrote stands in code spans of HTML, with every sign that Markdown knows as a character reference: nothing
+in it is markup, and no name or number in it mentions or refers to anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline.evaluate import Assessment
+from pipeline.grade.comparing import Change, Comparison
+from pipeline.grade.gates import Decision
+from pipeline.grade.measures import metric_of
+from pipeline.grade.verdicts import Graded, Leaf
+from pipeline.report.evaluating import unit_of
+from pipeline.report.wording import (
+    chance,
+    clipped,
+    difference,
+    figure,
+    place,
+    value,
+    verdict,
+    visible,
+    wrong_leaves,
+    wrong_rows,
+)
+
+SUMMARY_BYTES = 500_000
+"""GitHub drops what a step says when it is over 1 MiB, all of it."""
+
+COMMENT_BYTES = 64_000
+"""A comment takes 64 KiB."""
+
+MOST_LEAVES = 30
+MOST_ROWS = 100
+
+_MARKUP = re.compile(r"[\\`*{}\[\]<>#|~&@!$\"']|(?<!\w)_|_(?!\w)|:(?=\S)|(?i:(?<=www)\.)")
+_ICONS: Mapping[str, str] = {"ok": "✅", "warn": "⚠️", "fail": "❌", "info": "💬"}
+_FIGURES = ("right", "accuracy", "precision", "recall", "f1")
+_LEFT_OUT = "\n_The rest is left out: it would be too long for GitHub._\n"
+
+
+def markdown_summary(
+    assessment: Assessment, prompts: Mapping[str, str] | None = None, *, most_bytes: int = SUMMARY_BYTES
+) -> str:
+    """The summary, below `most_bytes`: blocks are whole, or left out from the end on, which it then says.
+
+    `prompts` gives the text that was asked by row id, for rows that are told of.
+    """
+    told: list[str] = []
+    room = most_bytes - len(_LEFT_OUT.encode()) - 1
+    for block in _blocks(assessment, prompts or {}):
+        room -= len(block.encode()) + 1
+        if room < 0:
+            told.append(_LEFT_OUT)
+            break
+        told.append(block)
+    return "\n".join(told)
+
+
+def _blocks(assessment: Assessment, prompts: Mapping[str, str]) -> Iterator[str]:
+    """The summary in pieces that make sense one by one, the most important first."""
+    icon = _ICONS["fail" if assessment.failed else "ok"]
+    yield f"## {icon} {_plain(assessment.scores.evaluation)}\n\n{_plain(verdict(assessment))}\n"
+    if assessment.scores.simulated:
+        yield "> **Simulated**: the built-in emulator answered, not a model.\n"
+    for note in assessment.notes:
+        yield f"> {_plain(note)}\n"
+    if assessment.decisions:
+        yield _table(("", "gate", "found", "what it says"), map(_gate_line, assessment.decisions))
+    yield _fields(assessment)
+    if assessment.comparison is not None:
+        yield from _comparison(assessment.comparison, str(assessment.against))
+    yield from _rows(assessment, prompts)
+
+
+def _gate_line(decision: Decision) -> tuple[str, ...]:
+    unit = unit_of(decision.metric)
+    found = figure(decision.value, unit) if decision.metric else f"{len(decision.rows)} broken"
+    return _ICONS[decision.outcome], _plain(decision.gate), found, _plain(decision.message)
+
+
+def _fields(assessment: Assessment) -> str:
+    lines = []
+    for field in assessment.tables.whole.fields:
+        right = field.measures["right"]
+        interval = f"{figure(right.low, 'share')} to {figure(right.high, 'share')}"
+        rest = (figure(field.measures[name].value, "share") for name in _FIGURES[1:])
+        lines.append((_code(field.field), figure(right.value, "share"), interval, *rest))
+    head = ("field", "rows right", "95 % interval", *_FIGURES[1:])
+    return "### Fields\n\n" + _table(head, lines)
+
+
+def _comparison(found: Comparison, against: str) -> Iterator[str]:
+    yield f"### Compared with {_code(against)}\n"
+    changes = [found.overall, *(change for change in (*found.fields, *found.slices) if change.changed)]
+    yield _table(("", "before", "after", "difference", "interval", "p", "q"), map(_change_line, changes))
+    same = len(found.fields) + len(found.slices) - len(changes) + 1
+    if same:
+        yield f"No row changed in {same} more of the fields and slices.\n"
+    if found.fixed:
+        yield f"Newly fixed ({len(found.fixed)}): {_named(found.fixed)}\n"
+
+
+def _change_line(change: Change) -> tuple[str, ...]:
+    unit = metric_of(change.metric).unit
+    where = ", ".join(f"{name} = {told}" for name, told in change.where.items())
+    interval = f"{difference(change.low, unit)} to {difference(change.high, unit)}"
+    return (
+        _code(where or change.metric),
+        figure(change.before, unit),
+        figure(change.after, unit),
+        difference(change.difference, unit) if change.difference is not None else _plain(change.why),
+        interval if change.difference is not None else "",
+        chance(change.p if change.difference is not None else None),
+        chance(change.q),
+    )
+
+
+def _rows(assessment: Assessment, prompts: Mapping[str, str]) -> Iterator[str]:
+    """The newly broken rows with their differences; without a comparison, all that are wrong."""
+    broken = set(assessment.comparison.broken) if assessment.comparison else None
+    rows = [row for row in wrong_rows(assessment) if broken is None or row.row in broken]
+    if not rows:
+        return
+    yield f"### {'Wrong' if broken is None else 'Newly broken'} rows ({len(rows)})\n"
+    for row in rows[:MOST_ROWS]:
+        yield _row(row, prompts.get(row.row))
+    if len(rows) > MOST_ROWS:
+        yield f"And {len(rows) - MOST_ROWS} more.\n"
+
+
+def _row(row: Graded, prompt: str | None) -> str:
+    leaves = wrong_leaves(row)
+    paths = ", ".join(dict.fromkeys(leaf.path for leaf in leaves))
+    told = row.fault or paths
+    repeat = f" (repeat {row.repeat})" if row.repeat else ""
+    table = _table(("where", "expected", "given", "verdict"), map(_leaf_line, leaves[:MOST_LEAVES]))
+    more = f"\nAnd {len(leaves) - MOST_LEAVES} more.\n" if len(leaves) > MOST_LEAVES else ""
+    asked = f"\n<pre>{_escaped(clipped(prompt, 2_000)).replace(chr(10), '&#10;')}</pre>\n" if prompt else ""
+    return f"<details><summary>{_code(row.row)}{repeat}: {_code(told)}</summary>\n\n{table}{more}{asked}\n</details>\n"
+
+
+def _leaf_line(leaf: Leaf) -> tuple[str, ...]:
+    given = (_code(value(each)) if each is not None else "" for each in (leaf.expected, leaf.got))
+    return (_code(place(leaf)), *given, leaf.verdict.value)
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(map(_code, names[:50]))
+    return f"{shown} and {len(names) - 50} more" if len(names) > 50 else shown
+
+
+def _table(head: Sequence[str], lines: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _code(text: str) -> str:
+    """Text as it is, on one line, in a span in which GitHub looks for no mentions."""
+    line = " ".join(_escaped(clipped(text, 300)).split())
+    return f"<code>{line}</code>" if line else ""
+
+
+def _plain(text: str) -> str:
+    """Text of ours that may name what users or models wrote, on one line.
+
+    GitHub looks for mentions and references in what it has rendered: a comment behind their sign parts them.
+    """
+    line = " ".join(_escaped(text).split())
+    return line.replace("&#64;", "&#64;<!-- -->").replace("&#35;", "&#35;<!-- -->")
+
+
+def _escaped(text: str) -> str:
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", visible(text))
