@@ -66,10 +66,10 @@ def evaluate(
             reference = assessing.reference_of(str(vs_ref), subject, rival, others, common=common)
         assessment = subject.assessed(graded, reference, notes)
         code = told(assessment, subject, [together, *rounds], as_json=options.as_json)
-        if options.report:
-            page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
-            print(f"report      {plain(str(page))}", file=sys.stderr)
-        return code
+    if options.report:
+        page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
+        print(f"report      {plain(str(page))}", file=sys.stderr)
+    return code
 
 
 def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:

@@ -176,7 +176,8 @@ def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[f
         told = [
             f"{series.name} {number(value)}" for series, each in known.items() if (value := each[place]) is not None
         ]
-        text = f"{duration(point.at + point.seconds / 2)}: {', '.join(told)} {unit}".strip()
+        said = f"{', '.join(told)} {unit}".strip() if told else "not known"
+        text = f"{duration(point.at + point.seconds / 2)}: {said}"
         hits.append(Hit(left, round(max(1.0, right - left), 1), text))
     return hits
 

@@ -177,7 +177,8 @@ def _classes(response: pa.Array) -> pa.Array:
 
 def _counted(values: pa.Array) -> dict[int, int]:
     found = pc.value_counts(values)
-    return {each["values"].as_py(): each["counts"].as_py() for each in found if each["values"].is_valid}
+    pairs = zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
+    return {value: count for value, count in pairs if value is not None}
 
 
 def _count_names(counter: Counter[str], values: pa.Array) -> None:
