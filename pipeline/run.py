@@ -191,6 +191,7 @@ class _Engine:
                 except Halt as fault:
                     self._halt(fault)
                 else:
+                    chunk.kept.clear()  # whoever lists the chunks of a run need not hold its input
                     self._slots.release()
 
     def _halt(self, fault: Fault) -> None:

@@ -229,6 +229,14 @@ async def test_p11_a_straggler_in_the_oldest_chunk_stops_no_other_chunk() -> Non
     assert max(others) < 100.0
 
 
+async def test_a_sealed_chunk_holds_no_input_any_more() -> None:
+    """The chunks of a run are listed as long as it lasts; were they to keep their rows, memory would grow with them."""
+    world = World([3] * 40, taking(1.0))
+    await world.work()
+    assert world.sealed.keys() == set(range(40))
+    assert [chunk.index for chunk in world.chunks if chunk.kept] == []
+
+
 async def test_p11_with_a_straggler_in_every_open_chunk_no_further_chunk_is_read() -> None:
     stragglers = {chunk * 3: 10_000.0 for chunk in range(OPEN_CHUNKS)}
     world = World([3] * 40, scripted(dict(stragglers)), batch_rows=3)
