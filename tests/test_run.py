@@ -64,6 +64,8 @@ class World:
     furthest_ahead: int = 0
     ended: float = -1.0
     chunks: list[Chunk] = field(default_factory=list)
+    kept: dict[int, list[Any]] = field(default_factory=dict)
+    """What came with every chunk that was sealed."""
 
     def __post_init__(self) -> None:
         starts = accumulate(self.sizes, initial=0)
@@ -127,6 +129,7 @@ class World:
             raise self.seal_fault
         await anyio.sleep(self.seal_s)
         self.sealed[chunk.index] = anyio.current_time()
+        self.kept[chunk.index] = list(chunk.kept)
         self.open.discard(chunk.index)
 
 
@@ -211,8 +214,8 @@ async def test_a_chunk_is_sealed_after_the_last_of_its_rows_is_recorded() -> Non
 async def test_a_chunk_carries_the_kept_columns_of_all_its_rows_in_order() -> None:
     world = World([10, 3], scripted({2: 9.0}), known=frozenset({5}), batch_rows=4)
     await world.work()
-    assert world.chunks[0].kept == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert world.chunks[1].kept == [[10, 11, 12]]
+    assert world.kept[0] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert world.kept[1] == [[10, 11, 12]]
 
 
 async def test_one_chunk_is_sealed_at_a_time_and_rows_are_answered_meanwhile() -> None:
