@@ -1,6 +1,6 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run jobs test lint types unit format emulate lock audit clean bench profile soak
+.PHONY: help setup run jobs eval test lint types unit format emulate lock audit clean bench profile soak
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -24,6 +24,12 @@ run: $(READY) ## Extract events from the sample rows, answered by the built-in e
 
 jobs: $(READY) ## Run every job in jobs/ against the emulator, a line for each
 	@$(BIN)/python -m tests.run_jobs
+
+eval: $(READY) ## Run both evaluations against the emulator, with errors made on purpose; exit 4 when a gate fails
+	@$(BIN)/pipeline eval jobs/eval_events.py --emulate --quiet \
+		--field-error name=0.01 --field-error date=0.01 --field-error participants=0.01
+	@$(BIN)/pipeline eval jobs/eval_invoices.py --emulate --quiet \
+		--field-error lines.quantity=0.05 --field-error lines.description=0.05 --field-error total=0.01
 
 test: lint types jobs unit ## Lint, types, every job, tests
 

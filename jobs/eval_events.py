@@ -11,7 +11,7 @@ evaluation = Eval(
     slices=["language"],
     cluster="document",
     gates=[
-        AtLeast("row_correct", 0.85, on="lower"),
+        AtLeast("row_correct", 0.90, on="lower"),
         NoWorse("row_correct", tolerance=0.02),
         NeverBreak(where={"tier": "golden"}),
         AtMost("cost_usd_per_row", 0.004),

@@ -7,15 +7,16 @@ baseline. So a run can be judged again at no cost.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
 from pipeline import __version__
+from pipeline.dataset import MANIFEST
 from pipeline.disk import FILES, Files
-from pipeline.faults import Misuse
+from pipeline.faults import Misuse, NothingToDo
 from pipeline.gold import data_hash, read_answers
 from pipeline.grade import leaves
 from pipeline.grade.baseline import Baseline, from_text, to_text
@@ -31,6 +32,7 @@ from pipeline.grade.verdicts import Graded, Scored
 FOLDER = "_eval"
 SCORES = "scores.json"
 NOISE = "noise.json"
+REPEATS = "_repeats"
 
 _HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
 
@@ -70,7 +72,22 @@ class Reference:
 
 def output_of(output: Path, repeat: int) -> Path:
     """Where the answers of a repeat are: those of the first are the dataset, the others lie inside of it."""
-    return output if repeat == 0 else output / "_repeats" / f"{repeat:03d}"
+    return output if repeat == 0 else output / REPEATS / f"{repeat:03d}"
+
+
+def status_of(output: Path) -> str:
+    """What has become of a run: `complete`, `failed` (too many rows), or `stopped` while rows are left to ask."""
+    try:
+        return str(orjson.loads((output / MANIFEST).read_bytes())["status"])
+    except FileNotFoundError:
+        return "stopped"
+
+
+def require_finished(output: Path) -> None:
+    """Raises `Misuse` when rows of the run in a folder, or of one of its repeats, are left to ask."""
+    for folder in (output, *sorted((output / REPEATS).glob("*"))):
+        if status_of(folder) == "stopped":
+            raise Misuse(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
 
 
 def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:
@@ -173,7 +190,10 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
             f"{reference.of} is not comparable: {'; '.join(unlike)}. Bless a run again, or compare what is common "
             f"with --common"
         )
-    rows = tuple(row for row in before.rows if row.row not in set(changed))
+    left_out = set(changed)
+    rows = tuple(row for row in before.rows if row.row not in left_out)
+    if reference.common_only and not any(row.row in scores.data for row in rows):
+        raise NothingToDo(f"no row is the same as in {reference.of}, so nothing can be compared: bless a run again")
     said = [f"compared with {reference.of} on the common rows only: {'; '.join(unlike)}"] if unlike else []
     gone = len(before.data.keys() - scores.data.keys())
     if gone and not reference.common_only:
@@ -184,24 +204,36 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
     return rows, said
 
 
+def only(scores: Baseline, rows: Collection[str]) -> Baseline:
+    """The scores of these rows alone."""
+    return replace(
+        scores,
+        rows=tuple(row for row in scores.rows if row.row in rows),
+        data={row: data for row, data in scores.data.items() if row in rows},
+    )
+
+
 def noise_of(evaluation: Eval, graded: Sequence[Graded]) -> Comparison:
     """What differs between the first two repeats, in which nothing was changed."""
     first, second = ([row for row in graded if row.repeat == repeat] for repeat in (0, 1))
     return compare(scored(first), scored(second), least=evaluation.least, seed=evaluation.seed)
 
 
-def write_noise(folder: Path, noise: Comparison, files: Files = FILES) -> None:
-    """Keeps what flips by itself, for the scores of later runs."""
+def write_noise(folder: Path, noise: Comparison, scores: Baseline, files: Files = FILES) -> None:
+    """Keeps what flips by itself, for the scores of later runs of the same job under the same graders."""
     files.make_folder(folder)
     flips = sorted([*noise.broken, *noise.fixed])
-    files.put(folder / NOISE, orjson.dumps({"share": len(flips) / noise.rows, "rows": flips}))
+    kept = {"share": len(flips) / noise.rows, "rows": flips, "of": _what_flips(scores)}
+    files.put(folder / NOISE, orjson.dumps(kept))
 
 
 def with_noise(scores: Baseline, folder: Path) -> Baseline:
-    """The scores with what was kept by `write_noise`, if it was."""
+    """The scores with what was kept by `write_noise`, if it was, and still holds."""
     try:
         noise = orjson.loads((folder / NOISE).read_bytes())
     except FileNotFoundError:
+        return scores
+    if noise.get("of") != _what_flips(scores):
         return scores
     return replace(scores, noise=noise["share"], flaky=tuple(noise["rows"]))
 
@@ -214,7 +246,9 @@ def write(folder: Path, assessment: Assessment, files: Files = FILES) -> None:
 
 
 def read_scores(path: Path) -> Baseline:
-    """The scores of a run (its output folder) or of a baseline (a file). Raises `Misuse` when there are none."""
+    """The scores of a finished run (its output folder) or of a baseline (a file). Raises `Misuse` without any."""
+    if path.is_dir():
+        require_finished(path)
     file = path / FOLDER / SCORES if path.is_dir() else path
     try:
         return from_text(file.read_text())
@@ -223,6 +257,10 @@ def read_scores(path: Path) -> Baseline:
         raise Misuse(f"there is no {file}: {remedy}") from None
     except Misuse as error:
         raise Misuse(f"{file}: {error}") from error
+
+
+def _what_flips(scores: Baseline) -> str:
+    return _digest(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
 
 
 def _differs(before: Baseline, now: Baseline, field: str) -> bool:

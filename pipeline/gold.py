@@ -31,9 +31,10 @@ def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
     if not found.rows:
         raise NothingToDo("the gold data holds no row")
     columns = list(found.columns)
-    needed = [*evaluation.columns_needed(columns), *evaluation.job.columns_needed(columns)]
+    evaluation.columns_needed(columns)
+    evaluation.job.columns_needed(columns)
     gold: dict[str, Gold] = {}
-    for row in _rows(found, list(dict.fromkeys(needed))):
+    for row in _rows(found, columns):
         one = _gold(evaluation, row)
         if one.row in gold:
             raise Misuse(f"two rows of the gold data have the {evaluation.job.key} {one.row!r}: it must be unique")
@@ -48,8 +49,9 @@ def read_answers(job: Job, output: Path, repeat: int = 0) -> Iterator[Answer]:
 
 
 def data_hash(gold: Gold) -> str:
-    """A hash of all that a row's verdict rests on: what is asked about, and what is expected."""
-    content = json.dumps([dict(gold.columns), gold.expected], sort_keys=True, default=_hashed, ensure_ascii=False)
+    """A hash of the row as it stands in the gold data, whichever of its columns a job reads. Nulls are as if absent."""
+    given = {name: value for name, value in gold.columns.items() if value is not None}
+    content = json.dumps([given, gold.expected], sort_keys=True, default=_hashed, ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -72,9 +74,15 @@ def _gold(evaluation: Eval, row: Row) -> Gold:
     if expected is None:
         raise Misuse(f"row {key} of the gold data expects nothing ({evaluation.expected!r} is null)")
     _require_known(evaluation, key, expected)
-    marks = {name: str(row.values[name]) for name in evaluation.marks}
+    marks = {name: _label(row.values[name]) for name in evaluation.marks if row.values[name] is not None}
     cluster = row.values[evaluation.cluster] if evaluation.cluster else None
-    return Gold(str(key), expected, row.values, marks, None if cluster is None else str(cluster))
+    others = {name: value for name, value in row.values.items() if name != evaluation.expected}
+    return Gold(str(key), expected, others, marks, None if cluster is None else str(cluster))
+
+
+def _label(value: object) -> str:
+    """A slice's value as a gate's `where` writes it: text as it is, `true`, `3`, `2026-11-22`."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _json_value(evaluation: Eval, row: Row) -> Any:

@@ -112,14 +112,18 @@ def _place(error: Exception, path: Path) -> str:
 
 def _explained(error: ValidationError) -> str:
     """Pydantic's first complaint in a sentence that names the field, and the nearest valid one."""
-    known = [field.name for field in fields(Job)]
+    article, what, known = "a", "job", [field.name for field in fields(Job)]
+    if error.title == "Eval":
+        from pipeline.grade.evaluation import Eval
+
+        article, what, known = "an", "evaluation", [field.name for field in fields(Eval)]
     sentences = []
     for complaint in error.errors(include_url=False):
         field = str(complaint["loc"][0]) if complaint["loc"] else "?"
         if complaint["type"] == "unexpected_keyword_argument":
-            sentences.append(f"a job has no field {field!r}{nearest(field, known)}")
+            sentences.append(f"{article} {what} has no field {field!r}{nearest(field, known)}")
         elif complaint["type"] == "missing":
-            sentences.append(f"the job needs a {field!r}")
+            sentences.append(f"the {what} needs a {field!r}")
         else:
             sentences.append(f"`{field}`: {complaint['msg'][:1].lower()}{complaint['msg'][1:]}")
     return "; ".join(dict.fromkeys(sentences))

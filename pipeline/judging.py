@@ -17,6 +17,8 @@ from pipeline.job import Job
 from pipeline.records import records
 
 VOTES = "votes.json"
+JUDGE = "judge-"
+"""How the folders of rounds begin: the run that they are about follows, and what they ask."""
 
 Cast = dict[str, list[bool]]
 """The votes on every question that was asked, by its id."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,18 +14,23 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli.running import connection_of, settings_of, simulation_of
 from pipeline.cli.together import Place
 from pipeline.data import Row
-from pipeline.dataset import MANIFEST
 from pipeline.disk import FILES, PRIVATE_FILE
 from pipeline.evaluate import (
     FOLDER,
+    NOISE,
+    REPEATS,
+    SCORES,
     Assessment,
     Reference,
     assess,
     comparable_rows,
     graded_rows,
+    only,
     output_of,
     read_scores,
+    require_finished,
     scores_of,
+    status_of,
     with_noise,
 )
 from pipeline.execute import Settings, inputs_of
@@ -31,9 +38,13 @@ from pipeline.faults import Broken, Misuse, Unusable
 from pipeline.gold import read_gold
 from pipeline.grade.baseline import from_text, to_text
 from pipeline.grade.evaluation import Eval
+from pipeline.grade.gates import require_rows
 from pipeline.grade.grading import Gold
+from pipeline.grade.judge import PENDING
+from pipeline.grade.leaves import read
 from pipeline.grade.verdicts import Graded
 from pipeline.jobfile import load_evaluation, overridden
+from pipeline.judging import JUDGE, VOTES
 from pipeline.plan import Plan, RunFolder
 from pipeline.references import loaded_at
 from pipeline.source import Survey, changed, survey
@@ -51,17 +62,21 @@ ANSWER_KEY = "answer_key.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An evaluation that is being looked into. `simulated` says whether the emulator answers."""
+    """An evaluation that is being looked into.
+
+    `simulated` says whether the emulator answers, `sampled` whether only the first rows of the gold data are asked.
+    """
 
     evaluation: Eval
     target: str
     output: Path
     gold: tuple[Gold, ...]
     simulated: bool
+    sampled: bool = False
 
     @property
     def name(self) -> str:
-        """What it goes by: the name of its file."""
+        """What it goes by: the name of its file, and its own where the target has one."""
         return name_of(self.target)
 
     @property
@@ -75,7 +90,8 @@ class Subject:
         return with_noise(scores, self.folder)
 
     def check(self, reference: Reference | None) -> None:
-        """Raises `Misuse`, before any call, when what comes out could not be compared."""
+        """Raises `Misuse`, before any call, when what comes out could not be compared or decided upon."""
+        require_rows(self.evaluation.gates, [gold.slices for gold in self.gold])
         if reference is not None:
             comparable_rows(reference, self.scores((), self.evaluation.job.fingerprint()))
 
@@ -85,14 +101,43 @@ class Subject:
 
     def assessed(self, graded: Sequence[Graded], reference: Reference | None, notes: Sequence[str] = ()) -> Assessment:
         """The run in the folder, judged."""
-        plan = plan_in(self.output)
-        told = [f"only the first {len(self.gold)} rows were asked (--limit): nothing final"] if plan.limit else []
-        return assess(self.evaluation, self.scores(graded, plan.job), graded, reference, [*notes, *told])
+        told = [f"only the first {len(self.gold)} rows were asked (--limit): nothing final"] if self.sampled else []
+        baseline = self.evaluation.baseline
+        if reference is None and baseline is not None:
+            told.append(f"there is no {baseline} to compare with: `pipeline bless {self.output}` writes it")
+        scores = self.scores(graded, plan_in(self.output).job)
+        return assess(self.evaluation, scores, graded, reference, [*notes, *told])
+
+    @property
+    def status(self) -> str:
+        """What has become of the run in the folder, with the worst of its repeats first."""
+        found = {status_of(output_of(self.output, repeat)) for repeat in range(self.evaluation.repeats)}
+        return next(status for status in ("stopped", "failed", "complete") if status in found)
+
+    @property
+    def run_id(self) -> str:
+        """Which run is in the folder."""
+        return plan_in(self.output).run_id
+
+
+def begin(subjects: Sequence[Subject]) -> None:
+    """Removes what was made of earlier answers, whose place others take now. Votes and the noise floor stay."""
+    for subject in subjects:
+        repeats = sorted((subject.output / REPEATS).glob("*"))[subject.evaluation.repeats - 1 :]
+        found = list(subject.folder.glob("*"))
+        stay = (NOISE, VOTES, ANSWER_KEY)
+        rounds = [path for path in found if path.name.startswith(JUDGE)]
+        others = [path for path in rounds if not path.name.startswith(f"{JUDGE}{subject.run_id}")]
+        for folder in [path for path in (*repeats, *others) if path.is_dir()]:
+            shutil.rmtree(folder)
+        made = [path for path in found if path.name not in stay and path not in rounds]
+        FILES.remove(path for path in (*made, *others) if path.is_file())
 
 
 def name_of(target: str) -> str:
-    """The name of the file that a target is in."""
-    return Path(target.partition(":")[0]).stem
+    """The name of the file that a target is in, with that of the evaluation if it is given."""
+    path, _, name = target.partition(":")
+    return "-".join(filter(None, [Path(path).stem, name]))
 
 
 def plan_in(output: Path) -> Plan:
@@ -103,20 +148,23 @@ def plan_in(output: Path) -> Plan:
     return plan
 
 
-def subject_of(target: str, options: Asking, repeats: int | None) -> Subject:
-    """The evaluation that the command line describes, with its gold data read."""
+def subject_of(target: str, options: Asking, repeats: int | None, *, least: int = 1) -> Subject:
+    """The evaluation that the command line describes, of so many repeats at `least`, with its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
+    evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
     gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit))
     output = options.output or Path("out") / name_of(target)
-    return Subject(evaluation, target, output, gold, options.emulate)
+    return Subject(evaluation, target, output, gold, options.emulate, options.limit is not None)
 
 
 def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
     """The same rows and graders for the job as it stood at a commit."""
     inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
+    path, _, name = subject.target.partition(":")
+    target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute one would name the present file
 
     def load() -> Job:
-        there = _changed(load_evaluation(subject.target), options, None)
+        there = _changed(load_evaluation(target), options, None)
         return there.job.replace(input=inputs)
 
     try:
@@ -133,22 +181,40 @@ def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
 def subject_in(output: Path, target: str | None) -> Subject:
     """The evaluation whose finished run is in a folder. Raises `Misuse` when its gold data has changed since."""
     plan = plan_in(output)
+    require_finished(output)
     target = target or plan.target
     found = Survey.from_json(plan.survey)
     if differences := changed(found):
         raise Misuse(f"the gold data has changed since the run: {differences[0]}; run `pipeline eval` again")
     evaluation = load_evaluation(target)
-    if (output / FOLDER).is_dir():
-        evaluation = evaluation.replace(repeats=read_scores(output).repeats)
-    return Subject(evaluation, target, output, read_gold(evaluation, found), plan.simulated)
+    # What the command line said when it ran is what judges are known by, and how often rows were asked.
+    evaluation = evaluation.replace(
+        job=evaluation.job.replace(model=plan.job["model"] or evaluation.job.model),
+        repeats=read_scores(output).repeats if (output / FOLDER / SCORES).exists() else evaluation.repeats,
+    )
+    gold = read_gold(evaluation, found)
+    return Subject(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
 
 
-def baseline_of(evaluation: Eval, *, common: bool) -> Reference | None:
-    """The evaluation's baseline; None when it names none, or none has been blessed yet."""
-    if evaluation.baseline is None or not Path(evaluation.baseline).exists():
+def baseline_of(subject: Subject, *, common: bool) -> Reference | None:
+    """The evaluation's baseline; None when it names none, or none has been blessed yet.
+
+    A sample of the gold data is compared with the same rows of it: those that were not asked have not failed.
+    """
+    path = subject.evaluation.baseline
+    if path is None or not Path(path).exists():
         return None
-    path = Path(evaluation.baseline)
-    return Reference(of=str(path), scores=read_scores(path), common_only=common)
+    scores = read_scores(Path(path))
+    if subject.sampled:
+        scores = only(scores, {gold.row for gold in subject.gold})
+    return Reference(of=str(path), scores=scores, common_only=common)
+
+
+def same_graders(subject: Subject) -> None:
+    """Raises `Misuse` when the leaves in the folder were graded by other graders than the file has now."""
+    before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
+    if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
+        raise Misuse(f"graded otherwise now: {', '.join(changed)}; `pipeline grade {subject.output}` applies it")
 
 
 def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
@@ -159,11 +225,13 @@ def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
     for repeat in range(evaluation.repeats):
         settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
         reuse = settings.bounds.reuse
-        if reuse is not None and options.emulate:
+        if options.emulate:
             # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
+            settings = replace(settings, fresh=True)
+        if reuse is not None and options.emulate:
             known = hashlib.sha256(_answer_key(subject)).hexdigest()[:16]
             bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=f"{reuse.endpoint} knowing {known}"))
-            settings = replace(settings, bounds=bounds, fresh=True)
+            settings = replace(settings, bounds=bounds)
         runs.append((evaluation.job, replace(settings, supersede=reuse is not None)))
     return runs
 
@@ -192,13 +260,15 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
     Raises `Misuse` for a run that is not whole, was sampled, has too many failed rows, or was emulated.
     """
     plan, scores = plan_in(output), read_scores(output)
-    status = json.loads((output / MANIFEST).read_bytes())["status"]
-    if status != "complete":
-        raise Misuse(f"the run in {output} is {status}, and cannot be a baseline: finish it, or mend what failed")
+    for folder in [output_of(output, repeat) for repeat in range(scores.repeats)]:
+        if status_of(folder) != "complete":
+            raise Misuse(f"too many rows of {folder} failed for a baseline: `pipeline eval --retry-failed` asks again")
     if plan.limit is not None:
         raise Misuse(f"only the first {plan.limit} rows were asked, and all make a baseline: run again without --limit")
     if plan.simulated and not allow_emulated:
         raise Misuse("the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same")
+    if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
+        raise Misuse("questions to judges are open: `pipeline eval` asks them")
     path = to or load_evaluation(plan.target).baseline
     if path is None:
         raise Misuse("the evaluation names no `baseline`: name the file with --to")

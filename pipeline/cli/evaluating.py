@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.options import AsJson, Asking, with_options
 from pipeline.cli.tables import plain
+from pipeline.faults import Misuse
+
+if TYPE_CHECKING:
+    from pipeline.cli.assessing import Subject
+    from pipeline.cli.together import Place, Together
+    from pipeline.execute import Settings
 
 Target = Annotated[str, typer.Argument(help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
@@ -36,40 +43,56 @@ def evaluate(
 ) -> int:
     """Run a job on gold data, grade its answers, and let the gates decide."""
     from pipeline.cli import assessing
-    from pipeline.cli.judges import ask_judges, judged
+    from pipeline.cli.judges import judged, require_prices
     from pipeline.cli.reporting import prompts_of, put_page
     from pipeline.cli.telling import told, told_noise, told_stopped
     from pipeline.cli.together import carried_out
     from pipeline.evaluate import noise_of, write_noise
 
+    if vs_ref is not None and noise_floor:
+        raise Misuse("--vs-ref and --noise-floor are two questions: ask one after the other")
     options = replace(options, cache=options.cache is not False)
-    subject = assessing.subject_of(target, options, 2 if noise_floor else repeats)
+    subject = assessing.subject_of(target, options, repeats, least=2 if noise_floor else 1)
     rival = None if vs_ref is None else assessing.subject_at(vs_ref, subject, options)
-    reference = None if rival or noise_floor else assessing.baseline_of(subject.evaluation, common=common)
+    reference = None if rival or noise_floor else assessing.baseline_of(subject, common=common)
     subject.check(reference)
     subjects = [subject] if rival is None else [subject, rival]
     jobs = [run for one in subjects for run in assessing.runs_of(one, options)]
+    require_prices(subject, jobs[0][1])
     place = assessing.place_of(subjects, options)
-    with carried_out(jobs, place) as together:
-        if together.stopped:
-            return told_stopped(together, as_json=options.as_json)
-        rounds = [each for one in subjects for each in ask_judges(one, one.graded(), jobs[0][1], place)]
-        if rounds and rounds[-1].stopped:
-            return told_stopped(rounds[-1], as_json=options.as_json)
+    with carried_out(jobs, place, begin=lambda: assessing.begin(subjects)) as together:
+        rounds = [] if together.stopped else _judged(subjects, together, jobs[0][1], place)
+        if (last := [together, *rounds][-1]).stopped:
+            return told_stopped(last, as_json=options.as_json)
         graded, notes = judged(subject, subject.graded())
         if noise_floor:
             noise = noise_of(subject.evaluation, graded)
-            write_noise(subject.folder, noise)
+            write_noise(subject.folder, noise, subject.scores((), together.runs[0].plan.job))
             return told_noise(noise, subject.output, as_json=options.as_json)
         if rival is not None:
             others, _ = judged(rival, rival.graded())
             reference = assessing.reference_of(str(vs_ref), subject, rival, others, common=common)
         assessment = subject.assessed(graded, reference, notes)
-        code = told(assessment, subject, [together, *rounds], as_json=options.as_json)
+        own = together.first(subject.evaluation.repeats)
+        code = told(assessment, subject, [own, *rounds], as_json=options.as_json)
     if options.report:
         page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
         print(f"report      {plain(str(page))}", file=sys.stderr)
     return code
+
+
+def _judged(subjects: Sequence[Subject], together: Together, settings: Settings, place: Place) -> list[Together]:
+    """Asks the judges of all subjects, one after the other, until one is stopped; what their rounds came to."""
+    from pipeline.cli.judges import ask_judges, paid_to_judges
+
+    rounds: list[Together] = []
+    paid = together.paid
+    for subject in subjects:
+        rounds += ask_judges(subject, subject.graded(), settings, place, paid)
+        if rounds and rounds[-1].stopped:
+            break
+        paid += paid_to_judges(subject)
+    return rounds
 
 
 def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
@@ -80,7 +103,7 @@ def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, 
 
     subject = assessing.subject_in(evaluated, job)
     graded, notes = judged(subject, subject.graded())
-    reference = assessing.baseline_of(subject.evaluation, common=common)
+    reference = assessing.baseline_of(subject, common=common)
     return told(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
 
 
@@ -91,7 +114,8 @@ def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, a
     from pipeline.grade.leaves import read
 
     subject = assessing.subject_in(evaluated, job)
-    reference = assessing.baseline_of(subject.evaluation, common=common)
+    assessing.same_graders(subject)
+    reference = assessing.baseline_of(subject, common=common)
     return told(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.together import Place, Together, carried_out
+from pipeline.cli.together import Money, Place, Together, carried_out
+from pipeline.dataset import MANIFEST
 from pipeline.disk import FILES
 from pipeline.grade.judge import Judge, Question, questions, ruled
 from pipeline.judging import (
+    JUDGE,
     Cast,
     by_address,
     judge_job,
@@ -46,28 +50,73 @@ def judged(subject: Subject, graded: Sequence[Graded]) -> Judged:
     return rows, [note] if left else []
 
 
-def ask_judges(subject: Subject, graded: Sequence[Graded], settings: Settings, place: Place) -> list[Together]:
-    """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped."""
-    graders, model = subject.evaluation.graders, subject.evaluation.job.model
-    asked = list(questions(graders, graded))
+def require_prices(subject: Subject, settings: Settings) -> None:
+    """Raises `Misuse`, before any call, when a judge's price is not known and a budget in dollars needs it."""
+    from pipeline.composition import purses_for
+
+    for _, judge in _judges(subject):
+        job = judge_job(judge.model or subject.evaluation.job.model, subject.folder, subject.folder)
+        purses_for(job, settings.bounds, spent_usd=0.0, spent_tokens=0.0)
+
+
+def ask_judges(
+    subject: Subject, graded: Sequence[Graded], settings: Settings, place: Place, paid: Money
+) -> list[Together]:
+    """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped.
+
+    A round has a folder of its own in which it resumes. `paid` is what its budget was spent on before.
+    """
+    model = subject.evaluation.job.model
+    asked = list(questions(subject.evaluation.graders, graded))
     rounds: list[Together] = []
-    most = max((grader.votes for _, grader in graders.walk() if isinstance(grader, Judge)), default=0)
-    for number in range(most):
+    for _ in range(max((judge.votes for _, judge in _judges(subject)), default=0)):
         cast = load_votes(subject.folder)
         if not (by_model := still_open(asked, cast, model)):
             break
         for judge, rows in by_model.items():
-            folder = subject.folder / f"judge-{number}-{len(rounds)}"
-            FILES.make_folder(subject.folder)
-            write_questions(file := folder.with_suffix(".jsonl"), rows)
-            job = judge_job(judge, file, folder)
-            with carried_out([(job, replace(settings, output=folder, fresh=True, limit=None))], place) as together:
-                rounds.append(together)
-                if together.stopped:
-                    return rounds
-            _cast(cast, folder)
+            together = _round(subject, judge, rows, settings, place, paid)
+            rounds.append(together)
+            if together.stopped:
+                return rounds
+            _cast(cast, _folder(subject, judge, rows))
             save_votes(subject.folder, cast)
     return rounds
+
+
+def _round(
+    subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]], settings: Settings, place: Place, paid: Money
+) -> Together:
+    folder = _folder(subject, judge, rows)
+    FILES.make_folder(subject.folder)
+    write_questions(file := folder.with_suffix(".jsonl"), rows)
+    own = replace(settings, output=folder, fresh=False, limit=None, retry_failed=True, keep_replies=True)
+    before = paid + paid_to_judges(subject, but=folder)
+    with carried_out([(judge_job(judge, file, folder), own)], place, paid=before) as together:
+        return together
+
+
+def paid_to_judges(subject: Subject, *, but: Path | None = None) -> Money:
+    """What the rounds about a run have cost, of all its starts, but for that in one folder."""
+    return sum((_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but), Money())
+
+
+def _folder(subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    content = json.dumps([judge, [(row["question"], row["juror"]) for row in rows]])
+    return subject.folder / f"{JUDGE}{subject.run_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _paid_in(folder: Path) -> Money:
+    """What an earlier round has paid; nothing for what is no folder of one."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return Money()
+    return Money(manifest["cost_usd"], sum(manifest["tokens"][kind] for kind in ("input", "output", "reasoning")))
+
+
+def _judges(subject: Subject) -> list[tuple[str, Judge]]:
+    graders = subject.evaluation.graders
+    return [(path, grader) for path, grader in graders.walk() if isinstance(grader, Judge)]
 
 
 def _cast(cast: Cast, folder: Path) -> None:

@@ -82,7 +82,8 @@ def _evaluated(output: Path) -> tuple[Assessment | None, dict[str, str]]:
 
     try:
         subject = assessing.subject_in(output, None)
-        reference = assessing.baseline_of(subject.evaluation, common=False)
+        assessing.same_graders(subject)
+        reference = assessing.baseline_of(subject, common=False)
         return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
     except Misuse as error:
         print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pipeline.cli.tables import plain, print_table
 from pipeline.disk import FILES
 from pipeline.evaluate import Assessment, Reference, write
 from pipeline.grade.comparing import Change, Comparison
+from pipeline.grade.measures import Measure
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import junit_xml
 from pipeline.report.markdown import markdown_summary
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from pipeline.cli.assessing import Subject
     from pipeline.cli.together import Together
     from pipeline.grade.baseline import Baseline
-    from pipeline.grade.measures import Measure
     from pipeline.grade.metrics import FieldTable
 
 SUMMARY, JUNIT, MARKDOWN = "summary.json", "junit.xml", "summary.md"
 
 _SIGNS = {"ok": "pass", "fail": "FAIL", "warn": "warn", "info": "info"}
+_IN_FILE_ONLY = ("tables", "confusions", "flaky", "comparison")
 _NAMED = 10
 
 
@@ -39,8 +40,10 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
     _write_files(assessment, subject.folder, facts)
     _tell_github(assessment)
+    for note in assessment.notes if as_json else ():
+        print(f"note: {plain(note)}", file=sys.stderr)
     if as_json:
-        print(json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False))
+        print(_json({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY}))
     else:
         _print_assessment(assessment, subject, facts)
     return code
@@ -51,7 +54,7 @@ def told_stopped(together: Together, *, as_json: bool) -> int:
     first = next(summary for summary in together.summaries if summary.status == "stopped")
     code, left = together.exit_code, sum(summary.left for summary in together.summaries)
     if as_json:
-        print(json.dumps({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason}))
+        print(_json({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason}))
     why = first.reason or "nothing was sealed"
     print(f"error: stopped ({why}): {left} rows are left, nothing is graded; the same command resumes", file=sys.stderr)
     return code
@@ -62,7 +65,7 @@ def told_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
     flips = sorted([*noise.broken, *noise.fixed])
     share = len(flips) / noise.rows
     if as_json:
-        print(json.dumps({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share}))
+        print(_json({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share}))
         return 0
     print(f"noise floor  {len(flips)} of {noise.rows} rows flip by themselves ({100 * share:.1f} %)")
     if flips:
@@ -76,8 +79,8 @@ def told_comparison(
     """Prints what changed from one run to another."""
     if as_json:
         before = reference.scores.evaluation
-        facts = {"before": before, "after": scores.evaluation, "notes": list(notes), "comparison": comparison}
-        print(json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False))
+        facts = {"exit_code": 0, "before": before, "after": scores.evaluation, "notes": notes, "comparison": comparison}
+        print(_json(facts))
         return 0
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -87,8 +90,7 @@ def told_comparison(
 
 def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any]) -> None:
     write(folder, assessment)
-    text = json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False, indent=2)
-    FILES.put(folder / SUMMARY, text.encode() + b"\n")
+    FILES.put(folder / SUMMARY, _json(facts).encode() + b"\n")
     FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
     FILES.put(folder / MARKDOWN, markdown_summary(assessment).encode())
 
@@ -115,7 +117,9 @@ def _costs(asked: Sequence[Together]) -> dict[str, Any]:
 
 
 def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
+    whole = assessment.tables.whole
     return {
+        "status": subject.status,
         "evaluation": subject.name,
         "output": str(subject.output),
         "simulated": subject.simulated,
@@ -124,23 +128,49 @@ def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
         "repeats": assessment.scores.repeats,
         "passed": not assessment.failed,
         "gates": assessment.decisions,
+        "measures": {name: _rounded(measure.value) for name, measure in whole.measures.items()},
+        "fields": {
+            field.field: {name: _rounded(measure.value) for name, measure in field.measures.items()}
+            for field in whole.fields
+        },
         "tables": assessment.tables,
         "confusions": assessment.confusions,
         "flaky": assessment.flaky,
+        "flaky_rows": [row.row for row in assessment.flaky],
         "noise": assessment.scores.noise,
         "against": assessment.against,
         "comparison": assessment.comparison,
+        **_moved(assessment.comparison),
         "notes": assessment.notes,
     }
 
 
+def _moved(comparison: Comparison | None) -> dict[str, Any]:
+    """What a comparison comes to, in short; nulls where there is none."""
+    if comparison is None:
+        return dict.fromkeys(("difference", "p", "broken", "fixed"))
+    overall = comparison.overall
+    return {"difference": overall.difference, "p": overall.p, "broken": comparison.broken, "fixed": comparison.fixed}
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    """Strict JSON on one line: what is not known, as the end of an interval may be, is null."""
+    return json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 6)
+
+
 def _jsonable(value: Any) -> Any:
-    """Strict JSON: what is not known, as the end of an interval may be, is null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(asdict(value))
     match value:
+        case Measure(value=figure, low=low, high=high, n=n, why=why):
+            told = {"value": _rounded(figure), "low": _rounded(low), "high": _rounded(high), "n": n}
+            return {**told, "why": why} if why else told
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {one.name: _jsonable(getattr(value, one.name)) for one in fields(value)}
         case float():
-            return value if math.isfinite(value) else None
+            return _rounded(value)
         case Mapping():
             return {str(name): _jsonable(inner) for name, inner in value.items()}
         case list() | tuple() if hasattr(value, "_asdict"):
@@ -165,6 +195,8 @@ def _print_assessment(assessment: Assessment, subject: Subject, facts: Mapping[s
         _print_comparison(assessment.comparison, str(assessment.against))
     for row in assessment.flaky[:_NAMED]:
         print(f"flaky       {plain(row.row)}: right in {sum(row.right)} of {len(row.right)} repeats")
+    if len(assessment.flaky) > _NAMED:
+        print(f"flaky       {len(assessment.flaky)} rows in all")
     for note in assessment.notes:
         print(f"note        {plain(note)}")
     for decision in assessment.decisions:
@@ -197,8 +229,8 @@ def _print_comparison(comparison: Comparison, against: str) -> None:
                 "after": _share(change.after),
                 "worse": str(change.worse),
                 "better": str(change.better),
-                "p": f"{change.p:.4f}",
-                "q": "" if change.q is None else f"{change.q:.4f}",
+                "p": _chance(change.p),
+                "q": "" if change.q is None else _chance(change.q),
             }
             for change in moved
         ]
@@ -214,7 +246,11 @@ def _change(change: Change) -> str:
     if change.difference is None:
         return change.why
     points = f"{100 * change.difference:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-    return f"row_correct {points}, p = {change.p:.4f}; {change.worse} newly broken, {change.better} newly fixed"
+    return f"row_correct {points}, p = {_chance(change.p)}; {change.worse} rows worse, {change.better} better"
+
+
+def _chance(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def _measure(measure: Measure) -> str:

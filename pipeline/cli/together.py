@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING
 from pipeline.cli import emulation
 from pipeline.cli.connecting import Connection, access
 from pipeline.cli.running import emulated, exit_code, watch_signals
+from pipeline.plan import RunFolder, differences
 
 if TYPE_CHECKING:
     from pipeline.cli.connecting import Access
     from pipeline.execute import Run, Settings, Summary
     from pipeline.job import Job
+    from pipeline.plan import Plan
     from pipeline.policy import Flights, Stop
     from pipeline.tally import Tally
 
@@ -29,6 +32,17 @@ class Place:
     connection: Connection
     simulation: list[str] | None
     quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Dollars and tokens that were paid."""
+
+    usd: float = 0.0
+    tokens: float = 0.0
+
+    def __add__(self, other: Money) -> Money:
+        return Money(self.usd + other.usd, self.tokens + other.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +60,55 @@ class Together:
 
     @property
     def exit_code(self) -> int:
-        """That of the run which went worst."""
-        return max(exit_code(summary, self.stop.reason) for summary in self.summaries)
+        """Why rows are left, where some are; else that of the run which went worst."""
+        left = [summary for summary in self.summaries if summary.status == "stopped"]
+        return max(exit_code(summary, self.stop.reason) for summary in left or self.summaries)
+
+    @property
+    def paid(self) -> Money:
+        """For all of them, in all of their starts."""
+        return sum((Money(*run.spent()) for run in self.runs), Money())
+
+    def first(self, count: int) -> Together:
+        """The same, of its first runs alone."""
+        return replace(self, runs=self.runs[:count], summaries=self.summaries[:count])
 
 
 @contextmanager
-def carried_out(jobs: Sequence[tuple[Job, Settings]], place: Place) -> Iterator[Together]:
+def carried_out(
+    jobs: Sequence[tuple[Job, Settings]],
+    place: Place,
+    *,
+    paid: Money = Money(),
+    begin: Callable[[], None] = lambda: None,
+) -> Iterator[Together]:
     """The runs, done or stopped, and still ours alone within the block.
 
-    They are asked side by side in time, and share what may be in flight, what may be spent, and their replies.
+    They are asked side by side in time, and share what may be in flight, what may be spent (less what others have
+    `paid`), and their replies. `begin` is called when they are ours, before the first call.
     """
     from pipeline.execute import opened
     from pipeline.policy import Flights
 
     flights = Flights()
     with ExitStack() as stack:
+        before = [RunFolder(settings.output).load() for _, settings in jobs]
         runs = [stack.enter_context(opened(job, _sharing(settings, len(jobs), flights))) for job, settings in jobs]
-        yield _carried_out(runs, place)
+        _tell_superseded(before[0], runs[0])
+        begin()
+        yield _carried_out(runs, place, paid)
 
 
-def _carried_out(runs: Sequence[Run], place: Place) -> Together:
+def _tell_superseded(before: Plan | None, run: Run) -> None:
+    if before is None or before.run_id == run.plan.run_id:
+        return
+    data = [] if before.survey["files"] == run.plan.survey["files"] else ["the gold data changed"]
+    for what in [*differences(before, run.plan), *data]:
+        told = "starting over; what the reply cache knows is not asked again"
+        print(f"note: {run.folder.output} holds another run: {what}; {told}", file=sys.stderr)
+
+
+def _carried_out(runs: Sequence[Run], place: Place, paid: Money) -> Together:
     import anyio
 
     from pipeline.policy import Stop
@@ -74,8 +117,10 @@ def _carried_out(runs: Sequence[Run], place: Place) -> Together:
     started = time.monotonic()
     tally, stop = Tally(), Stop()
     for run in runs:
+        if run.settings.retry_failed and (reopened := run.reopen_failed()):
+            print(f"asking {reopened} failed rows again", file=sys.stderr)
         run.count_before(tally)
-    _share_purses(runs)
+    _share_purses(runs, paid)
     if any(run.chunks() for run in runs):
         with ExitStack() as stack:
             connection = place.connection
@@ -122,14 +167,13 @@ def _sharing(settings: Settings, runs: int, flights: Flights) -> Settings:
     return replace(settings, bounds=shared)
 
 
-def _share_purses(runs: Sequence[Run]) -> None:
-    """One budget for all of them, less what all of them have spent."""
+def _share_purses(runs: Sequence[Run], paid: Money) -> None:
+    """One budget for all of them, less what all of them and others have spent."""
     from pipeline.composition import purses_for
 
     first = runs[0]
     if first.purses:
-        spent = [run.spent() for run in runs]
-        usd, tokens = sum(usd for usd, _ in spent), sum(tokens for _, tokens in spent)
-        purses = purses_for(first.job, first.settings.bounds, spent_usd=usd, spent_tokens=tokens)
+        spent = sum((Money(*run.spent()) for run in runs), paid)
+        purses = purses_for(first.job, first.settings.bounds, spent_usd=spent.usd, spent_tokens=spent.tokens)
         for run in runs:
             run.purses = purses

@@ -165,6 +165,13 @@ def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> 
             raise Misuse(f"{gate.name}: it needs {metric.k} repeats, and there are {repeats}: raise `repeats`")
 
 
+def require_rows(gates: Sequence[Gate], slices: Sequence[Mapping[str, str]]) -> None:
+    """`Misuse`, before any call, when no row of the gold data has the slice values of a gate."""
+    for gate in gates:
+        if not any(meets(each, gate.where) for each in slices):
+            raise _nobody(gate)
+
+
 def decide(
     gate: Gate,
     scored: Sequence[Scored],

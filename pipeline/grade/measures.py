@@ -27,6 +27,7 @@ from pipeline.faults import Misuse
 from pipeline.grade.extra import needs_eval
 from pipeline.grade.statistics import (
     ANYTHING,
+    DRAWS,
     Clusters,
     Interval,
     bca,
@@ -139,7 +140,7 @@ def metric_of(name: str) -> Metric:
     raise Misuse(f"there is no metric {name!r}{nearest(name, known)}")
 
 
-def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int = 0) -> Measure:
+def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Measure:
     """The figure and its interval. What cannot be told has no value: a cost with an unknown price, a share of nothing.
 
     Raises `Misuse` when there is no such metric, or no such field in the rows.
@@ -152,7 +153,7 @@ def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int
     if isinstance(sample, str) or value is None:
         why = sample if isinstance(sample, str) else "there is nothing to count"
         return Measure(name, None, *(Interval(0.0, 1.0) if metric.unit == "share" else ANYTHING), len(rows), why)
-    low, high = _interval(sample, value, level, seed)
+    low, high = _interval(sample, value, level, seed, draws)
     return Measure(name, value, low, high, len(rows))
 
 
@@ -198,7 +199,7 @@ def bad_leaves(sample: Totals) -> list[float]:
     return [float(each) for each in counts[..., _BAD].sum(axis=(1, 2))]
 
 
-def _interval(sample: Sample, value: float, level: float, seed: int) -> Interval:
+def _interval(sample: Sample, value: float, level: float, seed: int, draws: int) -> Interval:
     match sample:
         case Quantile(values=values, q=q, clusters=clusters):
             low, high = quantile_interval(values, q, clusters, level)
@@ -209,7 +210,7 @@ def _interval(sample: Sample, value: float, level: float, seed: int) -> Interval
             low, high = t_interval(values, clusters, level)
             return Interval(max(0.0, low * times), high * times)
         case Totals(table=table, statistic=statistic, clusters=clusters):
-            low, high = bca(table, statistic, clusters, level=level, seed=seed)
+            low, high = bca(table, statistic, clusters, level=level, draws=draws, seed=seed)
             if low < high < math.inf:
                 return Interval(low, high)
             return share_interval([value] * len(table), clusters, level)
