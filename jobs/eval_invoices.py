@@ -1,4 +1,4 @@
-"""Whether the invoices job reads every line of an invoice, with amounts to the last digit, in eight countries' forms."""
+"""Whether the invoices job reads every line, with amounts to the last digit, in the forms of eleven countries."""
 
 from jobs.extract_invoices import job
 from pipeline import AtLeast, AtMost, Eval, NoWorse
