@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from tests.commands import Done, Shell
@@ -76,7 +76,7 @@ def number_of(call: Call) -> int:
     return int(call.prompt.rpartition(" ")[2])
 
 
-def answering(wrong: Collection[int] = (), failing: Collection[int] = ()) -> Any:
+def answering(wrong: Collection[int] = (), failing: Collection[int] = ()) -> Callable[[Call], Answer]:
     """A script that answers every row right but these: wrong, or blocked."""
 
     def answer(call: Call) -> Answer:
