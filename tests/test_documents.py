@@ -284,8 +284,10 @@ def options_of(command: str) -> set[str]:
 def test_every_option_is_explained(command: str) -> None:
     page = "docs/emulator.md" if command == "emulate" else "docs/running.md"
     rows = [row for table in tables_under(text_of(page), f"### pipeline {command}") for row in table]
-    explained = {name for row in rows for name in re.findall(r"`(--?[a-z][a-z-]*)`", row[0])}
-    assert explained == options_of(command)
+    told = {name for row in rows for name in re.findall(r"`(--?[a-z][a-z-]*)`", row[0])}
+    if any(row[0].startswith("all of `run`") for row in rows):
+        told = (told | options_of("run")) - (told & options_of("run"))  # but for those that the row names
+    assert told == options_of(command)
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)

@@ -28,7 +28,7 @@ from tests.evaluations import (
 from tests.servers import Answer, Call, Held, Served, served
 
 ROWS = 40
-FILES = {"scores.json", "summary.json", "junit.xml", "leaves.parquet", "rows.parquet"}
+FILES = {"scores.json", "summary.json", "summary.md", "junit.xml", "leaves.parquet", "rows.parquet"}
 
 
 @pytest.fixture
