@@ -32,6 +32,7 @@ from pipeline.grade.verdicts import Graded, Scored
 FOLDER = "_eval"
 SCORES = "scores.json"
 NOISE = "noise.json"
+REFERENCE = "reference.json"
 REPEATS = "_repeats"
 
 _HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
@@ -236,6 +237,22 @@ def with_noise(scores: Baseline, folder: Path) -> Baseline:
     if noise.get("of") != _what_flips(scores):
         return scores
     return replace(scores, noise=noise["share"], flaky=tuple(noise["rows"]))
+
+
+def keep_reference(folder: Path, reference: Reference, files: Files = FILES) -> None:
+    """Keeps what a run was compared with where that is no file of its own: the job at another commit."""
+    files.make_folder(folder)
+    kept = {"of": reference.of, "scores": to_text(reference.scores, timed=True)}
+    files.put(folder / REFERENCE, orjson.dumps(kept))
+
+
+def kept_reference(folder: Path) -> Reference | None:
+    """What was kept by `keep_reference`, if anything was."""
+    try:
+        kept = orjson.loads((folder / REFERENCE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return Reference(of=kept["of"], scores=from_text(kept["scores"]))
 
 
 def write(folder: Path, assessment: Assessment, files: Files = FILES) -> None:

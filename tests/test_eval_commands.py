@@ -187,13 +187,16 @@ def test_json_is_one_line_of_strict_json(shell: Shell, server: Served) -> None:
 
 
 def test_github_is_told_of_gates_that_did_not_pass_and_of_no_row(tmp_path: Path, server: Served) -> None:
-    shell = Shell(tmp_path, {"OPENAI_API_KEY": "k", "GITHUB_ACTIONS": "true"})
+    summary = tmp_path / "step.md"
+    variables = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    shell = Shell(tmp_path, {"OPENAI_API_KEY": "k", **variables})
     write_evaluation(shell)
     write_gold(shell, ROWS)
     server.follow(answering(wrong=range(30)))
     told = [line for line in evaluated(shell, server, "--json").err.splitlines() if line.startswith("::")]
     assert [line.partition(" ")[0] for line in told] == ["::error", "::warning", "::warning"]
     assert "title=eval%3A row_correct at least 0.5::row_correct is 25.0 %25" in told[0]
+    assert summary.read_text().strip() == (tmp_path / "out/eval/_eval/summary.md").read_text().strip()
 
 
 # What is paid

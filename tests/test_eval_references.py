@@ -61,6 +61,10 @@ def test_a_prompt_that_breaks_rows_fails_beside_the_one_before(shell: Shell, ser
     assert done.code == 4, done
     assert len(done.json["broken"]) == ROWS // 4
     assert summary_in(shell)["gates"][0]["answer"] == "regressed"
+    for verb in ("grade", "gate"):
+        again = shell.pipeline(verb, "out/eval", "--json")
+        assert (again.code, again.json["against"], again.json["p"]) == (4, "HEAD", done.json["p"]), again
+    assert evaluated(shell, server, "--json").json["against"] is None
 
 
 def test_the_job_of_before_is_found_by_an_absolute_path_too(shell: Shell, server: Served) -> None:

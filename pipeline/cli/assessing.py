@@ -25,6 +25,8 @@ from pipeline.evaluate import (
     assess,
     comparable_rows,
     graded_rows,
+    keep_reference,
+    kept_reference,
     only,
     output_of,
     read_scores,
@@ -210,6 +212,12 @@ def baseline_of(subject: Subject, *, common: bool) -> Reference | None:
     return Reference(of=str(path), scores=scores, common_only=common)
 
 
+def reference_in(subject: Subject, *, common: bool) -> Reference | None:
+    """What the run in the folder was compared with: the job at another commit, or else the baseline as it is now."""
+    kept = kept_reference(subject.folder)
+    return baseline_of(subject, common=common) if kept is None else replace(kept, common_only=common)
+
+
 def same_graders(subject: Subject) -> None:
     """Raises `Misuse` when the leaves in the folder were graded by other graders than the file has now."""
     before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
@@ -249,9 +257,12 @@ def place_of(subjects: Sequence[Subject], options: Asking) -> Place:
 
 
 def reference_of(name: str, subject: Subject, rival: Subject, graded: Sequence[Graded], *, common: bool) -> Reference:
-    """What a subject is compared with when it is compared with a rival: the same gold data, the same graders."""
+    """What a subject is compared with when that is a rival: the same gold data, the same graders. It is kept."""
     own, scores = subject.scores((), plan_in(subject.output).job), rival.scores(graded, plan_in(rival.output).job)
-    return Reference(of=name, scores=replace(scores, data=own.data, graders=own.graders), common_only=common)
+    scores = replace(scores, data=own.data, graders=own.graders)
+    reference = Reference(of=name, scores=scores, common_only=common)
+    keep_reference(subject.folder, reference)
+    return reference
 
 
 def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:

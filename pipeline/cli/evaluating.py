@@ -103,7 +103,7 @@ def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, 
 
     subject = assessing.subject_in(evaluated, job)
     graded, notes = judged(subject, subject.graded())
-    reference = assessing.baseline_of(subject, common=common)
+    reference = assessing.reference_in(subject, common=common)
     return told(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
 
 
@@ -115,7 +115,7 @@ def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, a
 
     subject = assessing.subject_in(evaluated, job)
     assessing.same_graders(subject)
-    reference = assessing.baseline_of(subject, common=common)
+    reference = assessing.reference_in(subject, common=common)
     return told(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
 
 

@@ -83,7 +83,7 @@ def _evaluated(output: Path) -> tuple[Assessment | None, dict[str, str]]:
     try:
         subject = assessing.subject_in(output, None)
         assessing.same_graders(subject)
-        reference = assessing.baseline_of(subject, common=False)
+        reference = assessing.reference_in(subject, common=False)
         return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
     except Misuse as error:
         print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)
