@@ -64,7 +64,7 @@ class World:
     furthest_ahead: int = 0
     ended: float = -1.0
     chunks: list[Chunk] = field(default_factory=list)
-    kept: dict[int, list[Any]] = field(default_factory=dict)
+    kept: dict[int, list[object]] = field(default_factory=dict)
     """What came with every chunk that was sealed."""
 
     def __post_init__(self) -> None:
