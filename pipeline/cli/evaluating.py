@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.cli.assessing import Subject
     from pipeline.cli.together import Place, Together
     from pipeline.execute import Settings
+    from pipeline.grade.verdicts import Graded
 
 Target = Annotated[str, typer.Argument(help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
@@ -45,9 +46,8 @@ def evaluate(
     from pipeline.cli import assessing
     from pipeline.cli.judges import judged, require_prices
     from pipeline.cli.reporting import prompts_of, put_page
-    from pipeline.cli.telling import told, told_noise, told_stopped
+    from pipeline.cli.telling import told, told_stopped
     from pipeline.cli.together import carried_out
-    from pipeline.evaluate import noise_of, write_noise
 
     if vs_ref is not None and noise_floor:
         raise Misuse("--vs-ref and --noise-floor are two questions: ask one after the other")
@@ -66,9 +66,7 @@ def evaluate(
             return told_stopped(last, as_json=options.as_json)
         graded, notes = judged(subject, subject.graded())
         if noise_floor:
-            noise = noise_of(subject.evaluation, graded)
-            write_noise(subject.folder, noise, subject.scores((), together.runs[0].plan.job))
-            return told_noise(noise, subject.output, as_json=options.as_json)
+            return _noise(subject, graded, as_json=options.as_json)
         if rival is not None:
             others, _ = judged(rival, rival.graded())
             reference = assessing.reference_of(str(vs_ref), subject, rival, others, common=common)
@@ -79,6 +77,17 @@ def evaluate(
         page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
         print(f"report      {plain(str(page))}", file=sys.stderr)
     return code
+
+
+def _noise(subject: Subject, graded: Sequence[Graded], *, as_json: bool) -> int:
+    """Keeps and tells what flips between two repeats of the same."""
+    from pipeline.cli.assessing import plan_in
+    from pipeline.cli.telling import told_noise
+    from pipeline.evaluate import noise_of, write_noise
+
+    noise = noise_of(subject.evaluation, graded)
+    write_noise(subject.folder, noise, subject.scores((), plan_in(subject.output).job))
+    return told_noise(noise, subject.output, as_json=as_json)
 
 
 def _judged(subjects: Sequence[Subject], together: Together, settings: Settings, place: Place) -> list[Together]:
