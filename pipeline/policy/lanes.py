@@ -22,6 +22,7 @@ GIVE_UP_S = 1800.0
 MOST_THROTTLES = 50
 """How often a row is throttled, while others are answered, before each further time uses up one of its attempts."""
 
+_SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
 
 
@@ -261,6 +262,9 @@ class Dispatcher:
             (lane.wait(now), (lane in avoid, (lane.in_flight + 1) / (lane.weight * lane.health)), number)
             for number, lane in enumerate(self.lanes)
         )
+        if wait > 0:
+            # Timers of event loops are no finer, and spin on what is; a lane makes up for it, see `pace.rate.LATE_S`.
+            wait = max(wait, _SHORTEST_NAP_S)
         declared = [limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit is not None]
         full = self._tally.in_flight >= self.limits.concurrency
         self._tally.waits_for = self._reason(wait, declared, full=full, lane=self.lanes[lane])

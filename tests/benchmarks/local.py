@@ -6,6 +6,7 @@ RATE is in requests a second, and STOP_AFTER in rows; 0 is neither.
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -19,6 +20,7 @@ import anyio
 
 import pipeline.endpoint  # noqa: F401 - a real run has it in memory, too
 from pipeline import Job
+from pipeline.cli import GARBAGE
 from pipeline.composition import Bounds, Opened
 from pipeline.data import Reply, Request
 from pipeline.execute import Run, Settings, opened
@@ -30,6 +32,8 @@ from tests.benchmarks.contenders import MODEL, SYSTEM, Event
 from tests.benchmarks.figures import percentile, stalls
 
 LOOK_S = 0.002
+LATENCY_S = 0.05
+"""Of an answer, where a rate is asked for."""
 
 
 @dataclass(slots=True)
@@ -103,8 +107,9 @@ def job(source: Path) -> Job:
 def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> Told:
     """Runs it, to its end or until so many rows were asked."""
     tally, stop, watched = Tally(), Stop(), Watched()
-    local = Local(stop, stop_after, latency_s=0.05 if rate else 0.0)
-    bounds = Bounds(concurrency=256, adaptive=False, rpm=rate * 60 or None)
+    local = Local(stop, stop_after, latency_s=LATENCY_S if rate else 0.0)
+    # By Little's law, so many calls in flight make the rate.
+    bounds = Bounds(concurrency=round(rate * LATENCY_S) or 256, adaptive=False)
     began, cpu = time.monotonic(), time.process_time()
 
     async def main(run: Run) -> None:
@@ -130,5 +135,8 @@ def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> 
 
 if __name__ == "__main__":
     given, output, rate, stop_after = sys.argv[1:]
+    # As the command line does.
+    gc.set_threshold(GARBAGE)
+    gc.freeze()
     told = carried_out(Path(given), Path(output), rate=float(rate), stop_after=int(stop_after))
     print(json.dumps(asdict(told)))
