@@ -41,7 +41,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 format: $(READY) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,7 +87,7 @@ def _run_file(path: Path) -> ModuleType:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     name = f"pipeline_job_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
     if spec is None or spec.loader is None:
         raise Misuse(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -100,6 +101,13 @@ def _run_file(path: Path) -> ModuleType:
     except Exception as error:  # a user's file may raise anything; it is theirs to mend
         raise Misuse(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
     return module
+
+
+class _Uncached(SourceFileLoader):
+    """Reads the source itself: bytecode is taken for current when a change left time (in seconds) and size alone."""
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError(f"no bytecode is wanted of {path}")
 
 
 def _place(error: Exception, path: Path) -> str:

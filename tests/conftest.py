@@ -8,7 +8,7 @@ import pytest
 from tests.matrix import TESTS, proof_of, proofs_in, unproven
 
 # A shared machine may be slow at any moment; what a test claims is never how fast it is.
-hypothesis.settings.register_profile("steady", deadline=None)
+hypothesis.settings.register_profile("steady", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("steady")
 
 

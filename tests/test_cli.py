@@ -168,7 +168,7 @@ def test_p4_a_full_disk_exits_1_with_a_clear_message_and_is_resumed_exactly(shel
         asked = len(server.calls)
         assert asked < rows
         assert shell.pipeline(*run, "--json").json.items() >= {"ok": rows, "failed": 0}.items()
-        assert len(server.calls) <= rows + 100
+        assert len(server.calls) <= rows + 150  # what was answered after the last commit is asked again
     assert [row["id"] for row in shell.output()] == list(range(rows))
 
 

@@ -168,6 +168,7 @@ def transcripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ran]
         return dict(zip(map(str, SECTIONS), pool.map(run_section, SECTIONS, folders), strict=True))
 
 
+@pytest.mark.xdist_group("commands of the documents")  # all of them are run at once, by one worker
 @pytest.mark.parametrize("section", SECTIONS, ids=str)
 def test_commands_run_as_printed(section: Section, transcripts: dict[str, list[Ran]]) -> None:
     for command, ran in zip(section.commands, transcripts[str(section)], strict=True):

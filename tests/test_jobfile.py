@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,3 +310,14 @@ def test_an_input_of_requests_is_a_job_called_after_its_file(path: str, name: st
 @given(st.text(min_size=1))
 def test_any_input_has_a_name_for_its_job(path: str) -> None:
     assert job_of_requests([path.replace("\0", "")]).name
+
+
+def test_a_job_file_is_read_anew_however_quickly_it_was_changed(tmp_path: Path) -> None:
+    """Also when neither the second of its last change nor its size tells that it was."""
+    target = written(tmp_path, "from pipeline import Job\njob = Job(name='a', user='one')\n")
+    path = Path(target)
+    stamp = path.stat()
+    assert load_job(target).user == "one"
+    path.write_text(path.read_text().replace("one", "two"))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert load_job(target).user == "two"

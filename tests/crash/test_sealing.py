@@ -35,7 +35,7 @@ def test_p2_runs_that_are_stopped_while_they_seal_and_record_seal_one_part_at_a_
     scratch: Path,
 ) -> None:
     dice = random.Random(SEED)
-    for turn in range(30):
+    for turn in range(16):
         shape = Shape(rows=24, chunk_rows=dice.randint(1, 4), concurrency=dice.randint(1, 12), pause_s=0.001)
         place = Place(scratch / f"stopped {turn}", shape).prepare()
         calls = Failing(-1, 0), Failing(-1, 0)
