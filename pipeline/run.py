@@ -165,7 +165,8 @@ class _Engine:
                         await _send(rows, (chunk, row))
 
     async def _work(self, rows: MemoryObjectReceiveStream[_Taken]) -> None:
-        async for chunk, row in rows:
+        while (taken := await _next(rows)) is not None:
+            chunk, row = taken
             if self._stop.requested:
                 continue
             try:
@@ -199,6 +200,17 @@ class _Engine:
         if isinstance(fault, Broken):
             # Nothing that is answered now could be kept.
             self._working.cancel()
+
+
+async def _next(rows: MemoryObjectReceiveStream[_Taken]) -> _Taken | None:
+    """The next row; None after the last. As with `_send`: `receive` alone goes round the event loop for each row."""
+    try:
+        try:
+            return rows.receive_nowait()
+        except anyio.WouldBlock:
+            return await rows.receive()
+    except anyio.EndOfStream:
+        return None
 
 
 async def _send(rows: MemoryObjectSendStream[_Taken], taken: _Taken) -> None:

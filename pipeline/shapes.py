@@ -136,6 +136,8 @@ def load(text: str) -> tuple[Any, list[Inexact]]:
     if not text:
         raise Unparsable("the answer is empty")
     try:
+        if not _MAYBE_INEXACT.search(text):
+            return _PLAIN.decode(text), inexact
         tree = json.loads(text, object_pairs_hook=_object, parse_float=number, parse_constant=_constant)
     except json.JSONDecodeError as error:
         raise Unparsable(f"not JSON: {error.msg} at character {error.pos}") from None
@@ -165,6 +167,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> float:
     raise Unparsable(f"{name} is not a JSON number")
+
+
+_PLAIN = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_MAYBE_INEXACT = re.compile(r"[-+.\deE]{17}|\d[eE]")
+"""What is in every text with a number that `_float` looks at twice, and in few others."""
 
 
 def _float(literal: str) -> float:

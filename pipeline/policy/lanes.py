@@ -112,7 +112,12 @@ class _Turn:
     avoid: Sequence[Lane]
     leave: _Leave | None = None
     looks_at: float = float("inf")
-    called: anyio.Event = field(default_factory=anyio.Event)
+    called: anyio.Event | None = None
+
+    def call(self) -> None:
+        """Wakes it, if it sleeps."""
+        if self.called is not None:
+            self.called.set()
 
 
 class Dispatcher:
@@ -134,6 +139,8 @@ class Dispatcher:
         self._tally = tally
         self._give_up_s = give_up_s
         self._queue: deque[_Turn] = deque()
+        self._lookout: _Turn | None = None
+        """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""
         self._estimate = TokenEstimate()
         self._dice = random.Random()  # noqa: S311 - jitter
 
@@ -201,8 +208,9 @@ class Dispatcher:
                 self._stop.check()
                 self._check_patience(anyio.current_time())
                 await self._nap(turn)
-                self.admit()
-        except BaseException:
+                if turn.leave is None:
+                    self.admit()
+        except BaseException:  # a cancellation, too, must not leave the turn in the queue
             self._abandon(turn)
             raise
         finally:
@@ -210,32 +218,36 @@ class Dispatcher:
         return turn.leave
 
     def admit(self) -> None:
-        """Lets everyone leave who may now, in order, and has the next one look again when it may be its turn.
+        """Lets everyone leave who may now, in order, and has the lookout look again when it may be somebody's turn.
 
         All at once, whoever calls: were each to wake the next, no more than one would leave in a round of the loop.
         """
-        if self._stop.requested:
+        if self._queue and self._stop.requested:
             for turn in self._queue:
-                turn.called.set()
+                turn.call()
             return
-        now = anyio.current_time()
+        now = anyio.current_time() if self._queue else 0.0
         while self._queue:
             turn = self._queue[0]
             wait, lane = self._next(now, turn.avoid)
             if wait > 0:
-                look = now + min(wait, _LONGEST_NAP_S)
-                if look < turn.looks_at:
-                    turn.looks_at = look
-                    turn.called.set()
+                self._look_again(now + min(wait, _LONGEST_NAP_S))
                 return
             self._queue.popleft()
             turn.leave = _Leave(lane, now, self._take(lane, now, turn.size))
-            turn.called.set()
+            turn.call()
+
+    def _look_again(self, at: float) -> None:
+        if self._lookout is None or self._lookout.leave is not None:
+            self._lookout = self._queue[-1]  # the one that stays longest
+        if at < self._lookout.looks_at:
+            self._lookout.looks_at = at
+            self._lookout.call()
 
     async def _nap(self, turn: _Turn) -> None:
         """Sleeps until the turn is called, or it is time to look."""
         turn.called = anyio.Event()
-        if turn is not self._queue[0]:
+        if turn is not self._lookout:
             await turn.called.wait()
             return
         with anyio.move_on_after(turn.looks_at - anyio.current_time()):
@@ -244,6 +256,8 @@ class Dispatcher:
 
     def _abandon(self, turn: _Turn) -> None:
         """Gives up a place in the queue, or the slot that was taken meanwhile."""
+        if turn is self._lookout:
+            self._lookout = None
         if turn.leave is None:
             self._queue.remove(turn)
         else:
@@ -258,27 +272,38 @@ class Dispatcher:
         A lane that fails fast looks empty: what share of its calls succeed counts as its room. Lanes to `avoid` are
         those that have failed this row already or still work on it, and are taken when there are no others.
         """
-        wait, _, lane = min(
-            (lane.wait(now), (lane in avoid, (lane.in_flight + 1) / (lane.weight * lane.health)), number)
-            for number, lane in enumerate(self.lanes)
-        )
+        if self._tally.in_flight >= self.limits.concurrency:
+            self._tally.waits_for = self._failing(now)
+            return float("inf"), self.lanes[0]
+        wait, lane = self.lanes[0].wait(now), self.lanes[0]
+        if len(self.lanes) > 1:
+            wait, _, number = min(
+                (lane.wait(now), (lane in avoid, (lane.in_flight + 1) / (lane.weight * lane.health)), number)
+                for number, lane in enumerate(self.lanes)
+            )
+            lane = self.lanes[number]
         if wait > 0:
             # Timers of event loops are no finer, and spin on what is; a lane makes up for it, see `pace.rate.LATE_S`.
             wait = max(wait, _SHORTEST_NAP_S)
-        declared = [limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit is not None]
-        full = self._tally.in_flight >= self.limits.concurrency
-        self._tally.waits_for = self._reason(wait, declared, full=full, lane=self.lanes[lane])
-        return (float("inf") if full else max([wait, *declared])), self.lanes[lane]
+        declared = max([limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit], default=0.0)
+        if wait > 0 or declared > 0:
+            self._tally.waits_for = self._failing(now) or ("the declared limit" if declared > wait else "quota")
+        else:
+            self._tally.waits_for = None
+        return max(wait, declared), lane
 
-    def _reason(self, wait: float, declared: Sequence[float], *, full: bool, lane: Lane) -> str | None:
-        if lane.opened_at is not None:
-            silent = anyio.current_time() - lane.opened_at
-            return f"the endpoint, which has failed for {silent:.0f} s"
-        if full:
-            return None
-        if declared and max(declared) > wait:
-            return "the declared limit"
-        return "quota" if wait > 0 else None
+    def _failing(self, now: float) -> str | None:
+        since = self._failed_since()
+        return None if since is None else f"the endpoint, which has failed for {now - since:.0f} s"
+
+    def _failed_since(self) -> float | None:
+        """Since when no lane works; None when one does."""
+        since: float | None = None
+        for lane in self.lanes:
+            if lane.opened_at is None:
+                return None
+            since = lane.opened_at if since is None else max(since, lane.opened_at)
+        return since
 
     def _take(self, lane: Lane, now: float, size: int) -> float:
         lane.sent(now)
@@ -302,9 +327,8 @@ class Dispatcher:
         self._estimate.learn(size, usage.input, answered)
 
     def _check_patience(self, now: float) -> None:
-        opened = [lane.opened_at for lane in self.lanes]
-        since = [at for at in opened if at is not None]
-        if len(since) == len(opened) and now - max(since) >= self._give_up_s:
+        since = self._failed_since()
+        if since is not None and now - since >= self._give_up_s:
             raise Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after)")
 
 

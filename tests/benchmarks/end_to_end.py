@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.canned import canned_server
+from tests.benchmarks.canned import prompt_server
 from tests.benchmarks.figures import Line, Target
 from tests.benchmarks.processes import Cost, cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
@@ -64,10 +64,10 @@ def measure(scale: Scale) -> list[Line]:
 def interleaved(rows: int, rounds: int) -> Rounds:
     """Every contender once a round, so that what disturbs one disturbs all."""
     costs: dict[str, list[Cost]] = {name: [] for name in CONTENDERS}
-    with tempfile.TemporaryDirectory() as folder, canned_server() as server:
+    with tempfile.TemporaryDirectory() as folder, prompt_server() as url:
         source, output = write_rows(Path(folder) / "rows.jsonl", rows), Path(folder) / "out"
         for _ in range(rounds):
             for name, found in costs.items():
                 shutil.rmtree(output, ignore_errors=True)
-                found.append(cost_of(module("contenders", name, server.url, source, CONCURRENCY, output)))
+                found.append(cost_of(module("contenders", name, url, source, CONCURRENCY, output)))
     return Rounds(rows, costs)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.benchmarks.canned import canned_server
+from tests.benchmarks.canned import prompt_server
 from tests.benchmarks.scale import write_rows
 
 ROUNDS = 3
@@ -54,11 +54,11 @@ def measure(processes: int, url: str, source: Path, output: Path, rows: int) -> 
 
 def rounds_of(rows: int) -> list[list[Measured]]:
     """Interleaved rounds, each with every number of processes."""
-    with tempfile.TemporaryDirectory() as folder, canned_server() as server:
+    with tempfile.TemporaryDirectory() as folder, prompt_server() as url:
         source = Path(folder) / "rows.jsonl"
         write_rows(source, rows)
         return [
-            [measure(processes, server.url, source, Path(folder) / "out", rows) for processes in PROCESSES]
+            [measure(processes, url, source, Path(folder) / "out", rows) for processes in PROCESSES]
             for _ in range(ROUNDS)
         ]
 
