@@ -84,9 +84,11 @@ def read_completion(body: bytes) -> Completion:
         raise Unavailable(f"the endpoint answered 200 with something that is no completion: {excerpt(body)}")
     choices = document.get("choices")
     found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    if len(found) > 1:
+        found.sort(key=lambda choice: _int(choice.get("index")) or 0)
     usage = document.get("usage")
     return Completion(
-        answers=tuple(_answer(choice) for choice in sorted(found, key=lambda choice: _int(choice.get("index")) or 0)),
+        answers=tuple([_answer(choice) for choice in found]),
         id=_text(document.get("id")),
         model=_text(document.get("model")),
         usage=read_usage(usage),
