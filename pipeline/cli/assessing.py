@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.carrying import Place
 from pipeline.cli.running import connection_of, settings_of, simulation_of
-from pipeline.cli.together import Place
 from pipeline.data import Row
 from pipeline.disk import FILES, PRIVATE_FILE
 from pipeline.evaluate import (
@@ -246,14 +246,14 @@ def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
 
 def place_of(subjects: Sequence[Subject], options: Asking) -> Place:
     """Where to ask. An emulator is given the gold data: it plays a model that errs as it is told, and no more."""
-    simulation = simulation_of(options)
-    if not options.emulate:
-        return Place(connection_of(options, subjects[0].evaluation.job), None, quiet=options.quiet)
-    path = subjects[0].folder / ANSWER_KEY
-    FILES.make_folder(path.parent)
-    FILES.put(path, b"".join(map(_answer_key, subjects)), mode=PRIVATE_FILE)
     connection = connection_of(options, subjects[0].evaluation.job)
-    return Place(connection, [*simulation, f"--answer-key={path}"], quiet=options.quiet)
+    simulation = simulation_of(options)
+    if simulation is not None:
+        path = subjects[0].folder / ANSWER_KEY
+        FILES.make_folder(path.parent)
+        FILES.put(path, b"".join(map(_answer_key, subjects)), mode=PRIVATE_FILE)
+        simulation = [*simulation, f"--answer-key={path}"]
+    return Place(connection, simulation, quiet=options.quiet)
 
 
 def reference_of(name: str, subject: Subject, rival: Subject, graded: Sequence[Graded], *, common: bool) -> Reference:

@@ -16,7 +16,8 @@ from pipeline.faults import Misuse
 
 if TYPE_CHECKING:
     from pipeline.cli.assessing import Subject
-    from pipeline.cli.together import Place, Together
+    from pipeline.cli.carrying import Place
+    from pipeline.cli.together import Together
     from pipeline.execute import Settings
     from pipeline.grade.verdicts import Graded
 

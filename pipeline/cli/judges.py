@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.together import Money, Place, Together, carried_out
+from pipeline.cli.carrying import Place
+from pipeline.cli.together import Money, Together, carried_out
 from pipeline.dataset import MANIFEST
 from pipeline.disk import FILES
 from pipeline.grade.judge import Judge, Question, questions, ruled

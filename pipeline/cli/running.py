@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
 import sys
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import emulation
-from pipeline.cli.connecting import Access, Connection, Start, access
+from pipeline.cli.carrying import Place, Team, carry_out, exit_code
+from pipeline.cli.connecting import Connection, Start, access
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.cli.tables import json_line, plain
-from pipeline.faults import Broken, Denied, Misuse, Spent
+from pipeline.faults import Misuse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.composition import Reuse
-    from pipeline.execute import Run, Settings, Summary
+    from pipeline.execute import Settings, Summary
     from pipeline.job import Job
-    from pipeline.policy import Stop
-    from pipeline.tally import Tally
-
-WORKER = (sys.executable, "-m", "pipeline.cli.worker")
 
 
 @with_options
@@ -47,30 +35,13 @@ def run(
     job, name = load(target, options.inputs, options.model, options.assignments, options.output)
     connection = connection_of(options, job)
     settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
-    start = Start(
-        target=target,
-        inputs=options.inputs,
-        model=options.model,
-        assignments=options.assignments,
-        output=options.output,
-        connection=connection,
-    )
-    office = Office(count, start, simulation_of(options))
-    code = _run(job, settings, office, as_json=options.as_json, quiet=options.quiet)
+    place = Place(connection, simulation_of(options), options.quiet, _team_of(count, target, options, connection))
+    code = _run(job, settings, place, as_json=options.as_json)
     if options.report:
         from pipeline.cli.reporting import put_page
 
         print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
     return code
-
-
-@dataclass(frozen=True, slots=True)
-class Office:
-    """By how many processes a run is carried out, what each needs, and the arguments of an emulator."""
-
-    processes: int
-    start: Start
-    simulation: list[str]
 
 
 def reparse(
@@ -145,8 +116,8 @@ def connection_of(options: Asking, job: Job) -> Connection:
     return connection
 
 
-def simulation_of(options: Asking) -> list[str]:
-    """The emulator's own arguments. Raises `Misuse` for those that are wrong, or go with no emulator."""
+def simulation_of(options: Asking) -> list[str] | None:
+    """The emulator's own arguments; None without one. Raises `Misuse` for those that are wrong, or go with none."""
     from pipeline.emulator import parse_fault, parse_field_error
 
     try:
@@ -159,38 +130,26 @@ def simulation_of(options: Asking) -> list[str]:
     arguments += [f"--token-life={options.token_life}"] if options.token_life != 3600.0 else []
     if arguments and not options.emulate:
         raise Misuse(f"{arguments[0]} belongs to --emulate")
-    return arguments
+    return arguments if options.emulate else None
 
 
-def _run(job: Job, settings: Settings, office: Office, *, as_json: bool, quiet: bool) -> int:
-    import anyio
-
+def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
     from pipeline.execute import opened
-    from pipeline.policy import Stop
     from pipeline.tally import Tally
 
     if settings.fresh and not settings.simulated:
-        access(office.start.connection)  # what is missing is told before anything is removed
-    started = time.monotonic()
-    with opened(job, settings) as run, ExitStack() as stack:
+        access(place.connection)  # what is missing is told before anything is removed
+    began = time.monotonic()
+    with opened(job, settings) as run:
         if settings.retry_failed:
             print(f"asking {run.reopen_failed()} failed rows again", file=sys.stderr)
         tally = Tally()
         run.count_before(tally)
         if not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
-            stop = Stop()
-        else:
-            if settings.simulated:
-                print(SIMULATED, file=sys.stderr)
-                connection = emulated(stack.enter_context(emulation.emulator(office.simulation)))
-                office = replace(office, start=replace(office.start, connection=connection))
-            # uvloop, where it is installed, takes a fifth off the cost of a row.
-            options = {"use_uvloop": find_spec("uvloop") is not None}
-            opening = access(office.start.connection)
-            gc.freeze()  # what is loaded by now stays: the collector need not go through it again and again
-            stop = anyio.run(_carry_out, run, office, opening, tally, quiet, backend_options=options)
-        summary = run.conclude(tally, stop, time.monotonic() - started)
+        elif settings.simulated:
+            print(SIMULATED, file=sys.stderr)
+        [summary], stop = carry_out([run], place, tally, began)
     return _told(job, summary, stop.reason, as_json=as_json)
 
 
@@ -203,64 +162,18 @@ def _count_of(processes: str) -> int:
     return int(processes)
 
 
-def emulated(address: dict[str, str]) -> Connection:
-    """The way to an emulator."""
-    # google-auth goes through the environment's proxies, which have no way to this machine.
-    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
-    return Connection(base_urls=[address["base_url"]], credentials=Path(address["credentials_file"]))
-
-
-async def _carry_out(run: Run, office: Office, opening: Access, tally: Tally, quiet: bool) -> Stop:  # noqa: FBT001 - anyio.run passes by position
-    import anyio
-
-    from pipeline.cli.progress import show_progress
-    from pipeline.composition import workers_for
-    from pipeline.policy import Stop
-
-    stop = Stop()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch_signals, [run], stop, tally)
-        tasks.start_soon(lambda: show_progress(tally, quiet=quiet))
-        if office.processes > 1:
-            await _by_processes(run, office, opening.lanes, tally, stop)
-        else:
-            job = run.job
-            connect = partial(
-                opening.open,
-                connections=workers_for(run.settings.bounds.concurrency),  # as many as `tune` may ask for
-                timeout_s=job.timeout_s,
-                idle_timeout_s=job.idle_timeout_s,
-            )
-            await run.carry_out(connect, tally, stop)
-        tasks.cancel_scope.cancel()
-    return stop
-
-
-async def _by_processes(run: Run, office: Office, lanes: list[tuple[str, float]], tally: Tally, stop: Stop) -> None:
-    from pipeline.processes.parent import Crew, carry_out
-
-    crew = Crew(processes=office.processes, command=WORKER, start=office.start, lanes=lanes)
-    await carry_out(run, crew, tally, stop)
-
-
-async def watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:
-    """Ends runs on SIGINT and SIGTERM: drained on the first, at once on the second, with nothing received lost."""
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        told = False
-        async for number in signals:
-            if told:
-                for run in runs:
-                    with suppress(Broken):  # what cannot be kept now cannot be kept at all
-                        run.journal.commit()
-                os._exit(128 + number)
-            told = True
-            name, calls, grace = signal.Signals(number).name, tally.in_flight, runs[0].settings.grace_s
-            print(
-                f"\n{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now", file=sys.stderr
-            )
-            stop.request(signal.Signals(number))
+def _team_of(processes: int, target: str, options: Asking, connection: Connection) -> Team | None:
+    if processes == 1:
+        return None
+    start = Start(
+        target=target,
+        inputs=options.inputs,
+        model=options.model,
+        assignments=options.assignments,
+        output=options.output,
+        connection=connection,
+    )
+    return Team(processes, start)
 
 
 def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
@@ -283,23 +196,6 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
             file=sys.stderr,
         )
     return code
-
-
-def exit_code(summary: Summary, reason: object) -> int:
-    """What a run ends the process with, given why it stopped."""
-    match reason:
-        case _ if summary.status != "stopped":
-            return 3 if summary.status == "failed" else 0
-        case signal.Signals():
-            return 128 + reason.value
-        case Denied():
-            return 7
-        case Spent():
-            return 6
-        case Broken():
-            return 1
-        case _:
-            return 1
 
 
 def _print_summary(job: Job, summary: Summary) -> None:

@@ -7,31 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.cli import emulation
-from pipeline.cli.connecting import Connection, access
-from pipeline.cli.running import emulated, exit_code, watch_signals
+from pipeline.cli.carrying import Place, carry_out, exit_code
 from pipeline.plan import RunFolder, differences
 
 if TYPE_CHECKING:
-    from pipeline.cli.connecting import Access
     from pipeline.execute import Run, Settings, Summary
     from pipeline.job import Job
     from pipeline.plan import Plan
     from pipeline.policy import Flights, Stop
-    from pipeline.tally import Tally
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where runs are carried out: an endpoint, or with arguments in `simulation` an emulator of their own."""
-
-    connection: Connection
-    simulation: list[str] | None
-    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +75,13 @@ def carried_out(
     from pipeline.execute import opened
     from pipeline.policy import Flights
 
-    flights = Flights()
+    began, flights = time.monotonic(), Flights()
     with ExitStack() as stack:
         before = [RunFolder(settings.output).load() for _, settings in jobs]
         runs = [stack.enter_context(opened(job, _sharing(settings, len(jobs), flights))) for job, settings in jobs]
         _tell_superseded(before[0], runs[0])
         begin()
-        yield _carried_out(runs, place, paid)
+        yield _carried_out(runs, place, paid, began)
 
 
 def _tell_superseded(before: Plan | None, run: Run) -> None:
@@ -108,50 +93,16 @@ def _tell_superseded(before: Plan | None, run: Run) -> None:
         print(f"note: {run.folder.output} holds another run: {what}; {told}", file=sys.stderr)
 
 
-def _carried_out(runs: Sequence[Run], place: Place, paid: Money) -> Together:
-    import anyio
-
-    from pipeline.policy import Stop
+def _carried_out(runs: Sequence[Run], place: Place, paid: Money, began: float) -> Together:
     from pipeline.tally import Tally
 
-    started = time.monotonic()
-    tally, stop = Tally(), Stop()
+    tally = Tally()
     for run in runs:
         if run.settings.retry_failed and (reopened := run.reopen_failed()):
             print(f"asking {reopened} failed rows again", file=sys.stderr)
         run.count_before(tally)
     _share_purses(runs, paid)
-    if any(run.chunks() for run in runs):
-        with ExitStack() as stack:
-            connection = place.connection
-            if place.simulation is not None:
-                connection = emulated(stack.enter_context(emulation.emulator(place.simulation)))
-            options = {"use_uvloop": find_spec("uvloop") is not None}
-            ask_all = partial(_ask_all, runs, access(connection), tally, stop, quiet=place.quiet)
-            anyio.run(ask_all, backend_options=options)
-    seconds = time.monotonic() - started
-    return Together(runs, [run.conclude(tally, stop, seconds) for run in runs], stop)
-
-
-async def _ask_all(runs: Sequence[Run], opening: Access, tally: Tally, stop: Stop, *, quiet: bool) -> None:
-    import anyio
-
-    from pipeline.cli.progress import show_progress
-    from pipeline.composition import workers_for
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch_signals, runs, stop, tally)
-        tasks.start_soon(lambda: show_progress(tally, quiet=quiet))
-        async with anyio.create_task_group() as working:
-            for run in runs:
-                connect = partial(
-                    opening.open,
-                    connections=workers_for(run.settings.bounds.concurrency),
-                    timeout_s=run.job.timeout_s,
-                    idle_timeout_s=run.job.idle_timeout_s,
-                )
-                working.start_soon(run.carry_out, connect, tally, stop)
-        tasks.cancel_scope.cancel()
+    return Together(runs, *carry_out(runs, place, tally, began))
 
 
 def _sharing(settings: Settings, runs: int, flights: Flights) -> Settings:

@@ -1,0 +1,150 @@
+"""Carrying runs out, once they are opened: where they are asked, who is told, what ends them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli import emulation
+from pipeline.cli.connecting import Access, Connection, Start, access
+from pipeline.faults import Broken, Denied, Spent
+
+if TYPE_CHECKING:
+    from pipeline.execute import Run, Summary
+    from pipeline.policy import Stop
+    from pipeline.tally import Tally
+
+WORKER = (sys.executable, "-m", "pipeline.cli.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """How many worker processes carry a run out, and what each needs to begin."""
+
+    processes: int
+    start: Start
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs are carried out: an endpoint, or with arguments in `simulation` an emulator of their own.
+
+    It is done in this process, or by a `team`.
+    """
+
+    connection: Connection
+    simulation: list[str] | None
+    quiet: bool = False
+    team: Team | None = None
+
+
+def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> tuple[list[Summary], Stop]:
+    """Asks, side by side in time, what is left to ask in opened runs; what they came to, and what stopped them.
+
+    `tally` has counted what was there before; `began` is when the start did, by the monotonic clock.
+    """
+    import anyio
+
+    from pipeline.policy import Stop
+
+    stop = Stop()
+    with ExitStack() as stack:
+        if any(run.chunks() for run in runs):
+            if place.simulation is not None:
+                place = _moved(place, emulated(stack.enter_context(emulation.emulator(place.simulation))))
+            ask_all = partial(_ask_all, runs, place, access(place.connection), tally, stop)
+            # uvloop, where it is installed, takes a fifth off the cost of a row.
+            options = {"use_uvloop": find_spec("uvloop") is not None}
+            gc.freeze()  # what is loaded by now stays: the collector need not go through it again and again
+            anyio.run(ask_all, backend_options=options)
+        seconds = time.monotonic() - began
+        return [run.conclude(tally, stop, seconds) for run in runs], stop
+
+
+def emulated(address: dict[str, str]) -> Connection:
+    """The way to an emulator."""
+    # google-auth goes through the environment's proxies, which have no way to this machine.
+    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
+    return Connection(base_urls=[address["base_url"]], credentials=Path(address["credentials_file"]))
+
+
+def _moved(place: Place, connection: Connection) -> Place:
+    team = place.team and replace(place.team, start=replace(place.team.start, connection=connection))
+    return replace(place, connection=connection, team=team)
+
+
+async def _ask_all(runs: Sequence[Run], place: Place, opening: Access, tally: Tally, stop: Stop) -> None:
+    import anyio
+
+    from pipeline.cli.progress import show_progress
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_watch_signals, runs, stop, tally)
+        tasks.start_soon(lambda: show_progress(tally, quiet=place.quiet))
+        async with anyio.create_task_group() as working:
+            for run in runs:
+                working.start_soon(_ask, run, place.team, opening, tally, stop)
+        tasks.cancel_scope.cancel()
+
+
+async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop: Stop) -> None:
+    if team is not None:
+        from pipeline.processes import parent
+
+        crew = parent.Crew(processes=team.processes, command=WORKER, start=team.start, lanes=opening.lanes)
+        await parent.carry_out(run, crew, tally, stop)
+        return
+    from pipeline.composition import workers_for
+
+    connect = partial(
+        opening.open,
+        connections=workers_for(run.settings.bounds.concurrency),  # as many as `tune` may ask for
+        timeout_s=run.job.timeout_s,
+        idle_timeout_s=run.job.idle_timeout_s,
+    )
+    await run.carry_out(connect, tally, stop)
+
+
+async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:
+    """Ends runs on SIGINT and SIGTERM: drained on the first, at once on the second, with nothing received lost."""
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        told = False
+        async for number in signals:
+            if told:
+                for run in runs:
+                    with suppress(Broken):  # what cannot be kept now cannot be kept at all
+                        run.journal.commit()
+                os._exit(128 + number)
+            told = True
+            name, calls, grace = signal.Signals(number).name, tally.in_flight, runs[0].settings.grace_s
+            print(
+                f"\n{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now", file=sys.stderr
+            )
+            stop.request(signal.Signals(number))
+
+
+def exit_code(summary: Summary, reason: object) -> int:
+    """What a run ends the process with, given why it stopped."""
+    match reason:
+        case _ if summary.status != "stopped":
+            return 3 if summary.status == "failed" else 0
+        case signal.Signals():
+            return 128 + reason.value
+        case Denied():
+            return 7
+        case Spent():
+            return 6
+        case _:
+            return 1
