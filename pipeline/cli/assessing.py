@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ REFERENCE = "_ref"
 ANSWER_KEY = "answer_key.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """An evaluation that is being looked into.
 
@@ -121,19 +122,31 @@ class Subject:
         """Which run is in the folder."""
         return plan_in(self.output).run_id
 
+    @cached_property
+    def answer_key(self) -> bytes:
+        """What an emulator is told of the gold data: a line for each request that can be made."""
+        return _answer_key(self)
+
 
 def begin(subjects: Sequence[Subject]) -> None:
-    """Removes what was made of earlier answers, whose place others take now. Votes and the noise floor stay."""
+    """Removes what was made of earlier answers, whose place others take now. Votes and the noise floor stay.
+
+    What the emulator is to know of all of them is put beside the first.
+    """
     for subject in subjects:
         repeats = sorted((subject.output / REPEATS).glob("*"))[subject.evaluation.repeats - 1 :]
         found = list(subject.folder.glob("*"))
-        stay = (NOISE, VOTES, ANSWER_KEY)
         rounds = [path for path in found if path.name.startswith(JUDGE)]
         others = [path for path in rounds if not path.name.startswith(f"{JUDGE}{subject.run_id}")]
         for folder in [path for path in (*repeats, *others) if path.is_dir()]:
             shutil.rmtree(folder)
-        made = [path for path in found if path.name not in stay and path not in rounds]
+        made = [path for path in found if path.name not in (NOISE, VOTES) and path not in rounds]
         FILES.remove(path for path in (*made, *others) if path.is_file())
+    first = subjects[0]
+    if first.simulated:
+        FILES.make_folder(first.folder)
+        key = b"".join(subject.answer_key for subject in subjects)
+        FILES.put(first.folder / ANSWER_KEY, key, mode=PRIVATE_FILE)
 
 
 def name_of(target: str) -> str:
@@ -229,31 +242,25 @@ def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
     """What is to be run: the job, once for each repeat."""
     evaluation = subject.evaluation
     connection = connection_of(options, evaluation.job)
+    # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
+    known = f" knowing {hashlib.sha256(subject.answer_key).hexdigest()[:16]}" if subject.simulated else ""
     runs = []
     for repeat in range(evaluation.repeats):
         settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
         reuse = settings.bounds.reuse
-        if options.emulate:
-            # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
-            settings = replace(settings, fresh=True)
-        if reuse is not None and options.emulate:
-            known = hashlib.sha256(_answer_key(subject)).hexdigest()[:16]
-            bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=f"{reuse.endpoint} knowing {known}"))
-            settings = replace(settings, bounds=bounds)
-        runs.append((evaluation.job, replace(settings, supersede=reuse is not None)))
+        if reuse is not None:
+            bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))
+            settings = replace(settings, bounds=bounds, supersede=True)
+        runs.append((evaluation.job, replace(settings, fresh=settings.fresh or subject.simulated)))
     return runs
 
 
-def place_of(subjects: Sequence[Subject], options: Asking) -> Place:
+def place_of(subject: Subject, options: Asking) -> Place:
     """Where to ask. An emulator is given the gold data: it plays a model that errs as it is told, and no more."""
-    connection = connection_of(options, subjects[0].evaluation.job)
     simulation = simulation_of(options)
     if simulation is not None:
-        path = subjects[0].folder / ANSWER_KEY
-        FILES.make_folder(path.parent)
-        FILES.put(path, b"".join(map(_answer_key, subjects)), mode=PRIVATE_FILE)
-        simulation = [*simulation, f"--answer-key={path}"]
-    return Place(connection, simulation, quiet=options.quiet)
+        simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
+    return Place(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
 
 
 def reference_of(name: str, subject: Subject, rival: Subject, graded: Sequence[Graded], *, common: bool) -> Reference:

@@ -60,7 +60,7 @@ def evaluate(
     subjects = [subject] if rival is None else [subject, rival]
     jobs = [run for one in subjects for run in assessing.runs_of(one, options)]
     require_prices(subject, jobs[0][1])
-    place = assessing.place_of(subjects, options)
+    place = assessing.place_of(subject, options)
     with carried_out(jobs, place, begin=lambda: assessing.begin(subjects)) as together:
         rounds = [] if together.stopped else _judged(subjects, together, jobs[0][1], place)
         if (last := [together, *rounds][-1]).stopped:
