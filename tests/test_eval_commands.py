@@ -88,6 +88,16 @@ def test_a_gate_failed_is_4_and_every_file_is_there_all_the_same(shell: Shell, s
     assert sum(case.get("classname") == "rows" and case.find("failure") is not None for case in cases) == 30
 
 
+def test_fresh_removes_no_answer_when_the_way_to_new_ones_is_missing(shell: Shell, server: Served) -> None:
+    assert evaluated(shell, server).code == 0
+    before = files_in(shell)
+    nobody = Shell(shell.folder, {})
+    refused(nobody.pipeline("eval", "eval.py", "--fresh", "--no-cache"), "no usable Google credentials")
+    assert files_in(shell) == before
+    assert evaluated(shell, server, "--no-cache").code == 0
+    assert len(server.calls) == ROWS
+
+
 @pytest.mark.parametrize(
     ("evaluation", "words"),
     [

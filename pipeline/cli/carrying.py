@@ -48,6 +48,12 @@ class Place:
     team: Team | None = None
 
 
+def require_access(place: Place) -> None:
+    """Raises `Misuse` when credentials for a place are missing, to be told before anything is removed."""
+    if place.simulation is None:
+        access(place.connection)
+
+
 def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> tuple[list[Summary], Stop]:
     """Asks, side by side in time, what is left to ask in opened runs; what they came to, and what stopped them.
 

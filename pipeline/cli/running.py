@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.carrying import Place, Team, carry_out, exit_code
-from pipeline.cli.connecting import Connection, Start, access
+from pipeline.cli.carrying import Place, Team, carry_out, exit_code, require_access
+from pipeline.cli.connecting import Connection, Start
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.cli.tables import json_line, plain
@@ -137,8 +137,8 @@ def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
     from pipeline.execute import opened
     from pipeline.tally import Tally
 
-    if settings.fresh and not settings.simulated:
-        access(place.connection)  # what is missing is told before anything is removed
+    if settings.fresh:
+        require_access(place)
     began = time.monotonic()
     with opened(job, settings) as run:
         if settings.retry_failed:

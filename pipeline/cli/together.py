@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.cli.carrying import Place, carry_out, exit_code
+from pipeline.cli.carrying import Place, carry_out, exit_code, require_access
 from pipeline.plan import RunFolder, differences
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def carried_out(
     from pipeline.execute import opened
     from pipeline.policy import Flights
 
+    if any(settings.fresh for _, settings in jobs):
+        require_access(place)
     began, flights = time.monotonic(), Flights()
     with ExitStack() as stack:
         before = [RunFolder(settings.output).load() for _, settings in jobs]
