@@ -77,7 +77,7 @@ def _load(path: Path | None) -> Found:
     with warnings.catch_warnings():
         # Deprecated for files from strangers; this one is named by the user, and may be of any kind.
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
+        found = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call] # google-auth leaves it so
             str(path), scopes=[SCOPE], quota_project_id=os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT")
         )
     return found
@@ -133,7 +133,7 @@ class GoogleToken:
                 failing_since = self._clock() if failing_since is None else failing_since
                 self._judge(error, failing_since)
                 tries += 1
-                await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311
+                await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 continue
             with anyio.move_on_after(max(0.0, self._renew_at - self._clock())):
                 await self._wanted.wait()

@@ -50,10 +50,10 @@ def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     value = getattr(module, name or usual, None)
     if isinstance(value, kind):
         return value
-    found = [key for key, value in vars(module).items() if isinstance(value, kind)]
+    found = {key: value for key, value in vars(module).items() if isinstance(value, kind)}
     if value is None and len(found) == 1 and not name:
-        return vars(module)[found[0]]  # type: ignore[no-any-return]
-    hint = f"; it has {', '.join(found)}: name one as {path_text}:{found[0]}" if found else f"; {remedy}"
+        return next(iter(found.values()))
+    hint = f"; it has {', '.join(found)}: name one as {path_text}:{next(iter(found))}" if found else f"; {remedy}"
     raise Misuse(f"{path_text} defines no {usual} called {name or usual!r}{hint}")
 
 

@@ -93,8 +93,10 @@ class Shell:
     def started(self, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
         """`pipeline ARGUMENTS` in a process of its own; killed at the end of the block if it still lives."""
         command = [*prefix, sys.executable, "-m", "pipeline", *arguments]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes) as child:  # type: ignore[call-overload]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe
+        ) as child:
             try:
                 yield child
             finally:

@@ -59,7 +59,7 @@ class Scripted(Credentials):
     """When each token ends, on the clock of the event loop."""
 
     def __post_init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call] # google-auth leaves it so
         self._at_once = 0
 
     def refresh(self, request: object) -> None:  # noqa: ARG002 - part of google-auth's interface
@@ -97,8 +97,8 @@ def fail(error: Exception) -> Step:
     return step
 
 
-INVALID_GRANT = fail(RefreshError("invalid_grant: Bad Request", {"error": "invalid_grant"}))  # type: ignore[no-untyped-call]
-DOWN = fail(TransportError("connection refused"))  # type: ignore[no-untyped-call]
+INVALID_GRANT = fail(RefreshError("invalid_grant: Bad Request", {"error": "invalid_grant"}))  # type: ignore[no-untyped-call] # google-auth leaves it so
+DOWN = fail(TransportError("connection refused"))  # type: ignore[no-untyped-call] # google-auth leaves it so
 
 
 def fresh(credentials: Credentials) -> GoogleToken:

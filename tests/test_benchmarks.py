@@ -43,7 +43,7 @@ def test_without_a_baseline_there_is_no_ratio_and_without_a_target_nothing_to_me
     ],
     ids=str,
 )
-def test_a_target_bounds_the_figure_or_its_ratio(target: Target, met: bool) -> None:  # noqa: FBT001
+def test_a_target_bounds_the_figure_or_its_ratio(target: Target, met: bool) -> None:  # noqa: FBT001 - a table
     assert Line("x", "us", 10.0, 5.0, target).met is met
 
 

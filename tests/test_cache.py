@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -30,8 +31,8 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 
 
 def reply(text: str = "fine", **more: object) -> Reply:
-    known = {"usage": Usage(9, 4, 2, 1), "latency_s": 2.5, "cost_usd": 0.25, "finished_at": 7, **more}
-    return Reply(f'{{"choices": [{{"message": {{"content": "{text}"}}}}]}}'.encode(), **known)  # type: ignore[arg-type]
+    known: dict[str, Any] = {"usage": Usage(9, 4, 2, 1), "latency_s": 2.5, "cost_usd": 0.25, "finished_at": 7, **more}
+    return Reply(f'{{"choices": [{{"message": {{"content": "{text}"}}}}]}}'.encode(), **known)
 
 
 @asynccontextmanager

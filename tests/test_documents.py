@@ -264,7 +264,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     assert set(EXIT.values()) <= codes
 
 
-COMMANDS: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has them
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/running.md"])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,8 @@ DATA = {"a": "1", "b": "2", "c": "3"}
 
 def scores_of(data: Mapping[str, str] = DATA, *, wrong: str = "") -> Baseline:
     rows = tuple(Scored(row, float(row not in wrong), RIGHT) for row in data)
-    fixed = {"evaluation": "e", "model": "m", "version": "1", "simulated": False, "repeats": 1}
-    return Baseline(**fixed, job={"prompt": "p", "model": "m"}, graders={"name": "g"}, data=data, rows=rows)  # type: ignore[arg-type]
+    fixed: dict[str, Any] = {"evaluation": "e", "model": "m", "version": "1", "simulated": False, "repeats": 1}
+    return Baseline(**fixed, job={"prompt": "p", "model": "m"}, graders={"name": "g"}, data=data, rows=rows)
 
 
 def compared(before: Baseline, now: Baseline, *, common: bool = False) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """A baseline's text: read back as it was written, and the same whenever nothing changed."""
 
 import json
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -52,9 +53,9 @@ def test_what_is_written_is_what_is_read(kept: list[Scored]) -> None:
 
 
 @given(rows, st.randoms(use_true_random=False))
-def test_the_text_does_not_depend_on_the_order_of_the_rows(kept: list[Scored], random: object) -> None:
+def test_the_text_does_not_depend_on_the_order_of_the_rows(kept: list[Scored], random: Random) -> None:
     shuffled = list(kept)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert to_text(baseline_of(shuffled)) == to_text(baseline_of(kept))
 
 

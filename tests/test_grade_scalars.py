@@ -107,16 +107,16 @@ def test_the_graders_are_offered_by_name() -> None:
     ("make", "message"),
     [
         (lambda: Text(at_least=0), "Text: `at_least` is above 0 and at most 1, not 0"),
-        (lambda: Text(nothing="empty"), "Text: `nothing` is one of any, null, absent"),  # type: ignore[arg-type]
+        (lambda: Text(nothing="empty"), "Text: `nothing` is one of any, null, absent"),  # type: ignore[arg-type] # wrong on purpose
         (lambda: Number(absolute=-1), "`absolute` is a tolerance from 0 on, not -1"),
         (lambda: Number(relative=float("nan")), "`relative` is a tolerance from 0 on, not nan"),
         (lambda: Regex("("), r"Regex: the pattern '\(' is not valid"),
         (lambda: Regex("a", group="b"), "the pattern 'a' has no group 'b'"),
-        (lambda: Date(by="week"), "Date: `by` is one of year, month, day"),  # type: ignore[arg-type]
-        (lambda: Time(by="day"), "Time: `by` is one of hour, minute, second"),  # type: ignore[arg-type]
+        (lambda: Date(by="week"), "Date: `by` is one of year, month, day"),  # type: ignore[arg-type] # wrong on purpose
+        (lambda: Time(by="day"), "Time: `by` is one of hour, minute, second"),  # type: ignore[arg-type] # wrong on purpose
         (lambda: Function(lambda a: a), r"must take \(expected, got\)"),
         (lambda: Function(max, right="ok"), r"`right` holds labels: write \('ok',\)"),
-        (lambda: Function(3), "give a function"),  # type: ignore[arg-type]
+        (lambda: Function(3), "give a function"),  # type: ignore[arg-type] # wrong on purpose
     ],
 )  # fmt: skip
 def test_a_mistake_is_found_when_the_grader_is_made(make: Any, message: str) -> None:

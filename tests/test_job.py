@@ -680,7 +680,7 @@ def test_values_out_of_bounds_are_refused(field: str, bad: object) -> None:
 def test_a_job_never_changes_and_replace_makes_a_checked_copy() -> None:
     first = job(temperature=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        first.temperature = 1.0  # type: ignore[misc]
+        first.temperature = 1.0  # type: ignore[misc] # wrong on purpose
     assert first.replace(temperature=1).temperature == 1
     assert first.temperature == 0
     with pytest.raises(ValidationError):

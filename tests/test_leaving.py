@@ -85,7 +85,7 @@ def answer(call: Call) -> Says:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_run_leaves_no_connection_file_or_task_behind(stream: bool, shell: Shell) -> None:  # noqa: FBT001
+def test_a_run_leaves_no_connection_file_or_task_behind(stream: bool, shell: Shell) -> None:  # noqa: FBT001 - a parameter of the test
     """In Python's development mode each of them would say so."""
     shell = Shell(shell.folder, {**shell.variables, "PYTHONDEVMODE": "1"})
     shell.write(

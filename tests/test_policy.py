@@ -492,7 +492,7 @@ async def test_h11_the_tries_of_rows_that_all_fail_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-async def test_h4_an_outage_of_ten_minutes_loses_no_row_and_is_only_probed(adaptive: bool) -> None:  # noqa: FBT001
+async def test_h4_an_outage_of_ten_minutes_loses_no_row_and_is_only_probed(adaptive: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """At most a probe each 15 seconds while it lasts; full rate within a minute after its end; nothing failed."""
 
     def outage(_ordinal: int, _attempt: int) -> Reply | Fault:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,10 +23,10 @@ Repository = Callable[..., None]
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """Writes files of a repository, and commits them."""
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
+    """Writes files of a repository, and commits them. What their loading leaves in the interpreter goes afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = list(sys.path)
     git(tmp_path, "init", "--quiet")
 
     def commit(**files: str) -> None:
@@ -37,7 +37,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
         git(tmp_path, "add", "--all")
         git(tmp_path, "commit", "--quiet", "--message", "step")
 
-    return commit
+    yield commit
+    sys.path[:] = path
+    sys.modules.pop("words", None)
 
 
 def git(folder: Path, *arguments: str) -> None:

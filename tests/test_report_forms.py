@@ -98,7 +98,9 @@ def test_an_annotation_for_every_gate_that_did_not_pass_and_none_for_rows(failed
 
 def test_an_annotation_stays_on_its_line_and_in_its_place(hostile: Assessment) -> None:
     for line in annotation_lines(hostile):
-        head, command, properties, message = re.match(r"^(::)(\w+) (title=[^,:]*)::(.*)$", line).groups()  # type: ignore[union-attr]
+        found = re.match(r"^(::)(\w+) (title=[^,:]*)::(.*)$", line)
+        assert found is not None, line
+        head, command, properties, message = found.groups()
         assert (head, command) == ("::", "error") or command in {"warning", "notice"}
         assert "%3A" in properties
         assert "%0A%3A%3Aerror" in properties

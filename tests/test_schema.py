@@ -164,7 +164,7 @@ MAPPING: list[tuple[Any, pa.DataType, bool, str, Any]] = [
         '"2024-01-01T00:00:00Z"',
         datetime(2024, 1, 1, tzinfo=UTC),
     ),
-    (pydantic.NaiveDatetime, pa.timestamp("us"), False, '"2024-01-01T00:00:00"', datetime(2024, 1, 1)),  # noqa: DTZ001
+    (pydantic.NaiveDatetime, pa.timestamp("us"), False, '"2024-01-01T00:00:00"', datetime(2024, 1, 1)),  # noqa: DTZ001 - of no zone, as the type has it
     (pydantic.PastDate, pa.date32(), False, '"2020-02-29"', date(2020, 2, 29)),
     (timedelta, TEXT, False, '"P1DT1S"', "P1DT1S"),
     (bytes, pa.binary(), False, '"ab"', b"ab"),
@@ -183,7 +183,7 @@ MAPPING: list[tuple[Any, pa.DataType, bool, str, Any]] = [
     (Literal["a"] | None, TEXT, True, "null", None),
     (Literal[Colour.RED], TEXT, False, '"red"', "red"),
     (int | None, INT, True, "null", None),
-    (Optional[Annotated[int, Field(gt=0)]], INT, True, "3", 3),  # noqa: UP045
+    (Optional[Annotated[int, Field(gt=0)]], INT, True, "3", 3),  # noqa: UP045 - the older form, too, is read
     (list[int], listed(INT), False, "[2, 1]", [2, 1]),
     (list[int | None], listed(INT, nullable=True), False, "[2, null]", [2, None]),
     (list[int] | None, listed(INT), True, "null", None),
@@ -331,7 +331,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 LINES = st.builds(Line, sku=TEXTS, quantity=INT64S)
 CENTS = st.integers(-(10**12) + 1, 10**12 - 1).map(lambda n: Decimal(n).scaleb(-2))
 ZONES: Any = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-12))])
-SOME_YEARS: Any = {"min_value": datetime(2, 1, 1), "max_value": datetime(9998, 1, 1)}  # noqa: DTZ001
+SOME_YEARS: Any = {"min_value": datetime(2, 1, 1), "max_value": datetime(9998, 1, 1)}  # noqa: DTZ001 - of no zone, as the type has it
 
 ANSWERS = st.builds(
     Everything,
@@ -529,7 +529,7 @@ def test_computed_fields_and_extra_keys_are_no_columns() -> None:
     class Loose(BaseModel, extra="allow"):
         a: int
 
-        @pydantic.computed_field  # type: ignore[prop-decorator]
+        @pydantic.computed_field  # type: ignore[prop-decorator] # as pydantic has it
         @property
         def double(self) -> int:
             return 2 * self.a

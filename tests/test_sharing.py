@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,14 +33,14 @@ async def never(_: Request) -> Reply:
 def sharing(*purses: Purse, **bounds: object) -> tuple[Sharing, Composed, Tally, Stop]:
     tally, stop = Tally(), Stop()
     job = Job(name="j", model="m", user="{{ a }}")
-    chosen = Bounds(**{"concurrency": 10, "adaptive": False, **bounds})  # type: ignore[arg-type]
-    composed = compose(job, chosen, [Opened("here", 1.0, never)], purses, tally=tally, stop=stop)
+    known: dict[str, Any] = {"concurrency": 10, "adaptive": False, **bounds}
+    composed = compose(job, Bounds(**known), [Opened("here", 1.0, never)], purses, tally=tally, stop=stop)
     return Sharing(composed, tally, stop), composed, tally, stop
 
 
 def report(lease: int = 0, *, in_flight: int = 0, waiting: int = 0, **more: object) -> Report:
-    fields = {"lanes": [LaneReport()], **more}
-    return Report(lease=lease, in_flight=in_flight, waiting=waiting, retrying=0, **fields)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"lanes": [LaneReport()], **more}
+    return Report(lease=lease, in_flight=in_flight, waiting=waiting, retrying=0, **fields)
 
 
 # Shares.

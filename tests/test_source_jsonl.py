@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,15 @@ def test_i1_a_line_may_have_as_many_bytes_as_the_limit_and_no_more(tmp_path: Pat
     assert found.chunks[1] == Position(0, size + 1, 2)
 
 
+def read_of(pieces: Sequence[bytes]) -> Callable[[int], bytes]:
+    """What reads a stream that comes in these pieces."""
+    left = iter(pieces)
+    return lambda _: next(left)
+
+
 def test_i1_a_line_of_any_length_is_passed_over_in_bounded_memory() -> None:
     pieces = [b'{"n": 1}\n{"x": "', *[b"x" * (1 << 20)] * 100, b'"}\n{"n": 2}\n', b""]
-    found = list(lines(lambda _: pieces.pop(0), Position(0, 0, 1)))
+    found = list(lines(read_of(pieces), Position(0, 0, 1)))
     assert [(number, offset) for number, offset, _ in found] == [(1, 0), (2, 9), (3, 9 + 7 + (100 << 20) + 3)]
     assert MAX_LINE_BYTES < len(found[1][2]) < MAX_LINE_BYTES + (2 << 20)
     assert found[2][2] == b'{"n": 2}'
@@ -131,7 +138,7 @@ def test_i1_a_line_of_any_length_is_passed_over_in_bounded_memory() -> None:
 
 def test_i1_a_line_over_the_limit_is_never_blank() -> None:
     pieces = [b" " * (MAX_LINE_BYTES + 5), b'{"n": 1}', b"\n", b""]
-    assert [number for number, _, _ in lines(lambda _: pieces.pop(0), Position(0, 0, 1))] == [1]
+    assert [number for number, _, _ in lines(read_of(pieces), Position(0, 0, 1))] == [1]
 
 
 @settings(max_examples=200, deadline=None)
@@ -142,14 +149,13 @@ def test_lines_do_not_depend_on_how_the_stream_is_cut_and_can_be_taken_up_at_any
     whole = b"".join(content)
     cuts = sorted(data.draw(st.lists(st.integers(3, max(3, len(whole) - 1)))))
     pieces = [whole[start:end] for start, end in pairwise([0, *cuts, len(whole)]) if start < end] + [b""]
-    found = list(lines(lambda _: pieces.pop(0), Position(0, 0, 1)))
+    found = list(lines(read_of(pieces), Position(0, 0, 1)))
     expected = whole.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     assert [(number, line) for number, _, line in found] == [
         (number, line) for number, line in enumerate(expected, 1) if line.strip()
     ]
     for index, (number, offset, _) in enumerate(found):
-        rest = [whole[offset:], b""]
-        assert list(lines(lambda _, rest=rest: rest.pop(0), Position(0, offset, number))) == found[index:]  # type: ignore[misc]
+        assert list(lines(read_of([whole[offset:], b""]), Position(0, offset, number))) == found[index:]
 
 
 def test_of_two_equal_keys_the_last_counts() -> None:

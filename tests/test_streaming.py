@@ -225,5 +225,5 @@ def test_a_chunk_that_is_no_object_is_unavailable(odd: object) -> None:
         ({}, False),
     ],
 )
-def test_only_a_chunk_with_a_piece_of_the_answer_counts_as_one(odd: Json, found: bool) -> None:  # noqa: FBT001
+def test_only_a_chunk_with_a_piece_of_the_answer_counts_as_one(odd: Json, found: bool) -> None:  # noqa: FBT001 - a table
     assert Assembly().add(odd) is found

@@ -93,9 +93,10 @@ def bring_in(folder: Path, file: Path) -> int:
     with connected(make(folder)) as database:
         database.execute("ATTACH ? AS other", (f"{file.absolute().as_uri()}?mode=ro",))
         with transaction(database):
-            names = "key, endpoint, model, made, used, cost_usd, reply"
-            statement = f"INSERT OR IGNORE INTO main.replies ({names}) SELECT {names} FROM other.replies"  # noqa: S608
-            added = database.execute(statement).rowcount
+            added = database.execute(
+                "INSERT OR IGNORE INTO main.replies (key, endpoint, model, made, used, cost_usd, reply) "
+                "SELECT key, endpoint, model, made, used, cost_usd, reply FROM other.replies"
+            ).rowcount
         database.execute("DETACH other")
     return added
 

@@ -136,7 +136,7 @@ class Cache:
         found = _Found()
         now = int(time.time())
         for some in _slices(keys):
-            query = f"SELECT key, used, reply FROM replies WHERE key IN ({_marks(len(some))})"  # noqa: S608 - no text
+            query = f"SELECT key, used, reply FROM replies WHERE key IN ({_marks(len(some))})"  # noqa: S608 - question marks
             for key, used, packed in self._reader.execute(query, some):
                 # One that does not unpack is damaged, and as good as none.
                 with suppress(zlib.error, ValueError, LookupError, TypeError):
@@ -154,13 +154,13 @@ class Cache:
         ]
         with transaction(self._writer):
             for keys in _slices(changes.gone):
-                self._writer.execute(f"DELETE FROM replies WHERE key IN ({_marks(len(keys))})", keys)  # noqa: S608
+                self._writer.execute(f"DELETE FROM replies WHERE key IN ({_marks(len(keys))})", keys)  # noqa: S608 - question marks
             for keys in _slices(changes.touched):
-                statement = f"UPDATE replies SET used = ? WHERE key IN ({_marks(len(keys))})"  # noqa: S608
+                statement = f"UPDATE replies SET used = ? WHERE key IN ({_marks(len(keys))})"  # noqa: S608 - question marks
                 self._writer.execute(statement, (now, *keys))
             for some in _slices(rows):
                 values = ", ".join([f"({_marks(7)})"] * len(some))
-                statement = f"INSERT OR REPLACE INTO replies VALUES {values}"  # noqa: S608
+                statement = f"INSERT OR REPLACE INTO replies VALUES {values}"  # noqa: S608 - question marks
                 self._writer.execute(statement, [*chain.from_iterable(some)])
 
     def close(self) -> None:

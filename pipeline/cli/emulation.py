@@ -103,8 +103,13 @@ async def _serve(serve: Any, options: Any, announce: Any, *, until_stdin_closes:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+
+    def listen() -> None:
+        if not os.read(0, 4096):
+            stop.set()
+
     if until_stdin_closes:
-        loop.add_reader(0, lambda: os.read(0, 4096) or stop.set())  # type: ignore[func-returns-value]
+        loop.add_reader(0, listen)
     await serve(options, announce, stop)
 
 

@@ -46,17 +46,20 @@ class Node(Protocol):
 class Leaf:
     """A node without others below it."""
 
-    kind = ""
+    @property
+    def kind(self) -> str:
+        """None in particular."""
+        return ""
 
     def find(self, scene: Scene) -> Any:
         """The value in the text, or NOTHING."""
         return next(iter(self.every(scene)), NOTHING)
 
-    def every(self, scene: Scene) -> list[Any]:  # noqa: ARG002
+    def every(self, scene: Scene) -> list[Any]:  # noqa: ARG002 - of the seam
         """All its values in the text."""
         return []
 
-    def height(self, path: frozenset[int]) -> float:  # noqa: ARG002
+    def height(self, path: frozenset[int]) -> float:  # noqa: ARG002 - of the seam
         """Nothing is nested here."""
         return 0.0
 
@@ -72,7 +75,7 @@ class Anything(Leaf):
         found = labelled(self.hint, scene.facts)
         return [found.value] if found else []
 
-    def invent(self, scene: Scene) -> Any:  # noqa: ARG002
+    def invent(self, scene: Scene) -> Any:  # noqa: ARG002 - of the seam
         """Null."""
         return None
 

@@ -34,7 +34,7 @@ class Text(Leaf):
     longest: int = 1_000_000
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
+    def kind(self) -> str:
         """The kind of fact that it holds."""
         return self.hint.kind
 
@@ -102,7 +102,7 @@ class Number(Leaf):
     pattern: str = ""
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
+    def kind(self) -> str:
         """Amount, when the name says so."""
         return self.hint.kind
 

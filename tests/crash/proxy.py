@@ -9,7 +9,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -88,20 +88,15 @@ class Proxy:
         """One connection, until either side leaves it."""
         toxic = self.chosen(len(self.seen))
         self.seen.append(toxic)
-        try:
+        with closing(writer), suppress(OSError):  # whoever has left has no use for the rest
             match toxic:
                 case Never():
-                    while await reader.read(PIECE):
-                        pass
+                    await reader.read()  # to the end
                 case Flood(size):
                     await reader.read(PIECE)
                     await _flood(writer, size)
                 case _:
                     await self._connected(reader, writer, toxic)
-        except OSError:
-            pass  # whoever has left has no use for the rest
-        finally:
-            writer.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, toxic: Toxic | None) -> None:
         parts = urlsplit(self.upstream)
