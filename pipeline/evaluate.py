@@ -21,9 +21,9 @@ from pipeline.gold import data_hash, read_answers
 from pipeline.grade import leaves
 from pipeline.grade.baseline import Baseline, from_text, to_text
 from pipeline.grade.comparing import Comparison, compare
+from pipeline.grade.deciding import Decision, decide
 from pipeline.grade.evaluation import Eval
 from pipeline.grade.fingerprints import fingerprints
-from pipeline.grade.gates import Decision, decide
 from pipeline.grade.grading import Gold, grade_row
 from pipeline.grade.metrics import Confusion, Tables, confusions, tables
 from pipeline.grade.reducing import Flaky, flaky, scored

@@ -2,17 +2,22 @@
 
 ::
 
-                       cli
+                       cli        - emulator (imports nothing of ours; only cli imports it)
+                        |
+                      report
+                        |
+             evaluate  gold  judging
                         |
                 reparse  processes
                         |
-                     execute      - emulator (imports nothing of ours; only cli imports it)
+                     execute
                         |
-                     watching
+                watching  records
                         |
            run  working  composition
                         |
-    source auth endpoint policy journal cache dataset plan     edges: none imports a sibling
+    source auth endpoint policy journal cache dataset          edges: none imports a sibling
+    plan references
                         |
        job and what users write, and its meaning: wire, prompt, schema, prices ...
                         |

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.faults import Misuse, NothingToDo
-from pipeline.grade.gates import AtLeast, AtMost, Decision, Gate, NeverBreak, NoWorse, check, decide
+from pipeline.grade.deciding import Decision, decide
+from pipeline.grade.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
 from pipeline.grade.statistics import wilson
 from pipeline.grade.verdicts import Counts, Scored
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.evaluate import Assessment
 from pipeline.faults import Misuse
 from pipeline.grade.comparing import Change
-from pipeline.grade.gates import Decision
+from pipeline.grade.deciding import Decision
 from pipeline.grade.measures import Measure, Unit, metric_of
 from pipeline.grade.metrics import Confusion, Table
 from pipeline.grade.verdicts import Graded, Leaf

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from pipeline.evaluate import Assessment
-from pipeline.grade.gates import Decision
+from pipeline.grade.deciding import Decision
 from pipeline.grade.verdicts import Graded
 from pipeline.report.wording import clipped, leaf_told, row_told, verdict, wrong_leaves, wrong_rows
 

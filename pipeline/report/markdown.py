@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.evaluate import Assessment
 from pipeline.grade.comparing import Change, Comparison
-from pipeline.grade.gates import Decision
+from pipeline.grade.deciding import Decision
 from pipeline.grade.measures import metric_of
 from pipeline.grade.verdicts import Graded, Leaf
 from pipeline.report.evaluating import unit_of
