@@ -374,8 +374,8 @@ async def test_an_interruption_without_a_stop_ends_the_run_instead_of_leaving_it
 
 async def test_a_halt_stops_the_run_and_leaves_its_row_undone_while_others_in_flight_finish() -> None:
     denied = Denied("403")
-    world = World([100], scripted({5: denied}, 10.0), batch_rows=100)
-    assert await world.work(workers=4) == 20.0
+    world = World([100], scripted({5: denied, **dict.fromkeys((4, 6, 7), 10.5)}, 10.0), batch_rows=100)
+    assert await world.work(workers=4) == 20.5
     assert world.stop.reason is denied
     assert world.recorded.keys() == set(range(8)) - {5}
 
