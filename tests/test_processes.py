@@ -21,6 +21,14 @@ ROWS = 2 * CHUNK + 200
 
 BOTH = ("2", "3")
 
+BUT_FIRST = """
+import os
+try:
+    open("loaded", "x").close()
+except FileExistsError:
+"""
+"""The end of a job that does something else in whoever loads it after the parent."""
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Shell:
@@ -168,7 +176,7 @@ def test_p1_the_whole_group_killed_is_resumed(shell: Shell, server: Served) -> N
 
 def test_a_worker_that_dies_before_it_has_done_anything_ends_the_run_in_the_end(shell: Shell, server: Served) -> None:
     (shell.folder / "job.py").unlink()
-    shell.write("job.py", JOB + "\nimport os, sys\nif 'run' not in sys.argv:\n    os._exit(9)\n")
+    shell.write("job.py", JOB + BUT_FIRST + "    os._exit(9)\n")
     done = run(shell, server, "2", "-i", "few.jsonl")
     assert done.code == 1
     assert "worker processes in a row ended before they recorded a row (exit 9)" in done.json["reason"]
@@ -255,7 +263,7 @@ def test_the_budget_is_that_of_the_run(shell: Shell, server: Served) -> None:
 
 def test_a_job_that_is_another_in_a_worker_is_not_carried_out(shell: Shell, server: Served) -> None:
     (shell.folder / "job.py").unlink()
-    shell.write("job.py", JOB + "\nimport sys\nif 'run' not in sys.argv:\n    job = job.replace(temperature=1.0)\n")
+    shell.write("job.py", JOB + BUT_FIRST + "    job = job.replace(temperature=1.0)\n")
     done = run(shell, server, "2", "-i", "few.jsonl")
     assert (done.code, server.calls) == (1, [])
     assert "a worker process cannot begin: the job was changed" in done.json["reason"]

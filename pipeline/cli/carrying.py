@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import emulation
-from pipeline.cli.connecting import Access, Connection, Start, access
+from pipeline.cli.connecting import Access, Connection, Start, access, go_straight
 from pipeline.faults import Broken, Denied, Spent
 
 if TYPE_CHECKING:
     from pipeline.execute import Run, Summary
     from pipeline.policy import Stop
+    from pipeline.processes.starting import Workers
     from pipeline.tally import Tally
-
-WORKER = (sys.executable, "-m", "pipeline.cli.worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """How many worker processes carry a run out, and what each needs to begin."""
+    """The worker processes that carry a run out, and what each needs to begin."""
 
-    processes: int
+    workers: Workers
     start: Start
 
 
@@ -79,8 +78,7 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
 
 def emulated(address: dict[str, str]) -> Connection:
     """The way to an emulator."""
-    # google-auth goes through the environment's proxies, which have no way to this machine.
-    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
+    go_straight()  # google-auth goes through proxies, too
     return Connection(base_urls=[address["base_url"]], credentials=Path(address["credentials_file"]))
 
 
@@ -107,7 +105,7 @@ async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop:
     if team is not None:
         from pipeline.processes import parent
 
-        crew = parent.Crew(processes=team.processes, command=WORKER, start=team.start, lanes=opening.lanes)
+        crew = parent.Crew(processes=team.workers.count, workers=team.workers, start=team.start, lanes=opening.lanes)
         await parent.carry_out(run, crew, tally, stop)
         return
     from pipeline.composition import workers_for

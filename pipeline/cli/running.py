@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.composition import Reuse
     from pipeline.execute import Settings, Summary
     from pipeline.job import Job
+    from pipeline.processes.starting import Workers
 
 
 @with_options
@@ -31,12 +34,13 @@ def run(
     options: Asking,
 ) -> int:
     """Run a job over its input; run it again to resume."""
-    count = _count_of(processes)
-    job, name = load(target, options.inputs, options.model, options.assignments, options.output)
-    connection = connection_of(options, job)
-    settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
-    place = Place(connection, simulation_of(options), options.quiet, _team_of(count, target, options, connection))
-    code = _run(job, settings, place, as_json=options.as_json)
+    with _workers(_count_of(processes)) as workers:
+        job, name = load(target, options.inputs, options.model, options.assignments, options.output)
+        connection = connection_of(options, job)
+        settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
+        team = Team(workers, _start(target, options, connection)) if workers else None
+        place = Place(connection, simulation_of(options), options.quiet, team)
+        code = _run(job, settings, place, as_json=options.as_json)
     if options.report:
         from pipeline.cli.reporting import put_page
 
@@ -162,10 +166,26 @@ def _count_of(processes: str) -> int:
     return int(processes)
 
 
-def _team_of(processes: int, target: str, options: Asking, connection: Connection) -> Team | None:
-    if processes == 1:
-        return None
-    start = Start(
+@contextmanager
+def _workers(count: int) -> Iterator[Workers | None]:
+    """A crew that waits for its work, where there is to be one; without it at the end of the block."""
+    if count == 1:
+        yield None
+        return
+    from pipeline.cli.worker import load_all, main
+    from pipeline.processes.starting import Workers
+
+    load_all()
+    workers = Workers((sys.executable, "-m", "pipeline.cli.worker"), count)
+    workers.fork(main)
+    try:
+        yield workers
+    finally:
+        workers.dismiss()
+
+
+def _start(target: str, options: Asking, connection: Connection) -> Start:
+    return Start(
         target=target,
         inputs=options.inputs,
         model=options.model,
@@ -173,7 +193,6 @@ def _team_of(processes: int, target: str, options: Asking, connection: Connectio
         output=options.output,
         connection=connection,
     )
-    return Team(processes, start)
 
 
 def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:

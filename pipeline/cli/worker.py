@@ -1,4 +1,4 @@
-"""A worker process of `pipeline run --processes`, started by its parent: nothing for people to call."""
+"""A worker process of `pipeline run --processes`, begun by its parent: nothing for people to call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.cli.connecting import Start, access
+from pipeline.cli.connecting import Start, access, go_straight
 from pipeline.cli.options import load
 from pipeline.faults import Halt, Misuse
 
@@ -22,7 +22,9 @@ async def _work(end: int, lifeline: int) -> int:
     from pipeline.processes.messages import Failed, Link
 
     link = await Link.over(socket.socket(fileno=end))
-    order: Order | None = await link.receive()
+    # The lock is ours, too, as long as we live: who starts after a parent that was killed waits for us.
+    lock = await link.take()
+    order: Order | None = None if lock is None else await link.receive()
     if order is None:
         return 1
     try:
@@ -40,6 +42,8 @@ async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
     from pipeline.processes.worker import work
 
     start: Start = order.start
+    if order.settings.simulated:
+        go_straight()
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
     job, _ = load(start.target, inputs, start.model, assignments, start.output)
     connect = partial(
@@ -52,17 +56,25 @@ async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
     await work(job, order, connect, link, lifeline)
 
 
-def main() -> None:
-    """Works for the parent whose descriptors are named in the arguments."""
+def load_all() -> None:
+    """Loads what a worker needs, before it is forked."""
+    import pipeline.endpoint
+    import pipeline.jobfile
+    import pipeline.processes.worker  # noqa: F401 - to have them
+
+    gc.freeze()
+
+
+def main(end: int, lifeline: int) -> int:
+    """Works for the parent that holds the other ends."""
     import anyio
 
-    from pipeline.cli import GARBAGE
-
-    gc.set_threshold(GARBAGE)
-    end, lifeline = map(int, sys.argv[1:])
     options = {"use_uvloop": find_spec("uvloop") is not None}
-    sys.exit(anyio.run(_work, end, lifeline, backend_options=options))
+    return anyio.run(_work, end, lifeline, backend_options=options)
 
 
 if __name__ == "__main__":
-    main()
+    from pipeline.cli import GARBAGE
+
+    gc.set_threshold(GARBAGE)
+    sys.exit(main(*map(int, sys.argv[1:])))

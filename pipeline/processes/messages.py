@@ -148,6 +148,18 @@ class Link:
         """A link over one end of a pair; takes the socket over."""
         return cls(await UNIXSocketStream.from_socket(end))
 
+    async def share(self, descriptor: int) -> None:
+        """Gives the other end a descriptor of its own of an open file; before any message."""
+        await self._stream.send_fds(b"\0", [descriptor])
+
+    async def take(self) -> int | None:
+        """The descriptor that the other end shares; None when the other end is gone."""
+        try:
+            _, [descriptor] = await self._stream.receive_fds(1, 1)
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return None
+        return descriptor
+
     async def send(self, message: object) -> None:
         """Sends a message; raises `anyio.BrokenResourceError` when the other end is gone."""
         content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +22,7 @@ from pipeline.journal import of_worker
 from pipeline.policy import Stop
 from pipeline.processes.messages import Done, End, Failed, Hand, Kept, Link, Order, Report, Wants, Written
 from pipeline.processes.sharing import Sharing
+from pipeline.processes.starting import Process, Workers
 from pipeline.tally import Tally
 from pipeline.watching import Watch
 
@@ -39,14 +38,14 @@ LAST_WORDS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """How many processes, and how one is started: `command`, to which two descriptors are added, and what it needs.
+    """How many processes, where they come from, and what each needs to begin.
 
     `lanes` names the endpoints that every worker will open, with their weights. No secret is among all this: workers
     get their own tokens, and an API key from the environment.
     """
 
     processes: int
-    command: Sequence[str]
+    workers: Workers
     start: Any
     lanes: Sequence[tuple[str, float]]
 
@@ -76,7 +75,7 @@ class _Child:
     """A worker process, and the parent's ends of what ties it to us."""
 
     number: int
-    process: subprocess.Popen[bytes]
+    process: Process
     link: Link
     lifeline: int
     open: set[int] = field(default_factory=set)
@@ -127,24 +126,18 @@ class _Parent:
             self._replace(child)
 
     async def _start(self, number: int) -> _Child:
-        ours, theirs = socket.socketpair()
-        reading, lifeline = os.pipe()
-        held = [theirs.fileno(), reading, *([] if self._run.lock is None else [self._run.lock])]
-        command = [*self._crew.command, str(theirs.fileno()), str(reading)]
-        try:
-            with _signals_blocked():
-                # Its standard output is our standard error: ours carries the result, and nothing else.
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=held)  # noqa: ASYNC220, S603
-        finally:
-            theirs.close()
-            os.close(reading)
-        child = _Child(number, process, await Link.over(ours), lifeline)
+        started = self._crew.workers.start()
+        child = _Child(number, started.process, await Link.over(started.link), started.lifeline)
         settings = replace(self._run.settings, files=FILES)
         order = Order(
             plan=self._run.plan, settings=settings, number=number, of=self._crew.processes, start=self._crew.start
         )
+        if self._run.lock is None:
+            raise RuntimeError("the run is not locked")
         self._children[number] = child
         self._sharing.join(number)
+        with suppress(anyio.BrokenResourceError):  # that it is gone is seen where we listen
+            await child.link.share(self._run.lock)
         await self._send(child, order)
         if self._stop.requested:
             await self._send(child, End(self._stop.reason))
@@ -255,15 +248,5 @@ class _Parent:
             await child.link.send(message)
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """What is started here is deaf to Ctrl-C and SIGTERM: its parent says when to end, and how."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _ended(code: int) -> str:
-    return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+def _ended(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit {code}"
