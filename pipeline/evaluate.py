@@ -15,7 +15,7 @@ import orjson
 
 from pipeline import __version__
 from pipeline.dataset import MANIFEST
-from pipeline.disk import FILES, Files
+from pipeline.disk import FILES
 from pipeline.faults import Misuse, NothingToDo
 from pipeline.gold import data_hash, read_answers
 from pipeline.grade import leaves
@@ -220,12 +220,12 @@ def noise_of(evaluation: Eval, graded: Sequence[Graded]) -> Comparison:
     return compare(scored(first), scored(second), least=evaluation.least, seed=evaluation.seed)
 
 
-def write_noise(folder: Path, noise: Comparison, scores: Baseline, files: Files = FILES) -> None:
+def write_noise(folder: Path, noise: Comparison, scores: Baseline) -> None:
     """Keeps what flips by itself, for the scores of later runs of the same job under the same graders."""
-    files.make_folder(folder)
+    FILES.make_folder(folder)
     flips = sorted([*noise.broken, *noise.fixed])
     kept = {"share": len(flips) / noise.rows, "rows": flips, "of": _what_flips(scores)}
-    files.put(folder / NOISE, orjson.dumps(kept))
+    FILES.put(folder / NOISE, orjson.dumps(kept))
 
 
 def with_noise(scores: Baseline, folder: Path) -> Baseline:
@@ -239,11 +239,11 @@ def with_noise(scores: Baseline, folder: Path) -> Baseline:
     return replace(scores, noise=noise["share"], flaky=tuple(noise["rows"]))
 
 
-def keep_reference(folder: Path, reference: Reference, files: Files = FILES) -> None:
+def keep_reference(folder: Path, reference: Reference) -> None:
     """Keeps what a run was compared with where that is no file of its own: the job at another commit."""
-    files.make_folder(folder)
+    FILES.make_folder(folder)
     kept = {"of": reference.of, "scores": to_text(reference.scores, timed=True)}
-    files.put(folder / REFERENCE, orjson.dumps(kept))
+    FILES.put(folder / REFERENCE, orjson.dumps(kept))
 
 
 def kept_reference(folder: Path) -> Reference | None:
@@ -255,11 +255,11 @@ def kept_reference(folder: Path) -> Reference | None:
     return Reference(of=kept["of"], scores=from_text(kept["scores"]))
 
 
-def write(folder: Path, assessment: Assessment, files: Files = FILES) -> None:
+def write(folder: Path, assessment: Assessment) -> None:
     """Keeps what was graded and scored, so that it can be decided upon again."""
-    files.make_folder(folder)
-    leaves.write(folder, assessment.graded, files)
-    files.put(folder / SCORES, to_text(assessment.scores, timed=True).encode())
+    FILES.make_folder(folder)
+    leaves.write(folder, assessment.graded)
+    FILES.put(folder / SCORES, to_text(assessment.scores, timed=True).encode())
 
 
 def read_scores(path: Path) -> Baseline:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
-from pipeline.disk import FILES, PRIVATE_FILE, Files
+from pipeline.disk import FILES, PRIVATE_FILE
 from pipeline.grade.judge import Address, Question
 from pipeline.job import Job
 from pipeline.records import records
@@ -79,9 +79,9 @@ def still_open(questions: Iterable[Question], cast: Mapping[str, Sequence[bool]]
     return by_model
 
 
-def write_questions(path: Path, rows: Sequence[Mapping[str, Any]], files: Files = FILES) -> None:
+def write_questions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as JSONL, for `judge_job`."""
-    files.put(path, b"".join(orjson.dumps(row) + b"\n" for row in rows), mode=PRIVATE_FILE)
+    FILES.put(path, b"".join(orjson.dumps(row) + b"\n" for row in rows), mode=PRIVATE_FILE)
 
 
 def read_votes(output: Path) -> Iterator[tuple[str, bool]]:
@@ -100,9 +100,9 @@ def load_votes(folder: Path) -> Cast:
     return votes
 
 
-def save_votes(folder: Path, cast: Cast, files: Files = FILES) -> None:
+def save_votes(folder: Path, cast: Cast) -> None:
     """Keeps them, so that a run can be graded again without a call."""
-    files.put(folder / VOTES, orjson.dumps(cast, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), mode=PRIVATE_FILE)
+    FILES.put(folder / VOTES, orjson.dumps(cast, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), mode=PRIVATE_FILE)
 
 
 def by_address(

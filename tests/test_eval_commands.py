@@ -399,6 +399,7 @@ def test_repeats_are_asked_apart_kept_apart_and_their_flaky_rows_named(shell: Sh
     server.follow(Flipping(2, 5))
     done = evaluated(shell, server, "--repeats", "2", "--json")
     assert (done.json["requests"], done.json["repeats"], done.json["flaky_rows"]) == (2 * ROWS, 2, ["r002", "r005"])
+    assert summary_in(shell)["consistency"] == {"answer": 1 - 2 / ROWS}
     assert done.json["measures"]["row_correct"] == pytest.approx(39 / 40)
     again = evaluated(shell, server, "--repeats", "2", "--json", "-o", "out/again")
     assert (again.json["requests"], again.json["flaky_rows"]) == (0, ["r002", "r005"])

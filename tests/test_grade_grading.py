@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -44,7 +41,6 @@ from pipeline.grade.graders import Grader
 from pipeline.grade.grading import Answer, Gold, Graders, grade_row
 from pipeline.grade.judge import questions, ruled
 from pipeline.grade.leaves import LEAVES, ROWS, write
-from pipeline.grade.restoring import restored
 from pipeline.grade.verdicts import Graded
 from pipeline.schema import shape_of
 from tests.test_grade_scalars import JSON
@@ -328,39 +324,3 @@ def test_the_page_lists_the_columns_of_both_tables(tmp_path: Path) -> None:
     told = set(re.findall(r"`(\w+)`", PAGE.partition("\n## Tables\n")[2].partition("\n## ")[0]))
     for name in (LEAVES, ROWS):
         assert set(pq.read_schema(tmp_path / name).names) <= told
-
-
-# Back from the dataset.
-
-
-class Aliased(BaseModel):
-    first: str = Field(alias="First Name")
-    line: Line | None
-    free: dict[str, int]
-    either: int | str
-    tree: Node | None
-    amounts: list[Decimal]
-    mixed: Literal["a", 1]
-
-
-ALIASED: Mapping[str, Any] = {
-    "First Name": "12", "line": {"description": "x", "amount": "5.5000", "category": None}, "free": {"a": 1},
-    "either": "12", "tree": {"name": "[1]", "children": [{"name": "b", "children": [{"name": "c", "children": []}]}]},
-    "amounts": ["0.10", "12345678901.123456789"], "mixed": "a",
-}  # fmt: skip
-
-
-def test_an_answer_comes_back_from_the_dataset_as_it_went_in() -> None:
-    """By way of the Parquet columns, with their Python names and their JSON text."""
-    shape = shape_of(Aliased)
-    record = shape.plain(shape.parse(json.dumps(ALIASED)))
-    for parsed in (record, pa.array([record], shape.arrow_type())[0].as_py()):
-        got = restored(parsed, shape.json_schema)
-        assert got.keys() == ALIASED.keys()
-        row = graded(graders_for(shape.json_schema, {}), ALIASED, got)
-        assert row.correct, verdicts(row)
-
-
-@given(JSON)
-def test_restoring_takes_anything(value: Any) -> None:
-    restored(value, shape_of(Aliased).json_schema)

@@ -34,7 +34,7 @@ def _word(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def print_table(rows: Sequence[Mapping[str, str]], *, lines: bool = False) -> None:
+def print_table(rows: Sequence[Mapping[str, str]]) -> None:
     """Prints rows with the same keys as a table as wide as the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -43,7 +43,7 @@ def print_table(rows: Sequence[Mapping[str, str]], *, lines: bool = False) -> No
 
     if not rows:
         return
-    table = Table(box=SIMPLE_HEAD, show_lines=lines, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
         table.add_column(Text(plain(name)), overflow="fold")
     for row in rows:

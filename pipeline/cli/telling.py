@@ -17,6 +17,7 @@ from pipeline.disk import FILES
 from pipeline.evaluate import Assessment, Reference, write
 from pipeline.grade.comparing import Change, Comparison
 from pipeline.grade.measures import Measure
+from pipeline.grade.reducing import consistency
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import junit_xml
 from pipeline.report.markdown import markdown_summary
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SUMMARY, JUNIT, MARKDOWN = "summary.json", "junit.xml", "summary.md"
 
 _SIGNS = {"ok": "pass", "fail": "FAIL", "warn": "warn", "info": "info"}
-_IN_FILE_ONLY = ("tables", "confusions", "flaky", "comparison")
+_IN_FILE_ONLY = ("tables", "confusions", "flaky", "consistency", "comparison")
 _NAMED = 10
 
 
@@ -38,8 +39,9 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     """Writes the files, tells GitHub, prints the result, gives the exit code. `asked` are the runs of this start."""
     code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
-    _write_files(assessment, subject.folder, facts)
-    _tell_github(assessment)
+    markdown = markdown_summary(assessment)
+    _write_files(assessment, subject.folder, facts, markdown)
+    _tell_github(assessment, markdown)
     for note in assessment.notes if as_json else ():
         print(f"note: {plain(note)}", file=sys.stderr)
     if as_json:
@@ -88,20 +90,20 @@ def told_comparison(
     return 0
 
 
-def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any]) -> None:
+def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any], markdown: str) -> None:
     write(folder, assessment)
     FILES.put(folder / SUMMARY, _json(facts).encode() + b"\n")
     FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
-    FILES.put(folder / MARKDOWN, markdown_summary(assessment).encode())
+    FILES.put(folder / MARKDOWN, markdown.encode())
 
 
-def _tell_github(assessment: Assessment) -> None:
+def _tell_github(assessment: Assessment, markdown: str) -> None:
     """Annotations, and the step's summary, where a workflow runs us."""
     if os.environ.get("GITHUB_ACTIONS"):
         print("\n".join(annotation_lines(assessment)), file=sys.stderr)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as summary:
-            summary.write(markdown_summary(assessment) + "\n")
+            summary.write(markdown + "\n")
 
 
 def _costs(asked: Sequence[Together]) -> dict[str, Any]:
@@ -137,6 +139,7 @@ def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
         "confusions": assessment.confusions,
         "flaky": assessment.flaky,
         "flaky_rows": [row.row for row in assessment.flaky],
+        "consistency": {name: _rounded(share) for name, share in consistency(assessment.graded).items()},
         "noise": assessment.scores.noise,
         "against": assessment.against,
         "comparison": assessment.comparison,

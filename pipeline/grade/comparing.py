@@ -141,7 +141,6 @@ def compare(
     *,
     common_only: bool = False,
     least: int = LEAST,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
     """The rows joined, and every field and slice compared.
@@ -151,14 +150,14 @@ def compare(
     pairs = join(before, after, common_only=common_only)
     shared, one_sided = _fields(before, after)
     values = _slice_values(pairs)
-    overall = change("row_correct", pairs, level=level, seed=seed)
-    fields = [change(f"right.{name}", pairs, level=level, seed=seed) for name in shared]
+    overall = change("row_correct", pairs, seed=seed)
+    fields = [change(f"right.{name}", pairs, seed=seed) for name in shared]
     slices = [
-        change("row_correct", pairs, where={name: value}, level=level, seed=seed)
+        change("row_correct", pairs, where={name: value}, seed=seed)
         for (name, value), rows in values.items()
         if rows >= least
     ]
-    rates = [change(f"f1.{name}", pairs, level=level, seed=seed) for name in shared]
+    rates = [change(f"f1.{name}", pairs, seed=seed) for name in shared]
     family = _adjusted([*fields, *slices])
     earlier, later = {row.row for row in before}, {row.row for row in after}
     clusters = clusters_of([pair.after for pair in pairs])

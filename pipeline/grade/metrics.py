@@ -71,15 +71,15 @@ class Tables:
     suppressed: tuple[Suppressed, ...]
 
 
-def tables(rows: Sequence[Scored], *, least: int = LEAST, level: float = 0.95, seed: int = 0) -> Tables:
+def tables(rows: Sequence[Scored], *, least: int = LEAST, seed: int = 0) -> Tables:
     """The tables of scored rows. Slices with fewer than `least` rows are named, and not told."""
     told, suppressed = [], []
     for (column, value), some in _slices(rows):
         if len(some) < least:
             suppressed.append(Suppressed(column, value, len(some)))
         else:
-            told.append(_table(some, level, seed, column, value))
-    return Tables(_table(rows, level, seed), tuple(told), tuple(suppressed))
+            told.append(_table(some, seed, column, value))
+    return Tables(_table(rows, seed), tuple(told), tuple(suppressed))
 
 
 def _slices(rows: Sequence[Scored]) -> list[tuple[tuple[str, str], list[Scored]]]:
@@ -91,25 +91,23 @@ def _slices(rows: Sequence[Scored]) -> list[tuple[tuple[str, str], list[Scored]]
     return sorted(found.items(), key=lambda each: (columns.index(each[0][0]), each[0][1]))
 
 
-def _table(
-    rows: Sequence[Scored], level: float, seed: int, column: str | None = None, value: str | None = None
-) -> Table:
+def _table(rows: Sequence[Scored], seed: int, column: str | None = None, value: str | None = None) -> Table:
     draws = MOST_DRAWS if column is None else DRAWS
-    measures = {name: measure(name, rows, level=level, seed=seed, draws=draws) for name in OF_ROWS}
+    measures = {name: measure(name, rows, seed=seed, draws=draws) for name in OF_ROWS}
     names = dict.fromkeys(name for row in rows for name in row.fields)
-    fields = tuple(_field(name, rows, level, seed) for name in names)
+    fields = tuple(_field(name, rows, seed) for name in names)
     known = [each for field in fields if (each := field.measures["accuracy"].value) is not None]
     return Table(len(rows), measures, sum(known) / len(known) if known else None, fields, column, value)
 
 
-def _field(name: str, rows: Sequence[Scored], level: float, seed: int) -> FieldTable:
+def _field(name: str, rows: Sequence[Scored], seed: int) -> FieldTable:
     each = [row.fields[name] for row in rows if name in row.fields]
     total = {verdict.value: sum(getattr(counts, verdict.value) for counts in each) for verdict in Verdict}
     answered = sum(total.values()) - total["failed"]
     return FieldTable(
         name,
         total,
-        {family: measure(f"{family}.{name}", rows, level=level, seed=seed, draws=DRAWS) for family in OF_A_FIELD},
+        {family: measure(f"{family}.{name}", rows, seed=seed, draws=DRAWS) for family in OF_A_FIELD},
         null=_share(total["missed"] + total["empty"], answered),
         invented_where_empty=_share(total["invented"], total["invented"] + total["empty"]),
     )

@@ -134,13 +134,13 @@ def unit_of(metric: str | None) -> Unit:
         return "share"
 
 
-def share(found: Measure, limit: float | None = None) -> Figure:
+def share(found: Measure) -> Figure:
     """A share with its interval, on the scale from 0 to 100 %."""
     text = figure(found.value, "share")
     if found.value is None:
         return Figure(text, None, found.why)
     interval = f"{100 * max(0.0, found.low):.1f} to {100 * min(1.0, found.high):.1f}"
-    bar = Bar(_percent(found.low), _percent(found.high), _percent(found.value), None if limit is None else 100 * limit)
+    bar = Bar(_percent(found.low), _percent(found.high), _percent(found.value))
     return Figure(text, found.value, interval, bar, heat_of(found.value))
 
 

@@ -31,9 +31,6 @@ from pipeline.report.wording import (
 SUMMARY_BYTES = 500_000
 """GitHub drops what a step says when it is over 1 MiB, all of it."""
 
-COMMENT_BYTES = 64_000
-"""A comment takes 64 KiB."""
-
 MOST_LEAVES = 30
 MOST_ROWS = 100
 
@@ -43,16 +40,11 @@ _FIGURES = ("right", "accuracy", "precision", "recall", "f1")
 _LEFT_OUT = "\n_The rest is left out: it would be too long for GitHub._\n"
 
 
-def markdown_summary(
-    assessment: Assessment, prompts: Mapping[str, str] | None = None, *, most_bytes: int = SUMMARY_BYTES
-) -> str:
-    """The summary, below `most_bytes`: blocks are whole, or left out from the end on, which it then says.
-
-    `prompts` gives the text that was asked by row id, for rows that are told of.
-    """
+def markdown_summary(assessment: Assessment, *, most_bytes: int = SUMMARY_BYTES) -> str:
+    """The summary, below `most_bytes`: blocks are whole, or left out from the end on, which it then says."""
     told: list[str] = []
     room = most_bytes - len(_LEFT_OUT.encode()) - 1
-    for block in _blocks(assessment, prompts or {}):
+    for block in _blocks(assessment):
         room -= len(block.encode()) + 1
         if room < 0:
             told.append(_LEFT_OUT)
@@ -61,7 +53,7 @@ def markdown_summary(
     return "\n".join(told)
 
 
-def _blocks(assessment: Assessment, prompts: Mapping[str, str]) -> Iterator[str]:
+def _blocks(assessment: Assessment) -> Iterator[str]:
     """The summary in pieces that make sense one by one, the most important first."""
     icon = _ICONS["fail" if assessment.failed else "ok"]
     yield f"## {icon} {_plain(assessment.scores.evaluation)}\n\n{_plain(verdict(assessment))}\n"
@@ -74,7 +66,7 @@ def _blocks(assessment: Assessment, prompts: Mapping[str, str]) -> Iterator[str]
     yield _fields(assessment)
     if assessment.comparison is not None:
         yield from _comparison(assessment.comparison, str(assessment.against))
-    yield from _rows(assessment, prompts)
+    yield from _rows(assessment)
 
 
 def _gate_line(decision: Decision) -> tuple[str, ...]:
@@ -120,7 +112,7 @@ def _change_line(change: Change) -> tuple[str, ...]:
     )
 
 
-def _rows(assessment: Assessment, prompts: Mapping[str, str]) -> Iterator[str]:
+def _rows(assessment: Assessment) -> Iterator[str]:
     """The newly broken rows with their differences; without a comparison, all that are wrong."""
     broken = set(assessment.comparison.broken) if assessment.comparison else None
     rows = [row for row in wrong_rows(assessment) if broken is None or row.row in broken]
@@ -128,20 +120,19 @@ def _rows(assessment: Assessment, prompts: Mapping[str, str]) -> Iterator[str]:
         return
     yield f"### {'Wrong' if broken is None else 'Newly broken'} rows ({len(rows)})\n"
     for row in rows[:MOST_ROWS]:
-        yield _row(row, prompts.get(row.row))
+        yield _row(row)
     if len(rows) > MOST_ROWS:
         yield f"And {len(rows) - MOST_ROWS} more.\n"
 
 
-def _row(row: Graded, prompt: str | None) -> str:
+def _row(row: Graded) -> str:
     leaves = wrong_leaves(row)
     paths = ", ".join(dict.fromkeys(leaf.path for leaf in leaves))
     told = row.fault or paths
     repeat = f" (repeat {row.repeat})" if row.repeat else ""
     table = _table(("where", "expected", "given", "verdict"), map(_leaf_line, leaves[:MOST_LEAVES]))
     more = f"\nAnd {len(leaves) - MOST_LEAVES} more.\n" if len(leaves) > MOST_LEAVES else ""
-    asked = f"\n<pre>{_escaped(clipped(prompt, 2_000)).replace(chr(10), '&#10;')}</pre>\n" if prompt else ""
-    return f"<details><summary>{_code(row.row)}{repeat}: {_code(told)}</summary>\n\n{table}{more}{asked}\n</details>\n"
+    return f"<details><summary>{_code(row.row)}{repeat}: {_code(told)}</summary>\n\n{table}{more}\n</details>\n"
 
 
 def _leaf_line(leaf: Leaf) -> tuple[str, ...]:

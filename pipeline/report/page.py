@@ -22,7 +22,7 @@ import orjson
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.disk import FILES, Files
+from pipeline.disk import FILES
 from pipeline.evaluate import Assessment
 from pipeline.report import charts, evaluating, wording
 from pipeline.report.charts import charts_of
@@ -75,9 +75,9 @@ def page_of(
     return page
 
 
-def write_page(page: str, path: Path, files: Files = FILES) -> None:
+def write_page(page: str, path: Path) -> None:
     """Puts the page there, whole or not at all. OSError when the disk fails."""
-    files.put(path, page.encode())
+    FILES.put(path, page.encode())
 
 
 def _rendered(facts: RunFacts, assessment: Assessment | None, prompts: Mapping[str, str], caps: Caps) -> str:
