@@ -184,13 +184,18 @@ class Server:
 def _raw(says: Raw, request: web.BaseRequest) -> web.StreamResponse:
     transport = _transport(request)
     transport.write(says.content)
-    if says.resets:
+    hang_up(transport, resets=says.resets)
+    return web.Response()
+
+
+def hang_up(transport: asyncio.WriteTransport, *, resets: bool) -> None:
+    """Closes a connection, or resets it."""
+    if resets:
         linger = struct.pack("ii", 1, 0)  # on, for 0 seconds: closing is then a reset
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
     else:
         transport.close()
-    return web.Response()
 
 
 async def _begun(request: web.BaseRequest, beginning: bytes) -> web.StreamResponse:

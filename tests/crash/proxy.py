@@ -6,8 +6,6 @@ What the toxics are called is what they are called elsewhere: https://github.com
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,7 +13,8 @@ from urllib.parse import urlsplit
 
 from anyio.from_thread import start_blocking_portal
 
-HOST = "127.0.0.1"
+from tests.servers import HOST, hang_up
+
 PIECE = 65_536
 
 
@@ -134,7 +133,7 @@ async def _answer(server: asyncio.StreamReader, writer: asyncio.StreamWriter, to
             case Cut(after) | Reset(after) if sent + len(piece) > after:
                 writer.write(piece[: after - sent])
                 await writer.drain()
-                _end(writer, resets=isinstance(toxic, Reset))
+                hang_up(writer.transport, resets=isinstance(toxic, Reset))
                 return
         writer.write(piece)
         await writer.drain()
@@ -153,15 +152,6 @@ async def _flood(writer: asyncio.StreamWriter, size: int) -> None:
     for _ in range(size // PIECE):
         writer.write(b" " * PIECE)
         await writer.drain()
-
-
-def _end(writer: asyncio.StreamWriter, *, resets: bool) -> None:
-    if resets:
-        linger = struct.pack("ii", 1, 0)  # on, for 0 seconds: closing is then a reset
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        writer.transport.abort()
-    else:
-        writer.close()
 
 
 @asynccontextmanager
