@@ -16,18 +16,7 @@ from pipeline.grade.comparing import Change, change, compare, join
 from pipeline.grade.pairs import mcnemar, sign_flip, tango
 from pipeline.grade.power import smallest_effect
 from pipeline.grade.verdicts import Counts, Scored
-
-
-def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:
-    right = Counts(right=correct, score=correct, match=correct, wrong=1 - correct)
-    return Scored(row=f"{row:03}", correct=correct, **{"fields": {"name": right}, **more})
-
-
-def runs(broken: int, fixed: int, total: int, **more: Any) -> tuple[list[Scored], list[Scored]]:
-    """Two runs in which the first rows break, the next ones are fixed, and the others stay right."""
-    before = [scored(i, float(not broken <= i < broken + fixed), **more) for i in range(total)]
-    after = [scored(i, float(i >= broken), **more) for i in range(total)]
-    return before, after
+from tests.scores import runs, scored
 
 
 def changed(metric: str, before: Sequence[Scored], after: Sequence[Scored], **more: Any) -> Change:

@@ -17,20 +17,9 @@ from pipeline.grade.deciding import Decision, decide
 from pipeline.grade.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
 from pipeline.grade.statistics import wilson
 from pipeline.grade.verdicts import Counts, Scored
+from tests.scores import runs, scored
 
 GATES: list[Gate] = [AtLeast("row_correct", 0.5), AtMost("failed", 0.5), NoWorse("row_correct"), NeverBreak()]
-
-
-def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:
-    right = Counts(right=correct, score=correct, match=correct, wrong=1 - correct)
-    return Scored(row=f"{row:03}", correct=correct, **{"fields": {"name": right}, **more})
-
-
-def runs(broken: int, fixed: int, total: int, **more: Any) -> tuple[list[Scored], list[Scored]]:
-    """Two runs in which the first rows break, the next ones are fixed, and the others stay right."""
-    before = [scored(i, float(not broken <= i < broken + fixed), **more) for i in range(total)]
-    after = [scored(i, float(i >= broken), **more) for i in range(total)]
-    return before, after
 
 
 def decided(gate: Gate, before: Sequence[Scored], after: Sequence[Scored]) -> tuple[str, str]:
