@@ -26,6 +26,10 @@ OPEN_CHUNKS = 8
 OPEN_BYTES = 64 << 20
 """What more chunks than those may hold of the input."""
 
+FULL_CHUNKS = 1 / 8
+"""The share of them that may be full, and not sealed yet, before no other is opened: one at least. Rows that would be
+answered faster than they can be sealed wait in the input, not in memory."""
+
 ROWS_PASSING = 40
 """Rows for each call in flight that may pass a straggler: as many as are done while a row takes 50 times the usual."""
 
@@ -116,6 +120,9 @@ class _Engine:
         self._stop = stop
         self._open_chunks = open_chunks
         self._slots = anyio.Semaphore(open_chunks)
+        self._most_full = max(1, int(FULL_CHUNKS * open_chunks))
+        self._full_chunks = 0
+        self._sealed = anyio.Event()
         self._working = anyio.CancelScope()
         self._feeding = anyio.CancelScope()
         self._watching = anyio.CancelScope()
@@ -144,14 +151,20 @@ class _Engine:
 
     async def _feed(self, take: Take, rows: MemoryObjectSendStream[_Taken]) -> None:
         with self._feeding, rows:
-            await self._slots.acquire()
+            await self._room()
             while (chunk := await take()) is not None:
                 try:
                     await self._feed_chunk(chunk, rows)
                 except Halt as fault:
                     self._halt(fault)
                     return
-                await self._slots.acquire()
+                await self._room()
+
+    async def _room(self) -> None:
+        """Returns when another chunk may be opened."""
+        await self._slots.acquire()
+        while self._full_chunks >= self._most_full:
+            await self._sealed.wait()
 
     async def _feed_chunk(self, chunk: Chunk, rows: MemoryObjectSendStream[_Taken]) -> None:
         done = await self._hands.done(chunk)
@@ -180,6 +193,7 @@ class _Engine:
     def _settle(self, chunk: Chunk) -> None:
         chunk.missing -= 1
         if chunk.missing == 0:
+            self._full_chunks += 1
             self._full.send_nowait(chunk)
 
     async def _seal_all(self, full: MemoryObjectReceiveStream[Chunk]) -> None:
@@ -194,6 +208,9 @@ class _Engine:
                 else:
                     chunk.kept.clear()  # whoever lists the chunks of a run need not hold its input
                     self._slots.release()
+                    self._full_chunks -= 1
+                    self._sealed.set()
+                    self._sealed = anyio.Event()
 
     def _halt(self, fault: Fault) -> None:
         self._stop.request(fault)

@@ -268,6 +268,13 @@ async def test_chunks_that_wait_for_their_seal_count_as_open() -> None:
     assert world.most_open == OPEN_CHUNKS
 
 
+async def test_while_full_chunks_wait_for_their_seal_no_other_is_opened() -> None:
+    """One that is sealed, one that was opened before it was full: were there more, slow seals would fill the memory."""
+    world = World([20] * 10, taking(0.1), seal_s=60.0)
+    await world.work(workers=2)
+    assert world.most_open == 2
+
+
 @pytest.mark.parametrize(("workers", "batch_rows"), [(1, 1), (3, 4), (5, 250), (100, 16)])
 async def test_the_source_is_not_read_further_ahead_than_the_workers_need(workers: int, batch_rows: int) -> None:
     world = World([1000], scripted({}, 1.0), batch_rows=batch_rows)
