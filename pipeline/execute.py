@@ -247,10 +247,8 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
 
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
-    # Arrow's own pools keep what many small batches leave behind, and a long run grows by it.
-    pa.set_memory_pool(pa.system_memory_pool())
     files = find_files(inputs_of(job))
-    ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
+    equip(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     # The cache, too, is opened before anything is removed.
@@ -275,6 +273,13 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
 def allowed_failures(job: Job, rows: int) -> float:
     """How many rows may fail: `max_failed` is a share below 1, a number of rows from 1 on."""
     return job.max_failed * rows if job.max_failed < 1 else job.max_failed
+
+
+def equip(settings: Settings) -> None:
+    """Makes this process fit for a run: for its many small batches, and for its many connections. Raises `Misuse`."""
+    # Arrow's own pools keep what many small batches leave behind, and a long run grows by it.
+    pa.set_memory_pool(pa.system_memory_pool())
+    ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
 
 
 def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:

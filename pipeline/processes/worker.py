@@ -16,7 +16,7 @@ from pipeline import run as engine
 from pipeline.cache import Cache
 from pipeline.composition import governed, laned, lateness_for, workers_for
 from pipeline.data import Entry, Part
-from pipeline.execute import Connect, reusing
+from pipeline.execute import Connect, equip, reusing
 from pipeline.faults import Broken, Fault, Misuse
 from pipeline.job import Job
 from pipeline.journal import Journal, entries_in, of_worker, recorded_in
@@ -66,6 +66,7 @@ async def work(job: Job, order: Order, connect: Connect, link: Link, lifeline: i
     """
     if job.fingerprint() != order.plan.job:
         raise Misuse("the job was changed while the run was starting its processes: run again")
+    equip(order.settings)
     folder = RunFolder(order.settings.output, order.settings.files)
     journal = Journal(of_worker(folder.journal, order.number), order.settings.files)
     threading.Thread(target=_outlived, args=(lifeline, journal), daemon=True).start()

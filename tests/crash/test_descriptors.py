@@ -54,6 +54,14 @@ def test_p10_a_soft_limit_is_raised_and_every_call_is_in_flight_at_once(shell: S
     assert done.json.items() >= {"ok": ROWS, "requests": ROWS, "retries": 0}.items()
 
 
+def test_p10_so_it_is_in_each_of_several_processes(shell: Shell) -> None:
+    rows = 1100  # two chunks
+    shell.rows(rows, "many.jsonl")
+    with served(lambda call: Held(answer(call))) as server:
+        done = limited(shell, server, "-Sn 64", "-i", "many.jsonl", "-c", str(ROWS), "--processes", "2")
+    assert done.json.items() >= {"ok": rows, "requests": rows, "retries": 0}.items()
+
+
 def test_p10_every_endpoint_counts(shell: Shell) -> None:
     """Each keeps connections of its own, also while the others are at work."""
     with served(answer) as server:
