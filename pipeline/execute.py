@@ -327,7 +327,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         return plan
     if before.reparsing:
         raise Misuse(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
-    different = [*differences(before, plan), *_input_differences(found, files)]
+    different = [*differences(before, plan), *changed(found, files)]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())
     if different:
@@ -366,13 +366,6 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
             f"{first.path}: {first.problem}"
         )
     return found
-
-
-def _input_differences(found: Survey, files: Sequence[str]) -> list[str]:
-    before = [file.path for file in found.files]
-    gone = [f"input file {path} is not among the inputs any more" for path in before if path not in files]
-    new = [f"input file {path} is new" for path in files if path not in before]
-    return [*gone, *new] or changed(found)
 
 
 def check_parts(run: Run, *, whole: bool = True) -> None:

@@ -131,9 +131,7 @@ class Journal:
 
     def parts(self) -> list[Part]:
         """The sealed chunks, in order."""
-        with _reading(self._path) as database:
-            found = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
-        return [Part(**orjson.loads(part)) for (part,) in found]
+        return _parts_in(self._path)
 
     def seal(self, part: Part) -> None:
         """Records a part that is durable on disk, then lets its entries go. Harmless when repeated."""
@@ -194,7 +192,7 @@ class Journal:
         for start in range(0, len(rows), _INSERT_ROWS):
             some = rows[start : start + _INSERT_ROWS]
             values = ", ".join(["(?, ?, ?)"] * len(some))
-            self._database.execute(f"INSERT OR REPLACE INTO entries VALUES {values}", [*chain.from_iterable(some)])  # noqa: S608
+            self._database.execute(f"INSERT OR REPLACE INTO entries VALUES {values}", [*chain.from_iterable(some)])  # noqa: S608 - question marks
 
     @contextmanager
     def _attached(self, path: Path) -> Iterator[None]:

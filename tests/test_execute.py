@@ -305,7 +305,7 @@ def test_p7_a_missing_or_a_new_input_file_is_refused_with_no_call(shell: Shell, 
     refused(run(shell, server, "--input", "in"), "c.jsonl is new")
     (shell.folder / "in/c.jsonl").unlink()
     (shell.folder / "in/b.jsonl").unlink()
-    refused(run(shell, server, "--input", "in"), "b.jsonl is not")
+    refused(run(shell, server, "--input", "in"), "b.jsonl is gone")
     assert len(server.calls) == 10
 
 

@@ -6,7 +6,6 @@ the remedy, never in a traceback. Heavy modules are imported by the commands tha
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from typing import NoReturn
@@ -15,14 +14,9 @@ import typer
 
 from pipeline import __version__
 from pipeline.cli import caching, emulation, evaluating, looking, reporting, running
+from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
-
-GARBAGE = 50_000
-"""Objects made and not yet freed before the collector of cycles looks at them; Python's own 700 suit smaller programs.
-
-Loading openai alone makes some hundred thousand that stay, and a row in flight a few hundred that go by themselves.
-"""
 
 EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
 
@@ -46,7 +40,7 @@ def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
 @app.callback()
 def _options(
     version: bool = typer.Option(  # noqa: FBT001 - a flag, acted on by its callback
-        False,  # noqa: FBT003
+        False,  # noqa: FBT003 - its default
         "--version",
         callback=_version,
         is_eager=True,
@@ -80,7 +74,7 @@ def _command() -> list[str]:
 
 def main() -> NoReturn:
     """Runs the command line and ends the process with one of the documented exit codes."""
-    gc.set_threshold(GARBAGE)
+    collect_seldom()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

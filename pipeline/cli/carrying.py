@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import emulation
 from pipeline.cli.connecting import Access, Connection, Start, access, go_straight
+from pipeline.cli.garbage import spare
 from pipeline.faults import Broken, Denied, Spent
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
             ask_all = partial(_ask_all, runs, place, access(place.connection), tally, stop)
             # uvloop, where it is installed, takes a fifth off the cost of a row.
             options = {"use_uvloop": find_spec("uvloop") is not None}
-            gc.freeze()  # what is loaded by now stays: the collector need not go through it again and again
+            spare(sum(run.settings.bounds.concurrency for run in runs))
             anyio.run(ask_all, backend_options=options)
         seconds = time.monotonic() - began
         return [run.conclude(tally, stop, seconds) for run in runs], stop
@@ -108,15 +108,7 @@ async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop:
         crew = parent.Crew(processes=team.workers.count, workers=team.workers, start=team.start, lanes=opening.lanes)
         await parent.carry_out(run, crew, tally, stop)
         return
-    from pipeline.composition import workers_for
-
-    connect = partial(
-        opening.open,
-        connections=workers_for(run.settings.bounds.concurrency),  # as many as `tune` may ask for
-        timeout_s=run.job.timeout_s,
-        idle_timeout_s=run.job.idle_timeout_s,
-    )
-    await run.carry_out(connect, tally, stop)
+    await run.carry_out(opening.connecting(run.job, run.settings.bounds.concurrency), tally, stop)
 
 
 async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.composition import Opened
     from pipeline.endpoint import Target
+    from pipeline.execute import Connect
+    from pipeline.job import Job
     from pipeline.token import Token
 
 GLOBAL_TIERS = ("flex", "priority")
@@ -92,6 +95,17 @@ class Access:
     def lanes(self) -> list[tuple[str, float]]:
         """The names and weights of what `open` opens."""
         return [(target.label, weight) for weight, target in self.targets]
+
+    def connecting(self, job: Job, concurrency: int) -> Connect:
+        """`open` for a run of this job, with connections for as many calls in flight as it may be tuned to."""
+        from pipeline.composition import workers_for
+
+        return partial(
+            self.open,
+            connections=workers_for(concurrency),
+            timeout_s=job.timeout_s,
+            idle_timeout_s=job.idle_timeout_s,
+        )
 
     @asynccontextmanager
     async def open(

@@ -6,11 +6,11 @@ import gc
 import socket
 import sys
 import traceback
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pipeline.cli.connecting import Start, access, go_straight
+from pipeline.cli.garbage import collect_seldom, spare
 from pipeline.cli.options import load
 from pipeline.faults import Halt, Misuse
 
@@ -38,7 +38,6 @@ async def _work(end: int, lifeline: int) -> int:
 
 
 async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
-    from pipeline.composition import workers_for
     from pipeline.processes.worker import work
 
     start: Start = order.start
@@ -46,13 +45,8 @@ async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
         go_straight()
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
     job, _ = load(start.target, inputs, start.model, assignments, start.output)
-    connect = partial(
-        access(start.connection).open,
-        connections=workers_for(order.settings.bounds.concurrency),
-        timeout_s=job.timeout_s,
-        idle_timeout_s=job.idle_timeout_s,
-    )
-    gc.freeze()  # what is loaded by now stays
+    connect = access(start.connection).connecting(job, order.settings.bounds.concurrency)
+    spare(order.settings.bounds.concurrency // order.of)
     await work(job, order, connect, link, lifeline)
 
 
@@ -74,7 +68,5 @@ def main(end: int, lifeline: int) -> int:
 
 
 if __name__ == "__main__":
-    from pipeline.cli import GARBAGE
-
-    gc.set_threshold(GARBAGE)
+    collect_seldom()
     sys.exit(main(*map(int, sys.argv[1:])))

@@ -6,7 +6,6 @@ RATE is in requests a second, and STOP_AFTER in rows; 0 is neither.
 
 from __future__ import annotations
 
-import gc
 import json
 import signal
 import sys
@@ -20,7 +19,7 @@ import anyio
 
 import pipeline.endpoint  # noqa: F401 - a real run has it in memory, too
 from pipeline import Job
-from pipeline.cli import GARBAGE
+from pipeline.cli.garbage import collect_seldom, spare
 from pipeline.composition import Bounds, Opened
 from pipeline.data import Reply, Request
 from pipeline.execute import Run, Settings, opened
@@ -136,7 +135,7 @@ def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> 
 if __name__ == "__main__":
     given, output, rate, stop_after = sys.argv[1:]
     # As the command line does.
-    gc.set_threshold(GARBAGE)
-    gc.freeze()
+    collect_seldom()
+    spare(256)
     told = carried_out(Path(given), Path(output), rate=float(rate), stop_after=int(stop_after))
     print(json.dumps(asdict(told)))
