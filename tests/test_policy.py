@@ -248,6 +248,33 @@ async def test_a_turn_that_comes_as_its_row_is_given_up_goes_to_the_next() -> No
     assert (rig.tally.in_flight, rig.tally.waiting, rig.lane.in_flight, rig.tally.requests) == (0, 0, 0, 2)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.integers(0, 7), st.integers(0, 9)))
+def test_whoever_gives_up_waiting_the_others_leave_when_it_is_their_turn(given_up: dict[int, int]) -> None:
+    """Also when it is the one that looks at the clock for all."""
+    rig = Rig(Endpoint())
+    rig.limits.requests = Spacing(30.0)  # at 0, 2, 4 ...
+
+    async def ask(row: int) -> None:
+        await anyio.sleep(0.01 * row)  # so that they come in order
+        with anyio.move_on_at(2.0 * given_up[row] + 1.0 if row in given_up else 1000.0):
+            await one(rig.ask, row)
+
+    async def work() -> None:
+        async with anyio.create_task_group() as tasks:
+            for row in range(8):
+                tasks.start_soon(ask, row)
+
+    expected: list[tuple[float, int]] = []
+    for row in range(8):
+        moment = 2.0 * len(expected)
+        if row not in given_up or moment < 2.0 * given_up[row] + 1.0:
+            expected.append((moment, row))
+    virtual.run(work)
+    assert [row for _, row in rig.endpoint.came] == [row for _, row in expected]
+    assert rig.endpoint.moments == pytest.approx([moment for moment, _ in expected])
+
+
 async def test_latencies_are_those_of_the_calls_without_their_time_in_the_queue() -> None:
     rig = Rig(Endpoint(seconds=2.0), concurrency=1)
     await asked(rig.ask, 10)
