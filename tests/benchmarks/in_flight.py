@@ -43,20 +43,21 @@ class Seen:
 
 
 def measure(scale: Scale) -> list[Line]:
-    """A thousand calls of a second, and five thousand of ten."""
+    """A thousand calls of a second, five thousand of ten, and ten thousand of ten by two processes."""
     if scale.quick:
         return [*_thousand(Load(600, 200, Latency(0.5, sigma=0.5)))]
     return [
         *_thousand(Load(scale.rows or 10_000, 1000, Latency(1.0, sigma=0.5))),
         *_five_thousand(Load(scale.rows or 15_000, 5000, Latency(10.0))),
+        *_ten_thousand(Load(scale.rows or 30_000, 10_000, Latency(10.0))),
     ]
 
 
-def under(load: Load, name: str) -> Seen:
+def under(load: Load, name: str, *flags: str) -> Seen:
     """One contender, in a process of its own, with a server of its own."""
     with tempfile.TemporaryDirectory() as folder, canned_server(load.latency) as server:
         source = write_rows(Path(folder) / "rows.jsonl", load.rows)
-        cost = cost_of(module("contenders", name, server.url, source, load.concurrency, Path(folder) / "out"))
+        cost = cost_of(module("contenders", name, server.url, source, load.concurrency, Path(folder) / "out", *flags))
         return Seen(cost, server.counts())
 
 
@@ -87,4 +88,18 @@ def _five_thousand(load: Load) -> list[Line]:
         ),
         Line(f"{where}: most in flight", "calls", ours.counts.most_in_flight, raw.counts.most_in_flight),
         Line(f"{where}: peak memory", "MB", ours.cost.peak_mb, raw.cost.peak_mb, Target("<", 400)),
+    ]
+
+
+def _ten_thousand(load: Load) -> list[Line]:
+    """Without a baseline: raw aiohttp in one process has no time for so many."""
+    ours = under(load, "ours", "--processes", "2")
+    where = f"in flight {load.concurrency} at {load.latency.mean:g} s, two processes"
+    return [
+        Line(f"{where}: share of Little's law", "of 1", ours.share(load)),
+        Line(
+            f"{where}: requests beyond one a row", "requests", ours.counts.requests - load.rows, target=Target("<=", 0)
+        ),
+        Line(f"{where}: most in flight", "calls", ours.counts.most_in_flight, target=Target(">=", load.concurrency)),
+        Line(f"{where}: peak memory of a process", "MB", ours.cost.peak_mb, target=Target("<", 400)),
     ]
