@@ -104,7 +104,7 @@ class RunFolder:
 
     @contextmanager
     def _without_orphans(self) -> Iterator[int]:
-        """A second lock, inherited by worker processes: those of a run that was killed may write for a moment yet."""
+        """A second lock, shared with worker processes: those of a run that was killed may write for a moment yet."""
         with self._writing(WORKERS):
             descriptor = self._files.open(self.run / WORKERS, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:

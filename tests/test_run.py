@@ -275,6 +275,14 @@ async def test_while_full_chunks_wait_for_their_seal_no_other_is_opened() -> Non
     assert world.most_open == 2
 
 
+async def test_a_seal_that_fails_ends_the_run_also_while_the_next_chunk_waits_for_it() -> None:
+    broken = Broken("the disk is full")
+    world = World([20] * 10, taking(0.1), seal_s=60.0, seal_fault=broken)
+    await world.work(workers=2)
+    assert world.stop.reason is broken
+    assert len(world.recorded) < 20 * 10
+
+
 @pytest.mark.parametrize(("workers", "batch_rows"), [(1, 1), (3, 4), (5, 250), (100, 16)])
 async def test_the_source_is_not_read_further_ahead_than_the_workers_need(workers: int, batch_rows: int) -> None:
     world = World([1000], scripted({}, 1.0), batch_rows=batch_rows)

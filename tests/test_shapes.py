@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 
 from pipeline.faults import Unparsable
 from pipeline.schema import shape_of
+from pipeline.shapes import load
 
 
 class Line(BaseModel):
@@ -96,3 +99,20 @@ def test_an_answer_is_found_in_its_wrapping(wrapped: str, origin: str) -> None:
     answer = '{"sku": "```", "quantity": 1}'
     shape = LINE_SHAPES[origin]
     assert shape.plain(shape.parse(wrapped.replace("{}", answer))) == {"sku": "```", "quantity": 1}
+
+
+DIGITS = st.text("0123456789", min_size=1, max_size=24)
+
+
+@settings(max_examples=300)
+@given(DIGITS, DIGITS, st.sampled_from(["", "e3", "E-7", "e+20"]), st.sampled_from(["", "-"]), st.text(max_size=20))
+def test_a_number_is_the_float_of_its_digits_and_whatever_float64_changes_is_told(
+    before: str, after: str, power: str, sign: str, beside: str
+) -> None:
+    """Texts without such a number are read on a shorter way: it must not make a difference."""
+    literal = f"{sign}{int(before)}.{after}{power}"
+    tree, inexact = load(json.dumps([beside])[:-1] + f", {literal}]")
+    assert tree == [beside, float(literal)]
+    kept = Decimal(literal) == Decimal(repr(float(literal)))
+    assert [number.literal for number in inexact] in ([], [literal])
+    assert kept or len(literal) < 17 or inexact

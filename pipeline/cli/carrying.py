@@ -105,7 +105,7 @@ async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop:
     if team is not None:
         from pipeline.processes import parent
 
-        crew = parent.Crew(processes=team.workers.count, workers=team.workers, start=team.start, lanes=opening.lanes)
+        crew = parent.Crew(workers=team.workers, start=team.start, lanes=opening.lanes)
         await parent.carry_out(run, crew, tally, stop)
         return
     await run.carry_out(opening.connecting(run.job, run.settings.bounds.concurrency), tally, stop)

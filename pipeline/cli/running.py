@@ -177,11 +177,11 @@ def _workers(count: int) -> Iterator[Workers | None]:
 
     load_all()
     workers = Workers((sys.executable, "-m", "pipeline.cli.worker"), count)
-    workers.fork(main)
     try:
+        workers.fork(main)
         yield workers
     finally:
-        workers.dismiss()
+        workers.reduce(0)
 
 
 def _start(target: str, options: Asking, connection: Connection) -> Start:

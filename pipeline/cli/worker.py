@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import socket
 import sys
 import traceback
@@ -63,6 +64,8 @@ def main(end: int, lifeline: int) -> int:
     """Works for the parent that holds the other ends."""
     import anyio
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a job prints is seen as it comes
     options = {"use_uvloop": find_spec("uvloop") is not None}
     return anyio.run(_work, end, lifeline, backend_options=options)
 

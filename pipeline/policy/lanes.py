@@ -141,6 +141,8 @@ class Dispatcher:
         self._queue: deque[_Turn] = deque()
         self._lookout: _Turn | None = None
         """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""
+        self._told = False
+        """Whether those who wait have been called because of the stop."""
         self._estimate = TokenEstimate()
         self._dice = random.Random()  # noqa: S311 - jitter
 
@@ -222,9 +224,11 @@ class Dispatcher:
 
         All at once, whoever calls: were each to wake the next, no more than one would leave in a round of the loop.
         """
-        if self._queue and self._stop.requested:
-            for turn in self._queue:
-                turn.call()
+        if self._stop.requested:
+            if not self._told:
+                self._told = True
+                for turn in self._queue:
+                    turn.call()
             return
         now = anyio.current_time() if self._queue else 0.0
         while self._queue:

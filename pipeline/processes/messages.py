@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 from collections.abc import Mapping, Sequence
@@ -150,15 +151,19 @@ class Link:
 
     async def share(self, descriptor: int) -> None:
         """Gives the other end a descriptor of its own of an open file; before any message."""
-        await self._stream.send_fds(b"\0", [descriptor])
+        async with self._sending:
+            await self._stream.send_fds(b"\0", [descriptor])
 
     async def take(self) -> int | None:
         """The descriptor that the other end shares; None when the other end is gone."""
         try:
-            _, [descriptor] = await self._stream.receive_fds(1, 1)
+            _, descriptors = await self._stream.receive_fds(1, 1)
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             return None
-        return descriptor
+        for descriptor in descriptors:
+            # What a job starts may outlive us.
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes positions only
+        return descriptors[0] if descriptors else None
 
     async def send(self, message: object) -> None:
         """Sends a message; raises `anyio.BrokenResourceError` when the other end is gone."""

@@ -38,13 +38,12 @@ LAST_WORDS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """How many processes, where they come from, and what each needs to begin.
+    """Where worker processes come from, as many as are wanted, and what each needs to begin.
 
     `lanes` names the endpoints that every worker will open, with their weights. No secret is among all this: workers
     get their own tokens, and an API key from the environment.
     """
 
-    processes: int
     workers: Workers
     start: Any
     lanes: Sequence[tuple[str, float]]
@@ -59,7 +58,7 @@ async def carry_out(run: Run, crew: Crew, tally: Tally, stop: Stop) -> None:
     bounds, files = run.settings.bounds, run.settings.files
     endpoints = [Opened(name, weight, _unasked) for name, weight in crew.lanes]
     composed = compose(run.job, bounds, endpoints, run.purses, tally=tally, stop=stop)
-    crew = replace(crew, processes=min(crew.processes, len(chunks), bounds.concurrency))
+    await to_thread.run_sync(crew.workers.reduce, min(crew.workers.count, len(chunks), bounds.concurrency))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Watch(run.folder.run, composed, tally, stop, files).keep)
         await _Parent(run, crew, composed, tally, stop).work([chunk.index for chunk in chunks])
@@ -108,15 +107,18 @@ class _Parent:
             around.start_soon(self._lease_often)
             around.start_soon(self._tell_of_the_stop)
             async with anyio.create_task_group() as tasks:
-                for number in range(self._crew.processes):
+                for number in range(self._crew.workers.count):
                     tasks.start_soon(self._employ, number)
             around.cancel_scope.cancel()
 
     async def _employ(self, number: int) -> None:
         """Keeps one worker at work until all is done, or the run ends; starts another when it dies."""
         while not self._stop.requested and (self._left or self._open()):
-            child = await self._start(number)
+            with anyio.CancelScope(shield=True):  # or nobody would know of a process that has begun
+                started = self._crew.workers.start()
+                child = _Child(number, started.process, await Link.over(started.link), started.lifeline)
             try:
+                await self._order(child)
                 await self._serve(child)
             finally:
                 with anyio.CancelScope(shield=True):
@@ -125,23 +127,20 @@ class _Parent:
                 return
             self._replace(child)
 
-    async def _start(self, number: int) -> _Child:
-        started = self._crew.workers.start()
-        child = _Child(number, started.process, await Link.over(started.link), started.lifeline)
-        settings = replace(self._run.settings, files=FILES)
-        order = Order(
-            plan=self._run.plan, settings=settings, number=number, of=self._crew.processes, start=self._crew.start
-        )
-        if self._run.lock is None:
+    async def _order(self, child: _Child) -> None:
+        """Tells a worker what its work is, before anybody else tells it anything."""
+        run, crew = self._run, self._crew
+        if run.lock is None:
             raise RuntimeError("the run is not locked")
-        self._children[number] = child
-        self._sharing.join(number)
-        with suppress(anyio.BrokenResourceError):  # that it is gone is seen where we listen
-            await child.link.share(self._run.lock)
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # as in `_send`
+            await child.link.share(run.lock)
+        settings = replace(run.settings, files=FILES)
+        order = Order(plan=run.plan, settings=settings, number=child.number, of=crew.workers.count, start=crew.start)
         await self._send(child, order)
+        self._children[child.number] = child
+        self._sharing.join(child.number)
         if self._stop.requested:
             await self._send(child, End(self._stop.reason))
-        return child
 
     async def _serve(self, child: _Child) -> None:
         """Answers what a worker says, until it says no more."""
@@ -192,7 +191,7 @@ class _Parent:
     def _next(self) -> tuple[_Child, int | None] | None:
         """Who gets which chunk now; no chunk when all are sealed."""
         unsealed = len(self._left) + len(self._open())
-        share = -(-unsealed // self._crew.processes)
+        share = -(-unsealed // self._crew.workers.count)
         for child in self._children.values():
             if child.wants and self._left and len(child.open) < share:
                 return child, self._left.popleft()
@@ -220,7 +219,7 @@ class _Parent:
             except Broken as fault:
                 self._stop.request(fault)
         self._left.extendleft(sorted(child.open, reverse=True))
-        del self._children[child.number]
+        self._children.pop(child.number, None)
 
     def _replace(self, child: _Child) -> None:
         """Takes note of a death. Workers that die before they have recorded anything would do so for ever."""

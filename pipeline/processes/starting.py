@@ -1,4 +1,4 @@
-"""How worker processes begin: forked while this process is still one thread, or later as a command of their own.
+"""How worker processes begin: forked at the very start of a command, or later as a command of their own.
 
 What a worker needs takes a second of processor time to load. Forked, all of a crew have it for the price of one.
 """
@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
@@ -47,13 +48,17 @@ class Forked:
         """Returns at its end, in any thread."""
         with self._waiting:
             if self.returncode is None:
-                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                try:
+                    self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                except ChildProcessError:  # where SIGCHLD is ignored nobody learns how it ended, only that it did
+                    self.returncode = 0
         return self.returncode
 
     def kill(self) -> None:
         """Ends it, if it has not ended."""
         if self.returncode is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,15 @@ class Started:
     link: socket.socket
     lifeline: int
 
+    def let_go(self) -> None:
+        """Closes our ends."""
+        self.link.close()
+        os.close(self.lifeline)
+
 
 @dataclass(slots=True)
 class Workers:
-    """Where the `count` worker processes of a crew come from: those forked beforehand, then those `command` starts.
+    """Where the worker processes of a crew come from: `count` are forked beforehand, others `command` starts.
 
     Two descriptors are added to the command, as `Main` takes them. Workers are deaf to Ctrl-C and SIGTERM: their
     parent says when to end, and how. Their standard output is our standard error: ours carries the result, and
@@ -79,71 +89,98 @@ class Workers:
     _forked: deque[Started] = field(default_factory=deque)
 
     def fork(self, main: Main) -> None:
-        """Forks the crew, which then waits for its parent. Call it before any thread, event loop or file is opened.
+        """Forks the crew, which then waits for its parent; what cannot be forked is started later.
 
-        Does nothing but on Linux: elsewhere the system's own libraries do not outlive a fork.
+        Call it while there are no threads but those of libraries that know of forks (Arrow's, OpenBLAS's), and before
+        an event loop or a database is opened. Does nothing but on Linux: elsewhere the system's own libraries do not
+        outlive a fork.
         """
         if sys.platform != "linux":
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        for _ in range(self.count):
-            ours, theirs = socket.socketpair()
-            reading, lifeline = os.pipe()
-            with _signals_blocked():
-                pid = os.fork()
-                if pid == 0:
-                    # A lifeline that another worker holds, too, would not end with us.
-                    _run(main, theirs, reading, [ours.detach(), lifeline, *self._descriptors()])
-            theirs.close()
-            os.close(reading)
-            self._forked.append(Started(Forked(pid), ours, lifeline))
+        with suppress(OSError), _signals_blocked():  # no descriptors, no memory: it is not needed
+            for _ in range(self.count):
+                self._forked.append(self._fork(main))
 
     def start(self) -> Started:
         """A worker, forked before or started now."""
         if self._forked:
             return self._forked.popleft()
-        ours, theirs = socket.socketpair()
-        reading, lifeline = os.pipe()
-        ends = (theirs.fileno(), reading)
+        ours, theirs, reading, lifeline = _ties()
+        started = [*self.command, str(theirs.fileno()), str(reading)]
         try:
             with _signals_blocked():
                 process = subprocess.Popen(  # noqa: S603 - the command is ours
-                    [*self.command, *map(str, ends)], stdin=subprocess.DEVNULL, stdout=2, pass_fds=ends
+                    started, stdin=subprocess.DEVNULL, stdout=2, pass_fds=(theirs.fileno(), reading)
                 )
         finally:
             theirs.close()
             os.close(reading)
         return Started(process, ours, lifeline)
 
-    def dismiss(self) -> None:
-        """Ends those that were forked and are not needed."""
-        while self._forked:
-            left = self._forked.popleft()
-            os.close(left.lifeline)
-            left.link.close()
-            left.process.wait()
+    def reduce(self, count: int) -> None:
+        """So many are enough: others that were forked are ended."""
+        self.count = count
+        left = [self._forked.pop() for _ in range(len(self._forked) - count)]
+        for one in left:
+            one.let_go()
+        for one in left:
+            one.process.wait()
 
-    def _descriptors(self) -> Iterator[int]:
-        for other in self._forked:
-            yield other.link.fileno()
-            yield other.lifeline
+    def _fork(self, main: Main) -> Started:
+        ours, theirs, reading, lifeline = _ties()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: see `fork`
+                pid = os.fork()
+            if pid == 0:
+                # A lifeline that another worker holds, too, would not end with us.
+                others = [end for one in self._forked for end in (one.link.fileno(), one.lifeline)]
+                _live(main, theirs, reading, [ours.fileno(), lifeline, *others])
+        except OSError:
+            Started(Forked(0), ours, lifeline).let_go()
+            raise
+        finally:
+            theirs.close()
+            os.close(reading)
+        return Started(Forked(pid), ours, lifeline)
 
 
-def _run(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]) -> None:
+def _ties() -> tuple[socket.socket, socket.socket, int, int]:
+    """Our end of a link and a worker's, its end of a lifeline and ours."""
+    ours, theirs = socket.socketpair()
+    try:
+        return ours, theirs, *os.pipe()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+
+
+def _live(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]) -> None:
     """The whole life of a forked worker. Never returns: what follows is its parent's."""
     code = 1
     try:
         for descriptor in foreign:
             os.close(descriptor)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         os.dup2(2, 1)
         code = main(link.detach(), lifeline)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - whatever it is, it must not reach the parent's part of the program
-        traceback.print_exc()
+        with suppress(Exception):  # standard error may be closed
+            traceback.print_exc()
     finally:
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+        finally:
+            os._exit(code)
 
 
 @contextmanager

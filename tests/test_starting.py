@@ -1,0 +1,146 @@
+"""Worker processes are forked or started so that nothing of one reaches its parent but what is meant to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import anyio
+import pytest
+
+from pipeline.processes.messages import Link
+
+SCRIPT = """
+import os, resource, signal, sys
+from pipeline.processes.starting import Workers
+
+def main(link, lifeline):
+    {does}
+
+def here():
+    return sorted(os.listdir("/proc/self/fd"))
+
+def children():
+    return open(f"/proc/self/task/{{os.getpid()}}/children").read().split()
+
+{before}
+open_before = here()
+workers = Workers((), 3)
+workers.fork(main)
+{after}
+"""
+ENDS = "started = [workers.start() for _ in range(3)]\nprint([one.process.wait() for one in started])"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def forking(does: str, after: str = ENDS, before: str = "") -> subprocess.CompletedProcess[str]:
+    """A program of its own that forks three workers: this one has threads."""
+    script = SCRIPT.format(does=does, after=after, before=before)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+
+
+@pytest.mark.parametrize(
+    ("does", "codes"),
+    [
+        ("return 7", [7, 7, 7]),
+        ("sys.exit(3)", [3, 3, 3]),
+        ("raise ValueError('a bug')", [1, 1, 1]),
+        ("raise KeyboardInterrupt", [1, 1, 1]),
+        ("sys.stderr.close(); raise ValueError", [1, 1, 1]),
+        ("os.close(2); raise ValueError", [1, 1, 1]),
+        ("os.kill(os.getpid(), signal.SIGKILL)", [-9, -9, -9]),
+    ],
+)
+def test_however_a_worker_ends_its_parents_program_is_not_gone_on_with(does: str, codes: list[int]) -> None:
+    assert forking(does).stdout == f"{codes}\n"
+
+
+def test_what_a_worker_prints_goes_to_standard_error_whole() -> None:
+    done = forking("print('said'); return 0")
+    assert done.stdout == "[0, 0, 0]\n"
+    assert done.stderr.splitlines() == ["said"] * 3
+
+
+def test_the_traceback_of_a_bug_is_seen() -> None:
+    assert forking("raise ValueError('a bug')").stderr.count("ValueError: a bug") == 3
+
+
+def test_a_worker_ends_with_its_own_lifeline_whatever_the_others_hold() -> None:
+    after = """
+for _ in range(3):
+    one = workers.start()
+    os.close(one.lifeline)
+    print(one.process.wait())
+"""
+    assert forking("os.read(lifeline, 1); return 5", after).stdout == "5\n5\n5\n"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_who_is_not_needed_ends_and_leaves_no_process_and_no_descriptor(count: int) -> None:
+    after = f"""
+workers.reduce({count})
+print(len(children()), len(here()) - len(open_before), workers.count)
+workers.reduce(0)
+print(children(), here() == open_before)
+"""
+    done = forking("os.read(lifeline, 1); return 5", after)
+    assert done.stdout.splitlines() == [f"{count} {2 * count} {count}", "[] True"]
+
+
+def test_what_cannot_be_forked_is_left_for_later() -> None:
+    before = (
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (len(here()) + 5, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
+    )
+    after = "n = len(children())\nworkers.reduce(0)\nprint(n, children(), here() == open_before)"
+    done = forking("os.read(lifeline, 1); return 5", after, before)
+    assert done.stdout == "2 [] True\n", done.stderr
+
+
+def test_where_ends_of_children_are_ignored_they_are_waited_for_all_the_same() -> None:
+    before = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    done = forking("os.read(lifeline, 1); return 5", "workers.reduce(0)\nprint(children())", before)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.anyio
+async def test_a_shared_descriptor_comes_before_any_message_and_is_not_handed_on() -> None:
+    one, other = socket.socketpair()
+    ours, theirs = await Link.over(one), await Link.over(other)
+    reading, writing = os.pipe()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ours.share, writing)
+        tasks.start_soon(ours.send, "a message")
+        tasks.start_soon(ours.send, "another")
+        shared = await theirs.take()
+        assert [await theirs.receive(), await theirs.receive()] == ["a message", "another"]
+    assert shared is not None
+    assert not os.get_inheritable(shared)
+    os.close(writing)
+    os.write(shared, b"x")
+    assert os.read(reading, 1) == b"x"
+    for descriptor in (reading, shared):
+        os.close(descriptor)
+    await ours.close()
+    assert await theirs.receive() is None
+    await theirs.close()
+
+
+@pytest.mark.anyio
+async def test_of_a_parent_that_is_gone_there_is_no_descriptor() -> None:
+    one, other = socket.socketpair()
+    link = await Link.over(other)
+    one.close()
+    assert await link.take() is None
+    await link.close()
