@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.faults import Fault
@@ -109,6 +109,24 @@ class Reply:
         if self.from_cache:
             return 0.0
         return None if self.cost_usd is None else self.cost_usd - self.saved_usd
+
+
+def together(before: Reply | None, reply: Reply) -> Reply:
+    """The later reply, with what both cost."""
+    if before is None:
+        return reply
+    priced = before.cost_usd is not None and reply.cost_usd is not None
+    return replace(
+        reply,
+        usage=before.usage + reply.usage,
+        cost_usd=(before.cost_usd or 0.0) + (reply.cost_usd or 0.0) if priced else None,
+        attempts=before.attempts + reply.attempts,
+        latency_s=before.latency_s + reply.latency_s,
+        first_token_s=before.first_token_s,
+        from_cache=before.from_cache and reply.from_cache,
+        saved=before.saved + reply.saved,
+        saved_usd=before.saved_usd + reply.saved_usd,
+    )
 
 
 Ask = Callable[[Request], Awaitable[Reply]]

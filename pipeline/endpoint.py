@@ -31,11 +31,12 @@ from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream
 from openai._models import FinalRequestOptions  # what the public `request` takes
 
 from pipeline.data import Reply, Request
+from pipeline.error_body import fault_in, fault_of_status
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
 from pipeline.streaming import Assembly
 from pipeline.token import Token
-from pipeline.wire import fault_in, fault_of_status, read_completion
+from pipeline.wire import read_completion
 
 MAX_BODY = 16 * 2**20
 """Bytes of an answer, inflated, beyond which it is given up."""

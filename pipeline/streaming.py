@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from pipeline.error_body import fault_in
 from pipeline.faults import Unavailable
-from pipeline.wire import fault_in
 
 
 class Assembly:

@@ -11,8 +11,8 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 LIST = TESTS / "faults.md"
 
-_LINE = re.compile(r"^\| ([A-Z]\d+) \|", re.MULTILINE)
-_NUMBERS = re.compile(r"test_((?:[a-z]\d+_)+)")
+_LINE = re.compile(r"^\| ([A-Z]\d+[a-z]?) \|", re.MULTILINE)
+_NUMBERS = re.compile(r"test_((?:[a-z]\d+[a-z]?_)+)")
 
 
 def lines_in(text: str) -> list[str]:
@@ -23,7 +23,7 @@ def lines_in(text: str) -> list[str]:
 def numbers_in(name: str) -> list[str]:
     """The lines that a test proves, by its name: `test_h7_h8_any_json...` proves H7 and H8."""
     found = _NUMBERS.match(name)
-    return [number.upper() for number in found.group(1).split("_")[:-1]] if found else []
+    return [number[:1].upper() + number[1:] for number in found.group(1).split("_")[:-1]] if found else []
 
 
 @cache

@@ -49,6 +49,8 @@ LAYERS = {
         "columns",
         "conversation",
         "entry",
+        "error_body",
+        "foreign",
         "grade",
         "job",
         "jobfile",
@@ -61,6 +63,7 @@ LAYERS = {
         "shapes",
         "streaming",
         "tools",
+        "usage",
         "wire",
     },
     "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
@@ -320,7 +323,7 @@ TELLS_THE_TIME = {
     "plan": 1,
     "report.facts": 1,  # when the folder was read
     "watching": 2,
-    "wire": 1,  # a date to wait for, from a server that does not say what time it has
+    "error_body": 1,  # a date to wait for, from a server that does not say what time it has
 }
 
 

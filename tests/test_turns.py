@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Cut, Fault, Refused, Unavailable
-from pipeline.policy.turns import MOST_TOKENS, repairing, with_tools
+from pipeline.policy.repair import MOST_TOKENS, repairing
+from pipeline.policy.tool_loop import with_tools
 from pipeline.reading import Reader
 from pipeline.schema import shape_of
 from pipeline.tools import tool_of

@@ -14,22 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
+from pipeline.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
 from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable
 from pipeline.redaction import redacted
-from pipeline.wire import (
-    EXCERPT,
-    MAX_WAIT_S,
-    Answer,
-    Completion,
-    Media,
-    ToolCall,
-    excerpt,
-    fault_in,
-    fault_of_status,
-    read_completion,
-    read_usage,
-    wait_hint,
-)
+from pipeline.usage import read_usage
+from pipeline.wire import Answer, Completion, Media, ToolCall, read_completion
 
 SIGNATURE = {"google": {"thought_signature": base64.b64encode(b"x" * 8000).decode()}}
 USAGE = {

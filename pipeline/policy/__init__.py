@@ -9,10 +9,12 @@ are held for no more rows than are in flight.
 from pipeline.policy.caching import Flights, Keys, Store, cached
 from pipeline.policy.hedging import hedged, watched
 from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
+from pipeline.policy.media import attaching
 from pipeline.policy.money import WARNING_SHARE, Budget, Purse, budgeted, priced
+from pipeline.policy.repair import repairing
 from pipeline.policy.retrying import retrying, within
 from pipeline.policy.stop import Stop
-from pipeline.policy.turns import attaching, repairing, with_tools
+from pipeline.policy.tool_loop import with_tools
 
 __all__ = [
     "GIVE_UP_S",

@@ -1,67 +1,25 @@
-"""Asks of several calls: media are read in, tools are run, answers that do not fit are asked for again.
+"""Tools that the model calls are run, and their results handed back, until it answers.
 
-Like every policy, each of these takes an ask and returns one. They stand at the two ends of the composition: reading
-media in is innermost, so that bytes are held for no more rows than are in flight; tools and repairs are outermost, so
-that every call of theirs is cached, budgeted, retried and limited like any other.
+The loop stands outside of cache, budget, retries and limits, so that each of its calls is governed like any other.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import anyio
 import orjson
 from anyio import to_thread
 
-from pipeline.attachments import INLINE_LIMIT, Attachment, load
-from pipeline.data import Ask, Failure, Outcome, Reply, Request
-from pipeline.faults import Cut, Fault, Unparsable
+from pipeline.attachments import Attachment
+from pipeline.data import Ask, Reply, Request, together
+from pipeline.faults import Cut, Fault
 from pipeline.tools import Tool, ToolError, result_text
-
-MOST_TOKENS = 65_536
-"""Room beyond which a cut answer is not asked for again."""
-
-
-def attaching(ask: Ask, root: Path | None) -> Ask:
-    """Ask, with the attachments of the messages read in and encoded, in a thread."""
-
-    async def attaching_ask(request: Request) -> Reply:
-        if not any(isinstance(message.get("content"), list) for message in request.payload["messages"]):
-            return await ask(request)
-        messages = await to_thread.run_sync(_attached, request.payload["messages"], root)
-        return await ask(replace(request, payload={**request.payload, "messages": messages}))
-
-    return attaching_ask
-
-
-def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) -> Ask:
-    """Ask, again when the answer was cut (once, with more room) or does not fit (`repairs` times, with the complaint).
-
-    A cut answer is never shown to the model: it would go on from broken text. The reply carries the usage of every
-    call. With `repairs` 0 nothing is asked again.
-    """
-
-    async def repairing_ask(request: Request) -> Reply:
-        reply = await ask(request)
-        widened, left = False, repairs
-        while left or (repairs and not widened):
-            judged = outcome(request.ordinal, reply)
-            fault = judged.fault if isinstance(judged, Failure) else None
-            again = _again(request, reply, fault, widened=widened, left=left)
-            if again is None:
-                return reply
-            widened, left = (True, left) if isinstance(fault, Cut) else (widened, left - 1)
-            request = again
-            reply = _together(reply, await ask(request))
-        return reply
-
-    return repairing_ask
 
 
 def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: float, transcript: bool) -> Ask:
@@ -80,8 +38,8 @@ def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: fl
         reply: Reply | None = None
         for turn in range(max_turns):
             answered = await ask(replace(request, payload={**payload, "messages": messages}))
-            reply = _together(reply, answered)
-            message = _message_of(reply)
+            reply = together(reply, answered)
+            message = message_of(reply)
             if not message.get("tool_calls") or _is_recorded(message["tool_calls"], known):
                 return _with_transcript(reply, [*messages, message], keep=transcript)
             message = {**message, "tool_calls": _mended(message["tool_calls"], turn)}
@@ -93,76 +51,7 @@ def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: fl
     return asking_with_tools
 
 
-def _attached(messages: Sequence[Mapping[str, Any]], root: Path | None) -> list[Mapping[str, Any]]:
-    """The messages with parts in the place of attachments; the limit is on all of them together."""
-    budget = INLINE_LIMIT
-    whole: list[Mapping[str, Any]] = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            parts = []
-            for part in content:
-                loaded = load(part, root, budget) if isinstance(part, Attachment) else part
-                budget -= _size(loaded) if isinstance(part, Attachment) else 0
-                parts.append(loaded)
-            message = {**message, "content": parts}  # noqa: PLW2901 - the same message, loaded
-        whole.append(message)
-    return whole
-
-
-def _size(part: Mapping[str, Any]) -> int:
-    return len(part["input_audio"]["data"] if part["type"] == "input_audio" else part["image_url"]["url"])
-
-
-def _again(request: Request, reply: Reply, fault: Fault | None, *, widened: bool, left: int) -> Request | None:
-    match fault:
-        case Cut() if not widened:
-            return _with_more_room(request, reply)
-        case Unparsable() if left:
-            text = str(_message_of(reply).get("content") or "")
-            complaint = f"That does not fit: {fault.message}. Answer again, with nothing but the corrected JSON."
-            said = [{"role": "assistant", "content": text}] if text else []
-            messages = [*request.payload["messages"], *said, {"role": "user", "content": complaint}]
-            return replace(request, payload={**request.payload, "messages": messages})
-    return None
-
-
-def _with_more_room(request: Request, reply: Reply) -> Request | None:
-    """The same request with twice the room and what thinking took; or, without a limit of ours, with less thinking."""
-    payload = dict(request.payload)
-    name = next((name for name in ("max_tokens", "max_completion_tokens") if payload.get(name)), None)
-    if name is not None:
-        if payload[name] >= MOST_TOKENS:
-            return None
-        payload[name] = min(MOST_TOKENS, 2 * payload[name] + reply.usage.reasoning)
-        return replace(request, payload=payload)
-    if reply.usage.reasoning and payload.get("reasoning_effort") not in {"none", "minimal", "low"}:
-        own = str(payload.get("extra_body", ""))
-        if "thinking_config" in own or "thinkingConfig" in own:
-            return None
-        return replace(request, payload={**payload, "reasoning_effort": "low"})
-    return None
-
-
-def _together(before: Reply | None, reply: Reply) -> Reply:
-    """The later reply, with what both cost."""
-    if before is None:
-        return reply
-    priced = before.cost_usd is not None and reply.cost_usd is not None
-    return replace(
-        reply,
-        usage=before.usage + reply.usage,
-        cost_usd=(before.cost_usd or 0.0) + (reply.cost_usd or 0.0) if priced else None,
-        attempts=before.attempts + reply.attempts,
-        latency_s=before.latency_s + reply.latency_s,
-        first_token_s=before.first_token_s,
-        from_cache=before.from_cache and reply.from_cache,
-        saved=before.saved + reply.saved,
-        saved_usd=before.saved_usd + reply.saved_usd,
-    )
-
-
-def _message_of(reply: Reply) -> dict[str, Any]:
+def message_of(reply: Reply) -> dict[str, Any]:
     """The first answer's message, unchanged, with all that the endpoint put into it."""
     choices = orjson.loads(reply.body).get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
