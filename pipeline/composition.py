@@ -31,6 +31,7 @@ from pipeline.policy import (
     Purse,
     Stop,
     Store,
+    ToolLimits,
     attaching,
     budgeted,
     cached,
@@ -175,9 +176,8 @@ def governed(  # noqa: PLR0913 - everything that governs
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
     if job.runs_tools:
-        ask = with_tools(
-            ask, job.tool_list, max_turns=job.max_turns, timeout_s=job.tool_timeout_s, transcript=job.transcript
-        )
+        tool_limits = ToolLimits(turns=job.max_turns, calls=job.max_calls_per_turn, timeout_s=job.tool_timeout_s)
+        ask = with_tools(ask, job.tool_list, tool_limits, transcript=job.transcript)
     if job.repairs:
         ask = repairing(ask, job.outcome, job.repairs)
     if job.row_timeout_s is not None:

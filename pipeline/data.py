@@ -89,6 +89,8 @@ class Reply:
     """What all calls of the row cost; None when no price is known."""
     completion: object = field(default=None, compare=False, repr=False)
     """The body as it was read once already, if it was; never stored."""
+    asked: Request | None = field(default=None, compare=False, repr=False)
+    """The last request of a row that took several turns: what is asked again goes on from there. Never stored."""
     transcript: str | None = None
     """The messages of all turns as JSON, when the job keeps them."""
     from_cache: bool = False

@@ -12,7 +12,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,14 +27,15 @@ import multidict
 import openai
 import orjson
 import yarl
-from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream
+from openai import APIStatusError, AsyncOpenAI, AsyncStream
 from openai._models import FinalRequestOptions  # what the public `request` takes
 
 from pipeline.data import Reply, Request
-from pipeline.error_body import fault_in, fault_of_status
+from pipeline.endings import worth_another_try
+from pipeline.error_body import fault_of_status
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
-from pipeline.streaming import Assembly
+from pipeline.streaming import Arriving, whole_body
 from pipeline.token import Token
 from pipeline.wire import read_completion
 
@@ -45,6 +46,9 @@ KEEPALIVE_S = 75.0
 
 MOST_STALE = 16
 """How many kept connections a call may find closed before that counts as its failure."""
+
+_DRAIN_S = 0.1
+"""How long the rest of a stream is waited for after its last event, as the SDK does."""
 
 _NOTHING = httpx2.ByteStream(b"")
 
@@ -288,7 +292,8 @@ class Endpoint:
     async def ask(self, request: Request) -> Reply:
         """One call, repeated once with a renewed token when the first one's was not accepted.
 
-        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`.
+        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`. An answer that is worth another try
+        is the `reply` of its fault.
         """
         try:
             body = orjson.dumps(request.payload)
@@ -321,7 +326,7 @@ class Endpoint:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
         completion = read_completion(answer)
-        return Reply(
+        reply = Reply(
             answer,
             usage=completion.usage,
             latency_s=time.monotonic() - started,
@@ -331,47 +336,47 @@ class Endpoint:
             model=completion.model,
             traffic_type=completion.traffic_type,
         )
+        fault = worth_another_try(completion)
+        if fault is not None:
+            fault.reply = reply
+            raise fault
+        return reply
 
     async def _post(self, options: FinalRequestOptions) -> bytes:
         try:
             response = await self._client.request(httpx2.Response, options)
         except APIStatusError as error:
             raise _fault_of(error.response) from None
-        content: bytes = response.extensions["content"]
-        return content
+        return whole_body(response.extensions["content"])
 
     async def _stream(self, options: FinalRequestOptions) -> tuple[bytes, float]:
         """The body that the streamed chunks add up to, and when the first piece of it came."""
-        assembly, first = Assembly(), None
+        arriving, first = Arriving(), None
         try:
             stream = await self._client.request(object, options, stream=True, stream_cls=AsyncStream[object])
-            async with stream:
-                async for chunk in self._impatiently(aiter(stream)):
-                    if assembly.add(chunk) and first is None:
-                        first = time.monotonic()
         except APIStatusError as error:
             raise _fault_of(error.response) from None
-        except APIError as error:
-            raise fault_in({"error": error.body}) or Unavailable(f"the stream broke: {error.message}") from None
-        except (ValueError, RecursionError) as error:
-            raise Unavailable(f"the stream holds something that is not JSON: {error}") from None
-        try:
-            return assembly.body(), first or time.monotonic()
-        except TypeError as error:  # half a surrogate pair, an integer beyond 64 bits
-            raise Unavailable(f"the stream holds something that cannot be kept as JSON: {error}") from None
+        async with stream:
+            pieces = stream.response.aiter_raw()
+            while not arriving.ended:
+                await self._advance(arriving, pieces)
+                if first is None and arriving.has_begun:
+                    first = time.monotonic()
+            # Read to its end the connection can be used again; the answer is whole whatever comes of that.
+            with suppress(Fault), anyio.move_on_after(_DRAIN_S):
+                while await anext(pieces, None) is not None:
+                    pass
+        return arriving.body(), first or time.monotonic()
 
-    async def _impatiently(self, chunks: AsyncIterator[object]) -> AsyncIterator[object]:
-        """The chunks, unless one is longer in coming than the idle deadline."""
-        end = object()
-        while True:
-            chunk: object = end
-            with anyio.move_on_after(self._idle_timeout_s) as idle:
-                chunk = await anext(chunks, end)
-            if idle.cancelled_caught:
-                raise Unavailable(f"the stream stood still for {self._idle_timeout_s:g} s")
-            if chunk is end:
-                return
-            yield chunk
+    async def _advance(self, arriving: Arriving, pieces: AsyncIterator[bytes]) -> None:
+        """Takes in what comes next, unless it is longer in coming than the idle deadline. Comments do not count."""
+        with anyio.move_on_after(self._idle_timeout_s):
+            while (piece := await anext(pieces, None)) is not None:
+                if arriving.feed(piece):
+                    return
+            arriving.end()
+            return
+        raise Unavailable(f"the stream stood still for {self._idle_timeout_s:g} s")
 
 
 @asynccontextmanager

@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import orjson
-
 from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable
-from pipeline.foreign import as_integer
+from pipeline.foreign import as_integer, as_name, as_text, decode, objects
 from pipeline.redaction import redacted
 
 MAX_WAIT_S = 120.0
@@ -20,31 +18,20 @@ EXCERPT = 512
 """How many bytes of an unexpected body are kept in a fault's message."""
 
 
-def parse(body: bytes) -> object:
-    """The JSON of a body. Raises `Unavailable` when it is none."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise Unavailable(
-            f"the endpoint's answer is not JSON: {excerpt(body)}" if body else "the answer is empty"
-        ) from None
-
-
 def fault_in(document: object) -> Fault | None:
     """The fault that an error inside a 200, or inside a stream, stands for; None when there is no error."""
     error = _error_of(document)
     if error is None:
         return None
-    return _fault_of(
-        as_integer(error.get("code")) or 500, error, wait_hint({}, error), "the endpoint answered 200 with an error"
-    )
+    code = next((code for name in _CODED_IN if (code := _http_status(error.get(name)))), 500)
+    return _fault_of(code, error, wait_hint({}, error), "the endpoint answered 200 with an error")
 
 
 def fault_of_status(status: int, body: bytes, headers: Mapping[str, str]) -> Fault:
     """The fault that an HTTP answer other than 2xx stands for, by its status and the fields of its error body."""
     try:
-        error = _error_of(parse(body)) or {}
-    except Unavailable:
+        error = _error_of(decode(body)) or {}
+    except ValueError:
         error = {}
     said = f"the endpoint answered {status}" + ("" if error else f": {excerpt(body)}" if body else " with no body")
     return _fault_of(status, error, wait_hint(headers, error), said)
@@ -91,20 +78,96 @@ def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: s
             return Refused(text, http_status=status)
 
 
-def _error_of(document: object) -> dict[str, Any] | None:
+def unwrapped(document: object) -> object:
+    """A document without what some servers put around it: a list, as Google's errors have, or an object of one name."""
     if isinstance(document, list):
         document = document[0] if document else None
-    error = document.get("error") if isinstance(document, dict) else None
-    if isinstance(error, str) and error:
+    if isinstance(document, dict) and "choices" not in document and "error" not in document:
+        inner = next((document[name] for name in _WRAPPERS if name in document), None)
+        if isinstance(inner, dict) and ("choices" in inner or "error" in inner):
+            return inner
+    return document
+
+
+_WRAPPERS = ("response", "result", "data", "body")
+_TOLD_IN = ("message", "detail", "msg", "error_message", "error_msg", "error_description", "errors", "title")
+_CODED_IN = ("code", "status_code", "statusCode", "http_status", "error_code", "status", "type")
+_HTTP_STATUSES = {
+    # https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
+    "ABORTED": 409, "ALREADY_EXISTS": 409, "CANCELLED": 499, "DATA_LOSS": 500, "DEADLINE_EXCEEDED": 504,
+    "FAILED_PRECONDITION": 400, "INTERNAL": 500, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "OUT_OF_RANGE": 400,
+    "PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429, "UNAUTHENTICATED": 401, "UNAVAILABLE": 503,
+    "UNIMPLEMENTED": 501, "UNKNOWN": 500,
+    # https://platform.openai.com/docs/guides/error-codes and the types of servers that follow it
+    "AUTHENTICATION_ERROR": 401, "CONTEXT_LENGTH_EXCEEDED": 400, "INSUFFICIENT_QUOTA": 429,
+    "INTERNAL_SERVER_ERROR": 500, "INVALID_API_KEY": 401, "INVALID_REQUEST_ERROR": 400, "MODEL_NOT_FOUND": 404,
+    "NOT_FOUND_ERROR": 404,
+    "OVERLOADED_ERROR": 503, "PERMISSION_ERROR": 403, "RATE_LIMIT_ERROR": 429, "RATE_LIMIT_EXCEEDED": 429,
+    "SERVER_ERROR": 500, "SERVICE_UNAVAILABLE": 503, "TOO_MANY_REQUESTS": 429,
+}  # fmt: skip
+"""The HTTP statuses that codes in words stand for."""
+
+
+def _error_of(document: object) -> dict[str, Any] | None:
+    """The error that a document is, or holds; None when it is or holds none.
+
+    Its `message` and `status` are texts or None, whatever came; everything else in it is as it came. An error lies
+    under `error`, or is the document itself where there are no choices: `{"object": "error"}`, `{"detail": ...}`,
+    `{"message": ..., "code": ...}`.
+    """
+    document = unwrapped(document)
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error")
+    if error and isinstance(error, str | list | dict):
+        found = _typed(error)
+        if found is not None:
+            return found
+    if objects(document.get("choices")):
+        return None
+    if error or document.get("object") == "error" or any(document.get(name) for name in _TOLD_IN):
+        return _typed(document) or {}
+    return None
+
+
+def _typed(error: str | list[Any] | dict[str, Any]) -> dict[str, Any] | None:
+    """An error with its message and status typed; None when nothing in it says anything."""
+    if isinstance(error, str):
         return {"message": error}
-    return error if isinstance(error, dict) and error else None
+    if isinstance(error, list):
+        return next((found for item in error if isinstance(item, str | dict) and (found := _typed(item))), None)
+    if not any(error.values()):
+        return None
+    message = next((words for name in _TOLD_IN if (words := _words(error.get(name)))), None)
+    status = as_text(error.get("status"))
+    known = {"message": message, "status": status}
+    return {**error, **known} if status is not None else {"http_status": error.get("status"), **error, **known}
+
+
+def _words(value: object, levels: int = 3) -> str:
+    """The text in what a server has to say, which may be a list or an object."""
+    if isinstance(value, list) and levels:
+        return "; ".join(filter(None, [_words(item, levels - 1) for item in value[:5]]))
+    if isinstance(value, dict) and levels:
+        return next((words for name in _TOLD_IN if (words := _words(value.get(name), levels - 1))), "")
+    return as_name(value)
+
+
+def _http_status(value: object) -> int | None:
+    """The HTTP status of an error that a code stands for: a number, digits in text, or a status in words."""
+    if isinstance(value, str):
+        bare = value.strip()
+        value = int(bare) if bare.isdecimal() and len(bare) == 3 else _HTTP_STATUSES.get(bare.upper())
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    number = as_integer(value)
+    return number if number is not None and 400 <= number <= 599 else None
 
 
 def _retry_info(error: Mapping[str, Any]) -> float | None:
-    details = error.get("details")
-    for detail in details if isinstance(details, list) else []:
-        if isinstance(detail, dict) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
-            return _seconds(str(detail.get("retryDelay", "")).removesuffix("s"), 1.0)
+    for detail in objects(error.get("details")):
+        if (as_text(detail.get("@type")) or "").endswith("google.rpc.RetryInfo"):
+            return _seconds((as_text(detail.get("retryDelay")) or "").removesuffix("s"), 1.0)
     return None
 
 

@@ -24,14 +24,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Fault(Exception):
-    """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one."""
+    """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one.
+
+    `reply` is what the endpoint answered before it came to this (a `pipeline.data.Reply`), when it did: it was paid.
+    """
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.http_status = http_status
+        self.reply: Any = None
 
     def __repr__(self) -> str:
         status = "" if self.http_status is None else f", http_status={self.http_status}"

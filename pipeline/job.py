@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -62,7 +63,8 @@ class Job:
     room.
 
     `tools` are Python functions or pydantic models. Functions are run, each within `tool_timeout_s`, and their
-    results handed back, for at most `max_turns` turns; with `execute_tools=False` the calls are only recorded.
+    results handed back, for at most `max_turns` turns of at most `max_calls_per_turn` calls each; with
+    `execute_tools=False` the calls are only recorded.
 
     `keep` names the input columns that are copied to the output (default: all but binary ones), `rename` gives
     some of them other names, `key` names the one that people know a row by. `max_failed` is how many rows may
@@ -106,6 +108,7 @@ class Job:
     tool_choice: str | None = None
     execute_tools: bool = True
     max_turns: int = Field(default=8, ge=1)
+    max_calls_per_turn: int = Field(default=32, ge=1)
     tool_timeout_s: float = Field(default=60.0, gt=0)
     transcript: bool = False
     repairs: int = Field(default=1, ge=0)
@@ -285,6 +288,7 @@ class Job:
             raise Unusable("the row carries no request: `messages` must be a list with at least one message")
         if not (self.model or body.get("model")):
             raise Unusable("neither the row nor the job names a model: give one with --model")
+        _require_writable(body)
         return {**body, "model": self.model} if self.model else body
 
 
@@ -304,6 +308,17 @@ def _refuse_other_calls(values: Mapping[str, Any]) -> None:
     url, method = values.get("url"), values.get("method")
     if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
         raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {method} {url}")
+
+
+def _require_writable(body: Mapping[str, Any]) -> None:
+    """Raises `Unusable` for a row's own request that cannot be sent: what governs calls counts on messages and JSON."""
+    for number, message in enumerate(body["messages"]):
+        if not isinstance(message, dict):
+            raise Unusable(f"the row's request is not one: messages[{number}] is not an object")
+    try:
+        orjson.dumps(body)
+    except TypeError as error:
+        raise Unusable(f"the row's request cannot be written as JSON: {error}") from None
 
 
 def _schema_file(path: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.data import Failure, Outcome, Reply, Success
-from pipeline.faults import Cut, Fault, Refused, Unparsable
-from pipeline.redaction import redacted
+from pipeline.endings import fault_of, fault_of_all
+from pipeline.faults import Fault, Unparsable
 from pipeline.shapes import Shape, bare_json
-from pipeline.wire import Answer, Completion, read_completion
+from pipeline.wire import Answer, Completion, completion_of_reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,7 @@ class Reader:
 
     def completion(self, reply: Reply) -> Completion:
         """The completion that a reply holds, with thoughts and text told apart."""
-        read = reply.completion
-        completion = read if isinstance(read, Completion) else read_completion(reply.body)
+        completion = completion_of_reply(reply)
         if self.marker is None:
             return completion
         return replace(completion, answers=tuple(_split_thoughts(answer, self.marker) for answer in completion.answers))
@@ -58,10 +57,9 @@ class Reader:
         return pa.list_(pa.field("element", one)) if self.several else one
 
     def _value(self, completion: Completion) -> Any:
-        if completion.blocked:
-            raise Refused(f"the prompt was blocked: {redacted(completion.blocked)[:300]}")
-        if not completion.answers:
-            raise Refused("the endpoint gave no answer (no choices): the prompt was probably blocked")
+        fault = fault_of_all(completion)
+        if fault is not None:
+            raise fault
         if not self.several:
             return self._one(completion.answers[0], completion)
         values: list[Any] = []
@@ -69,36 +67,31 @@ class Reader:
         for answer in completion.answers:
             try:
                 values.append(self._one(answer, completion))
-            except Fault as fault:
+            except Fault as error:
                 values.append(None)
-                faults.append(fault)
+                faults.append(error)
         if len(faults) == len(values):
             raise faults[0]
         return values
 
     def _one(self, answer: Answer, completion: Completion) -> Any:
-        _require_whole(answer, completion)
-        if self.shape is None and not self.json_object:
-            return answer.text
-        if not answer.text:
+        fault = fault_of(answer, completion)
+        if fault is not None:
+            raise fault
+        text = answer.text
+        if text is None or not text.strip():
             if answer.tool_calls or answer.media:
                 return None
-            raise Unparsable("the answer is empty")
-        return self.shape.plain(self.shape.parse(answer.text)) if self.shape else _json_object(answer.text)
+            raise Unparsable(_empty(completion))
+        if self.shape is not None:
+            return self.shape.plain(self.shape.parse(text))
+        return _json_object(text) if self.json_object else text
 
 
-def _require_whole(answer: Answer, completion: Completion) -> None:
-    """Raises `Refused` or `Cut`, with the reason that was given, unless this is a whole answer."""
-    if answer.finish_reason == "content_filter":
-        raise Refused("the answer was blocked by the content filter")
-    if answer.refusal:
-        raise Refused(f"the model refused: {redacted(answer.refusal)[:300]}")
-    if answer.finish_reason == "length":
-        spent = completion.usage.reasoning
-        thinking = f", {spent} of them on thinking" if spent else ""
-        raise Cut(f"the answer was cut at max_tokens after {completion.usage.output + spent} tokens{thinking}")
-    if not answer.has_message:
-        raise Refused(f"the answer holds no message (finish_reason {answer.finish_reason!r})")
+def _empty(completion: Completion) -> str:
+    """What to say of an answer without text. That its tokens were counted hints at a form that we do not know."""
+    counted = completion.usage.output
+    return "the answer is empty" + (f", though {counted} tokens of output were counted" if counted else "")
 
 
 def _json_object(text: str) -> str:
@@ -120,11 +113,11 @@ def _refuse_constant(name: str) -> Any:
 def _split_thoughts(answer: Answer, marker: str) -> Answer:
     """Takes `<marker>...</marker>` blocks off the front of the text; a block that never ends is all thought."""
     block = re.compile(rf"\s*<{re.escape(marker)}>(.*?)(?:</{re.escape(marker)}>|\Z)", re.DOTALL)
-    text, thoughts = answer.text or "", []
-    while (found := block.match(text)) is not None:
+    text, thoughts, at = answer.text or "", [], 0
+    while (found := block.match(text, at)) is not None:
         thoughts.append(found.group(1).strip())
-        text = text[found.end() :]
+        at = found.end()
     if not thoughts:
         return answer
     reasoning = "\n\n".join(filter(None, [answer.reasoning, *thoughts]))
-    return replace(answer, reasoning=reasoning, text=text.lstrip() or None)
+    return replace(answer, reasoning=reasoning, text=text[at:].lstrip() or None)

@@ -1,14 +1,99 @@
-"""Streamed chunks put together into the completion that would have come unstreamed."""
+"""Streamed chunks put together into the completion that would have come unstreamed. All of it in linear time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
-from pipeline.error_body import fault_in
+from pipeline.error_body import excerpt, fault_in, unwrapped
+from pipeline.events import EventReader, is_event_stream
 from pipeline.faults import Unavailable
+from pipeline.foreign import as_integer, as_name, as_text, read, writable
+from pipeline.message import Call, Said, is_thought, message_in, said_in
+from pipeline.wire import choices_in
+
+_DECIDED = 10
+"""Bytes at the front that tell an event stream from a body: a byte order mark, and the longest field, `event:`."""
+
+_BLOCKED_IN = ("promptFeedback", "prompt_feedback", "prompt_filter_results")
+
+
+def whole_body(body: bytes) -> bytes:
+    """A body as it came; or put together, from servers that stream what was not to be streamed.
+
+    Raises `Unavailable` when it is a stream without its end, and the fault that an error in the stream stands for.
+    """
+    if body[:1] in {b"{", b"["} or not is_event_stream(body):
+        return body
+    arriving = Arriving()
+    arriving.feed(body)
+    arriving.end()
+    return arriving.body()
+
+
+class Arriving:
+    """The answer to a streamed call while its bytes come in. Servers that do not stream send a plain body instead."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.has_begun = False
+        """Whether a piece of the answer has come."""
+        self._head = b""
+        self._events: EventReader | None = None
+        self._plain: list[bytes] | None = None
+        self._assembly = Assembly()
+
+    def feed(self, piece: bytes) -> bool:
+        """Takes the next bytes; says whether they brought more than a comment. Raises what `Assembly.add` raises."""
+        if self._events is None and self._plain is None:
+            self._head = (self._head + piece).lstrip()
+            if len(self._head) < _DECIDED:
+                return False
+            piece = self._decide()
+        if self._events is None:
+            self._collected.append(piece)
+            return True
+        return self._take(self._events.feed(piece))
+
+    def end(self) -> None:
+        """Says that no more bytes will come."""
+        rest = self._decide() if self._events is None and self._plain is None else b""
+        if self._events is not None:
+            self._take([*self._events.feed(rest), *self._events.end()])
+        else:
+            self._collected.append(rest)
+        self.ended = True
+
+    def body(self) -> bytes:
+        """The completion's body. Raises `Unavailable` when the stream ended before the answer did."""
+        return self._assembly.body() if self._events is not None else b"".join(self._collected)
+
+    @property
+    def _collected(self) -> list[bytes]:
+        if self._plain is None:
+            self._plain = []
+        return self._plain
+
+    def _decide(self) -> bytes:
+        head, self._head = self._head, b""
+        if is_event_stream(head):
+            self._events = EventReader()
+        else:
+            self._plain = []
+        return head
+
+    def _take(self, events: list[bytes]) -> bool:
+        for data in events:
+            if data.lstrip().startswith(b"[DONE]"):
+                self.ended = True
+            if self.ended:
+                break
+            self.has_begun = self._assembly.add(data) or self.has_begun
+        return bool(events)
 
 
 class Assembly:
@@ -21,121 +106,253 @@ class Assembly:
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
-        self._usage: object = None
+        self._usage: dict[str, Any] | None = None
 
-    def add(self, chunk: object) -> bool:
-        """Takes a chunk; says whether it holds a piece of the answer. Raises the fault that an error in it means."""
-        fault = fault_in(chunk)
-        if fault is not None:
-            raise fault
-        if not isinstance(chunk, dict):
-            raise Unavailable("the stream holds a chunk that is no object")
-        for name in ("created", "id", "model", "system_fingerprint"):
-            if name in chunk:
-                self._head[name] = chunk[name]
-        self._usage = chunk.get("usage") or self._usage
-        choices = chunk.get("choices")
-        found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-        added = [self._add_choice(choice) for choice in found]
+    def add(self, data: bytes) -> bool:
+        """Takes the data of an event; says whether it holds a piece of the answer.
+
+        Raises `Unavailable` when it is no chunk, and the fault that an error in it stands for.
+        """
+        try:
+            chunk = read(data, _chunk_of, halves=True)
+        except ValueError:
+            raise Unavailable(f"the stream holds something that is not JSON: {excerpt(data)}") from None
+        self._head |= {name: value for name, value in chunk.head.items() if value or name not in self._head}
+        self._usage = chunk.usage or self._usage
+        added = [self._choices.setdefault(piece.index, _Choice()).add(piece) for piece in chunk.pieces]
         return any(added)
 
     def body(self) -> bytes:
         """The completion's body, keys sorted as Vertex does. Raises `Unavailable` when the stream was cut short."""
         # A blocked prompt has no choices, but its usage came: that stream is whole.
-        cut = any(choice.finish_reason is None for choice in self._choices.values())
-        if cut or not (self._choices or self._usage):
+        cut = not all(choice.has_ended for choice in self._choices.values())
+        if cut or not (self._choices or self._usage or self._head.keys() & _BLOCKED_IN):
             raise Unavailable("the stream ended before the answer did")
         choices = [self._choices[index].whole(index) for index in sorted(self._choices)]
         completion = {**self._head, "choices": choices, "object": "chat.completion", "usage": self._usage}
-        return orjson.dumps(completion, option=orjson.OPT_SORT_KEYS)
+        try:  # `float` for `Digits`
+            return orjson.dumps(completion, default=float, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # half a surrogate pair, or an object that is nested too deeply where nobody reads it
+            kept = {name: writable(value) for name, value in completion.items() if name != "choices"}
+            kept["choices"] = [writable(choice) or writable(_without_extras(choice)) for choice in choices]
+            return orjson.dumps(kept, default=float, option=orjson.OPT_SORT_KEYS)
 
-    def _add_choice(self, choice: Mapping[str, Any]) -> bool:
-        index = choice.get("index")
-        known = self._choices.setdefault(index if isinstance(index, int) else 0, _Choice())
-        known.finish_reason = choice.get("finish_reason") or known.finish_reason
-        delta = choice.get("delta")
-        return known.add(delta) if isinstance(delta, dict) else False
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What a chunk adds to one choice."""
+
+    index: int
+    finish_reason: str | None
+    has_ended: bool
+    error: Mapping[str, Any] | str | None
+    said: Said
+    extra: Mapping[str, Any] | None
+    is_message: bool
+    """Whether it came as a whole message, in the place of a delta."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    head: dict[str, Any]
+    usage: dict[str, Any] | None
+    pieces: list[_Piece]
+
+
+def _chunk_of(document: object) -> _Chunk:
+    """A chunk, typed. Raises the fault that an error in it stands for, and `Unavailable` for what is no object."""
+    document = unwrapped(document)
+    fault = fault_in(document)
+    if fault is not None:
+        raise fault
+    if document is None:  # as empty as an event without data
+        return _Chunk({}, None, [])
+    if not isinstance(document, dict):
+        raise Unavailable("the stream holds a chunk that is no object")
+    usage = document.get("usage")
+    return _Chunk(
+        _head_of(document),
+        usage if isinstance(usage, dict) else None,
+        [_piece_of(choice) for choice in choices_in(document)],
+    )
+
+
+def _head_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    typed: dict[str, Any] = {
+        "created": as_integer(document.get("created")),
+        "id": as_name(document.get("id")) if "id" in document else None,
+        "model": as_text(document.get("model")),
+        "system_fingerprint": as_text(document.get("system_fingerprint")),
+    }
+    blocked = {name: document[name] for name in _BLOCKED_IN if document.get(name)}
+    return {name: value for name, value in typed.items() if value is not None} | blocked
+
+
+def _piece_of(choice: Mapping[str, Any]) -> _Piece:
+    message = message_in(choice, ("delta", "message"))
+    error, extra = choice.get("error"), message.get("extra_content")
+    return _Piece(
+        index=as_integer(choice.get("index")) or 0,
+        finish_reason=as_text(choice.get("finish_reason")) or None,
+        has_ended=bool(choice.get("finish_reason") or error),
+        error=error if error and isinstance(error, dict | str) else None,
+        said=said_in(message),
+        extra=extra if isinstance(extra, dict) and not is_thought(message) else None,
+        is_message=message is choice.get("message"),
+    )
 
 
 class _Choice:
     def __init__(self) -> None:
-        self.finish_reason: str | None = None
+        self.has_ended = False
+        self._finish_reason: str | None = None
+        self._error: Mapping[str, Any] | str | None = None
         self._text: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
-        self._calls: list[dict[str, Any]] = []
-        self._by_index: dict[int, dict[str, Any]] = {}
-        self._rest: dict[str, Any] = {}
+        self._calls = _Calls()
+        self._audio: dict[str, Any] = {}
+        self._audio_data: list[str] = []
+        self._extra: Mapping[str, Any] | None = None
 
-    def add(self, delta: Mapping[str, Any]) -> bool:
-        google = delta.get("extra_content")
-        thought = (
-            isinstance(google, dict) and isinstance(google.get("google"), dict) and google["google"].get("thought")
-        )
-        found = False
-        for name, pieces in self._text.items():
-            piece = delta.get(name)
-            if isinstance(piece, str) and piece:
-                (self._text["reasoning_content"] if thought and name == "content" else pieces).append(piece)
-                found = True
-        for call in delta.get("tool_calls") or ():
-            if isinstance(call, dict):
-                self._add_call(call)
-                found = True
-        if isinstance(google, dict) and not thought:
-            self._rest["extra_content"] = google
-        if isinstance(delta.get("audio"), dict):
-            self._add_audio(delta["audio"])
-            found = True
-        return found
+    def add(self, piece: _Piece) -> bool:
+        if piece.is_message and piece.finish_reason and not self.has_ended and self._is_repeated_in(piece.said):
+            piece = replace(piece, said=Said())
+        self.has_ended = self.has_ended or piece.has_ended
+        self._finish_reason = piece.finish_reason or self._finish_reason
+        self._error = piece.error or self._error
+        self._extra = piece.extra or self._extra
+        said = piece.said
+        pairs = zip(self._text.values(), (said.text, said.reasoning, said.refusal), strict=True)
+        for pieces, text in pairs:
+            if text:
+                pieces.append(text)
+        if said.calls:
+            self._calls.add(said.calls)
+        if said.audio is not None:
+            self._audio |= said.audio.about
+            self._audio_data.append(said.audio.data)
+        return bool(said)
+
+    def _is_repeated_in(self, said: Said) -> bool:
+        """Whether a message at the end says all that came before once more."""
+        return bool(said.text) and said.text == "".join(self._text["content"])
 
     def whole(self, index: int) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", **self._rest, "content": "".join(self._text["content"]) or None}
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text["content"]) or None}
+        if self._extra:
+            message["extra_content"] = self._extra
         for name in ("reasoning_content", "refusal"):
             if self._text[name]:
                 message[name] = "".join(self._text[name])
-        if self._calls:
-            message["tool_calls"] = self._calls
-        return {"finish_reason": self.finish_reason, "index": index, "logprobs": None, "message": message}
+        calls = self._calls.whole()
+        if calls:
+            message["tool_calls"] = calls
+        if self._audio_data:
+            message["audio"] = {**self._audio, "data": "".join(self._audio_data)}
+        error = {"error": self._error} if self._error else {}
+        return {"finish_reason": self._finish_reason, "index": index, "logprobs": None, "message": message, **error}
 
-    def _add_call(self, fragment: Mapping[str, Any]) -> None:
-        call = self._call_of(fragment)
-        function = fragment.get("function")
-        if isinstance(function, dict):
-            call["function"]["name"] = function.get("name") or call["function"]["name"]
-            call["function"]["arguments"] += function.get("arguments") or ""
-        if isinstance(fragment.get("extra_content"), dict):
-            call["extra_content"] = fragment["extra_content"]
 
-    def _call_of(self, fragment: Mapping[str, Any]) -> dict[str, Any]:
-        name, index = fragment.get("id"), fragment.get("index")
-        at_index = self._by_index.get(index or 0)
-        known = next((call for call in reversed(self._calls) if call["id"] == name), None) if name else at_index
-        if known is not None and (known is not at_index or _more(fragment)) and _is_whole(known):
+_MARKS = re.compile(r'["\\{}\[\]]')
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call whose arguments are coming in; their brackets are counted, so that nothing is looked at twice."""
+
+    id: str
+    name: str = ""
+    extra: Mapping[str, Any] | None = None
+    arguments: list[str] = field(default_factory=list)
+    is_whole: bool = False
+    """Whether an object has been closed: what comes now belongs to another call."""
+    delta: int = 0
+    """The last delta that it was part of, counted from 1."""
+    _depth: int = 0
+    _in_text: bool = False
+    _escaped_at: int = -1
+    _length: int = 0
+
+    def add(self, text: str) -> None:
+        if not text:
+            return
+        self.arguments.append(text)
+        for mark in _MARKS.finditer(text):
+            self._count(mark.group(), self._length + mark.start())
+        self._length += len(text)
+
+    def _count(self, mark: str, at: int) -> None:
+        if self._in_text:
+            if at == self._escaped_at:
+                return
+            if mark == "\\":
+                self._escaped_at = at + 1
+            elif mark == '"':
+                self._in_text = False
+        elif mark == '"':
+            self._in_text = True
+        elif mark != "\\":
+            self._depth += 1 if mark in "{[" else -1
+            self.is_whole = self._depth == 0 and mark == "}"
+
+
+class _Calls:
+    """The calls of one choice, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self._all: list[_Call] = []
+        self._by_id: dict[str, _Call] = {}
+        self._by_index: dict[int, _Call] = {}
+        self._deltas = 0
+
+    def add(self, fragments: Sequence[Call]) -> None:
+        """Takes the fragments of one delta, which are of as many calls."""
+        self._deltas += 1
+        for position, fragment in enumerate(fragments):
+            call = self._call_of(fragment, position)
+            call.delta = self._deltas
+            call.name = fragment.name or call.name
+            call.add(fragment.arguments)
+            extra = fragment.raw.get("extra_content")
+            if isinstance(extra, dict):
+                call.extra = extra
+
+    def whole(self) -> list[dict[str, Any]]:
+        return list(self._written())
+
+    def _written(self) -> Iterator[dict[str, Any]]:
+        for call in self._all:
+            function = {"name": call.name, "arguments": "".join(call.arguments)}
+            extra = {"extra_content": call.extra} if call.extra else {}
+            yield {"id": call.id, "type": "function", "function": function, **extra}
+
+    def _call_of(self, fragment: Call, position: int) -> _Call:
+        index = position if fragment.index is None else fragment.index
+        at_index = self._by_index.get(index)
+        known = self._by_id.get(fragment.id) if fragment.id else at_index
+        if known is not None and (known.delta == self._deltas or self._is_over(known, at_index, fragment)):
             known = None  # another call that came with the same id, or with neither id nor index
         if known is None:
-            known = {"id": name or "", "type": "function", "function": {"name": "", "arguments": ""}}
-            self._calls.append(known)
-        self._by_index[index or 0] = known
+            known = _Call(fragment.id)
+            self._all.append(known)
+            self._by_id[fragment.id] = known
+        self._by_index[index] = known
         return known
 
-    def _add_audio(self, audio: Mapping[str, Any]) -> None:
-        known = self._rest.setdefault("audio", {"data": ""})
-        known.update({name: value for name, value in audio.items() if name != "data"})
-        known["data"] += audio.get("data") or ""
+    @staticmethod
+    def _is_over(known: _Call, at_index: _Call | None, fragment: Call) -> bool:
+        """Whether a call has all its arguments, and this fragment can only be of another one."""
+        return known.is_whole and (known is not at_index or bool(fragment.arguments.strip()))
 
 
-def _more(fragment: Mapping[str, Any]) -> str:
-    """The piece of arguments in a fragment."""
-    function = fragment.get("function")
-    return str(function.get("arguments") or "").strip() if isinstance(function, dict) else ""
+def _without_extras(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice without what is nested too deeply to be written: only its server understands that."""
+    message = choice["message"]
+    calls = [_writable_fields(call) for call in message.get("tool_calls", ())]
+    audio = _writable_fields(message.get("audio", {}))
+    kept = {**_writable_fields(message), "tool_calls": calls, "audio": audio}
+    error = {"error": writable(choice["error"]) or "nested too deeply"} if "error" in choice else {}
+    return {**choice, "message": kept, **error}
 
 
-def _is_whole(call: Mapping[str, Any]) -> bool:
-    """Whether all arguments of a call have come."""
-    arguments = call["function"]["arguments"].rstrip()
-    if not arguments.endswith("}"):
-        return False
-    try:
-        orjson.loads(arguments)
-    except orjson.JSONDecodeError:
-        return False
-    return True
+def _writable_fields(thing: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: written for name, value in thing.items() if (written := writable(value)) is not None}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline.data import Usage
 from pipeline.foreign import as_integer, dig
 
-_INT64 = 2**63
+_MOST = 2**40
+"""More tokens than any call has: sums of such counts stay within 64 bits."""
 
 
 def read_usage(usage: object) -> Usage:
@@ -19,9 +20,9 @@ def read_usage(usage: object) -> Usage:
     reasoning = _count(dig(usage, "completion_tokens_details", "reasoning_tokens"))
     cached = _count(dig(usage, "prompt_tokens_details", "cached_tokens"))
     inside = reasoning and reasoning <= completion and _count(usage.get("total_tokens")) == prompt + completion
-    return Usage(prompt, completion - reasoning if inside else completion, reasoning, cached)
+    return Usage(prompt, completion - reasoning if inside else completion, reasoning, min(cached, prompt))
 
 
 def _count(value: object) -> int:
     number = as_integer(value) or 0
-    return number if 0 <= number < _INT64 else 0
+    return number if 0 <= number <= _MOST else 0

@@ -561,14 +561,9 @@ def close_kept(says: Says) -> Script:
 async def test_h5_a_kept_connection_that_is_closed_under_a_request_costs_no_attempt(
     says: Says, request_: Request
 ) -> None:
-    expects = chat("hello") if request_ is REQUEST else None
     async with connected(close_kept(says)) as (endpoint, server):
         for _ in range(5):
-            if expects:
-                assert (await endpoint.ask(request_)).body == expects.body
-            else:
-                with pytest.raises(Unavailable, match="stream"):  # a whole body is no stream; but it has come
-                    await endpoint.ask(request_)
+            assert (await endpoint.ask(request_)).body == chat("hello").body
         assert 5 <= len(server.calls) <= 9
 
 
@@ -674,13 +669,8 @@ BAD_STREAMS = {
     "empty": b"",
     "only the end": END,
     "without its end": chunk("Hel"),
-    "no events": chat("hello").body,
     "html": b"<html>It works!</html>",
     "not JSON": chunk("Hel") + b"data: {oops\n\n" + LAST + END,
-    "not UTF-8": chunk("Hel") + b'data: {"a": "\xff"}\n\n' + LAST + END,
-    "half a surrogate": b'data: {"choices": [{"index": 0, "delta": {"content": "\\ud800"}, "finish_reason": "stop"}]}'
-    + END,
-    "a number beyond 64 bits": b'data: {"created": 99999999999999999999, "choices": [{"finish_reason": "stop"}]}' + END,
     "choices that are a number": b'data: {"choices": 7}' + END,
     "choices that are text": b'data: {"choices": "all"}' + END,
     "a chunk that is a number": b"data: 7" + END,

@@ -68,11 +68,11 @@ def test_a_fault_stays_that_fault_without_a_reply() -> None:
         (replying(choice('{"sku": "a"}', "length")), Cut, "max_tokens"),
         (replying({"finish_reason": "length"}), Cut, "max_tokens"),
         (replying(choice(finish="length", tool_calls=[CALL])), Cut, "max_tokens"),
-        (replying({"finish_reason": "stop"}), Refused, "no message (finish_reason 'stop')"),
-        (replying({"finish_reason": "stop", "message": None}), Refused, "no message"),
-        (replying(), Refused, "no choices"),
-        (Reply(b'{"choices": null}'), Refused, "no choices"),
-        (Reply(b"{}"), Refused, "no choices"),
+        (replying({"finish_reason": "stop"}), Unparsable, "the answer is empty"),
+        (replying({"finish_reason": "stop", "message": None}), Unparsable, "the answer is empty"),
+        (replying(), Unavailable, 'no choices): {"choices":[]}'),
+        (Reply(b'{"choices": null}'), Unavailable, "no choices"),
+        (Reply(b"{}"), Unavailable, "no choices"),
         (replying(promptFeedback={"blockReason": "SAFETY"}), Refused, "blocked: SAFETY"),
         (Reply(b'{"choices"'), Unavailable, "not JSON"),
     ],
@@ -99,9 +99,9 @@ def test_a_refusal_is_told_without_secrets_and_in_short() -> None:
     assert len(message) < 400
 
 
-@pytest.mark.parametrize("content", [None, ""])
-@pytest.mark.parametrize("reader", [OBJECT, TYPED])
-def test_an_empty_answer_is_unparsable_where_json_is_wanted(reader: Reader, content: str | None) -> None:
+@pytest.mark.parametrize("content", [None, "", " \n"])
+@READERS
+def test_h8_an_empty_answer_is_no_value_of_any_job(reader: Reader, content: str | None) -> None:
     assert type(fault(reader, replying(choice(content)))) is Unparsable
 
 
@@ -151,7 +151,7 @@ def test_several_answers_are_in_the_order_of_their_index() -> None:
 
 def test_when_all_of_several_answers_fail_the_first_fault_is_the_rows() -> None:
     assert type(fault(SEVERAL, replying(choice("{", "length"), choice("{")))) is Cut
-    assert type(fault(SEVERAL, replying())) is Refused
+    assert type(fault(SEVERAL, replying())) is Unavailable
 
 
 def test_the_column_is_a_list_when_there_are_several_answers() -> None:

@@ -40,7 +40,7 @@ def fragment(arguments: str, **about: Any) -> Json:
 def assembled(chunks: Iterable[object]) -> Json:
     assembly = Assembly()
     for one in chunks:
-        assembly.add(one)
+        assembly.add(orjson.dumps(one))
     body: Json = orjson.loads(assembly.body())
     return body
 
@@ -205,10 +205,15 @@ def test_an_error_in_the_stream_is_the_fault_of_its_code(
         assembled([chunk({"content": "a"}), wrap({"error": {"code": code, "message": "over", "status": "X"}})])
 
 
-@pytest.mark.parametrize("odd", [None, "text", 3, []])
+@pytest.mark.parametrize("odd", ["text", 3, [3], True])
 def test_a_chunk_that_is_no_object_is_unavailable(odd: object) -> None:
     with pytest.raises(Unavailable):
-        Assembly().add(odd)
+        Assembly().add(orjson.dumps(odd))
+
+
+@pytest.mark.parametrize("empty", [None, [], {}])
+def test_a_chunk_with_nothing_in_it_is_passed_over(empty: object) -> None:
+    assert assembled([chunk({"content": "a"}), empty, last()]) == unstreamed({"content": "a"})
 
 
 @pytest.mark.parametrize(
@@ -226,4 +231,4 @@ def test_a_chunk_that_is_no_object_is_unavailable(odd: object) -> None:
     ],
 )
 def test_only_a_chunk_with_a_piece_of_the_answer_counts_as_one(odd: Json, found: bool) -> None:  # noqa: FBT001 - a table
-    assert Assembly().add(odd) is found
+    assert Assembly().add(orjson.dumps(odd)) is found

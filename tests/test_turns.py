@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Cut, Fault, Refused, Unavailable
 from pipeline.policy.repair import MOST_TOKENS, repairing
-from pipeline.policy.tool_loop import with_tools
+from pipeline.policy.tool_loop import ToolLimits, with_tools
 from pipeline.reading import Reader
 from pipeline.schema import shape_of
 from pipeline.tools import tool_of
@@ -76,9 +76,11 @@ def request(**payload: Any) -> Request:
     return Request(4, {"messages": [QUESTION], **payload}, {"h": "1"})
 
 
-def tooled(model: Model, *functions: Any, max_turns: int = 5, transcript: bool = False) -> Ask:
+def tooled(model: Model, *functions: Any, max_turns: int = 5, max_calls: int = 32, transcript: bool = False) -> Ask:
     tools = [tool_of(function) for function in functions]
-    return with_tools(model.ask, tools, max_turns=max_turns, timeout_s=60, transcript=transcript)
+    return with_tools(
+        model.ask, tools, ToolLimits(turns=max_turns, calls=max_calls, timeout_s=60), transcript=transcript
+    )
 
 
 async def lengths(text: str) -> int:
@@ -151,7 +153,6 @@ async def test_each_call_has_its_own_deadline_and_the_model_is_told() -> None:
         ({"id": "x", "function": {"name": "lengths", "arguments": '{"te'}}, "wrong arguments for lengths: arguments:"),
         ({"id": "x", "function": {"name": "lengths", "arguments": "[1]"}}, "wrong arguments for lengths: arguments:"),
         (call("length", text="a"), "there is no tool 'length'; there are: lengths, failing, late"),
-        ({"id": "x"}, "there is no tool None"),
         (call("failing"), "ValueError: no such town"),
         (call("late"), "TimeoutError: the database did not answer"),
     ],
@@ -366,7 +367,7 @@ async def test_nothing_is_asked_again_for_a_value_a_refusal_or_without_repairs(a
     "wrap",
     [
         lambda ask: repairing(ask, READER.outcome, 2),
-        lambda ask: with_tools(ask, [tool_of(lengths)], max_turns=2, timeout_s=1, transcript=False),
+        lambda ask: with_tools(ask, [tool_of(lengths)], ToolLimits(turns=2, calls=9, timeout_s=1), transcript=False),
     ],
     ids=["repairing", "with_tools"],
 )

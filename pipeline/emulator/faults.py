@@ -134,8 +134,10 @@ def _content_filter(body: Json, _: bytes) -> Json:
 
 
 def _blocked(body: Json, digest: bytes) -> Json:
+    """How the compatible endpoint reports a blocked prompt is inferred: Gemini's own feedback, or a filtered choice."""
     forms = (_no_choices, _empty_choices, _content_filter)
-    return forms[digest[0] % 3](body, digest)
+    feedback = {} if digest[0] % 3 == 2 else {"promptFeedback": {"blockReason": "SAFETY"}}
+    return {**forms[digest[0] % 3](body, digest), **feedback}
 
 
 def _big_signature(body: Json, digest: bytes) -> Json:

@@ -34,6 +34,8 @@ def chunks(body: Json, *, fragments: bool) -> list[Json]:
     whole = [{**head, "choices": [part]} for part in parts]
     if not whole:
         whole = [{**head, **({"choices": []} if "choices" in body else {})}]
+    if "promptFeedback" in body:
+        whole[-1]["promptFeedback"] = body["promptFeedback"]
     if "usage" in body:
         whole[-1]["usage"] = body["usage"]
     return whole

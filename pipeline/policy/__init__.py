@@ -14,7 +14,7 @@ from pipeline.policy.money import WARNING_SHARE, Budget, Purse, budgeted, priced
 from pipeline.policy.repair import repairing
 from pipeline.policy.retrying import retrying, within
 from pipeline.policy.stop import Stop
-from pipeline.policy.tool_loop import with_tools
+from pipeline.policy.tool_loop import ToolLimits, with_tools
 
 __all__ = [
     "GIVE_UP_S",
@@ -28,6 +28,7 @@ __all__ = [
     "Purse",
     "Stop",
     "Store",
+    "ToolLimits",
     "attaching",
     "budgeted",
     "cached",

@@ -119,8 +119,8 @@ class Keys:
         return hashlib.sha256(text).digest()
 
 
-def _has_attachment(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
+def _has_attachment(message: object) -> bool:
+    content = message.get("content") if isinstance(message, Mapping) else None
     return isinstance(content, list) and any(isinstance(part, Attachment) for part in content)
 
 

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 from pipeline.data import Ask, Failure, Outcome, Reply, Request, together
 from pipeline.faults import Cut, Fault, Unparsable
-from pipeline.policy.tool_loop import message_of
+from pipeline.foreign import as_integer, dig
+from pipeline.wire import completion_of_reply
 
 MOST_TOKENS = 65_536
 """Room beyond which a cut answer is not asked for again."""
+
+_EMPTY = "Your answer was empty. Answer now."
 
 
 def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) -> Ask:
@@ -26,7 +29,8 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
         while left or (repairs and not widened):
             judged = outcome(request.ordinal, reply)
             fault = judged.fault if isinstance(judged, Failure) else None
-            again = _again(request, reply, fault, widened=widened, left=left)
+            # A row of several turns goes on from its last request: its tools are neither asked for nor run again.
+            again = _again(reply.asked or request, reply, fault, widened=widened, left=left)
             if again is None:
                 return reply
             widened, left = (True, left) if isinstance(fault, Cut) else (widened, left - 1)
@@ -42,12 +46,21 @@ def _again(request: Request, reply: Reply, fault: Fault | None, *, widened: bool
         case Cut() if not widened:
             return _with_more_room(request, reply)
         case Unparsable() if left:
-            text = str(message_of(reply).get("content") or "")
+            text = _text_of(reply)
             complaint = f"That does not fit: {fault.message}. Answer again, with nothing but the corrected JSON."
             said = [{"role": "assistant", "content": text}] if text else []
-            messages = [*request.payload["messages"], *said, {"role": "user", "content": complaint}]
-            return replace(request, payload={**request.payload, "messages": messages})
+            asked = {"role": "user", "content": complaint if text else _EMPTY}
+            return replace(
+                request, payload={**request.payload, "messages": [*request.payload["messages"], *said, asked]}
+            )
     return None
+
+
+def _text_of(reply: Reply) -> str:
+    """The text of the first answer, unless it is blank."""
+    answers = completion_of_reply(reply).answers
+    text = answers[0].text if answers else None
+    return text if text and text.strip() else ""
 
 
 def _with_more_room(request: Request, reply: Reply) -> Request | None:
@@ -55,13 +68,22 @@ def _with_more_room(request: Request, reply: Reply) -> Request | None:
     payload = dict(request.payload)
     name = next((name for name in ("max_tokens", "max_completion_tokens") if payload.get(name)), None)
     if name is not None:
-        if payload[name] >= MOST_TOKENS:
+        room = _count(payload[name])
+        if room is None or room >= MOST_TOKENS:
             return None
-        payload[name] = min(MOST_TOKENS, 2 * payload[name] + reply.usage.reasoning)
+        payload[name] = min(MOST_TOKENS, 2 * room + reply.usage.reasoning)
         return replace(request, payload=payload)
-    if reply.usage.reasoning and payload.get("reasoning_effort") not in {"none", "minimal", "low"}:
-        own = str(payload.get("extra_body", ""))
-        if "thinking_config" in own or "thinkingConfig" in own:
+    if reply.usage.reasoning and payload.get("reasoning_effort") not in ("none", "minimal", "low"):
+        google = dig(payload, "extra_body", "google")
+        if dig(google, "thinking_config") is not None or dig(google, "thinkingConfig") is not None:
             return None
         return replace(request, payload={**payload, "reasoning_effort": "low"})
     return None
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens; ready requests may hold it as text."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        value = int(value)
+    number = as_integer(value)
+    return number if number is not None and number > 0 else None

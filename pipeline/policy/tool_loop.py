@@ -8,27 +8,40 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 import anyio
-import orjson
 from anyio import to_thread
 
 from pipeline.attachments import Attachment
 from pipeline.data import Ask, Reply, Request, together
+from pipeline.endings import fault_of
 from pipeline.faults import Cut, Fault
+from pipeline.message import is_object
 from pipeline.tools import Tool, ToolError, result_text
+from pipeline.wire import completion_of_reply, first_message
 
 
-def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: float, transcript: bool) -> Ask:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLimits:
+    """What bounds the calls of tools: turns of a row, calls of a turn, seconds of a call."""
+
+    turns: int
+    calls: int
+    timeout_s: float
+
+
+def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcript: bool) -> Ask:
     """Ask, with the calls of tools carried out and their results handed back until the model answers.
 
     Calls of one turn run side by side, each with its own deadline. The model's message is handed back as it came,
-    thought signatures and all; only ids that are missing or repeated are mended. What goes wrong with a call is
-    told to the model. A call of a tool without a function is recorded, as the answer. Raises `Cut` when the model
-    still calls tools after `max_turns` turns.
+    thought signatures and all; only ids that are missing or repeated, and arguments that are not a JSON object, are
+    replaced. What goes wrong with a call is reported to the model. A call of a tool without a function is recorded,
+    as the answer. Of a turn that was cut or blocked nothing is carried out: its reply is returned, with the request
+    that it answers (`asked`). Raises `Cut` when the model still calls tools after the last turn, or calls too many in
+    one.
     """
     known = {tool.name: tool for tool in tools}
 
@@ -36,48 +49,66 @@ def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: fl
         messages = list(request.payload["messages"])
         payload = dict(request.payload)
         reply: Reply | None = None
-        for turn in range(max_turns):
-            answered = await ask(replace(request, payload={**payload, "messages": messages}))
-            reply = together(reply, answered)
-            message = message_of(reply)
-            if not message.get("tool_calls") or _is_recorded(message["tool_calls"], known):
+        for turn in range(limits.turns):
+            asked = replace(request, payload={**payload, "messages": messages})
+            reply = replace(together(reply, await ask(asked)), asked=asked if turn else None)
+            message = first_message(reply.body)
+            calls = message.get("tool_calls")
+            if not calls or not _is_whole(reply) or _is_recorded(calls, known):
                 return _with_transcript(reply, [*messages, message], keep=transcript)
-            message = {**message, "tool_calls": _mended(message["tool_calls"], turn)}
-            messages = [*messages, message, *await _carried_out(message["tool_calls"], known, timeout_s)]
+            if len(calls) > limits.calls:
+                raise _cut(f"the model calls {len(calls)} tools in one turn (max_calls_per_turn {limits.calls})", reply)
+            calls = _with_ids(calls, turn)
+            results = await _carried_out(calls, known, limits.timeout_s)
+            messages = [*messages, _handed_back(message, calls), *results]
             if payload.get("tool_choice") not in (None, "none", "auto", "validated"):
                 payload["tool_choice"] = "auto"  # it was required once; required forever would never end
-        raise Cut(f"the model still calls tools after {max_turns} turns (max_turns)")
+        raise _cut(f"the model still calls tools after {limits.turns} turns (max_turns)", reply)
 
     return asking_with_tools
 
 
-def message_of(reply: Reply) -> dict[str, Any]:
-    """The first answer's message, unchanged, with all that the endpoint put into it."""
-    choices = orjson.loads(reply.body).get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    return message if isinstance(message, dict) else {}
+def _cut(message: str, reply: Reply | None) -> Cut:
+    fault = Cut(message)
+    fault.reply = reply
+    return fault
 
 
-def _is_recorded(calls: Sequence[Any], known: Mapping[str, Tool]) -> bool:
+def _is_whole(reply: Reply) -> bool:
+    """Whether the first answer may be acted upon: it was neither cut nor blocked, and did not fail."""
+    completion = completion_of_reply(reply)
+    return bool(completion.answers) and fault_of(completion.answers[0], completion) is None
+
+
+def _is_recorded(calls: Sequence[Mapping[str, Any]], known: Mapping[str, Tool]) -> bool:
     """Whether a tool is called that there is no function of."""
-    names = [(call.get("function") or {}).get("name") or "" for call in calls if isinstance(call, dict)]
+    names = [call["function"]["name"] for call in calls]
     return any(name in known and known[name].function is None for name in names)
 
 
-def _mended(calls: Sequence[Any], turn: int) -> list[dict[str, Any]]:
+def _with_ids(calls: Sequence[Mapping[str, Any]], turn: int) -> list[dict[str, Any]]:
     """The calls, each with an id of its own."""
-    whole = [call for call in calls if isinstance(call, dict)]
-    taken = {call.get("id") for call in whole if isinstance(call.get("id"), str)}
+    taken = {call["id"] for call in calls}
     fresh = (name for number in count() if (name := f"call-{turn}-{number}") not in taken)
     seen: set[str] = set()
-    mended = []
-    for call in whole:
-        given = call.get("id")
-        name = given if isinstance(given, str) and given and given not in seen else next(fresh)
+    named = []
+    for call in calls:
+        name = call["id"] if call["id"] and call["id"] not in seen else next(fresh)
         seen.add(name)
-        mended.append({**call, "id": name})
-    return mended
+        named.append({**call, "id": name})
+    return named
+
+
+def _handed_back(message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The model's message as it goes back: endpoints refuse arguments that are not JSON, and the error reports them."""
+    whole = [
+        call
+        if is_object(call["function"]["arguments"])
+        else {**call, "function": {**call["function"], "arguments": "{}"}}
+        for call in calls
+    ]
+    role = message["role"] if isinstance(message.get("role"), str) else "assistant"
+    return {**message, "role": role, "tool_calls": whole}
 
 
 async def _carried_out(
@@ -109,11 +140,13 @@ async def _carried_out(
 
 
 async def _called(call: Mapping[str, Any], known: Mapping[str, Tool]) -> str:
-    function = call.get("function") or {}
-    tool = known.get(function.get("name") or "")
+    name, text = call["function"]["name"], call["function"]["arguments"]
+    tool = known.get(name)
     if tool is None or tool.function is None:
-        raise ToolError(f"there is no tool {function.get('name')!r}; there are: {', '.join(known)}")
-    arguments = tool.validated(function.get("arguments") or "{}")
+        raise ToolError(f"there is no tool {name!r}; there are: {', '.join(known)}")
+    arguments = tool.validated(text)
+    if not is_object(text):  # validation is more lenient than JSON is, and than what can be handed back
+        raise ToolError(f"wrong arguments for {name}: arguments: not JSON")
     run = tool.function
     try:
         if inspect.iscoroutinefunction(run):
@@ -133,7 +166,12 @@ def _told(problem: str) -> str:
 def _with_transcript(reply: Reply, messages: Sequence[Any], *, keep: bool) -> Reply:
     if not keep:
         return reply
-    return replace(reply, transcript=json.dumps(messages, ensure_ascii=False, default=_placeholder))
+    try:
+        text = json.dumps(messages, ensure_ascii=False, default=_placeholder)
+        text.encode()
+    except (RecursionError, UnicodeEncodeError):
+        text = json.dumps("this conversation cannot be written as JSON")
+    return replace(reply, transcript=text)
 
 
 def _placeholder(value: object) -> str:
