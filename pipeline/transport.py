@@ -24,7 +24,7 @@ import yarl
 from pipeline.address import chat_url
 from pipeline.faults import Unavailable, Unparsable
 from pipeline.network import CA_VARIABLES, Proxy, proxy_for, tls_context
-from pipeline.redaction import redacted
+from pipeline.redaction import redacted, unsaid_in
 
 MAX_BODY = 16 * 2**20
 """Bytes of an answer, inflated, beyond which it is given up."""
@@ -121,12 +121,14 @@ class Transport(httpx2.AsyncClient):
         if 200 <= answer.status < 300:
             if stream:
                 return httpx2.Response(answer.status, request=request, stream=body)
-            content = {"content": await body.whole()}
-            return httpx2.Response(answer.status, request=request, stream=NO_BYTES, extensions=content)
+            whole = {"content": await body.whole()}
+            return httpx2.Response(answer.status, request=request, stream=NO_BYTES, extensions=whole)
         # An error is read at once: the SDK makes an exception of it.
         found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
         headers = [(name, value) for name, value in found if value and value.isascii()]
-        return httpx2.Response(answer.status, headers=headers, request=request, content=await body.whole())
+        # Before anything reads it: the rest of a secret of which half was taken for another is not known any more.
+        content = unsaid_in(await body.whole(), _secret_of(request))
+        return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
         """An answer of which the head has come."""
@@ -305,6 +307,12 @@ def _is_unanswered(error: Exception) -> bool:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)
     return isinstance(error, aiohttp.ClientOSError | aiohttp.ClientConnectionResetError)
+
+
+def _secret_of(request: httpx2.Request) -> str:
+    """The token that the request bears."""
+    secret: str = request.extensions["headers"].get("Authorization", "")
+    return secret.removeprefix("Bearer ")
 
 
 def _named(proxy: Proxy | None) -> str:

@@ -54,6 +54,7 @@ LAYERS = {
         "grade",
         "job",
         "jobfile",
+        "own_secret",
         "prices",
         "prompt",
         "reading",
