@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pipeline.faults import Unusable
+from pipeline.redaction import quoted
 
 INLINE_LIMIT = 20_000_000
 """Bytes of a request that Vertex AI documents as the most it takes inline."""
@@ -165,18 +166,18 @@ def _read(attachment: Attachment, name: str, root: Path | None, budget: int) -> 
     try:
         path = os.path.realpath(root / name)
     except ValueError as error:  # a null byte, or half of a surrogate pair: no file can have such a name
-        raise Unusable(f"column {column!r}: {name!r} cannot be read: {error}") from None
+        raise Unusable(f"column {column!r}: {quoted(name)} cannot be read: {error}") from None
     if not Path(path).is_relative_to(os.path.realpath(root)):
-        raise Unusable(f"column {column!r}: {name!r} is outside the job's media root")
+        raise Unusable(f"column {column!r}: {quoted(name)} is outside the job's media root")
     try:
         # Not blocking, so that a FIFO in the place of a file holds nobody up.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise Unusable(f"column {column!r}: {name!r} cannot be read: {error.strerror}") from None
+        raise Unusable(f"column {column!r}: {quoted(name)} cannot be read: {error.strerror}") from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)  # here, because a folder cannot even be made a file object
-        raise Unusable(f"column {column!r}: {name!r} is no regular file")
+        raise Unusable(f"column {column!r}: {quoted(name)} is no regular file")
     with os.fdopen(descriptor, "rb") as file:
         if encoded_size(found.st_size) > budget:
             raise _too_large(attachment, encoded_size(found.st_size))
@@ -209,4 +210,4 @@ def _too_large(attachment: Attachment, size: int) -> Unusable:
 
 
 def _name(value: str | bytes) -> str:
-    return repr(value) if isinstance(value, str) else "the value"
+    return quoted(value) if isinstance(value, str) else "the value"

@@ -17,6 +17,7 @@ from pipeline.attachments import MediaColumn, attachments
 from pipeline.data import Message
 from pipeline.faults import Fault, Misuse, Unusable
 from pipeline.prompt import Template
+from pipeline.redaction import said_of_row
 
 Part = str | MediaColumn
 """A piece of a message: a Jinja2 template, or a column that holds media."""
@@ -162,7 +163,8 @@ def _called(function: Callable[[Mapping[str, Any]], Any], values: Mapping[str, A
         # The function is the user's: a row that it cannot take fails, and says where.
         code = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(code.filename).name}:{code.lineno}"
-        raise Unusable(f"the prompt's function raised {type(error).__name__}: {error} ({place})") from error
+        said = said_of_row(str(error), values)
+        raise Unusable(f"the prompt's function raised {type(error).__name__}: {said} ({place})") from error
 
 
 def _returned(value: object) -> Any:

@@ -2,61 +2,41 @@
 
 The cheap road through the SDK is `AsyncOpenAI.request` with ready bytes and the raw response: it walks no TypedDicts
 and builds no models, yet keeps the SDK's headers, hooks and errors. `Client` builds requests as the SDK does, the part
-that is the same in all of them once. `Transport` is its `http_client`; it does only what a batch needs, with the public
-methods of its class.
+that is the same in all of them once. Its `http_client` is `pipeline.transport.Transport`, which does only what a batch
+needs.
 """
 
 from __future__ import annotations
 
-import socket
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import anyio
 import httpx2
 import multidict
 import openai
 import orjson
-import yarl
 from openai import APIStatusError, AsyncOpenAI, AsyncStream
 from openai._models import FinalRequestOptions  # what the public `request` takes
 
+from pipeline.address import base_url_of, chat_url
 from pipeline.data import Reply, Request
 from pipeline.endings import worth_another_try
 from pipeline.error_body import fault_of_status
-from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
+from pipeline.faults import Expired, Fault, Unavailable, Unusable
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
 from pipeline.streaming import Arriving, whole_body
 from pipeline.token import Token
+from pipeline.transport import NO_BYTES, Transport
 from pipeline.wire import read_completion
-
-MAX_BODY = 16 * 2**20
-"""Bytes of an answer, inflated, beyond which it is given up."""
-
-KEEPALIVE_S = 75.0
-
-MOST_STALE = 16
-"""How many kept connections a call may find closed before that counts as its failure."""
 
 _DRAIN_S = 0.1
 """How long the rest of a stream is waited for after its last event, as the SDK does."""
-
-_NOTHING = httpx2.ByteStream(b"")
-
-_HEADERS = ("date", "retry-after", "retry-after-ms", "x-request-id")
-"""What is handed on of an answer's headers, as far as it is ASCII.
-
-Never its encoding, which aiohttp has undone, nor its type: the SDK would decode an error by any codec named there.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,98 +61,14 @@ class Target:
 
     @classmethod
     def url(cls, base_url: str) -> Target:
-        """Any OpenAI-compatible server; one with a location in its path goes by that."""
+        """Any OpenAI-compatible server; one with a location in its path goes by that.
+
+        Raises `Misuse` when it is no base URL, without repeating it.
+        """
+        base_url = base_url_of(base_url)
         parts = urlsplit(base_url)
         _, _, after = parts.path.partition("/locations/")
-        return cls(base_url.rstrip("/"), after.partition("/")[0] or parts.netloc)
-
-
-class Transport(httpx2.AsyncClient):
-    """The SDK's HTTP client: requests go straight to one aiohttp session.
-
-    No redirects are followed, bodies are capped at `MAX_BODY`, and what goes wrong on the way is raised as our faults.
-    """
-
-    def __init__(self, base_url: str, connections: int) -> None:
-        super().__init__(transport=_NoTransport())
-        self._connections = connections
-        self._address = yarl.URL(f"{base_url}/chat/completions")
-        self._proxy = _proxy_of(base_url)
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=self._connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=300, socket_factory=_new_socket
-        )
-        # The deadline of an attempt is the caller's: a total here would be a second one.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=60.0)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Closes every connection."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
-        """The whole answer, its bytes under `extensions["content"]`; or with `stream` one that is still coming in.
-
-        Headers and content of the request are taken from its extensions, too. It goes to our one address, whatever
-        URL it bears. Raises `Unavailable` when no answer arrived, `Unparsable` when it is too large.
-        """
-        try:
-            answer = await self._begun(request)
-        except (aiohttp.ClientError, OSError) as error:
-            raise _lost(error) from error
-        body = _Body(answer)
-        if 200 <= answer.status < 300:
-            if stream:
-                return httpx2.Response(answer.status, request=request, stream=body)
-            content = {"content": await body.whole()}
-            return httpx2.Response(answer.status, request=request, stream=_NOTHING, extensions=content)
-        # An error is read at once: the SDK makes an exception of it.
-        found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
-        headers = [(name, value) for name, value in found if value and value.isascii()]
-        return httpx2.Response(answer.status, headers=headers, request=request, content=await body.whole())
-
-    async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
-        """An answer of which the head has come.
-
-        A kept connection may be closed by its server while the request is on its way. That says nothing of the server:
-        the request goes out again at once (https://www.rfc-editor.org/rfc/rfc9112.html#section-9.3.1).
-        """
-        if self._session is None:
-            raise RuntimeError("the transport is not open")
-        stale = 0
-        while True:
-            connection = _Connection()
-            _CONNECTION.set(connection)
-            try:
-                return await self._session.request(
-                    request.method,
-                    self._address,
-                    data=request.extensions["content"],
-                    headers=request.extensions["headers"],
-                    allow_redirects=False,
-                    proxy=self._proxy,
-                )
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if connection.is_new or stale == MOST_STALE or not _is_unanswered(error):
-                    raise
-                stale += 1
+        return cls(base_url, after.partition("/")[0] or parts.netloc)
 
 
 class Client(AsyncOpenAI):
@@ -195,7 +91,7 @@ class Client(AsyncOpenAI):
             # The SDK would name itself after the class.
             default_headers={"User-Agent": f"{AsyncOpenAI.__name__}/Python {openai.__version__}", **headers},
         )
-        self._address = httpx2.URL(f"{base_url}/chat/completions")
+        self._address = httpx2.URL(chat_url(base_url))
         # Without a key the SDK would draw a random one for each request, and send none of them.
         self._posting = FinalRequestOptions.construct(method="post", url=str(self._address), idempotency_key="-")
 
@@ -220,64 +116,11 @@ class Client(AsyncOpenAI):
         headers = self._constant_headers.copy()
         headers.update(_texts(options.headers or {}))
         ready = {"headers": headers, "content": options.content}
-        return httpx2.Request("POST", self._address, stream=_NOTHING, extensions=ready)
+        return httpx2.Request("POST", self._address, stream=NO_BYTES, extensions=ready)
 
     @cached_property
     def _constant_headers(self) -> multidict.CIMultiDict[str]:
         return multidict.CIMultiDict(_texts(self.default_headers))
-
-
-@dataclass(slots=True)
-class _Connection:
-    """What a call goes through: one that was kept, until a socket is made for it."""
-
-    is_new: bool = False
-
-
-_CONNECTION: ContextVar[_Connection] = ContextVar("connection")
-
-
-def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """The socket of a new connection, and the only sign that aiohttp makes one which costs a call nothing."""
-    _CONNECTION.get().is_new = True
-    family, kind, protocol, *_ = address
-    return socket.socket(family, kind, protocol)
-
-
-def _is_unanswered(error: aiohttp.ClientError) -> bool:
-    """Whether the connection ended before a byte of the answer."""
-    return not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)
-
-
-class _Body(httpx2.AsyncByteStream):
-    """The bytes of an answer, as they come, up to `MAX_BODY` of them inflated."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        try:
-            async for chunk in self._answer.content.iter_any():
-                size += len(chunk)
-                if size > MAX_BODY:
-                    raise Unparsable(
-                        f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status
-                    )
-                yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise _lost(error) from error
-
-    async def whole(self) -> bytes:
-        """All of them; the connection then goes back to the pool, or is closed when something went wrong."""
-        try:
-            return b"".join([chunk async for chunk in self])
-        finally:
-            await self.aclose()
-
-    async def aclose(self) -> None:
-        """Gives the connection back when all was read, and closes it otherwise."""
-        self._answer.release() if self._answer.content.at_eof() else self._answer.close()
 
 
 class Endpoint:
@@ -290,25 +133,22 @@ class Endpoint:
         self._idle_timeout_s = idle_timeout_s
 
     async def ask(self, request: Request) -> Reply:
-        """One call, repeated once with a renewed token when the first one's was not accepted.
+        """One request, sent once.
 
-        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`. An answer that is worth another try
-        is the `reply` of its fault.
+        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`; `Expired` when the token was not
+        accepted, and has been renewed. An answer that is worth another try is the `reply` of its fault.
         """
         try:
             body = orjson.dumps(request.payload)
         except TypeError as error:
             raise Unusable(f"the request cannot be written as JSON: {error}") from None
-        for _ in range(2):
-            token = await self._token()
-            try:
-                return await self._attempt(body, request, token)
-            except Expired as fault:
-                expired = _discreet(fault, token, request)
+        token = await self._token()
+        try:
+            return await self._attempt(body, request, token)
+        except Fault as fault:
+            if isinstance(fault, Expired):
                 await self._token.renew(token)
-            except Fault as fault:
-                raise _discreet(fault, token, request) from fault.__cause__
-        raise Denied(f"the endpoint does not accept a fresh token either: {expired.message}", http_status=401)
+            raise _discreet(fault, token, request) from fault.__cause__
 
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
         # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody
@@ -381,18 +221,20 @@ class Endpoint:
 
 @asynccontextmanager
 async def open_endpoint(
-    target: Target, token: Token, *, connections: int, timeout_s: float, idle_timeout_s: float = 60.0
+    target: Target,
+    token: Token,
+    *,
+    connections: int,
+    timeout_s: float,
+    idle_timeout_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Endpoint]:
-    """An endpoint whose one `AsyncOpenAI` is closed at the end of the block."""
+    """An endpoint whose one `AsyncOpenAI` is closed at the end of the block. Connections are idle by the `clock`."""
     async with (
-        Transport(target.base_url, connections) as transport,
+        Transport(target.base_url, connections, clock) as transport,
         Client(target.base_url, transport, token.headers) as client,
     ):
         yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
-
-
-class _NoTransport(httpx2.AsyncBaseTransport):
-    """In place of httpx2's own connection pool, which is never used."""
 
 
 def _texts(headers: Mapping[str, object]) -> dict[str, str]:
@@ -409,16 +251,3 @@ def _discreet(fault: Fault, token: str, request: Request) -> Fault:
     fault.message = unquoted(unsaid(fault.message, token), texts_of(request.payload))
     fault.args = (fault.message,)
     return fault
-
-
-def _lost(error: Exception) -> Unavailable:
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return Unavailable(f"no whole answer: {said[:300]}")
-
-
-def _proxy_of(base_url: str) -> str | None:
-    """The proxy that the environment names for this URL (HTTPS_PROXY, NO_PROXY ...)."""
-    parts = urlsplit(base_url)
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)

@@ -26,14 +26,19 @@ from __future__ import annotations
 
 from typing import Any
 
+MOST_MESSAGE = 2000
+"""Characters of a fault's message: it is stored with its row, and may quote what a row or a server says."""
+
 
 class Fault(Exception):
     """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one.
 
+    A message is cut after `MOST_MESSAGE` characters.
     `reply` is what the endpoint answered before it came to this (a `pipeline.data.Reply`), when it did: it was paid.
     """
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:
+        message = message if len(message) <= MOST_MESSAGE else f"{message[: MOST_MESSAGE - 3]}..."
         super().__init__(message)
         self.message = message
         self.http_status = http_status
@@ -59,13 +64,15 @@ class Throttled(Passing):
 class Unavailable(Passing):
     """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`.
 
-    `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole.
+    `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole. `cause` says why no
+    connection served the call, as one of the words of `pipeline.transport`; None when the server answered.
     """
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, http_status=http_status)
         self.retry_after = retry_after
         self.own = False
+        self.cause: str | None = None
 
 
 class Expired(Passing):

@@ -19,6 +19,7 @@ from pipeline.data import Entry, Outcome, Request, Row
 from pipeline.faults import Misuse, Unusable
 from pipeline.prompt import FUNCTIONS
 from pipeline.reading import Reader
+from pipeline.redaction import quoted
 from pipeline.schema import Shape, shape_of
 from pipeline.tools import Tool, tool_of
 
@@ -307,7 +308,8 @@ def _refuse_other_calls(values: Mapping[str, Any]) -> None:
     """OpenAI's batch format can name other endpoints; in other inputs `url` and `method` are plain data."""
     url, method = values.get("url"), values.get("method")
     if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
-        raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {method} {url}")
+        other = f"{quoted(str(method or 'POST'))} {quoted(str(url))}"
+        raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {other}")
 
 
 def _require_writable(body: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.faults import Misuse, Unusable
+from pipeline.redaction import said_of_row
 
 WHOLE_ROW = "row"
 """In a template, `row` is the whole row, for columns whose names are no identifiers: `row["invoice no"]`."""
@@ -122,7 +123,8 @@ class Template:
             named = f"column {', '.join(map(repr, nulls))} is null" if nulls else "a value is null"
             raise Unusable(f"{named}, and the template of `{self.field}` gives no default for it") from None
         except UndefinedError as error:
-            raise Unusable(f"the template of `{self.field}` does not fit this row: {error.message}") from None
+            said = said_of_row(str(error.message), values)
+            raise Unusable(f"the template of `{self.field}` does not fit this row: {said}") from None
         except (
             TemplateError,
             TypeError,
@@ -132,4 +134,5 @@ class Template:
             AttributeError,
             RecursionError,
         ) as error:
-            raise Unusable(f"the template of `{self.field}` failed: {type(error).__name__}: {error}") from None
+            said = f"{type(error).__name__}: {said_of_row(str(error), values)}"
+            raise Unusable(f"the template of `{self.field}` failed: {said}") from None

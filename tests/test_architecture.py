@@ -43,7 +43,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"data", "disk", "faults", "pace", "tally", "token"},
+    "values": {"address", "data", "disk", "faults", "network", "pace", "tally", "token"},
     "meaning": {
         "attachments",
         "columns",
@@ -57,6 +57,7 @@ LAYERS = {
         "job",
         "jobfile",
         "message",
+        "own_secret",
         "prices",
         "prompt",
         "reading",
@@ -69,7 +70,7 @@ LAYERS = {
         "usage",
         "wire",
     },
-    "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
+    "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source", "transport"},
     "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
@@ -82,7 +83,14 @@ ORDER = list(LAYERS)
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 
 SIDEWAYS = {
-    "values": {("data", "faults"), ("tally", "data"), ("token", "faults")},
+    "values": {
+        ("address", "faults"),
+        ("data", "faults"),
+        ("network", "faults"),
+        ("tally", "data"),
+        ("token", "faults"),
+    },
+    "edges": {("endpoint", "transport")},
     "engine": {("working", "run")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},

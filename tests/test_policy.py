@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Ask, Reply, Request, Usage
-from pipeline.faults import Denied, Expired, Fault, Interrupted, Refused, Spent, Throttled, Unavailable, Unparsable
+from pipeline.faults import Denied, Fault, Interrupted, Refused, Spent, Throttled, Unavailable, Unparsable
 from pipeline.pace import PROBE_S, AdaptiveRate, Lateness, RetryBudget, Spacing, Weather
 from pipeline.pace.weather import MOST_ATTEMPTS
 from pipeline.policy import (
@@ -400,7 +400,7 @@ async def test_the_last_fault_is_raised_when_no_try_succeeds() -> None:
     assert rig.endpoint.tries[0] == 5
 
 
-@pytest.mark.parametrize("fault", [Refused("400"), Unparsable("too large"), Denied("403"), Expired("401")])
+@pytest.mark.parametrize("fault", [Refused("400"), Unparsable("too large"), Denied("403")])
 async def test_faults_that_another_try_would_not_mend_are_raised_at_once(fault: Fault) -> None:
     rig = Rig(Endpoint(failing(fault)))
     results = await asked(rig.ask, 1)

@@ -233,7 +233,7 @@ arriving.end()
 
 
 def test_s10_what_a_server_sends_is_read_in_linear_time() -> None:
-    """Seventeen replies of up to 16 MB, each within 15 s of processor time: a quadratic reader takes minutes or hours."""
+    """Seventeen replies of up to 16 MB, each within 15 s of processor time: a quadratic reader takes hours."""
     done = subprocess.run(
         [sys.executable, "-c", _SLOW], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )

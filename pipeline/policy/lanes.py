@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from pipeline.data import Ask, Reply, Request
-from pipeline.faults import Denied, Settled, Throttled, Unavailable
+from pipeline.faults import Denied, Expired, Settled, Throttled, Unavailable
 from pipeline.pace import AdaptiveRate, Breaker, Gate, Latencies, Spacing, TokenEstimate
 from pipeline.policy.stop import Stop
 from pipeline.tally import Tally
@@ -149,6 +149,7 @@ class Dispatcher:
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
         pause, throttles = 0.0, 0
+        renewed = resent = False
         tried = [lane for lane in self.lanes if request.ordinal in lane.rows]
         size = _size(request) if self.limits.tokens else 0
         while True:
@@ -160,10 +161,19 @@ class Dispatcher:
             try:
                 reply = await lane.ask(request)
             except Throttled as fault:
-                throttles += 1
+                throttles, renewed = throttles + 1, False
                 self._throttled(lane, fault, left_at, throttles)
                 pause = min(30.0, max(0.5, 2.0 * pause)) * self._dice.uniform(0.5, 1.0)
+            except Expired as fault:
+                # The token has been renewed. Sent again from here, the call is counted and waits its turn.
+                if renewed:
+                    said = f"the endpoint does not accept a fresh token either: {fault.message}"
+                    raise Denied(said, http_status=401) from None
+                pause, renewed = 0.0, True
             except Unavailable as fault:
+                if fault.cause == "stale" and not resent:
+                    pause, resent = 0.0, True  # the server has not seen it: no failure of the row's or of the lane's
+                    continue
                 tally = self._tally
                 in_play = tally.in_flight + tally.waiting + tally.retrying
                 lane.failed(anyio.current_time(), request.ordinal, in_play)

@@ -1,0 +1,175 @@
+"""What the environment says of the network: proxies, the hosts that need none, and certificate authorities.
+
+Calls and token requests read it here, so that both go the same way. curl's and requests' conventions hold: HTTPS_PROXY,
+HTTP_PROXY, ALL_PROXY and NO_PROXY in either case; REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import ssl
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pipeline.faults import Misuse
+
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+"""Who may name the certificate authorities to trust, in order of precedence."""
+
+_METADATA_VARIABLES = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP")
+_METADATA_HOSTS = {"metadata.google.internal", "metadata"}
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy: its address without credentials, so that no message can repeat them, and the credentials."""
+
+    url: str
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """The proxy that the environment names for this URL; None when the way is straight.
+
+    It is so to this machine and to the metadata server, whatever the environment says: a token on its way there would
+    pass a stranger in the clear. Raises `Misuse`, which names the variable and not its value, for a proxy that cannot
+    be used.
+    """
+    parts = urlsplit(url)
+    if parts.hostname is None or goes_straight(parts.hostname) or _is_exempt(parts.hostname, _port(parts)):
+        return None
+    found = urllib.request.getproxies()
+    address = found.get(parts.scheme) or found.get("all")
+    return _proxy(address.strip(), _variable(parts.scheme)) if address and address.strip() else None
+
+
+def goes_straight(host: str) -> bool:
+    """Whether no proxy has a way to this host: this machine in any spelling, its link, or Google's metadata server."""
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost") or host in _METADATA_HOSTS:
+        return True
+    if any(host == os.environ.get(name, "").partition(":")[0].lower() for name in _METADATA_VARIABLES):
+        return True
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address is not None and (address.is_loopback or address.is_unspecified or address.is_link_local)
+
+
+def ca_bundle() -> str | None:
+    """The file or folder of certificate authorities that the environment names; None for the system's.
+
+    Raises `Misuse` when nothing is there: OpenSSL would pass over it, and then trust nobody.
+    """
+    for name in CA_VARIABLES:
+        path = os.environ.get(name)
+        if path:
+            try:
+                found = Path(path).exists()
+            except (OSError, ValueError):  # too long for a path, or a null byte in it
+                found = False
+            if not found:
+                raise Misuse(f"{name} names a file of certificate authorities that is not there")
+            return path
+    return None
+
+
+def tls_context() -> ssl.SSLContext | None:
+    """The trust that the environment asks for; None for the system's. Raises `Misuse` when it cannot be read."""
+    bundle = ca_bundle()
+    if bundle is None:
+        return None
+    try:
+        if Path(bundle).is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:  # SSLError is one
+        variable = next(name for name in CA_VARIABLES if os.environ.get(name))
+        raise Misuse(f"{variable} names a file that holds no certificates in PEM form: {error.strerror}") from None
+
+
+def _proxy(address: str, variable: str) -> Proxy:
+    parts = _split(address if "://" in address else f"http://{address}", variable)
+    if parts.scheme.startswith("socks"):
+        raise Misuse(
+            f"{variable} names a SOCKS proxy, and only HTTP proxies can be used: name one, unset the variable, or put "
+            f"the endpoint's host into NO_PROXY"
+        )
+    if parts.scheme not in {"http", "https"}:
+        raise Misuse(f"{variable} names no HTTP proxy: it must be like http://host:port")
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    port = "" if parts.port is None else f":{parts.port}"
+    return Proxy(f"{parts.scheme}://{shown}{port}", unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+def _split(address: str, variable: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        usable = re.fullmatch(r"[\w.:%-]+", parts.hostname or "") and parts.port != 0
+    except ValueError:  # a port that is no number, or a bracket left open
+        usable = None
+    if not usable:
+        raise Misuse(f"{variable} cannot be read: it must be like http://host:port")
+    return parts
+
+
+def _variable(scheme: str) -> str:
+    """The variable that names the proxy; its lower-case spelling wins, as it does for curl."""
+    names = [spelled for name in (f"{scheme}_proxy", "all_proxy") for spelled in (name, name.upper())]
+    return next((name for name in names if os.environ.get(name)), "the system's proxy setting")
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _is_exempt(host: str, port: int) -> bool:
+    """Whether NO_PROXY, in either case, names the host: by name, domain, `*`, address or network, also with a port."""
+    said = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    host, address = host.lower().rstrip("."), _address(host)
+    for entry in filter(None, re.split(r"[\s,]+", said.lower())):
+        name, ported = _without_port(entry)
+        if ported not in {None, port}:
+            continue
+        domain = name.removeprefix("*").lstrip(".").rstrip(".")
+        if entry == "*" or (domain and (host == domain or host.endswith(f".{domain}"))):
+            return True
+        if address is not None and _holds(name, address):
+            return True
+    # Elsewhere than on Linux the system's own settings have exemptions, too.
+    return bool(urllib.request.proxy_bypass(host))
+
+
+def _without_port(entry: str) -> tuple[str, int | None]:
+    name, colon, port = entry.rpartition(":")
+    if colon and port.isdecimal() and (name.startswith("[") or ":" not in name):
+        return name.strip("[]"), int(port)
+    return entry.strip("[]"), None
+
+
+def _holds(network: str, address: _Address) -> bool:
+    try:
+        return address in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _address(host: str) -> _Address | None:
+    """The address that a host's name spells; also `127.1` or `0x7f000001`, which the system's resolver takes."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host)) if re.fullmatch(r"[0-9a-fx.]+", host) else None
+    except OSError:
+        return None

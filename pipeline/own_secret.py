@@ -1,0 +1,153 @@
+r"""The secret that a request was sent with, taken out of what came back: whole or in part, however it is written.
+
+Servers like to tell callers what they sent. They write it as JSON does (`\/`, `\u004b`, escaped once more within a
+string), as addresses do (`%2F`) or as pages do (`&#47;`); they mask its beginning, or cut it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+SHORTEST_SECRET = 12
+"""A key of fewer characters protects nothing (`x`, for a server that wants none), and may be any word of an answer."""
+
+IN_MESSAGES = 8
+"""So many characters of a secret in a row are taken for it in a message."""
+
+IN_BODIES = 16
+"""The same in an answer, whose text must not change for a word that a key happens to hold."""
+
+_MOST_RUNS = 1000
+"""Where more pieces of our secret come back than this, each is taken out by itself: measuring runs would take long."""
+
+_NO_ESCAPE = b"".join(rb"(?<!\\u%s)" % (b"[0-9a-fA-F]" * digits) for digits in range(4))
+"""Not among the digits of a `\\u00e9`: JSON must stay JSON."""
+
+_SIGNS = (b"\\u00", b"\\/", b"%", b"&#")
+
+
+def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> bytes:
+    """The body with `mark` for every run of at least `shortest` characters of the secret, and for all of it.
+
+    Linear in the body's length, whatever it holds.
+    """
+    if len(secret) < SHORTEST_SECRET:
+        return body
+    own = _own(secret, shortest)
+    if any(sign in body for sign in _SIGNS) and own.is_in(_unescaped(body)):
+        body = own.escaped.sub(mark, body)
+    body = own.replaced(body, mark)
+    if b"\x00" in body:  # UTF-16, in either order of bytes
+        for codec in ("utf-16-le", "utf-16-be"):
+            body = body.replace(secret.encode(codec), mark.decode().encode(codec))
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A secret, and the pieces of it by which a run of at least `shortest` of its bytes is found."""
+
+    secret: bytes
+    shortest: int
+    pieces: tuple[tuple[int, bytes], ...]
+    escaped: re.Pattern[bytes]
+    """All of it, or pieces of it in a row, each byte plain or escaped."""
+
+    def replaced(self, body: bytes, mark: bytes) -> bytes:
+        """The body with `mark` for every run."""
+        if self._pieces_in(body) > _MOST_RUNS:
+            for piece in (self.secret, *(piece for _, piece in self.pieces)):
+                body = body.replace(piece, mark)
+            return body
+        end, kept = 0, []
+        for first, last in sorted(self._runs(body)):
+            if first >= end:
+                kept += [body[end : _behind_escape(body, first)], mark]
+            end = max(end, last)
+        return b"".join([*kept, body[end:]]) if kept else body
+
+    def is_in(self, body: bytes) -> bool:
+        """Whether there is any run, or more pieces than chance explains."""
+        return self._pieces_in(body) > _MOST_RUNS or any(True for _ in self._runs(body))
+
+    def _pieces_in(self, body: bytes) -> int:
+        return sum(body.count(piece) for _, piece in self.pieces)
+
+    def _runs(self, body: bytes) -> Iterator[tuple[int, int]]:
+        """Where the runs are; they may overlap."""
+        for offset, piece in self.pieces:
+            at = body.find(piece)
+            while at >= 0:
+                first, last = self._run(body, at, offset, len(piece))
+                is_run = last - first >= self.shortest
+                if is_run:
+                    yield first, last
+                at = body.find(piece, last if is_run else at + 1)
+
+    def _run(self, body: bytes, at: int, offset: int, size: int) -> tuple[int, int]:
+        """From where to where the body goes with the secret around a piece of it."""
+        first, last = at, at + size
+        while first > 0 and offset > 0 and body[first - 1] == self.secret[offset - 1]:
+            first, offset = first - 1, offset - 1
+        shift = offset - first
+        while last < len(body) and last + shift < len(self.secret) and body[last] == self.secret[last + shift]:
+            last += 1
+        return first, last
+
+
+@lru_cache(maxsize=8)
+def _own(secret: str, shortest: int) -> _Own:
+    """Any run of `2 * size - 1` bytes holds one of the secret's aligned pieces of `size` bytes, whole."""
+    whole = secret.encode("utf-8", "surrogatepass")
+    # Of a long token a longer run is looked for, so that there are but few pieces to find in every answer.
+    shortest = min(len(whole), max(shortest, len(whole) // 8 if shortest >= IN_BODIES else 0))
+    size = (shortest + 1) // 2
+    offsets = [*range(0, len(whole) - size + 1, size)]
+    pieces = tuple((offset, whole[offset : offset + size]) for offset in offsets)
+    any_piece = b"|".join(_tolerant(piece) for piece in {*(piece for _, piece in pieces), whole[-size:]})
+    return _Own(whole, shortest, pieces, re.compile(_NO_ESCAPE + rb"(?:%s|(?:%s)+)" % (_tolerant(whole), any_piece)))
+
+
+def _behind_escape(body: bytes, first: int) -> int:
+    """Where a run begins that may not take digits from an escape before it: the JSON must stay JSON."""
+    escape = body.rfind(b"\\u", max(0, first - 5), first)
+    return first if escape < 0 else escape + 6
+
+
+def _tolerant(piece: bytes) -> bytes:
+    return b"".join(_written(byte) for byte in piece)
+
+
+def _written(byte: int) -> bytes:
+    """Every way to write a byte of ASCII."""
+    plain = re.escape(bytes([byte]))
+    code = b"%x" % byte
+    coded = b"".join(b"[%s%s]" % (bytes([digit]), bytes([digit]).upper()) for digit in code)
+    return rb"(?:\\{0,8}%s|\\{1,8}u00%s|%%%s|&#(?:%d|[xX]%s);)" % (plain, coded, coded, byte, coded)
+
+
+_ASCII = range(0x20, 0x7F)
+_HEX = {code: bytes([byte]) for byte in _ASCII for code in (b"%02x" % byte, b"%02X" % byte)}
+_ENTITIES = (
+    {b"%d" % byte: bytes([byte]) for byte in _ASCII}
+    | {b"x" + code: byte for code, byte in _HEX.items()}
+    | {b"X" + code: byte for code, byte in _HEX.items()}
+)
+
+
+def _unescaped(body: bytes) -> bytes:
+    """The body with every escaped character of ASCII as itself, and without backslashes: to look for a secret in."""
+    body = body.replace(b"\\", b"")
+    for sign in (b"u00", b"%"):
+        if sign in body:
+            first, *rest = body.split(sign)
+            known = [_HEX[one[:2]] + one[2:] if one[:2] in _HEX else sign + one for one in rest]
+            body = b"".join([first, *known])
+    if b"&#" in body:
+        first, *rest = body.split(b"&#")
+        coded = [one.partition(b";") for one in rest]
+        body = b"".join([first, *(_ENTITIES.get(code, b"&#" + code + end) + more for code, end, more in coded)])
+    return body
