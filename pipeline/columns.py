@@ -6,7 +6,6 @@ pyarrow is loaded when a type is asked for, not before.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation,
 from enum import Enum
 from typing import Any
 
+from pipeline.exact import json_of
 from pipeline.faults import Misuse
 
 
@@ -129,9 +129,7 @@ def _date(value: Any) -> date:
 def _time(value: Any) -> time:
     if not isinstance(value, time):
         raise _expected("a time", value)
-    if value.tzinfo is not None:
-        raise Misfit(f"{excerpt(value)} has a time zone, and time64 has none")
-    return value
+    return value.replace(tzinfo=None)  # as it is written: the format `time` of JSON Schema demands an offset
 
 
 def _instant(value: Any) -> datetime:
@@ -193,7 +191,7 @@ def json_text(jsonable: Callable[[Any], Any] = lambda value: value, *, nullable:
         if value is None:
             raise _expected("a value", value)
         try:
-            text = json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            text = json_of(jsonable(value))
         except ValueError:
             raise Misfit("holds what JSON cannot express (NaN, infinity or a foreign type)") from None
         return _string(text)

@@ -9,9 +9,9 @@ Every column is declared before row 1. What a type becomes:
 | `float` | `float64`, the nearest; NaN and infinity are failures of the row |
 | `bool` | `bool` |
 | `Decimal` | `decimal128(38, 9)`, or `(max_digits, decimal_places)` of its `Field`; never rounded |
-| `date`, `time` | `date32`, `time64[us]`; a time with a zone is a failure of the row |
+| `date`, `time` | `date32`, `time64[us]`: the time as it is written, without its offset |
 | `datetime` | `timestamp[us, UTC]`: without an offset taken as UTC, with one converted; to the microsecond |
-| `NaiveDatetime` | `timestamp[us]` |
+| `NaiveDatetime` | `timestamp[us]`: as it is written, without its offset |
 | `timedelta` | `string`, ISO 8601 |
 | `bytes` | `binary` |
 | `UUID`, URLs, `EmailStr`, `Path`, IP addresses | `string` |
@@ -26,7 +26,8 @@ Every column is declared before row 1. What a type becomes:
 
 Constraints (`Annotated`, `Field`, `Strict`) do not change a column's type. In JSON, fields go by their aliases; the
 columns have the Python names, because an alias is free text and a warehouse's column name is not. Computed fields,
-and extra keys that a model allows, are no columns. JSON text writes a decimal as a string, with all its digits.
+and extra keys that a model allows, are no columns. JSON text keeps every digit of a number, and writes a decimal as a
+string.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import pydantic
-from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
-from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUndefinedAnnotation, PydanticUserError
+from pydantic import BaseModel, RootModel
 from pydantic_core import to_jsonable_python
 
+from pipeline.asked import json_schema
 from pipeline.columns import (
     BINARY,
     BOOL,
@@ -72,19 +73,9 @@ from pipeline.columns import (
     via,
 )
 from pipeline.faults import Misuse
+from pipeline.model_reading import input_name, read_answer
 from pipeline.schema_file import shape_of_document
-from pipeline.shapes import (
-    Inexact,
-    JsonSchema,
-    Shape,
-    bare_json,
-    is_strict,
-    load,
-    mapped,
-    resolve,
-    unparsable,
-    with_numbers_as_text,
-)
+from pipeline.shapes import Shape, is_strict
 
 __all__ = ["Shape", "is_strict", "json_schema", "shape_of"]
 
@@ -109,73 +100,7 @@ def shape_of(schema: type[BaseModel] | Mapping[str, Any], name: str | None = Non
             f"{schema.__name__} has no fields, so it has no columns: give it one, or drop the schema for plain text"
         )
     columns = _struct(schema, frozenset())
-    return Shape(name or schema.__name__, document, columns, lambda text: _read(schema, text))
-
-
-def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema as structured outputs want it.
-
-    Objects are closed and all their properties required; defaults are left out; a `$ref` stands alone, or is replaced
-    by what it refers to. Free-form dicts stay open: see `is_strict`. Misuse for a type without a JSON schema.
-    """
-    try:
-        model.model_rebuild()
-        document = model.model_json_schema()
-    except (PydanticInvalidForJsonSchema, PydanticUndefinedAnnotation, PydanticUserError) as error:
-        raise Misuse(f"{model.__name__} has no JSON schema: {str(error).splitlines()[0]}") from error
-    return _strict(document, document, ())
-
-
-def _strict(schema: JsonSchema, root: JsonSchema, inlined: tuple[str, ...]) -> dict[str, Any]:
-    reference = schema.get("$ref")
-    if reference is not None and len(schema) > 1:
-        siblings = {key: value for key, value in schema.items() if key != "$ref"}
-        if reference in inlined:
-            return _strict({"anyOf": [{"$ref": reference}], **siblings}, root, inlined)
-        return _strict({**resolve(root, reference), **siblings}, root, (*inlined, reference))
-    closed = mapped(schema, lambda inner: _strict(inner, root, inlined))
-    closed.pop("default", None)
-    if "properties" in closed:
-        closed["required"] = list(closed["properties"])
-    if closed.get("type") == "object":
-        closed.setdefault("additionalProperties", False)
-    return closed
-
-
-def _read(model: type[BaseModel], text: str) -> BaseModel:
-    text = bare_json(text)
-    _, inexact = load(text)
-    try:
-        value = model.model_validate_json(text)
-        return _with_exact_numbers(model, value, text, inexact) if inexact else value
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise unparsable((problem["loc"], problem["msg"]) for problem in found) from None
-
-
-def _with_exact_numbers(model: type[BaseModel], value: BaseModel, text: str, inexact: list[Inexact]) -> BaseModel:
-    """`value`, unless an integer or a decimal in it was rounded: pydantic reads both by way of float64."""
-    rounded = {Decimal(repr(float(number))) for number in inexact} | {
-        Decimal(number) for number in inexact if number.is_integer()
-    }
-    if rounded.isdisjoint(_exact_numbers(value)):
-        return value
-    return model.model_validate_json(with_numbers_as_text(text))
-
-
-def _exact_numbers(value: Any) -> Iterator[int | Decimal]:
-    match value:
-        case int() | Decimal():
-            yield value
-        case BaseModel():
-            yield from _exact_numbers([getattr(value, name) for name in type(value).model_fields])
-        case Mapping():
-            yield from _exact_numbers(list(value.values()))
-        case list() | tuple() | set() | frozenset() | collections.deque():
-            for item in value:
-                yield from _exact_numbers(item)
-        case _ if dataclasses.is_dataclass(value):
-            yield from _exact_numbers([getattr(value, field.name) for field in dataclasses.fields(value)])
+    return Shape(name or schema.__name__, document, columns, lambda text: read_answer(schema, text))
 
 
 _SCALARS: tuple[tuple[type, Column], ...] = (  # the first that fits: bool is an int, datetime is a date
@@ -318,7 +243,7 @@ def _jsonable(value: Any) -> Any:
         case RootModel():
             return _jsonable(value.root)
         case BaseModel():
-            named = {_key(name, info): getattr(value, name) for name, info in type(value).model_fields.items()}
+            named = {input_name(name, info): getattr(value, name) for name, info in type(value).model_fields.items()}
             return _jsonable(named | (value.model_extra or {}))
         case Mapping():
             return {_key_text(key): _jsonable(item) for key, item in value.items()}
@@ -334,12 +259,3 @@ def _jsonable(value: Any) -> Any:
 
 def _key_text(key: Any) -> str:
     return key if type(key) is str else next(iter(to_jsonable_python({bare(key): None})))
-
-
-def _key(name: str, info: pydantic.fields.FieldInfo) -> str:
-    alias = info.validation_alias
-    if isinstance(alias, AliasChoices):
-        alias = alias.choices[0]
-    if isinstance(alias, AliasPath):
-        alias = str(alias.path[0])
-    return alias or name

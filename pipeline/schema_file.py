@@ -40,8 +40,11 @@ from pipeline.columns import (
     struct_of,
     via,
 )
+from pipeline.conversions import without_leap_second
+from pipeline.dialects import asked, standard
+from pipeline.exact import Inexact
 from pipeline.faults import Misuse
-from pipeline.shapes import Inexact, JsonSchema, Shape, bare_json, load, resolve, subschemas, unparsable
+from pipeline.shapes import JsonSchema, Shape, bare_json, load, resolve, subschemas, unparsable
 
 
 def shape_of_document(document: JsonSchema, name: str) -> Shape:
@@ -50,13 +53,14 @@ def shape_of_document(document: JsonSchema, name: str) -> Shape:
     Misuse for an invalid schema, a root that is not an object with properties, and a `$ref` to another document,
     which would have to be fetched.
     """
+    document = standard(document)
     validator = _validator(document)
     _refuse_foreign_references(document)
     columns = _column(document, document, frozenset())
     if not columns.label.startswith("struct<") or columns.label == "struct<>":
         raise Misuse("the schema's root must be an object with properties: give its value a name in one")
     sent = {key: value for key, value in document.items() if key != "$schema"}
-    return Shape(name, sent, columns, lambda text: _read(validator, text))
+    return Shape(name, asked(sent), columns, lambda text: _read(validator, text))
 
 
 def _validator(document: JsonSchema) -> Any:
@@ -118,21 +122,21 @@ def _parsed(kind: str, pattern: str, parse: Callable[[str], Any]) -> Callable[[A
     return parsed
 
 
+def _clock(text: str) -> time:
+    return time.fromisoformat(without_leap_second(text)).replace(tzinfo=None)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(without_leap_second(text))
+
+
 _DAY = r"\d{4}-\d\d-\d\d"
-_CLOCK = r"\d\d:\d\d(:\d\d(\.\d{1,6}0*)?)?"  # digits beyond the microsecond are refused, not cut
+_CLOCK = r"\d\d:\d\d(:\d\d(\.\d+)?)?"  # digits beyond the microsecond are cut off, as pydantic does
+_OFFSET = r"([Zz]|[+-]\d\d:\d\d)?"
 _FORMATS: Mapping[str, Column] = {
     "date": via(_parsed("date (YYYY-MM-DD)", _DAY, date.fromisoformat), DATE),
-    "time": via(
-        _parsed(
-            "time in UTC (HH:MM:SS)",
-            rf"{_CLOCK}([Zz]|[+-]00:00)?",
-            lambda text: time.fromisoformat(text).replace(tzinfo=None),
-        ),
-        TIME,
-    ),
-    "date-time": via(
-        _parsed("date-time (RFC 3339)", rf"{_DAY}[Tt ]{_CLOCK}([Zz]|[+-]\d\d:\d\d)?", datetime.fromisoformat), INSTANT
-    ),
+    "time": via(_parsed("time (RFC 3339)", _CLOCK + _OFFSET, _clock), TIME),
+    "date-time": via(_parsed("date-time (RFC 3339)", rf"{_DAY}[Tt ]{_CLOCK}{_OFFSET}", _instant), INSTANT),
 }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pipeline.columns import Column, Misfit
+from pipeline.exact import Inexact, json_of
 from pipeline.faults import Fault, Unparsable
 
 JsonSchema = Mapping[str, Any]
@@ -100,13 +101,6 @@ def _path(steps: Iterable[str | int]) -> str:
     return text if len(text) <= 90 else text[:87] + "..."
 
 
-class Inexact(float):
-    """A JSON number whose digits a float64 does not keep; `literal` has them all."""
-
-    __slots__ = ("literal",)
-    literal: str
-
-
 def bare_json(text: str) -> str:
     """The JSON of an answer: without space and byte order mark around it, and out of its ``` fence, if it is in one."""
     text = text.strip("\ufeff \t\r\n")
@@ -122,8 +116,8 @@ def bare_json(text: str) -> str:
 def load(text: str) -> tuple[Any, list[Inexact]]:
     """The parsed JSON, and the `Inexact` numbers in it.
 
-    Unparsable for what is not JSON, and for JSON that readers disagree about: a repeated key, NaN, a number beyond
-    float64 (RFC 8259, sections 4 and 6).
+    Unparsable for what is not JSON, and for JSON that readers disagree about: a repeated key, NaN (RFC 8259,
+    sections 4 and 6). A number beyond float64 is an infinite `Inexact`, which only JSON text keeps.
     """
     inexact: list[Inexact] = []
 
@@ -148,14 +142,9 @@ def load(text: str) -> tuple[Any, list[Inexact]]:
     return tree, inexact
 
 
-def with_numbers_as_text(text: str) -> str:
-    """The same JSON, with every number that float64 would change as a string of its digits."""
-
-    def number(literal: str) -> Any:
-        value = _float(literal)
-        return literal if isinstance(value, Inexact) else value
-
-    return json.dumps(json.loads(text, parse_float=number))
+def with_numbers_as_text(text: str, literals: Collection[str]) -> str:
+    """The same JSON, with these of its numbers as strings of their digits."""
+    return json_of(json.loads(text, parse_float=lambda literal: literal if literal in literals else _float(literal)))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -178,14 +167,17 @@ def _float(literal: str) -> float:
     value = float(literal)
     if len(literal) < 17 and "e" not in literal and "E" not in literal:
         return value  # 15 digits always survive
-    if not math.isfinite(value):
-        raise Unparsable(f"{literal[:40]} is beyond float64")
-    exact = Decimal(literal)
-    if exact == Decimal(repr(value)) and (exact == Decimal(value) or not value.is_integer()):
+    if math.isfinite(value) and _is_kept(value, literal):
         return value
-    inexact = Inexact(value)
-    inexact.literal = literal
-    return inexact
+    return Inexact.of(literal)
+
+
+def _is_kept(value: float, literal: str) -> bool:
+    try:
+        exact = Decimal(literal)
+    except InvalidOperation:  # an exponent of 20 digits: the float is 0 or infinite
+        return False
+    return exact == Decimal(repr(value)) and (exact == Decimal(value) or not value.is_integer())
 
 
 def resolve(root: JsonSchema, reference: str) -> Any:

@@ -155,6 +155,7 @@ MAPPING: list[tuple[Any, pa.DataType, bool, str, Any]] = [
     (Annotated[Decimal, Field(decimal_places=2)], pa.decimal128(38, 2), False, "3", Decimal(3)),
     (date, pa.date32(), False, '"0001-01-01"', date(1, 1, 1)),
     (time, pa.time64("us"), False, '"23:59:59.999999"', time(23, 59, 59, 999999)),
+    (time, pa.time64("us"), False, '"12:00:00.5+02:00"', time(12, 0, 0, 500000)),
     (datetime, pa.timestamp("us", "UTC"), False, '"2024-01-01T00:00:00"', datetime(2024, 1, 1, tzinfo=UTC)),
     (datetime, pa.timestamp("us", "UTC"), False, '"2024-01-01T01:00:00+01:00"', datetime(2024, 1, 1, tzinfo=UTC)),
     (
@@ -410,7 +411,6 @@ def test_a_json_number_reaches_an_exact_column_exactly_or_not_at_all(literal: st
         (Decimal, "123456789012345678901234567890", "does not fit decimal128(38, 9)"),
         (Decimal, '"1e999999999999"', "does not fit decimal128(38, 9)"),
         (int, "1.2345678901234568e18", "x: "),  # float64 prints these digits, and holds others
-        (time, '"12:00:00Z"', "x: 12:00:00+00:00 has a time zone"),
         (datetime, '"0001-01-01T00:00:00+23:00"', "outside the years 1 to 9999"),
         (dict[str, int], '{"a": "b"}', "x.a: "),
         (
@@ -484,7 +484,7 @@ def test_a_long_number_is_kept_in_a_decimal_and_taken_as_a_float_elsewhere() -> 
 
     shape = shape_of(Mixture)
     value = shape.parse('{"exact": 1.5, "real": 48.858370199999998, "free": 3.14159265358979323846}')
-    assert shape.plain(value) == {"exact": Decimal("1.5"), "real": 48.858370199999996, "free": "3.141592653589793"}
+    assert shape.plain(value) == {"exact": Decimal("1.5"), "real": 48.858370199999996, "free": "3.14159265358979323846"}
     exact = shape_with(Decimal).parse('{"x": 12345678901234567890.123456789}')
     assert exact.x == Decimal("12345678901234567890.123456789")
 
@@ -587,19 +587,16 @@ class Described(BaseModel):
     line: Line = Field(description="the first line")
     colour: Colour | None = None
     lines: list[Annotated[Line, Field(description="one of them")]]
-    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
     free: dict[str, Any]
     root: Tags
     default: str
     properties: Line
 
 
-@pytest.mark.parametrize("model", [Line, Described, Tree, Everything, Page[Line], Blank])
+@pytest.mark.parametrize("model", [Line, Described, Page[Line], Blank])
 def test_the_endpoint_s_schema_is_the_one_openai_would_send(model: type[BaseModel]) -> None:
-    ours = json_schema(model)
-    if model is Tree:  # openai keeps the default of a list, which strict mode refuses
-        ours["properties"]["children"]["default"] = ours["$defs"]["Tree"]["properties"]["children"]["default"] = []
-    assert ours == to_strict_json_schema(model)
+    """But for what Gemini does not know and for what pydantic does not tell: tests/test_asked.py has those."""
+    assert json_schema(model) == to_strict_json_schema(model)
 
 
 def test_a_recursive_reference_with_a_description_does_not_recurse_for_ever() -> None:
@@ -626,7 +623,7 @@ def test_no_default_reaches_the_endpoint() -> None:
     [
         (int, True),
         (Line, True),
-        (Tree, True),
+        (Tree, False),
         (list[Line | None], True),
         (dict[str, int], False),
         (Any, False),
