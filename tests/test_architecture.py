@@ -16,8 +16,8 @@
                         |
            run  working  composition
                         |
-    source auth endpoint policy journal cache dataset          edges: none imports a sibling
-    plan references
+    source auth endpoint policy journal cache dataset          edges: one imports a sibling
+    plan references integrity slices
                         |
        job and what users write, and its meaning: wire, prompt, schema, prices ...
                         |
@@ -66,7 +66,19 @@ LAYERS = {
         "usage",
         "wire",
     },
-    "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
+    "edges": {
+        "auth",
+        "cache",
+        "dataset",
+        "endpoint",
+        "integrity",
+        "journal",
+        "plan",
+        "policy",
+        "references",
+        "slices",
+        "source",
+    },
     "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
@@ -80,6 +92,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 
 SIDEWAYS = {
     "values": {("data", "faults"), ("tally", "data"), ("token", "faults")},
+    "edges": {("dataset", "slices")},
     "engine": {("working", "run")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},
