@@ -34,7 +34,7 @@ MAX_PENDING = 20_000
 """Replies that wait for their commit before `put` makes its callers wait, too."""
 
 MAX_PENDING_BYTES = 64 << 20
-"""What they may hold together before it does."""
+"""What they may hold together before `room` makes its callers wait."""
 
 _FORGET = "DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?"
 _FORGET_ROWS = 1000
@@ -85,7 +85,12 @@ class Journal:
             self._pending_bytes += len(row[2])
         self._put += 1
         self._news.set()
-        while len(self._pending) > MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
+        while len(self._pending) > MAX_PENDING:
+            await self._next_commit()
+
+    async def room(self) -> None:
+        """Returns when what waits for its commit is small enough for more to be asked for."""
+        while self._pending_bytes > MAX_PENDING_BYTES:
             await self._next_commit()
 
     async def flush(self) -> None:
@@ -116,11 +121,13 @@ class Journal:
         """Commits everything that is pending now."""
         with self._writing:
             with self._handing_over:
-                pending, self._pending, self._pending_bytes = self._pending, [], 0
+                pending, self._pending = self._pending, []
             if pending:
                 with self._transaction():
                     self._insert(pending)
                 self._committed += len(pending)
+                with self._handing_over:
+                    self._pending_bytes -= sum(len(said) for _, _, said in pending if said)
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""

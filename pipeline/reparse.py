@@ -48,7 +48,7 @@ def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
             folder.save(plan)
             run.dataset.unfinish()
             for part in list(run.parts.values()):
-                kept = _kept_by_input(run, part) if part.chunk in damage else _kept_by_part(run, part)
+                kept = run.work.kept_again(part.chunk) if part.chunk in damage else _kept_by_part(run, part)
                 run.parts[part.chunk] = _parsed_again(run, part, kept)
             run.plan = replace(plan, reparsing=False)
             folder.save(run.plan)
@@ -73,11 +73,6 @@ def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
             continue
         with pq.ParquetFile(run.folder.output / name, page_checksum_verification=True) as file:
             yield from bounded_batches(file, names)
-
-
-def _kept_by_input(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
-    """The kept columns of a part, out of the input again."""
-    return (batch.kept for batch in run.work.source.chunk(part.chunk))
 
 
 def _require_input(run: Run, damage: Mapping[int, str]) -> None:
