@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -160,8 +161,24 @@ Entry = Reply | Fault
 
 
 @dataclass(frozen=True, slots=True)
+class PartFile:
+    """One Parquet file of a part."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    stamp: str = field(default="", compare=False)
+    """What the file system said of the file when it was sealed; changes whenever the file does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A sealed chunk: what the manifest says of it. Tokens and dollars are sums of what was paid for its rows."""
+    """A sealed chunk: what the manifest says of it. Tokens and dollars are sums of what was paid for its rows.
+
+    `rows`, `ok`, `failed`, tokens and dollars are of the whole part; `bytes`, `sha256` and `stamp` of its first file,
+    which holds all of it unless the rows are so large that `more` follow.
+    """
 
     chunk: int
     name: str
@@ -180,3 +197,35 @@ class Part:
     """Replies whose price is not known, and which `cost_usd` therefore leaves out."""
     from_cache: int = 0
     """Rows that the reply cache answered, and nobody paid for now."""
+    more: tuple[PartFile, ...] = ()
+    stamp: str = field(default="", compare=False)
+
+    @property
+    def files(self) -> tuple[PartFile, ...]:
+        """The files that hold the rows, in the order of the rows."""
+        rows = self.rows - sum(file.rows for file in self.more)
+        return (PartFile(self.name, rows, self.bytes, self.sha256, self.stamp), *self.more)
+
+    def spans(self) -> Iterator[tuple[str, int, int]]:
+        """The name of each file, the ordinal of its first row, and how many rows it has."""
+        first = self.first
+        for file in self.files:
+            yield file.name, first, file.rows
+            first += file.rows
+
+    @staticmethod
+    def from_json(known: Any) -> Part:
+        """The part that `dataclasses.asdict` wrote. Raises `ValueError` for anything else, such as a foreign path."""
+        try:
+            part = Part(**{**known, "more": tuple(PartFile(**file) for file in known.get("more", ()))})
+            numbers = [part.chunk, part.first, part.ok, part.failed, part.rows, part.bytes, part.cost_usd]
+            sane = all(isinstance(number, int | float) and number >= 0 for number in numbers)
+            named = all(_PART_FILE.fullmatch(file.name) and file.rows >= 0 for file in part.files)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"no part: {error}") from error
+        if not sane or not named:
+            raise ValueError("no part: its numbers or names make no sense")
+        return part
+
+
+_PART_FILE = re.compile(r"part-\d{6,}(_\d{2,})?\.parquet")

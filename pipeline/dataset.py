@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,19 +17,21 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data import Entry, Failure, Outcome, Part, Reply, Usage
-from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files
+from pipeline.data import Entry, Failure, Outcome, Part, PartFile, Reply, Usage
+from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files, stamp_of
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken, Fault
 from pipeline.reading import Reader
+from pipeline.slices import bounded_batches, slices
 from pipeline.wire import Answer, Completion
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
 RUN = "_run"
 
-_SLICE = 1000
-"""Rows whose replies are in memory at once while a part is written."""
+FILE_BYTES = 1 << 30
+"""What a file of a part may hold, uncompressed, before another is begun: readers that have all of a column of strings
+in one array, with offsets of 32 bits, end at 2 GiB."""
 
 _CALL = pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())])
 _MEDIUM = pa.struct([("mime_type", pa.string()), ("data", pa.binary())])
@@ -86,30 +87,40 @@ class Dataset:
         self,
         chunk: int,
         first: int,
-        kept: Sequence[pa.RecordBatch],
+        kept: Iterable[pa.RecordBatch],
         entries: Iterable[tuple[int, Entry]],
         *,
         replies: bool,
     ) -> Part:
         """Writes one part, durably: its rows' kept columns, and their entries in the same order.
 
-        With `replies`, what the endpoint answered is kept beside it, byte for byte, so that the part can be made
-        again under another schema.
+        Both are taken as they are needed, and some 16 MiB of them are in memory at once. With `replies`, what the
+        endpoint answered is kept beside it, byte for byte, so that the part can be made again under another schema.
         """
         counts = _Counts()
-        with _written(part_name(chunk)), ExitStack() as files:
-            keep = files.enter_context(self._replies_kept(chunk)) if replies else None
-            digest = _Digest(files.enter_context(self._files.replaced(self.folder / part_name(chunk))))
-            writer = files.enter_context(_writer(digest, self.schema))
-            columns = _table(kept, self.kept)
-            for start, some in _slices(entries):
-                _require_rows(some, first + start)
-                if keep is not None:
-                    keep.write_batch(_encoded(some))
-                writer.write_batch(self._batch(columns.slice(start, len(some)), some, counts))
-            if counts.rows != columns.num_rows:
-                raise RuntimeError(f"{part_name(chunk)}: {counts.rows} entries for {columns.num_rows} rows")
-        return counts.part(chunk, first, digest)
+        with _written(part_name(chunk)):
+            with ExitStack() as files:
+                keep = files.enter_context(self._replies_kept(chunk)) if replies else None
+                part = _PartWriter(self, chunk, files)
+                with closing(part):
+                    for columns, some in slices(kept, entries):
+                        _require_rows(some, first + counts.rows)
+                        if keep is not None:
+                            keep.write_batch(_encoded(some))
+                        part.write(self._batch(_table(columns, self.kept), some, counts))
+            sealed = part.sealed()
+            self._remove_others(chunk, sealed)
+        return counts.part(chunk, first, sealed)
+
+    def opened(self, path: Path, files: ExitStack) -> BinaryIO:
+        """A new file, which takes its place when `files` ends well."""
+        return files.enter_context(self._files.replaced(path))
+
+    def _remove_others(self, chunk: int, sealed: Sequence[PartFile]) -> None:
+        """Removes the further files of a part that was sealed before with more of them."""
+        known = {file.name for file in sealed}
+        others = self.folder.glob(f"{part_name(chunk).removesuffix('.parquet')}_*.parquet")
+        self._files.remove([path for path in others if path.name not in known])
 
     def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
         read = [self._reader.read(ordinal, entry) for ordinal, entry in entries]
@@ -155,19 +166,19 @@ def output_schema(kept: pa.Schema, reader: Reader) -> pa.Schema:
     return pa.schema([*kept, *(pa.field(name, kind) for name, kind in ours)])
 
 
-def part_name(chunk: int) -> str:
-    """The file name of a chunk's part; lexical order is row order up to a million parts."""
-    return f"part-{chunk:06d}.parquet"
+def part_name(chunk: int, number: int = 0) -> str:
+    """The name of a chunk's part, and of its further files; lexical order is row order up to a million parts."""
+    return f"part-{chunk:06d}_{number:02d}.parquet" if number else f"part-{chunk:06d}.parquet"
 
 
 def kept_replies(folder: Path, chunk: int) -> Iterator[tuple[int, Entry]]:
     """The entries that `seal` kept beside a part, in order. Raises `Broken` when there are none, or damaged ones."""
     try:
         with pq.ParquetFile(_replies_path(folder, chunk), page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_SLICE):
+            for batch in bounded_batches(file):
                 for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield ordinal, decode(meta, body)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         told = f"the kept replies of {part_name(chunk)} cannot be read: {error}"
         raise Broken(f"{told}; restore the file, or use --fresh to ask again") from error
 
@@ -194,16 +205,18 @@ class _Counts:
                 self._unpriced += paid_usd is None
                 self._from_cache += outcome.reply.from_cache
 
-    def part(self, chunk: int, first: int, digest: _Digest) -> Part:
+    def part(self, chunk: int, first: int, files: Sequence[PartFile]) -> Part:
         return Part(
             chunk=chunk,
-            name=part_name(chunk),
+            name=files[0].name,
             first=first,
             rows=self.rows,
             ok=self.rows - self._failed,
             failed=self._failed,
-            bytes=digest.size,
-            sha256=digest.hexdigest(),
+            bytes=files[0].bytes,
+            sha256=files[0].sha256,
+            stamp=files[0].stamp,
+            more=tuple(files[1:]),
             input_tokens=self._usage.input,
             output_tokens=self._usage.output,
             reasoning_tokens=self._usage.reasoning,
@@ -212,6 +225,44 @@ class _Counts:
             unpriced=self._unpriced,
             from_cache=self._from_cache,
         )
+
+
+class _PartWriter:
+    """The files of a part while they are written; they take their places, all of them, when `files` ends well."""
+
+    def __init__(self, dataset: Dataset, chunk: int, files: ExitStack) -> None:
+        self._dataset = dataset
+        self._chunk = chunk
+        self._files = files
+        self._written: list[tuple[Path, _Digest, int]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        path = self._dataset.folder / part_name(self._chunk, len(self._written))
+        self._digest = _Digest(self._dataset.opened(path, self._files))
+        self._writer = _writer(self._digest, self._dataset.schema)
+        self._path, self._rows, self._bytes = path, 0, 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Appends a row group, to another file when this one would hold too much."""
+        if self._rows and self._bytes + batch.nbytes > FILE_BYTES:
+            self.close()
+            self._begin()
+        self._writer.write_batch(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+
+    def close(self) -> None:
+        """Writes the footer of the file that is being written."""
+        self._writer.close()
+        self._written.append((self._path, self._digest, self._rows))
+
+    def sealed(self) -> list[PartFile]:
+        """What was written, once it is in its place."""
+        return [
+            PartFile(path.name, rows, digest.size, digest.hexdigest(), stamp_of(path))
+            for path, digest, rows in self._written
+        ]
 
 
 class _Digest:
@@ -245,6 +296,9 @@ def _written(what: str) -> Iterator[None]:
     """A block in which whatever the disk refuses is raised as `Broken`."""
     try:
         yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        told = f"{what} cannot be written: {error}; was the output folder moved or removed?"
+        raise Broken(f"{told} Put it back, then run again") from error
     except OSError as error:
         raise Broken(f"{what} cannot be written: {error}; mend the disk, then run again") from error
 
@@ -279,20 +333,12 @@ def _require_rows(entries: Sequence[tuple[int, Entry]], first: int) -> None:
         raise RuntimeError(f"the entries from row {first} on are not those of consecutive rows")
 
 
-def _slices(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[int, list[tuple[int, Entry]]]]:
-    iterator = iter(entries)
-    start = 0
-    while some := list(islice(iterator, _SLICE)):
-        yield start, some
-        start += len(some)
-
-
 def _table(kept: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """The batches under their output names."""
     if not schema.names:
         return pa.Table.from_batches(kept)
     named = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in kept]
-    # Every batch may come with a dictionary of its own, of which a part can hold only one.
+    # Every batch may come with a dictionary of its own, of which an array can hold only one.
     return pa.Table.from_batches(named, schema).unify_dictionaries()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,18 @@ PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 TEMPORARY = ".tmp"
 """The suffix of a file that is not whole yet; whatever carries it may be deleted when no run is alive."""
+
+
+def stamp_of(path: Path) -> str:
+    """Size, times of change and inode of a file: what writing, replacing, copying or restoring it changes.
+
+    A file whose stamp is the same needs no second look at its bytes, short of a disk that loses them by itself.
+    Raises `OSError`.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(f"{path} is not a regular file")
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,19 +36,54 @@ def encode(entry: Entry) -> tuple[bytes, bytes]:
 
 
 def decode(meta: bytes, said: bytes) -> Entry:
-    """The entry that `encode` wrote."""
-    known = orjson.loads(meta)
+    """The entry that `encode` wrote. Raises `ValueError` when it is damaged."""
+    try:
+        known = orjson.loads(meta)
+        wrong = [name for name, kinds in _KINDS.items() if not isinstance(known.get(name), kinds)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} has no value that it can have")
+        return _decoded(known, said)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _decoded(known: dict[str, Any], said: bytes) -> Entry:
     if "fault" in known:
         kind = getattr(faults, known["fault"])
+        if not issubclass(kind, Fault):
+            raise ValueError(f"{known['fault']} is no fault")
         fault: Fault = kind(said.decode(), http_status=known["http_status"])
         return fault
     size = known.pop("transcript")
+    if not 0 <= (size or 0) <= len(said):
+        raise ValueError("it is shorter than its transcript")
     body, transcript = (said, None) if size is None else (said[: len(said) - size], said[len(said) - size :].decode())
-    counts = {name: Usage(*known[name]) for name in ("usage", "saved") if name in known}
+    counts: dict[str, Any] = {name: _usage(known[name]) for name in ("usage", "saved") if name in known}
     return Reply(body, **{**known, **counts, "transcript": transcript})
 
 
 _NOTHING = Usage()
+
+_COUNT: tuple[type, ...] = (int, type(None))
+_NUMBER: tuple[type, ...] = (int, float, type(None))
+_KINDS = {
+    "http_status": _COUNT,
+    "attempts": _COUNT,
+    "finished_at": _COUNT,
+    "transcript": _COUNT,
+    "latency_s": _NUMBER,
+    "first_token_s": _NUMBER,
+    "cost_usd": _NUMBER,
+    "saved_usd": _NUMBER,
+    "location": (str, type(None)),
+}
+"""What the fields of an entry may be, where they are there at all."""
+
+
+def _usage(counts: list[int]) -> Usage:
+    if not all(isinstance(count, int | None) for count in counts):
+        raise ValueError("tokens are counted in whole numbers")
+    return Usage(*counts)
 
 
 def _counts(usage: Usage) -> list[int]:

@@ -21,7 +21,9 @@ from pipeline.data import Entry, Failure, Part, Reply
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.faults import Broken, Misuse, NothingToDo
+from pipeline.integrity import PartCheck
 from pipeline.job import Job
+from pipeline.jobfile import sha256_of
 from pipeline.journal import Journal, beside, look
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
@@ -98,6 +100,7 @@ class Run:
         self.folder = folder
         self.plan = plan
         self.work = Work(job, plan, folder.output, settings.files)
+        self._check = PartCheck(folder.output)
         self.survey, self.dataset = self.work.survey, self.work.dataset
         self.journal = Journal(folder.journal, settings.files)
         for left in beside(folder.journal):  # by the worker processes of a start that was killed
@@ -118,11 +121,11 @@ class Run:
             raise Misuse("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
         reopened = 0
         for part in [part for part in self.parts.values() if part.failed]:
-            entries = list(kept_replies(self.folder.output, part.chunk))
-            good = [(ordinal, entry) for ordinal, entry in entries if not self._has_failed(ordinal, entry)]
+            entries = kept_replies(self.folder.output, part.chunk)
+            good = ((ordinal, entry) for ordinal, entry in entries if not self._has_failed(ordinal, entry))
             self.journal.unseal(part.chunk, good)
             del self.parts[part.chunk]
-            reopened += len(entries) - len(good)
+            reopened += part.rows - len(self.journal.recorded(part.first, part.rows))
         for chunk in self.chunks():
             failed = [o for o, entry in self.journal.entries(chunk.first, chunk.rows) if self._has_failed(o, entry)]
             self.journal.forget(failed)
@@ -164,6 +167,9 @@ class Run:
         ok, failed = self._counts()
         total = self.survey.rows
         complete = len(self.parts) == len(self.survey.chunks) and ok + failed == total
+        if complete and (damaged := self._unsound(stop)) is not None:
+            ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
+            complete = False
         too_many = failed > allowed_failures(self.job, total)
         status = ("failed" if too_many else "complete") if complete else "stopped"
         summary = Summary(
@@ -195,6 +201,32 @@ class Run:
         if bounds.budget_usd is not None or bounds.budget_tokens is not None:
             usd, tokens = self.spent()
             self.purses = purses_for(self.job, bounds, spent_usd=usd, spent_tokens=tokens)
+
+    def damage(self) -> dict[int, str]:
+        """What is wrong with the files of sealed parts, a sentence for each chunk that is damaged."""
+        return self._check.damage(self.parts.values())
+
+    def strangers(self) -> list[str]:
+        """Files that would be read as parts of the whole dataset, and are none: a sentence each."""
+        whole = len(self.parts) == len(self.survey.chunks)
+        return [f"{path} is no part of this run" for path in self._check.unrecorded(self.parts.values()) if whole]
+
+    def remedy(self) -> str:
+        """What helps against damage."""
+        again = f", or `pipeline reparse {self.folder.output} --job {self.plan.target or 'JOB.py'}` makes it again"
+        return f"restore the file{f'{again} at no cost' if self.plan.keep_replies else ''}; --fresh starts over"
+
+    def _unsound(self, stop: Stop) -> list[Part] | None:
+        """None when the parts, and nothing else, are there as they were sealed; or those that are damaged.
+
+        Then the run has not ended, but was stopped.
+        """
+        damage, strangers = self.damage(), self.strangers()
+        if not damage and not strangers:
+            return None
+        told = f"{'; '.join(damage.values())}: {self.remedy()}" if damage else f"{strangers[0]}: move it elsewhere"
+        stop.request(Broken(told))
+        return [self.parts[chunk] for chunk in damage]
 
     def spent(self) -> tuple[float, float]:
         """Dollars and tokens that were paid for every reply that is kept, sealed or not."""
@@ -237,7 +269,7 @@ class Run:
             "job": plan.job,
             "input": [asdict(file) for file in self.survey.files],
             "schema": {field.name: str(field.type) for field in self.dataset.schema},
-            "parts": [asdict(self.parts[chunk]) for chunk in sorted(self.parts)],
+            "parts": [_listed(self.parts[chunk]) for chunk in sorted(self.parts)],
         }
 
 
@@ -318,6 +350,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         job_name=job.name,
         job=job.fingerprint(),
         target=settings.target,
+        target_sha256=sha256_of(settings.target),
         survey=before.survey if before else found.to_json(),
         limit=settings.limit,
         simulated=settings.simulated,
@@ -341,7 +374,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         raise Misuse(
             f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
         )
-    return before
+    return replace(before, target=plan.target, target_sha256=plan.target_sha256)
 
 
 def _require_columns(job: Job, found: Survey) -> None:
@@ -368,12 +401,20 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
     return found
 
 
-def check_parts(run: Run, *, whole: bool = True) -> None:
-    """Raises `Misuse` when a part is not there; or, with `whole`, not as large as it was."""
-    for part in run.parts.values():
-        path = run.folder.output / part.name
-        if not path.is_file() or (whole and path.stat().st_size != part.bytes):
-            raise Misuse(f"{path} is missing or was changed since it was sealed: use --fresh, or restore the file")
+def check_parts(run: Run) -> None:
+    """Raises `Misuse` when a part is not there or not what was sealed, or when files lie there that are no parts."""
+    for wrong in run.damage().values():
+        raise Misuse(f"{wrong}: {run.remedy()}")
+    for stranger in run.strangers():
+        raise Misuse(f"{stranger}: move it elsewhere")
+
+
+def _listed(part: Part) -> dict[str, Any]:
+    """A part as the manifest lists it: without what the file system said, which means nothing elsewhere."""
+    listed = asdict(part)
+    for file in (listed, *listed["more"]):
+        del file["stamp"]
+    return listed if part.more else {name: value for name, value in listed.items() if name != "more"}
 
 
 def inputs_of(job: Job) -> list[str | Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
@@ -27,6 +28,16 @@ _T = TypeVar("_T")
 def is_job_file(target: str) -> bool:
     """Whether a target names a Python file rather than an input."""
     return target.partition(":")[0].endswith(".py")
+
+
+def sha256_of(target: str) -> str | None:
+    """The digest of the file of a job; None when the target names none, or it cannot be read."""
+    if not is_job_file(target):
+        return None
+    try:
+        return hashlib.sha256(Path(target.partition(":")[0]).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def load_job(target: str) -> Job:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
@@ -33,9 +33,13 @@ TICK_S = 0.01
 MAX_PENDING = 20_000
 """Replies that wait for their commit before `put` makes its callers wait, too."""
 
+MAX_PENDING_BYTES = 64 << 20
+"""What they may hold together before `room` makes its callers wait."""
+
 _FORGET = "DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?"
 _FORGET_ROWS = 1000
 _INSERT_ROWS = 500
+_INSERT_BYTES = 16 << 20
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (ordinal INTEGER PRIMARY KEY, meta BLOB NOT NULL, body BLOB) STRICT;
@@ -60,6 +64,7 @@ class Journal:
         self._writing = Lock()
         self._handing_over = Lock()
         self._pending: list[_Stored] = []
+        self._pending_bytes = 0
         self._put = 0
         self._committed = 0
         self._news = anyio.Event()
@@ -77,9 +82,15 @@ class Journal:
         row = (ordinal, *encode(entry))
         with self._handing_over:  # or a commit could take the list away between our reading and our appending
             self._pending.append(row)
+            self._pending_bytes += len(row[2])
         self._put += 1
         self._news.set()
         while len(self._pending) > MAX_PENDING:
+            await self._next_commit()
+
+    async def room(self) -> None:
+        """Returns when what waits for its commit is small enough for more to be asked for."""
+        while self._pending_bytes > MAX_PENDING_BYTES:
             await self._next_commit()
 
     async def flush(self) -> None:
@@ -115,6 +126,8 @@ class Journal:
                 with self._transaction():
                     self._insert(pending)
                 self._committed += len(pending)
+                with self._handing_over:
+                    self._pending_bytes -= sum(len(said) for _, _, said in pending if said)
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
@@ -160,11 +173,10 @@ class Journal:
         except OSError as error:
             raise _broken(error) from error
 
-    def unseal(self, chunk: int, entries: Sequence[tuple[int, Entry]]) -> None:
+    def unseal(self, chunk: int, entries: Iterable[tuple[int, Entry]]) -> None:
         """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
-        rows = [(ordinal, *encode(entry)) for ordinal, entry in entries]
         with self._writing, self._transaction():
-            self._insert(rows)
+            self._insert((ordinal, *encode(entry)) for ordinal, entry in entries)
             self._database.execute("DELETE FROM parts WHERE chunk = ?", (chunk,))
 
     def forget(self, ordinals: Sequence[int]) -> None:
@@ -186,11 +198,10 @@ class Journal:
         with self._writing, self._transaction():
             self._database.executemany(_FORGET, sealed)
 
-    def _insert(self, rows: Sequence[_Stored]) -> None:
+    def _insert(self, rows: Iterable[_Stored]) -> None:
         # Many rows a statement: each one lets go of the interpreter, and may wait 5 ms for a busy event loop to give
         # it back. Row by row, seconds of replies were waiting for their commit.
-        for start in range(0, len(rows), _INSERT_ROWS):
-            some = rows[start : start + _INSERT_ROWS]
+        for some in _portions(rows):
             values = ", ".join(["(?, ?, ?)"] * len(some))
             self._database.execute(f"INSERT OR REPLACE INTO entries VALUES {values}", [*chain.from_iterable(some)])  # noqa: S608 - question marks
 
@@ -224,6 +235,7 @@ def look(path: Path) -> tuple[list[Part], int]:
     """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work.
 
     The journals of its worker processes, which lie beside the run's own, are read, too.
+    Raises `Broken` when a journal is damaged.
     """
     parts = _parts_in(path) if path.exists() else []
     return parts, sum(_unsealed(one, parts) for one in [path, *beside(path)])
@@ -251,7 +263,11 @@ def entries_in(path: Path, first: int, rows: int) -> Iterator[tuple[int, Entry]]
     query = "SELECT ordinal, meta, body FROM entries WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
     with _reading(path) as database:
         for ordinal, meta, body in database.execute(query, (first, first + rows)):
-            yield ordinal, decode(meta, body)
+            try:
+                entry = decode(meta, body)
+            except ValueError as error:
+                raise _damaged(path, ordinal, error) from error
+            yield ordinal, entry
 
 
 def _parts_in(path: Path) -> list[Part]:
@@ -259,19 +275,29 @@ def _parts_in(path: Path) -> list[Part]:
         if not _has_tables(database):
             return []
         found = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
-    return [Part(**orjson.loads(part)) for (part,) in found]
+    try:
+        return [Part.from_json(orjson.loads(part)) for (part,) in found]
+    except ValueError as error:
+        remedy = f"restore {path} from a copy, or start over with --fresh"
+        raise Broken(
+            f"the journal is damaged: what it says of a sealed part cannot be read ({error}): {remedy}"
+        ) from error
 
 
 def _unsealed(path: Path, parts: Sequence[Part]) -> int:
     """Entries of rows that are in no part; those that are go soon after the part was recorded."""
     count = "SELECT count(*) FROM entries WHERE ordinal >= ? AND ordinal < ?"
-    with suppress(FileNotFoundError), _reading(path) as database:
-        if not _has_tables(database):
-            return 0
-        everything = int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
-        within = (database.execute(count, (part.first, part.first + part.rows)).fetchone()[0] for part in parts)
-        return everything - sum(within) if everything else 0
-    return 0
+    try:
+        with _reading(path) as database:
+            if not _has_tables(database):
+                return 0
+            everything = int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
+            within = (database.execute(count, (part.first, part.first + part.rows)).fetchone()[0] for part in parts)
+            return everything - sum(within) if everything else 0
+    except Broken:
+        if path.exists():
+            raise
+        return 0
 
 
 def _has_tables(database: sqlite3.Connection) -> bool:
@@ -282,9 +308,11 @@ def _has_tables(database: sqlite3.Connection) -> bool:
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection of its own: in WAL mode readers and the writer do not wait for each other.
 
-    Raises `FileNotFoundError` rather than making a journal, or `Broken`.
+    Raises `Broken`, also when there is no journal: none is made.
     """
-    path.stat()
+    if not path.exists():
+        told = "it was moved or removed while it was in use: put it back, then run again"
+        raise Broken(f"the journal {path} is gone: {told}; what it held and is in no part is asked again")
     try:
         address = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as database:
@@ -314,6 +342,26 @@ def _guarded(action: Callable[[], _T]) -> _T:
         return action()
     except sqlite3.Error as error:
         raise _broken(error) from error
+
+
+def _portions(rows: Iterable[_Stored]) -> Iterator[list[_Stored]]:
+    """The rows by portions that one statement takes."""
+    some: list[_Stored] = []
+    size = 0
+    for row in rows:
+        some.append(row)
+        size += len(row[2] or b"")
+        if len(some) == _INSERT_ROWS or size >= _INSERT_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _damaged(path: Path, ordinal: int, error: ValueError) -> Broken:
+    remedy = f"restore {path} from a copy, or delete that entry to have the row asked again"
+    how = f'sqlite3 {path} "DELETE FROM entries WHERE ordinal = {ordinal}"'  # noqa: S608 - shown, not run
+    return Broken(f"the journal is damaged: the entry of row {ordinal} cannot be read ({error}): {remedy} ({how})")
 
 
 def _broken(error: sqlite3.Error | OSError) -> Broken:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Plan:
     keep_replies: bool = True
     reparsing: bool = False
     """Whether a re-parse has begun that is not finished: the parts may then differ in their schema."""
+    target_sha256: str | None = None
+    """Of the job file as it was at the last start: unasked, nothing else is run because a folder names it."""
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     version: str = __version__
@@ -158,11 +160,10 @@ class RunFolder:
     def load(self) -> Plan | None:
         """The plan of the run in this folder; None when there is none yet. Raises `Misuse` when it is not readable."""
         try:
-            content = orjson.loads((self.run / PLAN).read_bytes())
-            return Plan(**{field.name: content[field.name] for field in fields(Plan)})
+            return _plan_of(orjson.loads((self.run / PLAN).read_bytes()))
         except FileNotFoundError:
             return None
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise Misuse(
                 f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"
             ) from error
@@ -195,6 +196,13 @@ def differences(before: Plan, now: Plan) -> list[str]:
     if before.simulated != now.simulated:
         found.append("it was answered by the emulator" if before.simulated else "it was answered by a real endpoint")
     return found
+
+
+def _plan_of(content: dict[str, Any]) -> Plan:
+    plan = Plan(**{field.name: content[field.name] for field in fields(Plan) if field.name != "target_sha256"})
+    if not (isinstance(plan.survey, dict) and isinstance(plan.job, dict) and isinstance(plan.target, str)):
+        raise TypeError("its fields have other types")
+    return replace(plan, target_sha256=content.get("target_sha256"))
 
 
 def _shown(before: str, now: str) -> str:

@@ -6,19 +6,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.journal import look
 from pipeline.plan import JOURNAL
+from pipeline.slices import bounded_batches, part_file
 
 
 def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of the sealed parts with their ordinals, in order: all columns, or those that are named."""
+    """The rows of the sealed parts with their ordinals, in order: all columns, or those that are named.
+
+    Raises `Broken` when a part is missing or damaged. Some 16 MiB of rows are in memory at once.
+    """
     parts, _ = look(output / "_run" / JOURNAL)
-    for part in parts:
-        with pq.ParquetFile(output / part.name) as file:
-            ordinal = part.first
-            for batch in file.iter_batches(batch_size=256, columns=columns):
+    for name, ordinal, _ in (span for part in parts for span in part.spans()):
+        with part_file(output / name) as file:
+            for batch in bounded_batches(file, columns):
                 for record in batch.to_pylist():
                     yield ordinal, record
-                    ordinal += 1
+                    ordinal += 1  # noqa: PLW2901 - on through the file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data import Part
-from pipeline.dataset import kept_replies, part_name
+from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
-from pipeline.execute import Run, Settings, Summary, check_parts
+from pipeline.execute import Run, Settings, Summary
 from pipeline.faults import Misuse
 from pipeline.job import Job
 from pipeline.plan import RunFolder, differences
 from pipeline.policy import Stop
+from pipeline.slices import bounded_batches
+from pipeline.source import changed
 from pipeline.tally import Tally
 
 
@@ -40,12 +43,13 @@ def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
             raise Misuse("the run did not keep its replies: use --fresh to ask again")
         run = Run(job, Settings(output=output, files=files), folder, plan)
         try:
-            # The last part of a re-parse that was cut short may have been replaced and not recorded.
-            check_parts(run, whole=not before.reparsing)
+            damage = run.damage()
+            _require_input(run, damage)
             folder.save(plan)
             run.dataset.unfinish()
             for part in list(run.parts.values()):
-                run.parts[part.chunk] = _parsed_again(run, part)
+                kept = run.work.kept_again(part.chunk) if part.chunk in damage else _kept_by_part(run, part)
+                run.parts[part.chunk] = _parsed_again(run, part, kept)
             run.plan = replace(plan, reparsing=False)
             folder.save(run.plan)
             return run.conclude(Tally(), Stop(), time.monotonic() - started)
@@ -54,14 +58,28 @@ def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
             run.journal.close()
 
 
-def _parsed_again(run: Run, part: Part) -> Part:
-    path = run.folder.output / part_name(part.chunk)
-    names = run.dataset.kept.names
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        kept = list(file.iter_batches(columns=names)) if names else [_empty(part.rows)]
+def _parsed_again(run: Run, part: Part, kept: Iterable[pa.RecordBatch]) -> Part:
     again = run.dataset.seal(part.chunk, part.first, kept, kept_replies(run.folder.output, part.chunk), replies=False)
     run.journal.seal(again)
     return again
+
+
+def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
+    """The kept columns of a part, out of its own files, which are replaced only when all of them were read."""
+    names = run.dataset.kept.names
+    for name, _, rows in part.spans():
+        if not names:
+            yield _empty(rows)
+            continue
+        with pq.ParquetFile(run.folder.output / name, page_checksum_verification=True) as file:
+            yield from bounded_batches(file, names)
+
+
+def _require_input(run: Run, damage: Mapping[int, str]) -> None:
+    """Raises `Misuse` when parts are damaged and the input, which has their kept columns too, has changed."""
+    for wrong in damage.values():
+        if different := changed(run.survey):
+            raise Misuse(f"{wrong}, and the input is no longer what it was read from ({different[0]}): restore either")
 
 
 def _empty(rows: int) -> pa.RecordBatch:

@@ -77,6 +77,8 @@ class Hands:
     answer: Callable[[Row], Awaitable[Entry]]
     record: Callable[[int, Entry], Awaitable[None]]
     seal: Callable[[Chunk], Awaitable[None]]
+    rows_ahead: int = ROWS_AHEAD
+    """How many rows may wait for a worker: fewer where they are large."""
 
 
 Take = Callable[[], Awaitable[Chunk | None]]
@@ -129,7 +131,7 @@ class _Engine:
         self._full: MemoryObjectSendStream[Chunk]
 
     async def work(self, take: Take, workers: int, grace_s: float) -> None:
-        send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, ROWS_AHEAD))
+        send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, self._hands.rows_ahead))
         self._full, full = anyio.create_memory_object_stream[Chunk](self._open_chunks)
         async with anyio.create_task_group() as around:
             around.start_soon(self._seal_all, full)
@@ -178,17 +180,24 @@ class _Engine:
                         await _send(rows, (chunk, row))
 
     async def _work(self, rows: MemoryObjectReceiveStream[_Taken]) -> None:
-        while (taken := await _next(rows)) is not None:
-            chunk, row = taken
-            if self._stop.requested:
-                continue
-            try:
-                entry = await self._hands.answer(row)
-                await self._hands.record(row.ordinal, entry)
-            except Halt as fault:
-                self._halt(fault)
-            else:
-                self._settle(chunk)
+        while await self._work_on_one(rows):
+            pass  # in a call of its own, or a worker that waits would hold its last row and reply
+
+    async def _work_on_one(self, rows: MemoryObjectReceiveStream[_Taken]) -> bool:
+        """Takes a row to its recorded entry; whether there was one."""
+        taken = await _next(rows)
+        if taken is None:
+            return False
+        chunk, row = taken
+        if self._stop.requested:
+            return True
+        try:
+            await self._hands.record(row.ordinal, await self._hands.answer(row))
+        except Halt as fault:
+            self._halt(fault)
+        else:
+            self._settle(chunk)
+        return True
 
     def _settle(self, chunk: Chunk) -> None:
         chunk.missing -= 1

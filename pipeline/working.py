@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 from anyio import to_thread
 
 from pipeline import run as engine
-from pipeline.data import Ask, Entry, Outcome, Part, Row
+from pipeline.data import Ask, Entry, Outcome, Part, Reply, Row
 from pipeline.dataset import Dataset
 from pipeline.disk import FILES, Files
 from pipeline.faults import Fault, Halt
@@ -18,6 +19,16 @@ from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.source import Source, Survey
 from pipeline.tally import Tally
+
+KEPT_BYTES = 128 << 20
+"""What the kept columns of open chunks may hold in memory; beyond it they are read again when their part is written."""
+
+ROWS_AHEAD_BYTES = 64 << 20
+"""What the rows that wait for a worker may hold, by the mean row of the input."""
+
+PASSED_BYTES = 64 << 20
+"""What goes through memory before its freed parts are given back to the system: of large pieces that come and go in
+several threads, glibc keeps several times what is in use."""
 
 Keep = Callable[[Part], Awaitable[None]]
 """Makes a written part one of the run's; returns when that is durable."""
@@ -28,6 +39,9 @@ class Records(Protocol):
 
     async def put(self, ordinal: int, entry: Entry) -> None:
         """Hands an entry over."""
+
+    async def room(self) -> None:
+        """Returns when more may be asked for: what was handed over is small enough to be held in memory."""
 
     async def flush(self) -> None:
         """Returns when everything that was put before is durable."""
@@ -55,7 +69,11 @@ class Work:
         self.survey = Survey.from_json(plan.survey)
         kept = job.columns_kept(self.survey.columns)
         needed = job.columns_needed(list(self.survey.columns))
-        self.source = Source(self.survey, needed=needed, kept=list(kept))
+        self._kept = list(kept)
+        self._kept_bytes = 0
+        self._passed_bytes = 0
+        self.source = Source(self.survey, needed=needed, kept=self._kept)
+        self._source_again: Source | None = None
         self.dataset = Dataset(output, renamed(self.source.kept_schema, kept), job.reader, _footer(plan), files)
 
     def chunk(self, index: int) -> engine.Chunk:
@@ -73,9 +91,11 @@ class Work:
         """What the engine needs to take chunks from their rows to parts that are kept."""
 
         async def answer(row: Row) -> Entry:
+            await journal.room()
             return await answered(self.job, ask, row)
 
         async def record(ordinal: int, entry: Entry) -> None:
+            self._passed_bytes += len(entry.body) if isinstance(entry, Reply) else 0
             await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
             outcome = self.job.outcome(ordinal, entry)
             tally.count(outcome)
@@ -88,21 +108,54 @@ class Work:
         async def seal(chunk: engine.Chunk) -> None:
             await journal.flush()
             await keep(await to_thread.run_sync(self._write, chunk, journal))
+            self._kept_bytes -= sum(kept.nbytes for kept in chunk.kept if kept is not None)
 
-        return engine.Hands(read=self._read, done=done, answer=answer, record=record, seal=seal)
+        ahead = max(1, min(engine.ROWS_AHEAD, int(ROWS_AHEAD_BYTES / max(self.survey.mean_row_bytes, 1.0))))
+        return engine.Hands(read=self._read, done=done, answer=answer, record=record, seal=seal, rows_ahead=ahead)
 
     def close(self) -> None:
         """Closes the input."""
         self.source.close()
+        if self._source_again is not None:
+            self._source_again.close()
 
     async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
         batches = self.source.chunk(chunk)
         while (batch := await to_thread.run_sync(next, batches, None)) is not None:
+            self._passed_bytes += batch.kept.nbytes
+            if self._passed_bytes > PASSED_BYTES:
+                await to_thread.run_sync(self._release)
+            if self._kept_bytes + batch.kept.nbytes > KEPT_BYTES:
+                yield _Bare(batch.rows)
+                continue
+            self._kept_bytes += batch.kept.nbytes
             yield batch
+
+    def _release(self) -> None:
+        self._passed_bytes = 0
+        pa.system_memory_pool().release_unused()
 
     def _write(self, chunk: engine.Chunk, journal: Records) -> Part:
         entries = journal.entries(chunk.first, chunk.rows)
-        return self.dataset.seal(chunk.index, chunk.first, chunk.kept, entries, replies=self.plan.keep_replies)
+        kept = self.kept_again(chunk.index) if None in chunk.kept else chunk.kept
+        part = self.dataset.seal(chunk.index, chunk.first, kept, entries, replies=self.plan.keep_replies)
+        if sum(file.bytes for file in part.files) > PASSED_BYTES or self._passed_bytes > PASSED_BYTES:
+            self._release()
+        return part
+
+    def kept_again(self, chunk: int) -> Iterator[pa.RecordBatch]:
+        """The kept columns of a chunk, read again; for one thread at a time, beside the one that reads the rows."""
+        if self._source_again is None:
+            self._source_again = Source(self.survey, needed=(), kept=self._kept)
+        return (batch.kept for batch in self._source_again.chunk(chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """The rows of a batch, whose kept columns are not held in memory."""
+
+    rows: Sequence[Row]
+    kept: None = None
 
 
 async def answered(job: Job, ask: Ask, row: Row) -> Entry:

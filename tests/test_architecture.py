@@ -16,8 +16,8 @@
                         |
            run  working  composition
                         |
-    source auth endpoint policy journal cache dataset          edges: none imports a sibling
-    plan references
+    source auth endpoint policy journal cache dataset          edges: one imports a sibling
+    plan references integrity slices
                         |
        job and what users write, and its meaning: wire, prompt, schema, prices ...
                         |
@@ -55,8 +55,6 @@ LAYERS = {
         "events",
         "conversions",
         "dialects",
-        "entry",
-        "error_body",
         "exact",
         "foreign",
         "grade",
@@ -77,7 +75,20 @@ LAYERS = {
         "usage",
         "wire",
     },
-    "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source", "transport"},
+    "edges": {
+        "auth",
+        "cache",
+        "dataset",
+        "endpoint",
+        "integrity",
+        "journal",
+        "plan",
+        "policy",
+        "references",
+        "slices",
+        "source",
+        "transport",
+    },
     "engine": {"composition", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
@@ -97,7 +108,7 @@ SIDEWAYS = {
         ("tally", "data"),
         ("token", "faults"),
     },
-    "edges": {("endpoint", "transport")},
+    "edges": {("dataset", "slices"), ("endpoint", "transport")},
     "engine": {("working", "run")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},

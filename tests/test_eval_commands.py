@@ -237,11 +237,12 @@ def test_grade_and_gate_make_no_call_and_heed_what_the_file_says_now(shell: Shel
     write_evaluation(shell, fields='fields={"answer": Exact()},', **{"Judge, Text": "Exact, Text"})
     assert evaluated(shell, server).code == 4
     write_evaluation(shell)  # Text() forgives case and punctuation
-    refused(shell.pipeline("gate", "out/eval"), "graded otherwise now: answer")
-    regraded = shell.pipeline("grade", "out/eval")
+    refused(shell.pipeline("gate", "out/eval"), "eval.py has changed since the run")
+    refused(shell.pipeline("gate", "out/eval", "--job", "eval.py"), "graded otherwise now: answer")
+    regraded = shell.pipeline("grade", "out/eval", "--job", "eval.py")
     assert (regraded.code, "row_correct 100.0 %" in regraded.out) == (0, True), regraded
     write_evaluation(shell, gates='AtMost("row_correct", 0.9)')
-    assert shell.pipeline("gate", "out/eval").code == 4
+    assert shell.pipeline("gate", "out/eval", "--job", "eval.py").code == 4
     assert len(server.calls) == ROWS
 
 

@@ -361,9 +361,9 @@ def test_a_part_that_was_changed_since_is_noticed(shell: Shell, server: Served) 
     assert run(shell, server).code == 0
     part = shell.folder / "out/a_job/part-000000.parquet"
     part.write_bytes(part.read_bytes() + b"x")
-    refused(run(shell, server), "is missing or was changed since it was sealed")
+    refused(run(shell, server), "was changed since it was sealed", "pipeline reparse out/a_job --job job.py")
     part.unlink()
-    refused(run(shell, server), "is missing or was changed since it was sealed")
+    refused(run(shell, server), "is missing", "pipeline reparse out/a_job --job job.py")
 
 
 # The failed rows again

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def reply(size: int = 10) -> Reply:
 
 
 def part(chunk: int, first: int, rows: int) -> Part:
-    zeros: dict[str, Any] = dict.fromkeys((field.name for field in fields(Part)), 0)
+    zeros: dict[str, Any] = dict.fromkeys((field.name for field in fields(Part) if field.default is MISSING), 0)
     return Part(**{**zeros, "chunk": chunk, "name": f"part-{chunk:06d}.parquet", "first": first, "rows": rows})
 
 

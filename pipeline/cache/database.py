@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import sqlite3
 import tempfile
@@ -77,11 +79,31 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
         raise _unusable(path, error) from error
 
 
-def beside(path: Path) -> Path:
-    """A new private file in the same folder, which nobody else uses, and whose name readers pass over."""
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A new private file in the same folder, which nobody else uses, and whose name readers pass over.
+
+    It goes at the end of the block; so do those of processes that were killed before theirs went. Raises `OSError`.
+    """
+    _sweep(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
-    os.close(descriptor)
-    return Path(name)
+    temporary = Path(name)
+    try:
+        with suppress(BlockingIOError):  # somebody looks at it this moment, and will see that it is new
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what processes that were killed have left beside a file: whoever lives holds a lock on its own."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+            left.with_name(f"{left.name}-journal").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -99,8 +121,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 def _put_empty(path: Path) -> None:
     """A new file, which appears whole: two processes that start at once do not see each other's half-made one."""
-    temporary = beside(path)
-    try:
+    with beside(path) as temporary:
         with closing(sqlite3.connect(temporary, isolation_level=None)) as database:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             database.execute(f"PRAGMA application_id={_APPLICATION}")
@@ -110,8 +131,6 @@ def _put_empty(path: Path) -> None:
         with suppress(FileExistsError):
             # Linked, because a rename would put an empty file in the place of one that is in use already.
             path.hardlink_to(temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

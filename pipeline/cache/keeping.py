@@ -69,19 +69,14 @@ def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None
 def export(folder: Path, file: Path) -> int:
     """Writes everything into one file, whole or not at all; how many replies there are. Takes the place of `file`."""
     try:
-        temporary = beside(file)
+        with beside(file) as temporary:
+            with connected(_there(folder)) as database:
+                database.execute("VACUUM INTO ?", (str(temporary),))
+            with connected(temporary) as copy:
+                (count,) = copy.execute("SELECT count(*) FROM replies").fetchone()
+            temporary.replace(file)
     except OSError as error:
         raise Misuse(f"{file} cannot be written: {error.strerror or error}") from error
-    try:
-        with connected(_there(folder)) as database:
-            database.execute("VACUUM INTO ?", (str(temporary),))
-        with connected(temporary) as copy:
-            (count,) = copy.execute("SELECT count(*) FROM replies").fetchone()
-        temporary.replace(file)
-    except OSError as error:
-        raise Misuse(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return int(count)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.carrying import Place
 from pipeline.cli.running import connection_of, settings_of, simulation_of
+from pipeline.cli.trusted import target_of
 from pipeline.data import Row
 from pipeline.disk import FILES, PRIVATE_FILE
 from pipeline.evaluate import (
@@ -197,7 +198,7 @@ def subject_in(output: Path, target: str | None) -> Subject:
     """The evaluation whose finished run is in a folder. Raises `Misuse` when its gold data has changed since."""
     plan = plan_in(output)
     require_finished(output)
-    target = target or plan.target
+    target = target_of(plan, output, target)
     found = Survey.from_json(plan.survey)
     if differences := changed(found):
         raise Misuse(f"the gold data has changed since the run: {differences[0]}; run `pipeline eval` again")
@@ -235,7 +236,8 @@ def same_graders(subject: Subject) -> None:
     """Raises `Misuse` when the leaves in the folder were graded by other graders than the file has now."""
     before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
     if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
-        raise Misuse(f"graded otherwise now: {', '.join(changed)}; `pipeline grade {subject.output}` applies it")
+        again = f"pipeline grade {subject.output} --job {subject.target}"
+        raise Misuse(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
 
 
 def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
@@ -287,7 +289,7 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
         raise Misuse("the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same")
     if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
         raise Misuse("questions to judges are open: `pipeline eval` asks them")
-    path = to or load_evaluation(plan.target).baseline
+    path = to or load_evaluation(target_of(plan, output, None, name_it="name the baseline's file with --to")).baseline
     if path is None:
         raise Misuse("the evaluation names no `baseline`: name the file with --to")
     kept = from_text(to_text(scores))

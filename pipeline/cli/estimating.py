@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import Usage
-from pipeline.faults import Unusable
+from pipeline.faults import Broken, Unusable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -49,9 +49,8 @@ def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, 
 
 def measured(output: Path) -> Means | None:
     """The means of the rows that an earlier run has paid; None when there is none."""
-    import pyarrow.parquet as pq
-
     from pipeline.journal import look
+    from pipeline.slices import part_file
 
     parts, _ = look(output / "_run" / "journal.sqlite")
     answered = sum(max(0, part.ok - part.from_cache) for part in parts)
@@ -59,7 +58,11 @@ def measured(output: Path) -> Means | None:
         return None
     read = sum(part.input_tokens for part in parts) / answered
     written = sum(part.output_tokens + part.reasoning_tokens for part in parts) / answered
-    column = pq.read_table(output / parts[0].name, columns=["response"])["response"].combine_chunks()
+    try:
+        with part_file(output / parts[0].name) as file:
+            column = file.read(columns=["response.latency_s"])["response"].combine_chunks()
+    except Broken:  # an estimate is no place to tell of it
+        return None
     seconds = [value for value in column.field("latency_s").to_pylist() if value is not None]
     return Means(read, written, sum(seconds) / len(seconds) if seconds else None, output)
 

@@ -75,6 +75,7 @@ def status(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
 ) -> int:
     """Show how far a run is, also from another terminal while it works."""
+    from pipeline.dataset import SUCCESS
     from pipeline.journal import look
     from pipeline.watching import state_of
 
@@ -86,7 +87,7 @@ def status(
     facts = {
         "job": found.job_name,
         "simulated": found.simulated,
-        "state": "running" if holder else "complete" if done == total else "stopped",
+        "state": "running" if holder else "complete" if (output / SUCCESS).is_file() else "stopped",
         "holder": holder,
         "rows": total,
         "done": done,
@@ -132,13 +133,16 @@ def show(
     media: Annotated[
         Path | None, typer.Option("--media", help="Write the rows' media to files in this folder.")
     ] = None,
+    job_file: Annotated[
+        str | None, typer.Option("--job", "-j", help="The job file, to show requests (default: the one that ran).")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Show rows of a finished or running dataset: request, reply and values side by side."""
     from pipeline.records import records
 
     _, found = _run_in(output)
-    job = _job_of(found)
+    job = None if as_json else _job_of(found, output, job_file)
     shown = 0
     for ordinal, record in records(output):
         if (failed and record["status"] != "failed") or (row is not None and ordinal != row):
@@ -187,15 +191,26 @@ def _run_in(output: Path) -> tuple[RunFolder, Plan]:
     return folder, found
 
 
-def _job_of(plan: Plan) -> Job | None:
-    """The job as its file is now, to render requests with; None when it is gone or has changed."""
+def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
+    """The job as its file is now, to render requests with; None, and a note, when it may not be run or has changed.
+
+    Raises `Misuse` when the one that was given is not the run's.
+    """
+    from pipeline.cli.trusted import target_of
     from pipeline.jobfile import is_job_file, job_of_requests, load_job
 
     try:
-        job = load_job(plan.target) if is_job_file(plan.target) else job_of_requests([plan.target])
-    except Misuse:
-        return None
-    return job if job.fingerprint()["prompt"] == plan.job.get("prompt") else None
+        target = target_of(plan, output, given)
+        job = load_job(target) if is_job_file(target) else job_of_requests([target])
+        if job.fingerprint()["prompt"] == plan.job.get("prompt"):
+            return job
+        problem = Misuse(f"the prompt of {target} is not the one that was asked")
+    except Misuse as error:
+        problem = error
+    if given is not None:
+        raise problem
+    print(f"note: requests are not shown: {plain(str(problem))}", file=sys.stderr)
+    return None
 
 
 def _first_rows(source: Any, limit: int) -> Iterator[Row]:

@@ -24,10 +24,13 @@ def report(
     output: Annotated[Path, typer.Argument(help="The output folder of a run or an evaluation.")],
     *,
     to: Annotated[Path | None, typer.Option("--to", help="The file to write (default: OUTPUT/_report.html).")] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", "-j", help="An evaluation's file (default: the one that ran).")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Write the page of a run: one HTML file that opens offline, also while the run is at work."""
-    assessment, prompts = _evaluated(output)
+    assessment, prompts = _evaluated(output, job)
     path = put_page(output, to, assessment=assessment, prompts=prompts)
     print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else plain(str(path)))
     return 0
@@ -71,7 +74,7 @@ def _prompt(job: Job, row: Row) -> str:
     return "\n\n".join(f"[{message['role']}]\n{readable(message.get('content'))}" for message in messages)
 
 
-def _evaluated(output: Path) -> tuple[Assessment | None, dict[str, str]]:
+def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[str, str]]:
     """What was graded in the folder, decided upon again; nothing where it is no evaluation, or cannot be read now."""
     from pipeline.evaluate import FOLDER, SCORES
 
@@ -81,7 +84,7 @@ def _evaluated(output: Path) -> tuple[Assessment | None, dict[str, str]]:
     from pipeline.grade.leaves import read
 
     try:
-        subject = assessing.subject_in(output, None)
+        subject = assessing.subject_in(output, job)
         assessing.same_graders(subject)
         reference = assessing.reference_in(subject, common=False)
         return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)

@@ -45,6 +45,10 @@ class Records:
         """Hands an entry over; it is durable within a tick."""
         await self._own.put(ordinal, entry)
 
+    async def room(self) -> None:
+        """Returns when more may be asked for."""
+        await self._own.room()
+
     async def flush(self) -> None:
         """Returns when everything that was put before is durable."""
         await self._own.flush()

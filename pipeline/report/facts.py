@@ -94,6 +94,14 @@ class RunFacts:
         return self.done / self.seconds if self.seconds and self.done else None
 
 
+def _parts_told(output: Path, told: Mapping[str, Any]) -> list[Part]:
+    """The parts that a manifest lists; it may come from anybody."""
+    try:
+        return [Part.from_json(part) for part in told.get("parts", ())]
+    except ValueError as error:
+        raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
+
+
 def run_facts(output: Path) -> RunFacts:
     """Reads what a run left in its folder, or what it has written so far.
 
@@ -106,8 +114,8 @@ def run_facts(output: Path) -> RunFacts:
     told = manifest if manifest is not None else {}
     parts, pending = look(folder.journal)
     if not folder.journal.exists():
-        parts = [Part(**part) for part in told.get("parts", ())]
-    present = [part for part in parts if (output / part.name).is_file()]
+        parts = _parts_told(output, told)
+    present = [part for part in parts if all((output / file.name).is_file() for file in part.files)]
     sealed = sum(part.rows for part in parts)
     settled = told if told.get("ok", 0) + told.get("failed", 0) >= sealed + pending else {}
     timeline = timeline_of(folder.run / EVENTS)
@@ -128,7 +136,7 @@ def run_facts(output: Path) -> RunFacts:
         from_cache=sum(part.from_cache for part in parts),
         inputs=_inputs(plan, told),
         parts=len(parts),
-        bytes=sum(part.bytes for part in parts),
+        bytes=sum(file.bytes for part in parts for file in part.files),
         seconds=timeline.seconds or findings.seconds,
         timeline=timeline if len(timeline.points) >= len(findings.timeline.points) else findings.timeline,
         findings=findings,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.data import Part
 from pipeline.job import OURS
 from pipeline.report.timeline import EMPTY, ENOUGH, POINTS, Point, Timeline
+from pipeline.slices import part_file
 
 EXAMPLES = 3
 """Rows that are shown of a kind of failure."""
@@ -86,11 +87,11 @@ def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool)
     rows = sum(part.rows for part in parts)
     counts = _Counts(span, min(POINTS, max(ENOUGH, rows // _ROWS_A_POINT)))
     for part in parts:
-        with pq.ParquetFile(output / part.name) as file:
-            first = part.first
-            for batch in file.iter_batches(batch_size=_BATCH, columns=list(_COLUMNS)):
-                counts.add(batch, first, failed=bool(part.failed))
-                first += batch.num_rows
+        for name, first, _ in part.spans():
+            with part_file(output / name) as file:
+                for batch in file.iter_batches(batch_size=_BATCH, columns=list(_COLUMNS)):
+                    counts.add(batch, first, failed=bool(part.failed))
+                    first += batch.num_rows  # noqa: PLW2901 - on through the file
     return Findings(
         failures=tuple(_kinds(output, parts, key, counts)),
         latencies=_quantiles(counts.latencies) if counts.latencies else None,
@@ -201,12 +202,12 @@ def _quantiles(classes: Mapping[int, int]) -> dict[float, float]:
 
 def _span(output: Path, parts: Sequence[Part]) -> tuple[float, float] | None:
     """When the first and the last row were answered, in Unix time, from the statistics of the parts."""
-    ends = [end for part in parts for end in _ends(output / part.name)]
+    ends = [end for part in parts for name, _, _ in part.spans() for end in _ends(output / name)]
     return (min(ends), max(ends)) if ends and max(ends) > min(ends) else None
 
 
 def _ends(path: Path) -> Iterator[float]:
-    with pq.ParquetFile(path) as file:
+    with part_file(path) as file:
         names = [file.schema.column(number).path for number in range(len(file.schema))]
         column = names.index("response.finished_at")
         for group in range(file.num_row_groups):
@@ -225,11 +226,11 @@ def _kinds(output: Path, parts: Sequence[Part], key: str | None, counts: _Counts
 
 
 def _examples(output: Path, parts: Sequence[Part], key: str | None, wanted: Sequence[int]) -> Iterator[Example]:
-    for part in parts:
-        own = [ordinal for ordinal in wanted if part.first <= ordinal < part.first + part.rows]
+    for name, first, rows in (span for part in parts for span in part.spans()):
+        own = [ordinal for ordinal in wanted if first <= ordinal < first + rows]
         if own:
-            with pq.ParquetFile(output / part.name) as file:
-                for ordinal, record in _records(file, part.first, own):
+            with part_file(output / name) as file:
+                for ordinal, record in _records(file, first, own):
                     yield _example(ordinal, record, key)
 
 

@@ -105,7 +105,14 @@ class Survey:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Survey:
-        """The survey that `to_json` wrote."""
+        """The survey that `to_json` wrote. Raises `Misuse` for any other value."""
+        try:
+            return Survey._read(value)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise Misuse(f"what the run folder says of its input cannot be read ({error!r}): use --fresh") from error
+
+    @staticmethod
+    def _read(value: Mapping[str, Any]) -> Survey:
         return Survey(
             files=tuple(File(*file) for file in value["files"]),
             format=value["format"],

@@ -17,6 +17,7 @@ from pipeline.source.parquet import read_parquet, survey_parquet
 _Batches = Generator[Batch, None, None]
 
 _CHUNK_BYTES = 8 << 20
+_MOST_CHUNK_BYTES = 256 << 20
 _CHUNK_ROWS = (1_000, 10_000)
 _CHUNKS = 8
 
@@ -32,8 +33,9 @@ def survey(
 
     Without `chunk_rows`, a chunk has as many rows as make 8 MiB, judged by the first ones: at least 1,000 and
     `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they
-    keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. With `limit` only the first so
-    many rows count; files are listed and hashed in full all the same. JSONL is parsed line by line and every column's
+    keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it, and a chunk has no more rows
+    than make 256 MiB, however few those are. With `limit` only the first so many rows count; files are listed and
+    hashed in full all the same. JSONL is parsed line by line and every column's
     type settled; of Parquet only the footers are read. Raises `Misuse` for what the user can mend: see `find_files`,
     damaged files, types that differ between Parquet files. Memory does not grow with the number of rows.
     """
@@ -47,7 +49,8 @@ def survey(
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
         rows = sum(path.stat().st_size for path in paths) / (mean_row_bytes + 1)  # a line has an end
         even = max(low, min_chunk_rows // 4, math.ceil(min(rows, limit or rows) / _CHUNKS))
-        return chunk_rows or min(max(fitting, min_chunk_rows), even)
+        most = max(1, int(_MOST_CHUNK_BYTES / max(mean_row_bytes, 1)))  # however few rows that may be
+        return chunk_rows or min(max(fitting, min_chunk_rows), even, most)
 
     paths = find_files(inputs)
     if paths and format_of(paths[0]) == "parquet":

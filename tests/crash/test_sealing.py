@@ -66,7 +66,7 @@ CHUNKS = 12
 
 
 def part(chunk: int) -> Part:
-    return Part(chunk, f"part-{chunk}", chunk * CHUNK, CHUNK, CHUNK, 0, 1, "", 0, 0, 0, 0, 0.0, 0)
+    return Part(chunk, f"part-{chunk:06d}.parquet", chunk * CHUNK, CHUNK, CHUNK, 0, 1, "", 0, 0, 0, 0, 0.0, 0)
 
 
 @pytest.mark.parametrize("turn", range(5))

@@ -1,0 +1,36 @@
+"""Which job file may be run for an output folder: one that the user names, or one that is known from outside of it.
+
+A folder is data, and may have come from anybody: what it names is not run because it names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.faults import Misuse
+from pipeline.jobfile import is_job_file, sha256_of
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+
+def target_of(plan: Plan, output: Path, given: str | None, *, name_it: str = "name it with --job") -> str:
+    """The job file to load for a run: the one given, or else the one that ran, if it is still the same.
+
+    Raises `Misuse` when that file lies in the output folder (or is imported from there), is gone, or has changed.
+    """
+    if given is not None:
+        return given
+    target = plan.target
+    if not is_job_file(target):
+        return target
+    path, folder = Path(target.partition(":")[0]), output.resolve()
+    for place in (path.resolve(), Path.cwd()):
+        if place.is_relative_to(folder):
+            raise Misuse(f"{output} names {target}, and nothing out of an output folder is run unasked: {name_it}")
+    if not path.is_file():
+        raise Misuse(f"the job file {target} is not there: {name_it}")
+    if plan.target_sha256 is None or sha256_of(target) != plan.target_sha256:
+        raise Misuse(f"{target} has changed since the run: if it is the right one, {name_it}")
+    return target

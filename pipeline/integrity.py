@@ -1,0 +1,55 @@
+"""Whether the files of sealed parts are still what was sealed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.data import Part, PartFile
+from pipeline.disk import stamp_of
+from pipeline.faults import Broken
+
+
+class PartCheck:
+    """Compares the parts in a folder with what was recorded of them, reading a file only when its stamp is another."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._whole: dict[tuple[str, str], str] = {}
+
+    def damage(self, parts: Iterable[Part]) -> dict[int, str]:
+        """What is wrong with each part that is damaged, by its chunk, in words that begin with the path of the file.
+
+        Raises `Broken` when a file is there and cannot be read.
+        """
+        found = {part.chunk: next(filter(None, map(self._wrong, part.files)), None) for part in parts}
+        return {chunk: wrong for chunk, wrong in found.items() if wrong is not None}
+
+    def unrecorded(self, parts: Iterable[Part]) -> list[Path]:
+        """Files that any reader takes for parts of the dataset, and that no part records."""
+        known = {file.name for part in parts for file in part.files}
+        return sorted(path for path in self._folder.glob("part-*.parquet") if path.name not in known)
+
+    def _wrong(self, file: PartFile) -> str | None:
+        path = self._folder / file.name
+        try:
+            stamp = stamp_of(path)
+        except FileNotFoundError:
+            return f"{path} is missing"
+        except OSError as error:
+            raise Broken(f"{path} cannot be read: {error}; mend the disk, then run again") from error
+        if stamp in (file.stamp, self._whole.get((file.name, file.sha256))):
+            return None
+        if int(stamp.partition("-")[0]) != file.bytes or _sha256_of(path) != file.sha256:
+            return f"{path} was changed since it was sealed"
+        self._whole[file.name, file.sha256] = stamp
+        return None
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Broken(f"{path} cannot be read: {error}; mend the disk, then run again") from error

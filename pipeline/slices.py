@@ -1,0 +1,76 @@
+"""Rows in bounded portions: so many at once, and so many bytes at once, whatever a row may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data import Entry, Reply
+from pipeline.faults import Broken
+
+SLICE_ROWS = 1000
+"""Rows of a row group: those whose replies are in memory at once while a part is written."""
+
+SLICE_BYTES = 16 << 20
+"""What they may hold before a row group ends earlier. Nothing is bounded by rows alone: a reply may have megabytes."""
+
+Slice = tuple[list[pa.RecordBatch], list[tuple[int, Entry]]]
+
+
+def slices(kept: Iterable[pa.RecordBatch], entries: Iterable[tuple[int, Entry]]) -> Iterator[Slice]:
+    """Consecutive rows, bounded in number and bytes: their kept columns, and their entries."""
+    left = iter(entries)
+    columns: list[pa.RecordBatch] = []
+    some: list[tuple[int, Entry]] = []
+    size = 0.0
+    for piece in _pieces(kept):
+        start, share = 0, piece.nbytes / max(piece.num_rows, 1)
+        for end, entry in enumerate(islice(left, piece.num_rows), 1):
+            some.append(entry)
+            size += share + _size(entry[1])
+            if len(some) == SLICE_ROWS or size >= SLICE_BYTES:
+                yield [*columns, piece.slice(start, end - start)], some
+                start, columns, some, size = end, [], [], 0.0
+        if start < piece.num_rows:
+            columns.append(piece.slice(start))
+    if some or columns:
+        yield columns, some
+    if next(left, None) is not None:
+        raise RuntimeError("there are more entries than rows")
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches in pieces that are no larger than a slice, as far as their rows are alike."""
+    for batch in batches:
+        rows = max(1, int(batch.num_rows * SLICE_BYTES / max(batch.nbytes, 1)))
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.body) + len(entry.transcript or "") if isinstance(entry, Reply) else len(entry.message)
+
+
+@contextmanager
+def part_file(path: Path) -> Iterator[pq.ParquetFile]:
+    """A file of a part, open for as long as the block. Raises `Broken` when it is missing or damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        told = " ".join(str(error).split())
+        raise Broken(f"{path} cannot be read: {told}; restore it, or run `pipeline reparse` on its folder") from error
+
+
+def bounded_batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file in batches of bounded bytes; none reaches beyond its row group."""
+    for group in range(file.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        rows = int(metadata.num_rows * SLICE_BYTES / max(metadata.total_byte_size, 1))
+        size = max(1, min(rows, SLICE_ROWS))
+        yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns, use_threads=False)
