@@ -71,7 +71,11 @@ class Journal:
         self._progress = anyio.Event()
         self._broken: Broken | None = None
         self._database = _guarded(lambda: _open(path))
-        self._forget_sealed()
+        try:
+            self._forget_sealed()
+        except BaseException:
+            self._database.close()
+            raise
 
     # On the event loop.
 
@@ -331,9 +335,13 @@ def _make(path: Path, files: Files) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30.0)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    database.executescript(_SCHEMA)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -137,9 +137,13 @@ def _opened(path: Path) -> sqlite3.Connection:
     # Named as a URI, so that a file that is gone is not made anew, empty.
     name = f"{path.absolute().as_uri()}?mode=rw"
     database = sqlite3.connect(name, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
-    # A power cut may cost the last commits and never the file: what is lost here is asked again.
-    database.execute("PRAGMA synchronous=NORMAL")
-    database.execute("PRAGMA trusted_schema=OFF")
+    try:
+        # A power cut may cost the last commits and never the file: what is lost here is asked again.
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute("PRAGMA trusted_schema=OFF")
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -49,7 +49,11 @@ class Cache:
         self._path = make(folder)
         self._endpoint = endpoint
         self._reader = connect(self._path)
-        self._writer = connect(self._path)
+        try:
+            self._writer = connect(self._path)
+        except BaseException:
+            self._reader.close()
+            raise
         self._works = True
         self._wanted: dict[bytes, _Wanted] = {}
         self._held: dict[int, list[tuple[bytes, Reply]]] = {}
