@@ -9,12 +9,13 @@
     |  `- Expired         401 once: the token is renewed (one renewal for all), the call repeated, no attempt used
     |- Settled            becomes a Failure row at once
     |  |- Unusable        the row cannot be asked: a broken line, a missing value, an unreadable file
-    |  |- Refused         400, content filter, blocked prompt
+    |  |- Refused         400, content filter, blocked prompt; 403, 404 and the like for this row alone
     |  |- Cut             finish_reason length (often: thinking ate max_tokens)
     |  `- Unparsable      the reply does not fit the schema, after the allowed re-asks
     `- Halt               stops the run cleanly: everything sealed, everything resumable
-       |- Denied          401 with a new token, 403, model not found (404)
+       |- Denied          401 with a new token, an account without billing; 403, 404 and the like for everybody
        |- Spent           the budget is used up
+       |- TooManyFailures more rows have failed than the job allows, or all of the first ones alike
        |- Broken          the disk, the journal, the token source
        `- Interrupted     the run is stopping: the row stays undone, for the next start
 
@@ -24,6 +25,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Fault(Exception):
     """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one."""
@@ -32,6 +35,7 @@ class Fault(Exception):
         super().__init__(message)
         self.message = message
         self.http_status = http_status
+        self.reply: Any = None
 
     def __repr__(self) -> str:
         status = "" if self.http_status is None else f", http_status={self.http_status}"
@@ -53,13 +57,15 @@ class Throttled(Passing):
 class Unavailable(Passing):
     """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`.
 
-    `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole.
+    `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole. `cause` says why no
+    connection served the call, as one of the words of `pipeline.transport`; None when the server answered.
     """
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, http_status=http_status)
         self.retry_after = retry_after
         self.own = False
+        self.cause: str | None = None
 
 
 class Expired(Passing):
@@ -75,7 +81,18 @@ class Unusable(Settled):
 
 
 class Refused(Settled):
-    """The endpoint will not answer this request."""
+    """The endpoint will not answer this request.
+
+    `suspect` is set when the reason may be everybody's (403, 404 ...) and not the row's own; `kind` is equal for
+    refusals that have the same reason. See `pipeline.pace.Blame`, which decides.
+    """
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, suspect: bool = False, kind: str | None = None
+    ) -> None:
+        super().__init__(message, http_status=http_status)
+        self.suspect = suspect
+        self.kind = kind
 
 
 class Cut(Settled):
@@ -96,6 +113,10 @@ class Denied(Halt):
 
 class Spent(Halt):
     """The budget is used up."""
+
+
+class TooManyFailures(Halt):
+    """Rows fail that another start would fail as well: the job, the schema or the input is wrong."""
 
 
 class Broken(Halt):

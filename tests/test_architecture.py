@@ -58,6 +58,7 @@ LAYERS = {
         "prompt",
         "reading",
         "redaction",
+        "refusals",
         "schema",
         "schema_file",
         "shapes",
