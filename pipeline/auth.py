@@ -95,6 +95,7 @@ class GoogleToken:
         self._changed = anyio.Event()
         self._wanted = anyio.Event()
         self._denied: Denied | None = None
+        self._trouble: str | None = None
         quota_project = getattr(credentials, "quota_project_id", None)
         self.headers: dict[str, str] = {"x-goog-user-project": quota_project} if quota_project else {}
         self.refreshes = 0
@@ -113,6 +114,12 @@ class GoogleToken:
         while self._token is None:
             await self._next_change()
 
+    def hitch(self) -> str | None:
+        """Why there is no token; see `pipeline.token.TellingToken`."""
+        if self._trouble is None or (self._token is not None and self._clock() < self._expires):
+            return None
+        return f"waiting for an access token: {self._trouble}"
+
     async def _next_change(self) -> None:
         if self._denied is not None:
             raise self._denied
@@ -128,9 +135,10 @@ class GoogleToken:
         while self._denied is None:
             try:
                 await self._refresh()
-                failing_since, tries = None, 0
+                failing_since, tries, self._trouble = None, 0, None
             except _REFRESH_ERRORS as error:
                 failing_since = self._clock() if failing_since is None else failing_since
+                self._trouble = _reason(error)
                 self._judge(error, failing_since)
                 tries += 1
                 await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

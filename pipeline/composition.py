@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +85,12 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open endpoint: its name in the rows, its share of the work, and its ask."""
+    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows."""
 
     name: str
     weight: float
     ask: Ask
+    hitch: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ def lateness_for(bounds: Bounds) -> Lateness | None:
 def _lane(job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, lateness: Lateness | None) -> Lane:
     ask = laned(job, bounds, endpoint, lateness)
     rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None
-    return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s))
+    return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s), hitch=endpoint.hitch)
 
 
 def _media_root(job: Job) -> Path | None:

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable
+from pipeline.faults import Expired, Fault, Throttled, Unavailable
 from pipeline.foreign import as_integer, as_name, as_text, decode, objects
 from pipeline.redaction import redacted
+from pipeline.refusals import account_fault, grants_nothing, refusal
 
 MAX_WAIT_S = 120.0
 """No server's hint makes us wait longer than this."""
@@ -61,21 +62,21 @@ def _told(text: str) -> str:
 def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: str) -> Fault:
     message = error.get("message")
     text = _told(f"{status} {error.get('status') or ''}".strip() + f": {message}") if message else said
+    if 300 <= status < 400:
+        text = f"{text} (redirects are not followed; check the base URL)"
+    if status != 401 and (account := account_fault(status, error, text)) is not None:
+        return account
     match status:
-        case 429:
+        case 429 if not grants_nothing(error):
             return Throttled(text, retry_after=wait)
         case 401:
             return Expired(text, http_status=401)
-        case 402 | 403 | 404 | 405 | 407 | 410:
-            return Denied(text, http_status=status)
         case 408 | 409 | 425 | 499:
             return Unavailable(text, http_status=status, retry_after=wait)
         case _ if status >= 500:
             return Unavailable(text, http_status=status, retry_after=wait)
-        case _ if 300 <= status < 400:
-            return Denied(f"{text} (redirects are not followed; check the base URL)", http_status=status)
         case _:
-            return Refused(text, http_status=status)
+            return refusal(status, error, text)
 
 
 def unwrapped(document: object) -> object:

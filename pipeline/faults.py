@@ -9,12 +9,13 @@
     |  `- Expired         401 once: the token is renewed (one renewal for all), the call repeated, no attempt used
     |- Settled            becomes a Failure row at once
     |  |- Unusable        the row cannot be asked: a broken line, a missing value, an unreadable file
-    |  |- Refused         400, content filter, blocked prompt
+    |  |- Refused         400, content filter, blocked prompt; 403, 404 and the like for this row alone
     |  |- Cut             finish_reason length (often: thinking ate max_tokens)
     |  `- Unparsable      the reply does not fit the schema, after the allowed re-asks
     `- Halt               stops the run cleanly: everything sealed, everything resumable
-       |- Denied          401 with a new token, 403, model not found (404)
+       |- Denied          401 with a new token, an account without billing; 403, 404 and the like for everybody
        |- Spent           the budget is used up
+       |- TooManyFailures more rows have failed than the job allows, or all of the first ones alike
        |- Broken          the disk, the journal, the token source
        `- Interrupted     the run is stopping: the row stays undone, for the next start
 
@@ -88,7 +89,18 @@ class Unusable(Settled):
 
 
 class Refused(Settled):
-    """The endpoint will not answer this request."""
+    """The endpoint will not answer this request.
+
+    `suspect` is set when the reason may be everybody's (403, 404 ...) and not the row's own; `kind` is equal for
+    refusals that have the same reason. See `pipeline.pace.Blame`, which decides.
+    """
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, suspect: bool = False, kind: str | None = None
+    ) -> None:
+        super().__init__(message, http_status=http_status)
+        self.suspect = suspect
+        self.kind = kind
 
 
 class Cut(Settled):
@@ -109,6 +121,10 @@ class Denied(Halt):
 
 class Spent(Halt):
     """The budget is used up."""
+
+
+class TooManyFailures(Halt):
+    """Rows fail that another start would fail as well: the job, the schema or the input is wrong."""
 
 
 class Broken(Halt):

@@ -8,7 +8,9 @@ from typing import Any
 
 from pipeline.data import Failure, Outcome, Usage
 
-_PRESENT = {"rows", "done_before", "in_flight", "retrying", "waiting", "waits_for", "limit", "notes"}
+_PRESENT = {
+    "rows", "done_before", "ok_before", "in_flight", "retrying", "waiting", "waits_for", "trouble", "limit", "notes",
+}  # fmt: skip
 """What tells how it stands; everything else counts."""
 
 
@@ -19,6 +21,8 @@ class Tally:
     rows: int = 0
     """Rows of the input, done before this start or not."""
     done_before: int = 0
+    ok_before: int = 0
+    """Those of them that have a value."""
     ok: int = 0
     failed: int = 0
     requests: int = 0
@@ -31,6 +35,8 @@ class Tally:
     """Rows that wait for their turn."""
     waits_for: str | None = None
     """What the next of them waits for, when it is more than a place among the calls in flight."""
+    trouble: str | None = None
+    """Why nothing is answered, when nothing is."""
     limit: float | None = None
     """Requests a second that the quota was found to grant."""
     hedged: int = 0

@@ -20,6 +20,13 @@ class Token(Protocol):
         """Gets another token than `rejected`; one renewal serves everyone who asks. Raises `Denied`."""
 
 
+class TellingToken(Token, Protocol):
+    """A token that says why it is waited for."""
+
+    def hitch(self) -> str | None:
+        """Why calls wait for a token; None when they do not."""
+
+
 class ApiKey:
     """A key that never changes."""
 
@@ -30,6 +37,9 @@ class ApiKey:
     async def __call__(self) -> str:
         """The key."""
         return self._key
+
+    def hitch(self) -> None:
+        """Nobody waits for a key."""
 
     async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
         """Raises `Denied`: there is no other key."""

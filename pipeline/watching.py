@@ -51,6 +51,7 @@ class Watch:
                 await anyio.sleep(EVERY_S)
                 self._tune()
                 self._warn()
+                self._look()
                 event = self._event()
                 await anyio.to_thread.run_sync(self._write, event)
         except OSError as error:
@@ -71,6 +72,7 @@ class Watch:
             "in_flight": self._tally.in_flight,
             "waiting": self._tally.waiting,
             "waits_for": self._tally.waits_for,
+            "trouble": self._tally.trouble,
             "retrying": self._tally.retrying,
             "latency_p50": dispatcher.latencies.quantile(0.5),
             "latency_p99": dispatcher.latencies.quantile(0.99),
@@ -112,6 +114,11 @@ class Watch:
         text = ", ".join(f"{name}={value:g}" for name, value in now.items())
         self._tally.notes.append(f"tuned: {text}")
         self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
+
+    def _look(self) -> None:
+        """Ends the run when its endpoint is of no use, also while every call hangs and nobody waits for a turn."""
+        if (denied := self._composed.dispatcher.judge.look(anyio.current_time())) is not None:
+            self._stop.request(denied)
 
     def _warn(self) -> None:
         for purse in self._composed.purses:

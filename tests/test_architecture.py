@@ -67,6 +67,7 @@ LAYERS = {
         "prompt",
         "reading",
         "redaction",
+        "refusals",
         "schema",
         "schema_file",
         "shapes",

@@ -119,7 +119,7 @@ def test_t6_the_reason_is_told_to_people_too(shell: Shell) -> None:
     with served(lambda _: error(403, "PERMISSION_DENIED", "Permission denied on resource project P.")) as server:
         done = shell.pipeline("run", "job.py", "--base-url", server.base_url, "--quiet")
     assert done.code == 7
-    assert done.err.startswith("error: stopped (403 PERMISSION_DENIED: Permission denied on resource project P.)")
+    assert done.err.startswith("error: stopped (403 PERMISSION_DENIED: Permission denied on resource project P. (every")
     assert "3 rows are left" in done.err
 
 

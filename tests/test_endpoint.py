@@ -186,9 +186,9 @@ def test_vertex_has_a_host_for_every_kind_of_location(location: str, host: str) 
 # What an answer means
 
 STATUSES = {
-    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308), Denied),
+    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308), Refused),
     **dict.fromkeys((400, 413, 422), Refused),
-    **dict.fromkeys((403, 404), Denied),
+    **dict.fromkeys((403, 404), Refused),
     **dict.fromkeys((408, 409, 499, 500, 502, 503, 504, 529), Unavailable),
     429: Throttled,
 }
@@ -254,7 +254,7 @@ async def test_h7_a_body_that_is_no_completion_is_unavailable(body: bytes, statu
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(429, Throttled), (503, Unavailable), (400, Refused), (403, Denied), (None, Unavailable)]
+    ("code", "kind"), [(429, Throttled), (503, Unavailable), (400, Refused), (403, Refused), (None, Unavailable)]
 )
 async def test_h7_an_error_inside_a_200_is_the_fault_that_it_names(code: int | None, kind: type[Fault]) -> None:
     body = orjson.dumps([{"error": {"code": code, "message": "in its own words"}}])
@@ -446,7 +446,7 @@ async def _ask_again_once_renewed(endpoint: Endpoint) -> None:
 async def test_h12_a_redirect_is_not_followed_and_our_token_goes_nowhere_else(status: int) -> None:
     async with scripted(lambda _: chat("stolen")) as thief:
         fault = await fault_of(error(status, Location=f"{thief.origin}/v1/chat/completions"))
-        assert isinstance(fault, Denied)
+        assert isinstance(fault, Refused)
         assert "redirects are not followed" in fault.message
         assert thief.calls == []
 
@@ -650,7 +650,7 @@ async def test_h7_an_error_within_a_stream_is_the_fault_that_it_names(*, wrapped
     assert "Resource exhausted" in fault.message
 
 
-@pytest.mark.parametrize(("status", "kind"), [(400, Refused), (404, Denied), (429, Throttled), (503, Unavailable)])
+@pytest.mark.parametrize(("status", "kind"), [(400, Refused), (404, Refused), (429, Throttled), (503, Unavailable)])
 async def test_an_error_instead_of_a_stream_is_its_fault(status: int, kind: type[Fault]) -> None:
     fault = await fault_of(error(status, message="in its own words"), STREAMED)
     assert type(fault) is kind

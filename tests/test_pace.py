@@ -28,7 +28,7 @@ from pipeline.pace import (
     first_rate,
 )
 from pipeline.pace.rate import LEAST_RATE
-from pipeline.pace.weather import MOST_ATTEMPTS, UNLIKELY
+from pipeline.pace.weather import BAD_ROWS, BAD_SHARE, MOST_ATTEMPTS, UNLIKELY
 
 SEEDS = st.integers(0, 2**32)
 MOMENTS = st.floats(0.0, 1e6)
@@ -434,10 +434,18 @@ def test_one_more_failure_never_grants_fewer_tries_than_one_more_success(outcome
 
 @settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=400))
-def test_h3_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
+def test_h3_in_bad_weather_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
     weather = seen(outcomes)
     attempts = weather.attempts(5)
-    assert attempts == MOST_ATTEMPTS or weather.share**attempts <= UNLIKELY * 1.000001
+    bad = weather.share >= BAD_SHARE and sum(outcomes) >= 3 * BAD_ROWS
+    assert not bad or attempts == MOST_ATTEMPTS or weather.share**attempts <= UNLIKELY * 1.000001
+    assert sum(outcomes) >= BAD_ROWS or attempts == 5
+
+
+@settings(deadline=None)
+@given(st.integers(2, 2000), st.integers(1, 5))
+def test_h11_a_single_bad_row_has_no_more_tries_than_it_was_given_however_few(rows: int, attempts: int) -> None:
+    assert seen([row == 0 for row in range(rows)]).attempts(attempts) == attempts
 
 
 @settings(deadline=None)

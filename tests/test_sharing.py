@@ -215,13 +215,13 @@ def test_an_endpoint_that_fails_the_rows_of_several_workers_has_failed_for_all_a
         shared.join(number)
         shared.report(number, report(in_flight=5, waiting=5, lanes=[LaneReport(sent=[0.0])]), 0.0)
     for number in (0, 1):
-        failed = LaneReport(events=[("failed", 10 * number + row) for row in range(5)])
+        failed = LaneReport(events=[("failed", 10 * number + row, 5.0, None) for row in range(5)])
         shared.report(number, report(in_flight=5, waiting=5, lanes=[failed]), 6.0)
     assert composed.dispatcher.lanes[0].opened_at == 6.0
     assert [lease.lanes[0].probes for lease in shared.leases(6.1).values()] == [0, 0]
     probing = shared.leases(6.0 + PROBE_S)
     assert sum(lease.lanes[0].probes for lease in probing.values()) == 1
-    shared.report(1, report(lanes=[LaneReport(events=[("answered", 20.0)])]), 22.0)
+    shared.report(1, report(lanes=[LaneReport(events=[("answered", 20.0, True)])]), 22.0)
     assert {lease.lanes[0].opened_at for lease in shared.leases(22.1).values()} == {None}
 
 

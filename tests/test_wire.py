@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
-from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable
+from pipeline.faults import Expired, Fault, Refused, Throttled, Unavailable
 from pipeline.redaction import redacted
 from pipeline.usage import read_usage
 from pipeline.wire import Answer, Completion, Media, ToolCall, read_completion
@@ -283,8 +283,8 @@ def test_h7_a_body_that_is_no_completion_is_worth_another_try(body: bytes) -> No
         (503, Unavailable),
         (500, Unavailable),
         (400, Refused),
-        (403, Denied),
-        (404, Denied),
+        (403, Refused),
+        (404, Refused),
         (401, Expired),
     ],
 )
@@ -436,8 +436,8 @@ def test_h7_a_completion_cut_short_anywhere_is_worth_another_try(cut: int) -> No
         (400, "INVALID_ARGUMENT", "Function call is missing a thought_signature in functionCall parts", Refused),
         (400, "FAILED_PRECONDITION", "The specified schema has too many states for serving", Refused),
         (401, "UNAUTHENTICATED", "Request had invalid authentication credentials.", Expired),
-        (403, "PERMISSION_DENIED", "Permission 'aiplatform.endpoints.predict' denied on resource", Denied),
-        (404, "NOT_FOUND", "Publisher Model `projects/P/models/M` was not found", Denied),
+        (403, "PERMISSION_DENIED", "Permission 'aiplatform.endpoints.predict' denied on resource", Refused),
+        (404, "NOT_FOUND", "Publisher Model `projects/P/models/M` was not found", Refused),
         (429, "RESOURCE_EXHAUSTED", EXHAUSTED, Throttled),
         (499, "CANCELLED", "The operation was cancelled.", Unavailable),
         (500, "INTERNAL", "Internal error encountered.", Unavailable),
@@ -467,7 +467,7 @@ def test_openais_own_errors_are_read_too() -> None:
     [
         *((status, Unavailable) for status in (408, 409, 425, 502, 599)),
         *((status, Refused) for status in (413, 415, 422)),
-        *((status, Denied) for status in (301, 307, 402, 405, 410)),
+        *((status, Refused) for status in (301, 307, 402, 405, 410)),
     ],
 )
 def test_h7_an_html_page_is_the_fault_of_its_status_with_its_beginning(status: int, kind: type[Fault]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.endpoint import Target
     from pipeline.execute import Connect
     from pipeline.job import Job
-    from pipeline.token import Token
+    from pipeline.token import TellingToken
 
 GLOBAL_TIERS = ("flex", "priority")
 """Request tiers that only the `global` location has."""
@@ -123,11 +123,11 @@ class Access:
                     target, token, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
                 )
                 endpoint = await stack.enter_async_context(opening)
-                opened.append(Opened(target.label, weight, endpoint.ask))
+                opened.append(Opened(target.label, weight, endpoint.ask, token.hitch))
             yield opened
 
     @asynccontextmanager
-    async def _token(self) -> AsyncIterator[Token]:
+    async def _token(self) -> AsyncIterator[TellingToken]:
         if self.credentials is None:
             from pipeline.token import ApiKey
 

@@ -9,11 +9,13 @@ import time
 import anyio
 from tqdm import tqdm
 
+from pipeline.cli.tables import short
 from pipeline.tally import Tally
 
 REFRESH_S = 0.5
 HEARTBEAT_S = 30.0
 HEARTBEAT_SHARE = 0.05
+MOST_WORDS = 160
 
 
 def wants_bar() -> bool:
@@ -69,6 +71,8 @@ def doing(tally: Tally) -> str:
     if tally.waits_for:
         limit = f" ({tally.limit:.3g}/s)" if tally.waits_for == "quota" and tally.limit else ""
         parts.append(f"{tally.waiting} waiting for {tally.waits_for}{limit}")
+    if tally.trouble:
+        parts.append(f"nothing is answered: {short(tally.trouble, MOST_WORDS)}")
     if tally.cache_hits:
         parts.append(f"{tally.cache_hits} from the cache")
     if tally.cost_usd:

@@ -1,22 +1,27 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
-from pipeline.pace.gate import PROBE_S, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
+from pipeline.pace.blame import FEW, Blame, Refusal
+from pipeline.pace.gate import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
 from pipeline.pace.lateness import Call, Lateness
 from pipeline.pace.rate import FIRST_RATE, LATE_S, AdaptiveRate, Spacing, TokenEstimate, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
 __all__ = [
+    "FEW",
     "FIRST_RATE",
     "LATE_S",
     "PROBE_S",
+    "ROWS",
     "SILENCE_AMONG_S",
     "SILENCE_S",
     "AdaptiveRate",
+    "Blame",
     "Breaker",
     "Call",
     "Gate",
     "Latencies",
     "Lateness",
+    "Refusal",
     "RetryBudget",
     "Spacing",
     "TokenEstimate",

@@ -14,7 +14,9 @@ SILENCE_S = 5.0
 SILENCE_AMONG_S = 1.5
 """The same where there are other endpoints for the work to go to: leaving one alone too soon costs little then."""
 
-_ROWS = 10
+ROWS = 10
+"""Different rows that must fail before an endpoint has failed, where so many are in play."""
+
 _SUSPECTS = 10_000
 
 
@@ -60,6 +62,8 @@ class Breaker:
     _suspects: dict[int, None] = field(default_factory=dict)
     _opened: float | None = None
     _next_probe: float = 0.0
+    failing_since: float | None = None
+    """When the first call left that failed since the last success."""
 
     @property
     def opened_at(self) -> float | None:
@@ -79,7 +83,7 @@ class Breaker:
 
     def succeeded(self, now: float) -> bool:
         """A request was answered, or refused for reasons of its own; says whether this closed the breaker."""
-        self._last_success = now
+        self._last_success, self.failing_since = now, None
         was_open, self._opened = self._opened is not None, None
         if self._rows and not was_open:
             self._suspects |= dict.fromkeys(self._rows)
@@ -88,13 +92,15 @@ class Breaker:
         self._rows.clear()
         return was_open
 
-    def failed(self, now: float, row: int, in_play: int = _ROWS) -> bool:
+    def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> bool:
         """A request of this row failed, with so many rows in play; says whether this opened the breaker."""
+        if self.failing_since is None:
+            self.failing_since = now if left_at is None else left_at
         if self._opened is not None or row in self._suspects:
             return False
         self._rows.add(row)
         silence = now - self._last_success if self._last_success is not None else 0.0
-        if len(self._rows) < min(_ROWS, max(2, in_play)) or silence < self.silence_s:
+        if len(self._rows) < min(ROWS, max(2, in_play)) or silence < self.silence_s:
             return False
         self._opened, self._next_probe = now, now + PROBE_S
         return True

@@ -10,6 +10,11 @@ from itertools import islice
 
 UNLIKELY = 1e-6
 MOST_ATTEMPTS = 20
+
+BAD_SHARE = 0.05
+BAD_ROWS = 5
+"""Bad weather begins where so many rows fail their first try, and such a share of all: fewer failures are the rows'."""
+
 _PRIOR = 20.0
 _MEMORY = 500.0
 
@@ -40,12 +45,12 @@ class Weather:
         return self._failures / (self._tries + _PRIOR)
 
     def attempts(self, least: int) -> int:
-        """How many tries a row gets: at least `least`, and so many that mere chance hardly uses them all up.
+        """How many tries a row gets: `least`, and in bad weather so many that mere chance hardly uses them all up.
 
         With 10 % of calls failing, one row in 100,000 would fail five times in a row by chance alone; ten million
-        rows would lose a hundred. A row whose own failures stand out from the others' gets `least` tries.
+        rows would lose a hundred. Where few rows fail, each of them stands out, and `least` bounds its tries.
         """
-        if self.share <= 0:
+        if self.share < BAD_SHARE or self._failures < BAD_ROWS:
             return least
         needed = math.ceil(math.log(UNLIKELY) / math.log(min(self.share, 0.9)))
         return min(max(least, needed), max(least, MOST_ATTEMPTS))

@@ -8,7 +8,9 @@ are held for no more rows than are in flight.
 
 from pipeline.policy.caching import Flights, Keys, Store, cached
 from pipeline.policy.hedging import hedged, watched
-from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
+from pipeline.policy.judge import GIVE_UP_S, Judge
+from pipeline.policy.lane import Lane, Limits
+from pipeline.policy.lanes import Dispatcher
 from pipeline.policy.media import attaching
 from pipeline.policy.money import WARNING_SHARE, Budget, Purse, budgeted, priced
 from pipeline.policy.repair import repairing
@@ -22,6 +24,7 @@ __all__ = [
     "Budget",
     "Dispatcher",
     "Flights",
+    "Judge",
     "Keys",
     "Lane",
     "Limits",

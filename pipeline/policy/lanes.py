@@ -2,97 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import anyio
 
-from pipeline.data import Ask, Reply, Request
-from pipeline.faults import Denied, Expired, Settled, Throttled, Unavailable
-from pipeline.pace import AdaptiveRate, Breaker, Gate, Latencies, Spacing, TokenEstimate
+from pipeline.data import Reply, Request
+from pipeline.faults import Denied, Expired, Passing, Refused, Settled, Throttled, Unavailable, Unparsable
+from pipeline.pace import Latencies, Refusal, TokenEstimate
+from pipeline.policy.judge import Judge, Throttles
+from pipeline.policy.lane import Lane, Limits
 from pipeline.policy.stop import Stop
 from pipeline.tally import Tally
 
-GIVE_UP_S = 1800.0
-"""How long an endpoint may fail as a whole before the run ends, resumable."""
-
-
-MOST_THROTTLES = 50
-"""How often a row is throttled, while others are answered, before each further time uses up one of its attempts."""
-
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
-
-
-@dataclass(slots=True)
-class Lane:
-    """One endpoint, and what is known of it. `rate` is None when only the bound on calls in flight counts."""
-
-    name: str
-    ask: Ask
-    weight: float = 1.0
-    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
-    gate: Gate = field(default_factory=Gate)
-    breaker: Breaker = field(default_factory=Breaker)
-    in_flight: int = 0
-    rows: set[int] = field(default_factory=set)
-    """The rows that it works on."""
-    health: float = 1.0
-    """The share of its latest calls that succeeded."""
-    answered_at: float | None = None
-    """When a request was answered last, or the first one left."""
-
-    @property
-    def opened_at(self) -> float | None:
-        """Since when the endpoint has failed as a whole; None when it has not."""
-        return self.breaker.opened_at
-
-    def wait(self, now: float) -> float:
-        """Seconds until a request may leave by this lane."""
-        return max(self.gate.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
-
-    def sent(self, now: float) -> None:
-        """A request leaves."""
-        self.answered_at = now if self.answered_at is None else self.answered_at
-        self.breaker.sent(now)
-        if self.rate:
-            self.rate.sent(now)
-
-    def answered(self, now: float, left_at: float) -> None:
-        """A request was answered, or refused for reasons of its own."""
-        self.answered_at = now
-        self.health += 0.1 * (1.0 - self.health)
-        if self.breaker.succeeded(now) and self.rate:
-            self.rate.restart(now)
-        elif self.rate:
-            self.rate.answered(now, left_at)
-
-    def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
-        """A request was refused for want of quota."""
-        self.breaker.succeeded(now)
-        if self.rate:
-            self.rate.throttled(now, left_at)
-        if retry_after is not None:
-            self.gate.close(now, retry_after)
-
-    def failed(self, now: float, row: int, in_play: int = 10) -> None:
-        """A request failed, with so many rows in play."""
-        self.health = max(0.02, 0.9 * self.health)
-        self.breaker.failed(now, row, in_play)
-        if self.rate:
-            self.rate.failed(now)
-
-
-@dataclass(slots=True)
-class Limits:
-    """The bounds of a run, which may be changed while it works; `concurrency` up to `most`, if that is given."""
-
-    concurrency: int
-    requests: Spacing | None = None
-    tokens: Spacing | None = None
-    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +46,17 @@ class _Turn:
             self.called.set()
 
 
+@dataclass(slots=True)
+class _Row:
+    """What became of one row's tries so far; `tried` are the lanes that failed it, or work on it already."""
+
+    ordinal: int
+    tried: list[Lane]
+    throttles: Throttles = field(default_factory=Throttles)
+    renewed: bool = False
+    resent: bool = False
+
+
 class Dispatcher:
     """The queue at which every try of every row waits for its turn, and which sends it down a lane.
 
@@ -128,7 +65,8 @@ class Dispatcher:
     endpoint that has failed. A throttled try queues again by itself, and one that failed on a lane goes down another,
     if there is one, before the failure counts; so does a second request of a row while its first runs. While an
     endpoint has failed as a whole, so do the rows that it failed: only probes leave, and the rows go on when one of
-    them succeeds.
+    them succeeds. A row that was refused for a reason that may be everybody's waits until other calls have shown whose
+    it is (see `pipeline.pace.Blame`); meanwhile fewer calls leave.
     """
 
     def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
@@ -137,59 +75,41 @@ class Dispatcher:
         self.latencies = Latencies()
         self._stop = stop
         self._tally = tally
-        self._give_up_s = give_up_s
+        self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s)
         self._queue: deque[_Turn] = deque()
         self._lookout: _Turn | None = None
         """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""
         self._told = False
         """Whether those who wait have been called because of the stop."""
         self._estimate = TokenEstimate()
-        self._dice = random.Random()  # noqa: S311 - jitter
 
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
-        pause, throttles = 0.0, 0
-        renewed = resent = False
-        tried = [lane for lane in self.lanes if request.ordinal in lane.rows]
+        pause: float | None = 0.0
+        row = _Row(request.ordinal, [lane for lane in self.lanes if request.ordinal in lane.rows])
         size = _size(request) if self.limits.tokens else 0
         while True:
             if pause:
-                await self._stop.pause(pause)
-            leave = await self._enter(size, tried)
+                await self._rest(pause)
+            leave = await self._enter(size, row.tried)
             lane, left_at = leave.lane, leave.at
+            refused: tuple[Refused, Refusal | None] | None = None
             lane.rows.add(request.ordinal)
             try:
                 reply = await lane.ask(request)
-            except Throttled as fault:
-                throttles, renewed = throttles + 1, False
-                self._throttled(lane, fault, left_at, throttles)
-                pause = min(30.0, max(0.5, 2.0 * pause)) * self._dice.uniform(0.5, 1.0)
-            except Expired as fault:
-                # The token has been renewed. Sent again from here, the call is counted and waits its turn.
-                if renewed:
-                    said = f"the endpoint does not accept a fresh token either: {fault.message}"
-                    raise Denied(said, http_status=401) from None
-                pause, renewed = 0.0, True
-            except Unavailable as fault:
-                if fault.cause == "stale" and not resent:
-                    pause, resent = 0.0, True  # the server has not seen it: no failure of the row's or of the lane's
-                    continue
-                tally = self._tally
-                in_play = tally.in_flight + tally.waiting + tally.retrying
-                lane.failed(anyio.current_time(), request.ordinal, in_play)
-                # While all fails, a 500 is the server's word on this row, and counts; anything else does not.
-                fault.own = lane.opened_at is not None and fault.http_status == 500
-                tried.append(lane)
-                elsewhere = [other for other in self.lanes if other not in tried and other.opened_at is None]
-                if fault.own or (lane.opened_at is None and not elsewhere):
+            except Passing as fault:
+                pause = self._passing(lane, fault, left_at, row)
+                if pause is None:
                     raise
-                pause = 0.0
-            except Settled:
-                lane.answered(anyio.current_time(), left_at)
+            except Refused as fault:
+                refused = fault, self.judge.refused(lane, request.ordinal, fault, left_at)
+            except Settled as fault:
+                lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
                 raise
             else:
                 now = anyio.current_time()
                 lane.answered(now, left_at)
+                self.judge.answered(row.throttles)
                 self.latencies.add(now - left_at)
                 self._settle(size, leave.tokens, reply)
                 return reply
@@ -198,16 +118,46 @@ class Dispatcher:
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
                 self.admit()
+            if refused is not None:
+                await self._refuse(lane, *refused)
 
-    def _throttled(self, lane: Lane, fault: Throttled, left_at: float, throttles: int) -> None:
-        """Takes note of a 429. Raises when waiting for quota would have no end, for all rows or for this one."""
-        now = anyio.current_time()
-        self._tally.throttled += 1
-        lane.throttled(now, left_at, fault.retry_after)
-        if lane.answered_at is not None and now - lane.answered_at >= self._give_up_s:
-            raise Denied(f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}")
-        if throttles >= MOST_THROTTLES and lane.answered_at is not None and lane.answered_at > left_at:
-            raise Unavailable(fault.message, http_status=fault.http_status)
+    def _passing(self, lane: Lane, fault: Passing, left_at: float, row: _Row) -> float | None:
+        """The pause after which the call is made again; None when its failure counts, and uses up an attempt."""
+        match fault:
+            case Throttled():
+                row.renewed = False
+                return self.judge.throttled(lane, fault, left_at, row.throttles)
+            case Expired() if row.renewed:
+                said = f"the endpoint does not accept a fresh token either: {fault.message}"
+                raise Denied(said, http_status=401)
+            case Expired():
+                # The token has been renewed. Sent again from here, the call is counted and waits its turn.
+                row.renewed = True
+                return 0.0
+            case Unavailable(cause="stale") if not row.resent:
+                row.resent = True  # the server has not seen it: no failure of the row's or of the lane's
+                return 0.0
+            case Unavailable():
+                row.tried.append(lane)
+                return self.judge.failed(lane, fault, row.ordinal, left_at, row.tried)
+        return None
+
+    async def _refuse(self, lane: Lane, fault: Refused, refusal: Refusal | None) -> NoReturn:
+        """Raises the refusal once it is known to be the row's own, or what ends the run. Holds no slot meanwhile."""
+        if refusal is not None:
+            try:
+                await self.judge.settled(lane, refusal)
+            finally:
+                self.admit()
+        raise fault
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleeps, as one of those who wait."""
+        self._tally.waiting += 1
+        try:
+            await self._stop.pause(seconds)
+        finally:
+            self._tally.waiting -= 1
 
     async def _enter(self, size: int, avoid: Sequence[Lane]) -> _Leave:
         """Waits for a turn; says which lane to use, whose slot is then taken."""
@@ -218,7 +168,7 @@ class Dispatcher:
             self.admit()
             while turn.leave is None:
                 self._stop.check()
-                self._check_patience(anyio.current_time())
+                self.judge.require(self.judge.despair(anyio.current_time()))
                 await self._nap(turn)
                 if turn.leave is None:
                     self.admit()
@@ -286,7 +236,8 @@ class Dispatcher:
         A lane that fails fast looks empty: what share of its calls succeed counts as its room. Lanes to `avoid` are
         those that have failed this row already or still work on it, and are taken when there are no others.
         """
-        if self._tally.in_flight >= self.limits.concurrency:
+        most = self.limits.concurrency
+        if self._tally.in_flight >= max(min(1, most), most - self.judge.undecided):
             self._tally.waits_for = self._failing(now)
             return float("inf"), self.lanes[0]
         wait, lane = self.lanes[0].wait(now), self.lanes[0]
@@ -307,17 +258,8 @@ class Dispatcher:
         return max(wait, declared), lane
 
     def _failing(self, now: float) -> str | None:
-        since = self._failed_since()
+        since = self.judge.failed_since()
         return None if since is None else f"the endpoint, which has failed for {now - since:.0f} s"
-
-    def _failed_since(self) -> float | None:
-        """Since when no lane works; None when one does."""
-        since: float | None = None
-        for lane in self.lanes:
-            if lane.opened_at is None:
-                return None
-            since = lane.opened_at if since is None else max(since, lane.opened_at)
-        return since
 
     def _take(self, lane: Lane, now: float, size: int) -> float:
         lane.sent(now)
@@ -339,11 +281,6 @@ class Dispatcher:
         answered = usage.output + usage.reasoning
         self.limits.tokens.settle(estimated, usage.input + answered)
         self._estimate.learn(size, usage.input, answered)
-
-    def _check_patience(self, now: float) -> None:
-        since = self._failed_since()
-        if since is not None and now - since >= self._give_up_s:
-            raise Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after)")
 
 
 def _size(request: Request) -> int:

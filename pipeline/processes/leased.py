@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from pipeline.pace import LATE_S, Spacing
+from pipeline.faults import Unavailable
+from pipeline.pace import LATE_S, Refusal, Spacing
 from pipeline.policy import Dispatcher, Lane, Stop
 from pipeline.processes.messages import LaneLease, LaneReport, Lease, PurseReport
 
@@ -27,6 +28,20 @@ class LeasedLane(Lane):
     def opened_at(self) -> float | None:
         """Since when the endpoint has failed as a whole; None when it has not."""
         return self.lease.opened_at
+
+    @property
+    def failing_since(self) -> float | None:
+        """When the first request left that failed since the last answer."""
+        return self.lease.failing_since
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it has answered a request, of any worker."""
+        return self.lease.served or self.blame.has_served
+
+    def clears(self, refusal: Refusal) -> bool:
+        """Whether a refusal was found to be its row's own."""
+        return refusal.ended_at <= self.lease.cleared_until
 
     def renew(self, lease: LaneLease, now: float) -> None:
         """What was leased is another from now on."""
@@ -60,14 +75,19 @@ class LeasedLane(Lane):
             self.pace.take(now)
         self.report.sent.append(now)
 
-    def answered(self, now: float, left_at: float) -> None:
-        """A request was answered, or refused for reasons of its own."""
-        self.answered_at = now
-        self.health += 0.1 * (1.0 - self.health)
+    def answered(self, now: float, left_at: float, *, served: bool = True) -> None:
+        """A request was answered; or refused for reasons of its own, and then not `served`."""
+        self.noted(now, served=served)
+        if served:
+            self.blame.served(left_at)
         events = self.report.events
-        if events and events[-1][0] == "answered":
+        if events and events[-1][0] == "answered" and events[-1][2] == served:
             left_at = max(left_at, events.pop()[1])  # of several in a row the run need know only the last
-        events.append(("answered", left_at))
+        events.append(("answered", left_at, served))
+
+    def refused(self, refusal: Refusal) -> None:
+        """A request was refused, perhaps for a reason that is everybody's."""
+        self.report.events.append(("refused", refusal))
 
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
         """A request was refused for want of quota."""
@@ -75,10 +95,11 @@ class LeasedLane(Lane):
             self.gate.close(now, retry_after)
         self.report.events.append(("throttled", left_at, retry_after))
 
-    def failed(self, now: float, row: int, in_play: int = 10) -> None:  # noqa: ARG002 - the run counts its own
-        """A request failed."""
+    def failed(self, now: float, row: int, in_play: int = 0, left_at: float | None = None) -> None:  # noqa: ARG002 - the run counts its own
+        """A request that left then failed."""
         self.health = max(0.02, 0.9 * self.health)
-        self.report.events.append(("failed", row))
+        cause = self.trouble.cause if isinstance(self.trouble, Unavailable) else None
+        self.report.events.append(("failed", row, left_at, cause))
 
     def take(self) -> LaneReport:
         """What happened since this was called last."""

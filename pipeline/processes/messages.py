@@ -34,10 +34,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLease:
-    """What a worker may do on one lane: `rate` is in requests a second, `probes` counts all that were ever granted."""
+    """What a worker may do on one lane: `rate` is in requests a second, `probes` counts all that were ever granted.
+
+    Refusals that ended before `cleared_until` are their rows' own; `served` says whether any row was ever answered.
+    """
 
     rate: float | None = None
     opened_at: float | None = None
+    failing_since: float | None = None
+    cleared_until: float = float("-inf")
+    served: bool = False
     probes: int = 0
     gate_opens: float = float("-inf")
 
@@ -83,6 +89,7 @@ class Report:
     waiting: int
     retrying: int
     waits_for: str | None = None
+    trouble: str | None = None
     counted: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     latencies: Sequence[float] = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pipeline.composition import Composed
 from pipeline.pace import Spacing
-from pipeline.policy import Lane, Purse, Stop
+from pipeline.policy import Judge, Lane, Purse, Stop
 from pipeline.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
 from pipeline.tally import Tally
 
@@ -41,6 +41,7 @@ class _Worker:
     waiting: int = 0
     retrying: int = 0
     waits_for: str | None = None
+    trouble: str | None = None
     probes: list[int] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
     outstanding: list[int] = field(default_factory=list)
@@ -61,6 +62,13 @@ class Sharing:
         self._tally = tally
         self._stop = stop
         self._workers: dict[int, _Worker] = {}
+        for lane in self._dispatcher.lanes:
+            lane.hitch = self._trouble
+
+    def _trouble(self) -> str | None:
+        """Why nothing is answered, when no worker is."""
+        troubles = [worker.trouble for worker in self._workers.values()]
+        return troubles[0] if troubles and all(troubles) else None
 
     def join(self, number: int) -> None:
         """A worker is there, and has nothing yet."""
@@ -83,7 +91,7 @@ class Sharing:
         """Takes note of what a worker reports."""
         worker = self._workers[number]
         worker.in_flight, worker.waiting, worker.retrying = report.in_flight, report.waiting, report.retrying
-        worker.waits_for, worker.confirmed = report.waits_for, report.lease
+        worker.waits_for, worker.trouble, worker.confirmed = report.waits_for, report.trouble, report.lease
         while worker.ceilings and worker.ceilings[0][0] < report.lease:
             worker.ceilings.popleft()
         worker.held = max(worker.granted, report.in_flight, *(places for _, places in worker.ceilings))
@@ -92,9 +100,9 @@ class Sharing:
         for latency in report.latencies:
             self._dispatcher.latencies.add(latency)
         self._sum_up()
-        in_play = self._tally.in_flight + self._tally.waiting + self._tally.retrying
         for lane, one in zip(self._dispatcher.lanes, report.lanes, strict=True):
-            _replay(lane, one, now, in_play)
+            _replay(lane, one, now, self._dispatcher.judge)
+        self._decide(now)
         for index, purse in enumerate(report.purses):
             self._settle(worker, index, purse)
 
@@ -102,6 +110,7 @@ class Sharing:
         """The leases that are other than what their workers have."""
         if not self._workers:
             return {}
+        self._decide(now)
         self._divide_rates()
         self._grant_places(now)
         self._grant_calls()
@@ -113,6 +122,11 @@ class Sharing:
                 changed[number] = worker.sent = lease
                 worker.ceilings.append((lease.number, lease.concurrency))
         return changed
+
+    def _decide(self, now: float) -> None:
+        """Ends the run when what rows were refused for, by any worker, is everybody's."""
+        if (denied := self._dispatcher.judge.verdict(now)) is not None:
+            self._stop.request(denied)
 
     def _sum_up(self) -> None:
         tally, workers = self._tally, list(self._workers.values())
@@ -191,6 +205,9 @@ class Sharing:
                 LaneLease(
                     rate=lane.rate.rate * worker.share if lane.rate else None,
                     opened_at=lane.opened_at,
+                    failing_since=lane.failing_since if lane.opened_at is not None else None,
+                    cleared_until=lane.blame.decided_until,
+                    served=lane.has_served or self._tally.ok_before > 0,
                     probes=probes,
                     gate_opens=lane.gate.opens_at,
                 )
@@ -215,7 +232,7 @@ def divided(most: int, demands: Sequence[int], *, first: int = 0) -> list[int]:
     return [count + even + (index in turns) for index, count in enumerate(places)]
 
 
-def _replay(lane: Lane, report: LaneReport, now: float, in_play: int) -> None:
+def _replay(lane: Lane, report: LaneReport, now: float, judge: Judge) -> None:
     """What happened on a worker's lane, on the run's own; at the present, for its clock must never go back."""
     if lane.rate:
         lane.rate.held_back(report.held_back_at)
@@ -223,12 +240,14 @@ def _replay(lane: Lane, report: LaneReport, now: float, in_play: int) -> None:
         lane.sent(at)
     for event in report.events:
         match event:
-            case ("answered", left_at):
-                lane.answered(now, left_at)
+            case ("answered", left_at, served):
+                lane.answered(now, left_at, served=served)
+            case ("refused", refusal):
+                lane.refused(refusal)
             case ("throttled", left_at, retry_after):
                 lane.throttled(now, left_at, retry_after)
-            case ("failed", row):
-                lane.failed(now, row, in_play)
+            case ("failed", row, left_at, cause):
+                lane.failed(now, row, judge.rows_in_play(cause), left_at)
 
 
 def _part(limit: Spacing | None, share: float) -> float | None:

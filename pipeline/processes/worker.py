@@ -115,7 +115,13 @@ class _Worker:
             async with anyio.create_task_group() as tasks, connect() as endpoints:
                 lateness = lateness_for(settings.bounds)
                 lanes = [
-                    LeasedLane(one.name, laned(self._job, settings.bounds, one, lateness), one.weight, None)
+                    LeasedLane(
+                        one.name,
+                        laned(self._job, settings.bounds, one, lateness),
+                        one.weight,
+                        rate=None,
+                        hitch=one.hitch,
+                    )
                     for one in endpoints
                 ]
                 self._dispatcher = Dispatcher(
@@ -209,6 +215,8 @@ class _Worker:
     def _report(self) -> Report:
         """What happened since the last report."""
         tally = self._tally
+        if (denied := self._dispatcher.judge.look(anyio.current_time())) is not None:
+            self._stop.request(denied)
         counted = tally.take()
         answered = counted.get("ok", 0) + counted.get("failed", 0)
         return Report(
@@ -217,6 +225,7 @@ class _Worker:
             waiting=tally.waiting,
             retrying=tally.retrying,
             waits_for=tally.waits_for,
+            trouble=tally.trouble,
             counted=counted,
             notes=self._notes(),
             latencies=self._dispatcher.latencies.newest(min(answered, _LATENCIES)),

@@ -1,0 +1,113 @@
+"""An endpoint with limits of its own, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline.data import Ask
+from pipeline.faults import Fault
+from pipeline.pace import ROWS, AdaptiveRate, Blame, Breaker, Gate, Refusal, Spacing
+
+
+@dataclass(slots=True)
+class Limits:
+    """The bounds of a run, which may be changed while it works; `concurrency` up to `most`, if that is given."""
+
+    concurrency: int
+    requests: Spacing | None = None
+    tokens: Spacing | None = None
+    most: int | None = None
+
+
+@dataclass(slots=True)
+class Lane:
+    """One endpoint, and what is known of it. `rate` is None when only the bound on calls in flight counts."""
+
+    name: str
+    ask: Ask
+    weight: float = 1.0
+    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
+    gate: Gate = field(default_factory=Gate)
+    breaker: Breaker = field(default_factory=Breaker)
+    in_flight: int = 0
+    rows: set[int] = field(default_factory=set)
+    """The rows that it works on."""
+    health: float = 1.0
+    """The share of its latest calls that succeeded."""
+    answered_at: float | None = None
+    """When a request was answered last, or the first one left."""
+    served_at: float = float("-inf")
+    """When one was answered last that was no refusal."""
+    blame: Blame = field(default_factory=Blame)
+    trouble: Fault | None = None
+    """What went wrong last, and why, when nothing was answered since."""
+    hitch: Callable[[], str | None] = lambda: None
+    """Why nothing is answered, where something else than the answers knows: a token is waited for, for instance."""
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it has answered a request."""
+        return self.blame.has_served
+
+    @property
+    def failing_since(self) -> float | None:
+        """When the first request left that failed since the last answer."""
+        return self.breaker.failing_since
+
+    @property
+    def opened_at(self) -> float | None:
+        """Since when the endpoint has failed as a whole; None when it has not."""
+        return self.breaker.opened_at
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request may leave by this lane."""
+        return max(self.gate.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
+
+    def sent(self, now: float) -> None:
+        """A request leaves."""
+        self.answered_at = now if self.answered_at is None else self.answered_at
+        self.breaker.sent(now)
+        if self.rate:
+            self.rate.sent(now)
+
+    def answered(self, now: float, left_at: float, *, served: bool = True) -> None:
+        """A request was answered; or refused for reasons of its own, and then not `served`."""
+        self.noted(now, served=served)
+        if served:
+            self.blame.served(left_at)
+        if self.breaker.succeeded(now) and self.rate:
+            self.rate.restart(now)
+        elif self.rate:
+            self.rate.answered(now, left_at)
+
+    def noted(self, now: float, *, served: bool) -> None:
+        """The endpoint has shown that it works."""
+        self.answered_at = now
+        self.trouble = None
+        self.health += 0.1 * (1.0 - self.health)
+        if served:
+            self.served_at = now
+
+    def refused(self, refusal: Refusal) -> None:
+        """A request was refused, perhaps for a reason that is everybody's."""
+        self.blame.refused(refusal)
+
+    def clears(self, refusal: Refusal) -> bool:
+        """Whether a refusal was found to be its row's own."""
+        return refusal.ended_at < self.blame.cleared_until
+
+    def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
+        """A request was refused for want of quota."""
+        self.breaker.succeeded(now)
+        if self.rate:
+            self.rate.throttled(now, left_at)
+        if retry_after is not None:
+            self.gate.close(now, retry_after)
+
+    def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
+        """A request that left then failed, with so many rows in play."""
+        self.health = max(0.02, 0.9 * self.health)
+        self.breaker.failed(now, row, in_play, left_at)
+        if self.rate:
+            self.rate.failed(now)

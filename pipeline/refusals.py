@@ -1,0 +1,116 @@
+"""What a refusal is about, as far as one answer can tell: the account, this request, or either.
+
+The fields of the error body decide (`details[].reason`, `errors[].reason`, `error.code`, `error.type`). Text decides
+only where servers are known to say it in no field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.faults import Denied, Fault, Refused
+
+ACCOUNT = frozenset({
+    # google.rpc.ErrorInfo: https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto.
+    # USER_PROJECT_DENIED and the organisation's policies are about the project of the credentials, which all calls of a
+    # run share. What may be about a single resource (RESOURCE_USAGE_RESTRICTION_VIOLATED ...) is not in here.
+    "API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED", "API_KEY_HTTP_REFERRER_BLOCKED",
+    "API_KEY_IP_ADDRESS_BLOCKED", "API_KEY_ANDROID_APP_BLOCKED", "API_KEY_IOS_APP_BLOCKED", "SERVICE_DISABLED",
+    "SERVICE_NOT_VISIBLE", "BILLING_DISABLED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED", "GCP_SUSPENDED",
+    "ACCOUNT_STATE_INVALID", "USER_PROJECT_DENIED", "USER_BLOCKED_BY_ADMIN", "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+    "ACCESS_TOKEN_TYPE_UNSUPPORTED", "CREDENTIALS_MISSING", "LOCATION_POLICY_VIOLATED", "LOCATION_TAX_POLICY_VIOLATED",
+    "ORG_RESTRICTION_VIOLATION",
+    # OpenAI's `code` and `type`: https://platform.openai.com/docs/guides/error-codes; langchainjs#1929, anton#284.
+    "INSUFFICIENT_QUOTA", "BILLING_HARD_LIMIT_REACHED", "BILLING_NOT_ACTIVE", "ACCOUNT_DEACTIVATED", "INVALID_API_KEY",
+    "INVALID_ORGANIZATION", "UNSUPPORTED_COUNTRY_REGION_TERRITORY",
+    # Anthropic's `type`: https://docs.anthropic.com/en/api/errors.
+    "AUTHENTICATION_ERROR", "BILLING_ERROR",
+    # LiteLLM's proxy, `type`: its keys and their budgets; litellm#37599.
+    "BUDGET_EXCEEDED", "EXPIRED_KEY", "TOKEN_NOT_FOUND_IN_DB",
+})  # fmt: skip
+"""Reasons that are the same for every request of a run, and that no waiting changes."""
+
+_SAYINGS = (
+    # Gemini API without `details`, as some gateways pass it on: continue#11336, plainbook#25.
+    r"API key (?:not valid|expired|not found)",
+    # FAILED_PRECONDITION, no reason in any field: https://ai.google.dev/gemini-api/docs/troubleshooting.
+    r"User location is not supported for the API use",
+    # Older APIs of Google send SERVICE_DISABLED and BILLING_DISABLED in words only.
+    r"[\w .()-]{1,80} has not been used in project \S{1,80} before or it is disabled",
+    r"This API method requires billing to be enabled",
+    r"The billing account for the owning project is disabled",
+    # Anthropic, a 400 with the type of any bad request: https://docs.anthropic.com/en/api/errors.
+    r"Your credit balance is too low",
+    # OpenAI for some endpoints, without a code.
+    r"Billing hard limit has been reached",
+    # DeepSeek's 402, with the code of any bad request: https://api-docs.deepseek.com/quick_start/error_codes.
+    r"Insufficient Balance",
+)
+"""Account trouble that no field tells. Only the beginning of a message counts: what follows may quote a row."""
+
+_SAID = re.compile("|".join(_SAYINGS), re.IGNORECASE)
+
+SUSPECT = frozenset({402, 403, 404, 405, 407, 410})
+"""Statuses that mean the account, the model or the address as often as this one request; 3xx is another."""
+
+_ZERO_QUOTA = re.compile(r"\blimit: 0(?![\d.])")
+"""In the words of a 429 of the Gemini API, beside the metric; gemini-cli#14831 has the form."""
+
+_MOST_WORDS = 200
+
+
+def account_fault(status: int, error: Mapping[str, Any], text: str) -> Denied | None:
+    """The end of the run, when the error is certainly about the account; `text` is the fault's message."""
+    message = error.get("message")
+    told = isinstance(message, str) and _SAID.match(message) is not None
+    if ACCOUNT.isdisjoint(reasons(error)) and not (told and 400 <= status < 500):
+        return None
+    return Denied(f"{text} (this is about the account, not about a row)", http_status=status)
+
+
+def refusal(status: int, error: Mapping[str, Any], text: str) -> Fault:
+    """The refusal of a request, as one that may be everybody's where the status says no more."""
+    suspect = status in SUSPECT or 300 <= status < 400 or status == 429
+    said = next(reasons(error), "")
+    kind = f"{status} {said}" if suspect else f"{status} {said} {_words(error.get('message'))}"
+    return Refused(text, http_status=status, suspect=suspect, kind=kind)
+
+
+def grants_nothing(error: Mapping[str, Any]) -> bool:
+    """Whether a 429 says that the quota is 0: no waiting helps, for this model at least."""
+    for detail in _details(error):
+        values = [one.get("quotaValue") for one in _listed(detail.get("violations")) if isinstance(one, dict)]
+        metadata = detail.get("metadata")
+        values += [metadata.get("quota_limit_value")] if isinstance(metadata, dict) else []
+        if any(value in ("0", 0) and not isinstance(value, bool) for value in values):
+            return True
+    message = error.get("message")
+    return isinstance(message, str) and _ZERO_QUOTA.search(message[:2000]) is not None
+
+
+def reasons(error: Mapping[str, Any]) -> Iterator[str]:
+    """Every reason that the fields of an error give, the most specific first, in one spelling."""
+    found = [detail.get("reason") for detail in _details(error)]
+    found += [other.get("reason") for other in _listed(error.get("errors")) if isinstance(other, dict)]
+    found += [error.get(name) for name in ("code", "type", "status")]
+    for reason in found:
+        if isinstance(reason, str) and 0 < len(reason) <= 100 and not reason.isdigit():
+            yield reason.strip().upper().replace("-", "_").replace(" ", "_")
+
+
+def _details(error: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from (detail for detail in _listed(error.get("details")) if isinstance(detail, dict))
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _words(message: object) -> str:
+    """A message without what differs from row to row: numbers, names in quotes, paths."""
+    if not isinstance(message, str):
+        return ""
+    bare = re.sub(r"\"[^\"]*\"|'[^']*'|`[^`]*`", "#", message[:_MOST_WORDS].lower())
+    return " ".join("#" if re.search(r"[\d/]", word) else word for word in bare.split())
