@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.endings import Ending, ending_of
-from pipeline.faults import Cut, Denied, Expired, Fault, Refused, Throttled, Unavailable, Unparsable
+from pipeline.faults import Cut, Expired, Fault, Refused, Throttled, Unavailable, Unparsable
 from pipeline.foreign import decode, json_text, read
 from pipeline.reading import Reader
 from pipeline.streaming import whole_body
@@ -139,7 +139,7 @@ ERRORS: list[tuple[object, type[Fault], str]] = [
     ({"error": "it broke"}, Unavailable, "it broke"),
     ({"error": True, "message": "it broke"}, Unavailable, "it broke"),
     ({"errors": [{"message": "it broke"}]}, Unavailable, "it broke"),
-    ([{"error": {"code": 403, "message": "not yours"}}], Denied, "not yours"),
+    ([{"error": {"code": 403, "message": "not yours"}}], Refused, "not yours"),
     ({"response": {"error": {"code": 401, "message": "who?"}}}, Expired, "who?"),
 ]
 
