@@ -59,6 +59,7 @@ LAYERS = {
         "job",
         "jobfile",
         "model_reading",
+        "parameters",
         "prices",
         "prompt",
         "reading",
