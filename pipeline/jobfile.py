@@ -129,6 +129,12 @@ def _place(error: Exception, path: Path) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
+_SCHEMA = (
+    '`schema` must be a pydantic model, a JSON Schema (a dict, or the path of a .json file) or "json_object"; '
+    "for a list, wrap it in a model with one field"
+)
+
+
 def _explained(error: ValidationError) -> str:
     """Pydantic's first complaint in a sentence that names the field, and the nearest valid one."""
     article, what, known = "a", "job", [field.name for field in fields(Job)]
@@ -143,6 +149,8 @@ def _explained(error: ValidationError) -> str:
             sentences.append(f"{article} {what} has no field {field!r}{nearest(field, known)}")
         elif complaint["type"] == "missing":
             sentences.append(f"the {what} needs a {field!r}")
+        elif field == "schema":  # one complaint for each of the kinds that it may be
+            sentences.append(_SCHEMA)
         else:
             sentences.append(f"`{field}`: {complaint['msg'][:1].lower()}{complaint['msg'][1:]}")
     return "; ".join(dict.fromkeys(sentences))

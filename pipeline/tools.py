@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,12 @@ import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
+from pipeline.conversions import ENTRIES, read_model
 from pipeline.faults import Misuse
-from pipeline.shapes import resolve
+from pipeline.parameters import gemini_parameters
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
+"""What Gemini takes for a function's name: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Tool."""
 
 
 class ToolError(Exception):
@@ -34,15 +39,13 @@ class Tool:
     def definition(self) -> dict[str, Any]:
         """The entry of the request's `tools`."""
         schema = parameters(self.arguments)
-        return {
-            "type": "function",
-            "function": {"name": self.name, "description": self.description, "parameters": schema},
-        }
+        declared = {} if schema is None else {"parameters": schema}
+        return {"type": "function", "function": {"name": self.name, "description": self.description, **declared}}
 
     def validated(self, arguments: str) -> dict[str, Any]:
         """The arguments of a call, by parameter name. Raises `ToolError` when they do not fit."""
         try:
-            valid = self.arguments.model_validate_json(arguments or "{}")
+            valid, _ = read_model(self.arguments, arguments or "{}", ENTRIES)
         except ValidationError as error:
             complaints = [
                 f"{'.'.join(map(str, item['loc'])) or 'arguments'}: {item['msg']}"
@@ -55,26 +58,26 @@ class Tool:
 def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
     """A tool of a function (its signature and docstring describe it) or of a pydantic model (calls are only recorded).
 
-    Raises `Misuse` when a parameter has no type.
+    Raises `Misuse` when a parameter has no type, and for a name that Gemini refuses.
     """
+    name = getattr(thing, "__name__", type(thing).__name__)
+    if not NAME.fullmatch(name):
+        raise Misuse(f"a tool cannot have the name {name!r}: letters, digits, `_`, `-`, `.` and `:`, 64 at most")
     if isinstance(thing, type) and issubclass(thing, BaseModel):
         return Tool(thing.__name__, inspect.cleandoc(thing.__doc__ or ""), thing, None)
     return Tool(thing.__name__, _description(thing), _arguments_of(thing), thing)
 
 
-def parameters(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model in the subset that Gemini takes for parameters, which is OpenAPI 3.0's.
+def parameters(model: type[BaseModel]) -> dict[str, Any] | None:
+    """A model's fields as parameters, in the schema that Gemini takes; None when it has no fields.
 
-    References are put in place, `T | None` becomes `nullable`, and what the endpoint answers with a 400 (`$defs`,
-    `default`, `examples`, `title`) is left out. Raises `Misuse` for a recursive model, and for a type without a schema.
+    Raises `Misuse` for a recursive model, and for a type without a schema.
     """
     try:
         schema = model.model_json_schema()
     except PydanticUserError as error:
         raise Misuse(f"the tool {model.__name__} has a parameter that JSON cannot carry: {error}") from None
-    plain: dict[str, Any] = _plain(schema, schema, ())
-    plain.setdefault("properties", {})
-    return plain
+    return gemini_parameters(schema)
 
 
 def result_text(result: object) -> str:
@@ -108,32 +111,3 @@ def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
         return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as error:
         raise Misuse(f"the tool {function.__name__} has a parameter that JSON cannot carry: {error}") from None
-
-
-_LEFT_OUT = {"$defs", "$ref", "default", "examples", "title", "additionalProperties", "const", "discriminator"}
-
-
-def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
-    reference = schema.get("$ref")
-    if reference in inside:
-        raise Misuse("a tool's parameters cannot hold themselves: the endpoint takes no recursive schemas there")
-    if reference:
-        schema = {**resolve(root, reference), **schema}
-        inside = (*inside, reference)
-    plain = {name: value for name, value in schema.items() if name not in _LEFT_OUT}
-    if "const" in schema:
-        plain["enum"] = [schema["const"]]
-    if isinstance(plain.get("items"), dict):
-        plain["items"] = _plain(plain["items"], root, inside)
-    if "prefixItems" in plain:  # a tuple; OpenAPI 3.0 knows only lists
-        places = [_plain(place, root, inside) for place in plain.pop("prefixItems")]
-        plain["items"] = {"anyOf": [place for at, place in enumerate(places) if place not in places[:at]]}
-    if "properties" in plain:
-        plain["properties"] = {name: _plain(value, root, inside) for name, value in plain["properties"].items()}
-    choices = [_plain(choice, root, inside) for choice in plain.pop("anyOf", plain.pop("oneOf", []))]
-    real = [choice for choice in choices if choice.get("type") != "null"]
-    if len(real) < len(choices):
-        plain["nullable"] = True
-    if len(real) == 1:
-        return {**real[0], **plain}
-    return {**plain, "anyOf": real} if real else plain

@@ -63,6 +63,7 @@ LAYERS = {
         "message",
         "own_secret",
         "model_reading",
+        "parameters",
         "prices",
         "prompt",
         "reading",

@@ -167,6 +167,14 @@ def test_an_import_that_fails_is_told(tmp_path: Path) -> None:
     assert complaint(target) == f"{target}:1: ModuleNotFoundError: No module named 'no_such_module_anywhere'"
 
 
+@pytest.mark.parametrize("schema", ["list[Answer]", "dict", "int", "[1]", "Answer(a=1)"])
+def test_a_schema_of_another_kind_is_told_what_it_may_be(tmp_path: Path, schema: str) -> None:
+    head = "from pydantic import BaseModel\nfrom pipeline import Job\nclass Answer(BaseModel):\n    a: int\n"
+    target = written(tmp_path, f"{head}job = Job(name='a', user='x', schema={schema})\n")
+    assert "for a list, wrap it in a model with one field" in complaint(target)
+    assert "Path" not in complaint(target)
+
+
 def test_an_unknown_field_is_answered_with_the_nearest(tmp_path: Path) -> None:
     target = written(tmp_path, HEAD + "job = Job(name='a', user='x', temprature=0)\n")
     assert complaint(target) == f"{target}: a job has no field 'temprature'; did you mean 'temperature'?"

@@ -33,6 +33,7 @@ FieldError = Annotated[
 ]
 AnswerKey = Annotated[Path | None, typer.Option(help='Answers that it knows: JSONL of {"prompt": ..., "answer": ...}.')]
 Nonce = Annotated[bool, typer.Option("--nonce", help="Give every answer an id that never comes again.")]
+UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that are answered 404, as in google/palm*.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 
@@ -51,6 +52,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     field_error: FieldError = None,
     answer_key: AnswerKey = None,
     nonce: Nonce = False,
+    unknown_model: UnknownModel = None,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
     directory: Annotated[Path | None, typer.Option(help="Where credentials files are written.")] = None,
@@ -79,6 +81,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             field_errors=dict(parse_field_error(text) for text in field_error or ()),
             answer_key=load_answer_key(answer_key) if answer_key else {},
             nonce=nonce,
+            unknown_models=tuple(unknown_model or ()),
             error_style=error_style,  # type: ignore[arg-type] # checked by Options
             seed=seed,
             directory=directory,

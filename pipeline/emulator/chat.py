@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from aiohttp import web
 
@@ -116,7 +115,7 @@ class Chat:
         except web.HTTPRequestEntityTooLarge:
             return _page("413")
         chat = read_request(body, default_model=None if endpoint == "openapi" else f"google/gemini-tuned-{endpoint}")
-        if not any(fnmatchcase(chat.model, pattern) for pattern in self.options.models):
+        if not self.options.serves(chat.model):
             raise not_found(chat.model, parent)
         repeat = self.stats.sight(chat.digest)
         asked = Asked(request, chat, parent, traffic, self._fault(chat, repeat), repeat)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from pipeline.emulator.hints import Hint, Scene, every, labelled
-from pipeline.emulator.wire import invalid
+from pipeline.emulator.wire import TOO_MANY_STATES, invalid
 
 NOTHING: Final = object()
 DEEPEST = 40
-TOO_MANY_STATES = "The specified schema produces a constraint that has too many states for serving."
 MOST_ITEMS = 100
 ANCHORS = ("date", "datetime", "amount", "time", "email", "phone", "person", "organisation", "place", "title")
 POINT_ANCHORS = frozenset({"email", "phone", "person", "organisation", "place"})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -55,6 +57,9 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._:@-]*")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How the emulator behaves. Times are in seconds, shares between 0 and 1.
@@ -63,7 +68,8 @@ class Options:
     `quota_rps` refills a bucket that holds one second's worth and starts full; an empty bucket answers 429.
     `faults` maps a kind to its share of the requests; `poison` maps a text to the kind that every prompt with this
     text gets, forever. `retry_after` is sent as it is with 429 and 503; `retry_info` goes into the body of a 429.
-    `models` are shell patterns; another model is answered 404. Raises `ValueError` for values out of range.
+    `models` and `unknown_models` are shell patterns: a model of none of the first, or of one of the second, is answered
+    404, and so is a name that is not `publisher/model`. Raises `ValueError` for values out of range.
 
     `quota_rps` is refilled up to `quota_window_s` seconds' worth. `capacity_schedule` moves it: pairs of seconds since
     the first request and requests a second from then on (0 for none). A location in `down_locations` answers 503;
@@ -96,7 +102,8 @@ class Options:
     field_errors: Mapping[str, float] = field(default_factory=dict)
     answer_key: Mapping[str, Any] = field(default_factory=dict)
     nonce: bool = False
-    models: tuple[str, ...] = ("google/gemini-*",)
+    models: tuple[str, ...] = ("*/*",)
+    unknown_models: tuple[str, ...] = ()
     seed: int = 0
     directory: Path | None = None
 
@@ -128,12 +135,18 @@ class Options:
             raise ValueError("retry_info cannot be negative")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError("seed is a whole number of 64 bits")
-        if not all(isinstance(text, str) for text in (*self.models, *self.poison)):
-            raise ValueError("models and poison are texts")
+        if not all(isinstance(text, str) for text in (*self.models, *self.unknown_models, *self.poison)):
+            raise ValueError("models, unknown_models and poison are texts")
         for path, share in self.field_errors.items():
             check_field_error(path, share)
         if not isinstance(self.nonce, bool):
             raise ValueError(f"nonce is true or false, not {self.nonce!r}")  # noqa: TRY004 (all options: one error)
+
+    def serves(self, model: str) -> bool:
+        """Whether there is such a model."""
+        known = any(fnmatchcase(model, pattern) for pattern in self.models)
+        unknown = any(fnmatchcase(model, pattern) for pattern in self.unknown_models)
+        return known and not unknown and _MODEL.fullmatch(model) is not None
 
     def _check_locations(self) -> None:
         if not all(isinstance(location, str) for location in (*self.down_locations, *self.location_latency)):

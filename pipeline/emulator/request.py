@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.emulator.dialect import check_structured
 from pipeline.emulator.extensions import PLAIN, UNTHINKING, Extensions, Thinking, read_extensions, read_thinking
 from pipeline.emulator.parts import Medium, Spoken, read_message
 from pipeline.emulator.tools import Function, Turn, read_choice, read_functions, read_turns
@@ -165,4 +166,5 @@ def _read_format(response_format: Any) -> Json | None:
     inner = response_format.get("json_schema")
     if not isinstance(inner, dict) or not isinstance(inner.get("schema"), dict):
         raise invalid("response_format.json_schema.schema must be an object.")
+    check_structured(inner["schema"])
     return response_format

@@ -18,8 +18,10 @@ from pipeline.emulator.patterns import fitting
 
 MOST_TOKENS = 400
 MOST_DIGITS = 15
+MOST_SPAN = 1000
 NOT_LABELLED = frozenset({"date", "datetime", "time", "email", "url", "currency", "language", "year", "month"})
 
+_CLOCK = re.compile(r"\d\d:\d\d:\d\d(\.\d+)?")
 _SEPARATOR = re.compile(r"\s*[,;\u3001]\s*(?:and\s+)?|\s+(?:and|et|und)\s+")
 
 
@@ -53,10 +55,11 @@ class Text(Leaf):
 
     def invent(self, scene: Scene) -> Any:
         """A text of the prompt's own words, or one of the format or the pattern asked for."""
-        if self.pattern:
+        formed = invented(self.form, scene)
+        if self.pattern and not (formed and re.search(self.pattern, formed)):
             made = fitting(self.pattern, scene.dice)
             return made if made is not None else "0"
-        made = invented(self.form, scene) or _words(scene)
+        made = formed or _words(scene)
         while len(made) < self.shortest:
             made += " " + _words(scene)
         return made[: self.longest]
@@ -80,6 +83,8 @@ class Text(Leaf):
 
     def fitted(self, value: str) -> str | None:
         """The value, cut to the most characters where it has no format; None when it is not allowed."""
+        if self.form == "time":  # RFC 3339, section 5.6: with an offset
+            value = f"{value}Z" if _CLOCK.fullmatch(value) else value
         cut = value[: self.longest]
         if len(cut) < self.shortest or (self.pattern and not re.search(self.pattern, cut)):
             return None
@@ -126,7 +131,8 @@ class Number(Leaf):
 
     def invent(self, scene: Scene) -> Any:
         """One of the allowed numbers: small where the bounds leave it open, with two decimals where they allow it."""
-        made = self._stepped(self.step or Decimal(1 if self.whole else "0.01"), scene)
+        cents = Decimal(1 if self.whole else "0.01")
+        made = self._stepped(cents if self.step is None or cents % self.step == 0 else self.step, scene)
         if self.pattern and not re.search(self.pattern, str(made)):
             made = self._stepped(Decimal(1), scene)
         return self._number(made)
@@ -151,8 +157,11 @@ class Number(Leaf):
         return (first + scene.dice.below(last - first + 1)) * step
 
     def _range(self, step: Decimal) -> tuple[Decimal, Decimal]:
-        span = step * 100 if self.whole or self.step else Decimal(100 if self.hint.kind != "judgement" else 1)
+        span = Decimal(1 if self.hint.kind == "judgement" else 100)
+        span = max(span, step * 100) if self.whole or self.step else span
         if self.low is not None and self.high is not None:
+            if self.low < 0 < self.high and self.high - self.low > MOST_SPAN:  # bounds of digits, not of sense
+                return Decimal(0), min(self.high, span)
             return self.low, self.high
         if self.low is not None:
             return self.low, self.low + span
@@ -198,7 +207,7 @@ def _url(scene: Scene) -> str:
 
 _FORMATS: Mapping[str, Callable[[Scene], str]] = {
     "date": _date,
-    "time": lambda scene: f"{8 + scene.dice.below(12):02}:{15 * scene.dice.below(4):02}:00",
+    "time": lambda scene: f"{8 + scene.dice.below(12):02}:{15 * scene.dice.below(4):02}:00Z",
     "date-time": lambda scene: f"{_date(scene)}T{8 + scene.dice.below(12):02}:00:00Z",
     "duration": lambda scene: f"PT{1 + scene.dice.below(8)}H",
     "email": _email,

@@ -13,7 +13,6 @@ import orjson
 
 from pipeline.emulator.filling import (
     MOST_ITEMS,
-    TOO_MANY_STATES,
     Anything,
     Boolean,
     Either,
@@ -26,7 +25,7 @@ from pipeline.emulator.filling import (
 from pipeline.emulator.hints import KIND_OF_FORMAT, Hint
 from pipeline.emulator.patterns import readable
 from pipeline.emulator.scalars import Number, Text
-from pipeline.emulator.wire import invalid
+from pipeline.emulator.wire import TOO_MANY_STATES, invalid
 
 Schema = Mapping[str, Any]
 
@@ -37,6 +36,14 @@ uniqueItems minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLeng
 anyOf oneOf allOf
 """
 _VALIDATING = frozenset(_VALIDATING_KEYWORDS.split())
+_TOLD = {
+    "date": re.compile(r"\bYYYY-MM-DD\b"),
+    "time": re.compile(r"\bHH:MM:SS\b"),
+    "duration": re.compile(r"\bPT1H30M\b|\bISO 8601 duration\b"),
+    "uuid": re.compile(r"\bUUID\b"),
+    "email": re.compile(r"\be-?mail address\b"),
+    "uri": re.compile(r"\bURL\b"),
+}
 
 
 @lru_cache(maxsize=256)
@@ -224,6 +231,7 @@ def _mention(value: Any) -> re.Pattern[str] | None:
 
 def _text(schema: Schema, hint: Hint) -> Text:
     form, pattern = str(schema.get("format", "")), str(schema.get("pattern", ""))
+    form = form or _form_told(str(schema.get("description", "")))
     return Text(
         hint=Hint(hint.words, KIND_OF_FORMAT.get(form, "")) if form else hint,
         form=form,
@@ -231,6 +239,11 @@ def _text(schema: Schema, hint: Hint) -> Text:
         shortest=int(schema.get("minLength", 0)),
         longest=int(schema.get("maxLength", 1_000_000)),
     )
+
+
+def _form_told(description: str) -> str:
+    """The format that a description asks for in words, where parameters cannot have one."""
+    return next((form for form, words in _TOLD.items() if words.search(description)), "")
 
 
 def _number(schema: Schema, hint: Hint, *, whole: bool) -> Number:

@@ -28,7 +28,7 @@ CHAT = re.compile(
 HOST = "127.0.0.1"
 LARGEST_BODY = 20_000_000  # bytes; the only limit that is documented for inline data
 GRACE = 0.05  # seconds for answers that are being written when the server stops
-LISTS = frozenset({"models", "down_locations"})
+LISTS = frozenset({"models", "unknown_models", "down_locations"})
 FIXED = frozenset({"port", "project", "seed", "directory"})
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

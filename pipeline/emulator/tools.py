@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.emulator.dialect import check_parameters
 from pipeline.emulator.parts import Spoken
 from pipeline.emulator.wire import Problem, invalid
 
@@ -19,7 +20,6 @@ ANY_SIGNATURE = "skip_thought_signature_validator"
 """What Google documents for calls that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures."""
 
 MOST_FUNCTIONS = 512
-NOT_IN_PARAMETERS = ("$defs", "$ref", "default", "examples")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _UNEQUAL = (
@@ -151,25 +151,9 @@ def _read_function(tool: Json, index: int) -> Function:
     parameters, description = inner.get("parameters"), inner.get("description")
     if not isinstance(parameters, dict | None) or not isinstance(description, str | None):
         raise invalid(f"tools[{index}].function: parameters is an object, description a text.")
-    unknown = _unknown_name(parameters)
-    if unknown:
-        at = f"tools[0].function_declarations[{index}].parameters"
-        raise invalid(f"Invalid JSON payload received. Unknown name \"{unknown}\" at '{at}': Cannot find field.")
+    if parameters is not None:
+        check_parameters(inner["name"], index, parameters)
     return Function(inner["name"], description or "", orjson.dumps(parameters or {"type": "object"}))
-
-
-def _unknown_name(schema: Any) -> str | None:
-    """A keyword of JSON Schema that OpenAPI 3.0's parameters do not have. Names of properties are no keywords."""
-    if not isinstance(schema, dict):
-        return None
-    found = next((name for name in NOT_IN_PARAMETERS if name in schema), None)
-    properties, branches = schema.get("properties"), schema.get("anyOf")
-    inner = [
-        *(properties.values() if isinstance(properties, dict) else ()),
-        *(branches if isinstance(branches, list) else ()),
-        schema.get("items"),
-    ]
-    return found or next(filter(None, map(_unknown_name, inner)), None)
 
 
 def _matched(calls: Any, messages: Sequence[Json], read: Sequence[Spoken]) -> Turn:

@@ -14,6 +14,7 @@ Json = dict[str, Any]
 
 SIMULATED = ("X-Simulated", "vertex-emulator")
 JSON_TYPE = "application/json; charset=UTF-8"
+TOO_MANY_STATES = "The specified schema produces a constraint that has too many states for serving."
 HTML_TYPE = "text/html; charset=UTF-8"
 
 

@@ -54,14 +54,15 @@ class Event(BaseModel):
 
 class Tree(BaseModel):
     label: str
-    children: list[Tree]
-    parent: Tree | None
+    children: list[Tree] = []
+    parent: Tree | None = None
 
 
 class Sum(BaseModel):
     op: Literal["sum"]
-    left: Sum | Leaf
-    right: Sum | Leaf
+    scale: float
+    left: Sum | Leaf | None = None
+    right: Sum | Leaf | None = None
 
 
 class Leaf(BaseModel):
@@ -196,7 +197,7 @@ def test_facts_come_from_the_text() -> None:
     event = json.loads(answer_to(Event.model_json_schema(), text))
     assert event["title"] == "Reading Water"
     assert event["date"] == "2026-04-02"
-    assert event["start_time"] == "10:00:00"
+    assert event["start_time"] == "10:00:00Z"
     assert event["place"]["city"] == "Lisbon"
     assert [person["name"] for person in event["participants"]] == ["Ana Sousa", "Tom Berg"]
     assert event["price"] == 1200.5
@@ -254,6 +255,8 @@ def test_a_list_of_records_has_one_for_each_dated_sentence() -> None:
             "$ref": "#/$defs/a",
             "$defs": {"a": {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/$defs/a"}}}},
         },
+        {"type": "object", "required": ["a"], "properties": {"a": {"type": "array", "items": {"$ref": "#"}}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/a", "title": "A"}}, "$defs": {"a": {}}},
     ],
 )
 def test_a_schema_that_cannot_be_served_is_refused(schema: dict[str, Any]) -> None:

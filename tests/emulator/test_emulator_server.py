@@ -175,13 +175,15 @@ async def test_parameters_that_vertex_does_not_know_are_ignored() -> None:
 
 
 async def test_an_unknown_model_is_not_found_and_a_numeric_endpoint_needs_none() -> None:
-    """404 with Vertex's message; patterns of models are options; a tuned endpoint knows its model."""
-    async with emulated(Options(models=("google/gemini-*", "meta/*"))) as vertex:
+    """404 with Vertex's message; any publisher's are known but for patterns; a tuned endpoint knows its model."""
+    async with emulated(Options(unknown_models=("google/palm*",))) as vertex:
         refused = await vertex.ask({**asking(), "model": "google/palm"})
         assert refused.status == 404
         named = "`projects/emulated-project/locations/global/publishers/google/models/palm` was not found"
         assert named in refused.json()[0]["error"]["message"]
-        assert (await vertex.ask({**asking(), "model": "meta/llama"})).status == 200
+        assert (await vertex.ask({**asking(), "model": "meta/llama-4-scout-17b-16e-instruct-maas"})).status == 200
+        for malformed in ("gpt-5", "google/", "/gemini", "google/gemini 3", "a/b/c"):
+            assert (await vertex.ask({**asking(), "model": malformed})).status == 404
         url = f"{vertex.address.origin}/v1beta1/projects/p/locations/us/endpoints/42/chat/completions"
         headers = {"Authorization": f"Bearer {await vertex.token()}"}
         messages = {"messages": asking()["messages"]}
