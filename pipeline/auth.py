@@ -8,26 +8,19 @@ changes nothing.
 
 from __future__ import annotations
 
-import functools
-import os
 import random
 import time
-import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import anyio
-import google.auth
-import google.auth.transport.requests
 from google.auth.credentials import Credentials
-from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, RefreshError
 
-from pipeline.faults import Denied, Misuse
-from pipeline.redaction import redacted
+from pipeline.credentials import FOREIGN_ERRORS, Requester, find_credentials, is_refused, reason_of
+from pipeline.faults import Denied
 
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+__all__ = ["GoogleToken", "find_credentials", "keep_fresh"]
 
 MARGIN_S = 225.0
 """How long before expiry a token is renewed, at most: google-auth's own threshold."""
@@ -40,47 +33,6 @@ PATIENCE_S = 600.0
 
 FIRST_PATIENCE_S = 60.0
 """The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
-
-REFRESH_TIMEOUT_S = 30.0
-
-_PERMANENT = {
-    "invalid_grant", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
-    "access_denied", "invalid_request", "invalid_rapt", "account_not_found",
-}  # fmt: skip
-"""OAuth errors (RFC 6749, 5.2) that no waiting mends."""
-
-
-Found = tuple[Credentials, str | None]
-
-
-def find_credentials(path: Path | None = None) -> Found:
-    """Google credentials and their project: of a file, or wherever `google.auth.default` finds them."""
-    if path is not None and not path.is_file():
-        raise Misuse(f"there is no credentials file {str(path)!r}")
-    try:
-        return _load(path)
-    except DefaultCredentialsError as error:
-        reason = str(error.args[0] if error.args else error).splitlines()[0]
-        remedy = (
-            "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or pass --credentials"
-        )
-        raise Misuse(f"no usable Google credentials: {reason} ({remedy})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise Misuse(f"the credentials file cannot be read: {error}") from error
-
-
-def _load(path: Path | None) -> Found:
-    found: Found
-    if path is None:
-        found = google.auth.default(scopes=[SCOPE])
-        return found
-    with warnings.catch_warnings():
-        # Deprecated for files from strangers; this one is named by the user, and may be of any kind.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        found = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call] # google-auth leaves it so
-            str(path), scopes=[SCOPE], quota_project_id=os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT")
-        )
-    return found
 
 
 class GoogleToken:
@@ -96,6 +48,7 @@ class GoogleToken:
         self._wanted = anyio.Event()
         self._denied: Denied | None = None
         self._trouble: str | None = None
+        self._request = Requester()
         quota_project = getattr(credentials, "quota_project_id", None)
         self.headers: dict[str, str] = {"x-goog-user-project": quota_project} if quota_project else {}
         self.refreshes = 0
@@ -136,9 +89,9 @@ class GoogleToken:
             try:
                 await self._refresh()
                 failing_since, tries, self._trouble = None, 0, None
-            except _REFRESH_ERRORS as error:
+            except FOREIGN_ERRORS as error:
                 failing_since = self._clock() if failing_since is None else failing_since
-                self._trouble = _reason(error)
+                self._trouble = reason_of(error)
                 self._judge(error, failing_since)
                 tries += 1
                 await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
@@ -147,8 +100,8 @@ class GoogleToken:
                 await self._wanted.wait()
 
     async def _refresh(self) -> None:
-        request = functools.partial(google.auth.transport.requests.Request(), timeout=REFRESH_TIMEOUT_S)
-        await anyio.to_thread.run_sync(self._credentials.refresh, request, abandon_on_cancel=True)
+        self._request = Requester()
+        await anyio.to_thread.run_sync(self._credentials.refresh, self._request, abandon_on_cancel=True)
         token, expiry = self._credentials.token, self._credentials.expiry
         if not isinstance(token, str) or not token:
             raise ValueError("the token server sent no token")
@@ -168,30 +121,17 @@ class GoogleToken:
             return
         patience = PATIENCE_S if self.refreshes else FIRST_PATIENCE_S
         patience_ended = self._clock() - max(failing_since, self._expires) >= patience
-        if _is_permanent(error) or patience_ended:
-            waited = "" if _is_permanent(error) else f" for {patience:.0f} s"
-            self._denied = Denied(f"no access token{waited}: {_reason(error)}; check the credentials, then run again")
+        refused = is_refused(error) or (not self.refreshes and self._request.explains(error))
+        if refused or patience_ended:
+            waited = "" if refused else f" for {patience:.0f} s"
+            status = self._request.status or 200
+            said = reason_of(error) + (f" (HTTP {status})" if status >= 400 else "")
+            self._denied = Denied(f"no access token{waited}: {said}; check the credentials, then run again")
             self._announce()
 
     def _announce(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
-
-
-_REFRESH_ERRORS = (GoogleAuthError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What google-auth raises on an answer of the token server: its own errors, and those of reading garbage."""
-
-
-def _is_permanent(error: Exception) -> bool:
-    if not isinstance(error, RefreshError):
-        return False
-    details = error.args[1] if len(error.args) > 1 else None
-    return isinstance(details, dict) and details.get("error") in _PERMANENT
-
-
-def _reason(error: Exception) -> str:
-    # The token server may repeat what it was sent: an assertion that is signed, or a refresh token.
-    return redacted(" ".join(str(error.args[0] if error.args else error).split()))[:300]
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ HTTP_PROXY, ALL_PROXY and NO_PROXY in either case; REQUESTS_CA_BUNDLE, CURL_CA_B
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -34,6 +35,13 @@ class Proxy:
     url: str
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+
+    @property
+    def authorization(self) -> str | None:
+        """The header that signs in to it; None where it wants none."""
+        if not self.user and not self.password:
+            return None
+        return f"Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
 
 
 def proxy_for(url: str) -> Proxy | None:
@@ -64,36 +72,41 @@ def goes_straight(host: str) -> bool:
     return address is not None and (address.is_loopback or address.is_unspecified or address.is_link_local)
 
 
-def ca_bundle() -> str | None:
-    """The file or folder of certificate authorities that the environment names; None for the system's.
+def ca_bundles() -> list[str]:
+    """The files or folders of certificate authorities that the environment names, by precedence.
 
-    Raises `Misuse` when nothing is there: OpenSSL would pass over it, and then trust nobody.
+    Raises `Misuse` when one is not there: OpenSSL would pass over it, and then trust nobody.
     """
-    for name in CA_VARIABLES:
-        path = os.environ.get(name)
-        if path:
-            try:
-                found = Path(path).exists()
-            except (OSError, ValueError):  # too long for a path, or a null byte in it
-                found = False
-            if not found:
-                raise Misuse(f"{name} names a file of certificate authorities that is not there")
-            return path
-    return None
+    return [_existing(name, os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)]
 
 
 def tls_context() -> ssl.SSLContext | None:
-    """The trust that the environment asks for; None for the system's. Raises `Misuse` when it cannot be read."""
-    bundle = ca_bundle()
-    if bundle is None:
+    """The trust that the environment asks for, besides the system's; None when it asks for none.
+
+    Raises `Misuse` when what it names holds no certificates.
+    """
+    bundles = ca_bundles()
+    if not bundles:
         return None
+    context = ssl.create_default_context()
+    for bundle in dict.fromkeys(bundles):
+        is_folder = Path(bundle).is_dir()
+        try:
+            context.load_verify_locations(None if is_folder else bundle, bundle if is_folder else None)
+        except OSError as error:  # SSLError is one
+            names = " and ".join(name for name in CA_VARIABLES if os.environ.get(name) == bundle)
+            raise Misuse(f"{names} names a file that holds no certificates in PEM form: {error.strerror}") from None
+    return context
+
+
+def _existing(name: str, path: str) -> str:
     try:
-        if Path(bundle).is_dir():
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:  # SSLError is one
-        variable = next(name for name in CA_VARIABLES if os.environ.get(name))
-        raise Misuse(f"{variable} names a file that holds no certificates in PEM form: {error.strerror}") from None
+        found = Path(path).exists()
+    except (OSError, ValueError):  # too long for a path, or a null byte in it
+        found = False
+    if not found:
+        raise Misuse(f"{name} names a file of certificate authorities that is not there")
+    return path
 
 
 def _proxy(address: str, variable: str) -> Proxy:

@@ -145,7 +145,8 @@ class Transport(httpx2.AsyncClient):
                 headers=request.extensions["headers"],
                 allow_redirects=False,
                 proxy=None if proxy is None else proxy.url,
-                proxy_auth=None if proxy is None else _signed_in(proxy),
+                # aiohttp makes a Proxy-Authorization of it, where the proxy and nobody else reads it.
+                proxy_headers={"Authorization": proxy.authorization} if proxy and proxy.authorization else None,
             )
         except (aiohttp.ClientError, OSError) as error:
             fault = lost(error, proxy)
@@ -317,7 +318,3 @@ def _secret_of(request: httpx2.Request) -> str:
 
 def _named(proxy: Proxy | None) -> str:
     return "of the environment" if proxy is None else proxy.url
-
-
-def _signed_in(proxy: Proxy) -> aiohttp.BasicAuth | None:
-    return aiohttp.BasicAuth(proxy.user, proxy.password, "utf-8") if proxy.user or proxy.password else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from pipeline.address import is_here, is_vertex, weighted_url, without_query
 from pipeline.faults import Misuse
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 GLOBAL_TIERS = ("flex", "priority")
 """Request tiers that only the `global` location has."""
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PARTS_OF_ADDRESSES = {
+    "--project": re.compile(r"[a-z0-9][a-z0-9.:-]*"),  # older ones have a domain before a colon
+    "--location": re.compile(r"[a-z0-9-]+"),
+    "--endpoint-id": re.compile(r"[A-Za-z0-9_-]+"),
+}
+"""What these flags may be made of: they become parts of the address that a token is sent to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +46,17 @@ class Connection:
 
     def __post_init__(self) -> None:
         for text in self.base_urls:
-            _, url = _weighted(text)
-            if "@" in url:
-                raise Misuse("--base-url takes no user name and password: set OPENAI_API_KEY, or name --credentials")
-            if not _is_base_url(url):
-                raise Misuse(f"--base-url must begin with https:// or http:// (or WEIGHT*https://), not {text!r}")
+            weighted_url(text)
+        if self.project is not None:
+            object.__setattr__(self, "project", self.project.strip() or None)
+        for flag, values in (
+            ("--project", [self.project]),
+            ("--location", self.locations),
+            ("--endpoint-id", [self.endpoint_id]),
+        ):
+            for value in values:
+                if value is not None:
+                    _require_part(flag, value)
 
     @property
     def provider(self) -> str:
@@ -54,7 +66,7 @@ class Connection:
         server is known by its address.
         """
         if self.base_urls:
-            return " ".join(sorted({_weighted(text)[1].rstrip("/") for text in self.base_urls}))
+            return " ".join(sorted({without_query(weighted_url(text)[1]) for text in self.base_urls}))
         if self.endpoint_id in (None, "openapi"):
             return "vertex"
         return f"vertex {self.project or ''} {' '.join(sorted(self.locations))} {self.endpoint_id}"
@@ -139,70 +151,75 @@ class Access:
             yield token
 
 
-def go_straight() -> None:
-    """Has connections to this machine made without the environment's proxies, which have no way to it."""
-    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
-
-
 def access(connection: Connection) -> Access:
     """Finds credentials and the targets. Raises `Misuse` with the remedy when something is missing.
 
     With a base URL of another server than Vertex's, OPENAI_API_KEY opens it; a Google token is sent only to Google,
-    to this machine, to a URL of Vertex's form, or where --credentials says so.
+    to this machine, to a URL of Vertex's form, or where --credentials says so. Proxies and certificate authorities
+    that cannot be used are told here, too.
     """
+    found = _access(connection)
+    _require_way([target.base_url for _, target in found.targets], signs_in=found.credentials is not None)
+    return found
+
+
+def _access(connection: Connection) -> Access:
     from pipeline.endpoint import Target
 
     if connection.base_urls:
-        weighted = [_weighted(text) for text in connection.base_urls]
+        weighted = [weighted_url(text) for text in connection.base_urls]
         targets = [(weight, Target.url(url)) for weight, url in weighted]
-        key = os.environ.get("OPENAI_API_KEY")
-        if connection.credentials is None and not all(_is_vertex(url) for _, url in weighted):
-            if key and any(_is_vertex(url) and not _is_loopback(url) for _, url in weighted):
+        if connection.credentials is None and not all(is_vertex(url) for _, url in weighted):
+            key = api_key(os.environ.get("OPENAI_API_KEY"))
+            if key and any(is_vertex(url) and not is_here(url) for _, url in weighted):
                 raise Misuse("OPENAI_API_KEY is not for Google: run the servers apart, or name --credentials for all")
             if key:
                 return Access(targets, key, None)
-            if not all(_is_loopback(url) for _, url in weighted):
+            if not all(is_here(url) for _, url in weighted):
                 raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
-        return Access(targets, None, _credentials(connection)[0])
-    credentials, found_project = _credentials(connection)
+        return Access(targets, None, _credentials(connection, needs_project=False)[0])
+    credentials, found_project = _credentials(connection, needs_project=connection.project is None)
     project = connection.project or found_project
     if not project:
         raise Misuse("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
+    _require_part("--project", project)
     endpoint = connection.endpoint_id or "openapi"
     targets = [(1.0, Target.vertex(project, location, endpoint)) for location in connection.locations]
     return Access(targets, None, credentials)
 
 
-def _credentials(connection: Connection) -> tuple[Credentials, str | None]:
+def api_key(value: str | None) -> str | None:
+    """The key that OPENAI_API_KEY holds: without blanks and line ends around it, quotes, and a `Bearer` before it.
+
+    None when it holds none. Raises `Misuse`, without the key, for what no header can hold.
+    """
+    key = (value or "").strip()
+    if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'":
+        key = key[1:-1].strip()
+    key = re.sub(r"\Abearer(\s+|\Z)", "", key, flags=re.IGNORECASE)
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise Misuse("OPENAI_API_KEY holds a blank, a line end or a character beyond ASCII: set it to the key alone")
+    return key or None
+
+
+def _require_part(flag: str, value: str) -> None:
+    if not _PARTS_OF_ADDRESSES[flag].fullmatch(value):
+        raise Misuse(f"{flag} is a plain name, of letters, digits and hyphens: its value cannot be part of an address")
+
+
+def _require_way(base_urls: Sequence[str], *, signs_in: bool) -> None:
+    """Raises `Misuse` for a proxy, or certificate authorities, that calls or token requests could not use."""
+    from pipeline.network import ca_bundles, proxy_for, tls_context
+
+    for url in [*base_urls, *(["https://oauth2.googleapis.com"] if signs_in else [])]:
+        proxy_for(url)
+    if any(url.startswith("https:") for url in base_urls):
+        tls_context()
+    if signs_in:
+        ca_bundles()
+
+
+def _credentials(connection: Connection, *, needs_project: bool) -> tuple[Credentials, str | None]:
     from pipeline.auth import find_credentials
 
-    return find_credentials(connection.credentials)
-
-
-def _weighted(text: str) -> tuple[float, str]:
-    """`2*https://...` is a base URL that gets twice the work of one without a weight."""
-    weight, star, url = text.partition("*")
-    try:
-        return (float(weight), url) if star else (1.0, text)
-    except ValueError:
-        return 1.0, text
-
-
-def _is_base_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:  # a port that is no number
-        return False
-
-
-def _is_vertex(url: str) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not _is_loopback(url):
-        return False
-    google = (parts.hostname or "").endswith(".googleapis.com")
-    return google or ("/projects/" in parts.path and "/locations/" in parts.path)
-
-
-def _is_loopback(url: str) -> bool:
-    return urlsplit(url).hostname in _LOOPBACK
+    return find_credentials(connection.credentials, needs_project=needs_project)

@@ -10,7 +10,7 @@ import traceback
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.cli.connecting import Start, access, go_straight
+from pipeline.cli.connecting import Start, access
 from pipeline.cli.garbage import collect_seldom, spare
 from pipeline.cli.options import load
 from pipeline.faults import Halt, Misuse
@@ -42,8 +42,6 @@ async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
     from pipeline.processes.worker import work
 
     start: Start = order.start
-    if order.settings.simulated:
-        go_straight()
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
     job, _ = load(start.target, inputs, start.model, assignments, start.output)
     connect = access(start.connection).connecting(job, order.settings.bounds.concurrency)
