@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data import Ask
+from pipeline.data import Ask, Usage
 from pipeline.faults import Misuse
 from pipeline.job import Job
 from pipeline.pace import (
@@ -116,7 +116,7 @@ def purses_for(job: Job, bounds: Bounds, *, spent_usd: float, spent_tokens: floa
                 f"known: give it in the job's `prices` or with --prices, or use --budget-tokens"
             )
         half = round(_GUESSED_CALL_TOKENS / 2)
-        guess = prices.guess(job.model, half)
+        guess = prices.cost(job.model, Usage(half, half)) or 0.0
         purses.append(Purse(bounds.budget_usd, "USD", guess, spent=spent_usd))
     if bounds.budget_tokens is not None:
         purses.append(Purse(bounds.budget_tokens, "tokens", _GUESSED_CALL_TOKENS, spent=spent_tokens))

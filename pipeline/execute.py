@@ -17,7 +17,7 @@ from anyio import to_thread
 from pipeline import run as engine
 from pipeline.cache import Cache
 from pipeline.composition import Bounds, Opened, Reuse, compose, purses_for, workers_for
-from pipeline.data import Entry, Failure, Part, Reply
+from pipeline.data import Entry, Failure, Part, Reply, Usage
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.faults import Broken, Misuse, NothingToDo
@@ -203,7 +203,8 @@ class Run:
         for _, entry in self.journal.entries(0, self.survey.rows):
             if isinstance(entry, Reply):
                 usd += entry.paid_usd or 0.0
-                tokens += entry.paid.input + entry.paid.output + entry.paid.reasoning
+                paid = entry.paid or Usage()
+                tokens += paid.input + paid.output + paid.reasoning
         return usd, tokens
 
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.data import Failure, Outcome, Reply, Success
+from pipeline.data import Failure, Outcome, Reply, Success, Usage
 from pipeline.faults import Cut, Fault, Refused, Unparsable
 from pipeline.redaction import redacted
 from pipeline.shapes import Shape, bare_json
@@ -94,11 +94,17 @@ def _require_whole(answer: Answer, completion: Completion) -> None:
     if answer.refusal:
         raise Refused(f"the model refused: {redacted(answer.refusal)[:300]}")
     if answer.finish_reason == "length":
-        spent = completion.usage.reasoning
-        thinking = f", {spent} of them on thinking" if spent else ""
-        raise Cut(f"the answer was cut at max_tokens after {completion.usage.output + spent} tokens{thinking}")
+        raise Cut(f"the answer was cut at max_tokens{_after(completion.usage)}")
     if not answer.has_message:
         raise Refused(f"the answer holds no message (finish_reason {answer.finish_reason!r})")
+
+
+def _after(usage: Usage | None) -> str:
+    """How far an answer came that was cut, if the server says so."""
+    if usage is None:
+        return ""
+    thinking = f", {usage.reasoning} of them on thinking" if usage.reasoning else ""
+    return f" after {usage.output + usage.reasoning} tokens{thinking}"
 
 
 def _json_object(text: str) -> str:

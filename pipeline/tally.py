@@ -56,7 +56,7 @@ class Tally:
             self.ok += 1
         if outcome.reply is not None:
             paid_usd = outcome.reply.paid_usd
-            self.usage += outcome.reply.paid
+            self.usage += outcome.reply.paid or Usage()
             self.cost_usd += paid_usd or 0.0
             self.unpriced += paid_usd is None
 

@@ -108,4 +108,5 @@ async def _late(flight: _Flight, lateness: Lateness) -> float:
 
 def _for_both(reply: Reply, latency_s: float) -> Reply:
     cost = None if reply.cost_usd is None else 2 * reply.cost_usd
-    return replace(reply, usage=reply.usage + reply.usage, cost_usd=cost, latency_s=latency_s)
+    usage = None if reply.usage is None else reply.usage + reply.usage
+    return replace(reply, usage=usage, cost_usd=cost, latency_s=latency_s)

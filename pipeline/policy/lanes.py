@@ -323,9 +323,9 @@ class Dispatcher:
         return estimated
 
     def _settle(self, size: int, estimated: float, reply: Reply) -> None:
-        if self.limits.tokens is None:
-            return
         usage = reply.usage
+        if self.limits.tokens is None or usage is None:  # without usage the estimate stands
+            return
         answered = usage.output + usage.reasoning
         self.limits.tokens.settle(estimated, usage.input + answered)
         self._estimate.learn(size, usage.input, answered)

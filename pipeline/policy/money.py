@@ -8,7 +8,7 @@ from typing import Protocol
 
 import anyio
 
-from pipeline.data import Ask, Reply, Request
+from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Spent
 from pipeline.policy.stop import Stop
 from pipeline.prices import Prices
@@ -125,4 +125,5 @@ def budgeted(ask: Ask, purse: Budget, stop: Stop) -> Ask:
 
 
 def _tokens(reply: Reply) -> float:
-    return reply.usage.input + reply.usage.output + reply.usage.reasoning
+    usage = reply.usage or Usage()
+    return usage.input + usage.output + usage.reasoning

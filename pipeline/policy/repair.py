@@ -53,13 +53,14 @@ def _again(request: Request, reply: Reply, fault: Fault | None, *, widened: bool
 def _with_more_room(request: Request, reply: Reply) -> Request | None:
     """The same request with twice the room and what thinking took; or, without a limit of ours, with less thinking."""
     payload = dict(request.payload)
+    thought = reply.usage.reasoning if reply.usage else 0
     name = next((name for name in ("max_tokens", "max_completion_tokens") if payload.get(name)), None)
     if name is not None:
         if payload[name] >= MOST_TOKENS:
             return None
-        payload[name] = min(MOST_TOKENS, 2 * payload[name] + reply.usage.reasoning)
+        payload[name] = min(MOST_TOKENS, 2 * payload[name] + thought)
         return replace(request, payload=payload)
-    if reply.usage.reasoning and payload.get("reasoning_effort") not in {"none", "minimal", "low"}:
+    if thought and payload.get("reasoning_effort") not in {"none", "minimal", "low"}:
         own = str(payload.get("extra_body", ""))
         if "thinking_config" in own or "thinkingConfig" in own:
             return None
