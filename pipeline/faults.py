@@ -26,12 +26,17 @@ from __future__ import annotations
 
 
 class Fault(Exception):
-    """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one."""
+    """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one.
+
+    `reply` is a `data.Reply` where there was an answer that was paid: of the call that failed, and once a row has ended
+    in the fault, its last answer with what all its calls have cost.
+    """
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.http_status = http_status
+        self.reply: object = None
 
     def __repr__(self) -> str:
         status = "" if self.http_status is None else f", http_status={self.http_status}"

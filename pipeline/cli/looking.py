@@ -75,11 +75,12 @@ def status(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
 ) -> int:
     """Show how far a run is, also from another terminal while it works."""
-    from pipeline.journal import look
+    from pipeline.journal import charged_in, look
     from pipeline.watching import state_of
 
     folder, found = _run_in(output)
     parts, pending = look(folder.journal)
+    charged = charged_in(folder.journal)
     holder = folder.running()
     total = int(found.survey["rows"])
     done = sum(part.rows for part in parts) + pending
@@ -93,9 +94,8 @@ def status(
         "left": total - done,
         "sealed_parts": len(parts),
         "failed_in_sealed_parts": sum(part.failed for part in parts),
-        "input_tokens": sum(part.input_tokens for part in parts),
-        "output_tokens": sum(part.output_tokens for part in parts),
-        "cost_usd": round(sum(part.cost_usd for part in parts), 6),
+        **charged.figures("run_"),
+        "run_lost_calls": charged.lost_calls,
         "created": found.created,
     }
     if holder:

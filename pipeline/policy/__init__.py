@@ -1,16 +1,17 @@
 """What governs calls: functions from ask to ask, and the queue that sends each try on its way.
 
-Composed once, outermost first: within, repairing, with_tools, cached, budgeted, retrying, hedged, Dispatcher.ask, and
-down each lane attaching, watched, priced, endpoint. Every call of a repair or a tool turn is so cached, budgeted,
-retried and limited like any other; what the cache knows costs nothing; nobody sleeps while holding a slot; and media
-are held for no more rows than are in flight.
+Composed once, outermost first: within, repairing, with_tools, cached, retrying, hedged, Dispatcher.ask, and down
+each lane attaching, watched, charged, endpoint. Every call of a repair or a tool turn is so cached, retried, limited
+and paid like any other; what the cache knows costs nothing; nobody sleeps while holding a slot or a part of the
+budget; and media are held for no more rows than are in flight.
 """
 
+from pipeline.policy.account import Account, Bid, Books, charged
 from pipeline.policy.caching import Flights, Keys, Store, cached
 from pipeline.policy.hedging import hedged, watched
 from pipeline.policy.lanes import GIVE_UP_S, Dispatcher, Lane, Limits
 from pipeline.policy.media import attaching
-from pipeline.policy.money import WARNING_SHARE, Budget, Purse, budgeted, priced
+from pipeline.policy.money import WARNING_SHARE, Budget, Purse
 from pipeline.policy.repair import repairing
 from pipeline.policy.retrying import retrying, within
 from pipeline.policy.stop import Stop
@@ -19,6 +20,9 @@ from pipeline.policy.tool_loop import with_tools
 __all__ = [
     "GIVE_UP_S",
     "WARNING_SHARE",
+    "Account",
+    "Bid",
+    "Books",
     "Budget",
     "Dispatcher",
     "Flights",
@@ -29,10 +33,9 @@ __all__ = [
     "Stop",
     "Store",
     "attaching",
-    "budgeted",
     "cached",
+    "charged",
     "hedged",
-    "priced",
     "repairing",
     "retrying",
     "watched",

@@ -12,6 +12,7 @@ import anyio
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Denied, Settled, Throttled, Unavailable
 from pipeline.pace import AdaptiveRate, Breaker, Gate, Latencies, Spacing, TokenEstimate
+from pipeline.policy.account import Account, Bid
 from pipeline.policy.stop import Stop
 from pipeline.tally import Tally
 
@@ -24,6 +25,9 @@ MOST_THROTTLES = 50
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
+
+_BUDGET_NAP_S = 0.1
+"""How often who waits for a budget looks whether the calls of others, who share it, have ended."""
 
 
 @dataclass(slots=True)
@@ -110,6 +114,8 @@ class _Turn:
 
     size: int
     avoid: Sequence[Lane]
+    bid: Bid | None = None
+    """What it asks of the budgets, where there are any."""
     leave: _Leave | None = None
     looks_at: float = float("inf")
     called: anyio.Event | None = None
@@ -131,13 +137,23 @@ class Dispatcher:
     them succeeds.
     """
 
-    def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        limits: Limits,
+        *,
+        stop: Stop,
+        tally: Tally,
+        give_up_s: float,
+        account: Account | None = None,
+    ) -> None:
         self.lanes = list(lanes)
         self.limits = limits
         self.latencies = Latencies()
         self._stop = stop
         self._tally = tally
         self._give_up_s = give_up_s
+        self._account = account
         self._queue: deque[_Turn] = deque()
         self._lookout: _Turn | None = None
         """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""
@@ -147,15 +163,19 @@ class Dispatcher:
         self._dice = random.Random()  # noqa: S311 - jitter
 
     async def ask(self, request: Request) -> Reply:
-        """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
+        """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`.
+
+        Under budgets a call leaves when what it may cost is left of them, and raises `Spent` when it never will be.
+        """
         pause, throttles = 0.0, 0
         tried = [lane for lane in self.lanes if request.ordinal in lane.rows]
         size = _size(request) if self.limits.tokens else 0
+        bid = self._account.bid(request) if self._account else None
         while True:
             if pause:
                 await self._stop.pause(pause)
-            leave = await self._enter(size, tried)
-            lane, left_at = leave.lane, leave.at
+            leave = await self._enter(size, tried, bid)
+            lane, left_at, is_cut = leave.lane, leave.at, False
             lane.rows.add(request.ordinal)
             try:
                 reply = await lane.ask(request)
@@ -177,6 +197,9 @@ class Dispatcher:
             except Settled:
                 lane.answered(anyio.current_time(), left_at)
                 raise
+            except anyio.get_cancelled_exc_class():
+                is_cut = self._stop.requested
+                raise
             else:
                 now = anyio.current_time()
                 lane.answered(now, left_at)
@@ -184,6 +207,8 @@ class Dispatcher:
                 self._settle(size, leave.tokens, reply)
                 return reply
             finally:
+                if bid:
+                    bid.release(is_lost=is_cut)
                 lane.in_flight -= 1
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
@@ -199,9 +224,9 @@ class Dispatcher:
         if throttles >= MOST_THROTTLES and lane.answered_at is not None and lane.answered_at > left_at:
             raise Unavailable(fault.message, http_status=fault.http_status)
 
-    async def _enter(self, size: int, avoid: Sequence[Lane]) -> _Leave:
-        """Waits for a turn; says which lane to use, whose slot is then taken."""
-        turn = _Turn(size, avoid)
+    async def _enter(self, size: int, avoid: Sequence[Lane], bid: Bid | None) -> _Leave:
+        """Waits for a turn; says which lane to use, whose slot is then taken, and paid for."""
+        turn = _Turn(size, avoid, bid)
         self._queue.append(turn)
         self._tally.waiting += 1
         try:
@@ -209,6 +234,7 @@ class Dispatcher:
             while turn.leave is None:
                 self._stop.check()
                 self._check_patience(anyio.current_time())
+                self._check_budgets(turn)
                 await self._nap(turn)
                 if turn.leave is None:
                     self.admit()
@@ -234,11 +260,17 @@ class Dispatcher:
         while self._queue:
             turn = self._queue[0]
             wait, lane = self._next(now, turn.avoid)
+            if wait == 0 and turn.bid and not turn.bid.is_afforded():
+                self._tally.waits_for, wait = "the budget", _BUDGET_NAP_S
+                if turn.bid.refusal():
+                    turn.call()
             if wait > 0:
                 self._look_again(now + min(wait, _LONGEST_NAP_S))
                 return
             self._queue.popleft()
             turn.leave = _Leave(lane, now, self._take(lane, now, turn.size))
+            if turn.bid:
+                turn.bid.reserve()
             turn.call()
 
     def _look_again(self, at: float) -> None:
@@ -265,6 +297,8 @@ class Dispatcher:
         if turn.leave is None:
             self._queue.remove(turn)
         else:
+            if turn.bid:
+                turn.bid.release()
             turn.leave.lane.in_flight -= 1
             self._tally.in_flight -= 1
             self._tally.requests -= 1
@@ -334,6 +368,11 @@ class Dispatcher:
         since = self._failed_since()
         if since is not None and now - since >= self._give_up_s:
             raise Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after)")
+
+    def _check_budgets(self, turn: _Turn) -> None:
+        refusal = turn.bid.refusal() if turn.bid and self._queue[0] is turn else None
+        if refusal is not None:
+            raise refusal
 
 
 def _size(request: Request) -> int:
