@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data import Ask
-from pipeline.faults import Misuse
+from pipeline.data import Ask, Usage
+from pipeline.faults import Misuse, Spent
 from pipeline.job import Job
+from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import (
     SILENCE_AMONG_S,
     SILENCE_S,
@@ -22,7 +23,8 @@ from pipeline.pace import (
 )
 from pipeline.policy import (
     GIVE_UP_S,
-    Budget,
+    Account,
+    Books,
     Dispatcher,
     Flights,
     Keys,
@@ -33,21 +35,18 @@ from pipeline.policy import (
     Store,
     ToolLimits,
     attaching,
-    budgeted,
     cached,
+    charged,
     hedged,
-    priced,
     repairing,
     retrying,
     watched,
     with_tools,
     within,
 )
+from pipeline.policy.account import ASSUME
 from pipeline.prices import Price, Prices, prices_of
 from pipeline.tally import Tally
-
-_GUESSED_CALL_TOKENS = 1000.0
-"""What the first calls are taken to use before any was answered, half of it output."""
 
 _MEMORY = 20
 """For so many calls per call in flight lateness is judged: those that begin while one takes 20 times the mean."""
@@ -80,6 +79,8 @@ class Bounds:
     give_up_s: float = GIVE_UP_S
     hedge: float = 0.0
     prices: Mapping[str, Price] | None = None
+    assumed_price: Price | None = None
+    """Of every call for which none is known otherwise."""
     reuse: Reuse | None = None
 
 
@@ -99,33 +100,58 @@ class Composed:
 
     ask: Ask
     dispatcher: Dispatcher
+    account: Account
     purses: Sequence[Purse]
 
 
 def prices_for(job: Job, bounds: Bounds) -> Prices:
     """The prices that a run uses: the command line's, else the job's, else the built-in ones."""
-    return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})})
+    return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})}, bounds.assumed_price)
 
 
-def purses_for(job: Job, bounds: Bounds, *, spent_usd: float, spent_tokens: float) -> list[Purse]:
-    """The budgets of a run, less what earlier starts spent. Raises `Misuse` when the price of its model is unknown."""
+def purses_for(job: Job, bounds: Bounds, charged: Charges = NOTHING) -> list[Purse]:
+    """The budgets of a run, less what earlier starts were charged. Raises `Misuse` when its model's price is unknown.
+
+    A job whose rows name their models is not refused: the price of each is looked up before it is asked.
+    """
     purses = []
+    prices = prices_for(job, bounds)
     if bounds.budget_usd is not None:
-        prices = prices_for(job, bounds)
-        if not job.model or not prices.knows(job.model):
+        if job.model and not prices.knows(job.model):
             raise Misuse(
-                f"a budget in dollars needs the price of {job.model or 'the model that each row names'}, which is not "
-                f"known: give it in the job's `prices` or with --prices, or use --budget-tokens"
+                f"a budget in dollars needs the price of {job.model}, which is not known: give it in the job's "
+                f"`prices`, with --prices or with --assume-price, or use --budget-tokens"
             )
-        half = round(_GUESSED_CALL_TOKENS / 2)
-        guess = prices.guess(job.model, half)
-        purses.append(Purse(bounds.budget_usd, "USD", guess, spent=spent_usd))
+        purses.append(_dollars(bounds.budget_usd, charged, prices, job.model))
     if bounds.budget_tokens is not None:
-        purses.append(Purse(bounds.budget_tokens, "tokens", _GUESSED_CALL_TOKENS, spent=spent_tokens))
+        purses.append(_tokens(bounds.budget_tokens, charged, prices))
     return purses
 
 
-def compose(
+def _dollars(cap: float, charged: Charges, prices: Prices, model: str) -> Purse:
+    """A budget in dollars. What earlier calls without a price have used is priced now, as far as that can be."""
+    late = Usage(charged.unpriced_input, charged.unpriced_output)
+    cost = prices.cost(model or None, late) if charged.unpriced_calls else 0.0
+    purse = Purse(cap, "USD", spent=charged.cost_usd + charged.lost_usd + (cost or 0.0))
+    if cost is None or (charged.unmetered_calls and prices.assumed is None):
+        purse.fail(_unknown("USD", charged.unpriced_calls or charged.unmetered_calls, "price"))
+    return purse
+
+
+def _tokens(cap: float, charged: Charges, prices: Prices) -> Purse:
+    purse = Purse(cap, "tokens", spent=charged.tokens)
+    if charged.unmetered_calls and prices.assumed is None:
+        purse.fail(_unknown("tokens", charged.unmetered_calls, "usage"))
+    return purse
+
+
+def _unknown(unit: str, calls: int, what: str) -> Spent:
+    return Spent(
+        f"the budget in {unit} cannot be kept: {calls} earlier calls were answered without a known {what}; {ASSUME}"
+    )
+
+
+def compose(  # noqa: PLR0913 - everything that a run is made of
     job: Job,
     bounds: Bounds,
     endpoints: Sequence[Opened],
@@ -134,45 +160,44 @@ def compose(
     tally: Tally,
     stop: Stop,
     store: Store | None = None,
+    books: Books | None = None,
 ) -> Composed:
-    """The ask of a run over its endpoints, and what bounds it.
+    """The ask of a run over its endpoints, and what bounds it. What its calls cost is written to the books.
 
     The cache is in it when `bounds` allow the reuse of earlier replies, and there is a store of them.
     """
     silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
     lateness = lateness_for(bounds)
-    lanes = [_lane(job, bounds, endpoint, silence_s, lateness) for endpoint in endpoints]
+    account = Account(prices_for(job, bounds), tally, stop, purses, books)
+    lanes = [_lane(job, bounds, endpoint, silence_s, account, lateness) for endpoint in endpoints]
     limits = Limits(
         bounds.concurrency,
         Spacing(bounds.rpm) if bounds.rpm else None,
         Spacing(bounds.tpm) if bounds.tpm else None,
         most=workers_for(bounds.concurrency),
     )
-    dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s)
-    ask = governed(job, bounds, dispatcher, purses, tally=tally, stop=stop, lateness=lateness, store=store)
-    return Composed(ask, dispatcher, purses)
+    dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s, account=account)
+    ask = governed(job, bounds, dispatcher, account, lateness=lateness, store=store)
+    return Composed(ask, dispatcher, account, purses)
 
 
-def governed(  # noqa: PLR0913 - everything that governs
+def governed(
     job: Job,
     bounds: Bounds,
     dispatcher: Dispatcher,
-    purses: Sequence[Budget],
+    account: Account,
     *,
-    tally: Tally,
-    stop: Stop,
     lateness: Lateness | None = None,
     store: Store | None = None,
     retries: RetryBudget | None = None,
 ) -> Ask:
-    """The queue as an ask; around it, outermost first: deadline, repairs, tools, cache, budget, retries, hedging."""
+    """The queue as an ask; around it, outermost first: deadline, repairs, tools, cache, retries, hedging."""
+    tally, stop = account.tally, account.stop
     ask: Ask = dispatcher.ask
     if lateness:
-        ask = hedged(ask, lateness, tally)
+        ask = hedged(ask, lateness, tally, account.charge_again)
     budget = retries or RetryBudget()
     ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=budget, stop=stop, tally=tally)
-    for purse in purses:
-        ask = budgeted(ask, purse, stop)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
@@ -186,9 +211,9 @@ def governed(  # noqa: PLR0913 - everything that governs
     return ask
 
 
-def laned(job: Job, bounds: Bounds, endpoint: Opened, lateness: Lateness | None = None) -> Ask:
-    """An endpoint as a lane asks it: its replies priced, its calls watched for late ones, its media attached."""
-    ask = priced(endpoint.ask, prices_for(job, bounds), endpoint.name)
+def laned(job: Job, endpoint: Opened, account: Account, lateness: Lateness | None = None) -> Ask:
+    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached."""
+    ask = charged(endpoint.ask, account, endpoint.name)
     if lateness:
         ask = watched(ask, lateness)
     if job.conversation.has_media:
@@ -210,8 +235,10 @@ def lateness_for(bounds: Bounds) -> Lateness | None:
     return Lateness(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
 
 
-def _lane(job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, lateness: Lateness | None) -> Lane:
-    ask = laned(job, bounds, endpoint, lateness)
+def _lane(
+    job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, account: Account, lateness: Lateness | None
+) -> Lane:
+    ask = laned(job, endpoint, account, lateness)
     rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None
     return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s), hitch=endpoint.hitch)
 

@@ -72,12 +72,13 @@ class Reply:
     """What was answered, as it came.
 
     `body` is the response body, byte for byte, and always holds a chat completion (see `pipeline.wire`).
-    `usage` is the sum over every call that this row has cost; `attempts` counts the calls that used up a try.
+    `usage` is the sum over every call that this row has cost, and None when the server did not say of one of them;
+    `attempts` counts the calls that used up a try.
     Times are in seconds; `finished_at` is Unix time in microseconds, taken when the last byte arrived.
     """
 
     body: bytes
-    usage: Usage = Usage()
+    usage: Usage | None = None
     attempts: int = 1
     latency_s: float = 0.0
     first_token_s: float | None = None
@@ -102,9 +103,11 @@ class Reply:
     """The part of `cost_usd` that did."""
 
     @property
-    def paid(self) -> Usage:
-        """What was paid now, in tokens."""
-        return self.usage if self.saved is _NO_TOKENS else self.usage - self.saved
+    def paid(self) -> Usage | None:
+        """What was paid now, in tokens; None when that is not known."""
+        if self.from_cache:
+            return _NO_TOKENS
+        return None if self.usage is None else self.usage - self.saved
 
     @property
     def paid_usd(self) -> float | None:
@@ -119,9 +122,10 @@ def together(before: Reply | None, reply: Reply) -> Reply:
     if before is None:
         return reply
     priced = before.cost_usd is not None and reply.cost_usd is not None
+    metered = before.usage is not None and reply.usage is not None
     return replace(
         reply,
-        usage=before.usage + reply.usage,
+        usage=(before.usage or _NO_TOKENS) + (reply.usage or _NO_TOKENS) if metered else None,
         cost_usd=(before.cost_usd or 0.0) + (reply.cost_usd or 0.0) if priced else None,
         attempts=before.attempts + reply.attempts,
         latency_s=before.latency_s + reply.latency_s,
@@ -195,6 +199,8 @@ class Part:
     cost_usd: float = 0.0
     unpriced: int = 0
     """Replies whose price is not known, and which `cost_usd` therefore leaves out."""
+    unmetered: int = 0
+    """Replies without usage, which the sums of tokens leave out."""
     from_cache: int = 0
     """Rows that the reply cache answered, and nobody paid for now."""
     more: tuple[PartFile, ...] = ()

@@ -192,6 +192,7 @@ class _Counts:
         self._usage = Usage()
         self._cost = 0.0
         self._unpriced = 0
+        self._unmetered = 0
         self._from_cache = 0
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
@@ -200,7 +201,9 @@ class _Counts:
         for outcome in outcomes:
             if outcome.reply is not None:
                 paid_usd = outcome.reply.paid_usd
-                self._usage += outcome.reply.paid
+                paid = outcome.reply.paid
+                self._usage += paid or Usage()
+                self._unmetered += paid is None
                 self._cost += paid_usd or 0.0
                 self._unpriced += paid_usd is None
                 self._from_cache += outcome.reply.from_cache
@@ -223,6 +226,7 @@ class _Counts:
             cached_tokens=self._usage.cached,
             cost_usd=self._cost,
             unpriced=self._unpriced,
+            unmetered=self._unmetered,
             from_cache=self._from_cache,
         )
 
@@ -352,7 +356,7 @@ def _responses(replies: Sequence[tuple[Reply | None, Completion | None]]) -> pa.
 _NOTHING = (None,) * len(RESPONSE)
 
 
-_EMPTY = Completion((), None, None, Usage(), None, None)
+_EMPTY = Completion((), None, None, None, None, None)
 
 
 def _response(reply: Reply, completion: Completion) -> tuple[Any, ...]:
@@ -367,10 +371,7 @@ def _response(reply: Reply, completion: Completion) -> tuple[Any, ...]:
         completion.id,
         reply.location,
         completion.traffic_type,
-        reply.usage.input,
-        reply.usage.output,
-        reply.usage.reasoning,
-        reply.usage.cached,
+        *_tokens(reply.usage),
         reply.cost_usd,
         reply.from_cache,
         reply.attempts,
@@ -379,6 +380,10 @@ def _response(reply: Reply, completion: Completion) -> tuple[Any, ...]:
         reply.finished_at,
         reply.transcript,
     )
+
+
+def _tokens(usage: Usage | None) -> tuple[int | None, ...]:
+    return (None,) * 4 if usage is None else (usage.input, usage.output, usage.reasoning, usage.cached)
 
 
 def _errors(faults: Sequence[Fault | None]) -> pa.StructArray:

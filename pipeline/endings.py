@@ -9,6 +9,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 
+from pipeline.data import Usage
 from pipeline.error_body import fault_in
 from pipeline.faults import Cut, Fault, Refused, Throttled, Unavailable
 from pipeline.redaction import one_line, redacted
@@ -74,12 +75,18 @@ def fault_of(answer: Answer, completion: Completion) -> Fault | None:
         case _ if answer.refusal:
             return Refused(f"the model refused: {_told(answer.refusal)}")
         case Ending.CUT:
-            spent = completion.usage.reasoning
-            thinking = f", {spent} of them on thinking" if spent else ""
-            return Cut(f"the answer was cut at max_tokens after {completion.usage.output + spent} tokens{thinking}")
+            return Cut(f"the answer was cut at max_tokens{_after(completion.usage)}")
         case Ending.BROKEN:
             return Unavailable(f"the endpoint failed to make an answer (finish_reason {_spelled(answer)})")
     return None
+
+
+def _after(usage: Usage | None) -> str:
+    """How far an answer came that was cut, if the server says so."""
+    if usage is None:
+        return ""
+    thinking = f", {usage.reasoning} of them on thinking" if usage.reasoning else ""
+    return f" after {usage.output + usage.reasoning} tokens{thinking}"
 
 
 def fault_of_all(completion: Completion) -> Fault | None:

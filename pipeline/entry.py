@@ -19,7 +19,7 @@ def encode(entry: Entry) -> tuple[bytes, bytes]:
     if isinstance(entry, Reply):
         transcript = (entry.transcript or "").encode()
         known: dict[str, Any] = {
-            "usage": _counts(entry.usage),
+            "usage": entry.usage and _counts(entry.usage),
             "attempts": entry.attempts,
             "latency_s": entry.latency_s,
             "first_token_s": entry.first_token_s,
@@ -58,7 +58,7 @@ def _decoded(known: dict[str, Any], said: bytes) -> Entry:
     if not 0 <= (size or 0) <= len(said):
         raise ValueError("it is shorter than its transcript")
     body, transcript = (said, None) if size is None else (said[: len(said) - size], said[len(said) - size :].decode())
-    counts: dict[str, Any] = {name: _usage(known[name]) for name in ("usage", "saved") if name in known}
+    counts: dict[str, Any] = {name: _usage(known[name]) for name in ("usage", "saved") if known.get(name)}
     return Reply(body, **{**known, **counts, "transcript": transcript})
 
 

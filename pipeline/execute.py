@@ -6,7 +6,7 @@ import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from anyio import to_thread
 from pipeline import run as engine
 from pipeline.cache import Cache
 from pipeline.composition import Bounds, Opened, Reuse, compose, purses_for, workers_for
-from pipeline.data import Entry, Failure, Part, Reply
+from pipeline.data import Entry, Failure, Part
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.faults import Broken, Misuse, NothingToDo
@@ -25,6 +25,7 @@ from pipeline.integrity import PartCheck
 from pipeline.job import Job
 from pipeline.jobfile import sha256_of
 from pipeline.journal import Journal, beside, look
+from pipeline.ledger import KINDS, NOTHING, Charges
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
 from pipeline.source import Source, Survey, changed, find_files, survey
@@ -60,7 +61,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a start of a run came to. `rows`, `ok` and `failed` are of the whole run, the calls of this start."""
+    """What a start of a run came to. `rows`, `ok`, `failed` and `run` are of the whole run, the calls of this start."""
 
     status: str
     rows: int
@@ -71,20 +72,34 @@ class Summary:
     throttled: int
     cache_hits: int
     """Calls that the reply cache answered, of this start."""
-    input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
+    calls: int
+    """Calls that were answered, and are to be paid."""
+    input_tokens: int | None
+    """Tokens of the calls that this start was answered; None when one came without usage."""
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cached_tokens: int | None
     cost_usd: float | None
-    """None when some reply has no known price."""
+    """What they cost; None when some call has no known price."""
+    unpriced_calls: int
+    unmetered_calls: int
     seconds: float
     output: str
     simulated: bool
+    run: Charges
+    """What the whole run was charged, in all its starts."""
     reason: str | None = None
 
     @property
     def left(self) -> int:
         """Rows that still have to be asked."""
         return self.rows - self.ok - self.failed
+
+    def facts(self) -> dict[str, Any]:
+        """All of it under plain names: what the whole run was charged begins with `run_`."""
+        start = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "run"}
+        run = {**self.run.figures("run_"), "run_lost_calls": self.run.lost_calls}
+        return {**start, "left": self.left, **run}
 
 
 Connect = Callable[[], AbstractAsyncContextManager[Sequence[Opened]]]
@@ -105,6 +120,7 @@ class Run:
         self.journal = Journal(folder.journal, settings.files)
         for left in beside(folder.journal):  # by the worker processes of a start that was killed
             self.journal.absorb(left)
+        self.charged_before = self.journal.charged()
         self.lock: int | None = None
         """The lock that worker processes share, when it is held."""
         self.cache: Cache | None = None
@@ -140,7 +156,16 @@ class Run:
         self.dataset.unfinish()
         bounds = self.settings.bounds
         async with anyio.create_task_group() as tasks, connect() as endpoints:
-            composed = compose(self.job, bounds, endpoints, self.purses, tally=tally, stop=stop, store=self.cache)
+            composed = compose(
+                self.job,
+                bounds,
+                endpoints,
+                self.purses,
+                tally=tally,
+                stop=stop,
+                store=self.cache,
+                books=self.journal,
+            )
             tasks.start_soon(self.journal.keep_writing)
             if self.cache is not None:
                 tasks.start_soon(self.cache.keep_working, tally.notes.append)
@@ -162,8 +187,11 @@ class Run:
         await to_thread.run_sync(self.journal.seal, part)
         self.parts[part.chunk] = part
 
-    def conclude(self, tally: Tally, stop: Stop, seconds: float) -> Summary:
-        """Counts what there is, writes the manifest and, when every row is accounted for, the success marker."""
+    def conclude(self, tally: Tally, stop: Stop, seconds: float, charged: Charges = NOTHING) -> Summary:
+        """Counts what there is, writes the manifest and, when every row is accounted for, the success marker.
+
+        `charged` is what this start was, with all that went side by side.
+        """
         ok, failed = self._counts()
         total = self.survey.rows
         complete = len(self.parts) == len(self.survey.chunks) and ok + failed == total
@@ -181,13 +209,11 @@ class Run:
             retries=tally.retries,
             throttled=tally.throttled,
             cache_hits=tally.cache_hits,
-            input_tokens=tally.usage.input,
-            output_tokens=tally.usage.output,
-            reasoning_tokens=tally.usage.reasoning,
-            cost_usd=None if tally.unpriced else round(tally.cost_usd, 6),
+            **charged.figures(),
             seconds=round(seconds, 3),
             output=str(self.folder.output),
             simulated=self.plan.simulated,
+            run=self.journal.charged(),
             reason=_reason(stop),
         )
         self.dataset.finish(self._manifest(summary), success=status == "complete")
@@ -197,10 +223,8 @@ class Run:
         """Tells the tally and the budgets what earlier starts have done and spent."""
         tally.rows += self.survey.rows
         tally.done_before += sum(part.rows for part in self.parts.values()) + self.journal.count()
-        bounds = self.settings.bounds
-        if bounds.budget_usd is not None or bounds.budget_tokens is not None:
-            usd, tokens = self.spent()
-            self.purses = purses_for(self.job, bounds, spent_usd=usd, spent_tokens=tokens)
+        tally.cost_before_usd += self.charged_before.cost_usd
+        self.purses = purses_for(self.job, self.settings.bounds, self.charged_before)
 
     def damage(self) -> dict[int, str]:
         """What is wrong with the files of sealed parts, a sentence for each chunk that is damaged."""
@@ -228,15 +252,10 @@ class Run:
         stop.request(Broken(told))
         return [self.parts[chunk] for chunk in damage]
 
-    def spent(self) -> tuple[float, float]:
-        """Dollars and tokens that were paid for every reply that is kept, sealed or not."""
-        usd = sum(part.cost_usd for part in self.parts.values())
-        tokens = float(sum(p.input_tokens + p.output_tokens + p.reasoning_tokens for p in self.parts.values()))
-        for _, entry in self.journal.entries(0, self.survey.rows):
-            if isinstance(entry, Reply):
-                usd += entry.paid_usd or 0.0
-                tokens += entry.paid.input + entry.paid.output + entry.paid.reasoning
-        return usd, tokens
+    @property
+    def charged(self) -> Charges:
+        """What this start was charged until now."""
+        return self.journal.charged() - self.charged_before
 
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:
         return isinstance(self.job.outcome(ordinal, entry), Failure)
@@ -251,7 +270,7 @@ class Run:
         return ok, failed
 
     def _manifest(self, summary: Summary) -> dict[str, Any]:
-        plan = self.plan
+        plan, figures = self.plan, summary.run.figures()
         return {
             "status": summary.status,
             "simulated": plan.simulated,
@@ -259,12 +278,9 @@ class Run:
             "rows": summary.rows,
             "ok": summary.ok,
             "failed": summary.failed,
-            "tokens": {
-                kind: sum(getattr(part, f"{kind}_tokens") for part in self.parts.values())
-                for kind in ("input", "output", "reasoning", "cached")
-            },
-            "cost_usd": sum(part.cost_usd for part in self.parts.values()),
-            "unpriced_replies": sum(part.unpriced for part in self.parts.values()),
+            "tokens": {kind: figures[f"{kind}_tokens"] for kind in KINDS},
+            "cost_usd": figures["cost_usd"],
+            "charged": summary.run.to_json(),
             "rows_from_cache": sum(part.from_cache for part in self.parts.values()),
             "job": plan.job,
             "input": [asdict(file) for file in self.survey.files],

@@ -35,7 +35,8 @@ class Fault(Exception):
     """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one.
 
     A message is cut after `MOST_MESSAGE` characters.
-    `reply` is what the endpoint answered before it came to this (a `pipeline.data.Reply`), when it did: it was paid.
+    `reply` is a `data.Reply` where there was an answer that was paid: of the call that failed, and once a row has ended
+    in the fault, its last answer with what all its calls have cost.
     """
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:

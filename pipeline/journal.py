@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
@@ -22,10 +23,12 @@ import anyio
 import orjson
 from anyio import to_thread
 
+from pipeline import ledger
 from pipeline.data import Entry, Part
 from pipeline.disk import FILES, PRIVATE_FILE, Files
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken
+from pipeline.ledger import NOTHING, Charges
 
 TICK_S = 0.01
 """How long replies gather before they are committed together."""
@@ -41,10 +44,13 @@ _FORGET_ROWS = 1000
 _INSERT_ROWS = 500
 _INSERT_BYTES = 16 << 20
 
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS entries (ordinal INTEGER PRIMARY KEY, meta BLOB NOT NULL, body BLOB) STRICT;
 CREATE TABLE IF NOT EXISTS parts (chunk INTEGER PRIMARY KEY, part BLOB NOT NULL) STRICT;
 """
+    + ledger.SCHEMA
+)
 
 _T = TypeVar("_T")
 _Stored = tuple[int, bytes, bytes | None]
@@ -65,6 +71,9 @@ class Journal:
         self._handing_over = Lock()
         self._pending: list[_Stored] = []
         self._pending_bytes = 0
+        self._writer = uuid.uuid4().hex
+        self._charged, self._held = NOTHING, NOTHING
+        self._ledger_written: tuple[Charges, Charges] = (NOTHING, NOTHING)
         self._put = 0
         self._committed = 0
         self._news = anyio.Event()
@@ -73,11 +82,23 @@ class Journal:
         self._database = _guarded(lambda: _open(path))
         try:
             self._forget_sealed()
+            with self._writing, self._transaction():
+                ledger.count_lost(self._database, self._writer)
         except BaseException:
             self._database.close()
             raise
 
     # On the event loop.
+
+    def charge(self, one: Charges) -> None:
+        """Adds an answered call to the ledger; it is durable within a tick, and no later than the entry of its row."""
+        self._charged += one
+        self._news.set()
+
+    def hold(self, held: Charges) -> None:
+        """What is reserved for calls in flight: should we be killed, it counts as lost. Durable within a tick."""
+        self._held = held
+        self._news.set()
 
     async def put(self, ordinal: int, entry: Entry) -> None:
         """Hands an entry over; it is durable within a tick. Waits only when the disk cannot keep up."""
@@ -126,12 +147,15 @@ class Journal:
         with self._writing:
             with self._handing_over:
                 pending, self._pending = self._pending, []
-            if pending:
+            owed = (self._charged, self._held)  # after the entries were taken, whose calls are in it then
+            if pending or owed != self._ledger_written:
                 with self._transaction():
                     self._insert(pending)
+                    ledger.write(self._database, self._writer, *owed)
                 self._committed += len(pending)
                 with self._handing_over:
                     self._pending_bytes -= sum(len(said) for _, _, said in pending if said)
+                self._ledger_written = owed
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
@@ -140,6 +164,13 @@ class Journal:
     def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
         """The entries of `[first, first + rows)`, in order; read lazily, so that memory stays small."""
         return entries_in(self._path, first, rows)
+
+    def charged(self) -> Charges:
+        """What the run was charged, in all its starts, as far as this journal knows."""
+        with _reading(self._path) as database:
+            others = ledger.read(database)
+        others.pop(self._writer, None)
+        return ledger.total(others.values()) + self._charged
 
     def count(self) -> int:
         """How many entries wait to be sealed."""
@@ -165,9 +196,16 @@ class Journal:
             with self._writing, self._transaction():
                 self._database.execute(_FORGET, (start, end))
 
-    def absorb(self, path: Path) -> None:
-        """Takes over the entries of another journal, that nobody writes any more, and then removes it."""
+    def absorb(self, path: Path) -> Charges:
+        """Takes over the entries of another journal, that nobody writes any more, and then removes it.
+
+        Returns what its writers were charged, calls included that were in flight when they ended.
+        """
         with self._writing, self._attached(path), self._transaction():
+            writers = ledger.read(self._database, "other")
+            ledger.take_over(self._database, "other")
+            ledger.count_lost(self._database, self._writer)
+            known = ledger.read(self._database)
             if self._database.execute("SELECT 1 FROM other.sqlite_master WHERE name = 'entries'").fetchone():
                 self._database.execute("INSERT OR IGNORE INTO main.entries SELECT * FROM other.entries")
         self._forget_sealed()
@@ -176,6 +214,7 @@ class Journal:
             self._files.remove(path.parent.glob(f"{path.name}-*"))
         except OSError as error:
             raise _broken(error) from error
+        return ledger.total(known[writer] for writer in writers)
 
     def unseal(self, chunk: int, entries: Iterable[tuple[int, Entry]]) -> None:
         """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
@@ -243,6 +282,15 @@ def look(path: Path) -> tuple[list[Part], int]:
     """
     parts = _parts_in(path) if path.exists() else []
     return parts, sum(_unsealed(one, parts) for one in [path, *beside(path)])
+
+
+def charged_in(path: Path) -> Charges:
+    """What a run was charged, in all its starts; read beside a run that may be at work, with all its processes."""
+    writers: dict[str, Charges] = {}
+    for one in [path, *beside(path)]:
+        with suppress(FileNotFoundError), _reading(one) as database:
+            writers |= {name: charged for name, charged in ledger.read(database).items() if name not in writers}
+    return ledger.total(writers.values())
 
 
 def beside(path: Path) -> list[Path]:

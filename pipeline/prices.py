@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.data import Usage
 from pipeline.faults import Misuse
 
-_TIERS = {"ON_DEMAND": 1.0, "ON_DEMAND_FLEX": 0.5, "ON_DEMAND_PRIORITY": 1.8}
-"""What the traffic type of an answer makes of the standard price; for others (provisioned throughput) none is known.
+_TIERS = {"": 1.0, "on_demand": 1.0, "on_demand_flex": 0.5, "on_demand_priority": 1.8}
+"""What the traffic type of an answer makes of the standard price; for others (provisioned throughput, off-peak, what is
+new) none is known: they are neither free nor at the standard price.
 
 https://cloud.google.com/vertex-ai/generative-ai/pricing
 """
@@ -30,28 +31,35 @@ class Price:
 
 
 class Prices:
-    """The prices of a run: the user's own first, then genai-prices', which know tiers by length of context."""
+    """The prices of a run: the user's own first, then genai-prices', which know tiers by length of context.
 
-    def __init__(self, own: Mapping[str, Price] | None = None) -> None:
+    `assumed` is the price of every call for which there is none otherwise: of an unknown model, or an unknown tier.
+    """
+
+    def __init__(self, own: Mapping[str, Price] | None = None, assumed: Price | None = None) -> None:
         self._own = dict(own or {})
+        self.assumed = assumed
 
-    def cost(self, model: str | None, usage: Usage, traffic_type: str | None = None) -> float | None:
-        """Dollars for one call; None when no price is known for it."""
-        factor = _TIERS.get((traffic_type or "ON_DEMAND").upper())
-        if model is None or factor is None:
+    def cost(self, model: str | None, usage: Usage | None, traffic_type: str | None = None) -> float | None:
+        """Dollars for one call; None when its tokens or its price are not known. Never raises, never negative."""
+        if usage is None:
+            return None
+        factor = _TIERS.get((traffic_type or "").strip().casefold())
+        base = None if factor is None else self._standard(model, usage)
+        if base is None or factor is None:
+            return None if self.assumed is None else _own_cost(self.assumed, usage)
+        return base * factor
+
+    def knows(self, model: str | None) -> bool:
+        """Whether calls of this model can be priced."""
+        return self.cost(model, Usage(input=1, output=1)) is not None
+
+    def _standard(self, model: str | None, usage: Usage) -> float | None:
+        if model is None:
             return None
         name = model.removeprefix("google/")
         own = self._own.get(model) or self._own.get(name)
-        base = _own_cost(own, usage) if own else _listed_cost(name, usage)
-        return None if base is None else base * factor
-
-    def guess(self, model: str, tokens: int) -> float:
-        """Dollars for a call of so many tokens each way, by a model whose price is known."""
-        return self.cost(model, Usage(input=tokens, output=tokens)) or 0.0
-
-    def knows(self, model: str) -> bool:
-        """Whether calls of this model can be priced."""
-        return self.cost(model, Usage(input=1, output=1)) is not None
+        return _own_cost(own, usage) if own else _listed_cost(name, usage)
 
 
 def load_prices(path: Path) -> dict[str, Price]:
@@ -77,13 +85,24 @@ def prices_of(tables: Mapping[str, Any], where: str) -> dict[str, Price]:
     return {model: Price(**table) for model, table in tables.items()}
 
 
+def parse_price(text: str) -> Price:
+    """The price that `IN,OUT` gives, in dollars per million tokens. Raises `Misuse`."""
+    try:
+        read, written = (float(number) for number in text.split(","))
+    except ValueError:
+        read = written = math.nan
+    if not (_is_price(read) and _is_price(written)):
+        raise Misuse(f"{text!r} is not IN,OUT: dollars per million tokens of input and output, as in 0.30,2.50")
+    return Price(input=read, output=written)
+
+
 def _is_price(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _own_cost(price: Price, usage: Usage) -> float:
     cached = price.input if price.cached is None else price.cached
-    fresh = usage.input - usage.cached
+    fresh = max(0, usage.input - usage.cached)
     return (fresh * price.input + usage.cached * cached + (usage.output + usage.reasoning) * price.output) / 1e6
 
 
@@ -101,19 +120,25 @@ def _listed_cost(name: str, usage: Usage) -> float | None:
 @lru_cache(maxsize=64)
 def _short_price(name: str) -> Price | None:
     """The price of short calls, looked up once: a look-up costs more than the rest of a row's bookkeeping."""
-    try:
-        kinds = (Usage(input=_SHORT), Usage(output=_SHORT), Usage(input=_SHORT, cached=_SHORT))
-        written, read, cached = (1e6 / _SHORT * _looked_up(name, usage) for usage in kinds)
-    except LookupError:
+    kinds = (Usage(input=_SHORT), Usage(output=_SHORT), Usage(input=_SHORT, cached=_SHORT))
+    costs = [cost for usage in kinds if (cost := _looked_up(name, usage)) is not None]
+    if len(costs) < len(kinds):
         return None
-    return Price(input=written, output=read, cached=cached)
+    read, written, cached = (1e6 / _SHORT * cost for cost in costs)
+    return Price(input=read, output=written, cached=cached)
 
 
-def _looked_up(name: str, usage: Usage) -> float:
+def _looked_up(name: str, usage: Usage) -> float | None:
     from genai_prices import Usage as Tokens
     from genai_prices import calc_price
 
-    tokens = Tokens(
-        input_tokens=usage.input, output_tokens=usage.output + usage.reasoning, cache_read_tokens=usage.cached
-    )
-    return float(calc_price(tokens, name, provider_id="google").total_price)
+    try:
+        tokens = Tokens(
+            input_tokens=usage.input,
+            output_tokens=usage.output + usage.reasoning,
+            cache_read_tokens=min(usage.cached, usage.input),
+        )
+        return float(calc_price(tokens, name, provider_id="google").total_price)
+    except (LookupError, ValueError, ArithmeticError):
+        # It does not know the model, or refuses the counts: what it cannot price has no known price.
+        return None

@@ -90,7 +90,7 @@ class Reader:
 
 def _empty(completion: Completion) -> str:
     """What to say of an answer without text. That its tokens were counted hints at a form that we do not know."""
-    counted = completion.usage.output
+    counted = completion.usage.output if completion.usage else 0
     return "the answer is empty" + (f", though {counted} tokens of output were counted" if counted else "")
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pipeline.data import Failure, Outcome, Usage
+from pipeline.data import Failure, Outcome
 
 _PRESENT = {
     "rows", "done_before", "ok_before", "in_flight", "retrying", "waiting", "waits_for", "trouble", "limit", "notes",
+    "cost_before_usd",
 }  # fmt: skip
 """What tells how it stands; everything else counts."""
 
@@ -42,12 +43,14 @@ class Tally:
     hedged: int = 0
     cache_hits: int = 0
     """Calls that the reply cache answered; they are no `requests`."""
-    usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
+    """What the calls of this start have cost, as they are answered."""
+    cost_before_usd: float = 0.0
+    """What those of earlier starts did."""
     notes: list[str] = field(default_factory=list)
     """What the user is to be told, once each."""
     unpriced: int = 0
-    """Replies without a known price, which `cost_usd` leaves out."""
+    """Calls without a known price, which `cost_usd` leaves out."""
 
     @property
     def done(self) -> int:
@@ -60,11 +63,6 @@ class Tally:
             self.failed += 1
         else:
             self.ok += 1
-        if outcome.reply is not None:
-            paid_usd = outcome.reply.paid_usd
-            self.usage += outcome.reply.paid
-            self.cost_usd += paid_usd or 0.0
-            self.unpriced += paid_usd is None
 
     def take(self) -> dict[str, Any]:
         """What was counted since this was called last."""

@@ -78,6 +78,7 @@ class Watch:
             "latency_p99": dispatcher.latencies.quantile(0.99),
             "done": self._tally.done,
             "cost_usd": round(self._tally.cost_usd, 6),
+            "run_cost_usd": round(self._tally.cost_before_usd + self._tally.cost_usd, 6),
             **passed,
         }
 

@@ -63,7 +63,7 @@ class Completion:
     answers: tuple[Answer, ...]
     id: str | None
     model: str | None
-    usage: Usage
+    usage: Usage | None
     traffic_type: str | None
     blocked: str | None
     instead: str | None = None

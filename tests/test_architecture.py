@@ -21,7 +21,7 @@
                         |
        job and what users write, and its meaning: wire, prompt, schema, prices ...
                         |
-           data  faults  pace  tally  disk  token              values: the standard library only
+           data  faults  ledger  pace  tally  disk  token              values: the standard library only
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"address", "data", "disk", "faults", "network", "pace", "tally", "token"},
+    "values": {"address", "data", "disk", "faults", "ledger", "network", "pace", "tally", "token"},
     "meaning": {
         "asked",
         "attachments",
@@ -107,6 +107,7 @@ SIDEWAYS = {
     "values": {
         ("address", "faults"),
         ("data", "faults"),
+        ("ledger", "data"),
         ("network", "faults"),
         ("tally", "data"),
         ("token", "faults"),

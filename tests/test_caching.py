@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.attachments import Attachment
-from pipeline.data import Ask, Reply, Request, Success, Usage
+from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Fault, Refused, Unavailable, Unusable
-from pipeline.policy import Keys, Purse, Stop, budgeted, cached
+from pipeline.policy import Account, Keys, Purse, Stop, cached, charged
+from pipeline.prices import Price, Prices
 from pipeline.tally import Tally
 from tests import virtual
 
@@ -94,25 +95,19 @@ async def test_a_fault_is_not_stored() -> None:
     assert (await ask(request(ordinal=1))).from_cache is False
 
 
-async def test_a_hit_is_not_paid_by_the_budget() -> None:
-    endpoint, purse = Endpoint(), Purse(10, "USD", 0.1)
-    ask = cached(budgeted(endpoint.ask, purse, Stop()), Shelf(), KEYS.of, Tally())
+async def test_a_hit_is_not_charged() -> None:
+    endpoint, tally, purse = Endpoint(), Tally(), Purse(10_000, "tokens")
+    account = Account(Prices(assumed=Price(input=1, output=1)), tally, Stop(), [purse])
+    ask = cached(charged(endpoint.ask, account), Shelf(), KEYS.of, tally)
     for ordinal in range(5):
         await ask(request(ordinal=ordinal))
-    assert purse.spent == 0.25
+    assert (purse.spent, tally.unpriced) == (18, 0)
+    assert tally.cost_usd == pytest.approx(18 / 1e6)
 
 
-def test_the_tally_counts_what_was_paid() -> None:
-    tally, paid = Tally(), Reply(b"", USAGE, cost_usd=0.25)
-    for ordinal, reply in enumerate([paid, replace(paid, from_cache=True, saved=USAGE, saved_usd=0.25)]):
-        tally.count(Success(ordinal, 1, reply))
-    assert (tally.ok, tally.usage, tally.cost_usd, tally.unpriced) == (2, USAGE, 0.25, 0)
-
-
-def test_a_hit_without_a_known_price_cost_nothing_now() -> None:
-    tally = Tally()
-    tally.count(Success(0, 1, Reply(b"", USAGE, from_cache=True, saved=USAGE)))
-    assert (tally.cost_usd, tally.unpriced) == (0.0, 0)
+def test_a_hit_without_usage_or_a_known_price_cost_nothing_now() -> None:
+    hit = Reply(b"", from_cache=True)
+    assert (hit.paid, hit.paid_usd) == (Usage(), 0.0)
 
 
 # At one time

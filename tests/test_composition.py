@@ -17,6 +17,7 @@ from pipeline.composition import Bounds, Composed, Opened, compose, prices_for, 
 from pipeline.data import Reply, Request, Row, Usage
 from pipeline.faults import Misuse, Spent, Unavailable, Unusable
 from pipeline.job import Job
+from pipeline.ledger import Charges
 from pipeline.policy import Stop
 from pipeline.prices import Price
 from pipeline.tally import Tally
@@ -74,7 +75,7 @@ class Setup:
             Opened(f"place-{number}", weight, endpoint.ask)
             for number, (endpoint, weight) in enumerate(zip(endpoints, weights, strict=True))
         ]
-        purses = purses_for(job, bounds, spent_usd=0.0, spent_tokens=0.0)
+        purses = purses_for(job, bounds)
         self.composed: Composed = compose(job, bounds, opened, purses, tally=self.tally, stop=Stop())
 
     async def answer(self, ordinal: int = 0, **values: Any) -> Reply:
@@ -100,7 +101,7 @@ async def test_every_budget_counts() -> None:
     """The one in tokens stops the run, whatever the one in dollars still affords."""
     endpoint = Endpoint()
     with pytest.raises(Spent, match="tokens"):
-        await Setup(job(), bounds(budget_usd=100.0, budget_tokens=999), endpoint).answer()
+        await Setup(job(), bounds(budget_usd=100.0, budget_tokens=400), endpoint).answer()
     assert endpoint.requests == []
 
 
@@ -233,14 +234,16 @@ async def test_calls_leave_no_faster_than_the_declared_rate_whatever_makes_them(
     assert len(times) == 4
 
 
-@pytest.mark.parametrize("model", ["no-such-model", ""])
-def test_a_budget_in_dollars_needs_the_models_price(model: str) -> None:
-    with pytest.raises(Misuse, match=r"--prices.*--budget-tokens"):
-        purses_for(job(model=model), Bounds(budget_usd=1.0), spent_usd=0.0, spent_tokens=0.0)
+def test_a_budget_in_dollars_needs_the_models_price() -> None:
+    with pytest.raises(Misuse, match=r"--prices.*--assume-price.*--budget-tokens"):
+        purses_for(job(model="no-such-model"), Bounds(budget_usd=1.0))
+    assert purses_for(job(model="no-such-model"), Bounds(budget_usd=1.0, assumed_price=Price(input=1, output=1)))
+    assert purses_for(job(model=""), Bounds(budget_usd=1.0))
 
 
 def test_a_budget_in_tokens_needs_no_price() -> None:
-    (purse,) = purses_for(job(model="no-such-model"), Bounds(budget_tokens=5), spent_usd=1.0, spent_tokens=3)
+    earlier = Charges(cost_usd=1.0, input_tokens=1, reasoning_tokens=2)
+    (purse,) = purses_for(job(model="no-such-model"), Bounds(budget_tokens=5), earlier)
     assert (purse.unit, purse.cap, purse.spent) == ("tokens", 5, 3)
 
 
@@ -250,9 +253,8 @@ def test_an_own_price_is_enough_for_a_budget() -> None:
         (job(model="mine", prices={"mine": {"input": 1, "output": 3}}), Bounds(budget_usd=1.0)),
         (job(model="mine"), Bounds(budget_usd=1.0, prices={"mine": mine})),
     ]:
-        (purse,) = purses_for(own, limits, spent_usd=0.25, spent_tokens=9)
+        (purse,) = purses_for(own, limits, Charges(cost_usd=0.25, input_tokens=9))
         assert (purse.unit, purse.cap, purse.spent) == ("USD", 1.0, 0.25)
-        assert purse.first_guess == pytest.approx(500 * 4 / 1e6)
 
 
 def test_the_command_lines_prices_come_before_the_jobs() -> None:
@@ -263,7 +265,7 @@ def test_the_command_lines_prices_come_before_the_jobs() -> None:
 
 
 def test_without_a_budget_nothing_needs_a_price() -> None:
-    assert purses_for(job(model="no-such-model"), Bounds(), spent_usd=0.0, spent_tokens=0.0) == []
+    assert purses_for(job(model="no-such-model"), Bounds()) == []
 
 
 async def test_a_reply_without_a_known_price_says_so() -> None:

@@ -103,12 +103,12 @@ def test_a_question_that_the_judge_does_not_answer_is_open_told_and_wrong(shell:
 
 
 def test_judges_pay_from_the_budget_of_the_run(shell: Shell, server: Served) -> None:
-    """Eight rows cost 120 tokens; a call of which nothing is known yet is taken for 1,000."""
+    """Eight rows cost 120 tokens; the answer of a call of which nothing is known yet is taken for 500."""
     server.follow(judging())
-    done = evaluated(shell, server, "--budget-tokens", "1110")
+    done = evaluated(shell, server, "--budget-tokens", "600")
     assert (done.code, judged(server)) == (6, 0), done
     assert "nothing is graded" in done.err
-    assert evaluated(shell, server, "--budget-tokens", "1130").code == 0
+    assert evaluated(shell, server, "--budget-tokens", "2000").code == 0
     assert judged(server) == 1
 
 

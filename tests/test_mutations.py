@@ -22,8 +22,9 @@ from pipeline.dataset import Dataset, kept_replies
 from pipeline.endpoint import Endpoint, Target, open_endpoint
 from pipeline.entry import decode, encode
 from pipeline.faults import Fault
-from pipeline.policy import ToolLimits, priced, repairing, with_tools
+from pipeline.policy import Account, Stop, ToolLimits, charged, repairing, with_tools
 from pipeline.prices import Price, Prices
+from pipeline.tally import Tally
 from pipeline.token import ApiKey
 from tests.mutations import script
 from tests.servers import scripted
@@ -57,7 +58,8 @@ PRICES = Prices({"google/own": Price(input=1.0, output=2.0, cached=0.5)})
 async def entry_of(job: Job, endpoint: Endpoint, number: int) -> Entry:
     """What is recorded of a row, asked as a run asks it."""
     tools = ToolLimits(turns=3, calls=4, timeout_s=5.0)
-    ask = with_tools(priced(endpoint.ask, PRICES), job.tool_list, tools, transcript=job.transcript)
+    paid = charged(endpoint.ask, Account(PRICES, Tally(), Stop()))
+    ask = with_tools(paid, job.tool_list, tools, transcript=job.transcript)
     ask = repairing(ask, job.outcome, job.repairs)
     payload = {**job._parameters, "max_tokens": 100, "messages": [{"role": "user", "content": f"row {number}"}]}
     try:

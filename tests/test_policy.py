@@ -15,18 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Ask, Reply, Request, Usage
-from pipeline.faults import Denied, Fault, Interrupted, Refused, Spent, Throttled, Unavailable, Unparsable
+from pipeline.faults import Denied, Fault, Interrupted, Refused, Throttled, Unavailable, Unparsable
 from pipeline.pace import PROBE_S, AdaptiveRate, Lateness, RetryBudget, Spacing, Weather
 from pipeline.pace.weather import MOST_ATTEMPTS
 from pipeline.policy import (
+    Account,
     Dispatcher,
     Lane,
     Limits,
-    Purse,
     Stop,
-    budgeted,
+    charged,
     hedged,
-    priced,
     retrying,
     watched,
     within,
@@ -761,64 +760,18 @@ def test_hedging_halves_the_99_9th_percentile_at_under_three_percent_more_calls(
 # Money.
 
 
-def costing(dollars: float) -> Reply:
-    return Reply(b"{}", cost_usd=dollars, usage=Usage(input=10))
-
-
-async def test_a_budget_is_spent_and_not_passed() -> None:
-    purse = Purse(10.0, "USD", first_guess=1.0)
-    results = await asked(budgeted(Endpoint(lambda *_: costing(1.0)).ask, purse, Stop()), 30, workers=4)
-    assert len(faults(results)) == 20
-    assert {type(fault) for fault in faults(results).values()} == {Spent}
-    assert (purse.spent, purse.in_flight) == (10.0, 0)
-
-
-async def test_a_budget_of_tokens_counts_tokens() -> None:
-    purse = Purse(100.0, "tokens", first_guess=10.0)
-    results = await asked(budgeted(Endpoint(lambda *_: costing(1.0)).ask, purse, Stop()), 30, workers=4)
-    assert len(results) - len(faults(results)) == 10
-
-
-async def test_what_earlier_starts_spent_counts() -> None:
-    purse = Purse(10.0, "USD", first_guess=1.0, spent=9.5)
-    with pytest.raises(Spent, match=r"9\.5 of 10 USD"):
-        await one(budgeted(Endpoint().ask, purse, Stop()))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    costs=st.lists(st.floats(0.0, 2.0), min_size=1, max_size=60),
-    cap=st.floats(0.5, 30.0),
-    workers=st.integers(1, 8),
-)
-def test_a_budget_is_passed_by_no_more_than_calls_in_flight_may_cost_above_the_mean(
-    costs: list[float], cap: float, workers: int
-) -> None:
-    purse = Purse(cap, "USD", first_guess=1.0)
-    endpoint = Endpoint(lambda row, _: costing(costs[row]))
-    virtual.run(lambda: asked(budgeted(endpoint.ask, purse, Stop()), len(costs), workers))
-    assert purse.spent <= cap + workers * max(costs)
-    assert purse.spent == pytest.approx(sum(costs[row] for _, row in endpoint.came))
-    assert purse.in_flight == 0
-
-
-async def test_a_call_that_fails_costs_nothing_and_gives_its_reserve_back() -> None:
-    purse = Purse(10.0, "USD", first_guess=10.0)
-    ask = budgeted(Endpoint(failing(OUTAGE, times=1)).ask, purse, Stop())
-    with pytest.raises(Unavailable):
-        await one(ask)
-    assert (purse.spent, purse.in_flight, purse.mean) == (0.0, 0, 10.0)
-    assert await one(ask) == REPLY
+def account(prices: Prices | None = None) -> Account:
+    return Account(prices or Prices(), Tally(), Stop())
 
 
 async def test_every_reply_says_where_it_came_from() -> None:
-    assert (await one(priced(Endpoint().ask, Prices(), "europe-west4"))).location == "europe-west4"
+    assert (await one(charged(Endpoint().ask, account(), "europe-west4"))).location == "europe-west4"
 
 
 async def test_every_reply_carries_its_price_and_none_where_no_price_is_known() -> None:
     prices = Prices({"google/known": Price(input=2.0, output=4.0)})
     endpoint = Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=1_000_000, output=500_000, reasoning=500_000)))
-    ask = priced(endpoint.ask, prices)
+    ask = charged(endpoint.ask, account(prices))
     assert (await ask(Request(0, {"model": "google/known"}))).cost_usd == 6.0
     assert (await ask(Request(0, {"model": "google/nobody-knows-this"}))).cost_usd is None
 
@@ -867,15 +820,6 @@ async def test_p2_a_call_that_fails_after_the_stop_is_not_tried_again() -> None:
             await one(rig.ask)
     assert anyio.current_time() == 10.0
     assert rig.tally.retries == 0
-
-
-async def test_p2_after_the_stop_nobody_who_waited_for_the_budget_asks() -> None:
-    rig = Rig(Endpoint(seconds=10.0))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(virtual.at, 5.0, rig.stop.request, signal.SIGINT)
-        results = await asked(budgeted(rig.ask, Purse(1.0, "USD", first_guess=1.0), rig.stop), 3)
-    assert Counter(type(result) for result in results.values()) == {Reply: 1, Interrupted: 2}
-    assert rig.endpoint.moments == [0.0]
 
 
 async def test_a_pause_without_a_stop_takes_its_time() -> None:

@@ -67,7 +67,7 @@ def test_the_traffic_type_makes_the_tier(traffic: str | None, factor: float) -> 
     assert Prices({FLASH: OWN}).cost(FLASH, usage, traffic) == pytest.approx(3000 / MILLION * factor)
 
 
-@pytest.mark.parametrize("traffic", ["PROVISIONED_THROUGHPUT", "TRAFFIC_TYPE_UNSPECIFIED", "NEW"])
+@pytest.mark.parametrize("traffic", ["PROVISIONED_THROUGHPUT", "TRAFFIC_TYPE_UNSPECIFIED", "ON_DEMAND_OFFPEAK", "NEW"])
 def test_a_traffic_type_without_a_known_price_has_none(traffic: str) -> None:
     assert cost(FLASH, Usage(input=1), traffic) is None
     assert Prices({FLASH: OWN}).cost(FLASH, Usage(input=1), traffic) is None
@@ -104,10 +104,6 @@ def test_an_unknown_model_has_no_price(model: str | None, usage: Usage) -> None:
 def test_what_is_known_is_known_under_both_names() -> None:
     assert Prices().knows(FLASH)
     assert Prices().knows(f"google/{FLASH}")
-
-
-def test_a_guess_is_so_many_tokens_each_way() -> None:
-    assert Prices({"mine": OWN}).guess("mine", 500) == pytest.approx(500 * 12 / MILLION)
 
 
 @given(usages)

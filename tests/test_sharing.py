@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.composition import Bounds, Composed, Opened, compose
 from pipeline.data import Reply, Request
-from pipeline.faults import Interrupted, Spent
+from pipeline.faults import Spent
 from pipeline.job import Job
+from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import PROBE_S, Gate, Spacing
 from pipeline.policy import Purse, Stop
 from pipeline.processes.leased import LeasedLane, LeasedPurse
@@ -126,7 +127,7 @@ def test_the_places_of_one_that_is_gone_go_to_the_others() -> None:
     shared.join(0)
     shared.join(1)
     assert {n: lease.concurrency for n, lease in shared.leases(0.0).items()} == {0: 5, 1: 5}
-    shared.leave(1)
+    shared.leave(1, NOTHING)
     assert shared.leases(1.0)[0].concurrency == 10
 
 
@@ -240,68 +241,102 @@ def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
 # Money.
 
 
+def taught(cap: float = 100.0, cost: float = 10.0) -> Purse:
+    """A purse that knows well what a call costs."""
+    purse = Purse(cap + 10_000 * cost, "tokens")
+    for _ in range(10_000):
+        purse.charge(cost, cost)
+    return purse
+
+
 def test_calls_are_granted_as_far_as_the_budget_reaches_and_the_run_ends_when_it_does_not() -> None:
-    purse = Purse(100.0, "tokens", 10.0)
+    purse = taught()
     shared, _, _, stop = sharing(purse)
     for number in (0, 1):
         shared.join(number)
-        shared.report(number, report(waiting=50, purses=[PurseReport(wanted=50)]), 0.0)
-    calls = {number: lease.calls[0] for number, lease in shared.leases(0.1).items()}
-    assert calls == {0: 5, 1: 5}
+        shared.report(number, report(waiting=50, purses=[PurseReport(wanted=50, each=10.0)]), 0.0)
+    leases = shared.leases(0.1)
+    assert {number: (lease.calls, lease.amounts) for number, lease in leases.items()} == {
+        0: ([5], [50.0]),
+        1: ([5], [50.0]),
+    }
     assert not stop.requested
     for number in (0, 1):
-        paid = PurseReport(costs=[10.0] * 5, granted=5, wanted=45)
+        paid = PurseReport(costs=[(10.0, 10.0)] * 5, ended=5, freed=50.0, granted=5, wanted=45, each=10.0)
         shared.report(number, report(1, waiting=45, purses=[paid]), 1.0)
-    assert purse.spent == 100.0
+    assert (purse.spent, purse.in_flight, purse.reserved) == (purse.cap, 0, 0.0)
     shared.leases(1.1)
     assert isinstance(stop.reason, Spent)
 
 
+def test_a_call_too_large_for_the_rest_does_not_end_the_run_while_a_smaller_one_fits() -> None:
+    shared, _, _, stop = sharing(taught())
+    for number, each in ((0, 500.0), (1, 20.0)):
+        shared.join(number)
+        shared.report(number, report(waiting=1, purses=[PurseReport(wanted=1, each=each)]), 0.0)
+    assert [lease.calls for lease in shared.leases(0.1).values()] == [[0], [1]]
+    assert not stop.requested
+
+
 def test_calls_that_are_given_back_are_granted_to_others() -> None:
-    purse = Purse(100.0, "tokens", 10.0)
-    shared, _, _, stop = sharing(purse)
+    shared, _, _, stop = sharing(taught())
     for number in (0, 1):
         shared.join(number)
-    shared.report(0, report(waiting=10, purses=[PurseReport(wanted=10)]), 0.0)
+    shared.report(0, report(waiting=10, purses=[PurseReport(wanted=10, each=10.0)]), 0.0)
     assert shared.leases(0.1)[0].calls == [10]
-    shared.report(1, report(waiting=3, purses=[PurseReport(wanted=3)]), 0.2)
+    shared.report(1, report(waiting=3, purses=[PurseReport(wanted=3, each=10.0)]), 0.2)
     assert shared.leases(0.3).get(1, Lease(number=0, concurrency=0, calls=[0])).calls == [0]
-    shared.report(0, report(1, purses=[PurseReport(granted=10, returned=10)]), 0.4)
+    shared.report(0, report(1, purses=[PurseReport(granted=10, returned=10, given_back=100.0)]), 0.4)
     assert shared.leases(0.5)[1].calls == [3]
     assert not stop.requested
 
 
-def test_what_a_dead_worker_had_in_flight_counts_as_paid() -> None:
-    purse = Purse(100.0, "tokens", 10.0)
+def test_what_a_dead_worker_was_charged_and_had_in_flight_counts_once() -> None:
+    purse = taught()
+    before = purse.spent
     shared, _, _, _ = sharing(purse)
     shared.join(0)
-    shared.report(0, report(waiting=6, purses=[PurseReport(wanted=6)]), 0.0)
+    shared.report(0, report(waiting=6, purses=[PurseReport(wanted=6, each=10.0)]), 0.0)
     shared.leases(0.1)
-    shared.report(0, report(1, in_flight=4, purses=[PurseReport(granted=6, in_flight=4)]), 0.2)
-    shared.leave(0)
-    assert (purse.spent, purse.in_flight) == (40.0, 0)
+    paid = PurseReport(costs=[(7.0, 10.0)], ended=1, freed=10.0, granted=6)
+    shared.report(0, report(1, in_flight=4, purses=[paid]), 0.2)
+    shared.leave(0, Charges(calls=2, input_tokens=14, lost_calls=3, lost_tokens=30.0))
+    assert (purse.spent - before, purse.in_flight, purse.reserved) == (44.0, 0, 0.0)
 
 
-@pytest.mark.anyio
-async def test_a_worker_wants_what_it_waits_for_and_gives_back_what_it_does_not_need() -> None:
-    purse, stop = LeasedPurse("USD"), Stop()
+def test_what_one_worker_learns_of_costs_reaches_the_others() -> None:
+    shared, _, _, _ = sharing(taught())
+    shared.join(0)
+    shared.join(1)
+    learned = {("output", 0, 0): 700.0}
+    shared.report(0, report(purses=[PurseReport()], maxima=learned), 0.0)
+    assert shared.leases(0.1)[1].maxima == learned
+
+
+def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:
+    purse = LeasedPurse("USD")
     assert purse.take().wanted == 0
-    purse.renew(30)
+    purse.renew(30, 60.0)
     for _ in range(3):
-        await purse.reserve(stop)
-    purse.settle(0.5)
+        assert purse.affords(1.5)
+        purse.reserve(1.5)
+    purse.charge(0.5, 1.0)
+    purse.release(1.5)
     first = purse.take()
-    assert (first.costs, first.in_flight, first.granted) == ([0.5], 2, 30)
+    assert (first.costs, first.ended, first.freed, first.granted) == ([(0.5, 1.0)], 1, 1.5, 30)
     assert first.returned == 27 - (2 * 3 + 8)
+    assert first.given_back == pytest.approx(55.5 * 13 / 27)
     second = purse.take()
     assert (second.costs, second.returned) == ([], 14)
+    assert second.given_back == pytest.approx(55.5 * 14 / 27)
+    assert not purse.affords(0.1)
 
 
-@pytest.mark.anyio
-async def test_who_waits_for_money_when_the_run_ends_is_told() -> None:
-    purse, stop = LeasedPurse("USD"), Stop()
-    stop.request(Spent("enough"))
-    purse.end()
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            await purse.reserve(stop)
+def test_a_worker_whose_next_call_is_too_large_gives_all_back_and_asks_for_more() -> None:
+    """Else the run could not grant it the one call that it may have."""
+    purse = LeasedPurse("USD")
+    purse.renew(1, 2.0)
+    assert not purse.affords(5.0)
+    report = purse.take()
+    assert (report.returned, report.given_back, report.each) == (1, 2.0, 5.0)
+    assert report.wanted > 0

@@ -297,7 +297,7 @@ async def test_an_answer_that_never_fits_is_asked_for_again_so_many_times(repair
     model = Model([saying(BROKEN)])
     final = await repaired(model, repairs)(request())
     assert len(model.asked) == 1 + repairs
-    assert final.usage.input == 10 * (1 + repairs)
+    assert final.usage == Usage(*(count * (1 + repairs) for count in (10, 5, 3, 2)))
     assert (final.attempts, final.cost_usd) == (1 + repairs, 0.25 * (1 + repairs))
 
 

@@ -217,7 +217,7 @@ def test_anything_but_a_number_for_what_can_be_tuned_is_refused_and_nothing_is_l
 
 
 async def test_a_budget_is_warned_of_once_from_80_percent_on(tmp_path: Path) -> None:
-    purse = Purse(10.0, "USD", 0.1, spent=7.9)
+    purse = Purse(10.0, "USD", spent=7.9)
     run = Run(tmp_path, purse)
     run.second()
     assert run.tally.notes == []

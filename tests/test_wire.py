@@ -17,7 +17,7 @@ from pipeline.data import Usage
 from pipeline.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
 from pipeline.faults import Expired, Fault, Refused, Throttled, Unavailable
 from pipeline.redaction import redacted
-from pipeline.usage import read_usage
+from pipeline.usage import MOST_TOKENS, read_usage
 from pipeline.wire import Answer, Completion, Media, ToolCall, read_completion
 
 SIGNATURE = {"google": {"thought_signature": base64.b64encode(b"x" * 8000).decode()}}
@@ -232,7 +232,7 @@ def test_the_kinds_of_tokens_add_up_to_the_total_whichever_way_the_server_counts
     assert read_usage(counts) == Usage(prompt, output, reasoning)
 
 
-@pytest.mark.parametrize("details", [None, {}, {"cached_tokens": None}, {"cached_tokens": "3"}, [], 5])
+@pytest.mark.parametrize("details", [None, {}, {"cached_tokens": None}, {"cached_tokens": "some"}, [], 5])
 def test_absent_or_null_details_count_nothing(details: object) -> None:
     counts = {
         "prompt_tokens": 5,
@@ -249,13 +249,13 @@ def test_cached_tokens_are_part_of_the_input() -> None:
 
 
 @pytest.mark.parametrize("usage", [None, [], "x", 5, {}, {"prompt_tokens": None, "completion_tokens": "many"}])
-def test_no_usage_is_no_tokens(usage: object) -> None:
-    assert read_usage(usage) == Usage()
+def test_no_usage_is_unknown_and_not_nothing(usage: object) -> None:
+    assert read_usage(usage) is None
 
 
-@pytest.mark.parametrize("count", [-1, 2**63, 2**70, 1.5, True, float("inf")])
-def test_h10_counts_that_no_column_could_hold_are_not_believed(count: object) -> None:
-    assert read_usage({"prompt_tokens": count, "completion_tokens": 3}) == Usage(0, 3)
+@pytest.mark.parametrize("count", [2**63, 2**70, 1e300])
+def test_h10_counts_that_no_column_could_hold_are_cut(count: object) -> None:
+    assert read_usage({"prompt_tokens": count, "completion_tokens": 3}) == Usage(MOST_TOKENS, 3)
 
 
 @pytest.mark.parametrize("properties", [None, {}, {"google": None}, {"google": {"traffic_type": 3}}])

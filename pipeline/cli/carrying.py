@@ -60,6 +60,7 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
     """
     import anyio
 
+    from pipeline.ledger import total
     from pipeline.policy import Stop
 
     stop = Stop()
@@ -73,7 +74,8 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
             spare(sum(run.settings.bounds.concurrency for run in runs))
             anyio.run(ask_all, backend_options=options)
         seconds = time.monotonic() - began
-        return [run.conclude(tally, stop, seconds) for run in runs], stop
+        charged = total(run.charged for run in runs)
+        return [run.conclude(tally, stop, seconds, charged) for run in runs], stop
 
 
 def emulated(address: dict[str, str]) -> Connection:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.carrying import Place
-from pipeline.cli.together import Money, Together, carried_out
+from pipeline.cli.together import Together, carried_out
 from pipeline.dataset import MANIFEST
 from pipeline.disk import FILES
 from pipeline.grade.judge import Judge, Question, questions, ruled
@@ -25,6 +25,7 @@ from pipeline.judging import (
     still_open,
     write_questions,
 )
+from pipeline.ledger import NOTHING, Charges, total
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,11 +58,11 @@ def require_prices(subject: Subject, settings: Settings) -> None:
 
     for _, judge in _judges(subject):
         job = judge_job(judge.model or subject.evaluation.job.model, subject.folder, subject.folder)
-        purses_for(job, settings.bounds, spent_usd=0.0, spent_tokens=0.0)
+        purses_for(job, settings.bounds)
 
 
 def ask_judges(
-    subject: Subject, graded: Sequence[Graded], settings: Settings, place: Place, paid: Money
+    subject: Subject, graded: Sequence[Graded], settings: Settings, place: Place, paid: Charges
 ) -> list[Together]:
     """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped.
 
@@ -85,7 +86,7 @@ def ask_judges(
 
 
 def _round(
-    subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]], settings: Settings, place: Place, paid: Money
+    subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]], settings: Settings, place: Place, paid: Charges
 ) -> Together:
     folder = _folder(subject, judge, rows)
     FILES.make_folder(subject.folder)
@@ -96,9 +97,9 @@ def _round(
         return together
 
 
-def paid_to_judges(subject: Subject, *, but: Path | None = None) -> Money:
+def paid_to_judges(subject: Subject, *, but: Path | None = None) -> Charges:
     """What the rounds about a run have cost, of all its starts, but for that in one folder."""
-    return sum((_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but), Money())
+    return total(_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but)
 
 
 def _folder(subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -106,13 +107,13 @@ def _folder(subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]]) -> 
     return subject.folder / f"{JUDGE}{subject.run_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def _paid_in(folder: Path) -> Money:
+def _paid_in(folder: Path) -> Charges:
     """What an earlier round has paid; nothing for what is no folder of one."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        return Money()
-    return Money(manifest["cost_usd"], sum(manifest["tokens"][kind] for kind in ("input", "output", "reasoning")))
+        return NOTHING
+    return Charges.from_json(manifest["charged"])
 
 
 def _judges(subject: Subject) -> list[tuple[str, Judge]]:

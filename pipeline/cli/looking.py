@@ -76,11 +76,12 @@ def status(
 ) -> int:
     """Show how far a run is, also from another terminal while it works."""
     from pipeline.dataset import SUCCESS
-    from pipeline.journal import look
+    from pipeline.journal import charged_in, look
     from pipeline.watching import state_of
 
     folder, found = _run_in(output)
     parts, pending = look(folder.journal)
+    charged = charged_in(folder.journal)
     holder = folder.running()
     total = int(found.survey["rows"])
     done = sum(part.rows for part in parts) + pending
@@ -94,9 +95,8 @@ def status(
         "left": total - done,
         "sealed_parts": len(parts),
         "failed_in_sealed_parts": sum(part.failed for part in parts),
-        "input_tokens": sum(part.input_tokens for part in parts),
-        "output_tokens": sum(part.output_tokens for part in parts),
-        "cost_usd": round(sum(part.cost_usd for part in parts), 6),
+        **charged.figures("run_"),
+        "run_lost_calls": charged.lost_calls,
         "created": found.created,
     }
     if holder:

@@ -49,6 +49,12 @@ class Asking:
     prices: Annotated[Path | None, typer.Option(help="TOML file of prices: dollars per million tokens by model.")] = (
         None
     )
+    assume_price: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IN,OUT", help="Dollars per million tokens for calls whose price is not known, as in 0.30,2.50."
+        ),
+    ] = None
     give_up_after: Annotated[float, typer.Option(help="Seconds that the endpoint may fail before the run ends.")] = (
         1800.0
     )

@@ -66,7 +66,7 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
     """How to run, as the command line says it."""
     from pipeline.composition import Bounds
     from pipeline.execute import Settings
-    from pipeline.prices import load_prices
+    from pipeline.prices import load_prices, parse_price
 
     return Settings(
         output=output,
@@ -81,6 +81,7 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
             give_up_s=options.give_up_after,
             hedge=options.hedge,
             prices=load_prices(options.prices) if options.prices else None,
+            assumed_price=parse_price(options.assume_price) if options.assume_price else None,
             reuse=_reuse_of(options, connection, repeat) if options.cache else None,
         ),
         limit=options.limit,
@@ -197,12 +198,9 @@ def _start(target: str, options: Asking, connection: Connection) -> Start:
 
 def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     """Prints the result and gives the exit code."""
-    from dataclasses import asdict
-
     code = exit_code(summary, reason)
     if as_json:
-        fields = {"status": summary.status, "exit_code": code, **asdict(summary), "left": summary.left}
-        print(json_line(fields))
+        print(json_line({"status": summary.status, "exit_code": code, **summary.facts()}))
         return code
     _print_summary(job, summary)
     if summary.status == "stopped":
@@ -224,13 +222,25 @@ def _print_summary(job: Job, summary: Summary) -> None:
         print(SIMULATED)
     print(f"dataset  {summary.output}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
-    print(
-        f"tokens   {summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking; "
-        f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
+    tokens = (
+        f"unknown ({summary.unmetered_calls} of {summary.calls} calls came without usage)"
+        if summary.unmetered_calls
+        else f"{summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking"
     )
+    calls = f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
+    print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")
-    known = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
-    print(f"cost     {known}{', were the model real' if summary.simulated else ''}")
+    print(f"cost     {_cost(summary)}{', were the model real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
     print_sample(Path(summary.output), job.key, rows=3)
+
+
+def _cost(summary: Summary) -> str:
+    """What this start has cost and, where there were others, the whole run."""
+    cost = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
+    run = summary.run
+    if run.calls == summary.calls:
+        return cost
+    unknown = f" and {run.unpriced_calls} calls of unknown price" if run.unpriced_calls else ""
+    return f"{cost}; ${run.cost_usd:.6f}{unknown} for the whole run"

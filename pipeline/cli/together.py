@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.cli.carrying import Place, carry_out, exit_code, require_access
+from pipeline.ledger import NOTHING, Charges, total
 from pipeline.plan import RunFolder, differences
 
 if TYPE_CHECKING:
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.plan import Plan
     from pipeline.policy import Flights, Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Money:
-    """Dollars and tokens that were paid."""
-
-    usd: float = 0.0
-    tokens: float = 0.0
-
-    def __add__(self, other: Money) -> Money:
-        return Money(self.usd + other.usd, self.tokens + other.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +40,9 @@ class Together:
         return max(exit_code(summary, self.stop.reason) for summary in left or self.summaries)
 
     @property
-    def paid(self) -> Money:
+    def paid(self) -> Charges:
         """For all of them, in all of their starts."""
-        return sum((Money(*run.spent()) for run in self.runs), Money())
+        return total(summary.run for summary in self.summaries)
 
     def first(self, count: int) -> Together:
         """The same, of its first runs alone."""
@@ -64,7 +54,7 @@ def carried_out(
     jobs: Sequence[tuple[Job, Settings]],
     place: Place,
     *,
-    paid: Money = Money(),
+    paid: Charges = NOTHING,
     begin: Callable[[], None] = lambda: None,
 ) -> Iterator[Together]:
     """The runs, done or stopped, and still ours alone within the block.
@@ -95,7 +85,7 @@ def _tell_superseded(before: Plan | None, run: Run) -> None:
         print(f"note: {run.folder.output} holds another run: {what}; {told}", file=sys.stderr)
 
 
-def _carried_out(runs: Sequence[Run], place: Place, paid: Money, began: float) -> Together:
+def _carried_out(runs: Sequence[Run], place: Place, paid: Charges, began: float) -> Together:
     from pipeline.tally import Tally
 
     tally = Tally()
@@ -120,13 +110,13 @@ def _sharing(settings: Settings, runs: int, flights: Flights) -> Settings:
     return replace(settings, bounds=shared)
 
 
-def _share_purses(runs: Sequence[Run], paid: Money) -> None:
+def _share_purses(runs: Sequence[Run], paid: Charges) -> None:
     """One budget for all of them, less what all of them and others have spent."""
     from pipeline.composition import purses_for
 
     first = runs[0]
     if first.purses:
-        spent = sum((Money(*run.spent()) for run in runs), paid)
-        purses = purses_for(first.job, first.settings.bounds, spent_usd=spent.usd, spent_tokens=spent.tokens)
+        charged = total([paid, *(run.charged_before for run in runs)])
+        purses = purses_for(first.job, first.settings.bounds, charged)
         for run in runs:
             run.purses = purses

@@ -1,18 +1,19 @@
 """What governs calls: functions from ask to ask, and the queue that sends each try on its way.
 
-Composed once, outermost first: within, repairing, with_tools, cached, budgeted, retrying, hedged, Dispatcher.ask, and
-down each lane attaching, watched, priced, endpoint. Every call of a repair or a tool turn is so cached, budgeted,
-retried and limited like any other; what the cache knows costs nothing; nobody sleeps while holding a slot; and media
-are held for no more rows than are in flight.
+Composed once, outermost first: within, repairing, with_tools, cached, retrying, hedged, Dispatcher.ask, and down
+each lane attaching, watched, charged, endpoint. Every call of a repair or a tool turn is so cached, retried, limited
+and paid like any other; what the cache knows costs nothing; nobody sleeps while holding a slot or a part of the
+budget; and media are held for no more rows than are in flight.
 """
 
+from pipeline.policy.account import Account, Bid, Books, charged
 from pipeline.policy.caching import Flights, Keys, Store, cached
 from pipeline.policy.hedging import hedged, watched
 from pipeline.policy.judge import GIVE_UP_S, Judge
 from pipeline.policy.lane import Lane, Limits
 from pipeline.policy.lanes import Dispatcher
 from pipeline.policy.media import attaching
-from pipeline.policy.money import WARNING_SHARE, Budget, Purse, budgeted, priced
+from pipeline.policy.money import WARNING_SHARE, Budget, Purse
 from pipeline.policy.repair import repairing
 from pipeline.policy.retrying import retrying, within
 from pipeline.policy.stop import Stop
@@ -21,6 +22,9 @@ from pipeline.policy.tool_loop import ToolLimits, with_tools
 __all__ = [
     "GIVE_UP_S",
     "WARNING_SHARE",
+    "Account",
+    "Bid",
+    "Books",
     "Budget",
     "Dispatcher",
     "Flights",
@@ -33,10 +37,9 @@ __all__ = [
     "Store",
     "ToolLimits",
     "attaching",
-    "budgeted",
     "cached",
+    "charged",
     "hedged",
-    "priced",
     "repairing",
     "retrying",
     "watched",

@@ -13,7 +13,7 @@ import orjson
 from anyio import to_thread
 
 from pipeline.attachments import Attachment, content_id
-from pipeline.data import Ask, Reply, Request
+from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Settled, Unusable
 from pipeline.tally import Tally
 
@@ -89,7 +89,7 @@ class _Flight:
 
 def _recalled(reply: Reply, tally: Tally) -> Reply:
     tally.cache_hits += 1
-    return replace(reply, from_cache=True, saved=reply.usage, saved_usd=reply.cost_usd or 0.0)
+    return replace(reply, from_cache=True, saved=reply.usage or Usage(), saved_usd=reply.cost_usd or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

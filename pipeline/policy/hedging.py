@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from pipeline.data import Ask, Reply, Request
+from pipeline.data import Ask, Reply, Request, together
 from pipeline.faults import Fault
 from pipeline.pace import Call, Lateness
 from pipeline.tally import Tally
@@ -54,12 +55,12 @@ def watched(ask: Ask, lateness: Lateness) -> Ask:
     return watched_ask
 
 
-def hedged(ask: Ask, lateness: Lateness, tally: Tally) -> Ask:
+def hedged(ask: Ask, lateness: Lateness, tally: Tally, give_up: Callable[[Reply], object] = lambda _: None) -> Ask:
     """Ask, and once more when the answer is later than nearly all others were: the first answer wins.
 
     There is one reply, never two; its latency counts from the first request, and its usage and cost are those of both
-    (the one that was given up is taken to have cost as much as the one that won). A fault of one counts only when the
-    other fails, too.
+    (the one that was given up is taken to have cost as much as the one that won, of which `give_up` is told). A fault
+    of one counts only when the other fails, too.
     """
 
     async def hedged_ask(request: Request) -> Reply:
@@ -73,6 +74,8 @@ def hedged(ask: Ask, lateness: Lateness, tally: Tally) -> Ask:
                 replies.append(await ask(_Watched(request.ordinal, request.payload, request.headers, flight)))
             except Fault as fault:
                 faults.append(fault)
+            if replies and len(replies) + len(faults) == 1 and second is not None and second.sent:
+                give_up(replies[0])
             if replies or second is None:
                 tasks.cancel_scope.cancel()
 
@@ -88,7 +91,7 @@ def hedged(ask: Ask, lateness: Lateness, tally: Tally) -> Ask:
             raise faults[0]
         if not both:
             return replies[0]
-        return _for_both(replies[0], anyio.current_time() - since)
+        return _for_both(replies, faults, anyio.current_time() - since)
 
     return hedged_ask
 
@@ -106,6 +109,10 @@ async def _late(flight: _Flight, lateness: Lateness) -> float:
         await flight.leaves.wait()
 
 
-def _for_both(reply: Reply, latency_s: float) -> Reply:
-    cost = None if reply.cost_usd is None else 2 * reply.cost_usd
-    return replace(reply, usage=reply.usage + reply.usage, cost_usd=cost, latency_s=latency_s)
+def _for_both(replies: Sequence[Reply], faults: Sequence[Fault], latency_s: float) -> Reply:
+    """The answer that won, with the usage and cost of both; one that failed has none."""
+    reply = replies[0]
+    if not faults:
+        both = together(replies[-1], reply)
+        reply = replace(reply, usage=both.usage, cost_usd=both.cost_usd)
+    return replace(reply, latency_s=latency_s)

@@ -12,6 +12,7 @@ import anyio
 from pipeline.data import Reply, Request
 from pipeline.faults import Denied, Expired, Passing, Refused, Settled, Throttled, Unavailable, Unparsable
 from pipeline.pace import Latencies, Refusal, TokenEstimate
+from pipeline.policy.account import Account, Bid
 from pipeline.policy.judge import Judge, Throttles
 from pipeline.policy.lane import Lane, Limits
 from pipeline.policy.stop import Stop
@@ -19,6 +20,9 @@ from pipeline.tally import Tally
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
+
+_BUDGET_NAP_S = 0.1
+"""How often who waits for a budget looks whether the calls of others, who share it, have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class _Turn:
 
     size: int
     avoid: Sequence[Lane]
+    bid: Bid | None = None
+    """What it asks of the budgets, where there are any."""
     leave: _Leave | None = None
     looks_at: float = float("inf")
     called: anyio.Event | None = None
@@ -69,12 +75,22 @@ class Dispatcher:
     it is (see `pipeline.pace.Blame`); meanwhile fewer calls leave.
     """
 
-    def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        limits: Limits,
+        *,
+        stop: Stop,
+        tally: Tally,
+        give_up_s: float,
+        account: Account | None = None,
+    ) -> None:
         self.lanes = list(lanes)
         self.limits = limits
         self.latencies = Latencies()
         self._stop = stop
         self._tally = tally
+        self._account = account
         self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s)
         self._queue: deque[_Turn] = deque()
         self._lookout: _Turn | None = None
@@ -84,15 +100,19 @@ class Dispatcher:
         self._estimate = TokenEstimate()
 
     async def ask(self, request: Request) -> Reply:
-        """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
+        """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`.
+
+        Under budgets a call leaves when what it may cost is left of them, and raises `Spent` when it never will be.
+        """
         pause: float | None = 0.0
         row = _Row(request.ordinal, [lane for lane in self.lanes if request.ordinal in lane.rows])
         size = _size(request) if self.limits.tokens else 0
+        bid = self._account.bid(request) if self._account else None
         while True:
             if pause:
                 await self._rest(pause)
-            leave = await self._enter(size, row.tried)
-            lane, left_at = leave.lane, leave.at
+            leave = await self._enter(size, row.tried, bid)
+            lane, left_at, is_cut = leave.lane, leave.at, False
             refused: tuple[Refused, Refusal | None] | None = None
             lane.rows.add(request.ordinal)
             try:
@@ -106,6 +126,9 @@ class Dispatcher:
             except Settled as fault:
                 lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
                 raise
+            except anyio.get_cancelled_exc_class():
+                is_cut = self._stop.requested
+                raise
             else:
                 now = anyio.current_time()
                 lane.answered(now, left_at)
@@ -114,6 +137,8 @@ class Dispatcher:
                 self._settle(size, leave.tokens, reply)
                 return reply
             finally:
+                if bid:
+                    bid.release(is_lost=is_cut)
                 lane.in_flight -= 1
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
@@ -159,9 +184,9 @@ class Dispatcher:
         finally:
             self._tally.waiting -= 1
 
-    async def _enter(self, size: int, avoid: Sequence[Lane]) -> _Leave:
-        """Waits for a turn; says which lane to use, whose slot is then taken."""
-        turn = _Turn(size, avoid)
+    async def _enter(self, size: int, avoid: Sequence[Lane], bid: Bid | None) -> _Leave:
+        """Waits for a turn; says which lane to use, whose slot is then taken, and paid for."""
+        turn = _Turn(size, avoid, bid)
         self._queue.append(turn)
         self._tally.waiting += 1
         try:
@@ -169,6 +194,7 @@ class Dispatcher:
             while turn.leave is None:
                 self._stop.check()
                 self.judge.require(self.judge.despair(anyio.current_time()))
+                self._check_budgets(turn)
                 await self._nap(turn)
                 if turn.leave is None:
                     self.admit()
@@ -194,11 +220,17 @@ class Dispatcher:
         while self._queue:
             turn = self._queue[0]
             wait, lane = self._next(now, turn.avoid)
+            if wait == 0 and turn.bid and not turn.bid.is_afforded():
+                self._tally.waits_for, wait = "the budget", _BUDGET_NAP_S
+                if turn.bid.refusal():
+                    turn.call()
             if wait > 0:
                 self._look_again(now + min(wait, _LONGEST_NAP_S))
                 return
             self._queue.popleft()
             turn.leave = _Leave(lane, now, self._take(lane, now, turn.size))
+            if turn.bid:
+                turn.bid.reserve()
             turn.call()
 
     def _look_again(self, at: float) -> None:
@@ -225,6 +257,8 @@ class Dispatcher:
         if turn.leave is None:
             self._queue.remove(turn)
         else:
+            if turn.bid:
+                turn.bid.release()
             turn.leave.lane.in_flight -= 1
             self._tally.in_flight -= 1
             self._tally.requests -= 1
@@ -275,12 +309,17 @@ class Dispatcher:
         return estimated
 
     def _settle(self, size: int, estimated: float, reply: Reply) -> None:
-        if self.limits.tokens is None:
-            return
         usage = reply.usage
+        if self.limits.tokens is None or usage is None:  # without usage the estimate stands
+            return
         answered = usage.output + usage.reasoning
         self.limits.tokens.settle(estimated, usage.input + answered)
         self._estimate.learn(size, usage.input, answered)
+
+    def _check_budgets(self, turn: _Turn) -> None:
+        refusal = turn.bid.refusal() if turn.bid and self._queue[0] is turn else None
+        if refusal is not None:
+            raise refusal
 
 
 def _size(request: Request) -> int:

@@ -1,128 +1,155 @@
-"""What calls cost, and how much they may."""
+"""Amounts that calls are paid from.
+
+A budget must hold although nobody knows what a call will cost until it is answered. Three rules see to that:
+
+1. Every call in flight has an amount reserved: the most that calls of its size have cost (see `estimates`). For many of
+   them at once that is more than they will cost together, so the mean share of the reserved that calls have used
+   counts, and three standard deviations, and one more for the shape of the distribution.
+2. Nothing is known before the first answer, and little of what is rare before many. One call leaves first, and no more
+   than one above the number of those answered are ever in flight. Calls that cost a hundred times the mean, and of
+   which none was seen, may yet meet in flight: beside the reserved there must be room for all but one of as many as
+   that is likely for. Of a large budget this takes nothing; the last hundred calls of one are made by few at a time.
+3. A call that is alone may leave if what is reserved for it is left.
+
+So a budget is passed, if at all, by one call that nobody could foresee.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import anyio
-
-from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Spent
-from pipeline.policy.stop import Stop
-from pipeline.prices import Prices
 
 WARNING_SHARE = 0.8
-LOOK_UP_S = 0.5
+
+SURPRISE = 100.0
+"""What a rare call may cost, to the mean."""
+
+CHANCE = 0.0005
+"""How likely it may be, at worst, that more surprises meet in flight than there is room for."""
 
 
-def priced(ask: Ask, prices: Prices, location: str | None = None) -> Ask:
-    """Ask, with every reply carrying where it came from and what it cost; None where no price is known."""
+class Budget(Protocol):
+    """An amount that calls are paid from, in `unit`: USD or tokens."""
 
-    async def priced_ask(request: Request) -> Reply:
-        reply = await ask(request)
-        asked = request.payload.get("model")
-        model = asked if isinstance(asked, str) else reply.model
-        return replace(reply, location=location, cost_usd=prices.cost(model, reply.usage, reply.traffic_type))
+    @property
+    def unit(self) -> str:
+        """What it is counted in."""
 
-    return priced_ask
+    def affords(self, amount: float) -> bool:
+        """Whether one more call may leave now for which this is to be reserved."""
+
+    def refusal(self, amount: float) -> Spent | None:
+        """Why no such call will ever leave; None as long as one may."""
+
+    def reserve(self, amount: float) -> None:
+        """A call leaves."""
+
+    def release(self, amount: float) -> None:
+        """It has ended, and was charged before, if it was answered."""
+
+    def charge(self, cost: float, reserved: float | None) -> None:
+        """A call was answered, for which `reserved` would have been reserved by all that is known now.
+
+        None for one that was given up, and of which nothing is learned.
+        """
+
+    def fail(self, why: Spent) -> None:
+        """What was paid is not known, so that nothing holds any more."""
 
 
 @dataclass(slots=True)
 class Purse:
-    """An amount that a run may spend, of dollars or tokens, over all its starts.
-
-    What calls in flight will cost is reserved from the mean of those that were answered (from `first_guess` before
-    there are any), so that the cap holds without assuming the worst of every call.
-    """
+    """An amount that a run may spend, of dollars or tokens, over all its starts."""
 
     cap: float
     unit: str
-    first_guess: float
     spent: float = 0.0
     in_flight: int = 0
-    _answers: int = 0
-    _of_answers: float = 0.0
-    _of_squares: float = 0.0
-    _settled: anyio.Event = field(default_factory=anyio.Event)
+    reserved: float = 0.0
+    failure: Spent | None = None
+    _squares: float = 0.0
+    _answered: int = 0
+    _costs: float = 0.0
+    _shares: float = 0.0
+    _squared_shares: float = 0.0
 
-    @property
-    def mean(self) -> float:
-        """What a call is expected to cost."""
-        return self._of_answers / self._answers if self._answers else self.first_guess
-
-    def affords_another(self) -> bool:
-        """Whether one more call, on top of those in flight, is nearly certain to stay within the cap.
-
-        What n calls will cost is their mean n times, and two standard deviations of such a sum.
-        """
+    def affords(self, amount: float) -> bool:
+        """Whether one more call may leave now for which this is to be reserved."""
+        if self.failure is not None or self.spent >= self.cap:
+            return False
+        if not self.in_flight:
+            return self.spent + amount <= self.cap
         calls = self.in_flight + 1
-        return self.spent + calls * self.mean + 2.0 * math.sqrt(calls) * self._deviation <= self.cap
+        need = self._need(self.reserved + amount, self._squares + amount * amount)
+        if calls > 1 + self._answered or self.spent + need > self.cap:
+            return False
+        surprise = max(0.0, SURPRISE * self._costs / self._answered - amount)
+        return self.spent + need + likely_surprises(calls, self._answered) * surprise <= self.cap
 
-    @property
-    def _deviation(self) -> float:
-        if not self._answers:
-            return 0.0
-        return math.sqrt(max(0.0, self._of_squares / self._answers - self.mean**2))
-
-    async def reserve(self, stop: Stop) -> None:
-        """Returns when a call may leave. Raises `Spent` when none ever will."""
-        while not self.affords_another():
-            stop.check()
-            if not self.in_flight:
-                raise self.used_up()
-            # Not without looking up: the run may be told to end while the calls in flight take long.
-            with anyio.move_on_after(LOOK_UP_S):
-                await self._settled.wait()
-        self.in_flight += 1
+    def refusal(self, amount: float) -> Spent | None:
+        """Why no such call will ever leave; None as long as one may."""
+        return None if self.in_flight or self.affords(amount) else self.used_up()
 
     def used_up(self) -> Spent:
         """What to say when not one more call can be afforded."""
-        return Spent(
+        return self.failure or Spent(
             f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}, and one more call may "
             f"pass it; run again with a larger one to go on"
         )
 
-    def settle(self, cost: float | None) -> None:
-        """A call has ended; None when it cost nothing."""
+    def reserve(self, amount: float) -> None:
+        """A call leaves."""
+        self.in_flight += 1
+        self.change(amount, 0.0)
+
+    def release(self, amount: float) -> None:
+        """It has ended, and was charged before, if it was answered."""
         self.in_flight -= 1
-        if cost is not None:
-            self.spent += cost
-            self._answers += 1
-            self._of_answers += cost
-            self._of_squares += cost * cost
-        self._settled.set()
-        self._settled = anyio.Event()
+        self.change(0.0, amount)
+
+    def change(self, amount: float, before: float) -> None:
+        """Another amount is reserved for a call in flight."""
+        if not self.in_flight:  # what rounding left over
+            self.reserved = self._squares = 0.0
+            return
+        self.reserved = max(0.0, self.reserved + amount - before)
+        self._squares = max(0.0, self._squares + amount * amount - before * before)
+
+    def charge(self, cost: float, reserved: float | None) -> None:
+        """A call was answered, for which `reserved` would have been reserved by all that is known now."""
+        self.spent += cost
+        if reserved is not None:
+            share = min(1.0, cost / reserved) if reserved else 1.0
+            self._answered += 1
+            self._costs += cost
+            self._shares += share
+            self._squared_shares += share * share
+
+    def fail(self, why: Spent) -> None:
+        """What was paid is not known, so that nothing holds any more."""
+        self.failure = self.failure or why
+
+    def _need(self, reserved: float, squares: float) -> float:
+        """What calls in flight will cost together, nearly certainly: what is reserved for them, or less for many."""
+        if not self._answered:
+            return reserved
+        mean = self._shares / self._answered
+        deviation = math.sqrt(max(0.0, self._squared_shares / self._answered - mean * mean))
+        return min(reserved, mean * reserved + (3.0 * deviation + 1.0) * math.sqrt(squares))
 
 
-class Budget(Protocol):
-    """An amount that calls are paid from."""
+def likely_surprises(calls: int, answered: int) -> int:
+    """How many others of a kind that none of so many answered calls was of may be in flight beside the first of it.
 
-    unit: str
-
-    async def reserve(self, stop: Stop) -> None:
-        """Returns when a call may leave. Raises `Halt` when none ever will."""
-
-    def settle(self, cost: float | None) -> None:
-        """A call has ended; None when it cost nothing."""
-
-
-def budgeted(ask: Ask, purse: Budget, stop: Stop) -> Ask:
-    """Ask, as long as the purse lasts. Raises `Spent` instead of asking when the rest would pass the cap."""
-
-    async def budgeted_ask(request: Request) -> Reply:
-        await purse.reserve(stop)
-        cost: float | None = None
-        try:
-            reply = await ask(request)
-            cost = reply.cost_usd if purse.unit == "USD" else _tokens(reply)
-        finally:
-            purse.settle(cost)
-        return reply
-
-    return budgeted_ask
-
-
-def _tokens(reply: Reply) -> float:
-    return reply.usage.input + reply.usage.output + reply.usage.reasoning
+    Whatever its share of all calls: that none was seen and the next meets another in flight is likeliest for a share
+    of one in `answered`, and then about `(calls - 1) / (e * answered)`; several are the tail of a Poisson variable.
+    """
+    expected = (calls - 1) / (math.e * answered)
+    others, chance = 0, expected
+    while chance > CHANCE:
+        others += 1
+        chance *= expected / (others + 1)
+    return others

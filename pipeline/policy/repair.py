@@ -66,14 +66,15 @@ def _text_of(reply: Reply) -> str:
 def _with_more_room(request: Request, reply: Reply) -> Request | None:
     """The same request with twice the room and what thinking took; or, without a limit of ours, with less thinking."""
     payload = dict(request.payload)
+    thought = reply.usage.reasoning if reply.usage else 0
     name = next((name for name in ("max_tokens", "max_completion_tokens") if payload.get(name)), None)
     if name is not None:
         room = _count(payload[name])
         if room is None or room >= MOST_TOKENS:
             return None
-        payload[name] = min(MOST_TOKENS, 2 * room + reply.usage.reasoning)
+        payload[name] = min(MOST_TOKENS, 2 * room + thought)
         return replace(request, payload=payload)
-    if reply.usage.reasoning and payload.get("reasoning_effort") not in ("none", "minimal", "low"):
+    if thought and payload.get("reasoning_effort") not in ("none", "minimal", "low"):
         google = dig(payload, "extra_body", "google")
         if dig(google, "thinking_config") is not None or dig(google, "thinkingConfig") is not None:
             return None

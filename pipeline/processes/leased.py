@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import anyio
-
-from pipeline.faults import Unavailable
+from pipeline.faults import Spent, Unavailable
 from pipeline.pace import LATE_S, Refusal, Spacing
-from pipeline.policy import Dispatcher, Lane, Stop
+from pipeline.policy import Dispatcher, Lane
 from pipeline.processes.messages import LaneLease, LaneReport, Lease, PurseReport
 
 _SPARE_CALLS = 8
+
+_ROUNDING = 1e-9
+"""Amounts are sums of sums: what they lose by that must hold nobody up."""
 
 
 @dataclass(slots=True)
@@ -108,59 +109,68 @@ class LeasedLane(Lane):
 
 
 class LeasedPurse:
-    """A purse of the run: calls leave as far as they were granted, and what they cost is reported."""
+    """A purse of the run: calls leave as far as they and their amounts were granted; what they cost is reported."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
-        self._calls = anyio.Semaphore(0)
+        self._calls = 0
+        self._amount = 0.0
         self._granted = 0
+        self._granted_amount = 0.0
         self._started = 0
-        self._waiting = 0
-        self._ended = False
+        self._each = 0.0
+        self._is_short = False
+        """Whether a call could not leave for want of it."""
         self._report = PurseReport()
 
-    async def reserve(self, stop: Stop) -> None:
-        """Returns when a call may leave. Raises `Interrupted` when the run is ending."""
-        self._waiting += 1
-        try:
-            await self._calls.acquire()
-        finally:
-            self._waiting -= 1
-        if self._ended:
-            self._calls.release()
-            stop.check()
+    def affords(self, amount: float) -> bool:
+        """Whether one more call may leave now for which this is to be reserved."""
+        if self._calls and amount <= self._amount * (1 + _ROUNDING):
+            return True
+        self._is_short = True
+        self._each = max(self._each, amount)
+        return False
+
+    def refusal(self, amount: float) -> Spent | None:  # noqa: ARG002 - the run knows
+        """Nobody here knows why one will never leave: the run ends, then."""
+        return None
+
+    def reserve(self, amount: float) -> None:
+        """A call leaves."""
+        self._calls -= 1
+        self._amount = max(0.0, self._amount - amount)
         self._started += 1
-        self._report.in_flight += 1
+        self._each = max(self._each, amount)
 
-    def settle(self, cost: float | None) -> None:
-        """A call has ended; None when it cost nothing."""
-        self._report.in_flight -= 1
-        self._report.costs.append(cost)
+    def release(self, amount: float) -> None:
+        """It has ended."""
+        self._report.ended += 1
+        self._report.freed += amount
 
-    def renew(self, granted: int) -> None:
-        """So many calls were granted by now, all together."""
-        for _ in range(granted - self._granted):
-            self._calls.release()
-        self._granted = granted
+    def charge(self, cost: float, reserved: float | None) -> None:
+        """A call was answered, or given up for another."""
+        self._report.costs.append((cost, reserved))
 
-    def end(self) -> None:
-        """No call leaves any more: whoever waits is told."""
-        self._ended = True
-        self._calls.release()
+    def fail(self, why: Spent) -> None:
+        """What was paid is not known: the run is told by the stop."""
+
+    def renew(self, granted: int, amount: float) -> None:
+        """So many calls were granted by now, all together, and so much for them."""
+        self._calls += granted - self._granted
+        self._amount += amount - self._granted_amount
+        self._granted, self._granted_amount = granted, amount
 
     def take(self) -> PurseReport:
         """What calls have cost since this was called last, and how many more are wanted or given back."""
-        busy = self._started or self._waiting
-        stock = self._waiting + (2 * self._started + _SPARE_CALLS if busy else 0)
-        self._started = 0
-        unused = 0 if self._ended else self._calls.value
-        returned = max(0, unused - stock)
-        for _ in range(returned):
-            self._calls.acquire_nowait()
-        report = PurseReport(
-            self._report.costs, self._report.in_flight, self._granted, max(0, stock - unused), returned
-        )
-        self._report = PurseReport(in_flight=report.in_flight)
+        stock = 2 * self._started + _SPARE_CALLS if self._started or self._is_short else 0
+        # A call that is larger than what is left for it: the run may grant one only if all else is given back.
+        keep = 0 if self._is_short and self._calls else min(self._calls, stock)
+        kept_amount = self._amount * keep / self._calls if self._calls else 0.0
+        report = self._report
+        report.returned, report.given_back = self._calls - keep, self._amount - kept_amount
+        self._calls, self._amount = keep, kept_amount
+        report.granted, report.wanted, report.each = self._granted, stock - keep, self._each
+        self._report, self._started, self._is_short = PurseReport(), 0, False
         return report
 
 

@@ -50,7 +50,11 @@ class LaneLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A worker's share of the run's limits, until the next one. `calls` counts all that each purse ever granted."""
+    """A worker's share of the run's limits, until the next one.
+
+    `calls` counts all that each purse ever granted, and `amounts` sums what was reserved for them. `maxima` is what all
+    workers have learned of what calls cost (see `policy.estimates`).
+    """
 
     number: int
     concurrency: int
@@ -58,6 +62,8 @@ class Lease:
     tpm: float | None = None
     lanes: Sequence[LaneLease] = ()
     calls: Sequence[int] = ()
+    amounts: Sequence[float] = ()
+    maxima: Mapping[Any, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,13 +77,20 @@ class LaneReport:
 
 @dataclass(slots=True)
 class PurseReport:
-    """What calls have cost since the last report; how many leases are wanted beyond the `granted`, and given back."""
+    """What calls have cost since the last report, each with what would now be reserved for it.
 
-    costs: list[float | None] = field(default_factory=list)
-    in_flight: int = 0
+    Then how many have ended, and what was reserved for them; how many are `wanted` beyond the `granted`, and how much
+    for `each`; and how many are given back unused, with what was reserved for those.
+    """
+
+    costs: list[tuple[float, float | None]] = field(default_factory=list)
+    ended: int = 0
+    freed: float = 0.0
     granted: int = 0
     wanted: int = 0
+    each: float = 0.0
     returned: int = 0
+    given_back: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +108,8 @@ class Report:
     latencies: Sequence[float] = ()
     lanes: Sequence[LaneReport] = ()
     purses: Sequence[PurseReport] = ()
+    maxima: Mapping[Any, float] = field(default_factory=dict)
+    """What it has learned of what calls cost, where there are purses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pipeline.disk import FILES
 from pipeline.execute import Run
 from pipeline.faults import Broken, Misuse
 from pipeline.journal import of_worker
+from pipeline.ledger import NOTHING
 from pipeline.policy import Stop
 from pipeline.processes.messages import Done, End, Failed, Hand, Kept, Link, Order, Report, Wants, Written
 from pipeline.processes.sharing import Sharing
@@ -211,13 +212,13 @@ class _Parent:
         if child.process.returncode is None:
             child.process.kill()
             await to_thread.run_sync(child.process.wait)
-        self._sharing.leave(child.number)
-        journal = of_worker(self._run.folder.journal, child.number)
+        journal, charged = of_worker(self._run.folder.journal, child.number), NOTHING
         if journal.exists():
             try:
-                await to_thread.run_sync(self._run.journal.absorb, journal)
+                charged = await to_thread.run_sync(self._run.journal.absorb, journal)
             except Broken as fault:
                 self._stop.request(fault)
+        self._sharing.leave(child.number, charged)
         self._left.extendleft(sorted(child.open, reverse=True))
         self._children.pop(child.number, None)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.composition import Composed
+from pipeline.ledger import Charges
 from pipeline.pace import Spacing
 from pipeline.policy import Judge, Lane, Purse, Stop
 from pipeline.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
@@ -22,6 +23,19 @@ _STEADY = 0.05
 
 _UNCONFIRMED = 10
 """Leases that a worker is sent before it has confirmed the first of them: one that is busy is not flooded."""
+
+
+@dataclass(slots=True)
+class _Granted:
+    """What a worker has of one purse: all that it was ever granted, what of it has not ended, and what it wants."""
+
+    calls: int = 0
+    amount: float = 0.0
+    outstanding: int = 0
+    reserved: float = 0.0
+    charged: float = 0.0
+    wanted: int = 0
+    each: float = 0.0
 
 
 @dataclass(slots=True)
@@ -43,10 +57,7 @@ class _Worker:
     waits_for: str | None = None
     trouble: str | None = None
     probes: list[int] = field(default_factory=list)
-    calls: list[int] = field(default_factory=list)
-    outstanding: list[int] = field(default_factory=list)
-    paying: list[int] = field(default_factory=list)
-    wanted: list[int] = field(default_factory=list)
+    purses: list[_Granted] = field(default_factory=list)
 
     @property
     def demand(self) -> int:
@@ -58,6 +69,7 @@ class Sharing:
 
     def __init__(self, composed: Composed, tally: Tally, stop: Stop) -> None:
         self._dispatcher = composed.dispatcher
+        self._account = composed.account
         self._purses = composed.purses
         self._tally = tally
         self._stop = stop
@@ -72,19 +84,19 @@ class Sharing:
 
     def join(self, number: int) -> None:
         """A worker is there, and has nothing yet."""
-        lanes, purses = len(self._dispatcher.lanes), len(self._purses)
         self._workers[number] = _Worker(
-            probes=[0] * lanes, calls=[0] * purses, outstanding=[0] * purses, paying=[0] * purses, wanted=[0] * purses
+            probes=[0] * len(self._dispatcher.lanes), purses=[_Granted() for _ in self._purses]
         )
 
-    def leave(self, number: int) -> None:
-        """A worker is gone. What it had asked and not reported counts as paid: nobody knows any better."""
+    def leave(self, number: int, charged: Charges) -> None:
+        """A worker is gone; its journal says what it was `charged`, reported or not, calls in flight included."""
         worker = self._workers.pop(number, None)
         if worker is None:
             return
-        for purse, outstanding, paying in zip(self._purses, worker.outstanding, worker.paying, strict=True):
-            for call in range(outstanding):
-                purse.settle(purse.mean if call < paying else None)
+        for purse, granted in zip(self._purses, worker.purses, strict=True):
+            _end(purse, granted, granted.outstanding, granted.reserved)
+            cost = charged.cost_usd + charged.lost_usd if purse.unit == "USD" else charged.tokens
+            purse.charge(max(0.0, cost - granted.charged), None)
         self._sum_up()
 
     def report(self, number: int, report: Report, now: float) -> None:
@@ -103,8 +115,9 @@ class Sharing:
         for lane, one in zip(self._dispatcher.lanes, report.lanes, strict=True):
             _replay(lane, one, now, self._dispatcher.judge)
         self._decide(now)
-        for index, purse in enumerate(report.purses):
-            self._settle(worker, index, purse)
+        for purse, granted, paid in zip(self._purses, worker.purses, report.purses, strict=True):
+            _settle(purse, granted, paid)
+        self._account.estimate.learn_all(report.maxima)
 
     def leases(self, now: float) -> dict[int, Lease]:
         """The leases that are other than what their workers have."""
@@ -135,16 +148,6 @@ class Sharing:
         tally.retrying = sum(worker.retrying for worker in workers)
         tally.waits_for = max(workers, key=lambda one: one.waiting).waits_for if workers else None
 
-    def _settle(self, worker: _Worker, index: int, report: PurseReport) -> None:
-        purse = self._purses[index]
-        for cost in report.costs:
-            purse.settle(cost)
-        for _ in range(report.returned):
-            purse.settle(None)
-        worker.outstanding[index] -= len(report.costs) + report.returned
-        worker.paying[index] = report.in_flight
-        worker.wanted[index] = max(0, report.wanted - (worker.calls[index] - report.granted))
-
     def _divide_rates(self) -> None:
         workers = list(self._workers.values())
         total = sum(worker.demand for worker in workers)
@@ -170,20 +173,14 @@ class Sharing:
 
     def _grant_calls(self) -> None:
         for index, purse in enumerate(self._purses):
-            wanting = [worker for worker in self._workers.values() if worker.wanted[index]]
-            if wanting and not purse.in_flight and not purse.affords_another():
-                self._stop.request(purse.used_up())
-            while wanting and purse.affords_another():
-                worker = wanting.pop(0)
-                self._grant_call(worker, index, purse)
-                if worker.wanted[index]:
-                    wanting.append(worker)
-
-    def _grant_call(self, worker: _Worker, index: int, purse: Purse) -> None:
-        purse.in_flight += 1
-        worker.outstanding[index] += 1
-        worker.calls[index] += 1
-        worker.wanted[index] -= 1
+            wanting = [granted for worker in self._workers.values() if (granted := worker.purses[index]).wanted]
+            if wanting and (refusal := purse.refusal(min(granted.each for granted in wanting))):
+                self._stop.request(refusal)
+            while wanting:
+                granted = wanting.pop(0)
+                if purse.affords(granted.each):  # or it has to wait for what others have in flight
+                    _grant(purse, granted)
+                    wanting += [granted] if granted.wanted else []
 
     def _grant_probes(self, now: float) -> None:
         for index, lane in enumerate(self._dispatcher.lanes):
@@ -213,7 +210,9 @@ class Sharing:
                 )
                 for lane, probes in zip(self._dispatcher.lanes, worker.probes, strict=True)
             ],
-            calls=list(worker.calls),
+            calls=[granted.calls for granted in worker.purses],
+            amounts=[granted.amount for granted in worker.purses],
+            maxima=dict(self._account.estimate.maxima) if self._purses else {},
         )
         return worker.sent if worker.sent is not None and _same(lease, worker.sent) else lease
 
@@ -230,6 +229,33 @@ def divided(most: int, demands: Sequence[int], *, first: int = 0) -> list[int]:
     even, odd = divmod(left, len(demands))
     turns = {(first + extra) % len(demands) for extra in range(odd)}
     return [count + even + (index in turns) for index, count in enumerate(places)]
+
+
+def _settle(purse: Purse, granted: _Granted, report: PurseReport) -> None:
+    """What a worker says of its calls, in the run's purse."""
+    for cost, reserved in report.costs:
+        purse.charge(cost, reserved)
+        granted.charged += cost
+    _end(purse, granted, report.ended + report.returned, report.freed + report.given_back)
+    granted.wanted = max(0, report.wanted - (granted.calls - report.granted))
+    granted.each = report.each
+
+
+def _grant(purse: Purse, granted: _Granted) -> None:
+    purse.reserve(granted.each)
+    granted.outstanding += 1
+    granted.reserved += granted.each
+    granted.calls += 1
+    granted.amount += granted.each
+    granted.wanted -= 1
+
+
+def _end(purse: Purse, granted: _Granted, calls: int, amount: float) -> None:
+    """So many of the calls that were granted are no more in flight, nor to come."""
+    for _ in range(calls):
+        purse.release(amount / calls)
+    granted.outstanding -= calls
+    granted.reserved -= amount
 
 
 def _replay(lane: Lane, report: LaneReport, now: float, judge: Judge) -> None:
@@ -260,10 +286,4 @@ def _next_number(worker: _Worker) -> int:
 
 def _same(lease: Lease, sent: Lease) -> bool:
     """Whether a lease says what the worker knows already."""
-    return (lease.concurrency, lease.rpm, lease.tpm, lease.lanes, lease.calls) == (
-        sent.concurrency,
-        sent.rpm,
-        sent.tpm,
-        sent.lanes,
-        sent.calls,
-    )
+    return replace(lease, number=sent.number) == sent

@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from pipeline import run as engine
 from pipeline.cache import Cache
-from pipeline.composition import governed, laned, lateness_for, workers_for
+from pipeline.composition import governed, laned, lateness_for, prices_for, workers_for
 from pipeline.data import Entry, Part
 from pipeline.execute import Connect, equip, reusing
 from pipeline.faults import Broken, Fault, Misuse
@@ -22,7 +22,7 @@ from pipeline.job import Job
 from pipeline.journal import Journal, entries_in, of_worker, recorded_in
 from pipeline.pace import RetryBudget
 from pipeline.plan import RunFolder
-from pipeline.policy import Dispatcher, Limits, Stop
+from pipeline.policy import Account, Dispatcher, Limits, Stop
 from pipeline.processes.leased import LeasedLane, LeasedPurse, renew
 from pipeline.processes.messages import Done, End, Failed, Hand, Kept, Lease, Link, Order, Report, Wants, Written
 from pipeline.tally import Tally
@@ -105,6 +105,8 @@ class _Worker:
         self._news = anyio.Event()
         self._hands: list[Hand] = []
         self._purses = [LeasedPurse(unit) for unit in _units(order)]
+        prices = prices_for(job, order.settings.bounds)
+        self._account = Account(prices, self._tally, self._stop, self._purses, journal)
         self._dispatcher: Dispatcher
 
     async def work(self, connect: Connect) -> None:
@@ -117,7 +119,7 @@ class _Worker:
                 lanes = [
                     LeasedLane(
                         one.name,
-                        laned(self._job, settings.bounds, one, lateness),
+                        laned(self._job, one, self._account, lateness),
                         one.weight,
                         rate=None,
                         hitch=one.hitch,
@@ -125,7 +127,12 @@ class _Worker:
                     for one in endpoints
                 ]
                 self._dispatcher = Dispatcher(
-                    lanes, Limits(0), stop=self._stop, tally=self._tally, give_up_s=settings.bounds.give_up_s
+                    lanes,
+                    Limits(0),
+                    stop=self._stop,
+                    tally=self._tally,
+                    give_up_s=settings.bounds.give_up_s,
+                    account=self._account,
                 )
                 tasks.start_soon(self._listen)
                 tasks.start_soon(self._report_often)
@@ -139,9 +146,7 @@ class _Worker:
                     self._job,
                     settings.bounds,
                     self._dispatcher,
-                    self._purses,
-                    tally=self._tally,
-                    stop=self._stop,
+                    self._account,
                     lateness=lateness,
                     store=self._cache,
                     retries=retries,
@@ -201,9 +206,10 @@ class _Worker:
 
     def _renew(self, lease: Lease) -> None:
         order = self._order
+        self._account.learn_all(lease.maxima)
+        for purse, granted, amount in zip(self._purses, lease.calls, lease.amounts, strict=True):
+            purse.renew(granted, amount)
         renew(self._dispatcher, lease, anyio.current_time(), offset=order.number / order.of)
-        for purse, granted in zip(self._purses, lease.calls, strict=True):
-            purse.renew(granted)
         self._lease = lease.number
         self._leased.set()
 
@@ -231,6 +237,7 @@ class _Worker:
             latencies=self._dispatcher.latencies.newest(min(answered, _LATENCIES)),
             lanes=[lane.take() for lane in self._dispatcher.lanes if isinstance(lane, LeasedLane)],
             purses=[purse.take() for purse in self._purses],
+            maxima=dict(self._account.estimate.maxima) if self._purses else {},
         )
 
     def _notes(self) -> list[str]:
@@ -239,8 +246,6 @@ class _Worker:
 
     async def _tell_of_the_stop(self) -> None:
         await self._stop.wait()
-        for purse in self._purses:
-            purse.end()
         if not self._told and isinstance(self._stop.reason, Fault):
             await self._link.send(Failed(self._stop.reason))
 

@@ -109,7 +109,7 @@ _CHARTS = (
             _Series("rows waiting", "b", lambda point: point.waiting),
         ),
     ),
-    _Wanted("Spent", "$", (_Series("dollars, this start", "a", lambda point: point.cost_usd),)),
+    _Wanted("Spent", "$", (_Series("dollars", "a", lambda point: point.cost_usd),)),
 )
 
 

@@ -13,7 +13,8 @@ import orjson
 from pipeline.data import Part
 from pipeline.dataset import MANIFEST
 from pipeline.faults import Misuse
-from pipeline.journal import look
+from pipeline.journal import charged_in, look
+from pipeline.ledger import Charges
 from pipeline.plan import Plan, RunFolder
 from pipeline.report.scanning import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
@@ -40,8 +41,9 @@ class RunFacts:
     """A run of a job, as its folder tells it.
 
     `ok` and `failed` rows are done; `pending` ones are answered, and not sealed yet, so that nobody knows which of the
-    two they are. Tokens and dollars are what was paid for the sealed rows; `unpriced` counts replies without a known
-    price. `seconds` is the time at work, without the pauses between starts; None when nothing tells it.
+    two they are. Tokens and dollars are what the run was charged, in all its starts; `unpriced` counts calls without a
+    known price, which they leave out. `seconds` is the time at work, without the pauses between starts; None when
+    nothing tells it.
     """
 
     output: str
@@ -115,6 +117,7 @@ def run_facts(output: Path) -> RunFacts:
     parts, pending = look(folder.journal)
     if not folder.journal.exists():
         parts = _parts_told(output, told)
+    charged = charged_in(folder.journal) if folder.journal.exists() else Charges.from_json(told.get("charged", {}))
     present = [part for part in parts if all((output / file.name).is_file() for file in part.files)]
     sealed = sum(part.rows for part in parts)
     settled = told if told.get("ok", 0) + told.get("failed", 0) >= sealed + pending else {}
@@ -130,9 +133,9 @@ def run_facts(output: Path) -> RunFacts:
         ok=settled.get("ok", sum(part.ok for part in parts)),
         failed=settled.get("failed", sum(part.failed for part in parts)),
         pending=0 if settled else pending,
-        tokens={kind: sum(getattr(part, f"{kind}_tokens") for part in parts) for kind in _TOKENS},
-        cost_usd=sum(part.cost_usd for part in parts),
-        unpriced=sum(part.unpriced for part in parts),
+        tokens={kind: getattr(charged, f"{kind}_tokens") for kind in _TOKENS},
+        cost_usd=charged.cost_usd,
+        unpriced=charged.unpriced_calls,
         from_cache=sum(part.from_cache for part in parts),
         inputs=_inputs(plan, told),
         parts=len(parts),
@@ -202,5 +205,5 @@ def _notes(parts: Sequence[Part], present: Sequence[Part], sealed: int, settled:
         notes.append(f"{len(parts) - len(present)} parts are not in the folder: their rows are counted, and not shown")
     if settled and settled["ok"] + settled["failed"] > sealed:
         open_rows = settled["ok"] + settled["failed"] - sealed
-        notes.append(f"tokens, dollars and latencies leave out {open_rows} rows that are not sealed yet")
+        notes.append(f"latencies leave out {open_rows} rows that are not sealed yet")
     return notes

@@ -78,8 +78,12 @@ class _Sum:
         self.p50, self.p99 = _larger(self.p50, event.get("latency_p50")), _larger(self.p99, event.get("latency_p99"))
 
     def point(self, at: float) -> Point:
-        known = {name: _number(self.last.get(name)) for name in ("limit", "in_flight", "waiting", "cost_usd")}
-        return Point(at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, **known)
+        known = {name: _number(self.last.get(name)) for name in ("limit", "in_flight", "waiting")}
+        # What the whole run has cost goes on where the start before left it.
+        cost_usd = _number(self.last.get("run_cost_usd", self.last.get("cost_usd")))
+        return Point(
+            at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, cost_usd=cost_usd, **known
+        )
 
 
 def timeline_of(events: Path) -> Timeline:

@@ -1,0 +1,221 @@
+"""Where calls are charged: every one that is answered, exactly once, at the innermost place, whatever becomes of it.
+
+The queue asks here before a call leaves (`Bid`), the lane tells here what it has cost (`charged`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from pipeline.data import Ask, Reply, Request, Usage
+from pipeline.faults import Fault, Spent
+from pipeline.ledger import NOTHING, Charges
+from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
+from pipeline.policy.money import Budget, Purse
+from pipeline.policy.stop import Stop
+from pipeline.prices import Prices
+from pipeline.tally import Tally
+
+ASSUME = "--assume-price IN,OUT (dollars per million tokens) counts such calls by an assumed price"
+
+
+class Books(Protocol):
+    """Where charges are kept, durably: the journal."""
+
+    def charge(self, one: Charges) -> None:
+        """An answered call."""
+
+    def hold(self, held: Charges) -> None:
+        """What is reserved for calls in flight."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What calls cost, and whether one more may leave: prices, budgets, and the books that all is written to."""
+
+    prices: Prices
+    tally: Tally
+    stop: Stop
+    budgets: Sequence[Budget] = ()
+    books: Books | None = None
+    estimate: CallEstimate = field(default_factory=CallEstimate)
+    _held: dict[int, Bid] = field(default_factory=dict)
+
+    def bid(self, request: Request) -> Bid | None:
+        """A call that asks for leave, under a budget. Raises `Spent` when its price is not known to one in dollars."""
+        if not self.budgets:
+            return None
+        size = size_of(request)
+        if any(budget.unit == "USD" for budget in self.budgets) and not self.prices.knows(size.model):
+            raise Spent(
+                f"the price of {size.model or 'a row that names no model'} is not known, and a budget in dollars needs "
+                f"it: give it in the job's `prices` or with --prices; {ASSUME}"
+            )
+        return Bid(self, size)
+
+    def amounts(self, size: Size) -> list[float]:
+        """What each budget is to reserve for a call of this size."""
+        usage = self.estimate.of(size)
+        return [
+            self.estimate.factor * (self.prices.cost(size.model, usage) or 0.0)
+            if budget.unit == "USD"
+            else float(usage.input + usage.output)
+            for budget in self.budgets
+        ]
+
+    def charge(self, request: Request, reply: Reply, location: str | None) -> Reply:
+        """An answered call: into the ledger, the progress and the budgets; the reply with its place and its cost."""
+        usage, asked = reply.usage, request.payload.get("model")
+        model = asked if isinstance(asked, str) else reply.model
+        size = size_of(request) if self.budgets or usage is None else None
+        estimated = usage_by_size(size, reply.body) if size is not None and usage is None else _NONE
+        metered = usage if usage is not None or self.prices.assumed is None else estimated
+        cost = self.prices.cost(model, metered, reply.traffic_type)
+        one = Charges.of_call(usage, cost, estimated)
+        self._enter(one)
+        if size is not None:
+            self._learn(size, model, metered, cost)
+            self._pay(one, replace(reply, usage=metered, cost_usd=cost), self.amounts(size))
+        return replace(reply, location=location, cost_usd=cost)
+
+    def charge_again(self, reply: Reply) -> None:
+        """A call that was given up for the sake of this reply, taken to have cost as much."""
+        one = Charges.of_call(reply.usage, reply.cost_usd, _NONE)
+        self._enter(one)
+        self._pay(one, reply, [None] * len(self.budgets))
+
+    def hold(self, bid: Bid) -> None:
+        """A call is in flight."""
+        self._held[id(bid)] = bid
+        self._note_held()
+
+    def let_go(self, bid: Bid) -> None:
+        """It has ended."""
+        self._held.pop(id(bid), None)
+        self._note_held()
+
+    def learn_all(self, maxima: Maxima) -> None:
+        """Takes over what another process has learned."""
+        if self.estimate.learn_all(maxima):
+            self._reserve_anew()
+
+    def _enter(self, one: Charges) -> None:
+        if self.books is not None:
+            self.books.charge(one)
+        self.tally.cost_usd += one.cost_usd
+        self.tally.unpriced += one.unpriced_calls
+
+    def _learn(self, size: Size, model: str | None, usage: Usage | None, cost: float | None) -> None:
+        if usage is None:
+            return
+        standard = self.prices.cost(model, usage)
+        factor = cost / standard if cost is not None and standard else 0.0
+        if self.estimate.learn(size, usage, factor):
+            self._reserve_anew()
+
+    def _reserve_anew(self) -> None:
+        """Calls in flight may cost more than was thought when they left."""
+        for bid in self._held.values():
+            bid.renew()
+
+    def _pay(self, one: Charges, reply: Reply, reserved: Sequence[float | None]) -> None:
+        for budget, amount in zip(self.budgets, reserved, strict=True):
+            if budget.unit == "USD" and reply.cost_usd is None:
+                self._fail(budget, _unpriced(reply))
+            elif reply.usage is None:
+                self._fail(budget, f"a call was answered without usage; {ASSUME}, and their tokens by their size")
+            budget.charge(one.cost_usd if budget.unit == "USD" else one.tokens, amount)
+
+    def _fail(self, budget: Budget, why: str) -> None:
+        fault = Spent(f"the budget in {budget.unit} cannot be kept: {why}")
+        budget.fail(fault)
+        self.stop.request(fault)
+
+    def _note_held(self) -> None:
+        if self.books is None:
+            return
+        if not self._held:
+            self.books.hold(NOTHING)
+            return
+        units = [budget.unit for budget in self.budgets]
+        sums = [sum(column) for column in zip(*(bid.amounts for bid in self._held.values()), strict=True)]
+        known = dict(zip(units, sums, strict=True))
+        self.books.hold(
+            Charges(lost_calls=len(self._held), lost_usd=known.get("USD", 0.0), lost_tokens=known.get("tokens", 0.0))
+        )
+
+
+_NONE = Usage()
+
+
+@dataclass(slots=True, eq=False)
+class Bid:
+    """A call under a budget: what it asks for before it leaves, and what is reserved while it is in flight."""
+
+    account: Account
+    size: Size
+    amounts: list[float] = field(default_factory=list)
+
+    def is_afforded(self) -> bool:
+        """Whether it may leave now."""
+        amounts = self.account.amounts(self.size)
+        return all(budget.affords(amount) for budget, amount in self._each(amounts))
+
+    def refusal(self) -> Spent | None:
+        """Why it never will; None as long as it may."""
+        amounts = self.account.amounts(self.size)
+        return next((why for budget, amount in self._each(amounts) if (why := budget.refusal(amount))), None)
+
+    def reserve(self) -> None:
+        """It leaves."""
+        self.amounts = self.account.amounts(self.size)
+        for budget, amount in self._each(self.amounts):
+            budget.reserve(amount)
+        self.account.hold(self)
+
+    def release(self, *, is_lost: bool = False) -> None:
+        """It has ended. One that the end of the run cut off stays in the books as lost: it may be billed."""
+        for budget, amount in self._each(self.amounts):
+            budget.release(amount)
+        if not is_lost:
+            self.account.let_go(self)
+
+    def renew(self) -> None:
+        """What is reserved for it, by what is known now."""
+        before, self.amounts = self.amounts, self.account.amounts(self.size)
+        for budget, now, old in zip(self.account.budgets, self.amounts, before, strict=True):
+            if isinstance(budget, Purse):
+                budget.change(now, old)
+
+    def _each(self, amounts: Sequence[float]) -> zip[tuple[Budget, float]]:
+        return zip(self.account.budgets, amounts, strict=True)
+
+
+def charged(ask: Ask, account: Account, location: str | None = None) -> Ask:
+    """Ask, with every answered call charged, and its reply saying where it came from and what it cost.
+
+    A fault that was paid for says so (`Fault.reply`), and is charged like an answer.
+    """
+
+    async def charged_ask(request: Request) -> Reply:
+        try:
+            reply = await ask(request)
+        except Fault as fault:
+            if isinstance(fault.reply, Reply):
+                fault.reply = account.charge(request, fault.reply, location)
+            raise
+        return account.charge(request, reply, location)
+
+    return charged_ask
+
+
+def _unpriced(reply: Reply) -> str:
+    if reply.usage is None:
+        return f"a call was answered without usage; {ASSUME}, and their tokens by their size"
+    tier = f" at {reply.traffic_type!r}" if reply.traffic_type else ""
+    return (
+        f"the price of {reply.model or 'the model'}{tier} is not known: give it in the job's `prices` or with "
+        f"--prices; {ASSUME}"
+    )
