@@ -50,8 +50,14 @@ def unsaid(message: str, secret: str | None) -> str:
 
 
 def unsaid_in(body: bytes, secret: str) -> bytes:
-    """A body without the secret that it was asked with."""
-    return body if len(secret) < SHORTEST_SECRET else body.replace(secret.encode(), REDACTED.encode())
+    """A body without the secret that it was asked with, in whichever encoding JSON comes."""
+    if len(secret) < SHORTEST_SECRET:
+        return body
+    body = body.replace(secret.encode(), REDACTED.encode())
+    if b"\0" in body:
+        for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+            body = body.replace(secret.encode(encoding), REDACTED.encode(encoding))
+    return body
 
 
 def unquoted(message: str, texts: Iterable[str]) -> str:

@@ -164,6 +164,10 @@ class Dispatcher:
                 self._throttled(lane, fault, left_at, throttles)
                 pause = min(30.0, max(0.5, 2.0 * pause)) * self._dice.uniform(0.5, 1.0)
             except Unavailable as fault:
+                if fault.reply is not None:  # the endpoint answers: it is this answer that is no good
+                    lane.answered(anyio.current_time(), left_at)
+                    fault.own = True
+                    raise
                 tally = self._tally
                 in_play = tally.in_flight + tally.waiting + tally.retrying
                 lane.failed(anyio.current_time(), request.ordinal, in_play)
