@@ -47,8 +47,9 @@ format: $(READY) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: $(READY) ## The long run: thousands of kills, power cuts and failed calls, with their figures
+soak: $(READY) ## The long run: thousands of kills, power cuts, failed calls and odd replies, with their figures
 	@$(BIN)/python -m tests.crash.soak
+	@$(BIN)/python -m tests.test_mutations 100000
 
 bench: $(READY) ## Measure against aiohttp alone and the SDK by hand; figures in out/bench.json
 	@$(BIN)/python -m tests.benchmarks

@@ -67,6 +67,8 @@ def fault_of(answer: Answer, completion: Completion) -> Fault | None:
     """Why an answer is not a whole one, by what its server says of it; None when it is."""
     if answer.error is not None:
         return fault_in({"error": answer.error})
+    if answer.finish_reason == "stop" and answer.refusal is None:
+        return None
     match ending_of(answer.finish_reason):
         case Ending.BLOCKED if answer.finish_reason == "content_filter":
             return Refused("the answer was blocked by the content filter")

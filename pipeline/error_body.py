@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pipeline.faults import Expired, Fault, Throttled, Unavailable
-from pipeline.foreign import as_integer, as_name, as_text, decode, objects
+from pipeline.foreign import as_integer, as_name, as_text, decode, decoded, objects
 from pipeline.redaction import redacted
 from pipeline.refusals import account_fault, grants_nothing, refusal
 
@@ -51,7 +51,7 @@ def wait_hint(headers: Mapping[str, str], error: Mapping[str, Any]) -> float | N
 
 def excerpt(body: bytes) -> str:
     """The first bytes of an unexpected body, on one line, with no control character and no secret in it."""
-    return _told(body[: 2 * EXCERPT].decode("utf-8", "replace"))
+    return _told(decoded(body[: 2 * EXCERPT]))
 
 
 def _told(text: str) -> str:

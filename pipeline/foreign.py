@@ -57,7 +57,8 @@ def decode(body: bytes, *, exact: bool = False, halves: bool = False) -> object:
             pass
     try:
         document = json.loads(
-            _text(body),
+            decoded(body),
+            strict=False,  # sloppy servers leave control characters in texts
             parse_int=_integer,
             parse_float=_digits if exact else float,
             parse_constant=_digits if exact else float,
@@ -65,6 +66,15 @@ def decode(body: bytes, *, exact: bool = False, halves: bool = False) -> object:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return _settled(document, halves=halves)
+
+
+def decoded(body: bytes) -> str:
+    """The text of a body, or of its beginning, whatever encoding of Unicode it is in."""
+    encoding = json.detect_encoding(body)
+    try:
+        return body.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        return body.decode(encoding, "replace")
 
 
 def json_text(value: object) -> str | None:
@@ -127,14 +137,6 @@ def objects(value: object) -> list[dict[str, Any]]:
     if isinstance(value, list):
         return [item for item in value if isinstance(item, dict)]
     return [value] if isinstance(value, dict) and value else []
-
-
-def _text(body: bytes) -> str:
-    encoding = json.detect_encoding(body)
-    try:
-        return body.decode(encoding, "surrogatepass")
-    except UnicodeDecodeError:
-        return body.decode(encoding, "replace")
 
 
 def _integer(literal: str) -> int | float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -49,8 +49,7 @@ class Audio:
     about: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """What a message says, or adds to what was said before. Empty text is no text."""
 
     text: str = ""
@@ -58,9 +57,6 @@ class Said:
     refusal: str = ""
     calls: Sequence[Call] = ()
     audio: Audio | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.text or self.reasoning or self.refusal or self.calls or self.audio)
 
 
 def message_in(choice: Mapping[str, Any], names: Sequence[str] = ("message", "delta")) -> Mapping[str, Any]:
@@ -86,12 +82,14 @@ def said_in(message: Mapping[str, Any]) -> Said:
     # Google's mark wins over the tag inside the text (see `thought_tag_marker`).
     if "extra_content" in message and is_thought(message):
         text, thoughts = "", text + thoughts
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    audio = message.get("audio")
     return Said(
-        text=text,
-        reasoning=(_flat(message.get("reasoning_content")) or _flat(message.get("reasoning"))) + thoughts,
-        refusal=refusal or as_text(message.get("refusal")) or "",
-        calls=calls_in(message),
-        audio=_audio(message.get("audio")),
+        text,
+        _flat(reasoning) + thoughts if reasoning else thoughts,
+        refusal or as_text(message.get("refusal")) or "",
+        calls_in(message),
+        _audio(audio) if audio else None,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import orjson
 
-from pipeline.error_body import excerpt, fault_in, unwrapped
+from pipeline.error_body import excerpt, unwrapped
 from pipeline.events import EventReader, is_event_stream
 from pipeline.faults import Unavailable
 from pipeline.foreign import as_integer, as_name, as_text, read, writable
@@ -20,6 +20,7 @@ _DECIDED = 10
 """Bytes at the front that tell an event stream from a body: a byte order mark, and the longest field, `event:`."""
 
 _BLOCKED_IN = ("promptFeedback", "prompt_feedback", "prompt_filter_results")
+_HEAD = ("created", "id", "model", "system_fingerprint", *_BLOCKED_IN)
 
 
 def whole_body(body: bytes) -> bytes:
@@ -117,19 +118,27 @@ class Assembly:
             chunk = read(data, _chunk_of, halves=True)
         except ValueError:
             raise Unavailable(f"the stream holds something that is not JSON: {excerpt(data)}") from None
-        self._head |= {name: value for name, value in chunk.head.items() if value or name not in self._head}
+        for name in _HEAD:
+            if chunk.head.get(name):
+                self._head[name] = chunk.head[name]
+            elif name in chunk.head:
+                self._head.setdefault(name, chunk.head[name])
         self._usage = chunk.usage or self._usage
-        added = [self._choices.setdefault(piece.index, _Choice()).add(piece) for piece in chunk.pieces]
-        return any(added)
+        found = False
+        for piece in chunk.pieces:
+            if piece.choice not in self._choices:
+                self._choices[piece.choice] = _Choice()
+            found = self._choices[piece.choice].add(piece) or found
+        return found
 
     def body(self) -> bytes:
         """The completion's body, keys sorted as Vertex does. Raises `Unavailable` when the stream was cut short."""
         # A blocked prompt has no choices, but its usage came: that stream is whole.
         cut = not all(choice.has_ended for choice in self._choices.values())
-        if cut or not (self._choices or self._usage or self._head.keys() & _BLOCKED_IN):
+        if cut or not (self._choices or self._usage or any(map(self._head.get, _BLOCKED_IN))):
             raise Unavailable("the stream ended before the answer did")
         choices = [self._choices[index].whole(index) for index in sorted(self._choices)]
-        completion = {**self._head, "choices": choices, "object": "chat.completion", "usage": self._usage}
+        completion = {**_typed(self._head), "choices": choices, "object": "chat.completion", "usage": self._usage}
         try:  # `float` for `Digits`
             return orjson.dumps(completion, default=float, option=orjson.OPT_SORT_KEYS)
         except TypeError:  # half a surrogate pair, or an object that is nested too deeply where nobody reads it
@@ -138,11 +147,10 @@ class Assembly:
             return orjson.dumps(kept, default=float, option=orjson.OPT_SORT_KEYS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """What a chunk adds to one choice."""
 
-    index: int
+    choice: int
     finish_reason: str | None
     has_ended: bool
     error: Mapping[str, Any] | str | None
@@ -152,9 +160,10 @@ class _Piece:
     """Whether it came as a whole message, in the place of a delta."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    head: dict[str, Any]
+class _Chunk(NamedTuple):
+    """A chunk, typed but for its head."""
+
+    head: Mapping[str, Any]
     usage: dict[str, Any] | None
     pieces: list[_Piece]
 
@@ -162,37 +171,31 @@ class _Chunk:
 def _chunk_of(document: object) -> _Chunk:
     """A chunk, typed. Raises the fault that an error in it stands for, and `Unavailable` for what is no object."""
     document = unwrapped(document)
-    fault = fault_in(document)
-    if fault is not None:
-        raise fault
+    choices = choices_in(document)
     if document is None:  # as empty as an event without data
         return _Chunk({}, None, [])
     if not isinstance(document, dict):
         raise Unavailable("the stream holds a chunk that is no object")
     usage = document.get("usage")
     return _Chunk(
-        _head_of(document),
+        document,
         usage if isinstance(usage, dict) else None,
-        [_piece_of(choice) for choice in choices_in(document)],
+        [_piece_of(choice) for choice in choices],
     )
 
 
-def _head_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    typed: dict[str, Any] = {
-        "created": as_integer(document.get("created")),
-        "id": as_name(document.get("id")) if "id" in document else None,
-        "model": as_text(document.get("model")),
-        "system_fingerprint": as_text(document.get("system_fingerprint")),
-    }
-    blocked = {name: document[name] for name in _BLOCKED_IN if document.get(name)}
-    return {name: value for name, value in typed.items() if value is not None} | blocked
+def _typed(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What a completion has beside its choices and its usage."""
+    types = {"created": as_integer, "id": as_name, "model": as_text, "system_fingerprint": as_text}
+    typed = {name: types[name](value) if name in types else value for name, value in head.items()}
+    return {name: value for name, value in typed.items() if value is not None}
 
 
 def _piece_of(choice: Mapping[str, Any]) -> _Piece:
     message = message_in(choice, ("delta", "message"))
     error, extra = choice.get("error"), message.get("extra_content")
     return _Piece(
-        index=as_integer(choice.get("index")) or 0,
+        choice=as_integer(choice.get("index")) or 0,
         finish_reason=as_text(choice.get("finish_reason")) or None,
         has_ended=bool(choice.get("finish_reason") or error),
         error=error if error and isinstance(error, dict | str) else None,
@@ -200,6 +203,9 @@ def _piece_of(choice: Mapping[str, Any]) -> _Piece:
         extra=extra if isinstance(extra, dict) and not is_thought(message) else None,
         is_message=message is choice.get("message"),
     )
+
+
+_NOTHING = Said()
 
 
 class _Choice:
@@ -215,22 +221,24 @@ class _Choice:
 
     def add(self, piece: _Piece) -> bool:
         if piece.is_message and piece.finish_reason and not self.has_ended and self._is_repeated_in(piece.said):
-            piece = replace(piece, said=Said())
+            piece = piece._replace(said=_NOTHING)
         self.has_ended = self.has_ended or piece.has_ended
         self._finish_reason = piece.finish_reason or self._finish_reason
         self._error = piece.error or self._error
         self._extra = piece.extra or self._extra
         said = piece.said
-        pairs = zip(self._text.values(), (said.text, said.reasoning, said.refusal), strict=True)
-        for pieces, text in pairs:
-            if text:
-                pieces.append(text)
+        if said.text:
+            self._text["content"].append(said.text)
+        if said.reasoning:
+            self._text["reasoning_content"].append(said.reasoning)
+        if said.refusal:
+            self._text["refusal"].append(said.refusal)
         if said.calls:
             self._calls.add(said.calls)
         if said.audio is not None:
             self._audio |= said.audio.about
             self._audio_data.append(said.audio.data)
-        return bool(said)
+        return said != _NOTHING
 
     def _is_repeated_in(self, said: Said) -> bool:
         """Whether a message at the end says all that came before once more."""

@@ -95,13 +95,11 @@ def completion_of_reply(reply: Reply) -> Completion:
 
 def completion_of(document: object) -> Completion | None:
     """The completion in a decoded body, None when it is no object. Raises the fault that an error in it stands for."""
-    document = unwrapped(document)
-    fault = fault_in(document)
-    if fault is not None:
-        raise fault
+    if not isinstance(document, dict) or "choices" not in document:
+        document = unwrapped(document)
+    choices = choices_in(document)
     if not isinstance(document, dict):
         return None
-    choices = choices_in(document)
     if len(choices) > 1:
         choices.sort(key=lambda choice: as_integer(choice.get("index")) or 0)
     usage = document.get("usage")
@@ -111,13 +109,21 @@ def completion_of(document: object) -> Completion | None:
         model=as_text(document.get("model")),
         usage=read_usage(usage),
         traffic_type=as_text(dig(usage, "extra_properties", "google", "traffic_type")),
-        blocked=_blocked(document),
+        blocked=None if _FEEDBACK.isdisjoint(document) else _blocked(document),
     )
 
 
-def choices_in(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The choices of a completion or a chunk."""
-    return objects(document.get("choices"))
+def choices_in(document: object) -> list[dict[str, Any]]:
+    """The choices of a completion or a chunk. Raises the fault that an error in the document stands for."""
+    choices: list[dict[str, Any]] = []
+    if isinstance(document, dict):
+        choices = objects(document.get("choices"))
+        if choices and not document.get("error"):
+            return choices
+    fault = fault_in(document)
+    if fault is not None:
+        raise fault
+    return choices
 
 
 def first_message(body: bytes) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def first_message(body: bytes) -> dict[str, Any]:
 
     def message_of(document: object) -> dict[str, Any]:
         document = unwrapped(document)
-        choices = choices_in(document) if isinstance(document, dict) else []
+        choices = objects(document.get("choices")) if isinstance(document, dict) else []
         message = dict(message_in(choices[0])) if choices else {}
         if message.get("tool_calls") or message.get("function_call"):
             calls = [_written(call) for call in calls_in(message) if call.name]
@@ -177,6 +183,9 @@ def _media(audio: Audio) -> tuple[Media, ...]:
         return (Media(mime_type, base64.b64decode(audio.data, validate=True)),)
     except ValueError:
         return ()
+
+
+_FEEDBACK = frozenset({"promptFeedback", "prompt_feedback", "prompt_filter_results"})
 
 
 def _blocked(document: Mapping[str, Any]) -> str | None:

@@ -548,6 +548,15 @@ async def test_h11_rows_that_the_server_fails_by_itself_end_even_when_there_are_
     assert len(results) == 12
 
 
+async def test_h8_answers_that_came_and_are_no_good_are_no_outage() -> None:
+    spoilt = Unavailable("the endpoint failed to make an answer")
+    spoilt.reply = REPLY
+    rig = Rig(Endpoint(failing(spoilt)), concurrency=16)
+    results = await asked(rig.ask, 12)
+    assert list(results.values()) == [spoilt] * 12
+    assert set(rig.endpoint.tries.values()) == {rig.attempts}
+
+
 async def test_a_row_that_is_throttled_forever_while_others_are_answered_ends() -> None:
     rig = Rig(Endpoint(lambda row, _: Throttled("429") if row == 7 else REPLY), concurrency=4)
     results = await asked(rig.ask, 6000, workers=8)

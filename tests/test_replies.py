@@ -270,6 +270,7 @@ def test_h10_a_number_in_a_field_that_nobody_reads_costs_nothing(number: str) ->
         (b'"a\\ude00 b"', "a\ufffd b"),
         (b'"a\\ud83d\\ude00 b"', "a\U0001f600 b"),
         (b'"a\xff b"', "a\ufffd b"),
+        (b'"a\x0b\x1b b"', "a\x0b\x1b b"),
         (b'"a\xf0\x9f\x98 b"', "a\ufffd b"),
     ],
 )
