@@ -51,6 +51,7 @@ _SECRETS = [
         r"(?=[^\s\"',;]{0,80}\d)[^\s\"'&,;<>{}\\]{6,})",
         re.DOTALL,
     ),
+    re.compile(r"(?i)(?P<kept>[?&](?:key|token|sig|signature|auth)=)[^\s&\"'<>]+"),
     # The user name and password of an address, with its scheme or without.
     re.compile(
         r"(?P<kept>\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)"

@@ -7,6 +7,7 @@ may: a call that is repeated out of sight is paid out of sight.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import time
@@ -298,7 +299,9 @@ def _reason(error: Exception) -> str:
     inner = getattr(error, "os_error", error)
     if isinstance(inner, ssl.SSLError):
         return inner.reason or "the handshake failed"
-    if isinstance(inner, socket.gaierror | OSError) and inner.strerror:
+    if isinstance(inner, OSError) and inner.errno and not isinstance(inner, socket.gaierror):
+        return os.strerror(inner.errno)  # asyncio's own words for it are a call that failed
+    if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     return type(inner).__name__
 

@@ -6,7 +6,7 @@ import json
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,6 +54,7 @@ JOBS = {
     "wider.py": 'Record = type("Record", (Record,), {"__annotations__": {"why": str | None}, "why": None})\n'
     'job = Job(name="a_job", user="Judge {{ text }}", **(COMMON | {"schema": Record}))',
     "tools.py": 'job = Job(name="tools", user="Judge {{ text }}", tools=[look_up], transcript=True, **COMMON)',
+    "plain.py": 'job = Job(name="plain", user="Judge {{ text }}", **(COMMON | {"schema": None}))',
     "media.py": 'job = Job(name="media", user=["Judge", image("text")], media_root=".", **COMMON)',
 }
 
@@ -276,3 +277,116 @@ def go_to_a_token_server_that_repeats_all(traces: Traces, server: Served, accoun
             assert traces.run(*ask, *more).code == 7
     assert sent
     return [*sent, *(assertion.rpartition(".")[2] for assertion in sent)]
+
+
+# Every form in which a server may write what it was sent, in every place of an answer
+
+FORMED = "Zq7/CANARYKEY+0123456789/abcdefGHIJ"
+FORMS: list[Callable[[str], str]] = [
+    str,
+    lambda key: key.replace("/", "\\/"),
+    lambda key: "".join(f"\\u{ord(one):04x}" for one in key),
+    lambda key: key.replace("K", "\\u004b").replace("+", "\\u002B"),
+    lambda key: key.replace("/", "%2F").replace("+", "%2B"),
+    lambda key: key.replace("/", "&#47;"),
+    lambda key: f"...{key[4:]}",
+    lambda key: f"{key[:-4]}****",
+]
+MARK = "SAID-HERE"
+CALL = {"id": MARK, "type": "function", "function": {"name": "look_up", "arguments": json.dumps({"name": MARK})}}
+PLACES: list[Answer] = [
+    chat(MARK),
+    chat(json.dumps({"mood": MARK})),
+    chat(None, refusal=MARK),
+    chat("x", finish_reason=MARK),
+    chat("x", extra_content={"google": {"thought_signature": MARK}}),
+    chat(None, tool_calls=[CALL]),
+    replace(
+        chat("x"), body=chat("x").body.replace(b"google/gemini-test", MARK.encode()).replace(b"an-id", MARK.encode())
+    ),
+    replace(chat("x"), headers={"Content-Type": "application/json", "x-request-id": MARK, "Set-Cookie": f"a={MARK}"}),
+    error(400, MARK, MARK),
+    error(500, MARK, MARK),
+    error(429, MARK, MARK, **{"Retry-After": MARK}),
+    Answer(json.dumps({"error": {"message": MARK, "details": [{"reason": MARK}]}}).encode()),
+    Answer(f"<html>{MARK}</html>".encode(), 502),
+    Answer(f"data: {json.dumps({'error': {'message': MARK, 'code': 400}})}\n\n".encode()),
+    Answer(f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': MARK}}]})}\n\ndata: [DONE]\n\n".encode()),
+]
+
+
+def said_everywhere(call: Call) -> Says:
+    """The caller's key in one form and one place, and in another at each call."""
+    key = call.headers["Authorization"].removeprefix("Bearer ")
+    answer, form = PLACES[call.number % len(PLACES)], FORMS[call.number // len(PLACES) % len(FORMS)]
+    streamed = answer.body.startswith(b"data:")
+    headers = {name: value.replace(MARK, key) for name, value in answer.headers.items()}
+    headers |= {"Content-Type": "text/event-stream"} if streamed else {}
+    return replace(answer, body=answer.body.replace(MARK.encode(), form(key).encode()), headers=headers)
+
+
+def require_no_part_of(secret: str, parts: list[str], traces: Traces) -> None:
+    places = {name: text.encode() for name, text in traces.printed()} | dict(traces.written()) | dict(traces.metadata())
+    for part in (secret, *parts):
+        assert places_of(part, places) == [], part
+
+
+def test_s4_a_key_that_is_masked_cut_or_escaped_is_found_nowhere(traces: Traces) -> None:
+    rows = [{"id": number, "text": f"{ROW} {number}"} for number in range(len(PLACES) * len(FORMS))]
+    traces.shell.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    keyed = Traces(Shell(traces.shell.folder, {"OPENAI_API_KEY": f"{FORMED}\n"}))
+    with served(said_everywhere) as server:
+        ask = ("--base-url", server.base_url, "--no-adaptive", "--set", "repairs=0", "--set", "max_failed=1000")
+        for job, more in (("job.py", ()), ("job.py", ("--set", "stream=true")), ("tools.py", ()), ("plain.py", ())):
+            traces.shell.write(
+                "plain.py", HEAD + 'job = Job(name="plain", user="{{ text }}", **(COMMON | {"schema": None}))'
+            )
+            output = f"out/{job}-{len(more)}"
+            keyed.run("run", job, *ask, *more, "--output", output, "--json")
+            keyed.run("show", output, "--json", "-n", "200")
+            keyed.run("report", output)
+            keyed.run("status", output)
+        assert {call.headers["Authorization"] for call in server.calls} == {f"Bearer {FORMED}"}
+        assert len(server.calls) >= 4 * len(rows)
+    require_no_part_of(FORMED, ["CANARYKEY", "CANARY", "0123456789", "abcdefGHIJ"], keyed)
+
+
+# Every setting that may hold a secret
+
+CANARY = "Qx9canaryQx9"
+HOLDS_A_KEY = json.dumps({"type": "service_account", "private_key": f"-----BEGIN PRIVATE KEY-----\n{CANARY}" * 40})
+
+
+def test_s4_s9_t7_no_setting_that_may_hold_a_secret_is_repeated(traces: Traces) -> None:
+    def refuse(call: Call) -> Says:
+        return Answer(b"", 407) if call.method == "CONNECT" else error(404, "NOT_FOUND", f"no {call.path} here")
+
+    with served(refuse) as server:
+        origin = server.server.origin
+        proxy = origin.replace("http://", f"http://user:{CANARY}@")
+        settings: list[tuple[dict[str, str], tuple[str, ...]]] = [
+            ({"GOOGLE_APPLICATION_CREDENTIALS": HOLDS_A_KEY}, ()),
+            ({"GOOGLE_APPLICATION_CREDENTIALS": CANARY}, ()),
+            ({}, ("--credentials", HOLDS_A_KEY)),
+            ({}, ("--credentials", CANARY)),
+            ({}, ("--project", HOLDS_A_KEY)),
+            ({}, ("--location", f"{CANARY}/")),
+            ({}, ("--base-url", f"https://user:{CANARY}@example.invalid/v1")),
+            ({}, ("--base-url", f"{CANARY}://example.invalid/v1")),
+            ({}, ("--base-url", f"{origin}/v1?key={CANARY}")),
+            ({"OPENAI_BASE_URL": f"https://example.invalid/{CANARY} x"}, ()),
+            ({"OPENAI_API_KEY": f"{CANARY}\n{CANARY}"}, ("--base-url", f"{origin}/v1")),
+            ({"OPENAI_API_KEY": f"“{CANARY}”"}, ("--base-url", f"{origin}/v1")),
+            ({"http_proxy": proxy}, ("--base-url", "http://example.invalid/v1")),
+            ({"HTTPS_PROXY": proxy.removeprefix("http://")}, ("--base-url", "https://example.invalid/v1")),
+            ({"HTTPS_PROXY": f"user:{CANARY}@127.0.0.1:1"}, ("--base-url", "https://example.invalid/v1")),
+            ({"HTTPS_PROXY": f"socks5://user:{CANARY}@127.0.0.1:1"}, ("--base-url", "https://example.invalid/v1")),
+            ({"HTTPS_PROXY": f"http://user:{CANARY}@127.0.0.1:port"}, ("--base-url", "https://example.invalid/v1")),
+            ({"SSL_CERT_FILE": f"/{CANARY}"}, ("--base-url", "https://example.invalid/v1")),
+        ]
+        for number, (variables, arguments) in enumerate(settings):
+            said = Traces(Shell(traces.shell.folder, {"OPENAI_API_KEY": KEY, **variables}))
+            for more in ("--json", "--quiet"):
+                done = said.run("run", "job.py", *arguments, more, "--output", f"out/{number}", "--fresh")
+                assert done.code in {2, 3, 7}, done
+            require_no_part_of(CANARY, [CANARY[:8]], said)
