@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,3 +178,5 @@ class Part:
     """Replies whose price is not known, and which `cost_usd` therefore leaves out."""
     from_cache: int = 0
     """Rows that the reply cache answered, and nobody paid for now."""
+    failures: Sequence[Mapping[str, Any]] = ()
+    """The failed rows by kind: see `pipeline.failures`."""

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.data import Entry, Failure, Outcome, Part, Reply, Usage
 from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files
 from pipeline.entry import decode, encode
+from pipeline.failures import Failures
 from pipeline.faults import Broken, Fault
 from pipeline.reading import Reader
 from pipeline.wire import Answer, Completion
@@ -177,7 +178,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._failed = 0
+        self._failures = Failures()
         self._usage = Usage()
         self._cost = 0.0
         self._unpriced = 0
@@ -185,7 +186,7 @@ class _Counts:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         self.rows += len(outcomes)
-        self._failed += sum(isinstance(outcome, Failure) for outcome in outcomes)
+        self._failures += Failures.of(outcomes)
         for outcome in outcomes:
             if outcome.reply is not None:
                 paid_usd = outcome.reply.paid_usd
@@ -200,8 +201,8 @@ class _Counts:
             name=part_name(chunk),
             first=first,
             rows=self.rows,
-            ok=self.rows - self._failed,
-            failed=self._failed,
+            ok=self.rows - self._failures.count,
+            failed=self._failures.count,
             bytes=digest.size,
             sha256=digest.hexdigest(),
             input_tokens=self._usage.input,
@@ -211,6 +212,7 @@ class _Counts:
             cost_usd=self._cost,
             unpriced=self._unpriced,
             from_cache=self._from_cache,
+            failures=self._failures.bare().to_json(),
         )
 
 

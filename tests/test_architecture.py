@@ -43,7 +43,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"data", "disk", "faults", "pace", "tally", "token"},
+    "values": {"data", "disk", "failures", "faults", "pace", "tally", "token"},
     "meaning": {
         "attachments",
         "columns",
@@ -80,7 +80,14 @@ ORDER = list(LAYERS)
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 
 SIDEWAYS = {
-    "values": {("data", "faults"), ("tally", "data"), ("token", "faults")},
+    "values": {
+        ("data", "faults"),
+        ("failures", "data"),
+        ("failures", "faults"),
+        ("tally", "data"),
+        ("tally", "failures"),
+        ("token", "faults"),
+    },
     "engine": {("working", "run")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},
