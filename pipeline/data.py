@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -203,6 +203,8 @@ class Part:
     """Replies without usage, which the sums of tokens leave out."""
     from_cache: int = 0
     """Rows that the reply cache answered, and nobody paid for now."""
+    failures: Sequence[Mapping[str, Any]] = ()
+    """The failed rows by kind: see `pipeline.failures`."""
     more: tuple[PartFile, ...] = ()
     stamp: str = field(default="", compare=False)
 

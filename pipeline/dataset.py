@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.data import Entry, Failure, Outcome, Part, PartFile, Reply, Usage
 from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files, stamp_of
 from pipeline.entry import decode, encode
+from pipeline.failures import Failures
 from pipeline.faults import Broken, Fault
 from pipeline.reading import Reader
 from pipeline.slices import bounded_batches, slices
@@ -188,7 +189,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._failed = 0
+        self._failures = Failures()
         self._usage = Usage()
         self._cost = 0.0
         self._unpriced = 0
@@ -197,7 +198,7 @@ class _Counts:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         self.rows += len(outcomes)
-        self._failed += sum(isinstance(outcome, Failure) for outcome in outcomes)
+        self._failures += Failures.of(outcomes)
         for outcome in outcomes:
             if outcome.reply is not None:
                 paid_usd = outcome.reply.paid_usd
@@ -214,8 +215,8 @@ class _Counts:
             name=files[0].name,
             first=first,
             rows=self.rows,
-            ok=self.rows - self._failed,
-            failed=self._failed,
+            ok=self.rows - self._failures.count,
+            failed=self._failures.count,
             bytes=files[0].bytes,
             sha256=files[0].sha256,
             stamp=files[0].stamp,
@@ -228,6 +229,7 @@ class _Counts:
             unpriced=self._unpriced,
             unmetered=self._unmetered,
             from_cache=self._from_cache,
+            failures=self._failures.bare().to_json(),
         )
 
 

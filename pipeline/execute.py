@@ -7,8 +7,9 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pyarrow as pa
@@ -20,6 +21,7 @@ from pipeline.composition import Bounds, Opened, Reuse, compose, purses_for, wor
 from pipeline.data import Entry, Failure, Part
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
+from pipeline.failures import ALIKE, FailureKind, Failures, Tolerance
 from pipeline.faults import Broken, Misuse, NothingToDo
 from pipeline.integrity import PartCheck
 from pipeline.job import Job
@@ -28,6 +30,7 @@ from pipeline.journal import Journal, beside, look
 from pipeline.ledger import KINDS, NOTHING, Charges
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
+from pipeline.records import with_examples
 from pipeline.source import Source, Survey, changed, find_files, survey
 from pipeline.tally import Tally
 from pipeline.watching import Watch
@@ -35,6 +38,10 @@ from pipeline.working import Work
 
 SPARE_DESCRIPTORS = 64
 """Files and sockets that are open besides the connections to the endpoint."""
+
+
+FEW_LEFT = 64
+"""The last rows, so few and all taken already, are asked however many have failed: a small trial shows all it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,9 @@ class Settings:
     supersede: bool = False
     """Whether another run in the output gives way, rather than being in the way."""
     retry_failed: bool = False
+    fail_fast: Literal["job", "alike", "never"] = "job"
+    """When failed rows stop the run: once the job's `max_failed` is passed or all of the first ones failed alike, for
+    the second reason alone, or never."""
     keep_replies: bool = True
     grace_s: float = 20.0
     simulated: bool = False
@@ -89,6 +99,8 @@ class Summary:
     run: Charges
     """What the whole run was charged, in all its starts."""
     reason: str | None = None
+    failures: Sequence[FailureKind] = ()
+    """The failed rows of the whole run by kind, the commonest first."""
 
     @property
     def left(self) -> int:
@@ -154,6 +166,7 @@ class Run:
         if not chunks:
             return
         self.dataset.unfinish()
+        self.check(tally, stop)
         bounds = self.settings.bounds
         async with anyio.create_task_group() as tasks, connect() as endpoints:
             composed = compose(
@@ -172,7 +185,9 @@ class Run:
             tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files).keep)
             await engine.work_through(
                 engine.in_order(chunks),
-                self.work.hands(composed.ask, self.journal, self.keep, tally, self.cache),
+                self.work.hands(
+                    composed.ask, self.journal, self.keep, tally, self.cache, partial(self.check, tally, stop)
+                ),
                 workers=workers_for(bounds.concurrency),
                 stop=stop,
                 grace_s=self.settings.grace_s,
@@ -187,13 +202,33 @@ class Run:
         await to_thread.run_sync(self.journal.seal, part)
         self.parts[part.chunk] = part
 
+    def check(self, tally: Tally, stop: Stop) -> None:
+        """Requests the stop when more rows have failed than the run goes on with, and it would spare calls."""
+        in_play = tally.in_flight + tally.waiting + tally.retrying
+        if (tally.failed or tally.failures_before.kinds) and tally.rows - tally.done > min(in_play, FEW_LEFT):
+            failures = tally.failures_before + tally.failures
+            if (fault := self.tolerance.passed(tally.ok_before + tally.ok, failures, tally.rows)) is not None:
+                stop.request(fault)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How many failed rows the run goes on with."""
+        match self.settings.fail_fast:
+            case "job":
+                return Tolerance(allowed_failures(self.job, self.survey.rows), ALIKE)
+            case "alike":
+                return Tolerance(alike=ALIKE)
+        return Tolerance()
+
     def conclude(self, tally: Tally, stop: Stop, seconds: float, charged: Charges = NOTHING) -> Summary:
         """Counts what there is, writes the manifest and, when every row is accounted for, the success marker.
 
         `charged` is what this start was, with all that went side by side.
         """
-        ok, failed = self._counts()
-        total = self.survey.rows
+        ok, failures = self._counts()
+        total, failed = self.survey.rows, failures.count
+        known = tally.failures_before + tally.failures
+        failures = with_examples(known.examples_for(failures), self.folder.output, self.parts.values())
         complete = len(self.parts) == len(self.survey.chunks) and ok + failed == total
         if complete and (damaged := self._unsound(stop)) is not None:
             ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
@@ -215,6 +250,7 @@ class Run:
             simulated=self.plan.simulated,
             run=self.journal.charged(),
             reason=_reason(stop),
+            failures=failures.kinds,
         )
         self.dataset.finish(self._manifest(summary), success=status == "complete")
         return summary
@@ -223,6 +259,9 @@ class Run:
         """Tells the tally and the budgets what earlier starts have done and spent."""
         tally.rows += self.survey.rows
         tally.done_before += sum(part.rows for part in self.parts.values()) + self.journal.count()
+        ok, failures = self._counts()
+        tally.ok_before += ok
+        tally.failures_before += failures
         tally.cost_before_usd += self.charged_before.cost_usd
         self.purses = purses_for(self.job, self.settings.bounds, self.charged_before)
 
@@ -260,24 +299,27 @@ class Run:
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:
         return isinstance(self.job.outcome(ordinal, entry), Failure)
 
-    def _counts(self) -> tuple[int, int]:
+    def _counts(self) -> tuple[int, Failures]:
+        """Rows with a value, and the failed ones by kind, sealed or not."""
         ok = sum(part.ok for part in self.parts.values())
-        failed = sum(part.failed for part in self.parts.values())
+        failures = sum((Failures.from_json(part.failures) for part in self.parts.values()), Failures())
         for chunk in self.chunks():
             for ordinal, entry in self.journal.entries(chunk.first, chunk.rows):
-                bad = self._has_failed(ordinal, entry)
-                ok, failed = ok + (not bad), failed + bad
-        return ok, failed
+                failed = Failures.of([self.job.outcome(ordinal, entry)])
+                ok, failures = ok + (not failed.kinds), failures + failed
+        return ok, failures
 
     def _manifest(self, summary: Summary) -> dict[str, Any]:
         plan, figures = self.plan, summary.run.figures()
         return {
             "status": summary.status,
+            "reason": summary.reason,
             "simulated": plan.simulated,
             "run": {"id": plan.run_id, "job": plan.job_name, "created": plan.created, "version": plan.version},
             "rows": summary.rows,
             "ok": summary.ok,
             "failed": summary.failed,
+            "failures": Failures(tuple(summary.failures)).bare().to_json(),
             "tokens": {kind: figures[f"{kind}_tokens"] for kind in KINDS},
             "cost_usd": figures["cost_usd"],
             "charged": summary.run.to_json(),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from pipeline.data import Part
+from pipeline.failures import FailureKind, Failures
 from pipeline.journal import look
 from pipeline.plan import JOURNAL
 from pipeline.slices import bounded_batches, part_file
@@ -23,3 +28,27 @@ def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
                 for record in batch.to_pylist():
                     yield ordinal, record
                     ordinal += 1  # noqa: PLW2901 - on through the file
+
+
+def with_examples(failures: Failures, output: Path, parts: Iterable[Part]) -> Failures:
+    """The failures, each kind with the message of its row as far as that is in a sealed part."""
+    spans = [span for part in sorted(parts, key=lambda part: part.first) for span in part.spans()]
+    return Failures(tuple(kind if kind.example else _with_example(kind, output, spans) for kind in failures.kinds))
+
+
+def _with_example(kind: FailureKind, output: Path, spans: Sequence[tuple[str, int, int]]) -> FailureKind:
+    for name, first, rows in spans:
+        if first <= kind.row < first + rows and (output / name).is_file():
+            with part_file(output / name) as file:
+                return replace(kind, example=_message(file, kind.row - first))
+    return kind
+
+
+def _message(file: pq.ParquetFile, row: int) -> str:
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row < rows:
+            (error,) = file.read_row_group(group, columns=["error"]).column("error").slice(row, 1).to_pylist()
+            return str((error or {}).get("message") or "")
+        row -= rows
+    return ""

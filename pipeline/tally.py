@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.data import Failure, Outcome
+from pipeline.failures import Failures
 
 _PRESENT = {
-    "rows", "done_before", "ok_before", "in_flight", "retrying", "waiting", "waits_for", "trouble", "limit", "notes",
-    "cost_before_usd",
+    "rows", "done_before", "ok_before", "failures_before", "in_flight", "retrying", "waiting", "waits_for", "trouble",
+    "limit", "notes", "cost_before_usd",
 }  # fmt: skip
 """What tells how it stands; everything else counts."""
 
@@ -26,6 +27,9 @@ class Tally:
     """Those of them that have a value."""
     ok: int = 0
     failed: int = 0
+    failures: Failures = field(default_factory=Failures)
+    failures_before: Failures = field(default_factory=Failures)
+    """Those of earlier starts."""
     requests: int = 0
     retries: int = 0
     throttled: int = 0
@@ -61,6 +65,7 @@ class Tally:
         """Adds one finished row."""
         if isinstance(outcome, Failure):
             self.failed += 1
+            self.failures += Failures.of([outcome])
         else:
             self.ok += 1
 

@@ -100,7 +100,9 @@ class Watch:
             self._files.write(descriptor, line + b"\n")
         finally:
             os.close(descriptor)
-        self._files.put(self._folder / STATE, line, mode=PRIVATE_FILE)
+        failures = self._tally.failures_before + self._tally.failures
+        state = {**event, "failures": failures.bare().to_json()}
+        self._files.put(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
 
     def _tune(self) -> None:
         """Applies the changes that `pipeline tune` asked for, once."""

@@ -86,9 +86,15 @@ class Work:
         return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
 
     def hands(
-        self, ask: Ask, journal: Records, keep: Keep, tally: Tally, cache: Settling | None = None
+        self,
+        ask: Ask,
+        journal: Records,
+        keep: Keep,
+        tally: Tally,
+        cache: Settling | None = None,
+        counted: Callable[[], None] = lambda: None,
     ) -> engine.Hands:
-        """What the engine needs to take chunks from their rows to parts that are kept."""
+        """What the engine needs to take chunks from their rows to parts that are kept; `counted` follows each row."""
 
         async def answer(row: Row) -> Entry:
             await journal.room()
@@ -99,6 +105,7 @@ class Work:
             await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
             outcome = self.job.outcome(ordinal, entry)
             tally.count(outcome)
+            counted()
             if cache is not None:
                 cache.settle(outcome)
 

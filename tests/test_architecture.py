@@ -43,7 +43,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"address", "data", "disk", "faults", "ledger", "network", "pace", "tally", "token"},
+    "values": {"address", "data", "disk", "failures", "faults", "ledger", "network", "pace", "tally", "token"},
     "meaning": {
         "asked",
         "attachments",
@@ -107,9 +107,12 @@ SIDEWAYS = {
     "values": {
         ("address", "faults"),
         ("data", "faults"),
+        ("failures", "data"),
+        ("failures", "faults"),
         ("ledger", "data"),
         ("network", "faults"),
         ("tally", "data"),
+        ("tally", "failures"),
         ("token", "faults"),
     },
     "edges": {("auth", "credentials"), ("dataset", "slices"), ("endpoint", "transport")},

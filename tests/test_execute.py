@@ -400,7 +400,7 @@ def test_retry_failed_goes_for_rows_of_a_run_that_was_not_finished_too(shell: Sh
 def test_retry_failed_that_is_stopped_at_once_has_lost_nothing(shell: Shell, server: Served) -> None:
     server.follow(lambda call: error(400) if "text 3" in call.prompt else answer(call))
     assert run(shell, server).json["failed"] == 1
-    server.follow(lambda _: error(403))
+    server.follow(lambda _: error(401))
     assert run(shell, server, "--retry-failed").json.items() >= {"ok": 19, "failed": 0, "left": 1}.items()
     server.follow(answer)
     assert run(shell, server).json.items() >= {"status": "complete", "ok": 20, "requests": 1}.items()

@@ -249,6 +249,8 @@ def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
     runs = []
     for repeat in range(evaluation.repeats):
         settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
+        if settings.fail_fast == "job":  # gates decide on all the rows, and how many fail is among what they see
+            settings = replace(settings, fail_fast="alike")
         reuse = settings.bounds.reuse
         if reuse is not None:
             bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli import emulation
 from pipeline.cli.connecting import Access, Connection, Start, access
 from pipeline.cli.garbage import spare
-from pipeline.faults import Broken, Denied, Spent
+from pipeline.faults import Broken, Denied, Spent, TooManyFailures
 
 if TYPE_CHECKING:
     from pipeline.execute import Run, Summary
@@ -143,5 +143,7 @@ def exit_code(summary: Summary, reason: object) -> int:
             return 7
         case Spent():
             return 6
+        case TooManyFailures():
+            return 3
         case _:
             return 1

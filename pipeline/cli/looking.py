@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,16 @@ import typer
 from pipeline.cli.estimating import estimate
 from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
 from pipeline.cli.tables import json_line, plain, print_table, short
+from pipeline.failures import Failures
 from pipeline.faults import Misuse, Unusable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job import Job
     from pipeline.plan import Plan, RunFolder
+
+_NOT_SHOWN = {"at", "done", "lanes", "failures"}
+"""What a running job says of itself that `status` shows elsewhere, or not at all."""
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -77,12 +82,20 @@ def status(
     """Show how far a run is, also from another terminal while it works."""
     from pipeline.dataset import SUCCESS
     from pipeline.journal import charged_in, look
+    from pipeline.records import with_examples
+    from pipeline.report.facts import manifest_of
     from pipeline.watching import state_of
 
     folder, found = _run_in(output)
     parts, pending = look(folder.journal)
     charged = charged_in(folder.journal)
     holder = folder.running()
+    state = state_of(folder.run) if holder else {}
+    told = manifest_of(output) or {}
+    settled = not holder and told.get("ok", 0) + told.get("failed", 0) >= sum(part.rows for part in parts) + pending
+    by_part = [part.failures for part in parts]
+    kinds = state.get("failures") or (told.get("failures") if settled else None) or chain.from_iterable(by_part)
+    failures = with_examples(Failures() + Failures.from_json(kinds), output, parts)
     total = int(found.survey["rows"])
     done = sum(part.rows for part in parts) + pending
     facts = {
@@ -93,6 +106,8 @@ def status(
         "rows": total,
         "done": done,
         "left": total - done,
+        "reason": told.get("reason") if settled else None,
+        "failures": failures.bare().to_json(),
         "sealed_parts": len(parts),
         "failed_in_sealed_parts": sum(part.failed for part in parts),
         **charged.figures("run_"),
@@ -100,12 +115,12 @@ def status(
         "created": found.created,
     }
     if holder:
-        state = {name: value for name, value in state_of(folder.run).items() if value not in (None, [], {})}
-        facts |= {f"now_{name}": value for name, value in state.items() if name not in {"at", "done", "lanes"}}
+        shown = {name: value for name, value in state.items() if value not in (None, [], {})}
+        facts |= {f"now_{name}": value for name, value in shown.items() if name not in _NOT_SHOWN}
     if as_json:
         print(json_line(facts))
     else:
-        _print_facts(facts)
+        _print_facts({**facts, "failures": {kind.name: f"{kind.count}, {kind.said}" for kind in failures.kinds}})
     return 0
 
 

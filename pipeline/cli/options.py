@@ -63,6 +63,10 @@ class Asking:
     ] = 0.0
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: what the output holds is removed.")] = False
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the failed rows again.")] = False
+    fail_fast: Annotated[
+        bool,
+        typer.Option("--fail-fast/--no-fail-fast", help="Stop once more rows have failed than the job allows."),
+    ] = True
     keep_replies: Annotated[
         bool,
         typer.Option(

@@ -17,13 +17,17 @@ from pipeline.cli.connecting import Connection, Start
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.cli.tables import json_line, plain
-from pipeline.faults import Misuse
+from pipeline.failures import Failures
+from pipeline.faults import Misuse, TooManyFailures
 
 if TYPE_CHECKING:
     from pipeline.composition import Reuse
     from pipeline.execute import Settings, Summary
     from pipeline.job import Job
     from pipeline.processes.starting import Workers
+
+
+_ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
 
 
 @with_options
@@ -87,6 +91,7 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
         limit=options.limit,
         fresh=options.fresh,
         retry_failed=options.retry_failed,
+        fail_fast="job" if options.fail_fast else "never",
         keep_replies=options.keep_replies,
         grace_s=options.grace,
         simulated=options.emulate,
@@ -200,12 +205,15 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     """Prints the result and gives the exit code."""
     code = exit_code(summary, reason)
     if as_json:
-        print(json_line({"status": summary.status, "exit_code": code, **summary.facts()}))
+        failures = Failures(tuple(summary.failures)).bare().to_json()  # lines of JSON are kept as logs
+        facts = {**summary.facts(), "failures": failures}
+        print(json_line({"status": summary.status, "exit_code": code, **facts}))
         return code
     _print_summary(job, summary)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; the same command resumes", file=sys.stderr)
+        remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
+        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(
             f"error: {summary.failed} of {summary.rows} rows failed, more than the job allows "
@@ -222,6 +230,8 @@ def _print_summary(job: Job, summary: Summary) -> None:
         print(SIMULATED)
     print(f"dataset  {summary.output}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
+    for kind in summary.failures:
+        print(plain(f"failed   {kind.count} {kind.name}, {kind.said}"))
     tokens = (
         f"unknown ({summary.unmetered_calls} of {summary.calls} calls came without usage)"
         if summary.unmetered_calls

@@ -56,6 +56,7 @@ async def carry_out(run: Run, crew: Crew, tally: Tally, stop: Stop) -> None:
     if not chunks:
         return
     run.dataset.unfinish()
+    run.check(tally, stop)
     bounds, files = run.settings.bounds, run.settings.files
     endpoints = [Opened(name, weight, _unasked) for name, weight in crew.lanes]
     composed = compose(run.job, bounds, endpoints, run.purses, tally=tally, stop=stop)
@@ -151,6 +152,7 @@ class _Parent:
                     self._sharing.report(child.number, message, anyio.current_time())
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
+                        self._run.check(self._tally, self._stop)
                 case Wants():
                     child.wants = True
                     await self._hand_out()

@@ -12,6 +12,7 @@ import orjson
 
 from pipeline.data import Part
 from pipeline.dataset import MANIFEST
+from pipeline.failures import Failures
 from pipeline.faults import Misuse
 from pipeline.journal import charged_in, look
 from pipeline.ledger import Charges
@@ -110,7 +111,7 @@ def run_facts(output: Path) -> RunFacts:
     The plan and the manifest say the same of a finished run: either will do. Raises `Misuse` when neither is there.
     """
     folder = RunFolder(output)
-    plan, manifest = folder.load(), _manifest(output)
+    plan, manifest = folder.load(), manifest_of(output)
     if plan is None and manifest is None:
         raise Misuse(f"{output} holds no run (neither a plan nor a manifest)")
     told = manifest if manifest is not None else {}
@@ -144,12 +145,13 @@ def run_facts(output: Path) -> RunFacts:
         timeline=timeline if len(timeline.points) >= len(findings.timeline.points) else findings.timeline,
         findings=findings,
         repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
-        notes=tuple(_notes(parts, present, sealed, settled)),
+        notes=tuple(_notes(parts, present, sealed, {} if running else settled)),
         read_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _manifest(output: Path) -> dict[str, Any] | None:
+def manifest_of(output: Path) -> dict[str, Any] | None:
+    """What the last start wrote at its end; None when none has ended. Raises `Misuse` when it is damaged."""
     try:
         content: dict[str, Any] = orjson.loads((output / MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -206,4 +208,9 @@ def _notes(parts: Sequence[Part], present: Sequence[Part], sealed: int, settled:
     if settled and settled["ok"] + settled["failed"] > sealed:
         open_rows = settled["ok"] + settled["failed"] - sealed
         notes.append(f"latencies leave out {open_rows} rows that are not sealed yet")
+        failures = Failures.from_json(settled.get("failures", ()))
+        if failures.count > sum(part.failed for part in parts):
+            notes.append(f"failed rows, sealed or not: {failures.told()}")
+    if settled.get("status") == "stopped" and settled.get("reason"):
+        notes.append(f"stopped: {settled['reason']}")
     return notes

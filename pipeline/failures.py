@@ -1,0 +1,123 @@
+"""Failed rows by kind, each with its number and an example; and when there are too many to go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.data import Failure
+from pipeline.faults import TooManyFailures, Unusable
+
+ALIKE = 100
+"""So many rows that all failed alike, before any had a value, are no chance: the others would fail, too."""
+
+_SHOWN = 3
+"""Kinds that a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureKind:
+    """Rows that failed with the same fault and HTTP status; `row` is the ordinal of one, `example` its message."""
+
+    type: str
+    http_status: int | None
+    count: int
+    row: int
+    example: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.type if self.http_status is None else f"{self.type} ({self.http_status})"
+
+    @property
+    def said(self) -> str:
+        """The example."""
+        return f"as in row {self.row}: {self.example}" if self.example else f"as in row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Failed rows by kind, the commonest first."""
+
+    kinds: tuple[FailureKind, ...] = ()
+
+    @classmethod
+    def of(cls, outcomes: Iterable[object]) -> Failures:
+        """The failures among outcomes."""
+        found = cls()
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                fault = outcome.fault
+                found += cls((FailureKind(type(fault).__name__, fault.http_status, 1, outcome.ordinal, fault.message),))
+        return found
+
+    @classmethod
+    def from_json(cls, kinds: Iterable[Mapping[str, Any]]) -> Failures:
+        """What `to_json` gave."""
+        return cls(tuple(FailureKind(**kind) for kind in kinds))
+
+    def __add__(self, other: Failures) -> Failures:
+        if not other.kinds:
+            return self
+        both = {(kind.type, kind.http_status): kind for kind in self.kinds}
+        for kind in other.kinds:
+            known = both.get((kind.type, kind.http_status))
+            both[kind.type, kind.http_status] = kind if known is None else _together(known, kind)
+        return Failures(tuple(sorted(both.values(), key=lambda kind: (-kind.count, kind.row))))
+
+    @property
+    def count(self) -> int:
+        """How many rows have failed."""
+        return sum(kind.count for kind in self.kinds)
+
+    def examples_for(self, failures: Failures) -> Failures:
+        """The failures, with the examples that are known here."""
+        known = {(kind.type, kind.http_status): kind for kind in self.kinds if kind.example}
+        return Failures(
+            tuple(
+                replace(kind, example=found.example, row=found.row)
+                if not kind.example and (found := known.get((kind.type, kind.http_status)))
+                else kind
+                for kind in failures.kinds
+            )
+        )
+
+    def bare(self) -> Failures:
+        """The failures as they may be written outside of the dataset: an unusable row's own words may quote the row."""
+        quoting = Unusable.__name__
+        return Failures(tuple(replace(kind, example="") if kind.type == quoting else kind for kind in self.kinds))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The kinds as JSON."""
+        return [asdict(kind) for kind in self.kinds]
+
+    def told(self) -> str:
+        """The commonest kinds with their numbers and examples, in one line."""
+        shown = [f"{kind.name} {kind.count}, {kind.said}" for kind in self.bare().kinds[:_SHOWN]]
+        return "; ".join([*shown, *(["..."] if len(self.kinds) > _SHOWN else [])])
+
+
+def _together(one: FailureKind, other: FailureKind) -> FailureKind:
+    first, second = sorted((one, other), key=lambda kind: (not kind.example, kind.row))
+    return replace(first, count=first.count + second.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How many failed rows a run goes on with: `allowed` of all its rows, and `alike` when every row failed alike."""
+
+    allowed: float = math.inf
+    alike: float = math.inf
+
+    def passed(self, ok: int, failures: Failures, rows: int) -> TooManyFailures | None:
+        """Why the run stops, after so many rows with a value and these failures out of so many rows."""
+        failed = failures.count
+        if failed > self.allowed:
+            allowed = f"{failed} of {rows} rows failed, more than the job allows (at most {math.floor(self.allowed)})"
+            return TooManyFailures(f"{allowed}: {failures.told()}")
+        if not ok and failed >= self.alike and len(failures.kinds) == 1:
+            return TooManyFailures(f"the first {failed} rows all failed alike: {failures.told()}")
+        return None
