@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data import Part
 from pipeline.failures import FailureKind, Failures
+from pipeline.faults import Broken
 from pipeline.journal import look
 from pipeline.plan import JOURNAL
 from pipeline.slices import bounded_batches, part_file
@@ -39,7 +41,7 @@ def with_examples(failures: Failures, output: Path, parts: Iterable[Part]) -> Fa
 def _with_example(kind: FailureKind, output: Path, spans: Sequence[tuple[str, int, int]]) -> FailureKind:
     for name, first, rows in spans:
         if first <= kind.row < first + rows and (output / name).is_file():
-            with part_file(output / name) as file:
+            with suppress(Broken), part_file(output / name) as file:  # damage is for the check of parts to tell
                 return replace(kind, example=_message(file, kind.row - first))
     return kind
 
