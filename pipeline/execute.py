@@ -25,7 +25,7 @@ from pipeline.job import Job
 from pipeline.journal import Journal, beside, look
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
-from pipeline.source import Source, Survey, changed, find_files, survey
+from pipeline.source import Source, Survey, discover, found_again, survey
 from pipeline.tally import Tally
 from pipeline.watching import Watch
 from pipeline.working import Work
@@ -247,14 +247,14 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
 
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
-    files = find_files(inputs_of(job))
+    discover(inputs_of(job), job.include)
     equip(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     # The cache, too, is opened before anything is removed.
     with folder.locked() as lock, reusing(settings.bounds.reuse) as cache:
         before = folder.load()
-        plan = _planned(job, settings, folder, [str(path) for path in files])
+        plan = _planned(job, settings, folder)
         _require_columns(job, Survey.from_json(plan.survey))
         if settings.fresh or (before is not None and settings.supersede and plan.run_id != before.run_id):
             folder.clear()
@@ -309,7 +309,7 @@ def reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
         yield cache
 
 
-def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[str]) -> Plan:
+def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
     before = None if settings.fresh else folder.load()
     if before is not None and look(folder.journal) == ([], 0):
         before = None  # a start that recorded nothing binds nobody to its settings
@@ -327,7 +327,8 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         return plan
     if before.reparsing:
         raise Misuse(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
-    different = [*differences(before, plan), *changed(found, files)]
+    found, moved = found_again(found, inputs_of(job), job.include)
+    different = [*differences(before, plan), *moved]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())
     if different:
@@ -341,7 +342,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         raise Misuse(
             f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
         )
-    return before
+    return replace(before, survey=found.to_json())
 
 
 def _require_columns(job: Job, found: Survey) -> None:
@@ -356,6 +357,7 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
         chunk_rows=settings.chunk_rows,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,
+        include=job.include,
     )
     if found.rows == 0:
         raise NothingToDo("the input holds no row")

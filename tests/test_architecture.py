@@ -43,7 +43,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"data", "disk", "faults", "pace", "tally", "token"},
+    "values": {"data", "disk", "faults", "pace", "row_values", "tally", "token"},
     "meaning": {
         "attachments",
         "columns",
@@ -79,7 +79,7 @@ ORDER = list(LAYERS)
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 
 SIDEWAYS = {
-    "values": {("data", "faults"), ("tally", "data"), ("token", "faults")},
+    "values": {("data", "faults"), ("row_values", "faults"), ("tally", "data"), ("token", "faults")},
     "engine": {("working", "run")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},

@@ -525,6 +525,7 @@ SHAPING: dict[str, Any] = {
 NOT_SHAPING: dict[str, Any] = {
     "name": "b",
     "input": "other.jsonl",
+    "include": "*.jsonl",
     "output": "elsewhere",
     "media_root": "/elsewhere",
     "tool_timeout_s": 5.0,
