@@ -129,6 +129,24 @@ class Run:
             reopened += len(failed)
         return reopened
 
+    def extend(self, before: Survey) -> int:
+        """Makes room for more rows: parts that other chunks, or other columns, take the place of are opened again.
+
+        Nothing is asked again. Returns how many parts were opened. Raises `Misuse` when their replies were not kept.
+        """
+        now = self.survey
+        same = (now.schema, now.json_columns, now.chunk_rows) == (before.schema, before.json_columns, before.chunk_rows)
+        opened = [part for part in self.parts.values() if not same or part.rows != self.work.chunk(part.chunk).rows]
+        if opened and not self.plan.keep_replies:
+            raise Misuse("the run did not keep its replies, so it cannot be extended: use --fresh")
+        self.dataset.unfinish()
+        for part in opened:
+            self.journal.unseal(part.chunk, list(kept_replies(self.folder.output, part.chunk)))
+            del self.parts[part.chunk]
+        for part in opened:
+            self.dataset.discard(part.chunk)
+        return len(opened)
+
     async def carry_out(self, connect: Connect, tally: Tally, stop: Stop) -> None:
         """Asks what is left to ask, and seals it. Returns at the end, or when `stop` was requested and drained."""
         chunks = self.chunks()
@@ -263,6 +281,8 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
         run.lock, run.cache = lock, cache
         try:
             check_parts(run)
+            if before is not None and plan.run_id == before.run_id and plan.extends(before):
+                run.extend(Survey.from_json(before.survey))
             folder.save(plan)
             yield run
         finally:
@@ -342,6 +362,8 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
         raise Misuse(
             f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
         )
+    if plan.extends(before):
+        return replace(before, limit=plan.limit, survey=_surveyed(job, settings).to_json())
     return replace(before, survey=found.to_json())
 
 
