@@ -147,6 +147,11 @@ class Dataset:
             if success:
                 self._files.put(self.folder / SUCCESS, b"")
 
+    def discard(self, chunk: int) -> None:
+        """Removes a part whose rows are in the journal again, with its kept replies."""
+        with _written(part_name(chunk)):
+            self._files.remove([self.folder / part_name(chunk), _replies_path(self.folder, chunk)])
+
     def unfinish(self) -> None:
         """Takes the success marker away: the dataset is being worked on."""
         with _written(SUCCESS):

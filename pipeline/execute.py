@@ -31,7 +31,7 @@ from pipeline.ledger import KINDS, NOTHING, Charges
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
 from pipeline.records import with_examples
-from pipeline.source import Source, Survey, changed, find_files, survey
+from pipeline.source import Source, Survey, discover, found_again, survey
 from pipeline.tally import Tally
 from pipeline.watching import Watch
 from pipeline.working import Work
@@ -159,6 +159,24 @@ class Run:
             self.journal.forget(failed)
             reopened += len(failed)
         return reopened
+
+    def extend(self, before: Survey) -> int:
+        """Makes room for more rows: parts that other chunks, or other columns, take the place of are opened again.
+
+        Nothing is asked again. Returns how many parts were opened. Raises `Misuse` when their replies were not kept.
+        """
+        now = self.survey
+        same = (now.schema, now.json_columns, now.chunk_rows) == (before.schema, before.json_columns, before.chunk_rows)
+        opened = [part for part in self.parts.values() if not same or part.rows != self.work.chunk(part.chunk).rows]
+        if opened and not self.plan.keep_replies:
+            raise Misuse("the run did not keep its replies, so it cannot be extended: use --fresh")
+        self.dataset.unfinish()
+        for part in opened:
+            self.journal.unseal(part.chunk, list(kept_replies(self.folder.output, part.chunk)))
+            del self.parts[part.chunk]
+        for part in opened:
+            self.dataset.discard(part.chunk)
+        return len(opened)
 
     async def carry_out(self, connect: Connect, tally: Tally, stop: Stop) -> None:
         """Asks what is left to ask, and seals it. Returns at the end, or when `stop` was requested and drained."""
@@ -337,14 +355,14 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
 
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
-    files = find_files(inputs_of(job))
+    discover(inputs_of(job), job.include)
     equip(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     # The cache, too, is opened before anything is removed.
     with folder.locked() as lock, reusing(settings.bounds.reuse) as cache:
         before = folder.load()
-        plan = _planned(job, settings, folder, [str(path) for path in files])
+        plan = _planned(job, settings, folder)
         _require_columns(job, Survey.from_json(plan.survey))
         if settings.fresh or (before is not None and settings.supersede and plan.run_id != before.run_id):
             folder.clear()
@@ -353,6 +371,8 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
         run.lock, run.cache = lock, cache
         try:
             check_parts(run)
+            if before is not None and plan.run_id == before.run_id and plan.extends(before):
+                run.extend(Survey.from_json(before.survey))
             folder.save(plan)
             yield run
         finally:
@@ -399,7 +419,7 @@ def reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
         yield cache
 
 
-def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[str]) -> Plan:
+def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
     before = None if settings.fresh else folder.load()
     if before is not None and look(folder.journal) == ([], 0):
         before = None  # a start that recorded nothing binds nobody to its settings
@@ -418,7 +438,8 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         return plan
     if before.reparsing:
         raise Misuse(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
-    different = [*differences(before, plan), *changed(found, files)]
+    found, moved = found_again(found, inputs_of(job), job.include)
+    different = [*differences(before, plan), *moved]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())
     if different:
@@ -432,7 +453,10 @@ def _planned(job: Job, settings: Settings, folder: RunFolder, files: Sequence[st
         raise Misuse(
             f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
         )
-    return replace(before, target=plan.target, target_sha256=plan.target_sha256)
+    here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
+    if plan.extends(before):
+        return replace(here, limit=plan.limit, survey=_surveyed(job, settings).to_json())
+    return replace(here, survey=found.to_json())
 
 
 def _require_columns(job: Job, found: Survey) -> None:
@@ -447,6 +471,7 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
         chunk_rows=settings.chunk_rows,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,
+        include=job.include,
     )
     if found.rows == 0:
         raise NothingToDo("the input holds no row")

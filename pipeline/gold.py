@@ -66,8 +66,9 @@ def _rows(found: Survey, needed: list[str]) -> Iterator[Row]:
 
 
 def _gold(evaluation: Eval, row: Row) -> Gold:
-    if row.problem is not None:
-        raise Misuse(f"row {row.ordinal} of the gold data cannot be read: {row.problem}")
+    problems = [row.problem] if row.problem else list(getattr(row.values, "problems", {}).values())
+    if problems:
+        raise Misuse(f"row {row.ordinal} of the gold data cannot be read: {problems[0]}")
     key, expected = row.values[str(evaluation.job.key)], _json_value(evaluation, row)
     if key is None:
         raise Misuse(f"row {row.ordinal} of the gold data has no {evaluation.job.key}")

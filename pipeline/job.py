@@ -80,6 +80,7 @@ class Job:
     name: str = Field(pattern=r"^[\w][\w.-]*$")
     model: str = ""
     input: str | Path | Sequence[str | Path] | None = None
+    include: str | Sequence[str] = ()
     output: str | Path | None = None
 
     system: Content | None = None

@@ -31,6 +31,25 @@ ORPHANS_S = 30.0
 _KEPT = (LOCK, WORKERS, "replies")
 _FILES = ("_manifest.json", "_SUCCESS", "_report.html")
 _BESIDE = ("_eval", "_repeats", "_ref")
+_FOUND = frozenset(
+    {
+        "lost+found",
+        ".DS_Store",
+        ".Spotlight-V100",
+        ".Trashes",
+        ".fseventsd",
+        ".gitkeep",
+        ".keep",
+        ".gitignore",
+        ".snapshot",
+        ".zfs",
+        "Thumbs.db",
+        "desktop.ini",
+        "System Volume Information",
+    }
+)
+"""What a fresh volume, a file manager or an empty folder under version control holds: nobody's data."""
+
 _OURS = ("_run", *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 
@@ -55,6 +74,10 @@ class Plan:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     version: str = __version__
 
+    def extends(self, before: Plan) -> bool:
+        """Whether this is the same run with more of its input: its rows begin with those of `before`."""
+        return before.limit is not None and (self.limit is None or self.limit > before.limit)
+
 
 class RunFolder:
     """An output folder and the `_run` folder in it. Raises `Broken` when the disk fails."""
@@ -73,7 +96,7 @@ class RunFolder:
         """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
         try:
             self._files.make_folder(self.output)
-            strangers = [path.name for path in self.output.iterdir() if path.name not in _OURS and not _is_part(path)]
+            strangers = [path.name for path in self.output.iterdir() if _is_strange(path)]
             parts = any(_is_part(path) for path in self.output.iterdir())
             if strangers and not self.run.exists():
                 raise Misuse(f"the output folder {self.output} holds other files ({strangers[0]}): choose an empty one")
@@ -82,6 +105,9 @@ class RunFolder:
             self._files.make_private(self.run)
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # nameless, so that two starts at once do not meet in it
+        except FileExistsError as error:
+            told = f"{error.filename} is a file, or a link to nothing"
+            raise Misuse(f"the output folder {self.output} cannot be written: {told}") from error
         except OSError as error:
             raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
 
@@ -191,7 +217,7 @@ def differences(before: Plan, now: Plan) -> list[str]:
         for name in dict.fromkeys([*before.job, *now.job])
         if before.job.get(name) != now.job.get(name)
     ]
-    if before.limit != now.limit:
+    if before.limit != now.limit and not now.extends(before):
         found.append(f"limit changed: {before.limit} -> {now.limit}")
     if before.simulated != now.simulated:
         found.append("it was answered by the emulator" if before.simulated else "it was answered by a real endpoint")
@@ -216,6 +242,10 @@ def _shown(before: str, now: str) -> str:
 def _short(text: str, start: int) -> str:
     piece = " ".join(text[start : start + 60].split())
     return repr(("..." if start else "") + piece + ("..." if len(text) > start + 60 else ""))
+
+
+def _is_strange(path: Path) -> bool:
+    return path.name not in _OURS and not _is_part(path) and not path.name.startswith("._") and path.name not in _FOUND
 
 
 def _is_part(path: Path) -> bool:

@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.faults import Misuse, Unusable
 from pipeline.redaction import said_of_row
+from pipeline.row_values import RowValues
 
 WHOLE_ROW = "row"
 """In a template, `row` is the whole row, for columns whose names are no identifiers: `row["invoice no"]`."""
@@ -123,6 +124,9 @@ class Template:
             named = f"column {', '.join(map(repr, nulls))} is null" if nulls else "a value is null"
             raise Unusable(f"{named}, and the template of `{self.field}` gives no default for it") from None
         except UndefinedError as error:
+            if isinstance(values, RowValues):
+                for name in self.names & values.problems.keys():
+                    raise Unusable(values.problems[name]) from None
             said = said_of_row(str(error.message), values)
             raise Unusable(f"the template of `{self.field}` does not fit this row: {said}") from None
         except (

@@ -43,7 +43,19 @@ import pipeline
 ROOT = Path(pipeline.__file__).parent
 
 LAYERS = {
-    "values": {"address", "data", "disk", "failures", "faults", "ledger", "network", "pace", "tally", "token"},
+    "values": {
+        "address",
+        "data",
+        "disk",
+        "failures",
+        "faults",
+        "ledger",
+        "network",
+        "pace",
+        "row_values",
+        "tally",
+        "token",
+    },
     "meaning": {
         "asked",
         "attachments",
@@ -111,6 +123,7 @@ SIDEWAYS = {
         ("failures", "faults"),
         ("ledger", "data"),
         ("network", "faults"),
+        ("row_values", "faults"),
         ("tally", "data"),
         ("tally", "failures"),
         ("token", "faults"),

@@ -522,6 +522,7 @@ SHAPING: dict[str, Any] = {
 NOT_SHAPING: dict[str, Any] = {
     "name": "b",
     "input": "other.jsonl",
+    "include": "*.jsonl",
     "output": "elsewhere",
     "media_root": "/elsewhere",
     "max_calls_per_turn": 5,

@@ -168,7 +168,7 @@ def subject_of(target: str, options: Asking, repeats: int | None, *, least: int 
     """The evaluation that the command line describes, of so many repeats at `least`, with its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
-    gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit))
+    gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
     output = options.output or Path("out") / name_of(target)
     return Subject(evaluation, target, output, gold, options.emulate, options.limit is not None)
 
@@ -303,7 +303,7 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
 
 
 def _changed(evaluation: Eval, options: Asking, repeats: int | None) -> Eval:
-    changes = {"model": options.model, "input": options.inputs}
+    changes = {"model": options.model, "input": options.inputs, "include": options.include}
     job = overridden(evaluation.job, changes, options.assignments or ())
     return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)
 

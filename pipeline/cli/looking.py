@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.estimating import estimate
-from pipeline.cli.options import AsJson, Assignments, Inputs, Limit, Model, Target, load
+from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
 from pipeline.cli.tables import json_line, plain, print_table, short
 from pipeline.failures import Failures
 from pipeline.faults import Misuse, Unusable
@@ -30,6 +30,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
     target: Target,
     *,
     inputs: Inputs = None,
+    include: Include = None,
     model: Model = None,
     assignments: Assignments = None,
     limit: Limit = None,
@@ -45,8 +46,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     from pipeline.source import Source, survey
     from pipeline.working import renamed
 
-    job, _ = load(target, inputs, model, assignments, None)
-    found = survey(inputs_of(job), limit=limit)
+    job, _ = load(target, inputs, model, assignments, None, include=include)
+    found = survey(inputs_of(job), limit=limit, include=job.include)
     kept = job.columns_kept(found.columns)
     source = Source(found, needed=job.columns_needed(list(found.columns)), kept=list(kept))
     schema = output_schema(renamed(source.kept_schema, kept), job.reader)
@@ -68,12 +69,19 @@ def plan(  # noqa: PLR0913 - one parameter an option
     }
     if as_json:
         print(json_line(facts))
+        _print_notes(found.notes)
         return 0
     _print_facts(facts)
+    _print_notes(found.notes)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
         print(plain(_rendered(job, row)))
     return 0
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(plain(f"note: {note}"), file=sys.stderr)
 
 
 def status(

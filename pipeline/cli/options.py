@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Target = Annotated[str, typer.Argument(help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="File, folder or glob; may be repeated.")]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="Only files in folders that match this glob; may be repeated.")
+]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, as in google/gemini-3.5-flash-lite.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, as in temperature=0.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows.", min=1)]
@@ -31,6 +34,7 @@ class Asking:
     """The options of every command that asks: the job's overrides, how fast and for how much, where, as whom."""
 
     inputs: Inputs = None
+    include: Include = None
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Output folder (default: out/NAME).")] = None
     model: Model = None
     assignments: Assignments = None
@@ -130,11 +134,18 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def load(
-    target: str, inputs: list[str] | None, model: str | None, assignments: list[str] | None, output: Path | None
+    target: str,
+    inputs: list[str] | None,
+    model: str | None,
+    assignments: list[str] | None,
+    output: Path | None,
+    *,
+    include: list[str] | None = None,
 ) -> tuple[Job, str]:
     """The job that the command line describes, and the name it goes by in a plan."""
     from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
 
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
+    changes["include"] = include
     return overridden(job, changes, assignments or ()), target

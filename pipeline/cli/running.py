@@ -39,7 +39,8 @@ def run(
 ) -> int:
     """Run a job over its input; run it again to resume."""
     with _workers(_count_of(processes)) as workers:
-        job, name = load(target, options.inputs, options.model, options.assignments, options.output)
+        given = options.inputs, options.model, options.assignments, options.output
+        job, name = load(target, *given, include=options.include)
         connection = connection_of(options, job)
         settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
         team = Team(workers, _start(target, options, connection)) if workers else None
@@ -153,6 +154,8 @@ def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
     with opened(job, settings) as run:
         if settings.retry_failed:
             print(f"asking {run.reopen_failed()} failed rows again", file=sys.stderr)
+        for note in run.survey.notes:
+            print(plain(f"note: {note}"), file=sys.stderr)
         tally = Tally()
         run.count_before(tally)
         if not run.chunks():

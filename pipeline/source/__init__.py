@@ -1,9 +1,10 @@
-"""Rows out of JSONL and Parquet, lazily, in order, with stable ordinals.
+"""Rows out of JSON, CSV and Parquet, lazily, in order, with stable ordinals.
 
 Whether the input can be used is known before its first row is: `survey` reads it once, `Source` reads the rows.
 """
 
-from pipeline.source.files import changed, find_files
+from pipeline.source.discovery import Discovery, Found, Inputs, discover
+from pipeline.source.identity import changed, found_again
 from pipeline.source.layout import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
 from pipeline.source.reader import Source, survey
 
@@ -11,12 +12,16 @@ __all__ = [
     "BadLine",
     "Batch",
     "Conflict",
+    "Discovery",
     "File",
+    "Found",
+    "Inputs",
     "Position",
     "Source",
     "Survey",
     "changed",
-    "find_files",
+    "discover",
+    "found_again",
     "kept_schema",
     "survey",
 ]

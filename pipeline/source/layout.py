@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -12,33 +12,52 @@ import pyarrow as pa
 from pipeline.data import Row
 from pipeline.faults import Misuse
 
-Format = Literal["jsonl", "parquet"]
+Format = Literal["jsonl", "csv", "parquet"]
+"""`jsonl` is JSON in any arrangement: one object a line, an array, objects one after the other."""
+
+Partitions = tuple[tuple[str, str | None], ...]
+"""The columns that a file's folders stand for (`date=2026-11-01/`), with their values."""
 
 MAX_BATCH_ROWS = 256
+MAX_CHUNK_BYTES = 256 << 20
+"""What the rows of a chunk may take of the input, uncompressed: it is written as one part."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One input file as it was surveyed. `sha256` is of the bytes on disk; `rows` is how many of its rows are used."""
+    """One input file as it was surveyed. `sha256` is of the bytes on disk; `rows` is how many of its rows are used.
+
+    `name` is its path below the folder that all input files have in common, as it was when the run was created.
+    """
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
     rows: int
+    name: str = ""
+    partitions: Partitions = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a chunk begins: a file by its index, and the place in it.
 
-    For JSONL `offset` counts bytes of the decompressed file and `line` is the number of the line there, from 1.
-    For Parquet `offset` counts rows of the file and `line` is 0.
+    For text `offset` counts bytes of the file as UTF-8 without its compression, and `line` is the number of the line
+    there, from 1. For Parquet `offset` counts rows of the file and `line` is 0.
     """
 
     file: int
     offset: int
     line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRows:
+    """How many rows a chunk has, by the mean bytes of a row; `is_fixed` when that was said and nothing changes it."""
+
+    of: Callable[[float], int]
+    is_fixed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +84,10 @@ class Survey:
 
     `rows` counts every record, also the `bad_count` that cannot be read; `bad_lines` holds the first 20 of those.
     `columns` gives a type in words to every column; `conflicts` names the columns that have none, which
-    `arrow_schema` leaves out. `json_columns` are kept as compact JSON text. `mean_row_bytes` is uncompressed.
-    Chunk `i` holds the rows from ordinal `i * chunk_rows` on, and begins at `chunks[i]`.
+    `arrow_schema` leaves out. `json_columns` are kept as text: strings as they are, all else as compact
+    JSON. `mean_row_bytes` is uncompressed.
+    Chunk `i` holds the rows from ordinal `i * chunk_rows` on, and begins at `chunks[i]`. `notes` says, in sentences,
+    what the user should know of the input: files that were passed over.
     """
 
     files: tuple[File, ...]
@@ -81,6 +102,7 @@ class Survey:
     schema: bytes
     json_columns: tuple[str, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def arrow_schema(self) -> pa.Schema:
         """The settled types of all columns that have one, all nullable."""
@@ -89,7 +111,10 @@ class Survey:
     def to_json(self) -> dict[str, Any]:
         """The survey as dicts, lists, strings and numbers; `from_json` is its inverse."""
         return {
-            "files": [[file.path, file.size, file.mtime_ns, file.sha256, file.rows] for file in self.files],
+            "files": [
+                [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, [*map(list, file.partitions)]]
+                for file in self.files
+            ],
             "format": self.format,
             "columns": dict(self.columns),
             "rows": self.rows,
@@ -101,6 +126,7 @@ class Survey:
             "schema": base64.b64encode(self.schema).decode(),
             "json_columns": list(self.json_columns),
             "conflicts": [[conflict.column, conflict.problem] for conflict in self.conflicts],
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -114,7 +140,7 @@ class Survey:
     @staticmethod
     def _read(value: Mapping[str, Any]) -> Survey:
         return Survey(
-            files=tuple(File(*file) for file in value["files"]),
+            files=tuple(_file(*file) for file in value["files"]),
             format=value["format"],
             columns=dict(value["columns"]),
             rows=value["rows"],
@@ -126,7 +152,14 @@ class Survey:
             schema=base64.b64decode(value["schema"]),
             json_columns=tuple(value["json_columns"]),
             conflicts=tuple(Conflict(*conflict) for conflict in value["conflicts"]),
+            notes=tuple(value["notes"]),
         )
+
+
+def _file(*values: Any) -> File:
+    *plain, partitions = values
+    file = File(*plain)
+    return replace(file, partitions=tuple((name, value) for name, value in partitions))
 
 
 @dataclass(frozen=True, slots=True)

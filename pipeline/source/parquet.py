@@ -3,46 +3,75 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as t
 
 from pipeline.data import Row
 from pipeline.faults import Broken, Misuse
+from pipeline.row_values import RowValues
+from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, Watch
-from pipeline.source.layout import MAX_BATCH_ROWS, Batch, File, Position, Survey, one_line, record_batch
+from pipeline.source.layout import (
+    MAX_BATCH_ROWS,
+    MAX_CHUNK_BYTES,
+    Batch,
+    ChunkRows,
+    Conflict,
+    File,
+    Partitions,
+    Position,
+    Survey,
+    one_line,
+    record_batch,
+)
+from pipeline.source.widening import conformed, widened
 
 _BATCH_BYTES = 16 << 20
 _DECODED_ROWS = 4096  # decoding has a price per call, so it takes more rows at once than a batch has
 _UNREADABLE = (OSError, pa.ArrowException)  # what Arrow raises for bytes that are not, or no longer, Parquet
+_FORMLESS = (
+    ValueError,
+    OverflowError,
+    pa.ArrowException,
+)  # what pyarrow raises for a value that Python has no form for
+_CALENDAR_SECONDS = 1e12
+"""From 1970, some 31,700 years either way: Arrow's calendar goes little further, and writes other years beyond."""
 
 
-def survey_parquet(paths: Sequence[Path], chunk_rows: Callable[[float], int], limit: int | None) -> Survey:
+def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
     """Read every footer and hash every file; no data page is decoded.
 
-    Raises `Misuse` for a file that is corrupt or cut short, and for a column of different types in different files.
+    Raises `Misuse` for a file that is corrupt or cut short. A column of types that nothing holds exactly is a
+    conflict, which matters only to those who use it.
     """
-    footers = [_footer(path) for path in paths]
-    schema = _settled(paths, [schema for _, schema in footers])
+    footers = [_footer(found.path) for found in discovery.files]
+    schema, conflicts = _settled(discovery.files, [schema for _, schema in footers])
     counts = _limited([metadata.num_rows for metadata, _ in footers], limit)
-    rows = sum(counts)
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
-    size = chunk_rows(mean)
+    size = chunk_rows.of(mean)
+    if not chunk_rows.is_fixed:
+        size = max(1, min(size, int(MAX_CHUNK_BYTES / max(_largest_row_bytes(footers), 1))))
+    names = dict.fromkeys(name for _, schema in footers for name in schema.names) | dict.fromkeys(schema.names)
+    types = {field.name: str(field.type) for field in schema}
     return Survey(
-        files=tuple(_file(path, count) for path, count in zip(paths, counts, strict=True)),
+        files=tuple(_file(found, count) for found, count in zip(discovery.files, counts, strict=True)),
         format="parquet",
-        columns={field.name: str(field.type) for field in schema},
-        rows=rows,
+        columns={name: types.get(name, "mixed") for name in names},
+        rows=sum(counts),
         bad_lines=(),
         bad_count=0,
         mean_row_bytes=mean,
         chunk_rows=size,
         chunks=tuple(_positions(counts, size)),
         schema=schema.serialize().to_pybytes(),
+        conflicts=conflicts,
+        notes=discovery.notes,
     )
 
 
@@ -60,13 +89,19 @@ def _footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
     return metadata, schema
 
 
-def _file(path: Path, rows: int) -> File:
-    with HashedFile(path) as file:
-        return file.sealed(rows)
+def _file(found: Found, rows: int) -> File:
+    with HashedFile(found.path) as file:
+        return file.sealed(found.name, found.partitions, rows)
 
 
 def _data_bytes(metadata: pq.FileMetaData) -> int:
     return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+
+
+def _largest_row_bytes(footers: Sequence[tuple[pq.FileMetaData, pa.Schema]]) -> float:
+    """The mean of the row group whose rows are the largest: all that a footer says of single rows."""
+    groups = (metadata.row_group(index) for metadata, _ in footers for index in range(metadata.num_row_groups))
+    return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
 
 
 def _limited(counts: Sequence[int], limit: int | None) -> list[int]:
@@ -84,45 +119,30 @@ def _positions(counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
         first += count
 
 
-def _settled(paths: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The columns of all files, all nullable, in the order they are first seen. One without any value is a string."""
+def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
+    """The columns of all files, all nullable, in the order they are first seen, those of folders last.
+
+    A column without any value is a string. One that is also named by a folder is the folder's, as in DuckDB.
+    """
     types: dict[str, pa.DataType] = {}
     origin: dict[str, Path] = {}
-    for path, schema in zip(paths, schemas, strict=True):
-        for field in schema:
-            before = types.get(field.name, pa.null())
-            merged = widened(before, field.type)
+    conflicts: dict[str, Conflict] = {}
+    for found, schema in zip(files, schemas, strict=True):
+        given = {field.name: field.type for field in schema} | {name: pa.string() for name, _ in found.partitions}
+        for name, kind in given.items():
+            before = types.get(name, pa.null())
+            merged = widened(before, kind)
             if merged is None:
-                raise Misuse(
-                    f"column {field.name!r} is {field.type} in {path} but {before} in {origin[field.name]}: write the "
-                    "files with one type for it"
+                told = f"column {name!r} is {kind} in {found.path} but {before} in {origin[name]}"
+                conflicts.setdefault(
+                    name, Conflict(name, f"{told}: leave it out with `keep=[...]`, or write the files with one type")
                 )
-            if before == pa.null():
-                origin[field.name] = path
-            types[field.name] = merged
-    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in types.items()])
-
-
-def widened(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type of both, null widening to anything and a required field to an optional one; else None."""
-    if pa.types.is_null(other) or one == other:
-        return one
-    if pa.types.is_null(one):
-        return other
-    if pa.types.is_list(one) and pa.types.is_list(other):
-        field = _widened_field(one.value_field, other.value_field)
-        return None if field is None else pa.list_(field)
-    if pa.types.is_struct(one) and pa.types.is_struct(other):
-        if [field.name for field in one] != [field.name for field in other]:
-            return None
-        fields = [_widened_field(left, right) for left, right in zip(one, other, strict=True)]
-        return pa.struct(fields) if all(field is not None for field in fields) else None
-    return None
-
-
-def _widened_field(one: pa.Field, other: pa.Field) -> pa.Field | None:
-    kind = widened(one.type, other.type)
-    return None if kind is None else pa.field(one.name, kind, nullable=one.nullable or other.nullable)
+                continue
+            if t.is_null(before):
+                origin[name] = found.path
+            types[name] = merged
+    settled = {name: pa.string() if t.is_null(kind) else kind for name, kind in types.items() if name not in conflicts}
+    return pa.schema(list(settled.items())), tuple(conflicts.values())
 
 
 def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Schema) -> Generator[Batch, None, None]:
@@ -132,6 +152,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
     """
     start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
     columns = {*needed, *kept.names}
+    types = {field.name: field.type for field in survey.arrow_schema()}
     for number, file in enumerate(survey.files):
         end += file.rows
         if number < start.file:
@@ -141,7 +162,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
         watch.check()
         for batch in _slices(_decoded(file, skip, columns), ordinal, end, survey.chunk_rows):
             watch.check()
-            yield Batch(_rows(batch, ordinal, needed), _kept(batch, kept))
+            yield _Columns(batch, types, file.partitions).batch(ordinal, needed, kept)
             ordinal += batch.num_rows
         if ordinal != end:
             raise Broken(f"{file.path} ends too early: it changed during the run")
@@ -207,42 +228,94 @@ def _slices(batches: Iterator[pa.RecordBatch], ordinal: int, end: int, chunk_row
             return
 
 
-def _kept(batch: pa.RecordBatch, kept: pa.Schema) -> pa.RecordBatch:
-    columns = [_as_settled(_column(batch, field.name), field.type, batch.num_rows) for field in kept]
-    return record_batch(columns, kept, batch.num_rows)
+class _Columns:
+    """The columns of some rows of a file, in their settled types, with those that its folders stand for."""
 
+    def __init__(self, batch: pa.RecordBatch, types: Mapping[str, pa.DataType], partitions: Partitions) -> None:
+        self._rows = batch.num_rows
+        self._types = types
+        self._given = dict(zip(batch.schema.names, batch.columns, strict=True))
+        self._given |= {name: pa.repeat(pa.scalar(value, pa.string()), self._rows) for name, value in partitions}
+        self._settled: dict[str, pa.Array] = {}
+        self._problems: dict[int, dict[str, str]] = {}
 
-def _as_settled(column: pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:
-    if column is None or pa.types.is_null(column.type):
-        return pa.nulls(rows, kind)
-    return column if column.type == kind else column.cast(kind)
+    def batch(self, ordinal: int, needed: Sequence[str], kept: pa.Schema) -> Batch:
+        """The batch of these rows, the first of which has this ordinal."""
+        copied = [self._column(field.name, ordinal) for field in kept]
+        values = [self._values(name, ordinal) for name in needed]
+        rows = [
+            Row(at, dict(zip(needed, row, strict=True)))
+            for at, row in enumerate(zip(*values, strict=True) if values else [()] * self._rows, ordinal)
+        ]
+        for index, problems in self._problems.items():
+            readable = {name: value for name, value in rows[index].values.items() if name not in problems}
+            rows[index] = Row(ordinal + index, RowValues(readable, problems))
+        return Batch(rows, record_batch(copied, kept, self._rows))
 
+    def _column(self, name: str, ordinal: int) -> pa.Array:
+        if name not in self._settled:
+            array = self._given.get(name)
+            kind = self._types.get(name, pa.string() if array is None else array.type)
+            found = pa.nulls(self._rows, kind) if array is None else array
+            self._settled[name] = self._conformed(name, found, kind, ordinal)
+        return self._settled[name]
 
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array | None:
-    index = batch.schema.get_field_index(name)
-    return None if index < 0 else batch.column(index)
-
-
-def _rows(batch: pa.RecordBatch, ordinal: int, needed: Sequence[str]) -> list[Row]:
-    columns = [(name, _column(batch, name)) for name in needed]
-    try:
-        values = [[None] * batch.num_rows if column is None else column.to_pylist() for _, column in columns]
-    except (ValueError, OverflowError):  # some value has no Python form: the rows one by one, to tell which
-        return [_row(batch.slice(index, 1), ordinal + index, needed) for index in range(batch.num_rows)]
-    if not values:
-        return [Row(at, {}) for at in range(ordinal, ordinal + batch.num_rows)]
-    return [Row(at, dict(zip(needed, row, strict=True))) for at, row in enumerate(zip(*values, strict=True), ordinal)]
-
-
-def _row(batch: pa.RecordBatch, ordinal: int, needed: Sequence[str]) -> Row:
-    values: dict[str, Any] = {}
-    for name in needed:
-        column = _column(batch, name)
+    def _conformed(self, name: str, array: pa.Array, kind: pa.DataType, ordinal: int) -> pa.Array:
+        """The column in its settled type; a value that the type does not hold is null, and a problem of its row."""
         try:
-            values[name] = None if column is None else column[0].as_py()
+            return conformed(array, kind)
+        except pa.ArrowException:  # the values one by one, to tell which
+            pieces = []
+            for index in range(self._rows):
+                try:
+                    pieces.append(conformed(array.slice(index, 1), kind))
+                except pa.ArrowException:
+                    pieces.append(pa.nulls(1, kind))
+                    told = f"holds a {array.type} that does not fit {kind}, its type in other files"
+                    self._problem(index, ordinal, name, told)
+            return pa.concat_arrays(pieces)
+
+    def _values(self, name: str, ordinal: int) -> list[Any]:
+        column = self._column(name, ordinal)
+        try:
+            return list(column.to_pylist())
+        except _FORMLESS:  # some value has no Python form: the values one by one, to tell which
+            return [self._value(name, column, index, ordinal) for index in range(self._rows)]
+
+    def _value(self, name: str, column: pa.Array, index: int, ordinal: int) -> Any:
+        try:
+            return _python_form(column[index])
         except UnicodeDecodeError:
-            return Row(ordinal, {}, f"row {ordinal}: column {name!r} is not valid UTF-8")
-        except (ValueError, OverflowError):
-            kind = batch.schema.field(name).type
-            return Row(ordinal, {}, f"row {ordinal}: column {name!r} holds a {kind} that Python has no exact value for")
-    return Row(ordinal, values)
+            self._problem(index, ordinal, name, "is not valid UTF-8")
+        except _FORMLESS:
+            self._problem(index, ordinal, name, f"holds a {column.type} that Python has no exact value for")
+        return None
+
+    def _problem(self, index: int, ordinal: int, name: str, told: str) -> None:
+        self._problems.setdefault(index, {})[name] = f"row {ordinal + index}: column {name!r} {told}"
+
+
+def _python_form(value: pa.Scalar) -> Any:
+    """The value, in which times that Python has no form for stand as ISO 8601 text with all their digits.
+
+    Raises what pyarrow raises where there is no such text either.
+    """
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.StructScalar):
+        return {name: _python_form(inner) for name, inner in value.items()}
+    if isinstance(value, pa.ListScalar):
+        return [_python_form(inner) for inner in value.values]
+    try:
+        return value.as_py()
+    except _FORMLESS:
+        if not t.is_temporal(value.type) or t.is_duration(value.type) or abs(_seconds(value)) > _CALENDAR_SECONDS:
+            raise
+        return value.cast(pa.string()).as_py()
+
+
+def _seconds(value: pa.Scalar) -> float:
+    if t.is_date32(value.type):
+        return float(value.value * 86_400)
+    unit = "ms" if t.is_date64(value.type) else value.type.unit
+    return float(value.value / {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit])

@@ -9,15 +9,14 @@ from contextlib import ExitStack
 import pyarrow as pa
 
 from pipeline.faults import Misuse
-from pipeline.source.files import Inputs, find_files, format_of
-from pipeline.source.jsonl import read_jsonl, survey_jsonl
-from pipeline.source.layout import Batch, Survey, kept_schema, require
+from pipeline.source.discovery import Inputs, discover
+from pipeline.source.layout import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, require
 from pipeline.source.parquet import read_parquet, survey_parquet
+from pipeline.source.text import read_text, survey_text
 
 _Batches = Generator[Batch, None, None]
 
 _CHUNK_BYTES = 8 << 20
-_MOST_CHUNK_BYTES = 256 << 20
 _CHUNK_ROWS = (1_000, 10_000)
 _CHUNKS = 8
 
@@ -28,16 +27,17 @@ def survey(
     chunk_rows: int | None = None,
     min_chunk_rows: int = 1_000,
     limit: int | None = None,
+    include: str | Sequence[str] = (),
 ) -> Survey:
     """Read the whole input once and say what it holds.
 
     Without `chunk_rows`, a chunk has as many rows as make 8 MiB, judged by the first ones: at least 1,000 and
     `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they
-    keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it, and a chunk has no more rows
-    than make 256 MiB, however few those are. With `limit` only the first so many rows count; files are listed and
-    hashed in full all the same. JSONL is parsed line by line and every column's
-    type settled; of Parquet only the footers are read. Raises `Misuse` for what the user can mend: see `find_files`,
-    damaged files, types that differ between Parquet files. Memory does not grow with the number of rows.
+    keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. No chunk has more rows than make
+    256 MiB. With `limit` only the first so many rows count; files are listed and hashed in full all the same. Text is
+    parsed record by record and every column's type settled; of Parquet only the footers are read. Raises `Misuse` for
+    what the user can mend: see `discover`, damaged files, an input without one record that can be read. Memory does
+    not grow with the number of rows.
     """
     if chunk_rows is not None and chunk_rows < 1:
         raise Misuse(f"chunk_rows must be 1 or more, not {chunk_rows}")
@@ -47,15 +47,14 @@ def survey(
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
-        rows = sum(path.stat().st_size for path in paths) / (mean_row_bytes + 1)  # a line has an end
+        rows = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # a line has an end
         even = max(low, min_chunk_rows // 4, math.ceil(min(rows, limit or rows) / _CHUNKS))
-        most = max(1, int(_MOST_CHUNK_BYTES / max(mean_row_bytes, 1)))  # however few rows that may be
-        return chunk_rows or min(max(fitting, min_chunk_rows), even, most)
+        largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
+        return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 
-    paths = find_files(inputs)
-    if paths and format_of(paths[0]) == "parquet":
-        return survey_parquet(paths, decide, limit)
-    return survey_jsonl(paths, decide, limit)
+    discovery = discover(inputs, include)
+    survey_files = survey_parquet if discovery.format == "parquet" else survey_text
+    return survey_files(discovery, ChunkRows(decide, is_fixed=chunk_rows is not None), limit)
 
 
 class Source:
@@ -98,7 +97,7 @@ class Source:
         if self._parked is not None and self._parked[0] == ordinal:
             batches, self._parked = self._parked[1], None
             return batches
-        read = read_parquet if self._survey.format == "parquet" else read_jsonl
+        read = read_parquet if self._survey.format == "parquet" else read_text
         return read(self._survey, index, needed=self._needed, kept=self.kept_schema)
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
 from typing import Any
@@ -16,13 +15,11 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from pipeline.faults import Misuse
-from pipeline.source.layout import Conflict
-
-# Three types that JSON values never have stand for what Arrow has no type for. They are gone once a column is settled.
+# Four types that JSON values never have stand for what Arrow has no type for. They are gone once a column is settled.
 SMALL_INT = pa.int32()  # an integer that a double holds exactly
 JSON_TEXT = pa.binary()  # lists or objects that fit no one type
 HUGE_INT = pa.uint64()  # an integer beyond 64 bits
+MIXED = pa.large_binary()  # a column of values that fit no one type: text
 
 _NULL, _BOOL, _INT, _DOUBLE, _STRING = pa.null(), pa.bool_(), pa.int64(), pa.float64(), pa.string()
 _NUMBERS = (SMALL_INT, _INT, _DOUBLE, HUGE_INT)
@@ -36,17 +33,6 @@ MAX_FIELDS = 256
 """An object with more fields than this is a mapping, not a record."""
 MAX_DEPTH = 10
 """Lists and objects nested deeper are kept as JSON text: several readers of Parquet stop at 15."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value stands, for people."""
-
-    path: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.path} line {self.line}"
 
 
 def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -81,9 +67,16 @@ def _merge_structs(one: pa.StructType, other: pa.StructType) -> pa.DataType | No
     return pa.struct(list(fields.items())) if len(fields) <= MAX_FIELDS else None
 
 
-def _merge_columns(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+def merge_columns(one: pa.DataType, other: pa.DataType | None) -> pa.DataType:
+    """As `merge`, for whole columns, which hold anything as text; None stands for values that fit no one type."""
+    if other is None or MIXED in (one, other):
+        return MIXED
     merged = merge(one, other)
-    return JSON_TEXT if merged is None and _is_nested(one) and _is_nested(other) else merged
+    if merged == HUGE_INT:
+        return MIXED
+    if merged is None:
+        return JSON_TEXT if _is_nested(one) and _is_nested(other) else MIXED
+    return merged
 
 
 def _is_nested(kind: pa.DataType) -> bool:
@@ -157,7 +150,7 @@ def _settled(kind: pa.DataType) -> pa.DataType | None:
     if pa.types.is_struct(kind):
         fields = [(field.name, _settled(field.type)) for field in kind]
         return pa.struct(fields) if fields and all(inner is not None for _, inner in fields) else None
-    if kind == JSON_TEXT:
+    if kind in (JSON_TEXT, MIXED):
         return None
     return {_NULL: _STRING, SMALL_INT: _INT}.get(kind, kind)
 
@@ -167,91 +160,44 @@ class Columns:
 
     def __init__(self) -> None:
         self._types: dict[str, pa.DataType] = {}
-        self._first: dict[str, Place] = {}
-        self._conflicts: dict[str, Conflict] = {}
 
-    def add(self, records: Sequence[Mapping[str, Any]], path: str, lines: Sequence[int]) -> None:
-        """Take in records of one file, with their line numbers. Raises `Misuse` at too many columns."""
+    def add(self, records: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Take in records. Returns the indices of those left out: there would be too many columns with them."""
+        refused: list[int] = []
         names = dict.fromkeys(chain.from_iterable(records))
         if len(self._types.keys() | names.keys()) > MAX_COLUMNS:
-            raise Misuse(
-                f"{path}: more than {MAX_COLUMNS:,} different keys by line {lines[-1]}; put data that is keyed by "
-                "values into one nested object"
-            )
+            records, refused = self._fitting(records)
+            names = dict.fromkeys(chain.from_iterable(records))
         for name in names:
-            if name not in self._conflicts:
-                self._add_column(name, [record.get(name) for record in records], path, lines)
+            before = self._types.get(name, _NULL)
+            values = [record.get(name) for record in records]
+            block = shape(values, as_text=name in ALWAYS_JSON or before == JSON_TEXT) if before != MIXED else MIXED
+            self._types[name] = merge_columns(before, block)
+        return refused
 
-    def _add_column(self, name: str, values: Sequence[Any], path: str, lines: Sequence[int]) -> None:
-        before = self._types.get(name, _NULL)
-        block = shape(values, as_text=name in ALWAYS_JSON or before == JSON_TEXT)
-        merged = None if block is None else _merge_columns(before, block)
-        if merged is None or merged == HUGE_INT:
-            self._conflicts[name] = self._conflict(name, before, values, [Place(path, line) for line in lines])
-        elif before == _NULL and merged != _NULL:
-            index = next(index for index, value in enumerate(values) if value is not None)
-            self._first[name] = Place(path, lines[index])
-        self._types[name] = before if merged is None else merged
-
-    def _conflict(self, name: str, before: pa.DataType, values: Sequence[Any], places: Sequence[Place]) -> Conflict:
-        """The first value of a block that does not fit what came before it."""
-        known, first = before, self._first.get(name)
-        for value, place in zip(values, places, strict=True):
-            kind = shape([value])
-            merged = None if kind is None else _merge_columns(known, kind)
-            if kind == HUGE_INT:
-                return Conflict(name, _huge(name, place))
-            if merged is None:
-                return Conflict(name, _mixed(name, (first, known), (place, kind)))
-            first = place if first is None and value is not None else first
-            known = merged
-        raise AssertionError(f"{name}: the values fit one by one but not together")
+    def _fitting(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[int]]:
+        known, fitting, refused = set(self._types), [], []
+        for index, record in enumerate(records):
+            if len(known | record.keys()) > MAX_COLUMNS:
+                refused.append(index)
+            else:
+                known |= record.keys()
+                fitting.append(record)
+        return fitting, refused
 
     def types(self) -> dict[str, pa.DataType]:
-        """Every column without a conflict, with its settled type; JSON text is a string."""
-        settled = {name: _settled(kind) for name, kind in self._types.items() if name not in self._conflicts}
+        """Every column with its settled type; text is a string."""
+        settled = {name: _settled(kind) for name, kind in self._types.items()}
         return {name: _STRING if kind is None else kind for name, kind in settled.items()}
 
     def as_json(self) -> tuple[str, ...]:
-        """The columns whose lists and objects are kept as JSON text."""
-        settled = ((name, _settled(kind)) for name, kind in self._types.items() if name not in self._conflicts)
-        return tuple(name for name, kind in settled if kind is None)
+        """The columns that are kept as text: what is no string in them as JSON."""
+        return tuple(name for name, kind in self._types.items() if _settled(kind) is None)
 
     def words(self) -> dict[str, str]:
         """Every column with its type in words."""
-        types, texts = self.types(), self.as_json()
-        words = {name: "string (JSON)" if name in texts else str(types.get(name, "")) for name in self._types}
-        return words | dict.fromkeys(self._conflicts, "mixed")
-
-    def conflicts(self) -> tuple[Conflict, ...]:
-        """The columns that fit no one type."""
-        return tuple(self._conflicts.values())
-
-
-def _mixed(name: str, one: tuple[Place | None, pa.DataType], other: tuple[Place, pa.DataType | None]) -> str:
-    exact = "; a double does not hold integers beyond 2^53 exactly" if {_INT, _DOUBLE} == {one[1], other[1]} else ""
-    return (
-        f"column {name!r} is {_word(one[1])} in {one[0]} but {_word(other[1])} in {other[0]}{exact}: "
-        "leave it out with `keep=[...]`, or make it one type in the input"
-    )
-
-
-def _huge(name: str, place: Place) -> str:
-    return (
-        f"column {name!r} holds an integer beyond 64 bits in {place}: "
-        "leave it out with `keep=[...]`, or quote it as a string in the input"
-    )
-
-
-def _word(kind: pa.DataType | None) -> str:
-    words = {
-        SMALL_INT: "an integer",
-        _INT: "an integer",
-        _DOUBLE: "a fraction",
-        _STRING: "a string",
-        _BOOL: "a boolean",
-    }
-    return words.get(kind, "a list or an object")
+        texts = {name: "string (mixed)" if self._types[name] == MIXED else "string (JSON)" for name in self.as_json()}
+        return {name: texts.get(name, str(kind)) for name, kind in self.types().items()}
 
 
 def json_text(value: Any) -> str:

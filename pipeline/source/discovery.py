@@ -1,0 +1,215 @@
+"""Which files the input is made of: found, of one format, none of them skipped in silence."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from urllib.parse import unquote
+
+from pipeline.faults import Misuse
+from pipeline.source.formats import TABLES, format_of, known_suffixes
+from pipeline.source.lakes import require_no_lake
+from pipeline.source.layout import Format, Partitions
+from pipeline.source.sniffing import kind_of_rows
+
+Inputs = str | Path | Sequence[str | Path]
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_NOT_INPUT = frozenset({"_manifest.json", "Thumbs.db", "desktop.ini"})
+"""What runs of ours, and file managers, leave in folders."""
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file of the input. See `pipeline.source.layout.File` for `name` and `partitions`."""
+
+    path: Path
+    name: str
+    partitions: Partitions
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The input files, in order, of one format; and in sentences what was passed over beside them."""
+
+    files: tuple[Found, ...]
+    format: Format
+    notes: tuple[str, ...]
+
+
+def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
+    """The input files: absolute, sorted within each input, each file once, all of one format.
+
+    An input is a file, a directory (searched to any depth; names that begin with `_` or `.` are passed over) or a
+    glob pattern. With `include`, only the files in directories and patterns whose name, or the end of whose path,
+    matches one of its globs are looked at. Folders named `key=value`, in what the user named and below it, become
+    columns: see `partitions_of`.
+
+    Raises `Misuse` when an input matches no file; when a file cannot be read; when one that may hold rows is of no
+    kind that is read; when the files are of several formats; and when a folder is a table of a lake format.
+    """
+    search = _Search((include,) if isinstance(include, str) else tuple(include))
+    entries = [inputs] if isinstance(inputs, str | Path) else inputs
+    if not entries:
+        raise Misuse("no input: name a file, a directory or a pattern")
+    for entry in entries:
+        search.add(entry)
+    paths = list(search.found)
+    require_no_lake([*paths, *search.unknown])
+    search.require_known()
+    for path in paths:
+        _check_readable(path)
+    root = os.path.commonpath([path.parent for path in paths])
+    files = tuple(
+        Found(path, path.relative_to(root).as_posix(), partitions) for path, partitions in search.found.items()
+    )
+    return Discovery(files, _one_format(paths), tuple(search.notes()))
+
+
+def partitions_of(folders: Sequence[str]) -> Partitions:
+    """The columns that folders named `key=value` stand for, as text; of one key the innermost folder counts.
+
+    Both sides may be percent-encoded, and `__HIVE_DEFAULT_PARTITION__` is null: what Hive, Spark and DuckDB write.
+    """
+    pairs = (name.partition("=") for name in folders)
+    found = {unquote(key): unquote(value) for key, equals, value in pairs if key and equals}
+    return tuple((key, None if value == _HIVE_NULL else value) for key, value in found.items())
+
+
+class _Search:
+    """Files by path, with their partitions; and those that are not read."""
+
+    def __init__(self, include: tuple[str, ...]) -> None:
+        self.found: dict[Path, Partitions] = {}
+        self._include = include
+        self._real: set[str] = set()
+        self.unknown: list[Path] = []
+        self._passed: list[Path] = []
+
+    def add(self, entry: str | Path) -> None:
+        """Takes in what one input names. Raises `Misuse` when that is nothing."""
+        path = Path(os.path.abspath(entry))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
+        matches = sorted(self._matches(path), key=str)
+        if not matches and not self.unknown:
+            chosen = f" that --include {' '.join(self._include)} selects" if self._include else ""
+            raise Misuse(f"no input file{chosen} matches {str(entry)!r}; known suffixes: {known_suffixes()}")
+        for match in matches:
+            real = os.path.realpath(match)
+            if real not in self._real:
+                self._real.add(real)
+                self.found[match] = partitions_of(_folders_named(match, Path(entry)))
+
+    def _matches(self, path: Path) -> Iterator[Path]:
+        if path.is_dir():
+            yield from self._walk(path)
+        elif os.path.lexists(path):
+            yield _known_file(path)
+        else:
+            for match in map(Path, glob.glob(str(path), recursive=True)):  # noqa: PTH207 - Path.glob wants relative ones
+                if match.name.startswith(("_", ".")):
+                    continue
+                if match.is_dir():
+                    yield from self._walk(match)
+                elif self._included(match):
+                    yield _known_file(match)
+
+    def _walk(self, directory: Path) -> Iterator[Path]:
+        seen: set[str] = set()
+        for folder, folders, names in os.walk(directory, followlinks=True, onerror=_refuse):
+            real = os.path.realpath(folder)
+            folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
+            for path in [] if real in seen else (Path(folder, name) for name in sorted(names)):
+                if self._is_input(path):
+                    yield path
+            seen.add(real)
+
+    def _is_input(self, path: Path) -> bool:
+        """Whether a file in a folder is read; notes it where it is passed over."""
+        if path.name.startswith(".") or path.name in _NOT_INPUT or not self._included(path):
+            return False
+        known = format_of(path) is not None
+        if path.name.startswith("_"):
+            if known:
+                self._passed.append(path)
+            return False
+        if not known:
+            (self.unknown if _may_hold_rows(path) else self._passed).append(path)
+        return known
+
+    def _included(self, path: Path) -> bool:
+        return not self._include or any(PurePath(path).match(pattern) for pattern in self._include)
+
+    def require_known(self) -> None:
+        """Raises `Misuse` for files in folders that may hold rows and are of no kind that is read."""
+        if not self.unknown:
+            return
+        told = [f"{path}: {kind_of_rows(path) or 'unknown kind of file'}" for path in self.unknown[:_LISTED]]
+        if len(self.unknown) > _LISTED:
+            told.append(f"and {len(self.unknown) - _LISTED} more")
+        listed = "".join(f"\n  - {text}" for text in told)
+        raise Misuse(
+            f"files of the input that may hold rows are of no kind that is read:{listed}\n"
+            f"rename or convert them ({known_suffixes()}), move them away, "
+            f"or say which files are the input: --include '*{_ending(self.found)}'"
+        )
+
+    def notes(self) -> Iterator[str]:
+        """What was passed over, a sentence for each folder."""
+        for folder in dict.fromkeys(path.parent for path in self._passed):
+            names = [path.name for path in self._passed if path.parent == folder]
+            endings = Counter(Path(name).suffix or name for name in names).most_common(_LISTED)
+            told = names[0] if len(names) == 1 else ", ".join(f"{count} {ending}" for ending, count in endings)
+            yield f"passed over in {folder}: {told}"
+
+
+def _folders_named(path: Path, entry: Path) -> Sequence[str]:
+    """The folders of a path that the user named, and those below: what lies above a relative path is not data."""
+    above = "/" if entry.is_absolute() else os.path.commonpath([path.parent, Path.cwd()])
+    return path.parent.relative_to(above).parts
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(("_", ".")) or name == "lost+found"
+
+
+def _may_hold_rows(path: Path) -> bool:
+    return path.suffix.lower() in TABLES or kind_of_rows(path) is not None
+
+
+def _ending(found: Iterable[Path]) -> str:
+    return next(("".join(path.suffixes[-2:]) for path in found), ".jsonl")
+
+
+def _refuse(error: OSError) -> None:
+    raise Misuse(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _known_file(path: Path) -> Path:
+    if format_of(path) is None:
+        raise Misuse(f"{path}: unknown kind of file; rename or convert it to one of: {known_suffixes()}")
+    return path
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Misuse(f"{path}: not a regular file; copy its content to one first")
+        path.open("rb").close()
+    except OSError as error:
+        raise Misuse(f"cannot read {path}: {error.strerror}; mend its path or its permissions") from error
+
+
+def _one_format(paths: Sequence[Path]) -> Format:
+    words = {"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}
+    first = {format_of(path): path for path in reversed(paths)}
+    if len(first) > 1:
+        told = " and ".join(f"{words[kind]} ({first[kind]})" for kind in words if kind in first)
+        raise Misuse(f"the input mixes {told}; run them one after the other, or choose with --include")
+    return next(kind for kind in first if kind)

@@ -1,0 +1,61 @@
+"""Which format and compression a file's name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.source.layout import Format
+
+_FORMATS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+_PARQUET = (".parquet", ".pq")
+
+COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+
+TABLES = frozenset(
+    {
+        ".avro", ".orc", ".arrow", ".feather", ".ipc", ".lance", ".vortex", ".xlsx", ".xls", ".xlsb", ".ods", ".xml",
+        ".sqlite", ".sqlite3", ".db", ".duckdb", ".pkl", ".pickle", ".h5", ".hdf5", ".npy", ".npz", ".sav", ".dta",
+        ".rdata", ".rds", ".sas7bdat", ".pb", ".tfrecord", ".tfrecords", ".mds", ".zip", ".tar", ".tgz",
+        ".tbz2", ".txz", ".7z", ".rar", ".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".lzma", ".sz", ".snappy", ".z",
+        ".br", ".psv", ".tab", ".dat", ".geojson", ".json5", ".jl", ".ldjson", ".geojsonl",
+    }
+)  # fmt: skip
+"""Endings of files that may hold rows, and that are not read."""
+
+
+def known_suffixes() -> str:
+    """The endings of the files that are read, for people."""
+    plain = ", ".join([*_FORMATS, *_PARQUET])
+    return f"{plain} (all but Parquet also with {', '.join(COMPRESSIONS)})"
+
+
+def format_of(path: Path) -> Format | None:
+    """The format that the end of the file's name stands for, or None for an unknown one."""
+    name = path.name.lower()
+    if name.endswith(_PARQUET):
+        return "parquet"
+    compression = compression_of(path)
+    return next((kind for suffix, kind in _FORMATS.items() if name.removesuffix(compression).endswith(suffix)), None)
+
+
+def compression_of(path: str | Path) -> str:
+    """The ending that says how a file is compressed, with its dot; empty for a plain one."""
+    suffix = Path(path).suffix.lower()
+    return suffix if suffix in COMPRESSIONS else ""
+
+
+def is_json(path: str | Path) -> bool:
+    """Whether the name promises JSON in any arrangement (`.json`), rather than one object a line."""
+    return Path(path).name.lower().removesuffix(compression_of(path)).endswith(".json")
+
+
+def is_tab_separated(path: str | Path) -> bool:
+    """Whether the name promises tabs between the fields (`.tsv`)."""
+    return Path(path).name.lower().removesuffix(compression_of(path)).endswith(".tsv")

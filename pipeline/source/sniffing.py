@@ -1,0 +1,173 @@
+"""What the first bytes of a file say of its content, where its name says nothing, or something else.
+
+Reading goes by the name, except for the arrangement of JSON in a `.json` file and for UTF-16. All else that is found
+here goes into messages: what a file looks like, and the command that makes it one that is read.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+HEAD_BYTES = 1 << 16
+"""How much of a file is looked at."""
+
+_COMPRESSED = {rb"\x1f\x8b": ".gz", rb"\x28\xb5\x2f\xfd": ".zst", rb"BZh[1-9]1AY": ".bz2", rb"\xfd7zXZ\x00": ".xz"}
+_CONTAINERS = {
+    rb"PAR1[\x00-\x1f]": "Parquet", rb"Obj\x01": "Avro", rb"ORC[^\w\s,;|\"]": "ORC", rb"ARROW1\x00": "Arrow",
+    rb"PK\x03\x04": "a ZIP archive or XLSX", rb"SQLite f": "SQLite", rb"\xff\xd8\xff": "an image",
+    rb"\x89PNG": "an image", rb"%PDF-": "PDF",
+}  # fmt: skip
+_ROWS_IN = ("Parquet", "Avro", "ORC", "Arrow")
+_BOMS = (
+    (b"\xff\xfe\x00\x00", "utf-32-le"),
+    (b"\x00\x00\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+_UTF8_BOM = b"\xef\xbb\xbf"
+_LINES_SEEN = 20
+_NOTHING = object()
+
+Arrangement = Literal["lines", "array", "values"]
+"""How JSON values follow one another: one a line, in one array, or in any number of lines each."""
+
+
+def encoding_of(head: bytes) -> str | None:
+    """UTF-16 or UTF-32 by its mark, or by the zeros between Latin letters; None for everything else."""
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return encoding
+    zeros = [byte == 0 for byte in head[:4]]
+    if zeros == [False, True, False, True]:
+        return "utf-16-le"
+    if zeros == [True, False, True, False]:
+        return "utf-16-be"
+    return None
+
+
+def hidden_compression(path: str, head: bytes) -> str | None:
+    """That a file is compressed or in a container, though its name says that it is plain text; else None."""
+    if suffix := _matched(head, _COMPRESSED):
+        name = shlex.quote(path)
+        return f"{path} is compressed, which its name does not say: mv {name} {shlex.quote(path + suffix)}"
+    kind = _matched(head, _CONTAINERS)
+    if kind is None:
+        return None
+    remedy = "give it the ending .parquet" if kind == "Parquet" else "convert it"
+    return f"{path} is {kind}, which its name does not say: {remedy}"
+
+
+def missing_compression(path: str) -> str | None:
+    """That a file is plain text, though its name says that it is compressed; else None."""
+    head = _start_of(Path(path), 64).removeprefix(_UTF8_BOM)
+    if not head or any(byte < 9 for byte in head) or _matched(head, _COMPRESSED):
+        return None
+    name = shlex.quote(path)
+    return f"{path} is not compressed, though its name says so: mv {name} {shlex.quote(path.rpartition('.')[0])}"
+
+
+def kind_of_rows(path: Path) -> str | None:
+    """What rows a file of an unknown kind seems to hold, in words; None when it seems to hold none."""
+    head = _start_of(path, HEAD_BYTES)
+    kind = _matched(head, _CONTAINERS)
+    if kind is not None:
+        return kind if kind in _ROWS_IN else None
+    if _matched(head, _COMPRESSED):
+        return "compressed"
+    encoding = encoding_of(head)
+    text = head.decode(encoding, "ignore").encode() if encoding else head
+    records = [_value(line) for line in _whole_lines(text)]
+    if any(isinstance(record, dict) for record in records):
+        return "JSON Lines"
+    return "JSON" if re.match(rb"(\xef\xbb\xbf)?\s*(\[\s*\{|\{\s*\")", text) else None
+
+
+def arrangement_of(head: bytes) -> Arrangement:
+    """How the JSON of a `.json` file is arranged, told from its first bytes."""
+    text = head.removeprefix(_UTF8_BOM).lstrip()
+    records = [_value(line) for line in _whole_lines(text)]
+    first = records[0] if records else _NOTHING
+    if text.startswith(b"["):
+        several = len([record for record in records if record is not _NOTHING]) > 1
+        return "lines" if several and first is not _NOTHING else "array"
+    return "lines" if any(isinstance(record, dict) for record in records) else "values"
+
+
+def looks_like(path: str, head: bytes) -> str | None:
+    """What a text of which no line is a record looks like, and the command that converts it; None for no idea."""
+    text, name = head.removeprefix(_UTF8_BOM).strip(), shlex.quote(path)
+    if b"\r" in text and b"\n" not in text:
+        return f"its lines end with a carriage return alone: tr '\\r' '\\n' < {name} > new.jsonl"
+    if text.startswith((b"{", b"[")):
+        return _looks_like_json(text, name)
+    if text.startswith(b"<"):
+        return "it looks like XML or HTML: convert it"
+    if not _is_utf8(text):
+        return f"it is not UTF-8; if it is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
+    return _looks_like_fields(text)
+
+
+def _looks_like_json(text: bytes, name: str) -> str | None:
+    lines = _whole_lines(text)
+    if text.startswith(b"["):
+        if arrangement_of(text) == "lines":
+            return None
+        return f"it looks like a JSON array: give it the ending .json, or convert it: jq -c '.[]' {name} > new.jsonl"
+    if re.match(rb"\{\s*'", text):
+        return "it looks like Python's own notation of dicts: write it with json.dumps instead of str or print"
+    if any(isinstance(_value(line), dict) for line in lines):
+        return None
+    if all(_value(line.rstrip().removesuffix(b",")) is not _NOTHING for line in lines):
+        return f"its lines end with commas: sed 's/,[[:space:]]*$//' {name} > new.jsonl"
+    if len(lines) > 1:
+        ending = "give it the ending .json, or convert it"
+        return f"it looks like JSON over several lines (pretty-printed): {ending}: jq -c . {name} > new.jsonl"
+    return None
+
+
+def _looks_like_fields(text: bytes) -> str | None:
+    lines = _whole_lines(text)
+    for delimiter, called, ending in ((b"\t", "tabs", ".tsv"), (b",", "commas", ".csv"), (b";", "semicolons", ".csv")):
+        counts = {line.count(delimiter) for line in lines}
+        if len(lines) > 1 and len(counts) == 1 and counts != {0}:
+            return f"it looks like fields between {called}, as in CSV: give it the ending {ending}"
+    return None
+
+
+def _matched(head: bytes, signatures: dict[bytes, str]) -> str | None:
+    return next((kind for signature, kind in signatures.items() if re.match(signature, head)), None)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text[: len(text) - 4].decode()  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _whole_lines(text: bytes) -> list[bytes]:
+    """The first lines that are not blank; the last of the head, which may be cut, only when it is the only one."""
+    lines = text.split(b"\n")
+    whole = lines[:-1] if len(lines) > 1 and len(text) >= HEAD_BYTES - 8 else lines
+    return [line for line in whole if line.strip()][:_LINES_SEEN]
+
+
+def _value(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _NOTHING
+
+
+def _start_of(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""

@@ -1,0 +1,156 @@
+"""CSV is read as RFC 4180 has it: every field as it is written, and a record that does not fit fails alone."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data import Row
+from pipeline.faults import Misuse
+from pipeline.source import Source, Survey, survey
+
+
+def read(tmp_path: Path, content: str | bytes, name: str = "a.csv", **options: Any) -> tuple[Survey, list[Row]]:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = survey(tmp_path / name, **options)
+    source = Source(found, needed=None, kept=list(found.columns))
+    chunks = {index: list(source.chunk(index)) for index in reversed(range(len(found.chunks)))}
+    batches = [batch for index in sorted(chunks) for batch in chunks[index]]
+    kept = [record for batch in batches for record in batch.kept.to_pylist()]
+    rows = [row for batch in batches for row in batch.rows]
+    assert kept == [dict(row.values) if row.problem is None else dict.fromkeys(found.columns) for row in rows]
+    return found, rows
+
+
+def values(rows: list[Row]) -> list[Any]:
+    return [row.problem or dict(row.values) for row in rows]
+
+
+def test_fields_are_text_as_it_is_written_and_an_empty_one_is_null(tmp_path: Path) -> None:
+    found, rows = read(tmp_path, 'zip,n,when\n00123,1.50,2026-01-31\n,"", x \n')
+    assert dict(found.columns) == {"zip": "string", "n": "string", "when": "string"}
+    assert values(rows) == [
+        {"zip": "00123", "n": "1.50", "when": "2026-01-31"},
+        {"zip": None, "n": None, "when": " x "},
+    ]
+
+
+fields = st.text(alphabet='ab",;\n\r\t é|', max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    records=st.lists(st.tuples(fields, fields), max_size=12),
+    chunk_rows=st.integers(1, 5),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    delimiter=st.sampled_from([",", ";", "\t", "|"]),
+)
+def test_what_a_writer_of_csv_writes_is_read_from_any_chunk(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[tuple[str, str]],
+    chunk_rows: int,
+    quoting: Any,
+    end: str,
+    delimiter: str,
+) -> None:
+    if quoting == csv.QUOTE_MINIMAL:  # before Python 3.13 the writer leaves a carriage return without quotes
+        records = [(one.replace("\r", ""), two.replace("\r", "")) for one, two in records]
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=quoting, lineterminator=end, delimiter=delimiter).writerows([("one", "two"), *records])
+    _, rows = read(tmp_path_factory.mktemp("csv"), text.getvalue(), chunk_rows=chunk_rows)
+    expected = [{"one": one or None, "two": two or None} for one, two in records]
+    assert values(rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("a;b\n1,5;x\n2,5;y\n", "a.csv"),
+        ("a\tb\n1,5\tx\n2,5\ty\n", "a.tsv"),
+        ("a\tb\n1,5\tx\n2,5\ty\n", "a.csv"),
+        ("a|b\n1,5|x\n2,5|y\n", "a.csv"),
+        ("sep=;\r\na;b\r\n1,5;x\r\n2,5;y\r\n", "a.csv"),
+        ("\ufeffa;b\n1,5;x\n\n  \n2,5;y", "a.csv"),
+    ],
+)
+def test_the_delimiter_is_told_from_the_first_records(tmp_path: Path, content: str, name: str) -> None:
+    assert values(read(tmp_path, content, name)[1]) == [{"a": "1,5", "b": "x"}, {"a": "2,5", "b": "y"}]
+
+
+def test_a_single_column_needs_no_delimiter(tmp_path: Path) -> None:
+    assert values(read(tmp_path, 'text\nHello\n"a, b"\n')[1]) == [{"text": "Hello"}, {"text": "a, b"}]
+
+
+def test_compressed_csv_is_read_too(tmp_path: Path) -> None:
+    assert values(read(tmp_path, gzip.compress(b"a,b\n1,2\n"), "a.csv.gz")[1]) == [{"a": "1", "b": "2"}]
+
+
+def test_a_record_that_does_not_fit_the_header_fails_alone_with_its_line(tmp_path: Path) -> None:
+    found, rows = read(tmp_path, 'a,b\n1,2\n3\n4,5,6\n"x\ny",7\n"8"9,10\n11,12\n', chunk_rows=2)
+    assert values(rows) == [
+        {"a": "1", "b": "2"},
+        "line 3: 1 fields, but the header has 2",
+        "line 4: 3 fields, but the header has 2",
+        {"a": "x\ny", "b": "7"},
+        "line 7: not valid CSV: ',' expected after '\"'",
+        {"a": "11", "b": "12"},
+    ]
+    assert found.bad_count == 3
+
+
+def test_a_quote_that_is_never_closed_spoils_its_own_line_only(tmp_path: Path) -> None:
+    body = "".join(f"{n},text {n}\n" for n in range(500))
+    _, rows = read(tmp_path, 'a,b\n1,fine\n2,"never closed\n' + body, chunk_rows=7)
+    assert (len(rows), [row.ordinal for row in rows if row.problem]) == (502, [1])
+    assert rows[1].problem == "line 3: a quote is opened and never closed"
+    assert rows[2].values == {"a": "0", "b": "text 0"}
+
+
+def test_two_stray_quotes_far_apart_spoil_their_own_lines_only(tmp_path: Path) -> None:
+    body = "".join(f"{n},text {n}\n" for n in range(50))
+    _, rows = read(tmp_path, 'a,b\n2,"stray\n' + body + '3,"stray\n' + body)
+    assert [row.ordinal for row in rows if row.problem] == [0, 51]
+
+
+def test_bytes_that_are_no_utf8_fail_their_record_alone(tmp_path: Path) -> None:
+    _, rows = read(tmp_path, b"a,b\n1,gr\xfcn\n2,rot\n")
+    assert values(rows) == ["line 2: not valid UTF-8", {"a": "2", "b": "rot"}]
+
+
+def test_columns_without_a_name_are_numbered_and_files_may_differ_in_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "0.csv").write_text(",a\n1,2\n")
+    found, rows = read(tmp_path, "a;b\n3;4\n", "1.csv")
+    found = survey(tmp_path)
+    rows = [row for batch in Source(found, needed=None, kept=[]).chunk(0) for row in batch.rows]
+    assert [dict(row.values) for row in rows] == [
+        {"column_1": "1", "a": "2", "b": None},
+        {"column_1": None, "a": "3", "b": "4"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a,b,a\n1,2,3\n", "several columns named a"),
+        ("a,b\r1,2\r", "a carriage return alone: tr"),
+        (b"gr\xfcn,b\n1,2\n", "its first line is no header: not valid UTF-8"),
+        ('"a,b\n1,2\n', "its first line is no header: a quote is opened and never closed"),
+    ],
+)
+def test_a_file_without_a_usable_header_is_refused(tmp_path: Path, content: str | bytes, told: str) -> None:
+    with pytest.raises(Misuse, match=told):
+        read(tmp_path, content)
+
+
+def test_an_empty_file_and_a_header_alone_hold_no_row(tmp_path: Path) -> None:
+    assert read(tmp_path, "")[1] == []
+    found, rows = read(tmp_path, "a,b\n")
+    assert (rows, dict(found.columns)) == ([], {"a": "string", "b": "string"})

@@ -1,0 +1,195 @@
+"""JSON is read in whatever arrangement and encoding it comes; a file that is something else says what it is."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data import Row
+from pipeline.faults import Misuse
+from pipeline.source import Position, Source, Survey, survey
+from pipeline.source.json_values import values as cut
+from pipeline.source.jsonl import MAX_LINE_BYTES
+
+RECORDS: list[dict[str, Any]] = [{"n": n, "text": f'"{{]\\ é\n {n}', "inner": [{"a": [n]}, []]} for n in range(9)]
+
+
+def rows_of(found: Survey, order: Sequence[int] | None = None) -> list[Row]:
+    source = Source(found, needed=None, kept=[])
+    chunks = {index: list(source.chunk(index)) for index in order or range(len(found.chunks))}
+    return [row for index in sorted(chunks) for batch in chunks[index] for row in batch.rows]
+
+
+ARRANGEMENTS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    "an array on a line": json.dumps,
+    "an array over several lines": lambda records: json.dumps(records, indent=2, ensure_ascii=False),
+    "an array with an object a line": lambda records: "[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n",
+    "an array with commas in front": lambda records: "[ " + "\n, ".join(map(json.dumps, records)) + "]",
+    "objects a line": lambda records: "\n".join(map(json.dumps, records)),
+    "objects over several lines": lambda records: "\n".join(json.dumps(record, indent=2) for record in records),
+    "objects without anything between": lambda records: "".join(json.dumps(record, indent=1) for record in records),
+    "objects with commas between": lambda records: ",\n".join(json.dumps(record, indent=1) for record in records),
+}
+ENCODED: dict[str, Callable[[bytes], bytes]] = {
+    ".json": bytes,
+    ".json.gz": gzip.compress,
+    ".json.bz2": bz2.compress,
+    ".json.xz": lzma.compress,
+    ".json.zst": lambda content: bytes(pa.compress(content, "zstd", asbytes=True)),
+}
+
+
+@pytest.mark.parametrize("suffix", ENCODED)
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_json_of_any_arrangement_is_read_from_any_chunk(tmp_path: Path, arrangement: str, suffix: str) -> None:
+    content = ARRANGEMENTS[arrangement](RECORDS).encode()
+    (tmp_path / f"a{suffix}").write_bytes(ENCODED[suffix](content))
+    for chunk_rows in (1, 4, 100):
+        found = survey(tmp_path, chunk_rows=chunk_rows)
+        assert [row.values for row in rows_of(found, range(len(found.chunks))[::-1])] == RECORDS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".jsonl.gz"])
+def test_unicode_of_any_width_is_read_from_any_chunk(tmp_path: Path, suffix: str, encoding: str) -> None:
+    lines = ["text"] if suffix == ".csv" else []
+    lines += ["ab😀é" if suffix == ".csv" else json.dumps({"text": "ab😀é"}, ensure_ascii=False)] * 40_000
+    content = "\n".join(lines).encode(encoding)
+    (tmp_path / f"a{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    found = survey(tmp_path, chunk_rows=9_999)
+    assert (found.rows, found.bad_count) == (40_000, 0)
+    assert {row.values["text"] for row in rows_of(found, range(len(found.chunks))[::-1])} == {"ab😀é"}
+
+
+@pytest.mark.parametrize("end", [b"\x7b", b"\x00\xd8"], ids=["half a character", "half a pair"])
+def test_what_is_no_character_of_its_encoding_fails_its_line_alone(tmp_path: Path, end: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"n": 1}\n'.encode("utf-16") + end)
+    found = survey(tmp_path)
+    assert (found.rows, found.bad_count) == (2, 1)
+
+
+def test_one_value_of_an_array_that_is_broken_or_no_object_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[\n{"n": 1},\n{"n": 2,},\n3, "four", null, [5],\n{"n": 6}\n]')
+    found = survey(tmp_path)
+    problems = [row.problem or row.values["n"] for row in rows_of(found)]
+    assert [problems[0], problems[-1]] == [1, 6]
+    assert str(problems[1]).startswith("line 3: not valid JSON")
+    kinds = ["a number", "a string", "null", "a list"]
+    assert problems[2:-1] == [f"line 4: not a JSON object but {kind}" for kind in kinds]
+
+
+def test_an_array_that_is_cut_short_fails_in_its_last_row_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(RECORDS)[:-20])
+    found = survey(tmp_path)
+    assert (found.rows, [bad.ordinal for bad in found.bad_lines]) == (9, [8])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet='ab"\\[]{},\n é', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('k"]', max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def in_blocks(text: bytes, size: int, start: Position) -> Callable[[int], bytes]:
+    blocks = iter([text[at : at + size] for at in range(start.offset, len(text), size)])
+    return lambda _: next(blocks, b"")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    records=st.lists(json_values, max_size=6),
+    size=st.integers(1, 9),
+    array=st.booleans(),
+    indent=st.none() | st.integers(0, 2),
+    between=st.sampled_from(["\n", " ", ",", " ,\n"]),
+)
+def test_values_do_not_depend_on_how_the_text_is_cut_and_can_be_taken_up_at_any_of_them(
+    records: list[Any], size: int, indent: int | None, between: str, *, array: bool
+) -> None:
+    dumped = [json.dumps(record, indent=indent, ensure_ascii=False) for record in records]
+    text = (json.dumps(records, indent=indent, ensure_ascii=False) if array else between.join(dumped)).encode()
+    if not array and records and isinstance(records[0], list):
+        text = b" " + text
+    found = list(cut(in_blocks(text, size, Position(0, 0, 1)), Position(0, 0, 1), array=array))
+    assert [json.loads(content) for _, _, content in found] == records
+    for index, (number, offset, content) in enumerate(found):
+        assert text[offset : offset + len(content)] == content
+        assert number == 1 + text[:offset].count(b"\n")
+        again = cut(in_blocks(text, size, Position(0, offset, number)), Position(0, offset, number), array=array)
+        assert list(again) == found[index:]
+
+
+def test_a_value_over_the_limit_comes_cut_and_the_next_ones_whole() -> None:
+    text = b'[{"a": "' + b"x\n" * (MAX_LINE_BYTES // 2 + 3_000_000) + b'"}, {"b": 1}]'
+    (one, other) = cut(in_blocks(text, 1 << 20, Position(0, 0, 1)), Position(0, 0, 1), array=True)
+    assert MAX_LINE_BYTES < len(one[2]) < MAX_LINE_BYTES + (2 << 20)
+    assert other == (1 + text.count(b"\n"), text.index(b'{"b"'), b'{"b": 1}')
+
+
+LOOKS = {
+    "an array": (json.dumps(RECORDS).encode(), "a JSON array", "jq"),
+    "an array over lines": (json.dumps(RECORDS, indent=2).encode(), "a JSON array", "jq"),
+    "pretty objects": ("\n".join(json.dumps(one, indent=2) for one in RECORDS).encode(), "over several lines", "jq"),
+    "commas after objects": (b'{"n": 1},\n{"n": 2},\n', "lines end with commas", "sed"),
+    "carriage returns": (b'{"n": 1}\r{"n": 2}\r', "carriage return alone", "tr"),
+    "CSV": (b"id,text\n1,a\n2,b\n", "fields between commas", None),
+    "TSV": (b"id\ttext\n1\ta\n", "fields between tabs", None),
+    "Python's notation": (b"{'n': 1}\n{'n': None}\n", "Python's own notation", None),
+    "XML": (b"<rows>\n<row/>\n</rows>", "XML or HTML", None),
+    "Latin-1": ("größe\nmaß\n".encode("latin-1"), "not UTF-8", "iconv"),
+    "gzip": (gzip.compress(b'{"n": 1}\n'), "is compressed, which its name does not say", "mv"),
+    "Parquet": (b"PAR1\x15\x04", "is Parquet, which its name does not say", None),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("kind", LOOKS)
+def test_i7_a_file_of_which_no_line_is_a_record_says_what_it_looks_like(
+    tmp_path: Path, kind: str, *, together: bool
+) -> None:
+    content, told, _ = LOOKS[kind]
+    (tmp_path / "b.jsonl").write_bytes(content)
+    if together:
+        (tmp_path / "a.jsonl").write_text('{"n": 0}\n')
+    with pytest.raises(Misuse) as refused:
+        survey(tmp_path)
+    assert f"{tmp_path}/b.jsonl" in str(refused.value)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, _, tool) in LOOKS.items() if tool in {"sed", "tr", "mv"}])
+def test_i7_the_command_that_is_told_makes_the_file_one_that_is_read(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "it's here"
+    source.mkdir()
+    (source / "b.jsonl").write_bytes(LOOKS[kind][0])
+    with pytest.raises(Misuse) as refused:
+        survey(source)
+    command = str(refused.value).partition("alone: " if kind == "carriage returns" else ": ")[2]
+    command = command[command.index(str(LOOKS[kind][2])) :]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)  # noqa: S602 - a command of ours
+    made = tmp_path / "new.jsonl" if (tmp_path / "new.jsonl").exists() else source / "b.jsonl.gz"
+    assert survey(made).bad_count == 0, shlex.quote(command)
+
+
+def test_i7_an_input_of_bad_records_alone_is_refused_with_the_first(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('oops\n"text"\n')
+    with pytest.raises(Misuse, match=r"none of the 2 records of the input can be read; the first: .*line 1: not valid"):
+        survey(tmp_path)
+
+
+def test_a_line_with_nan_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n": NaN}\n{"n": 1}\n')
+    assert "NaN and Infinity are no JSON: write null" in str(rows_of(survey(tmp_path))[0].problem)
