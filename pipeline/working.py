@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -10,10 +10,11 @@ import pyarrow as pa
 from anyio import to_thread
 
 from pipeline import run as engine
+from pipeline.bigquery import legal_type, refused_names
 from pipeline.data import Ask, Entry, Outcome, Part, Row
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, output_schema
 from pipeline.disk import FILES, Files
-from pipeline.faults import Fault, Halt
+from pipeline.faults import Fault, Halt, Misuse
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.source import Source, Survey
@@ -53,10 +54,8 @@ class Work:
         self.job = job
         self.plan = plan
         self.survey = Survey.from_json(plan.survey)
-        kept = job.columns_kept(self.survey.columns)
-        needed = job.columns_needed(list(self.survey.columns))
-        self.source = Source(self.survey, needed=needed, kept=list(kept))
-        self.dataset = Dataset(output, renamed(self.source.kept_schema, kept), job.reader, _footer(plan), files)
+        self.source, kept = source_of(job, self.survey)
+        self.dataset = Dataset(output, kept, job.reader, _footer(plan), files)
 
     def chunk(self, index: int) -> engine.Chunk:
         """A chunk by its index, with nothing of it done."""
@@ -115,9 +114,22 @@ async def answered(job: Job, ask: Ask, row: Row) -> Entry:
         return fault
 
 
-def renamed(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
-    """The kept columns under their output names."""
-    return pa.schema([field.with_name(names[field.name]) for field in schema])
+def source_of(job: Job, survey: Survey) -> tuple[Source, pa.Schema]:
+    """The rows of a job's input; and the columns that are copied or added to the output, under their names there.
+
+    Raises `Misuse` when the job does not fit the columns of its input, or when its schema has names that BigQuery
+    refuses and the job renames columns for it.
+    """
+    kept = job.columns_kept(survey.columns)
+    added = job.columns_added(kept)
+    needed = job.columns_needed(list(survey.columns))
+    as_type = legal_type if job.rename == "bigquery" else None
+    source = Source(survey, needed=needed, kept=list(kept), added=added, as_type=as_type)
+    names = [*kept.values(), *added]
+    schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
+    if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):
+        raise Misuse(f"BigQuery refuses {', '.join(refused)}, of the job's schema: give the fields other names there")
+    return source, schema
 
 
 def _footer(plan: Plan) -> dict[str, str]:

@@ -46,6 +46,7 @@ LAYERS = {
     "values": {"data", "disk", "faults", "pace", "row_values", "tally", "token"},
     "meaning": {
         "attachments",
+        "bigquery",
         "columns",
         "conversation",
         "entry",
