@@ -1,7 +1,8 @@
 """Images, audio, video and documents in a message: named by column in the job, read when the row is asked.
 
-What a value may be: a path below the job's media root, the bytes themselves (a binary column), a `data:` URL, a
-`gs://` URI, or an https URL, which the endpoint fetches and we never do.
+What a value may be: a path below the job's media root, the bytes themselves (a binary column), the struct of bytes
+and path that Hugging Face writes, a `data:` URL, a `gs://` URI, or an https URL, which the endpoint fetches and we
+never do.
 """
 
 from __future__ import annotations
@@ -61,10 +62,17 @@ class Attachment:
 def attachments(part: MediaColumn, values: Mapping[str, Any]) -> list[Attachment]:
     """The attachments of a row. Raises `Unusable` when the column holds nothing that could be one."""
     value = values.get(part.column)
-    items: list[Any] = value if isinstance(value, list) else [value]
+    items = [_content(item) for item in (value if isinstance(value, list) else [value])]
     if not items or not all(isinstance(item, str | bytes) and item for item in items):
         raise Unusable(f"column {part.column!r} holds no {part.kind}: it is null, empty or of another type")
     return [Attachment(part.kind, part.column, item) for item in items]
+
+
+def _content(item: Any) -> Any:
+    """The value itself; of the struct in which Hugging Face keeps media, its bytes, or its path where it has none."""
+    if isinstance(item, Mapping) and "bytes" in item and item.keys() <= {"bytes", "path"}:
+        return item.get("path") if item["bytes"] is None else item["bytes"]
+    return item
 
 
 def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) -> dict[str, Any]:

@@ -31,10 +31,10 @@ from pipeline.ledger import KINDS, NOTHING, Charges
 from pipeline.plan import Plan, RunFolder, differences
 from pipeline.policy import Purse, Stop
 from pipeline.records import with_examples
-from pipeline.source import Source, Survey, discover, found_again, survey
+from pipeline.source import Survey, discover, found_again, survey
 from pipeline.tally import Tally
 from pipeline.watching import Watch
-from pipeline.working import Work
+from pipeline.working import Work, source_of
 
 SPARE_DESCRIPTORS = 64
 """Files and sockets that are open besides the connections to the endpoint."""
@@ -461,8 +461,8 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
 
 def _require_columns(job: Job, found: Survey) -> None:
     """Raises `Misuse` when the job does not fit the columns of its input."""
-    kept = job.columns_kept(found.columns)
-    Source(found, needed=job.columns_needed(list(found.columns)), kept=list(kept)).close()
+    source, _ = source_of(job, found)
+    source.close()
 
 
 def _surveyed(job: Job, settings: Settings) -> Survey:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.bigquery import legal_names
 from pipeline.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.data import Entry, Outcome, Request, Row
 from pipeline.faults import Misuse, Unusable
@@ -23,13 +25,18 @@ from pipeline.redaction import quoted
 from pipeline.schema import Shape, shape_of
 from pipeline.tools import Tool, tool_of
 
+Added = Literal["row", "source_file", "source_row"]
+ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
+"""Columns that say where a row comes from: its ordinal, its file, and its place in that file, both from 0."""
+
 OURS = ("status", "parsed", "response", "error")
 """The output columns that the pipeline adds, after the input's own."""
 
 THOUGHTS = "thinking"
 """The tag that marks thought summaries, unless the job names another: without one they would come inside the text."""
 
-_BINARY = ("binary", "large_binary", "fixed_size_binary")
+_BINARY = re.compile(r"(^|[:=,] |=|map<)(large_|fixed_size_)?binary(_view)?\b(?!:)")
+"""A type in words that holds binary values, whatever it puts around them."""
 _BATCH_URLS = ("/v1/chat/completions", "/chat/completions")
 _PLAIN = (
     "temperature",
@@ -67,8 +74,10 @@ class Job:
     results handed back, for at most `max_turns` turns of at most `max_calls_per_turn` calls each; with
     `execute_tools=False` the calls are only recorded.
 
-    `keep` names the input columns that are copied to the output (default: all but binary ones), `rename` gives
-    some of them other names, `key` names the one that people know a row by. `max_failed` is how many rows may
+    `keep` names the input columns that are copied to the output (default: all that hold nothing binary), `rename`
+    gives some of them other names, or all of them names that BigQuery takes ("bigquery"); `key` names the one that
+    people know a row by, `add` columns that say where it comes from (default: `row` where there is no key).
+    `max_failed` is how many rows may
     fail before the run counts as failed (exit 3): a number of rows, or a share below 1.
 
     `timeout_s` is the total deadline of one attempt, `row_timeout_s` of the row, `idle_timeout_s` the longest silence
@@ -117,7 +126,8 @@ class Job:
 
     key: str | None = None
     keep: Sequence[str] | None = None
-    rename: dict[str, str] = Field(default_factory=dict)
+    rename: dict[str, str] | Literal["bigquery"] = Field(default_factory=dict)
+    add: Sequence[Added] | None = None
 
     max_failed: float = Field(default=0.1, ge=0)
     locations: Sequence[str] = ()
@@ -203,14 +213,17 @@ class Job:
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
         """Output name by input column, in input order. Raises `Misuse` on unknown columns and clashing names."""
-        for name in [*(self.keep or ()), *self.rename, *([self.key] if self.key else [])]:
+        others = {} if isinstance(self.rename, str) else self.rename
+        for name in [*(self.keep or ()), *others, *([self.key] if self.key else [])]:
             _require(name, list(types), "the job")
         chosen = [
             name
             for name, kind in types.items()
-            if (name in self.keep or name == self.key if self.keep is not None else not kind.startswith(_BINARY))
+            if (name in self.keep or name == self.key if self.keep is not None else not _BINARY.search(kind))
         ]
-        kept = {name: self.rename.get(name, name) for name in chosen}
+        if isinstance(self.rename, str):
+            return legal_names(chosen, taken=[*OURS, *(self.add or ())])
+        kept = {name: others.get(name, name) for name in chosen}
         for source, target in kept.items():
             if target.lower() in OURS:
                 raise Misuse(
@@ -220,6 +233,22 @@ class Job:
         if len({name.lower() for name in kept.values()}) < len(kept):
             raise Misuse(f"two output columns would have the same name (case aside): {', '.join(kept.values())}")
         return kept
+
+    def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:
+        """The columns that say where a row comes from. Raises `Misuse` when a kept one has the name of one asked for.
+
+        `row` that nobody asked for gives way to an input's own.
+        """
+        taken = {name.lower() for name in kept.values()}
+        if self.add is None:
+            return ("row",) if self.key is None and "row" not in taken else ()
+        for name in self.add:
+            if name in taken:
+                raise Misuse(
+                    f"`add` and the input both have a column {name!r}: leave the input's out with `keep`, "
+                    f'or give it another name: rename={{"{name}": "input_{name}"}}'
+                )
+        return tuple(name for name in ADDED if name in self.add)
 
     def request(self, row: Row) -> Request:
         """What to ask for this row. Pure. Raises `Unusable` when the row cannot be asked."""
@@ -245,7 +274,7 @@ class Job:
             "schema": self.shape.fingerprint if self.shape else str(self.schema or ""),
             "parameters": _canonical({**parameters, "tier": self.tier}),
             "tools": _canonical({"tools": [tool.definition for tool in self.tool_list], **turns}) if self.tools else "",
-            "columns": _canonical({"key": self.key, "keep": self.keep, "rename": self.rename or None}),
+            "columns": _canonical({"key": self.key, "keep": self.keep, "rename": self.rename or None, "add": self.add}),
         }
 
     @property

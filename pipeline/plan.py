@@ -25,6 +25,8 @@ PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
 WORKERS = "workers"
+FORMAT = 2
+"""Of the plan itself: one without it is of an earlier version, and not read."""
 ORPHANS_S = 30.0
 """How long the worker processes of a run that was killed may take to end."""
 
@@ -73,6 +75,7 @@ class Plan:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     version: str = __version__
+    format: int = FORMAT
 
     def extends(self, before: Plan) -> bool:
         """Whether this is the same run with more of its input: its rows begin with those of `before`."""

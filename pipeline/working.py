@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +11,11 @@ import pyarrow as pa
 from anyio import to_thread
 
 from pipeline import run as engine
+from pipeline.bigquery import legal_type, refused_names
 from pipeline.data import Ask, Entry, Outcome, Part, Reply, Row
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, output_schema
 from pipeline.disk import FILES, Files
-from pipeline.faults import Fault, Halt
+from pipeline.faults import Fault, Halt, Misuse
 from pipeline.job import Job
 from pipeline.plan import Plan
 from pipeline.source import Source, Survey
@@ -67,14 +68,11 @@ class Work:
         self.job = job
         self.plan = plan
         self.survey = Survey.from_json(plan.survey)
-        kept = job.columns_kept(self.survey.columns)
-        needed = job.columns_needed(list(self.survey.columns))
-        self._kept = list(kept)
         self._kept_bytes = 0
         self._passed_bytes = 0
-        self.source = Source(self.survey, needed=needed, kept=self._kept)
+        self.source, kept = source_of(job, self.survey)
         self._source_again: Source | None = None
-        self.dataset = Dataset(output, renamed(self.source.kept_schema, kept), job.reader, _footer(plan), files)
+        self.dataset = Dataset(output, kept, job.reader, _footer(plan), files)
 
     def chunk(self, index: int) -> engine.Chunk:
         """A chunk by its index, with nothing of it done."""
@@ -153,7 +151,7 @@ class Work:
     def kept_again(self, chunk: int) -> Iterator[pa.RecordBatch]:
         """The kept columns of a chunk, read again; for one thread at a time, beside the one that reads the rows."""
         if self._source_again is None:
-            self._source_again = Source(self.survey, needed=(), kept=self._kept)
+            self._source_again, _ = source_of(self.job, self.survey, asks=False)
         return (batch.kept for batch in self._source_again.chunk(chunk))
 
 
@@ -175,9 +173,24 @@ async def answered(job: Job, ask: Ask, row: Row) -> Entry:
         return fault
 
 
-def renamed(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
-    """The kept columns under their output names."""
-    return pa.schema([field.with_name(names[field.name]) for field in schema])
+def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, pa.Schema]:
+    """The rows of a job's input; and the columns that are copied or added to the output, under their names there.
+
+    Unless it `asks`, rows come without the values that requests are made of.
+
+    Raises `Misuse` when the job does not fit the columns of its input, or when its schema has names that BigQuery
+    refuses and the job renames columns for it.
+    """
+    kept = job.columns_kept(survey.columns)
+    added = job.columns_added(kept)
+    needed = job.columns_needed(list(survey.columns)) if asks else []
+    as_type = legal_type if job.rename == "bigquery" else None
+    source = Source(survey, needed=needed, kept=list(kept), added=added, as_type=as_type)
+    names = [*kept.values(), *added]
+    schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
+    if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):
+        raise Misuse(f"BigQuery refuses {', '.join(refused)}, of the job's schema: give the fields other names there")
+    return source, schema
 
 
 def _footer(plan: Plan) -> dict[str, str]:

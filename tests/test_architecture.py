@@ -59,6 +59,7 @@ LAYERS = {
     "meaning": {
         "asked",
         "attachments",
+        "bigquery",
         "columns",
         "conversation",
         "endings",

@@ -288,7 +288,7 @@ def test_plan_tells_what_a_run_would_do_and_asks_nothing(shell: Shell) -> None:
     assert (
         facts.items() >= {"job": "a_job", "model": "google/gemini-test", "rows": 3, "files": 1, "bad_rows": 0}.items()
     )
-    assert list(facts["columns"]) == ["id", "text", "status", "parsed", "response", "error"]
+    assert list(facts["columns"]) == ["id", "text", "row", "status", "parsed", "response", "error"]
     shown = shell.pipeline("plan", "job.py", "-n", "1").out
     assert "Say text 0" in shown
     assert "Say text 1" not in shown

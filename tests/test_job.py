@@ -516,6 +516,7 @@ SHAPING: dict[str, Any] = {
     "key": "id",
     "keep": ["id"],
     "rename": {"id": "number"},
+    "add": ["source_row"],
 }
 """A change of every field that shapes the answers or the columns."""
 

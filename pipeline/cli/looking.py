@@ -43,14 +43,13 @@ def plan(  # noqa: PLR0913 - one parameter an option
     """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens, money and time."""
     from pipeline.dataset import output_schema
     from pipeline.execute import inputs_of
-    from pipeline.source import Source, survey
-    from pipeline.working import renamed
+    from pipeline.source import survey
+    from pipeline.working import source_of
 
     job, _ = load(target, inputs, model, assignments, None, include=include)
     found = survey(inputs_of(job), limit=limit, include=job.include)
-    kept = job.columns_kept(found.columns)
-    source = Source(found, needed=job.columns_needed(list(found.columns)), kept=list(kept))
-    schema = output_schema(renamed(source.kept_schema, kept), job.reader)
+    source, kept = source_of(job, found)
+    schema = output_schema(kept, job.reader)
     sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
     source.close()
     facts = {
@@ -67,16 +66,25 @@ def plan(  # noqa: PLR0913 - one parameter an option
             for field in schema
         },
     }
+    notes = [*found.notes, *_bigquery_notes(schema)]
     if as_json:
         print(json_line(facts))
-        _print_notes(found.notes)
+        _print_notes(notes)
         return 0
     _print_facts(facts)
-    _print_notes(found.notes)
+    _print_notes(notes)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
         print(plain(_rendered(job, row)))
     return 0
+
+
+def _bigquery_notes(schema: Any) -> Iterator[str]:
+    from pipeline.bigquery import refused_names
+
+    if refused := list(refused_names(schema)):
+        told = f"BigQuery refuses columns named {', '.join(refused)}"
+        yield f'{told}; rename="bigquery" gives the input\'s columns names that it takes'
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -284,7 +292,9 @@ def _print_record(ordinal: int, record: dict[str, Any], job: Job | None) -> None
 
     response = record["response"] or {}
     unusable = (record["error"] or {}).get("type") == "Unusable"
-    request = "(it was not asked)" if unusable else _rendered(job, Row(ordinal, record)) if job else ""
+    added = job.add if job is not None and job.add is not None else ("row",)
+    asked = {name: value for name, value in record.items() if name not in added}
+    request = "(it was not asked)" if unusable else _rendered(job, Row(ordinal, asked)) if job else ""
     values = record["parsed"] if record["status"] == "ok" else record["error"]
     inputs = {k: v for k, v in record.items() if k not in {"status", "parsed", "response", "error"}}
     print_table(

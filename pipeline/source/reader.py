@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 
 import pyarrow as pa
 
 from pipeline.faults import Misuse
 from pipeline.source.discovery import Inputs, discover
-from pipeline.source.layout import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, require
+from pipeline.source.layout import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
 from pipeline.source.parquet import read_parquet, survey_parquet
 from pipeline.source.text import read_text, survey_text
 
@@ -19,6 +21,7 @@ _Batches = Generator[Batch, None, None]
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ROWS = (1_000, 10_000)
 _CHUNKS = 8
+_ADDED = {"row": pa.int64(), "source_file": pa.string(), "source_row": pa.int64()}
 
 
 def survey(
@@ -61,12 +64,27 @@ class Source:
     """The rows of a surveyed input, by chunk. Used by one thread at a time; every chunk being read has one file open.
 
     `needed` names the columns of `Row.values`, None all of them: every row has them all, None where a record lacks
-    one. `kept` names the columns of `Batch.kept`. Raises `Misuse` for a column that the input does not have and for
-    a kept one that fits no one type.
+    one. `kept` names the columns of `Batch.kept`, after which come those of `added`, which say where a row comes from:
+    `row`, its ordinal; `source_file`, the name of its file; `source_row`, its place in it, from 0. `as_type` gives
+    the type of a kept column other names for its fields. Raises `Misuse` for a column that the input does not have
+    and for a kept one that fits no one type.
     """
 
-    def __init__(self, survey: Survey, *, needed: Iterable[str] | None, kept: Sequence[str]) -> None:
-        self.kept_schema: pa.Schema = kept_schema(survey, kept)
+    def __init__(
+        self,
+        survey: Survey,
+        *,
+        needed: Iterable[str] | None,
+        kept: Sequence[str],
+        added: Sequence[str] = (),
+        as_type: Callable[[pa.DataType], pa.DataType] | None = None,
+    ) -> None:
+        self._read_schema: pa.Schema = kept_schema(survey, kept)
+        as_type = as_type or (lambda kind: kind)
+        own = [field.with_type(as_type(field.type)) for field in self._read_schema]
+        self.kept_schema: pa.Schema = pa.schema([*own, *((name, _ADDED[name]) for name in added)])
+        self._added = tuple(added)
+        self._starts = [0, *accumulate(file.rows for file in survey.files)]
         self._survey = survey
         self._needed = tuple(survey.columns if needed is None else needed)
         require(survey, self._needed)
@@ -88,7 +106,7 @@ class Source:
             while ordinal < end:
                 batch = next(batches)
                 ordinal += len(batch.rows)
-                yield batch
+                yield self._as_kept(batch)
             unfinished.pop_all()
         self.close()
         self._parked = (ordinal, batches)
@@ -98,7 +116,24 @@ class Source:
             batches, self._parked = self._parked[1], None
             return batches
         read = read_parquet if self._survey.format == "parquet" else read_text
-        return read(self._survey, index, needed=self._needed, kept=self.kept_schema)
+        return read(self._survey, index, needed=self._needed, kept=self._read_schema)
+
+    def _as_kept(self, batch: Batch) -> Batch:
+        if self.kept_schema == self._read_schema:
+            return batch
+        columns = [
+            column if column.type == field.type else column.view(field.type)
+            for column, field in zip(batch.kept.columns, self.kept_schema, strict=False)
+        ]
+        first, count = batch.rows[0].ordinal, len(batch.rows)
+        file = bisect_right(self._starts, first) - 1  # no batch has rows of two files
+        for name in self._added:
+            if name == "source_file":
+                columns.append(pa.repeat(self._survey.files[file].name, count))
+            else:
+                start = first - self._starts[file] if name == "source_row" else first
+                columns.append(pa.array(range(start, start + count), pa.int64()))
+        return Batch(batch.rows, record_batch(columns, self.kept_schema, count))
 
     def close(self) -> None:
         """Close the file kept open for the next chunk. The source can still be read from."""
