@@ -61,6 +61,7 @@ LAYERS = {
         "schema",
         "schema_file",
         "shapes",
+        "siblings",
         "streaming",
         "tools",
         "usage",
