@@ -23,7 +23,7 @@ from pipeline.entry import decode, encode
 from pipeline.failures import Failures
 from pipeline.faults import Broken, Fault
 from pipeline.reading import Reader
-from pipeline.slices import bounded_batches, slices
+from pipeline.slices import bounded_batches, parquet_at, slices
 from pipeline.wire import Answer, Completion
 
 SUCCESS = "_SUCCESS"
@@ -180,7 +180,7 @@ def part_name(chunk: int, number: int = 0) -> str:
 def kept_replies(folder: Path, chunk: int) -> Iterator[tuple[int, Entry]]:
     """The entries that `seal` kept beside a part, in order. Raises `Broken` when there are none, or damaged ones."""
     try:
-        with pq.ParquetFile(_replies_path(folder, chunk), page_checksum_verification=True) as file:
+        with parquet_at(_replies_path(folder, chunk)) as file:
             for batch in bounded_batches(file):
                 for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield ordinal, decode(meta, body)

@@ -422,6 +422,8 @@ def reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
 def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
     before = None if settings.fresh else folder.load()
     if before is not None and look(folder.journal) == ([], 0):
+        for part in PartCheck(folder.output).unrecorded(()):
+            raise Misuse(f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh")
         before = None  # a start that recorded nothing binds nobody to its settings
     found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
     plan = Plan(
@@ -485,10 +487,16 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
 
 
 def check_parts(run: Run) -> None:
-    """Raises `Misuse` when a part is not there or not what was sealed, or when files lie there that are no parts."""
-    for wrong in run.damage().values():
+    """Raises `Misuse` when a part is not there or not what was sealed, or when files lie there that are no parts.
+
+    The success marker is then taken away: it stands for a whole dataset.
+    """
+    damage, strangers = run.damage(), run.strangers()
+    if damage or strangers:
+        run.dataset.unfinish()
+    for wrong in damage.values():
         raise Misuse(f"{wrong}: {run.remedy()}")
-    for stranger in run.strangers():
+    for stranger in strangers:
         raise Misuse(f"{stranger}: move it elsewhere")
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.faults import Misuse
 from pipeline.job import Job, nearest
+from pipeline.siblings import importable_beside
 
 if TYPE_CHECKING:
     from pipeline.grade.evaluation import Eval
@@ -93,10 +94,8 @@ def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] 
 
 
 def _run_file(path: Path) -> ModuleType:
-    """The module of a job file. Its folder and the working directory are importable from it."""
-    for folder in (str(path.resolve().parent), str(Path.cwd())):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    """The module of a job file. Its folder and the working directory are importable from it, after all else."""
+    importable_beside(path)
     name = f"pipeline_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
     if spec is None or spec.loader is None:

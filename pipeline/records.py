@@ -15,7 +15,7 @@ from pipeline.failures import FailureKind, Failures
 from pipeline.faults import Broken
 from pipeline.journal import look
 from pipeline.plan import JOURNAL
-from pipeline.slices import bounded_batches, part_file
+from pipeline.slices import bounded_batches, part_file, rows_of
 
 
 def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -27,7 +27,7 @@ def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
     for name, ordinal, _ in (span for part in parts for span in part.spans()):
         with part_file(output / name) as file:
             for batch in bounded_batches(file, columns):
-                for record in batch.to_pylist():
+                for record in rows_of(batch):
                     yield ordinal, record
                     ordinal += 1  # noqa: PLW2901 - on through the file
 

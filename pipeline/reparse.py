@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.data import Part
 from pipeline.dataset import kept_replies
@@ -18,7 +17,7 @@ from pipeline.faults import Misuse
 from pipeline.job import Job
 from pipeline.plan import RunFolder, differences
 from pipeline.policy import Stop
-from pipeline.slices import bounded_batches
+from pipeline.slices import bounded_batches, parquet_at
 from pipeline.source import changed
 from pipeline.tally import Tally
 
@@ -71,7 +70,7 @@ def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
         if not names:
             yield _empty(rows)
             continue
-        with pq.ParquetFile(run.folder.output / name, page_checksum_verification=True) as file:
+        with parquet_at(run.folder.output / name) as file:
             yield from bounded_batches(file, names)
 
 

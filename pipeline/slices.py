@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,11 +58,71 @@ def _size(entry: Entry) -> int:
     return len(entry.body) + len(entry.transcript or "") if isinstance(entry, Reply) else len(entry.message)
 
 
+def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch as plain values; where Python has no form for one, text stands for it."""
+    try:
+        return [dict(row) for row in batch.to_pylist()]
+    except _NO_FORM:
+        columns = [[_plain(value) for value in column] for column in batch.columns]
+        names = batch.schema.names
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+_NO_FORM = (ValueError, OverflowError, KeyError, pa.ArrowException)
+"""What Arrow raises for nanoseconds, years beyond 9999, text that is no UTF-8, zones that nobody knows."""
+
+
+def _plain(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except _NO_FORM:
+        return _in_words(value)
+
+
+def _in_words(value: pa.Scalar) -> Any:
+    """A value with as much of it in Python's form as there is."""
+    match value:
+        case pa.StructScalar():
+            return {name: _plain(value[index]) for index, name in enumerate(value.type.names)}
+        case pa.MapScalar():
+            return [
+                (_plain(key), _plain(item))
+                for key, item in zip(value.values.field(0), value.values.field(1), strict=True)
+            ]
+        case pa.ListScalar() | pa.LargeListScalar() | pa.FixedSizeListScalar() | pa.ListViewScalar():
+            return [_plain(item) for item in value.values]
+        case pa.DictionaryScalar() | pa.ExtensionScalar():
+            return _plain(value.value)
+        case pa.StringScalar() | pa.LargeStringScalar() | pa.StringViewScalar():
+            return value.as_buffer().to_pybytes().decode("utf-8", "replace")
+        case _:
+            return _as_text(value)
+
+
+def _as_text(value: pa.Scalar) -> str:
+    plain = pa.timestamp(value.type.unit) if pa.types.is_timestamp(value.type) and value.type.tz else value.type
+    try:
+        text = str(value.cast(plain).cast(pa.string()).as_py())
+    except _NO_FORM:
+        return f"a {value.type} that cannot be shown"
+    return text if plain == value.type else f"{text}Z"
+
+
+@contextmanager
+def parquet_at(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, open for as long as the block; its name may be any that a file system takes."""
+    with (
+        pa.OSFile(os.fsencode(path)) as raw,  # Arrow itself takes text for a name, and no bytes that are none
+        pq.ParquetFile(raw, page_checksum_verification=True) as file,
+    ):
+        yield file
+
+
 @contextmanager
 def part_file(path: Path) -> Iterator[pq.ParquetFile]:
     """A file of a part, open for as long as the block. Raises `Broken` when it is missing or damaged."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with parquet_at(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         told = " ".join(str(error).split())

@@ -85,6 +85,7 @@ LAYERS = {
         "schema",
         "schema_file",
         "shapes",
+        "siblings",
         "streaming",
         "tools",
         "usage",

@@ -124,7 +124,7 @@ def test_p13_damage_to_a_sealed_part_is_found_before_the_marker_is_written_again
     assert done.code == 2
     assert f"error: {Path('out/a_job/part-000000.parquet')} " in done.err
     assert "reparse" in done.err
-    assert marked or not success(shell).exists()
+    assert not success(shell).exists()
     assert len(server.calls) == ROWS
 
 
@@ -281,6 +281,21 @@ def test_s8_a_part_of_the_journal_is_a_file_of_its_own_folder_or_damage(known: o
         look(path)
 
 
+@pytest.mark.parametrize("left", [None, b""], ids=["gone", "empty"])
+def test_p13_a_journal_that_is_lost_between_two_starts_does_not_have_all_rows_asked_again(
+    left: bytes | None, shell: Shell, server: Served
+) -> None:
+    assert run(shell, server).code == 0
+    for path in (shell.folder / "out/a_job/_run").glob("journal*"):
+        path.unlink()
+    if left is not None:
+        (shell.folder / "out/a_job/_run/journal.sqlite").write_bytes(left)
+    done = run(shell, server)
+    assert (done.code, "knows of no part: restore the journal, or use --fresh" in done.err) == (2, True), done
+    assert len(server.calls) == ROWS
+    assert run(shell, server, "--fresh").json["requests"] == ROWS
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("act", ["the journal removed", "the folder moved", "the folder removed"])
 def test_p13_a_folder_that_goes_during_the_run_is_told_with_the_remedy(act: str, processes: str, shell: Shell) -> None:
@@ -395,6 +410,18 @@ def test_s8_a_link_does_not_lead_out_of_the_folder(shell: Shell, server: Served)
     plan.write_text(plan.read_text().replace("received/run/_run/x.py", "innocent.py"))
     assert "nothing out of an output folder is run unasked" in shell.pipeline("show", "received/run").err
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "target", ["\0.py", "loop.py", "../" * 50 + "x.py", "x" * 5000 + ".py", "/dev/stdin.py", ".py"]
+)
+def test_s8_a_target_that_is_no_path_is_none(target: str, shell: Shell, server: Served) -> None:
+    assert run(shell, server).code == 0
+    (shell.folder / "loop.py").symlink_to("loop.py")
+    plan = shell.folder / "out/a_job/_run/plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_bytes()), "target": target}))
+    done = shell.pipeline("show", "out/a_job")
+    assert (done.code, "note: requests are not shown" in done.err) == (0, True), done
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 64])

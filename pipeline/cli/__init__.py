@@ -6,14 +6,13 @@ the remedy, never in a traceback. Heavy modules are imported by the commands tha
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import NoReturn
 
 import typer
 
 from pipeline import __version__
-from pipeline.cli import caching, emulation, evaluating, looking, reporting, running
+from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, streams
 from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
@@ -27,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
-    "130/143 interrupted. Running the same command again resumes.",
+    "129/130/143 interrupted. Running the same command again resumes.",
 )
 
 
@@ -73,22 +72,22 @@ def _command() -> list[str]:
 
 
 def main() -> NoReturn:
-    """Runs the command line and ends the process with one of the documented exit codes."""
+    """Runs the command line and ends the process with one of the documented exit codes, whoever reads its output."""
+    streams.secure()
     collect_seldom()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
     except typer.TyperException as error:
         print(f"error: {error.format_message()} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
         code = error.exit_code
     except (Misuse, NothingToDo, Halt) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
-        code = EXIT[type(error)]
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is wrong with the run. What is still to be written
-        # goes nowhere, lest Python complains at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = next((code for kind, code in EXIT.items() if isinstance(error, kind)), 1)
+    sys.stdout.flush()
+    if (lost := streams.result_lost()) is not None:
+        print(
+            f"note: standard output could not be written ({lost}); the exit code is that of the work", file=sys.stderr
+        )
     sys.exit(code or 0)

@@ -113,10 +113,14 @@ async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop:
 
 
 async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:
-    """Ends runs on SIGINT and SIGTERM: drained on the first, at once on the second, with nothing received lost."""
+    """Ends runs on SIGINT, SIGTERM and SIGHUP: drained on the first, at once on the second, nothing received lost.
+
+    Where SIGHUP is ignored, as under nohup, it stays so.
+    """
     import anyio
 
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hang_up) as signals:
         told = False
         async for number in signals:
             if told:

@@ -129,7 +129,7 @@ Stop with Ctrl-C."""
 @contextmanager
 def emulator(arguments: list[str]) -> Iterator[dict[str, str]]:
     """An emulator in a process of its own, for as long as the block (or this process) lives; yields its address."""
-    command = [sys.executable, "-m", "pipeline", "emulate", "--json", "--until-stdin-closes", *arguments]
+    command = [sys.executable, "-P", "-m", "pipeline", "emulate", "--json", "--until-stdin-closes", *arguments]
     # A session of its own: Ctrl-C stops the run, which still needs the emulator to drain.
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

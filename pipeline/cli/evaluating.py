@@ -47,6 +47,7 @@ def evaluate(
     from pipeline.cli import assessing
     from pipeline.cli.judges import judged, require_prices
     from pipeline.cli.reporting import prompts_of, put_page
+    from pipeline.cli.sampling import for_the_eye
     from pipeline.cli.telling import told, told_stopped
     from pipeline.cli.together import carried_out
 
@@ -75,8 +76,9 @@ def evaluate(
         own = together.first(subject.evaluation.repeats)
         code = told(assessment, subject, [own, *rounds], as_json=options.as_json)
     if options.report:
-        page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
-        print(f"report      {plain(str(page))}", file=sys.stderr)
+        with for_the_eye("the page of the evaluation"):
+            page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
+            print(f"report      {plain(str(page))}", file=sys.stderr)
     return code
 
 

@@ -13,6 +13,7 @@ import typer
 
 from pipeline.cli.estimating import estimate
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
+from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line, plain, print_table, short
 from pipeline.failures import Failures
 from pipeline.faults import Misuse, Unusable
@@ -185,7 +186,7 @@ def show(
         else:
             _print_record(ordinal, record, job)
         shown += 1
-        if shown == (1 if row is not None else rows):
+        if shown == (1 if row is not None else rows) or reader_gone():
             break
     if row is not None and not shown:
         total = found.survey["rows"]

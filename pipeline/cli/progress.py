@@ -9,6 +9,7 @@ import time
 import anyio
 from tqdm import tqdm
 
+from pipeline.cli.sampling import for_the_eye
 from pipeline.cli.tables import short
 from pipeline.tally import Tally
 
@@ -27,10 +28,11 @@ async def show_progress(tally: Tally, *, quiet: bool) -> None:
     """Draws until it is cancelled."""
     if quiet:
         return
-    if wants_bar():
-        await _draw_bar(tally)
-    else:
-        await _beat(tally)
+    with for_the_eye("the progress"):
+        if wants_bar():
+            await _draw_bar(tally)
+        else:
+            await _beat(tally)
 
 
 async def _draw_bar(tally: Tally) -> None:

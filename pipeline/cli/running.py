@@ -48,8 +48,10 @@ def run(
         code = _run(job, settings, place, as_json=options.as_json)
     if options.report:
         from pipeline.cli.reporting import put_page
+        from pipeline.cli.sampling import for_the_eye
 
-        print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
+        with for_the_eye("the page of the run"):
+            print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
     return code
 
 
@@ -185,7 +187,7 @@ def _workers(count: int) -> Iterator[Workers | None]:
     from pipeline.processes.starting import Workers
 
     load_all()
-    workers = Workers((sys.executable, "-m", "pipeline.cli.worker"), count)
+    workers = Workers((sys.executable, "-P", "-m", "pipeline.cli.worker"), count)
     try:
         workers.fork(main)
         yield workers
@@ -227,7 +229,7 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
 
 
 def _print_summary(job: Job, summary: Summary) -> None:
-    from pipeline.cli.sampling import print_sample
+    from pipeline.cli.sampling import for_the_eye, print_sample
 
     if summary.simulated:
         print(SIMULATED)
@@ -246,7 +248,8 @@ def _print_summary(job: Job, summary: Summary) -> None:
         print(f"cache    {summary.cache_hits} answers that were paid before")
     print(f"cost     {_cost(summary)}{', were the model real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
-    print_sample(Path(summary.output), job.key, rows=3)
+    with for_the_eye("a sample of the rows"):
+        print_sample(Path(summary.output), job.key, rows=3)
 
 
 def _cost(summary: Summary) -> str:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.cli.tables import print_table, short
+from pipeline.cli.tables import plain, print_table, short
+
+
+@contextmanager
+def for_the_eye(what: str) -> Iterator[None]:
+    """A block that shows `what` to people after the work is done: whatever it meets becomes a note on stderr.
+
+    The work has its exit code already; nothing that is wrong with a picture of it changes that.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - see above
+        print(f"note: {what} cannot be shown: {plain(str(error)) or type(error).__name__}", file=sys.stderr)
 
 
 def print_sample(output: Path, key: str | None, *, rows: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,23 @@ def plain(text: str) -> str:
 
 
 def json_line(value: Any, *, default: Callable[[object], Any] = str) -> str:
-    """A value as one line of JSON; what could steer a terminal, or end the line for some reader, is escaped."""
+    """A value as one line of JSON; what could steer a terminal, or end the line for some reader, is escaped.
+
+    So is what standard output has no code for.
+    """
     text = json.dumps(value, ensure_ascii=False, default=default)
+    if not encodable(text):
+        text = json.dumps(value, default=default)
     return _IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def encodable(text: str) -> bool:
+    """Whether standard output has a code for every character."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def short(value: Any, width: int = 60) -> str:
@@ -36,14 +51,15 @@ def _word(value: Any) -> str:
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
     """Prints rows with the same keys as a table as wide as the terminal."""
-    from rich.box import SIMPLE_HEAD
+    from rich.box import ASCII2, SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    lines = SIMPLE_HEAD if encodable(SIMPLE_HEAD.head_row_horizontal) else ASCII2
+    table = Table(box=lines, pad_edge=False)
     for name in rows[0]:
         table.add_column(Text(plain(name)), overflow="fold")
     for row in rows:

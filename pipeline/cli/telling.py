@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.emulation import SIMULATED
-from pipeline.cli.tables import plain, print_table
+from pipeline.cli.sampling import for_the_eye
+from pipeline.cli.tables import json_line, plain, print_table
 from pipeline.disk import FILES
 from pipeline.evaluate import Assessment, Reference, write
 from pipeline.grade.comparing import Change, Comparison
@@ -45,9 +46,10 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     for note in assessment.notes if as_json else ():
         print(f"note: {plain(note)}", file=sys.stderr)
     if as_json:
-        print(_json({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY}))
+        print(json_line(_jsonable({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY})))
     else:
-        _print_assessment(assessment, subject, facts)
+        with for_the_eye("the evaluation"):
+            _print_assessment(assessment, subject, facts)
     return code
 
 
@@ -56,7 +58,7 @@ def told_stopped(together: Together, *, as_json: bool) -> int:
     first = next(summary for summary in together.summaries if summary.status == "stopped")
     code, left = together.exit_code, sum(summary.left for summary in together.summaries)
     if as_json:
-        print(_json({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason}))
+        print(json_line(_jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
     why = first.reason or "nothing was sealed"
     print(f"error: stopped ({why}): {left} rows are left, nothing is graded; the same command resumes", file=sys.stderr)
     return code
@@ -67,7 +69,11 @@ def told_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
     flips = sorted([*noise.broken, *noise.fixed])
     share = len(flips) / noise.rows
     if as_json:
-        print(_json({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share}))
+        print(
+            json_line(
+                _jsonable({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share})
+            )
+        )
         return 0
     print(f"noise floor  {len(flips)} of {noise.rows} rows flip by themselves ({100 * share:.1f} %)")
     if flips:
@@ -82,7 +88,7 @@ def told_comparison(
     if as_json:
         before = reference.scores.evaluation
         facts = {"exit_code": 0, "before": before, "after": scores.evaluation, "notes": notes, "comparison": comparison}
-        print(_json(facts))
+        print(json_line(_jsonable(facts)))
         return 0
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -92,7 +98,7 @@ def told_comparison(
 
 def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any], markdown: str) -> None:
     write(folder, assessment)
-    FILES.put(folder / SUMMARY, _json(facts).encode() + b"\n")
+    FILES.put(folder / SUMMARY, _json(facts).encode("utf-8", "backslashreplace") + b"\n")
     FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
     FILES.put(folder / MARKDOWN, markdown.encode())
 
@@ -102,7 +108,7 @@ def _tell_github(assessment: Assessment, markdown: str) -> None:
     if os.environ.get("GITHUB_ACTIONS"):
         print("\n".join(annotation_lines(assessment)), file=sys.stderr)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(path).open("a", encoding="utf-8") as summary:
+        with for_the_eye("the summary of the step"), Path(path).open("a", encoding="utf-8") as summary:
             summary.write(markdown + "\n")
 
 

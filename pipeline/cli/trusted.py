@@ -5,6 +5,7 @@ A folder is data, and may have come from anybody: what it names is not run becau
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,14 @@ def target_of(plan: Plan, output: Path, given: str | None, *, name_it: str = "na
     if not is_job_file(target):
         return target
     path, folder = Path(target.partition(":")[0]), output.resolve()
-    for place in (path.resolve(), Path.cwd()):
+    try:
+        places = (path.resolve(), Path.cwd())
+    except (ValueError, OSError, RuntimeError) as error:  # a NUL, a loop of links
+        raise Misuse(f"{output} names a job file that cannot be one: {name_it}") from error
+    for place in places:
         if place.is_relative_to(folder):
             raise Misuse(f"{output} names {target}, and nothing out of an output folder is run unasked: {name_it}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for names that are too long
         raise Misuse(f"the job file {target} is not there: {name_it}")
     if plan.target_sha256 is None or sha256_of(target) != plan.target_sha256:
         raise Misuse(f"{target} has changed since the run: if it is the right one, {name_it}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli.connecting import Start, access
 from pipeline.cli.garbage import collect_seldom, spare
 from pipeline.cli.options import load
+from pipeline.cli.streams import secure
 from pipeline.faults import Halt, Misuse
 
 if TYPE_CHECKING:
@@ -69,5 +70,6 @@ def main(end: int, lifeline: int) -> int:
 
 
 if __name__ == "__main__":
+    secure()
     collect_seldom()
     sys.exit(main(*map(int, sys.argv[1:])))

@@ -79,8 +79,8 @@ class Started:
 class Workers:
     """Where the worker processes of a crew come from: `count` are forked beforehand, others `command` starts.
 
-    Two descriptors are added to the command, as `Main` takes them. Workers are deaf to Ctrl-C and SIGTERM: their
-    parent says when to end, and how. Their standard output is our standard error: ours carries the result, and
+    Two descriptors are added to the command, as `Main` takes them. Workers are deaf to Ctrl-C, SIGTERM and SIGHUP:
+    their parent says when to end, and how. Their standard output is our standard error: ours carries the result, and
     nothing else.
     """
 
@@ -185,7 +185,7 @@ def _live(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

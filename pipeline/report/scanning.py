@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.data import Part
 from pipeline.job import OURS
 from pipeline.report.timeline import EMPTY, ENOUGH, POINTS, Point, Timeline
-from pipeline.slices import part_file
+from pipeline.slices import part_file, rows_of
 
 EXAMPLES = 3
 """Rows that are shown of a kind of failure."""
@@ -243,7 +243,8 @@ def _records(file: pq.ParquetFile, first: int, wanted: Sequence[int]) -> Iterato
         own = [ordinal for ordinal in wanted if first <= ordinal < first + rows]
         if own:
             taken = file.read_row_group(group, columns=columns).take([ordinal - first for ordinal in own])
-            yield from zip(own, taken.to_pylist(), strict=True)
+            rows = [row for batch in taken.to_batches() for row in rows_of(batch)]
+            yield from zip(own, rows, strict=True)
         first += rows
 
 
