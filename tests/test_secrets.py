@@ -123,6 +123,11 @@ def test_s9_the_user_and_password_of_an_address_are_not_told_and_its_host_is(add
     assert "proxy.example" in told or "127.0.0.1" in told or "[::1]" in told
 
 
+def test_s4_a_key_in_the_query_of_an_address_is_not_told() -> None:
+    told = redacted("no /v1/models?alt=sse&key=canary1&x=2 here")
+    assert told == f"no /v1/models?alt=sse&key={REDACTED}&x=2 here"
+
+
 @pytest.mark.parametrize(
     "said",
     [
