@@ -45,10 +45,16 @@ def _standard(schema: JsonSchema) -> dict[str, Any]:
 
 
 def _common(schema: dict[str, Any]) -> dict[str, Any]:
-    kind = schema.get("type")
-    if isinstance(kind, str) and kind.lower() in TYPES.values():
-        schema["type"] = kind.lower()
+    kinds = schema.get("type")
+    if isinstance(kinds, str):
+        schema["type"] = _type_name(kinds)
+    elif isinstance(kinds, list):
+        schema["type"] = [_type_name(kind) if isinstance(kind, str) else kind for kind in kinds]
     return any_of_tagged(schema)
+
+
+def _type_name(kind: str) -> str:
+    return kind.lower() if kind.lower() in TYPES.values() else kind
 
 
 def with_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -60,8 +66,8 @@ def with_null(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     about = {key: schema[key] for key in _ABOUT if key in schema}
     inner = {key: value for key, value in schema.items() if key not in about}
-    if inner.keys() == {"anyOf"}:
-        branches = inner["anyOf"]
+    branches = inner.get("anyOf")
+    if inner.keys() == {"anyOf"} and isinstance(branches, list):
         return {**about, "anyOf": branches if NULL in branches else [*branches, NULL]}
     return {**about, "anyOf": [inner, NULL]}
 
@@ -91,6 +97,8 @@ def listed_values(schema: dict[str, Any]) -> dict[str, Any]:
     values = schema.get("enum", [schema.get("const")])
     if "const" in schema:
         values = [value for value in values if value == schema["const"]] or [schema["const"]]
+    if not all(type(value) in TYPES for value in values):  # of Python, not of JSON
+        return {**schema}
     groups: dict[str, list[Any]] = {}
     for value in _allowed(values, schema.get("type")):
         groups.setdefault(TYPES[type(value)], []).append(value)

@@ -132,12 +132,15 @@ class _Dialect:
         elif kind == "string" and schema.get("format") == "date-time":
             plain["format"] = "date-time"
         values = schema.get("enum")
-        if values is not None and kind == "string" and all(values):
+        if values is not None and kind == "string" and all(isinstance(value, str) and value for value in values):
             plain["enum"] = values
         elif values is not None:  # numbers, and the empty text, are refused
             written = ", ".join(json.dumps(value, ensure_ascii=False) for value in values)
             notes.append(f"one of {written}" if len(values) > 1 else f"always {written}")
-            plain |= {"minimum": min(values), "maximum": max(values)} if kind in {"integer", "number"} else {}
+            numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+            plain |= (
+                {"minimum": min(numbers), "maximum": max(numbers)} if numbers and "minimum" in _BOUNDS[kind] else {}
+            )
         return _described(plain, notes)
 
     def _entries(self, schema: JsonSchema, inside: tuple[str, ...], notes: list[str]) -> dict[str, Any]:

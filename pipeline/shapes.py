@@ -183,6 +183,8 @@ def _is_kept(value: float, literal: str) -> bool:
 def resolve(root: JsonSchema, reference: str) -> Any:
     """What a `$ref` within the document, "#/a/b", refers to. LookupError or TypeError when it leads nowhere."""
     target: Any = root
+    if reference == "#":
+        return root
     for step in reference.removeprefix("#/").split("/"):
         target = target[step.replace("~1", "/").replace("~0", "~")]
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import enum
 import json
@@ -14,14 +15,16 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, Field, HttpUrl
 from typing_extensions import TypedDict
 
 from pipeline.dialects import standard
-from pipeline.emulator.dialect import check_parameters
+from pipeline.emulator.dialect import check_parameters, check_structured
 from pipeline.faults import Misuse
 from pipeline.parameters import gemini_parameters
+from pipeline.schema import shape_of
 from pipeline.tools import ToolError, tool_of
 from tests.obedient import answers
 from tests.test_obedience import ANNOTATIONS, OFTEN, Tree
@@ -157,6 +160,54 @@ def test_the_parameters_of_a_schema_by_hand_are_in_the_dialect() -> None:
     check_parameters("f", 0, schema)
     assert schema["properties"]["b"] == {"type": "string", "nullable": True}
     assert schema["properties"]["c"]["properties"] == {"d": {"type": "string"}}
+
+
+VALUES = st.sampled_from([None, True, 0, 1, 2.5, "", "a", [1], {"a": 1}])
+WORDS = {
+    "type": st.sampled_from(
+        [*["string", "integer", "number", "boolean", "array", "object", "null", "STRING"], ["string", "null"]]
+    ),
+    "enum": st.lists(VALUES, min_size=1, max_size=3, unique_by=repr),
+    "const": VALUES,
+    "$ref": st.sampled_from(["#/$defs/text", "#/$defs/point"]),
+    "nullable": st.booleans(),
+    "format": st.sampled_from(["date", "date-time", "time", "uuid", "x"]),
+    "pattern": st.just("^a"),
+    "minimum": st.integers(0, 3),
+    "exclusiveMaximum": st.integers(4, 9),
+    "minItems": st.integers(0, 2),
+    "maxLength": st.integers(0, 2),
+    "uniqueItems": st.booleans(),
+    "required": st.lists(st.sampled_from("ab"), unique=True),
+    "description": st.just("d"),
+    "default": VALUES,
+    "discriminator": st.just({"propertyName": "a"}),
+}
+
+
+def _wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    several = st.lists(inner, min_size=1, max_size=2)
+    nested = {
+        "properties": st.dictionaries(st.sampled_from(["a", "b", "nullable", "const"]), inner, max_size=2),
+        "patternProperties": st.dictionaries(st.just("^a"), inner, max_size=1),
+        **dict.fromkeys(("items", "additionalProperties", "not", "if"), inner),
+        **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), several),
+    }
+    return st.fixed_dictionaries({}, optional={**WORDS, **nested}) | st.booleans()
+
+
+SCHEMAS = st.recursive(st.fixed_dictionaries({}, optional=WORDS), _wider, max_leaves=6)
+POINT = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SCHEMAS)
+def test_any_schema_makes_parameters_that_gemini_takes_and_an_answer_s_schema_or_misuse(inner: Any) -> None:
+    document = {"type": "object", "properties": {"x": inner}, "$defs": {"text": {"type": "string"}, "point": POINT}}
+    with contextlib.suppress(Misuse):
+        check_parameters("f", 0, gemini_parameters(document) or {})
+    with contextlib.suppress(Misuse):
+        check_structured(json.loads(json.dumps(shape_of(document).json_schema)))
 
 
 ENTRIES = [{"key": "a", "value": 1}, {"key": "b", "value": 2}]
