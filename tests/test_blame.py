@@ -164,7 +164,7 @@ async def test_h11_one_row_that_always_fails_ends_as_a_failed_row_and_all_others
     assert run.stop.reason is None
     assert len(run.results) == 300
     assert run.failed == {poison}
-    assert run.tries[poison] <= 10
+    assert run.tries[poison] <= 20
     assert sum(run.tries.values()) == 299 + run.tries[poison]
 
 
@@ -322,6 +322,19 @@ async def test_h2b_the_last_row_fails_rather_than_stopping_the_run_when_patience
     run = await Run(only({299: Throttled("429")}), give_up_s=10.0).over(300)
     assert run.stop.reason is None
     assert run.failed == {299}
+
+
+async def test_h2_a_quota_by_the_minute_that_is_used_up_before_the_last_rows_fails_none_of_them() -> None:
+    sent: Counter[int] = Counter()
+
+    def script(_row: int, _try: int) -> Reply | Fault:
+        minute = int(anyio.current_time() // 60)
+        sent[minute] += 1
+        return Throttled("429") if sent[minute] > 60 else REPLY
+
+    run = await Run(script, concurrency=4).over(122)
+    assert run.stop.reason is None
+    assert not run.failed
 
 
 async def test_h2_a_quota_that_is_gone_for_everybody_is_waited_for_and_costs_no_row() -> None:

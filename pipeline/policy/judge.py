@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ UNREACHABLE_S = 45.0
 THROTTLES = 8
 """How often a row is throttled while others are answered, at least, before that is its own failure."""
 
+LAST_WAIT_S = 75.0
+"""How long one of the last rows is throttled before that is its own failure: quotas by the minute have come round."""
+
 _UNREACHED = {"dns", "refused", "tls", "proxy"}
 """Causes of `Unavailable` that are no row's, and that hardly pass by themselves."""
 
@@ -40,9 +44,14 @@ _MOST_WORDS = 300
 
 @dataclass(slots=True)
 class Throttles:
-    """The 429s of one row; `own` counts those that say more about the row than about the quota."""
+    """The 429s of one row; `own` counts those that say more about the row than about the quota, `own_since` the first.
+
+    `passed_over` counts those of them before which others were answered.
+    """
 
     own: int = 0
+    own_since: float = math.inf
+    passed_over: int = 0
     last_at: float | None = None
     pause: float = 0.0
 
@@ -81,17 +90,21 @@ class Judge:
             self._scarcity.saw(failed=True)
         passed_over = row.last_at is not None and lane.served_at > row.last_at
         among_last = self._in_play() <= FEW and self._has_served()
-        row.last_at, row.own = now, row.own + (passed_over or among_last)
+        if passed_over or among_last:
+            row.own, row.own_since = row.own + 1, min(row.own_since, now)
+        row.last_at, row.passed_over = now, row.passed_over + passed_over
         if row.own < FEW:
             lane.throttled(now, left_at, None if passed_over else fault.retry_after)
         lane.trouble = fault
         out_of_patience = lane.answered_at is not None and now - lane.answered_at >= self._give_up_s
-        if row.own >= self._scarcity.attempts(THROTTLES) or (out_of_patience and among_last):
+        most = self._scarcity.attempts(THROTTLES)
+        waited = row.passed_over >= most or now - row.own_since >= LAST_WAIT_S
+        if (row.own >= most and waited) or (out_of_patience and among_last):
             told = "while other rows were answered" if passed_over else "after all others had ended"
             raise Refused(f"{fault.message} (throttled again and again {told})", http_status=fault.http_status)
         if out_of_patience:
             raise Denied(f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}")
-        row.pause = min(30.0, max(0.5, 2.0 * row.pause))
+        row.pause = min(15.0 if row.own else 30.0, max(0.5, 2.0 * row.pause))
         pause = row.pause * self._dice.uniform(0.5, 1.0)
         return max(pause, fault.retry_after or 0.0) if row.own else pause
 
