@@ -1,8 +1,9 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
+from pipeline.pace.declared import LATE_S, Spacing, TokenEstimate
 from pipeline.pace.gate import PROBE_S, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
 from pipeline.pace.lateness import Call, Lateness
-from pipeline.pace.rate import FIRST_RATE, LATE_S, AdaptiveRate, Spacing, TokenEstimate, first_rate
+from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Change, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "AdaptiveRate",
     "Breaker",
     "Call",
+    "Change",
     "Gate",
     "Latencies",
     "Lateness",
