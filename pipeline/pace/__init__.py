@@ -1,9 +1,10 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
 from pipeline.pace.blame import FEW, Blame, Refusal
+from pipeline.pace.declared import LATE_S, Spacing, TokenEstimate
 from pipeline.pace.gate import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
 from pipeline.pace.lateness import Call, Lateness
-from pipeline.pace.rate import FIRST_RATE, LATE_S, AdaptiveRate, Spacing, TokenEstimate, first_rate
+from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Change, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Blame",
     "Breaker",
     "Call",
+    "Change",
     "Gate",
     "Latencies",
     "Lateness",

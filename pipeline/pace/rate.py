@@ -1,61 +1,156 @@
-"""How fast to send: found out where nobody says it, kept to where somebody does."""
+"""How fast to send where nobody says it: the rate that the quota grants, found by the answers alone."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
-from itertools import takewhile
+from enum import Enum
+
+from pipeline.pace.closures import Closure
+from pipeline.pace.declared import LATE_S
+from pipeline.pace.evidence import Evidence, Stretch, Trial, Verdict
+from pipeline.pace.limit import MARGIN, Limit
+from pipeline.pace.refusals import Background, Excess, Traffic
+from pipeline.pace.trials import Aim, End, Regime, ended, ended_above
 
 FIRST_RATE = 32.0
 LEAST_RATE = 0.2
 
-LATE_S = 0.02
-"""How late a sleeper may wake without losing its place: a clock's coarseness is no reason to send less."""
+_RAMP_S = 0.3
+_RAMP_DOUBLING_S = 0.1
+"""A start doubles from 32 a second to the rate that the concurrency suggests so fast, within 0.3 s at the longest:
+where the quota is far lower, the first refusals arrive before many requests are out."""
 
-_SLOWEST_DOUBLING_S = 0.5
 _FASTEST_DOUBLING_S = 0.05
-_CAUTION = 0.97
-_MEASUREMENT = 10
-_ENOUGH = 20
-_KEPT_S = 60.0
-_KEPT = 20_000
+_SLOWEST_DOUBLING_S = 0.5
+"""Slow start doubles about once in the time that an answer takes, within these bounds."""
+
+_START, _CLIMB, _CRUISE = 5.0, 3.2, 5.0
+_USUAL_RATE = 30.0
+"""Evidence of excess (see `Excess`) that ends a slow start, a climb and a cruise, at up to 30 requests a second; above,
+it grows with the logarithm of the rate, so that chance does so no more often an hour. One refusal after good times
+ends a climb, two in quick succession a cruise."""
+
+_PAUSE, _PAUSE_IN_WEATHER = 1.0, 2.0
+"""Evidence above which a climb does not go on for the moment."""
+
+_LARGE = 0.25
+_SURE = 16
+_IN_A_ROW = 4
+_UNLIKELY = 1e-4
+_MOST = 0.7
+"""What ends a slow start: a quarter more than the background refused of 16 requests, or four refusals in a row (more
+where there is much background, so that chance does it once in 10,000), or nearly as many."""
+
+_CLOSED_AFTER = 8
+_CLOSED_AFTER_WINDOW = 3
+"""Refusals in a row after which nothing is granted; fewer where that was so before."""
+
+_KNOWN_S = 0.35
+"""For so long, and eight requests at least, a start keeps to the rate that is known: then it climbs, and half a second
+later a rate that was far too low is left behind."""
+
+_CHECK_S = 2.0
+_LONGEST_CHECK_S = 30.0
+_RECHECK_S = 5.0
+_DOUBTFUL_WASTE = 0.06
+_DOUBTFUL = 0.03
+"""In weather a lower rate is tried after 2 s, then 4, up to every 30. Where a limit is known and still 6 % are refused,
+3 % of them at rates that the quota should grant, a higher rate is tried every 5 s."""
+
+
+class _Phase(Enum):
+    START = "slow start: no limit is known"
+    CRUISE = "just under the limit"
+    CLIMB = "above it, until something is refused"
+    TRIAL = "at another rate, to see what that changes"
+    CLOSED = "nothing is granted"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Why the rate was changed, for the user."""
+
+    at: float
+    text: str
 
 
 @dataclass(slots=True)
 class AdaptiveRate:
-    """Requests a second that the quota grants now, found by the answers alone; a clock value goes in everywhere.
+    """Requests a second that the quota grants now; a clock value goes in everywhere.
 
-    Slow start: the rate doubles every half second, faster when answers come faster. A throttled answer ends it, and
-    cuts the rate to just under what was granted over the last second (or the last 20 requests): once per episode,
-    for a request that left before the last cut says nothing about the rate since. As soon as 20 that left since are
-    known, they alone tell the next cut: a start that is far too high costs a few dozen refusals. Without throttling
-    the rate grows by half a percent a second at first, twice as fast every two seconds, as in CUBIC (RFC 9438): flat
-    near the limit that is known, steep where the limit must have moved. It grows only on answers, only while the rate
-    is what holds requests back, and not while the endpoint fails.
+    - *Slow start* from `first`, until much is refused; where `known` is given, a cruise at that rate comes first.
+    - *Cruise* just under the limit (see `limit`).
+    - *Climb* every second or few, until a refusal or two: how else would it be known that the quota grew?
+    - *Trial* when more is refused than usual: a lower rate, to see whether it helps. When it does, the rate stays
+      there; when it does not, refusals are the weather, and the rate goes back (see `evidence`). Later trials check it.
+    - *Closed* when nothing is granted: single requests, until one passes (see `closures`).
 
-    Why a rate and not a number of calls in flight: Vertex's shared quota counts requests and tokens by time, and a
-    bound on calls in flight lets through more of them whenever answers come faster.
+    The rate never grows beyond twice what was sent lately, and only on answers. Why a rate and not a number of calls
+    in flight: Vertex's shared quota counts requests and tokens by time, and a bound on calls in flight lets through
+    more of them whenever answers come faster.
     """
 
     first: float = FIRST_RATE
+    known: float | None = None
+    """The rate that was granted at last, in an earlier start."""
     rate: float = 0.0
-    _slow_start: bool = True
+    change: Change | None = None
+    """Why the rate was cut, or was not, at last."""
+    _phase: _Phase = _Phase.START
     _next: float = 0.0
-    _cut_at: float = float("-inf")
-    _grown_at: float = float("-inf")
-    _held_back_at: float = float("-inf")
-    _sent: deque[float] = field(default_factory=deque)
-    _refused: deque[float] = field(default_factory=deque)
+    _held_back_at: float = -math.inf
+    _grown_at: float = -math.inf
+    _answered_at: float = -math.inf
+    _latency: float | None = None
+    _refusals_take: float = 0.05
+    _was_refused: bool = False
+    _ramp: tuple[float, float] | None = None
+    """From which moment and rate a start goes up to its first rate."""
+    _row: int = 0
+    """Refusals in a row, of requests as they left."""
+    _row_until: float = 0.0
+    _peak: float = 0.0
+    _traffic: Traffic = field(default_factory=Traffic)
+    _background: Background = field(default_factory=Background)
+    _excess: Excess = field(default_factory=Excess)
+    _closure: Closure = field(default_factory=Closure)
+    _limit: Limit = field(default_factory=Limit)
+    _regime: Regime = field(default_factory=Regime)
+    _evidence: Evidence = field(init=False)
+    _aim: Aim = Aim.FIND
+    _low: Trial | None = None
+    _came_from: _Phase = _Phase.START
+    _cut_before: bool = False
+    _weather: bool = False
+    _checks_at: float = math.inf
+    _check_every: float = _CHECK_S
+    _checks_up_at: float = 0.0
+    _hold: float = 3.0
+    """For how many windows of a quota that has some no more is tried than it granted."""
 
     def __post_init__(self) -> None:
-        self.rate = self.first
+        self._evidence = Evidence(self._traffic)
+        if self.known is not None:
+            self.known = max(LEAST_RATE, self.known)
+        self.rate = min(FIRST_RATE, self.known or self.first)
+
+    @property
+    def granted(self) -> float | None:
+        """The rate to begin with next time; None when nothing is known."""
+        if not self._limit.known:
+            return self._peak or None
+        return self._limit.climbed_from if self._phase in {_Phase.CLIMB, _Phase.CLOSED} else self.rate
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may leave; 0 when it may now."""
+        if self._phase is _Phase.CLOSED and self._closure.passed(now):
+            self._reopen(now)
         wait = max(0.0, self._next - now)
         if wait:
             self.held_back(now)
+        elif self._phase is _Phase.CLOSED and self._closure.probing:
+            return LATE_S
         return wait
 
     def held_back(self, at: float) -> None:
@@ -64,128 +159,369 @@ class AdaptiveRate:
 
     def sent(self, now: float) -> None:
         """A request leaves: the next one may follow after its interval, so that no second sees a burst."""
+        self._traffic.send(now)
+        self._limit.count(self.rate, refused=False)
+        if self._closure.opened is None:
+            self._closure.opened = now
+            self._ramp = (now, self.rate)
+        if self._phase is _Phase.CLOSED:
+            self._next = self._closure.sent(now)
+            return
+        self._go_up(now)
         self._next = max(self._next, now - LATE_S) + 1.0 / self.rate
-        self._sent.append(now)
-        self._forget(now)
+        self._advance(now)
 
     def answered(self, now: float, left_at: float) -> None:
         """A request that left at `left_at` was answered: room to grow, perhaps."""
-        if left_at < self._cut_at:
+        latency = now - left_at
+        self._latency = latency if self._latency is None else self._latency + 0.1 * (latency - self._latency)
+        self._answered_at = now
+        if self._phase is _Phase.CLOSED:
+            if self._closure.probing and left_at >= self._closure.closed_at:
+                self._reopen(now)
             return
-        since, self._grown_at = now - self._grown_at, now
-        if now - self._held_back_at > 1.0:
+        if left_at < self._regime.at:
             return
-        step = min(since, 0.25)
-        self.rate *= math.exp2(step * self._doublings(now, latency=now - left_at))
+        if self._phase is _Phase.START:
+            self._grow_at_start(now)
+        self._advance(now)
 
     def failed(self, now: float) -> None:
         """The endpoint failed a request: no growth on account of the time until now."""
-        self._grown_at = now
+        self._grown_at = max(self._grown_at, now)
 
     def throttled(self, now: float, left_at: float) -> None:
         """A request that left at `left_at` was refused for want of quota."""
-        self._refused.append(left_at)
-        if left_at < self._cut_at:
+        self._traffic.refuse(left_at)
+        self._limit.count(self.rate, refused=True)
+        self._refusals_take = min(5.0, max(0.95 * self._refusals_take, now - left_at, 0.01))
+        self._was_refused, self._ramp = True, None
+        if self._phase is _Phase.CLOSED:
+            self._closure.refused(left_at)
+            self.rate = 1.0 / self._closure.gap
             return
-        measured = _between(self._sent, self._cut_at, left_at) >= _ENOUGH
-        if not measured and now < self._cut_at + max(0.25, 5.0 / self.rate):
+        self._count_row(left_at)
+        if left_at < self._regime.at:
             return
-        sent, granted = self._granted(left_at, since=self._cut_at if measured else float("-inf"))
-        # A few requests are no measurement: a single 429 among the first says little about the quota.
-        self._slow_start = self._slow_start and sent < _MEASUREMENT
-        least = self.rate * (0.7 if sent < _MEASUREMENT else 0.125)
-        self.rate = max(LEAST_RATE, _CAUTION * min(self.rate, max(granted, least)))
-        self._cut_at = self._grown_at = now
-        self._next = now + 1.0 / self.rate
+        number = self._traffic.until(left_at)
+        self._regime.refuse(left_at, number, begins=self._excess.refuse(number, self._background.sure))
+        if self._nothing_is_granted:
+            self._close(now)
+        else:
+            self._weigh(now, left_at, number)
 
     def restart(self, now: float) -> None:
         """Begins anew after an outage, from a fifth of the rate that went through before."""
         self.rate = max(LEAST_RATE, self.rate / 5.0)
-        self._slow_start = True
-        self._next = self._grown_at = now
+        self._phase, self._ramp, self._next = _Phase.START, None, now
+        self._begin(now)
 
-    def _doublings(self, now: float, *, latency: float) -> float:
-        """How many times a second the rate may double now."""
-        if self._slow_start:
-            return 1.0 / min(max(latency, _FASTEST_DOUBLING_S), _SLOWEST_DOUBLING_S)
-        return min(1.0, 0.005 * math.exp2(min((now - self._cut_at) / 2.0, 30.0)))
+    # What a refusal means.
 
-    def _granted(self, until: float, since: float) -> tuple[int, float]:
-        """Requests that left shortly before `until`, and how many a second of them were not refused.
+    def _count_row(self, left_at: float) -> None:
+        if left_at >= self._row_until:
+            accepted = self._traffic.accepted(self._row_until, left_at)
+            self._row = self._row + 1 if accepted <= 0 else 1
+            self._row_until = left_at
 
-        Those that left later are still on their way: to count them as granted would hide how many are refused.
-        """
-        window = max(1.0, _ENOUGH / self.rate)
-        start = max(until - window, since, self._sent[0] if self._sent else until)
-        sent, refused = _between(self._sent, start, until), _between(self._refused, start, until)
-        return sent, (sent - refused) / max(until - start, _FASTEST_DOUBLING_S)
+    @property
+    def _nothing_is_granted(self) -> bool:
+        if self._closure.window_s is not None:
+            return self._row >= _CLOSED_AFTER_WINDOW
+        return self._row >= _CLOSED_AFTER and self._phase is _Phase.TRIAL
 
-    def _forget(self, now: float) -> None:
-        for times in (self._sent, self._refused):
-            while times and (times[0] < now - _KEPT_S or len(times) > _KEPT):
-                times.popleft()
+    def _weigh(self, now: float, left_at: float, number: int) -> None:
+        """More is refused than usual, or not; each phase has an end of its own."""
+        more = math.log(max(1.0, self.rate / _USUAL_RATE))
+        match self._phase:
+            case _Phase.TRIAL:
+                self._judge(now)
+            case _Phase.CLIMB if self._excess.value >= _CLIMB + more:
+                self._end_climb(now, left_at, number)
+            case _Phase.START if self._excess.value >= _START + more and self._is_large(left_at, number):
+                self._alarm(now, left_at, number)
+            case _Phase.CRUISE if self._excess.value >= _CRUISE + more:
+                self._alarm(now, left_at, number)
 
+    def _is_large(self, left_at: float, number: int) -> bool:
+        """Whether so much is refused that a slow start is over."""
+        _, sent, refused = self._regime.episode(left_at, number)
+        share = self._background.share
+        row = max(_IN_A_ROW, math.log(_UNLIKELY) / math.log(max(share, 1e-3)))
+        large = refused >= (share + _LARGE * (1.0 - share)) * sent
+        return large and (sent >= _SURE or self._row >= row or (refused >= _MOST * sent and refused >= _IN_A_ROW))
 
-def _between(times: deque[float], start: float, end: float) -> int:
-    """How many of the times are after `start` and not after `end`."""
-    return sum(start < at <= end for at in takewhile(lambda at: at > start, reversed(times)))
+    def _alarm(self, now: float, left_at: float, number: int) -> None:
+        """Far more is refused than usual: to a lower rate, and let that tell whether it helps."""
+        began, sent, refused = self._regime.episode(left_at, number)
+        seconds = left_at - began
+        rate = min(self.rate, max(self._traffic.rate(now), LEAST_RATE))
+        actual = max(LEAST_RATE, min(self.rate, sent / seconds)) if seconds > 0 else self.rate
+        if self._phase is _Phase.CRUISE:
+            self._learn(now)
+        self._evidence.forget(now, self.rate)
+        if not self._evidence:
+            self._came_from = self._phase
+        self._evidence.add(Stretch(began, now, actual, self.rate))
+        self._limit.used_up(left_at, number, actual)
+        self._limit.sure = False
+        if self._is_weather(now, self._verdict(now)):
+            return
+        said = f"{refused + 1} of {sent + 1} requests were refused at {self.rate:.3g} a second"
+        if self._phase is _Phase.CRUISE and not self._cut_before:
+            self._cut_before = True
+            granted = MARGIN * (sent - refused + 0.5) / max(seconds, 1e-3)
+            self._set(now, _Phase.CRUISE, min(0.9 * rate, max(0.6 * rate, granted)), said)
+            self._limit.cruise_on(now, self.rate, self._refusals_take)
+            return
+        # A bucket of a second's worth grants twice the quota in its first second, and no more.
+        least = 0.45 * self._traffic.accepted(now - 1.0, now) if self._phase is _Phase.START else 0.0
+        factor = 0.5 if refused < 0.6 * (sent + 1) else 0.3 if refused < sent or sent < 3 else 0.15
+        self._aim = Aim.FIND
+        self._set(now, _Phase.TRIAL, max(least, factor * rate), said)
+
+    # Trials.
+
+    def _judge(self, now: float) -> None:
+        """Looks at a trial that is on its way: it ends as soon as enough is known."""
+        trial = self._trial(now)
+        if trial.sent < 4:
+            return
+        if self._low is not None:
+            self._judge_up(now, self._low, trial)
+            return
+        verdict = self._verdict(now, trial)
+        if self._is_weather(now, verdict):
+            return
+        lasted = now - self._regime.at - self._refusals_take
+        end = ended(trial, verdict, lasted=lasted, check=self._aim is Aim.CHECK, lowest=self.rate <= LEAST_RATE)
+        match end:
+            case End.LOWER | End.FAR_LOWER:
+                self._learn(now)
+                self._keep(now)
+                said = f"{trial.refused} of {trial.sent} requests were refused at {trial.rate:.3g} a second"
+                self._set(now, _Phase.TRIAL, (0.5 if end is End.LOWER else 0.3) * self.rate, said)
+            case End.WEATHER:
+                self._believe_weather(now, trial.refused / trial.sent)
+            case End.BACK:
+                self._go_back(now)
+            case End.QUOTA:
+                rate = MARGIN * min(max(verdict.quota, self.rate), 0.97 * self._evidence.highest(self.rate))
+                self._learn(now)
+                self._keep(now)
+                self._limit.found()
+                self._go_to(now, rate, _Phase.CRUISE)
+                self._limit.cruise_on(now, self.rate, self._refusals_take)
+
+    def _keep(self, now: float) -> None:
+        """The trial is evidence from now on."""
+        self._evidence.add(Stretch(self._regime.at, now, self.rate, self.rate))
+
+    def _judge_up(self, now: float, low: Trial, trial: Trial) -> None:
+        match ended_above(low, trial, self._background.share):
+            case End.WEATHER:
+                self._low = None
+                self._evidence.clear()
+                self._believe_weather(now, (low.refused + trial.refused) / (low.sent + trial.sent))
+            case End.BACK:
+                self._low = None
+                self._set(now, _Phase.CRUISE, low.rate)
+                self._limit.cruise(now, self.rate, _CHECK_S)
+
+    def _check(self, now: float) -> None:
+        """In weather: is a lower rate still no better? It must be asked for, or a quota would hide behind it."""
+        rate = min(self.rate, max(self._traffic.rate(now), LEAST_RATE))
+        self._came_from, self._aim = self._phase, Aim.CHECK
+        self._evidence.clear()
+        self._evidence.add(Stretch(now - 2.0, now, rate, self.rate))
+        self._set(now, _Phase.TRIAL, 0.6 * rate)
+
+    def _check_up(self, now: float) -> None:
+        """Much is refused although the limit is known: if it is the weather, twice the rate is no worse."""
+        self._checks_up_at = now + _RECHECK_S
+        self._came_from, self._low = _Phase.CRUISE, self._trial(now)
+        self._learn(now)
+        self._evidence.clear()
+        self._set(now, _Phase.TRIAL, min(2.0 * self.rate, 2.0 * max(1.0, self._traffic.rate(now))))
+
+    def _verdict(self, now: float, *latest: Trial) -> Verdict:
+        return self._evidence.verdict(now, now - self._refusals_take, self._background.share, *latest)
+
+    def _is_weather(self, now: float, verdict: Verdict) -> bool:
+        if verdict.weather is None:
+            return False
+        self._believe_weather(now, verdict.weather)
+        return True
+
+    def _believe_weather(self, now: float, share: float) -> None:
+        """So much is refused at any rate: back to where the rate was before it was cut."""
+        self._weather = True
+        self._background.believe(share, 100.0)
+        before = self._evidence.highest(self.rate)
+        self._evidence.clear()
+        self._go_to(now, before, self._came_from if self._came_from is _Phase.START else _Phase.CRUISE)
+        self._limit.climbs_at, self._limit.sure = now, True
+        self._plan_check(now)
+        said = f"{share:.0%} of the requests are refused at any rate: it is not cut for that"
+        self.change = Change(now, said)
+
+    def _go_back(self, now: float) -> None:
+        """It was no better: back to the rate before, and the next check after twice the time."""
+        before = self._evidence.highest(self.rate)
+        self._evidence.clear()
+        self._go_to(now, before, self._came_from)
+        self._limit.cruise_on(now, self.rate, self._refusals_take)
+        self._plan_check(now)
+
+    def _plan_check(self, now: float) -> None:
+        self._checks_at = now + self._check_every
+        self._check_every = min(_LONGEST_CHECK_S, 2.0 * self._check_every)
+
+    # Phases.
+
+    def _advance(self, now: float) -> None:
+        """Time has passed, and a request left or was answered."""
+        match self._phase:
+            case _Phase.CRUISE if now >= self._limit.climbs_at and now - self._held_back_at < 1.0:
+                doubtful = self._limit.waste > _DOUBTFUL_WASTE and self._background.sure > _DOUBTFUL
+                if doubtful and self._regime.refused >= 3 and now >= self._checks_up_at:
+                    self._check_up(now)
+                else:
+                    self._climb(now)
+            case _Phase.CLIMB if now - self._answered_at < 2.0 + 3.0 * (self._latency or 1.0):
+                self._grow_in_climb(now)
+            case _Phase.CLIMB:
+                self.failed(now)
+            case _Phase.TRIAL:
+                self._judge(now)
+            case _Phase.START if now >= self._checks_at:
+                self._check(now)
+
+    def _climb(self, now: float) -> None:
+        self._learn(now)
+        self._limit.climbed_from, self._cut_before = self.rate, False
+        self._phase = _Phase.CLIMB
+        self._begin(now)
+
+    def _end_climb(self, now: float, left_at: float, number: int) -> None:
+        refused = self._regime.refused
+        rate = self._limit.after_climb(self.rate, self._traffic, now, left_at, number, self._background.sure)
+        if self._limit.sure:
+            self._limit.cost(refused)
+        self.known = None
+        self._set(now, _Phase.CRUISE, rate)
+        weather, others = (1.2 * self._background.sure, 0.0) if self._weather else (0.0, self._background.share)
+        self._limit.cruise_on(now, self.rate, self._refusals_take, weather, others)
+
+    def _close(self, now: float) -> None:
+        self.change = Change(now, f"nothing was granted to the last {self._row} requests: one at a time is sent")
+        self._limit.climbed_from = self.rate
+        self._phase, self._next = _Phase.CLOSED, self._closure.close(now, self._refusals_take)
+        self.rate = 1.0 / max(self._closure.gap, min(self._next - now, 1.0 / LEAST_RATE))
+
+    def _reopen(self, now: float) -> None:
+        opened, closed = self._closure.opened, self._closure.closed_at
+        accepted = 0 if opened is None else self._traffic.accepted(opened - 1e-9, closed)
+        opening = self._closure.open(now, accepted)
+        self._evidence.clear()
+        self._limit.used_up(opening.at, self._traffic.sent, self._limit.ceiling)
+        self._limit.sure = False
+        self._limit.found()
+        said = f"the quota grants {accepted} requests in {opening.length_s:.0f} s" if opening.is_window else None
+        self._set(now, _Phase.CRUISE, MARGIN * opening.rate, said)
+        self._limit.cruise_on(now, self.rate, self._refusals_take)
+        if opening.is_window:
+            self._limit.cruise(now, self.rate, self._hold * opening.length_s)
+            self._hold = min(30.0, 2.0 * self._hold)
+
+    # Arithmetic.
+
+    def _set(self, now: float, phase: _Phase, rate: float, said: str | None = None) -> None:
+        """Another rate, which the next request waits for."""
+        self._go_to(now, rate, phase, said)
+        self._next = now + 1.0 / self.rate
+
+    def _go_to(self, now: float, rate: float, phase: _Phase, said: str | None = None) -> None:
+        before, self.rate, self._phase = self.rate, max(LEAST_RATE, rate), phase
+        if said is not None:
+            self.change = Change(now, f"{said}: cut from {before:.3g} to {self.rate:.3g} a second")
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        self._regime = Regime(now, self._traffic.sent)
+        self._excess.begin(self._traffic.sent)
+        self._grown_at = max(self._grown_at, now)
+
+    def _known(self, now: float) -> int:
+        """How many have left so long ago that a refusal would have come by now."""
+        return self._traffic.until(now - self._refusals_take)
+
+    def _trial(self, now: float) -> Trial:
+        """The present rate, so far."""
+        refused = self._regime.refused
+        return Trial(self.rate, max(self._known(now) - self._regime.first, refused), refused)
+
+    def _learn(self, now: float) -> None:
+        """What was refused at a low enough rate is the background: a tenth at most, unless a trial showed more."""
+        _, sent, refused = self._trial(now)
+        if sent >= 10 and self._phase is _Phase.CRUISE:
+            self._evidence.calm(now, Trial(self.rate, sent, min(sent, refused)))
+        if sent > 0 and refused < 0.5 * sent:
+            start = self._phase is _Phase.START
+            counted, most = (refused, 0.6) if start else (self._regime.clusters, 0.1)
+            self._background.learn(sent, counted, most=most, memory=max(300.0, 8.0 * self.rate))
+            if sent >= 20 and refused <= 0.02 * sent:
+                self._evidence.clear()
+
+    def _go_up(self, now: float) -> None:
+        """From 32 a second to the first rate, in no more than 0.3 s."""
+        if self._ramp is None or self._phase is not _Phase.START:
+            return
+        (at, start), target = self._ramp, self.known or self.first
+        doublings = max(math.log2(target / start), _RAMP_S / _RAMP_DOUBLING_S) * (now - at) / _RAMP_S
+        self.rate = max(self.rate, min(target, start * 2.0 ** min(doublings, 60.0)))
+        if self.rate < target:
+            return
+        self._ramp = None
+        if self.known is not None:
+            self._phase, self._limit.sure, self._limit.climbed_from = _Phase.CRUISE, True, self.rate
+            self._begin(now)
+            self._limit.cruise(now, self.rate, _KNOWN_S)
+
+    def _grow_at_start(self, now: float) -> None:
+        if self._known(now) - self._regime.first >= 20:
+            self._peak = max(self._peak, min(self.rate, self._traffic.rate(now)))
+            self._learn(now)
+            self._regime.begin_counting(self._known(now))
+        seconds = min(max((self._latency or 0.0) - 0.05, _FASTEST_DOUBLING_S), _SLOWEST_DOUBLING_S)
+        self._raise(now, max(seconds, 2.0 * self._refusals_take) if self._was_refused else seconds)
+        if now - self._held_back_at > 1.0:
+            self.rate = min(self.rate, max(self.first, 2.0 * self._traffic.rate(now)))
+        if self._checks_at == math.inf and self._background.sure > 0.02:
+            self._checks_at = now + self._check_every
+
+    def _grow_in_climb(self, now: float) -> None:
+        pause = _PAUSE_IN_WEATHER if self._weather else _PAUSE
+        if self._excess.now(self._known(now), self._background.sure) > pause:
+            self.failed(now)
+        elif self.known is not None and self._limit.left_behind(self.rate):
+            # What was known is stale: begin as if nothing were.
+            self.known, self._phase, self._ramp = None, _Phase.START, (now, self.rate)
+            self._begin(now)
+        else:
+            self._raise(now, self._limit.doubling_s(self.rate, self._refusals_take))
+
+    def _raise(self, now: float, doubling_s: float) -> None:
+        """Grows for the time since it did last, while the rate is what holds requests back."""
+        since, self._grown_at = max(0.0, now - self._grown_at), max(self._grown_at, now)
+        if now - self._held_back_at <= 1.0:
+            grown = self.rate * 2.0 ** (min(since, 0.25) / doubling_s)
+            self.rate = max(self.rate, min(grown, 2.0 * max(self._traffic.rate(now), 1.0)))
 
 
 def first_rate(concurrency: int) -> float:
-    """Requests a second to begin with: the calls that may be in flight are all on their way within a second.
+    """Requests a second to begin with: the calls that may be in flight are all on their way in little over a second.
 
     Who allows many expects the quota to grant them; where it does not, the first refusals say so.
     """
     return max(FIRST_RATE, float(concurrency))
-
-
-@dataclass(slots=True)
-class Spacing:
-    """A declared rate, kept exactly: at most `per_minute` units in any minute, and no more than its share of a second.
-
-    Units are requests, or tokens: those are estimated before a request leaves and settled when it is answered. It
-    is the generic cell rate algorithm without any burst (ITU-T I.371): each request puts the next one off by the
-    time that its units take.
-    """
-
-    per_minute: float
-    late_s: float = 0.0
-    """How late a request may leave without putting off the next one."""
-    _next: float = float("-inf")
-
-    def wait(self, now: float) -> float:
-        """Seconds until the next request may leave."""
-        return max(0.0, self._next - now)
-
-    def take(self, now: float, units: float = 1.0) -> None:
-        """A request of so many units leaves."""
-        self._next = max(self._next, now - self.late_s) + units * 60.0 / self.per_minute
-
-    def change(self, now: float, per_minute: float) -> None:
-        """The rate is another from now on: what is left to wait for takes as much longer, or shorter."""
-        self._next = now + max(0.0, self._next - now) * self.per_minute / per_minute
-        self.per_minute = per_minute
-
-    def settle(self, estimated: float, actual: float) -> None:
-        """An answer tells how many units it really were."""
-        self._next += (actual - estimated) * 60.0 / self.per_minute
-
-
-@dataclass(slots=True)
-class TokenEstimate:
-    """Tokens of a request before it is asked, learned from the run's own answers."""
-
-    _per_byte: float = 0.25
-    _answer: float = 200.0
-    _seen: float = 0.0
-
-    def of(self, size: int) -> float:
-        """Tokens that a request of `size` bytes is likely to take, answer included."""
-        return size * self._per_byte + self._answer
-
-    def learn(self, size: int, asked: int, answered: int) -> None:
-        """A request of `size` bytes took so many tokens in and out."""
-        self._seen = min(self._seen + 1.0, 200.0)
-        share = 1.0 / self._seen
-        self._per_byte += share * (asked / max(size, 1) - self._per_byte)
-        self._answer += share * (answered - self._answer)
