@@ -229,8 +229,8 @@ def test_without_a_schema_the_value_is_the_answers_text(tmp_path: Path) -> None:
     into = dataset(tmp_path, TEXT)
     _, rows = seal(into, [reply("Hello!"), reply(""), reply(None)])
     assert into.schema.field("parsed").type == pa.string()
-    assert [row["parsed"] for row in rows] == ["Hello!", "", None]
-    assert [row["status"] for row in rows] == ["ok"] * 3
+    assert [row["parsed"] for row in rows] == ["Hello!", None, None]
+    assert [row["status"] for row in rows] == ["ok", "failed", "failed"]
 
 
 def test_tool_calls_media_and_reasoning_have_columns(tmp_path: Path) -> None:
