@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline.data import Row
 from pipeline.faults import Broken, Misuse
-from pipeline.source import Batch, Source, Survey, changed, found_again, survey
+from pipeline.source import Batch, Source, Survey, changed, discover, found_again, survey
+from pipeline.source.layout import ChunkRows
+from pipeline.source.parquet import survey_parquet
+from pipeline.source.text import survey_text
 
 RECORDS = [{"id": n, "text": f"text {n}"} for n in range(10)]
 
@@ -235,6 +238,30 @@ def test_an_input_is_cut_so_that_several_can_share_it(tmp_path: Path, rows: int,
     path = write_jsonl(tmp_path / "small.jsonl", [{"n": 1}] * rows)
     assert len(survey([path]).chunks) == chunks
     assert len(survey([path], limit=rows // 2).chunks) == -(-rows // 2 // 1_000)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_i8_a_chunk_is_bounded_in_bytes_also_where_large_rows_come_late(tmp_path: Path, suffix: str) -> None:
+    records = [{"n": n, "text": "" if n < 500 else "x" * (n % 7 * 100) + str(n)} for n in range(1_000)]
+    if suffix == ".jsonl":
+        write_jsonl(tmp_path / "a.jsonl", records)
+    else:
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet", row_group_size=250, use_dictionary=False)
+    survey_files = survey_text if suffix == ".jsonl" else survey_parquet
+    found = survey_files(discover(tmp_path), ChunkRows(lambda _: 400, max_bytes=20_000), None)
+    assert found.rows == 1_000
+    assert 20 < found.chunk_rows <= 100
+    batches = read_all(found, Source(found, needed=None, kept=["text"]), range(len(found.chunks))[::-1])
+    sizes = [
+        sum(len(row.values["text"]) for batch in batches[index] for row in batch.rows) for index in sorted(batches)
+    ]
+    assert 0 < max(sizes) <= 20_000
+    assert [row.values["n"] for index in sorted(batches) for batch in batches[index] for row in batch.rows] == list(
+        range(1_000)
+    )
+    assert (
+        survey_files(discover(tmp_path), ChunkRows(lambda _: 400, is_fixed=True, max_bytes=1), None).chunk_rows == 400
+    )
 
 
 @pytest.mark.parametrize("options", [{"chunk_rows": 0}, {"limit": -1}])

@@ -121,8 +121,13 @@ def test_two_stray_quotes_far_apart_spoil_their_own_lines_only(tmp_path: Path) -
 
 
 def test_bytes_that_are_no_utf8_fail_their_record_alone(tmp_path: Path) -> None:
-    _, rows = read(tmp_path, b"a,b\n1,gr\xfcn\n2,rot\n")
-    assert values(rows) == ["line 2: not valid UTF-8", {"a": "2", "b": "rot"}]
+    found, rows = read(tmp_path, b"a,b\n1,gr\xfcn\n2,rot\n")
+    assert found.notes[0].startswith(
+        f"1 of 2 records cannot be read, and are failed rows; the first: {tmp_path}/a.csv: line 2"
+    )
+    told, good = values(rows)
+    assert told.startswith("line 2: not valid UTF-8; if the file is Windows' or Latin-1: iconv")
+    assert good == {"a": "2", "b": "rot"}
 
 
 def test_columns_without_a_name_are_numbered_and_files_may_differ_in_their_columns(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.source.layout import Position
 from pipeline.source.sniffing import HEAD_BYTES
 
 _DELIMITERS = (",", ";", "\t", "|")
+_NOT_UTF8 = "not valid UTF-8; if the file is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
 _RECORDS_SEEN = 20
 _MAX_HEAD_BYTES = 1 << 20
 
@@ -118,7 +119,7 @@ def _fields(content: bytes, delimiter: str) -> list[str] | str:
     try:
         return next(csv.reader([content.removesuffix(b"\r").decode()], delimiter=delimiter, strict=True), [])
     except UnicodeDecodeError:
-        return "not valid UTF-8"
+        return _NOT_UTF8
     except csv.Error as error:
         return "a quote is opened and never closed" if "end of data" in str(error) else f"not valid CSV: {error}"
 

@@ -57,7 +57,13 @@ class ChunkRows:
     """How many rows a chunk has, by the mean bytes of a row; `is_fixed` when that was said and nothing changes it."""
 
     of: Callable[[float], int]
-    is_fixed: bool
+    is_fixed: bool = False
+    max_bytes: int = MAX_CHUNK_BYTES
+    """What the rows of a chunk may take of the input, where the number of its rows is not fixed."""
+
+    def fitting(self, rows: int, largest: float) -> int:
+        """At most `rows`, and few enough when `rows` of them took `largest` bytes."""
+        return rows if largest <= self.max_bytes else max(1, min(rows // 2, int(rows * self.max_bytes / largest)))
 
 
 @dataclass(frozen=True, slots=True)

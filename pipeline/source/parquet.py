@@ -19,7 +19,6 @@ from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, Watch
 from pipeline.source.layout import (
     MAX_BATCH_ROWS,
-    MAX_CHUNK_BYTES,
     Batch,
     ChunkRows,
     Conflict,
@@ -56,7 +55,7 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
     size = chunk_rows.of(mean)
     if not chunk_rows.is_fixed:
-        size = max(1, min(size, int(MAX_CHUNK_BYTES / max(_largest_row_bytes(footers), 1))))
+        size = chunk_rows.fitting(size, size * _largest_row_bytes(footers))
     names = dict.fromkeys(name for _, schema in footers for name in schema.names) | dict.fromkeys(schema.names)
     types = {field.name: str(field.type) for field in schema}
     return Survey(

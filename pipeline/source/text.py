@@ -25,7 +25,6 @@ from pipeline.source.json_values import values
 from pipeline.source.jsonl import Line, lines, parse
 from pipeline.source.layout import (
     MAX_BATCH_ROWS,
-    MAX_CHUNK_BYTES,
     BadLine,
     Batch,
     ChunkRows,
@@ -90,9 +89,10 @@ def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) 
     while True:
         total = _Pass(size, limit)
         files = tuple(map(total.file, discovery.files, layouts, range(len(layouts))))
-        if total.largest_chunk <= MAX_CHUNK_BYTES or size == 1 or chunk_rows.is_fixed:
+        smaller = chunk_rows.fitting(size, total.largest_chunk)
+        if smaller == size or chunk_rows.is_fixed:
             break
-        size = max(1, min(size // 2, size * MAX_CHUNK_BYTES // total.largest_chunk))
+        size = smaller
     total.require_readable()
     return Survey(
         files=files,
@@ -106,7 +106,7 @@ def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) 
         chunks=tuple(total.chunks),
         schema=pa.schema(list(total.columns.types().items())).serialize().to_pybytes(),
         json_columns=total.columns.as_json(),
-        notes=discovery.notes,
+        notes=(*discovery.notes, *total.notes()),
     )
 
 
@@ -174,6 +174,12 @@ class _Pass:
         if hint := looks_like(path, _head(path, Misuse)):
             first = next((bad.problem for bad in self.bad_lines if bad.path == path), "none can be read")
             raise Misuse(f"no line of {path} is a JSON object ({first}): {hint}")
+
+    def notes(self) -> Iterator[str]:
+        """What the user should know of the records."""
+        if self.bad_count:
+            told = f"{self.bad_count:,} of {self.rows:,} records cannot be read, and are failed rows"
+            yield f"{told}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
 
     def require_readable(self) -> None:
         """Raises `Misuse` when there are records, and none of them can be read; or many that have too many keys."""
