@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +17,10 @@ from pipeline.disk import FILES, Files
 from pipeline.faults import Fault, Halt
 from pipeline.job import Job
 from pipeline.plan import Plan
+from pipeline.policy import RowCalls
 from pipeline.source import Source, Survey
 from pipeline.tally import Tally
+from pipeline.turns import Turn
 
 Keep = Callable[[Part], Awaitable[None]]
 """Makes a written part one of the run's; returns when that is durable."""
@@ -28,6 +31,12 @@ class Records(Protocol):
 
     async def put(self, ordinal: int, entry: Entry) -> None:
         """Hands an entry over."""
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished."""
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
 
     async def flush(self) -> None:
         """Returns when everything that was put before is durable."""
@@ -71,9 +80,11 @@ class Work:
         self, ask: Ask, journal: Records, keep: Keep, tally: Tally, cache: Settling | None = None
     ) -> engine.Hands:
         """What the engine needs to take chunks from their rows to parts that are kept."""
+        unfinished: dict[int, dict[int, Turn]] = {}
 
         async def answer(row: Row) -> Entry:
-            return await answered(self.job, ask, row)
+            calls = RowCalls(row.ordinal, journal, unfinished.pop(row.ordinal, None))
+            return await answered(self.job, ask, row, calls)
 
         async def record(ordinal: int, entry: Entry) -> None:
             await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
@@ -83,6 +94,7 @@ class Work:
                 cache.settle(outcome)
 
         async def done(chunk: engine.Chunk) -> set[int]:
+            unfinished.update(await to_thread.run_sync(journal.turns, chunk.first, chunk.rows))
             return await to_thread.run_sync(journal.recorded, chunk.first, chunk.rows)
 
         async def seal(chunk: engine.Chunk) -> None:
@@ -105,13 +117,17 @@ class Work:
         return self.dataset.seal(chunk.index, chunk.first, chunk.kept, entries, replies=self.plan.keep_replies)
 
 
-async def answered(job: Job, ask: Ask, row: Row) -> Entry:
-    """What became of a row: the reply, or the fault that ended it. Raises `Halt`, which ends no row but the run."""
+async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
+    """What became of a row: the reply, or the fault that ended it, with what all its calls have cost.
+
+    Raises `Halt`, which ends no row but the run.
+    """
     try:
-        return await ask(job.request(row))
+        return calls.whole(await ask(replace(job.request(row), calls=calls)))
     except Halt:
         raise
     except Fault as fault:
+        fault.reply = calls.so_far()
         return fault
 
 

@@ -63,6 +63,7 @@ LAYERS = {
         "shapes",
         "streaming",
         "tools",
+        "turns",
         "usage",
         "wire",
     },

@@ -178,6 +178,8 @@ class Dispatcher:
             lane, left_at, is_cut = leave.lane, leave.at, False
             lane.rows.add(request.ordinal)
             try:
+                if bid:
+                    await bid.secured()
                 reply = await lane.ask(request)
             except Throttled as fault:
                 throttles += 1

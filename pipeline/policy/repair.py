@@ -24,7 +24,12 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
         reply = await ask(request)
         widened, left = False, repairs
         while left or (repairs and not widened):
-            judged = outcome(request.ordinal, reply)
+            try:
+                judged = outcome(request.ordinal, reply)
+            except Exception:  # a bug of the job's own, which ends the run: what was paid is kept before
+                if request.calls is not None:
+                    await request.calls.keep()
+                raise
             fault = judged.fault if isinstance(judged, Failure) else None
             again = _again(request, reply, fault, widened=widened, left=left)
             if again is None:

@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -43,7 +44,9 @@ def with_tools(ask: Ask, tools: Sequence[Tool], *, max_turns: int, timeout_s: fl
             if not message.get("tool_calls") or _is_recorded(message["tool_calls"], known):
                 return _with_transcript(reply, [*messages, message], keep=transcript)
             message = {**message, "tool_calls": _mended(message["tool_calls"], turn)}
-            messages = [*messages, message, *await _carried_out(message["tool_calls"], known, timeout_s)]
+            run = partial(_carried_out, message["tool_calls"], known, timeout_s)
+            results = await run() if request.calls is None else await request.calls.carried_out(run)
+            messages = [*messages, message, *results]
             if payload.get("tool_choice") not in (None, "none", "auto", "validated"):
                 payload["tool_choice"] = "auto"  # it was required once; required forever would never end
         raise Cut(f"the model still calls tools after {max_turns} turns (max_turns)")
