@@ -38,6 +38,7 @@ from pipeline.policy import (
     cached,
     charged,
     hedged,
+    logged,
     repairing,
     retrying,
     watched,
@@ -191,7 +192,7 @@ def governed(
     store: Store | None = None,
     retries: RetryBudget | None = None,
 ) -> Ask:
-    """The queue as an ask; around it, outermost first: deadline, repairs, tools, cache, retries, hedging."""
+    """The queue as an ask; around it, outermost first: deadline, repairs, tools, log, cache, retries, hedging."""
     tally, stop = account.tally, account.stop
     ask: Ask = dispatcher.ask
     if lateness:
@@ -201,6 +202,7 @@ def governed(
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
+    ask = logged(ask)
     if job.runs_tools:
         tool_limits = ToolLimits(turns=job.max_turns, calls=job.max_calls_per_turn, timeout_s=job.tool_timeout_s)
         ask = with_tools(ask, job.tool_list, tool_limits, transcript=job.transcript)

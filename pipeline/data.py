@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.faults import Fault
 
@@ -33,6 +33,8 @@ class Request:
     ordinal: int
     payload: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
+    calls: CallLog | None = field(default=None, compare=False, repr=False)
+    """The log of the row's calls, where one is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,22 @@ def together(before: Reply | None, reply: Reply) -> Reply:
 
 Ask = Callable[[Request], Awaitable[Reply]]
 """The one idea: a request goes in, a reply comes out, or a fault is raised."""
+
+
+class CallLog(Protocol):
+    """What the calls of a row were answered: see `policy.row_calls`."""
+
+    async def answered(self, request: Request, ask: Ask) -> Reply:
+        """The reply to the next call."""
+
+    async def keep(self) -> None:
+        """Keeps what was answered so far, durably within a tick: another call may follow, or fail."""
+
+    async def carried_out(self, run: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+        """What the tools have said that the last answer calls."""
+
+    def paid_in_vain(self, reply: Reply) -> None:
+        """A call failed that was paid for all the same."""
 
 
 @dataclass(frozen=True, slots=True)

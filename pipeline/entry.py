@@ -14,46 +14,66 @@ from pipeline.faults import Fault
 def encode(entry: Entry) -> tuple[bytes, bytes]:
     """An entry as its two columns: what we know of it as JSON, and what others said, as it came.
 
-    Text of rows is in the second one only: the body, and the transcript after it; or a fault's message.
+    Text of rows is in the second one only: the body, and the transcript after it; or a fault's message, after the body
+    of the row's last reply, if there was one.
     """
     if isinstance(entry, Reply):
-        transcript = (entry.transcript or "").encode()
-        known: dict[str, Any] = {
-            "usage": entry.usage and _counts(entry.usage),
-            "attempts": entry.attempts,
-            "latency_s": entry.latency_s,
-            "first_token_s": entry.first_token_s,
-            "finished_at": entry.finished_at,
-            "location": entry.location,
-            "cost_usd": entry.cost_usd,
-            "transcript": None if entry.transcript is None else len(transcript),
-        }
-        if entry.from_cache or entry.saved_usd or entry.saved != _NOTHING:
-            known |= {"from_cache": entry.from_cache, "saved": _counts(entry.saved), "saved_usd": entry.saved_usd}
-        return orjson.dumps(known), entry.body + transcript if transcript else entry.body
+        known, said = _encoded(entry)
+        return orjson.dumps(known), said
     message = entry.message.encode("utf-8", "replace")  # it may quote half a surrogate pair
-    return orjson.dumps({"fault": type(entry).__name__, "http_status": entry.http_status}), message
+    known = {"fault": type(entry).__name__, "http_status": entry.http_status}
+    if not isinstance(entry.reply, Reply):
+        return orjson.dumps(known), message
+    reply, said = _encoded(entry.reply)
+    return orjson.dumps({**known, "message": len(message), "reply": reply}), said + message
 
 
 def decode(meta: bytes, said: bytes) -> Entry:
     """The entry that `encode` wrote. Raises `ValueError` when it is damaged."""
     try:
-        known = orjson.loads(meta)
-        wrong = [name for name, kinds in _KINDS.items() if not isinstance(known.get(name), kinds)]
-        if wrong:
-            raise ValueError(f"{wrong[0]} has no value that it can have")
-        return _decoded(known, said)
+        return _entry(orjson.loads(meta), said)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _decoded(known: dict[str, Any], said: bytes) -> Entry:
-    if "fault" in known:
-        kind = getattr(faults, known["fault"])
-        if not issubclass(kind, Fault):
-            raise ValueError(f"{known['fault']} is no fault")
-        fault: Fault = kind(said.decode(), http_status=known["http_status"])
-        return fault
+def _entry(known: dict[str, Any], said: bytes) -> Entry:
+    if "fault" not in known:
+        return _decoded(known, said)
+    _require_kinds(known)
+    size, kind = known.get("message", len(said)), getattr(faults, known["fault"])
+    if not issubclass(kind, Fault) or not 0 <= size <= len(said):
+        raise ValueError(f"{known['fault']} is no fault, or cut short")
+    fault: Fault = kind(said[len(said) - size :].decode(), http_status=known["http_status"])
+    if "reply" in known:
+        fault.reply = _decoded(known["reply"], said[: len(said) - size])
+    return fault
+
+
+def _require_kinds(known: dict[str, Any]) -> None:
+    wrong = [name for name, kinds in _KINDS.items() if not isinstance(known.get(name), kinds)]
+    if wrong:
+        raise ValueError(f"{wrong[0]} has no value that it can have")
+
+
+def _encoded(reply: Reply) -> tuple[dict[str, Any], bytes]:
+    transcript = (reply.transcript or "").encode()
+    known: dict[str, Any] = {
+        "usage": reply.usage and _counts(reply.usage),
+        "attempts": reply.attempts,
+        "latency_s": reply.latency_s,
+        "first_token_s": reply.first_token_s,
+        "finished_at": reply.finished_at,
+        "location": reply.location,
+        "cost_usd": reply.cost_usd,
+        "transcript": None if reply.transcript is None else len(transcript),
+    }
+    if reply.from_cache or reply.saved_usd or reply.saved != _NOTHING:
+        known |= {"from_cache": reply.from_cache, "saved": _counts(reply.saved), "saved_usd": reply.saved_usd}
+    return known, reply.body + transcript if transcript else reply.body
+
+
+def _decoded(known: dict[str, Any], said: bytes) -> Reply:
+    _require_kinds(known)
     size = known.pop("transcript")
     if not 0 <= (size or 0) <= len(said):
         raise ValueError("it is shorter than its transcript")

@@ -23,12 +23,13 @@ import anyio
 import orjson
 from anyio import to_thread
 
-from pipeline import ledger
+from pipeline import ledger, turns
 from pipeline.data import Entry, Part
 from pipeline.disk import FILES, PRIVATE_FILE, Files
 from pipeline.entry import decode, encode
 from pipeline.faults import Broken
 from pipeline.ledger import NOTHING, Charges
+from pipeline.turns import Turn
 
 TICK_S = 0.01
 """How long replies gather before they are committed together."""
@@ -50,6 +51,7 @@ CREATE TABLE IF NOT EXISTS entries (ordinal INTEGER PRIMARY KEY, meta BLOB NOT N
 CREATE TABLE IF NOT EXISTS parts (chunk INTEGER PRIMARY KEY, part BLOB NOT NULL) STRICT;
 """
     + ledger.SCHEMA
+    + turns.SCHEMA
 )
 
 _T = TypeVar("_T")
@@ -71,8 +73,12 @@ class Journal:
         self._handing_over = Lock()
         self._pending: list[_Stored] = []
         self._pending_bytes = 0
+        self._pending_turns: list[tuple[int, int, Turn]] = []
+        self._unfinished: set[int] = set()
+        """Rows of which there are turns here."""
         self._writer = uuid.uuid4().hex
         self._charged, self._held = NOTHING, NOTHING
+        self._holds = self._holds_committed = 0
         self._ledger_written: tuple[Charges, Charges] = (NOTHING, NOTHING)
         self._put = 0
         self._committed = 0
@@ -98,7 +104,14 @@ class Journal:
     def hold(self, held: Charges) -> None:
         """What is reserved for calls in flight: should we be killed, it counts as lost. Durable within a tick."""
         self._held = held
+        self._holds += 1
         self._news.set()
+
+    async def secured(self) -> None:
+        """Returns when what is held now is durable."""
+        until = self._holds
+        while self._holds_committed < until:
+            await self._next_commit()
 
     async def put(self, ordinal: int, entry: Entry) -> None:
         """Hands an entry over; it is durable within a tick. Waits only when the disk cannot keep up."""
@@ -116,6 +129,17 @@ class Journal:
     async def room(self) -> None:
         """Returns when what waits for its commit is small enough for more to be asked for."""
         while self._pending_bytes > MAX_PENDING_BYTES:
+            await self._next_commit()
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished: durable within a tick, gone with the row's entry."""
+        if self._broken is not None:
+            raise self._broken
+        with self._handing_over:
+            self._pending_turns.append((ordinal, number, turn))
+            self._unfinished.add(ordinal)
+        self._news.set()
+        while len(self._pending_turns) > MAX_PENDING:
             await self._next_commit()
 
     async def flush(self) -> None:
@@ -147,15 +171,23 @@ class Journal:
         with self._writing:
             with self._handing_over:
                 pending, self._pending = self._pending, []
-            owed = (self._charged, self._held)  # after the entries were taken, whose calls are in it then
-            if pending or owed != self._ledger_written:
+                kept, self._pending_turns = self._pending_turns, []
+                finished = self._unfinished.intersection(ordinal for ordinal, *_ in pending) if self._unfinished else ()
+                self._unfinished.difference_update(finished)
+            # After the entries were taken, whose calls are in the ledger then.
+            holds, owed = self._holds, (self._charged, self._held)
+            if pending or kept or owed != self._ledger_written:
                 with self._transaction():
                     self._insert(pending)
-                    ledger.write(self._database, self._writer, *owed)
+                    turns.write(self._database, kept)
+                    turns.drop(self._database, finished)
+                    if owed != self._ledger_written:
+                        ledger.write(self._database, self._writer, *owed)
                 self._committed += len(pending)
                 with self._handing_over:
                     self._pending_bytes -= sum(len(said) for _, _, said in pending if said)
                 self._ledger_written = owed
+            self._holds_committed = holds
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
@@ -164,6 +196,13 @@ class Journal:
     def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
         """The entries of `[first, first + rows)`, in order; read lazily, so that memory stays small."""
         return entries_in(self._path, first, rows)
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
+        found = turns_in(self._path, first, rows)
+        with self._handing_over:
+            self._unfinished |= found.keys()
+        return found
 
     def charged(self) -> Charges:
         """What the run was charged, in all its starts, as far as this journal knows."""
@@ -195,6 +234,7 @@ class Journal:
             end = min(start + _FORGET_ROWS, part.first + part.rows)
             with self._writing, self._transaction():
                 self._database.execute(_FORGET, (start, end))
+                turns.drop_range(self._database, start, end)
 
     def absorb(self, path: Path) -> Charges:
         """Takes over the entries of another journal, that nobody writes any more, and then removes it.
@@ -204,6 +244,7 @@ class Journal:
         with self._writing, self._attached(path), self._transaction():
             writers = ledger.read(self._database, "other")
             ledger.take_over(self._database, "other")
+            turns.take_over(self._database, "other")
             ledger.count_lost(self._database, self._writer)
             known = ledger.read(self._database)
             if self._database.execute("SELECT 1 FROM other.sqlite_master WHERE name = 'entries'").fetchone():
@@ -226,6 +267,7 @@ class Journal:
         """Drops entries, so that their rows are asked again."""
         with self._writing, self._transaction():
             self._database.executemany("DELETE FROM entries WHERE ordinal = ?", [(ordinal,) for ordinal in ordinals])
+            turns.drop(self._database, ordinals)
 
     def close(self) -> None:
         """Commits what is pending and closes the files."""
@@ -240,6 +282,8 @@ class Journal:
         sealed = [(part.first, part.first + part.rows) for part in self.parts()]
         with self._writing, self._transaction():
             self._database.executemany(_FORGET, sealed)
+            for first, end in sealed:
+                turns.drop_range(self._database, first, end)
 
     def _insert(self, rows: Iterable[_Stored]) -> None:
         # Many rows a statement: each one lets go of the interpreter, and may wait 5 ms for a busy event loop to give
@@ -320,6 +364,12 @@ def entries_in(path: Path, first: int, rows: int) -> Iterator[tuple[int, Entry]]
             except ValueError as error:
                 raise _damaged(path, ordinal, error) from error
             yield ordinal, entry
+
+
+def turns_in(path: Path, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+    """What a journal has kept of rows of `[first, first + rows)` that are not finished."""
+    with _reading(path) as database:
+        return turns.read(database, first, rows)
 
 
 def _parts_in(path: Path) -> list[Part]:

@@ -41,13 +41,27 @@ class Reader:
     def read(self, ordinal: int, result: Reply | Fault) -> tuple[Outcome, Completion | None]:
         """What became of a row, and the completion that it was read from, if there was one."""
         if isinstance(result, Fault):
-            return Failure(ordinal, result), None
+            return self._after_all(ordinal, result)
         completion: Completion | None = None
         try:
             completion = self.completion(result)
             return Success(ordinal, self._value(completion), result), completion
         except Fault as fault:
             return Failure(ordinal, fault, result), completion
+
+    def _after_all(self, ordinal: int, fault: Fault) -> tuple[Outcome, Completion | None]:
+        """What became of a row that ended in a fault: a failure, with its last answer if there was one.
+
+        When a repair failed, that is the answer that did not fit; under another schema it may. An answer that calls
+        tools is none: the row was still at work.
+        """
+        if not isinstance(fault.reply, Reply):
+            return Failure(ordinal, fault), None
+        outcome, completion = self.read(ordinal, fault.reply)
+        calls_tools = completion is not None and any(answer.tool_calls for answer in completion.answers)
+        if isinstance(outcome, Success) and not calls_tools:
+            return outcome, completion
+        return Failure(ordinal, fault, fault.reply), completion
 
     def parsed_type(self) -> Any:
         """The Arrow type of the `parsed` column."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +18,10 @@ from pipeline.disk import FILES, Files
 from pipeline.faults import Fault, Halt, Misuse
 from pipeline.job import Job
 from pipeline.plan import Plan
+from pipeline.policy import RowCalls
 from pipeline.source import Source, Survey
 from pipeline.tally import Tally
+from pipeline.turns import Turn
 
 KEPT_BYTES = 128 << 20
 """What the kept columns of open chunks may hold in memory; beyond it they are read again when their part is written."""
@@ -43,6 +45,12 @@ class Records(Protocol):
 
     async def room(self) -> None:
         """Returns when more may be asked for: what was handed over is small enough to be held in memory."""
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished."""
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
 
     async def flush(self) -> None:
         """Returns when everything that was put before is durable."""
@@ -93,10 +101,12 @@ class Work:
         counted: Callable[[], None] = lambda: None,
     ) -> engine.Hands:
         """What the engine needs to take chunks from their rows to parts that are kept; `counted` follows each row."""
+        unfinished: dict[int, dict[int, Turn]] = {}
 
         async def answer(row: Row) -> Entry:
             await journal.room()
-            return await answered(self.job, ask, row)
+            calls = RowCalls(row.ordinal, journal, unfinished.pop(row.ordinal, None))
+            return await answered(self.job, ask, row, calls)
 
         async def record(ordinal: int, entry: Entry) -> None:
             self._passed_bytes += len(entry.body) if isinstance(entry, Reply) else 0
@@ -108,6 +118,7 @@ class Work:
                 cache.settle(outcome)
 
         async def done(chunk: engine.Chunk) -> set[int]:
+            unfinished.update(await to_thread.run_sync(journal.turns, chunk.first, chunk.rows))
             return await to_thread.run_sync(journal.recorded, chunk.first, chunk.rows)
 
         async def seal(chunk: engine.Chunk) -> None:
@@ -163,13 +174,17 @@ class _Bare:
     kept: None = None
 
 
-async def answered(job: Job, ask: Ask, row: Row) -> Entry:
-    """What became of a row: the reply, or the fault that ended it. Raises `Halt`, which ends no row but the run."""
+async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
+    """What became of a row: the reply, or the fault that ended it, with what all its calls have cost.
+
+    Raises `Halt`, which ends no row but the run.
+    """
     try:
-        return await ask(job.request(row))
+        return calls.whole(await ask(replace(job.request(row), calls=calls)))
     except Halt:
         raise
     except Fault as fault:
+        fault.reply = calls.so_far()
         return fault
 
 

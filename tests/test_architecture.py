@@ -88,6 +88,7 @@ LAYERS = {
         "siblings",
         "streaming",
         "tools",
+        "turns",
         "usage",
         "wire",
     },

@@ -72,6 +72,9 @@ class Books:
     def hold(self, held: Charges) -> None:
         self.held = held
 
+    async def secured(self) -> None:
+        pass
+
 
 @dataclass
 class Start:

@@ -84,7 +84,7 @@ class Cache:
         held = self._held.pop(outcome.ordinal, ())
         used = self._used.pop(outcome.ordinal, ())
         if isinstance(outcome, Failure):
-            if outcome.reply is not None:
+            if outcome.reply is not None and outcome.fault.reply is None:  # or a later call failed, not this one
                 self._forget(used)
         elif held and len(self._changes.replies) < MOST_PENDING:
             self._changes.replies |= dict(held)

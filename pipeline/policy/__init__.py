@@ -1,9 +1,9 @@
 """What governs calls: functions from ask to ask, and the queue that sends each try on its way.
 
-Composed once, outermost first: within, repairing, with_tools, cached, retrying, hedged, Dispatcher.ask, and down
-each lane attaching, watched, charged, endpoint. Every call of a repair or a tool turn is so cached, retried, limited
-and paid like any other; what the cache knows costs nothing; nobody sleeps while holding a slot or a part of the
-budget; and media are held for no more rows than are in flight.
+Composed once, outermost first: within, repairing, with_tools, logged, cached, retrying, hedged, Dispatcher.ask, and
+down each lane attaching, watched, charged, endpoint. Every call of a repair or a tool turn is so cached, retried,
+limited and paid like any other, and kept until its row is done; what the cache knows costs nothing; nobody sleeps while
+holding a slot or a part of the budget; and media are held for no more rows than are in flight.
 """
 
 from pipeline.policy.account import Account, Bid, Books, charged
@@ -16,6 +16,7 @@ from pipeline.policy.media import attaching
 from pipeline.policy.money import WARNING_SHARE, Budget, Purse
 from pipeline.policy.repair import repairing
 from pipeline.policy.retrying import retrying, within
+from pipeline.policy.row_calls import RowCalls, TurnBooks, logged
 from pipeline.policy.stop import Stop
 from pipeline.policy.tool_loop import ToolLimits, with_tools
 
@@ -33,13 +34,16 @@ __all__ = [
     "Lane",
     "Limits",
     "Purse",
+    "RowCalls",
     "Stop",
     "Store",
     "ToolLimits",
+    "TurnBooks",
     "attaching",
     "cached",
     "charged",
     "hedged",
+    "logged",
     "repairing",
     "retrying",
     "watched",

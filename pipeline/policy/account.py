@@ -30,6 +30,9 @@ class Books(Protocol):
     def hold(self, held: Charges) -> None:
         """What is reserved for calls in flight."""
 
+    async def secured(self) -> None:
+        """Returns when what is held now is durable."""
+
 
 @dataclass(slots=True)
 class Account:
@@ -175,6 +178,11 @@ class Bid:
             budget.reserve(amount)
         self.account.hold(self)
 
+    async def secured(self) -> None:
+        """Returns when what is reserved is in the books: a call that is sent then cannot be forgotten."""
+        if self.account.books is not None:
+            await self.account.books.secured()
+
     def release(self, *, is_lost: bool = False) -> None:
         """It has ended. One that the end of the run cut off stays in the books as lost: it may be billed."""
         for budget, amount in self._each(self.amounts):
@@ -205,6 +213,8 @@ def charged(ask: Ask, account: Account, location: str | None = None) -> Ask:
         except Fault as fault:
             if isinstance(fault.reply, Reply):
                 fault.reply = account.charge(request, fault.reply, location)
+                if request.calls is not None:
+                    request.calls.paid_in_vain(fault.reply)
             raise
         return account.charge(request, reply, location)
 

@@ -71,7 +71,9 @@ def hedged(ask: Ask, lateness: Lateness, tally: Tally, give_up: Callable[[Reply]
 
         async def race(flight: _Flight) -> None:
             try:
-                replies.append(await ask(_Watched(request.ordinal, request.payload, request.headers, flight)))
+                replies.append(
+                    await ask(_Watched(request.ordinal, request.payload, request.headers, request.calls, flight))
+                )
             except Fault as fault:
                 faults.append(fault)
             if replies and len(replies) + len(faults) == 1 and second is not None and second.sent:

@@ -116,6 +116,8 @@ class Dispatcher:
             refused: tuple[Refused, Refusal | None] | None = None
             lane.rows.add(request.ordinal)
             try:
+                if bid:
+                    await bid.secured()
                 reply = await lane.ask(request)
             except Passing as fault:
                 pause = self._passing(lane, fault, left_at, row)

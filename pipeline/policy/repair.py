@@ -27,7 +27,12 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
         reply = await ask(request)
         widened, left = False, repairs
         while left or (repairs and not widened):
-            judged = outcome(request.ordinal, reply)
+            try:
+                judged = outcome(request.ordinal, reply)
+            except Exception:  # a bug of the job's own, which ends the run: what was paid is kept before
+                if request.calls is not None:
+                    await request.calls.keep()
+                raise
             fault = judged.fault if isinstance(judged, Failure) else None
             # A row of several turns goes on from its last request: its tools are neither asked for nor run again.
             again = _again(reply.asked or request, reply, fault, widened=widened, left=left)

@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -59,7 +60,8 @@ def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcrip
             if len(calls) > limits.calls:
                 raise _cut(f"the model calls {len(calls)} tools in one turn (max_calls_per_turn {limits.calls})", reply)
             calls = _with_ids(calls, turn)
-            results = await _carried_out(calls, known, limits.timeout_s)
+            run = partial(_carried_out, calls, known, limits.timeout_s)
+            results = await run() if request.calls is None else await request.calls.carried_out(run)
             messages = [*messages, _handed_back(message, calls), *results]
             if payload.get("tool_choice") not in (None, "none", "auto", "validated"):
                 payload["tool_choice"] = "auto"  # it was required once; required forever would never end

@@ -19,13 +19,14 @@ from pipeline.data import Entry, Part
 from pipeline.execute import Connect, equip, reusing
 from pipeline.faults import Broken, Fault, Misuse
 from pipeline.job import Job
-from pipeline.journal import Journal, entries_in, of_worker, recorded_in
+from pipeline.journal import Journal, entries_in, of_worker, recorded_in, turns_in
 from pipeline.pace import RetryBudget
 from pipeline.plan import RunFolder
 from pipeline.policy import Account, Dispatcher, Limits, Stop
 from pipeline.processes.leased import LeasedLane, LeasedPurse, renew
 from pipeline.processes.messages import Done, End, Failed, Hand, Kept, Lease, Link, Order, Report, Wants, Written
 from pipeline.tally import Tally
+from pipeline.turns import Turn, merged
 from pipeline.working import Work
 
 TICK_S = 0.02
@@ -48,6 +49,14 @@ class Records:
     async def room(self) -> None:
         """Returns when more may be asked for."""
         await self._own.room()
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished."""
+        await self._own.put_turn(ordinal, number, turn)
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
+        return merged(turns_in(self._run, first, rows), self._own.turns(first, rows))
 
     async def flush(self) -> None:
         """Returns when everything that was put before is durable."""

@@ -1,0 +1,110 @@
+"""The calls of a row: what each was answered, what all have cost, and which need not be paid for again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pipeline.data import Ask, Reply, Request, together
+from pipeline.turns import Results, Turn, digest_of
+
+
+class TurnBooks(Protocol):
+    """Where answers of rows that are not finished are kept: the journal."""
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands one over; it is durable within a tick, and goes with the entry of its row."""
+
+
+@dataclass(slots=True)
+class _Made:
+    """A call that was answered."""
+
+    request: Request
+    reply: Reply
+    results: Results | None = None
+    is_kept: bool = False
+
+
+class RowCalls:
+    """The calls of one row, in their order.
+
+    A row of one call costs nothing here. Once another call may follow, or tools are about to run, what was answered is
+    kept; the n-th request of the row that was the n-th before, too, when the row is asked again after a stop, is
+    answered by what was kept, and its tools do not run again.
+    """
+
+    def __init__(self, ordinal: int, books: TurnBooks, stored: Mapping[int, Turn] | None = None) -> None:
+        self._ordinal = ordinal
+        self._books = books
+        self._stored = stored or {}
+        self._made: list[_Made] = []
+        self._in_vain: list[Reply] = []
+
+    async def answered(self, request: Request, ask: Ask) -> Reply:
+        """The reply to the next call."""
+        if self._made:
+            await self.keep()
+        stored = self._stored.get(len(self._made))
+        if stored is not None and stored.digest == digest_of(request):
+            self._made.append(_Made(request, stored.reply, stored.results, is_kept=True))
+            return stored.reply
+        self._stored = {}  # from here on the row goes another way
+        reply = await ask(request)
+        self._made.append(_Made(request, reply))
+        return reply
+
+    async def keep(self) -> None:
+        """Hands what was answered so far to the books."""
+        for number, made in enumerate(self._made):
+            if not made.is_kept:
+                await self._put(number, made)
+
+    async def carried_out(self, run: Callable[[], Awaitable[Results]]) -> Results:
+        """What the tools have said that the last answer calls: as it was kept, or by running them now."""
+        await self.keep()
+        made = self._made[-1]
+        if made.results is None:
+            made.results = await run()
+            await self._put(len(self._made) - 1, made)
+        return made.results
+
+    def paid_in_vain(self, reply: Reply) -> None:
+        """A call failed that was paid for all the same."""
+        self._in_vain.append(replace(reply, attempts=0))
+
+    def whole(self, reply: Reply) -> Reply:
+        """The row's reply, with what calls have cost that failed."""
+        for one in self._in_vain:
+            reply = _with_cost_of(reply, one)
+        return reply
+
+    def so_far(self) -> Reply | None:
+        """The last answer, with what all calls have cost; None when none was paid."""
+        reply: Reply | None = None
+        for made in self._made:
+            reply = together(reply, made.reply)
+        if reply is not None:
+            return self.whole(reply)
+        for one in self._in_vain:
+            reply = together(reply, one)
+        return reply
+
+    async def _put(self, number: int, made: _Made) -> None:
+        made.is_kept = True
+        await self._books.put_turn(self._ordinal, number, Turn(digest_of(made.request), made.reply, made.results))
+
+
+def logged(ask: Ask) -> Ask:
+    """Ask, with every call of a row entered in its log, or answered from it."""
+
+    async def logged_ask(request: Request) -> Reply:
+        return await ask(request) if request.calls is None else await request.calls.answered(request, ask)
+
+    return logged_ask
+
+
+def _with_cost_of(reply: Reply, other: Reply) -> Reply:
+    both = together(other, reply)
+    return replace(reply, usage=both.usage, cost_usd=both.cost_usd)
