@@ -243,7 +243,8 @@ class Part:
     def from_json(known: Any) -> Part:
         """The part that `dataclasses.asdict` wrote. Raises `ValueError` for anything else, such as a foreign path."""
         try:
-            part = Part(**{**known, "more": tuple(PartFile(**file) for file in known.get("more", ()))})
+            more = tuple(PartFile(**file) for file in known.get("more", ()))
+            part = Part(**{**known, "more": more, "failures": tuple(known.get("failures", ()))})
             numbers = [part.chunk, part.first, part.ok, part.failed, part.rows, part.bytes, part.cost_usd]
             sane = all(isinstance(number, int | float) and number >= 0 for number in numbers)
             named = all(_PART_FILE.fullmatch(file.name) and file.rows >= 0 for file in part.files)

@@ -234,7 +234,7 @@ class _Counts:
             unpriced=self._unpriced,
             unmetered=self._unmetered,
             from_cache=self._from_cache,
-            failures=self._failures.bare().to_json(),
+            failures=tuple(self._failures.bare().to_json()),
         )
 
 

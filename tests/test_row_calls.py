@@ -81,7 +81,9 @@ class Tools:
             self.ran += 1
             return f"{self.ran} times"
 
-        return with_tools(logged(model.ask), [tool_of(count)], ToolLimits(max_turns, 32, 9.0), transcript=False)
+        return with_tools(
+            logged(model.ask), [tool_of(count)], ToolLimits(turns=max_turns, calls=32, timeout_s=9.0), transcript=False
+        )
 
 
 def request(calls: RowCalls | None = None, **payload: Any) -> Request:
@@ -114,7 +116,7 @@ async def test_m3_a_turn_is_kept_before_its_tools_run_and_its_results_before_the
         return "x"
 
     model = Looking([reply(None, "run"), reply("done")])
-    ask = with_tools(logged(model.ask), [tool_of(run)], ToolLimits(5, 32, 9.0), transcript=False)
+    ask = with_tools(logged(model.ask), [tool_of(run)], ToolLimits(turns=5, calls=32, timeout_s=9.0), transcript=False)
     await ask(request(RowCalls(3, books)))
     results = [{"role": "tool", "tool_call_id": "run", "content": "x"}]
     assert seen == [{}, {0: None}, {0: results}]
