@@ -31,7 +31,7 @@ MARGIN_SHARE = 0.2
 PATIENCE_S = 600.0
 """How long rows wait for a token server that is down, once the last token has expired."""
 
-FIRST_PATIENCE_S = 60.0
+FIRST_PATIENCE_S = 45.0
 """The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
 
 

@@ -106,6 +106,18 @@ def fresh(credentials: Credentials) -> GoogleToken:
     return GoogleToken(credentials, clock=anyio.current_time)
 
 
+@in_virtual_time
+async def test_h13_who_waits_for_a_token_is_told_why_until_it_comes() -> None:
+    token = fresh(Scripted([DOWN, DOWN, grant(HOUR)]))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(token.keep)
+        await anyio.sleep(0.1)
+        assert token.hitch() == "waiting for an access token: connection refused"
+        await token()
+        assert token.hitch() is None
+        tasks.cancel_scope.cancel()
+
+
 # Ahead of the end
 
 

@@ -371,7 +371,7 @@ def out_of_reach(cause: str) -> Unavailable:
 
 
 @pytest.mark.parametrize("rows", [1, 300])
-@pytest.mark.parametrize("cause", ["dns", "refused", "tls", "proxy"])
+@pytest.mark.parametrize("cause", ["dns", "refused", "unreachable", "tls", "proxy"])
 async def test_h13_an_endpoint_that_was_never_reached_ends_the_run_within_a_minute_and_says_why(
     cause: str, rows: int
 ) -> None:

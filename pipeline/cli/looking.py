@@ -137,7 +137,8 @@ def status(
     if as_json:
         print(json_line(facts))
     else:
-        _print_facts({**facts, "failures": {kind.name: f"{kind.count}, {kind.said}" for kind in failures.kinds}})
+        counted = {kind.name: f"{kind.count}, {kind.said}" for kind in failures.kinds}
+        _print_facts({**facts, "failures": counted or None})
     return 0
 
 

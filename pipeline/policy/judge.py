@@ -27,7 +27,7 @@ THROTTLES = 8
 LAST_WAIT_S = 75.0
 """How long one of the last rows is throttled before that is its own failure: quotas by the minute have come round."""
 
-_UNREACHED = {"dns", "refused", "tls", "proxy"}
+_UNREACHED = {"dns", "refused", "unreachable", "tls", "proxy"}
 """Causes of `Unavailable` that are no row's, and that hardly pass by themselves."""
 
 _REACH_AGAIN_S = 2.0
