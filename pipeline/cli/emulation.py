@@ -22,6 +22,10 @@ _PANEL = "Emulator"
 Latency = Annotated[float, typer.Option(help="Seconds that an answer takes (the median, with --latency-sigma).", min=0)]
 Sigma = Annotated[float, typer.Option(help="Spread of the latency: sigma of a log-normal; 0 makes it constant.", min=0)]
 QuotaRps = Annotated[float | None, typer.Option(help="Requests a second, then 429.", min=0.001)]
+QuotaWindow = Annotated[float, typer.Option(help="Seconds of --quota-rps that may be used at once.", min=0.001)]
+QuotaFixed = Annotated[
+    bool, typer.Option("--quota-fixed", help="Grant them anew in every --quota-window, rather than refill a bucket.")
+]
 QuotaInFlight = Annotated[int | None, typer.Option(help="Requests at once, then 429.", min=1)]
 TokenLife = Annotated[float, typer.Option(help="Seconds that an access token is accepted.", min=0.1)]
 Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE, as in 503=0.1; may be repeated.")]
@@ -43,6 +47,8 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     latency: Latency = 0.0,
     latency_sigma: Sigma = 0.0,
     quota_rps: QuotaRps = None,
+    quota_window: QuotaWindow = 1.0,
+    quota_fixed: QuotaFixed = False,
     quota_in_flight: QuotaInFlight = None,
     token_life: TokenLife = 3600.0,
     fault: Fault = None,
@@ -72,6 +78,8 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             latency=latency,
             latency_sigma=latency_sigma,
             quota_rps=quota_rps,
+            quota_window_s=quota_window,
+            quota_fixed=quota_fixed,
             quota_in_flight=quota_in_flight,
             token_life=token_life,
             faults=dict(parse_fault(text) for text in fault or ()),

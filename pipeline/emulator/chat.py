@@ -13,7 +13,7 @@ from pipeline.emulator import responses, streaming
 from pipeline.emulator.answers import answers
 from pipeline.emulator.faults import HTML_PAGE, PAGES, chosen, damaged_body, fitting, problem
 from pipeline.emulator.options import Options
-from pipeline.emulator.quota import Bucket, rate_at
+from pipeline.emulator.quota import Bucket, FixedWindow, rate_at
 from pipeline.emulator.rendering import choices_of, counted
 from pipeline.emulator.request import ChatRequest, read_request
 from pipeline.emulator.stats import Given, Stats
@@ -67,7 +67,7 @@ class Chat:
     options: Options
     tokens: AccessTokens
     stats: Stats = field(default_factory=Stats)
-    bucket: Bucket | None = None
+    bucket: Bucket | FixedWindow | None = None
     began: float | None = None
     nonces: int = 0
     random: random.Random = field(default_factory=random.Random)
@@ -79,7 +79,7 @@ class Chat:
     def adopt(self, options: Options) -> None:
         """Goes on with other options. A changed quota starts with a full bucket, a changed schedule at its start."""
         before = self.options
-        if (options.quota_rps, options.quota_window_s) != (before.quota_rps, before.quota_window_s):
+        if _quota(options) != _quota(before):
             self.bucket = None
         if options.capacity_schedule != before.capacity_schedule:
             self.bucket, self.began = None, None
@@ -138,7 +138,8 @@ class Chat:
         if rate is None:
             return True
         if self.bucket is None:
-            self.bucket = Bucket(rate, now, self.options.quota_window_s)
+            kind = FixedWindow if self.options.quota_fixed else Bucket
+            self.bucket = kind(rate, now, self.options.quota_window_s)
         self.bucket.change(rate, now)
         return self.bucket.take(now)
 
@@ -266,6 +267,10 @@ class Chat:
         if refusal.http_status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="https://accounts.google.com/", error="invalid_token"'
         return responses.json(refusal.body(self.options.error_style), refusal.http_status, headers)
+
+
+def _quota(options: Options) -> tuple[float | None, float, bool]:
+    return options.quota_rps, options.quota_window_s, options.quota_fixed
 
 
 def _location(parent: str) -> str:

@@ -71,7 +71,8 @@ class Options:
     `models` and `unknown_models` are shell patterns: a model of none of the first, or of one of the second, is answered
     404, and so is a name that is not `publisher/model`. Raises `ValueError` for values out of range.
 
-    `quota_rps` is refilled up to `quota_window_s` seconds' worth. `capacity_schedule` moves it: pairs of seconds since
+    `quota_rps` is refilled up to `quota_window_s` seconds' worth; with `quota_fixed` so much is granted anew in every
+    window of `quota_window_s` seconds instead. `capacity_schedule` moves it: pairs of seconds since
     the first request and requests a second from then on (0 for none). A location in `down_locations` answers 503;
     `location_latency` gives some locations a latency of their own.
 
@@ -90,6 +91,7 @@ class Options:
     location_latency: Mapping[str, float] = field(default_factory=dict)
     quota_rps: float | None = None
     quota_window_s: float = 1.0
+    quota_fixed: bool = False
     capacity_schedule: tuple[tuple[float, float], ...] = ()
     quota_in_flight: int | None = None
     down_locations: tuple[str, ...] = ()

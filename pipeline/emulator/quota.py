@@ -1,4 +1,4 @@
-"""A token bucket, and a capacity that moves: arithmetic of time. The caller brings the clock."""
+"""A token bucket, fixed windows, and a capacity that moves: arithmetic of time. The caller brings the clock."""
 
 from __future__ import annotations
 
@@ -43,6 +43,40 @@ class Bucket:
     def _refill(self, now: float) -> None:
         self._level = min(self.capacity, self._level + (now - self._at) * self.rate)
         self._at = now
+
+
+class FixedWindow:
+    """Grants `rate * window` calls (one at least) in each window of `window` seconds, at once if need be, then none.
+
+    The first window begins with the first call. Many gateways count so: twice the rate may pass around a boundary.
+    """
+
+    __slots__ = ("_began", "_granted", "rate", "window")
+
+    def __init__(self, rate: float, now: float, window: float) -> None:
+        self.rate = rate
+        self.window = window
+        self._began = now
+        self._granted = 0
+
+    @property
+    def capacity(self) -> float:
+        """The calls that a window grants."""
+        return max(1.0, self.rate * self.window) if self.rate else 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether a call is granted at `now`, in seconds of a clock that does not go back."""
+        passed = (now - self._began) // self.window
+        if passed >= 1:
+            self._began, self._granted = self._began + passed * self.window, 0
+        if self._granted + 1 > self.capacity:
+            return False
+        self._granted += 1
+        return True
+
+    def change(self, rate: float, now: float) -> None:  # noqa: ARG002 - as a bucket does
+        """Goes on with another rate, in the window that has begun."""
+        self.rate = rate
 
 
 def rate_at(schedule: Sequence[tuple[float, float]], elapsed: float, default: float | None) -> float | None:

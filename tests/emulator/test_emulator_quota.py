@@ -1,11 +1,11 @@
-"""The token bucket."""
+"""The token bucket, and fixed windows."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.emulator.quota import Bucket, rate_at
+from pipeline.emulator.quota import Bucket, FixedWindow, rate_at
 
 STEPS = st.lists(st.floats(0, 3), min_size=1, max_size=60)
 
@@ -65,3 +65,26 @@ def test_a_schedule_holds_from_each_step_to_the_next() -> None:
     schedule = ((10.0, 5.0), (20.0, 0.0))
     assert [rate_at(schedule, at, 7.0) for at in (0, 9.9, 10, 19.9, 20, 1e9)] == [7, 7, 5, 5, 0, 0]
     assert rate_at((), 5, None) is None
+
+
+@given(count=st.integers(1, 50), window=st.floats(0.1, 100), steps=STEPS)
+def test_a_fixed_window_grants_its_calls_at_once_and_no_more_until_it_is_over(
+    count: int, window: float, steps: list[float]
+) -> None:
+    """Counted by the windows that the first call began."""
+    quota, now, granted = FixedWindow((count + 0.5) / window, 0.0, window), 0.0, dict[int, int]()
+    for step in steps:
+        now += step * window / 10
+        for _ in range(count + 2):
+            granted[int(now // window)] = granted.get(int(now // window), 0) + quota.take(now)
+    assert set(granted.values()) == {count}
+
+
+def test_a_fixed_window_goes_on_with_another_rate() -> None:
+    """What was granted in this window counts."""
+    quota = FixedWindow(1.0, 0.0, 10.0)
+    assert [quota.take(1.0) for _ in range(11)] == [True] * 10 + [False]
+    quota.change(1.2, 2.0)
+    assert [quota.take(2.0) for _ in range(3)] == [True, True, False]
+    quota.change(0.0, 20.0)
+    assert not quota.take(20.0)
