@@ -35,8 +35,9 @@ from pipeline.error_body import fault_in, fault_of_status
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unparsable, Unusable
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
 from pipeline.streaming import Assembly
+from pipeline.tally import resent
 from pipeline.token import Token
-from pipeline.wire import read_completion
+from pipeline.wire import read_completion, usage_in
 
 MAX_BODY = 16 * 2**20
 """Bytes of an answer, inflated, beyond which it is given up."""
@@ -294,8 +295,10 @@ class Endpoint:
             body = orjson.dumps(request.payload)
         except TypeError as error:
             raise Unusable(f"the request cannot be written as JSON: {error}") from None
-        for _ in range(2):
+        for again in (False, True):
             token = await self._token()
+            if again:
+                resent()
             try:
                 return await self._attempt(body, request, token)
             except Expired as fault:
@@ -320,13 +323,19 @@ class Endpoint:
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
-        completion = read_completion(answer)
+        latency_s, finished_at = time.monotonic() - started, time.time_ns() // 1000
+        try:
+            completion = read_completion(answer)
+        except Fault as fault:
+            if (usage := usage_in(answer)) is not None:  # what it counts it bills
+                fault.reply = Reply(answer, usage, latency_s=latency_s, finished_at=finished_at)
+            raise
         return Reply(
             answer,
             usage=completion.usage,
-            latency_s=time.monotonic() - started,
+            latency_s=latency_s,
             first_token_s=first_token_s,
-            finished_at=time.time_ns() // 1000,
+            finished_at=finished_at,
             completion=completion,
             model=completion.model,
             traffic_type=completion.traffic_type,

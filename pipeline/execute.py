@@ -151,6 +151,7 @@ class Run:
         if not chunks:
             return
         self.dataset.unfinish()
+        tally.count_resent()
         bounds = self.settings.bounds
         async with anyio.create_task_group() as tasks, connect() as endpoints:
             composed = compose(

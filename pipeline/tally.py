@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,6 +11,16 @@ from pipeline.data import Failure, Outcome
 
 _PRESENT = {"rows", "done_before", "in_flight", "retrying", "waiting", "waits_for", "limit", "notes", "cost_before_usd"}
 """What tells how it stands; everything else counts."""
+
+
+_RESENT: ContextVar[Tally | None] = ContextVar("resent", default=None)
+
+
+def resent() -> None:
+    """Counts a request that left this process once more, below the queue which counts the others."""
+    tally = _RESENT.get()
+    if tally is not None:
+        tally.requests += 1
 
 
 @dataclass(slots=True)
@@ -22,6 +33,7 @@ class Tally:
     ok: int = 0
     failed: int = 0
     requests: int = 0
+    """Requests that left this process, answered or not."""
     retries: int = 0
     throttled: int = 0
     in_flight: int = 0
@@ -49,6 +61,10 @@ class Tally:
     def done(self) -> int:
         """Rows that need no further call, from earlier starts too."""
         return self.done_before + self.ok + self.failed
+
+    def count_resent(self) -> None:
+        """Has `resent` count here, in all tasks that begin from here."""
+        _RESENT.set(self)
 
     def count(self, outcome: Outcome) -> None:
         """Adds one finished row."""

@@ -15,7 +15,7 @@ import orjson
 
 from pipeline.data import Usage
 from pipeline.error_body import excerpt, fault_in, parse
-from pipeline.faults import Unavailable
+from pipeline.faults import Fault, Unavailable
 from pipeline.foreign import as_integer, as_text, dig
 from pipeline.usage import read_usage
 
@@ -87,6 +87,14 @@ def read_completion(body: bytes) -> Completion:
         traffic_type=as_text(dig(usage, "extra_properties", "google", "traffic_type")),
         blocked=_blocked(document),
     )
+
+
+def usage_in(body: bytes) -> Usage | None:
+    """What a body says that its call used, although it holds no completion; None when it does not say."""
+    try:
+        return read_usage(dig(parse(body), "usage"))
+    except Fault:
+        return None
 
 
 def _answer(choice: Mapping[str, Any]) -> Answer:

@@ -25,6 +25,7 @@ from pipeline.emulator import Options
 from pipeline.emulator.local import emulated
 from pipeline.endpoint import Endpoint, Target, open_endpoint
 from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable, Unparsable, Unusable
+from pipeline.tally import Tally
 from pipeline.token import ApiKey, Token
 from tests.servers import (
     Answer,
@@ -380,6 +381,14 @@ async def test_t5_a_401_renews_the_token_and_repeats_the_call_with_no_attempt_us
         assert [call.headers["Authorization"] for call in server.calls] == ["Bearer token-0", "Bearer token-1"]
     assert reply.attempts == 1
     assert token.renewals == ["token-0"]
+
+
+async def test_a_call_that_is_repeated_with_a_new_token_counts_as_another_request() -> None:
+    tally = Tally()
+    tally.count_resent()
+    async with connected(rejecting("token-0"), Renewable()) as (endpoint, server):
+        await endpoint.ask(REQUEST)
+    assert (len(server.calls), tally.requests) == (2, 1), "the queue counts the first"
 
 
 async def test_t6_a_401_to_the_renewed_token_is_denied() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from pipeline.data import Ask, Reply, Request
-from pipeline.faults import Denied, Settled, Throttled, Unavailable
+from pipeline.faults import Denied, Settled, Throttled, Unavailable, Unusable
 from pipeline.pace import AdaptiveRate, Breaker, Gate, Latencies, Spacing, TokenEstimate
 from pipeline.policy.account import Account, Bid
 from pipeline.policy.stop import Stop
@@ -196,7 +196,8 @@ class Dispatcher:
                 if fault.own or (lane.opened_at is None and not elsewhere):
                     raise
                 pause = 0.0
-            except Settled:
+            except Settled as fault:
+                self._tally.requests -= isinstance(fault, Unusable)  # it never left
                 lane.answered(anyio.current_time(), left_at)
                 raise
             except anyio.get_cancelled_exc_class():

@@ -116,6 +116,7 @@ class _Worker:
 
     async def work(self, connect: Connect) -> None:
         order, settings = self._order, self._order.settings
+        self._tally.count_resent()
         chunks = Work(self._job, order.plan, settings.output, settings.files)
         records = Records(self._journal, RunFolder(settings.output, settings.files))
         try:
