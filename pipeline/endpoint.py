@@ -33,7 +33,7 @@ from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
 from pipeline.streaming import Arriving, whole_body
 from pipeline.token import Token
 from pipeline.transport import NO_BYTES, Transport
-from pipeline.wire import read_completion
+from pipeline.wire import read_completion, usage_in
 
 _DRAIN_S = 0.1
 """How long the rest of a stream is waited for after its last event, as the SDK does."""
@@ -165,21 +165,27 @@ class Endpoint:
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
-        completion = read_completion(answer)
+        latency_s, finished_at = time.monotonic() - started, time.time_ns() // 1000
+        try:
+            completion = read_completion(answer)
+        except Fault as fault:
+            if (usage := usage_in(answer)) is not None:  # what it counts it bills
+                fault.reply = Reply(answer, usage, latency_s=latency_s, finished_at=finished_at)
+            raise
         reply = Reply(
             answer,
             usage=completion.usage,
-            latency_s=time.monotonic() - started,
+            latency_s=latency_s,
             first_token_s=first_token_s,
-            finished_at=time.time_ns() // 1000,
+            finished_at=finished_at,
             completion=completion,
             model=completion.model,
             traffic_type=completion.traffic_type,
         )
-        fault = worth_another_try(completion)
-        if fault is not None:
-            fault.reply = reply
-            raise fault
+        again = worth_another_try(completion)
+        if again is not None:
+            again.reply = reply
+            raise again
         return reply
 
     async def _post(self, options: FinalRequestOptions) -> bytes:

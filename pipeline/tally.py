@@ -31,6 +31,7 @@ class Tally:
     failures_before: Failures = field(default_factory=Failures)
     """Those of earlier starts."""
     requests: int = 0
+    """Requests that left this process, answered or not."""
     retries: int = 0
     throttled: int = 0
     in_flight: int = 0

@@ -155,6 +155,14 @@ def _written(call: Call) -> dict[str, Any]:
     return {**rest, "id": call.id, "type": "function", "function": known}
 
 
+def usage_in(body: bytes) -> Usage | None:
+    """What a body says that its call used, although it holds no completion; None when it does not say."""
+    try:
+        return read(body, lambda document: read_usage(dig(unwrapped(document), "usage")))
+    except ValueError:
+        return None
+
+
 def _answer(choice: Mapping[str, Any]) -> Answer:
     said = said_in(message_in(choice))
     error = choice.get("error")

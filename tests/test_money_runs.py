@@ -309,6 +309,37 @@ def test_m1_m4_a_budget_holds_over_kills_and_retries_for_what_the_server_bills(
     assert done.json["run_cost_usd"] <= till.dollars + 1e-6
 
 
+def test_m3_a_try_that_failed_and_was_billed_counts_like_an_answer(shell: Shell, server: Served, till: Till) -> None:
+    """An error within a 200 that comes with its usage."""
+    met: set[str] = set()
+
+    def says(call: Call, _: list[Any]) -> Says:
+        whole, is_first = till.bill(FITS, 0), call.prompt not in met
+        met.add(call.prompt)
+        body = {"error": {"code": 503, "message": "odd"}, "usage": json.loads(whole.body)["usage"]}
+        return Answer(json.dumps(body).encode()) if is_first else whole
+
+    till.says = says
+    shell.write("job.py", SCHEMA_JOB)
+    shell.rows(3)
+    done = run(shell, server, "-c", "1", "--budget-usd", "1")
+    assert (done.code, done.json["ok"], done.json["calls"], done.json["retries"]) == (0, 3, till.calls, till.calls - 3)
+    assert till.calls > 3
+    require_billed(shell, till, done.json["run_cost_usd"])
+    assert sum(row["response"]["cost_usd"] for row in shell.output()) == pytest.approx(till.dollars)
+
+
+def test_requests_count_what_left_and_nothing_else(shell: Shell, server: Served, till: Till) -> None:
+    """A row whose medium is missing never leaves."""
+    till.says = lambda *_: till.bill(FITS, 0)
+    job = SCHEMA_JOB.replace('user="Say {{ text }}"', 'user=["Say {{ text }}", image("photo")], media_root="."')
+    job = job.replace("import Job", "import Job, image")
+    shell.write("job.py", job)
+    shell.write("rows.jsonl", "".join(json.dumps({"text": n, "photo": "no.png"}) + "\n" for n in range(4)))
+    done = run(shell, server)
+    assert (done.json["failed"], done.json["requests"], len(server.calls)) == (4, 0, 0), done
+
+
 def test_m2_a_server_that_reports_no_usage_ends_a_budget_at_its_first_answer(
     shell: Shell, server: Served, till: Till
 ) -> None:

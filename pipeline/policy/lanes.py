@@ -10,7 +10,7 @@ from typing import NoReturn
 import anyio
 
 from pipeline.data import Reply, Request
-from pipeline.faults import Denied, Expired, Passing, Refused, Settled, Throttled, Unavailable, Unparsable
+from pipeline.faults import Denied, Expired, Passing, Refused, Settled, Throttled, Unavailable, Unparsable, Unusable
 from pipeline.pace import Latencies, Refusal, TokenEstimate
 from pipeline.policy.account import Account, Bid
 from pipeline.policy.judge import Judge, Throttles
@@ -126,6 +126,7 @@ class Dispatcher:
             except Refused as fault:
                 refused = fault, self.judge.refused(lane, request.ordinal, fault, left_at)
             except Settled as fault:
+                self._tally.requests -= isinstance(fault, Unusable)  # it never left
                 lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
                 raise
             except anyio.get_cancelled_exc_class():

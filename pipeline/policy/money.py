@@ -91,13 +91,11 @@ class Purse:
 
     def refusal(self, amount: float) -> Spent | None:
         """Why no such call will ever leave; None as long as one may."""
-        return None if self.in_flight or self.affords(amount) else self.used_up()
-
-    def used_up(self) -> Spent:
-        """What to say when not one more call can be afforded."""
+        if self.in_flight or self.affords(amount):
+            return None
         return self.failure or Spent(
             f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}, and one more call may "
-            f"pass it; run again with a larger one to go on"
+            f"pass it (at up to {amount:.6g}, for its size); run again with a larger one to go on"
         )
 
     def reserve(self, amount: float) -> None:
