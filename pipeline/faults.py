@@ -24,6 +24,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class Fault(Exception):
     """A known way to fail. `message` is one line for people; `http_status` is the answer's, when there was one."""
@@ -32,6 +34,11 @@ class Fault(Exception):
         super().__init__(message)
         self.message = message
         self.http_status = http_status
+
+    def without_trace(self) -> Self:
+        """The fault as a value: its traceback would hold the frames it went through, and all replies that they hold."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
     def __repr__(self) -> str:
         status = "" if self.http_status is None else f", http_status={self.http_status}"

@@ -48,7 +48,7 @@ class Reader:
             completion = self.completion(result)
             return Success(ordinal, self._value(completion), result), completion
         except Fault as fault:
-            return Failure(ordinal, fault, result), completion
+            return Failure(ordinal, fault.without_trace(), result), completion
 
     def parsed_type(self) -> Any:
         """The Arrow type of the `parsed` column."""

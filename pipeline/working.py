@@ -165,7 +165,7 @@ async def answered(job: Job, ask: Ask, row: Row) -> Entry:
     except Halt:
         raise
     except Fault as fault:
-        return fault
+        return fault.without_trace()
 
 
 def renamed(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
