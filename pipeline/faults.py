@@ -25,7 +25,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 MOST_MESSAGE = 2000
 """Characters of a fault's message: it is stored with its row, and may quote what a row or a server says."""
@@ -45,6 +45,11 @@ class Fault(Exception):
         self.message = message
         self.http_status = http_status
         self.reply: Any = None
+
+    def without_trace(self) -> Self:
+        """The fault as a value: its traceback would hold the frames it went through, and all replies that they hold."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
     def __repr__(self) -> str:
         status = "" if self.http_status is None else f", http_status={self.http_status}"

@@ -47,7 +47,7 @@ class Reader:
             completion = self.completion(result)
             return Success(ordinal, self._value(completion), result), completion
         except Fault as fault:
-            return Failure(ordinal, fault, result), completion
+            return Failure(ordinal, fault.without_trace(), result), completion
 
     def _after_all(self, ordinal: int, fault: Fault) -> tuple[Outcome, Completion | None]:
         """What became of a row that ended in a fault: a failure, with its last answer if there was one.

@@ -185,7 +185,7 @@ async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
         raise
     except Fault as fault:
         fault.reply = calls.so_far()
-        return fault
+        return fault.without_trace()
 
 
 def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, pa.Schema]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import subprocess
 import sys
+import tracemalloc
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import Job
 from pipeline.data import Entry, Reply
 from pipeline.dataset import kept_replies
 from pipeline.faults import Refused
@@ -78,6 +81,24 @@ def test_i8_a_thousand_replies_of_2_megabytes_make_a_part_that_is_written_and_re
     assert duckdb.connect().execute(query).fetchall() == [(list(range(1000)), 2_200_000, 2_200_000)]
     lengths = pl.scan_parquet(pattern).select(pl.col("parsed").str.len_bytes()).collect()
     assert lengths["parsed"].to_list() == [2_200_000] * 1000
+
+
+def test_i8_failures_hold_nothing_of_the_rows_around_them(tmp_path: Path) -> None:
+    """Neither in memory that only the collector of cycles would find: it comes seldom."""
+    good, bad = reply(json.dumps({"answer": MEGABYTE})), reply("no JSON")
+    into = dataset(tmp_path, Job(name="a", model="m", user="x", schema="json_object"))
+    entries = [(n, bad if n % 5 == 0 else good) for n in range(60)]
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before = pa.total_allocated_bytes()
+        assert into.seal(0, 0, batches(60), entries, replies=True).failed == 12
+        assert pa.total_allocated_bytes() - before < 1_000_000
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_i8_a_part_that_is_sealed_again_with_fewer_bytes_leaves_no_file_of_before(tmp_path: Path) -> None:

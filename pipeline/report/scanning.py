@@ -243,8 +243,8 @@ def _records(file: pq.ParquetFile, first: int, wanted: Sequence[int]) -> Iterato
         own = [ordinal for ordinal in wanted if first <= ordinal < first + rows]
         if own:
             taken = file.read_row_group(group, columns=columns).take([ordinal - first for ordinal in own])
-            rows = [row for batch in taken.to_batches() for row in rows_of(batch)]
-            yield from zip(own, rows, strict=True)
+            found = (row for batch in taken.to_batches() for row in rows_of(batch))
+            yield from zip(own, found, strict=True)
         first += rows
 
 
