@@ -80,8 +80,8 @@ def status(
 
     folder, found = _run_in(output)
     parts, pending = look(folder.journal)
-    charged = charged_in(folder.journal)
     holder = folder.running()
+    charged = charged_in(folder.journal, ended=holder is None)
     total = int(found.survey["rows"])
     done = sum(part.rows for part in parts) + pending
     facts = {
