@@ -328,12 +328,17 @@ def look(path: Path) -> tuple[list[Part], int]:
     return parts, sum(_unsealed(one, parts) for one in [path, *beside(path)])
 
 
-def charged_in(path: Path) -> Charges:
-    """What a run was charged, in all its starts; read beside a run that may be at work, with all its processes."""
+def charged_in(path: Path, *, ended: bool = False) -> Charges:
+    """What a run was charged, in all its starts; read beside a run that may be at work, with all its processes.
+
+    Of one that has `ended`, with the calls that were in flight when it was killed.
+    """
     writers: dict[str, Charges] = {}
     for one in [path, *beside(path)]:
         with suppress(FileNotFoundError), _reading(one) as database:
-            writers |= {name: charged for name, charged in ledger.read(database).items() if name not in writers}
+            writers |= {
+                name: charged for name, charged in ledger.read(database, ended=ended).items() if name not in writers
+            }
     return ledger.total(writers.values())
 
 

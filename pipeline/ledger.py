@@ -137,12 +137,18 @@ def write(database: sqlite3.Connection, writer: str, charged: Charges, held: Cha
     database.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", row)
 
 
-def read(database: sqlite3.Connection, schema: str = "main") -> dict[str, Charges]:
-    """What each writer was charged; nothing where there is no ledger."""
+def read(database: sqlite3.Connection, schema: str = "main", *, ended: bool = False) -> dict[str, Charges]:
+    """What each writer was charged; nothing where there is no ledger.
+
+    Of those that have `ended`, with what they had in flight.
+    """
     if not _has_ledger(database, schema):
         return {}
-    rows = database.execute(f"SELECT writer, charged FROM {schema}.ledger").fetchall()  # noqa: S608 - a name of ours
-    return {writer: _unpacked(charged) for writer, charged in rows}
+    query = f"SELECT writer, charged, held FROM {schema}.ledger"  # noqa: S608 - a name of ours
+    return {
+        writer: _unpacked(charged) + (_unpacked(held) if held and ended else NOTHING)
+        for writer, charged, held in database.execute(query).fetchall()
+    }
 
 
 def take_over(database: sqlite3.Connection, schema: str) -> None:

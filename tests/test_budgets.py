@@ -309,6 +309,22 @@ def test_calls_that_the_end_of_the_run_cuts_off_stay_in_the_books_as_held() -> N
     assert start.purses[0].in_flight == 0
 
 
+def test_a_call_that_is_given_up_for_another_is_charged_as_that_one_once() -> None:
+    asked: list[int] = []
+
+    def seconds() -> float:
+        asked.append(1)
+        return 3600.0 if len(asked) == 101 else 1.0
+
+    market = Market(lambda _: 1000, seconds=seconds)
+    start = Start(market, bounds(10**9, hedge=0.03))
+    virtual.run(lambda: start.run(101))
+    assert (len(asked), len(market.billed)) == (102, 101)
+    assert (start.books.charged.calls, start.books.charged.tokens) == (102, 102_000)
+    assert start.purses[0].spent == pytest.approx(102_000 / MILLION)
+    assert (start.purses[0].in_flight, start.books.held) == (0, NOTHING)
+
+
 async def test_p2_after_the_stop_nobody_who_waited_for_the_budget_asks() -> None:
     market = Market(lambda _: 1000, seconds=lambda: 10.0)
     start = Start(market, bounds(1000))
@@ -328,7 +344,7 @@ def size(text: int = 100, media: int = 0, cap: int | None = None) -> Size:
 
 def test_before_any_answer_a_call_is_taken_for_its_bytes_and_a_usual_answer() -> None:
     assert CallEstimate().of(size(1000)) == Usage(round(1000 / BYTES_PER_TOKEN), round(ANSWER_TOKENS))
-    assert CallEstimate().of(size(1000, cap=7)).output == 7
+    assert [CallEstimate().of(size(1000, cap=cap)).output for cap in (7, 9000)] == [7, 9000]
     assert CallEstimate().of(size(0, media=3)).input > 3 * CallEstimate().of(size(0)).input
 
 

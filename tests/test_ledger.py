@@ -102,8 +102,9 @@ def test_m4_a_journal_that_is_taken_over_twice_is_counted_once(tmp_path: Path) -
 
 def test_m4_what_a_killed_start_had_in_flight_counts_as_lost_from_the_next_on(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    charge(path, CALL, held=HELD)
-    assert charge(path) == CALL + HELD
+    assert charge(path, CALL, held=HELD) == CALL
+    assert charged_in(path, ended=True) == CALL + HELD
+    assert charge(path) == charged_in(path, ended=True) == CALL + HELD
     assert charge(path, CALL) == total([CALL, CALL, HELD])
 
 

@@ -105,8 +105,8 @@ def status(
 
     folder, found = _run_in(output)
     parts, pending = look(folder.journal)
-    charged = charged_in(folder.journal)
     holder = folder.running()
+    charged = charged_in(folder.journal, ended=holder is None)
     state = state_of(folder.run) if holder else {}
     told = manifest_of(output) or {}
     settled = not holder and told.get("ok", 0) + told.get("failed", 0) >= sum(part.rows for part in parts) + pending

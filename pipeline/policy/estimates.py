@@ -18,7 +18,7 @@ MEDIA_TOKENS = 1500.0
 (https://ai.google.dev/gemini-api/docs/tokens); video may be far more, and is learned from the first answer."""
 
 ANSWER_TOKENS = 500.0
-"""Before any answer, thinking included; no more than the request allows."""
+"""Before any answer, thinking included, where the request sets no limit of its own."""
 
 MEASURED_BYTES_PER_TOKEN = 3.0
 """For a call that was answered without usage, request and reply alike (a guess, rather high than low)."""
@@ -117,7 +117,9 @@ class CallEstimate:
         return max(known[nearest] * scale, *(known[other] for other in smaller))
 
     def _output(self, size: Size) -> float:
-        most = self.maxima.get(_OUTPUT, ANSWER_TOKENS)
+        most = self.maxima.get(_OUTPUT)
+        if most is None:
+            return ANSWER_TOKENS if size.cap is None else size.cap
         return most if size.cap is None or self.maxima.get(_BEYOND_CAP) else min(most, size.cap)
 
 
