@@ -76,7 +76,7 @@ class Tools:
         self.ran = 0
 
     def ask_for(self, model: Model, max_turns: int = 5) -> Ask:
-        def count() -> str:
+        async def count() -> str:  # in a thread it would outlast its deadline: virtual time does not wait for those
             """How often it ran."""
             self.ran += 1
             return f"{self.ran} times"
