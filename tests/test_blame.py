@@ -457,14 +457,23 @@ def test_refusals_before_the_last_call_that_was_answered_do_not_count() -> None:
     assert blame.everybodys(1) is None
 
 
-def test_the_last_rows_are_everybodys_when_a_few_are_alike_and_their_own_when_not() -> None:
-    for kinds, condemned in ((["403"] * FEW, True), (["403", "404", "402"], False)):
-        blame = Blame()
+@pytest.mark.parametrize(
+    ("kinds", "served", "condemned"),
+    [(["403"] * FEW, False, True), (["403", "404", "402"], False, False), (["403"] * (MOST_ALIKE - 1), True, False)],
+)
+def test_the_last_rows_are_everybodys_when_a_few_are_alike_and_nobody_was_answered_in_this_start(
+    kinds: list[str],
+    served: bool,  # noqa: FBT001 - a parameter of the test
+    condemned: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """A cluster of bad rows at the end of the input keeps no run from ending."""
+    blame = Blame()
+    if served:
         blame.served(0.0)
-        for row, kind in enumerate(kinds):
-            blame.refused(refusal(row, 1.0, kind))
-        assert blame.last_word(2.0, others=1, answered=True) is None
-        assert blame.last_word(3.0, others=0, answered=True) is None
-        assert blame.is_open
-        assert (blame.last_word(4.0, others=0, answered=True) is not None) is condemned
-        assert blame.is_open is condemned
+    for row, kind in enumerate(kinds):
+        blame.refused(refusal(row, 1.0, kind))
+    assert blame.last_word(2.0, others=1, answered=True) is None
+    assert blame.last_word(3.0, others=0, answered=True) is None
+    assert blame.is_open
+    assert (blame.last_word(4.0, others=0, answered=True) is not None) is condemned
+    assert blame.is_open is condemned

@@ -88,7 +88,9 @@ class Blame:
         """Decides when nobody else is left to ask: what is everybody's; None when there is nothing, or not yet.
 
         `others` are asking besides; `answered` says whether any row was ever answered, here or elsewhere. Where none
-        was, one refusal by status is enough. Otherwise a few alike are, and fewer are their rows' own.
+        was, one refusal by status is enough. Where some were in an earlier start, a few alike are enough, and fewer are
+        their rows' own. Where some were in this one, the last rows' refusals are their own: were they everybody's, too
+        few rows are left for it to matter, and a cluster of bad rows at the end would keep the run from ever ending.
         """
         if others or not self._open:
             self._quiet_since = None
@@ -97,7 +99,7 @@ class Blame:
         if now - self._quiet_since < QUIET_S:
             return None
         alike, example = self._alike()
-        if alike >= FEW:
+        if alike >= FEW and not self.has_served:
             return example
         suspects = [one for one in self._open.values() if one.suspect]
         if suspects and not answered:
