@@ -21,6 +21,7 @@ from pipeline.data import Entry, Failure, Part, Reply
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.faults import Broken, Misuse, NothingToDo
+from pipeline.granted import GrantedRates
 from pipeline.job import Job
 from pipeline.journal import Journal, beside, look
 from pipeline.plan import Plan, RunFolder, differences
@@ -52,6 +53,8 @@ class Settings:
     chunk_rows: int | None = None
     """Rows of a chunk; None lets their size decide."""
     files: Files = FILES
+    rates: Path | None = None
+    """Where the rates that were granted are kept beyond this run; None keeps them in its folder only."""
     endpoints: int = 1
     """How many are asked; each keeps connections of its own."""
 
@@ -135,13 +138,14 @@ class Run:
         if not chunks:
             return
         self.dataset.unfinish()
-        bounds = self.settings.bounds
+        rates = self.rates()
+        bounds = replace(self.settings.bounds, granted=rates.load())
         async with anyio.create_task_group() as tasks, connect() as endpoints:
             composed = compose(self.job, bounds, endpoints, self.purses, tally=tally, stop=stop, store=self.cache)
             tasks.start_soon(self.journal.keep_writing)
             if self.cache is not None:
                 tasks.start_soon(self.cache.keep_working, tally.notes.append)
-            tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files).keep)
+            tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files, rates).keep)
             await engine.work_through(
                 engine.in_order(chunks),
                 self.work.hands(composed.ask, self.journal, self.keep, tally, self.cache),
@@ -153,6 +157,10 @@ class Run:
             with suppress(Broken):  # it is the reason of the stop already
                 await self.journal.flush()
             tasks.cancel_scope.cancel()
+
+    def rates(self) -> GrantedRates:
+        """Where the rates that the endpoints granted are kept."""
+        return GrantedRates(self.folder.run, self.settings.rates, self.settings.files)
 
     async def keep(self, part: Part) -> None:
         """Records a written part."""

@@ -67,7 +67,7 @@ LAYERS = {
         "wire",
     },
     "edges": {"auth", "cache", "dataset", "endpoint", "journal", "plan", "policy", "references", "source"},
-    "engine": {"composition", "run", "working"},
+    "engine": {"composition", "granted", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
     "executions": {"processes", "reparse"},

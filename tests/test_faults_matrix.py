@@ -24,7 +24,7 @@ def test_a_test_carries_no_number_that_is_not_in_the_matrix() -> None:
 
 
 def test_the_matrix_has_each_line_once() -> None:
-    assert len(LINES) == len(set(LINES)) == 42
+    assert len(LINES) == len(set(LINES)) == 43
 
 
 @pytest.mark.parametrize(

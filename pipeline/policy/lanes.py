@@ -131,7 +131,16 @@ class Dispatcher:
     them succeeds.
     """
 
-    def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        limits: Limits,
+        *,
+        stop: Stop,
+        tally: Tally,
+        give_up_s: float,
+        dice: random.Random | None = None,
+    ) -> None:
         self.lanes = list(lanes)
         self.limits = limits
         self.latencies = Latencies()
@@ -144,7 +153,7 @@ class Dispatcher:
         self._told = False
         """Whether those who wait have been called because of the stop."""
         self._estimate = TokenEstimate()
-        self._dice = random.Random()  # noqa: S311 - jitter
+        self._dice = dice or random.Random()  # noqa: S311 - jitter
 
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`."""
