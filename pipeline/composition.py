@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data import Ask, Usage
@@ -73,6 +73,8 @@ class Bounds:
 
     concurrency: int = 64
     adaptive: bool = True
+    granted: Mapping[str, float] = field(default_factory=dict)
+    """Requests a second that the endpoints granted at last, by their names."""
     rpm: float | None = None
     tpm: float | None = None
     budget_usd: float | None = None
@@ -241,7 +243,8 @@ def _lane(
     job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, account: Account, lateness: Lateness | None
 ) -> Lane:
     ask = laned(job, endpoint, account, lateness)
-    rate = AdaptiveRate(first_rate(bounds.concurrency)) if bounds.adaptive else None
+    known = bounds.granted.get(endpoint.name)
+    rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
     return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s), hitch=endpoint.hitch)
 
 

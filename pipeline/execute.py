@@ -23,6 +23,7 @@ from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.failures import ALIKE, FailureKind, Failures, Tolerance
 from pipeline.faults import Broken, Misuse, NothingToDo
+from pipeline.granted import GrantedRates
 from pipeline.integrity import PartCheck
 from pipeline.job import Job
 from pipeline.jobfile import sha256_of
@@ -65,6 +66,8 @@ class Settings:
     chunk_rows: int | None = None
     """Rows of a chunk; None lets their size decide."""
     files: Files = FILES
+    rates: Path | None = None
+    """Where the rates that were granted are kept beyond this run; None keeps them in its folder only."""
     endpoints: int = 1
     """How many are asked; each keeps connections of its own."""
 
@@ -185,7 +188,8 @@ class Run:
             return
         self.dataset.unfinish()
         self.check(tally, stop)
-        bounds = self.settings.bounds
+        rates = self.rates()
+        bounds = replace(self.settings.bounds, granted=rates.load())
         async with anyio.create_task_group() as tasks, connect() as endpoints:
             composed = compose(
                 self.job,
@@ -200,7 +204,7 @@ class Run:
             tasks.start_soon(self.journal.keep_writing)
             if self.cache is not None:
                 tasks.start_soon(self.cache.keep_working, tally.notes.append)
-            tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files).keep)
+            tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files, rates).keep)
             await engine.work_through(
                 engine.in_order(chunks),
                 self.work.hands(
@@ -214,6 +218,10 @@ class Run:
             with suppress(Broken):  # it is the reason of the stop already
                 await self.journal.flush()
             tasks.cancel_scope.cancel()
+
+    def rates(self) -> GrantedRates:
+        """Where the rates that the endpoints granted are kept."""
+        return GrantedRates(self.folder.run, self.settings.rates, self.settings.files)
 
     async def keep(self, part: Part) -> None:
         """Records a written part."""

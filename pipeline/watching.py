@@ -6,6 +6,8 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ import orjson
 from pipeline.composition import Composed
 from pipeline.disk import FILES, PRIVATE_FILE, Files
 from pipeline.faults import Broken, Misuse
+from pipeline.granted import GrantedRates
 from pipeline.pace import Spacing
-from pipeline.policy import WARNING_SHARE, Limits, Stop
+from pipeline.policy import WARNING_SHARE, Lane, Limits, Stop
 from pipeline.tally import Tally
 
 EVENTS = "events.jsonl"
 STATE = "state.json"
 TUNE = "tune.json"
 EVERY_S = 1.0
+_RATES_EVERY = 10
+_SAID_AGAIN_S = 60.0
+"""Changes of the rate are told once a minute at the most; `state.json` has the last one."""
 
 TUNABLE = ("concurrency", "rpm", "tpm")
 
@@ -33,7 +39,15 @@ class Watch:
     Requests the stop when the disk fails.
     """
 
-    def __init__(self, folder: Path, composed: Composed, tally: Tally, stop: Stop, files: Files = FILES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        composed: Composed,
+        tally: Tally,
+        stop: Stop,
+        files: Files = FILES,
+        rates: GrantedRates | None = None,
+    ) -> None:
         self._folder = folder
         self._composed = composed
         self._tally = tally
@@ -41,6 +55,9 @@ class Watch:
         self._files = files
         self._before = self._counts()
         self._warned: set[str] = set()
+        self._rates = rates or GrantedRates(folder, files=files)
+        self._seconds = 0
+        self._told_of: dict[str, float] = {}
 
     async def keep(self) -> None:
         """Does so every second until it is cancelled, or the disk fails."""
@@ -54,8 +71,14 @@ class Watch:
                 self._look()
                 event = self._event()
                 await anyio.to_thread.run_sync(self._write, event)
+                self._seconds += 1
+                if self._seconds % _RATES_EVERY == 0:
+                    await anyio.to_thread.run_sync(self._rates.save, self._composed.dispatcher.lanes)
         except OSError as error:
             self._stop.request(Broken(f"{self._folder} cannot be written: {error}; mend the disk, then run again"))
+        finally:
+            with suppress(OSError):  # it is over, and what it granted is of use to the next start only
+                self._rates.save(self._composed.dispatcher.lanes)
 
     def _event(self) -> dict[str, Any]:
         dispatcher, counts = self._composed.dispatcher, self._counts()
@@ -63,9 +86,11 @@ class Watch:
         self._before = counts
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
         self._tally.limit = sum(rates.values()) if rates else None
+        at = time.time()
         return {
-            "at": round(time.time(), 3),
+            "at": round(at, 3),
             "limit": round(sum(rates.values()), 2) if rates else None,
+            "rate_change": self._last_change(at),
             "lanes": rates,
             "open": [lane.name for lane in dispatcher.lanes if lane.opened_at is not None],
             "concurrency": dispatcher.limits.concurrency,
@@ -81,6 +106,29 @@ class Watch:
             "run_cost_usd": round(self._tally.cost_before_usd + self._tally.cost_usd, 6),
             **passed,
         }
+
+    def _last_change(self, now: float) -> str | None:
+        """When and why the rate was cut last, or was not."""
+        changes = [(lane.rate.change.at, self._change_of(lane)) for lane in self._lanes_changed()]
+        if not changes:
+            return None
+        at, text = max(changes)
+        moment = datetime.fromtimestamp(now - (anyio.current_time() - at), UTC)
+        return f"{moment:%H:%M:%S} UTC: {text}"
+
+    def _lanes_changed(self) -> list[Any]:
+        return [lane for lane in self._composed.dispatcher.lanes if lane.rate and lane.rate.change]
+
+    def _change_of(self, lane: Lane) -> str:
+        text = lane.rate.change.text if lane.rate and lane.rate.change else ""
+        return text if len(self._composed.dispatcher.lanes) == 1 else f"{lane.name}: {text}"
+
+    def _tell_of_rates(self) -> None:
+        for lane in self._lanes_changed():
+            told = self._told_of.get(lane.name, -math.inf)
+            if lane.rate.change.at >= told + (_SAID_AGAIN_S if told > -math.inf else 0.0):
+                self._told_of[lane.name] = lane.rate.change.at
+                self._tally.notes.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
 
     def _counts(self) -> dict[str, int]:
         tally = self._tally
@@ -124,6 +172,7 @@ class Watch:
             self._stop.request(denied)
 
     def _warn(self) -> None:
+        self._tell_of_rates()
         for purse in self._composed.purses:
             if purse.unit not in self._warned and purse.spent >= WARNING_SHARE * purse.cap:
                 self._warned.add(purse.unit)

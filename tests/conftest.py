@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
 
@@ -10,6 +12,12 @@ from tests.matrix import TESTS, proof_of, proofs_in, unproven
 # A shared machine may be slow at any moment; what a test claims is never how fast it is.
 hypothesis.settings.register_profile("steady", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_rates_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Runs keep the rates that they were granted beside the user's own, unless they are told of another place."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture

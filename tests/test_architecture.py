@@ -107,7 +107,7 @@ LAYERS = {
         "source",
         "transport",
     },
-    "engine": {"composition", "run", "working"},
+    "engine": {"composition", "granted", "run", "working"},
     "observation": {"records", "watching"},
     "execution": {"execute"},
     "executions": {"processes", "reparse"},

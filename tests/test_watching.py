@@ -15,8 +15,9 @@ from pipeline.composition import Bounds, Composed, Opened, compose
 from pipeline.data import Reply, Request
 from pipeline.disk import Files
 from pipeline.faults import Broken, Misuse
+from pipeline.granted import GrantedRates
 from pipeline.job import Job
-from pipeline.pace import Spacing
+from pipeline.pace import Change, Spacing
 from pipeline.policy import Limits, Purse, Stop
 from pipeline.tally import Tally
 from pipeline.watching import EVENTS, STATE, TUNE, Watch, apply, ask_to_tune, state_of
@@ -233,3 +234,32 @@ async def test_the_disk_that_fails_ends_the_run_with_its_reason(tmp_path: Path) 
     await run.watch.keep()
     assert isinstance(run.stop.reason, Broken)
     assert "mend the disk" in str(run.stop.reason)
+
+
+async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.second()
+    assert state_of(tmp_path)["rate_change"] is None
+    rate = run.composed.dispatcher.lanes[0].rate
+    assert rate is not None
+    for now in (0.0, 30.0, 61.0):
+        await anyio.sleep(now - anyio.current_time())
+        rate.change = Change(now, f"cut at {now:g}")
+        run.second()
+        run.second()
+    assert state_of(tmp_path)["rate_change"].endswith(" UTC: here: cut at 61")
+    told = [f"here: cut at {at} (--no-adaptive leaves the rate alone)" for at in (0, 61)]
+    assert run.tally.notes == told
+
+
+async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    rate = run.composed.dispatcher.lanes[0].rate
+    assert rate is not None
+    rate._start.peak = 100.0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.watch.keep)
+        await anyio.sleep(0.5)
+        assert GrantedRates(tmp_path).load() == {}
+        tasks.cancel_scope.cancel()
+    assert GrantedRates(tmp_path).load() == {"here": 100.0}

@@ -72,6 +72,14 @@ class Connection:
         return f"vertex {self.project or ''} {' '.join(sorted(self.locations))} {self.endpoint_id}"
 
     @property
+    def quotas(self) -> list[str]:
+        """Whose quotas are used: an address or a project and place for each endpoint."""
+        if self.base_urls:
+            return [without_query(weighted_url(text)[1]) for text in self.base_urls]
+        project = self.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
+        return [f"vertex {project} {location} {self.endpoint_id or 'openapi'}" for location in self.locations]
+
+    @property
     def endpoints(self) -> int:
         """How many endpoints share the work."""
         return len(self.base_urls or self.locations)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,10 @@ def run(
         job, name = load(target, *given, include=options.include)
         connection = connection_of(options, job)
         settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
+        if not options.emulate:
+            from pipeline.granted import state_file
+
+            settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
         team = Team(workers, _start(target, options, connection)) if workers else None
         place = Place(connection, simulation_of(options), options.quiet, team)
         code = _run(job, settings, place, as_json=options.as_json)

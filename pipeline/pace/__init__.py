@@ -4,7 +4,8 @@ from pipeline.pace.blame import FEW, Blame, Refusal
 from pipeline.pace.declared import LATE_S, Spacing, TokenEstimate
 from pipeline.pace.gate import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
 from pipeline.pace.lateness import Call, Lateness
-from pipeline.pace.rate import FIRST_RATE, AdaptiveRate, Change, first_rate
+from pipeline.pace.rate import AdaptiveRate, Change
+from pipeline.pace.slow_start import FIRST_RATE, first_rate
 from pipeline.pace.weather import Latencies, RetryBudget, Weather
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pipeline.pace.refusals import Traffic
 
 _KEPT_S = 6.0
-_KEPT_REQUESTS = 60
+_KEPT_REQUESTS = 120
 _KEPT = 24
 """Trials are kept for so long, or for so many requests at the present rate: a quota may have moved since."""
 
@@ -82,9 +82,18 @@ class Evidence:
         trials = [stretch.trial(self.traffic, known_until) for stretch in self._stretches]
         return [trial for trial in trials if trial.sent]
 
+    @property
+    def began(self) -> float:
+        """Since when refusals have come in numbers."""
+        return self._stretches[0].began if self._stretches else math.inf
+
     def highest(self, otherwise: float) -> float:
         """The highest limit that was left: where to go back to when it was the weather."""
         return max((stretch.limit for stretch in self._stretches), default=otherwise)
+
+    def latest(self, otherwise: float) -> float:
+        """The limit that was left last."""
+        return self._stretches[-1].limit if self._stretches else otherwise
 
     def add(self, stretch: Stretch) -> None:
         """One more."""
@@ -108,9 +117,11 @@ class Evidence:
         trials = [*self.trials(known_until), *latest]
         if not trials:
             return Verdict(0.0, math.inf, None)
-        calm = self._calm if now - self._calm_at < _CALM_S else None
-        odds, quota = compared(trials, background, calm)
-        return Verdict(odds, quota, _weather(trials, odds))
+        odds, quota = compared(trials, background)
+        surely = odds
+        if self._calm is not None and now - self._calm_at < _CALM_S:
+            surely, _ = compared(trials, background, self._calm)
+        return Verdict(odds, quota, _weather(trials, surely))
 
 
 def compared(trials: Sequence[Trial], background: float, calm: Trial | None = None) -> tuple[float, float]:

@@ -18,6 +18,9 @@ _BOLD_BELOW = 0.4
 quota must have grown. While the limit is not sure, it is bold only far below the rate that was refused last. Where
 refusals take their time, so do climbs: what leaves meanwhile is refused, too."""
 
+_STALE_ABOVE = 2.5
+"""A rate that an earlier start was granted is stale when 2.5 times as much is: less may be what a bucket had saved."""
+
 _SHORT_S = 0.35
 _LEAST_REQUESTS = 8
 _SHORTEST_S = 1.2
@@ -27,10 +30,13 @@ _CLIMB_S = 0.7
 _WASTE = 0.028
 """Between two climbs: 0.35 s while the limit is not sure, eight requests at least; else so long that the refusals with
 which climbs end are some 3.7 % of the requests, and longer as the square when more than 2.8 % are refused in all (as
-happens when others share the quota, whose requests our climbs cause to be refused, too). The figures are the ones
-with which steady and moving quotas from 10 to 300 a second cost least in `tests/benchmarks/quota.py`."""
+happens when others share the quota, whose requests our climbs cause to be refused, too). The figures were
+chosen by hand, with simulated quotas of 5 to 1,000 a second: no optimum, and no source says them."""
 
 _GROWN = 1.25
+_FAR = 2.5
+"""The quota has grown when a quarter more was granted than before, or a climb came to 2.5 times the limit."""
+
 _OVERSHOOT = 0.55
 _SAVED_UP = 0.75
 """After a climb that found the quota grown. Of its highest rate: where a bucket holds a quarter of a second, one that
@@ -53,6 +59,9 @@ class Limit:
     climbs_at: float = math.inf
     ceiling: float = math.inf
     """The rate that was refused last."""
+    remembered: bool = False
+    best: float = 0.0
+    """The highest that was sure."""
     waste: float = 0.0
     """The share that is refused, over ten seconds or so."""
     _used_up: tuple[float, int] | None = None
@@ -75,14 +84,22 @@ class Limit:
 
     def doubling_s(self, rate: float, refusals_take_s: float) -> float:
         """Seconds in which a climb that has come to this rate may double it."""
-        far = rate >= _BOLD_ABOVE * self.climbed_from
+        far = self.remembered or rate >= _BOLD_ABOVE * self.climbed_from
         if far if self.sure else rate < _BOLD_BELOW * self.ceiling:
             return max(_BOLD_S, _BOLD_DELAYS * refusals_take_s)
         return max(_CAREFUL_S, _CAREFUL_DELAYS * refusals_take_s)
 
+    def doubt(self) -> None:
+        """It may have moved: what was found before does not count any more."""
+        self.sure, self._agreeing = False, 0
+
+    def remember(self, rate: float) -> None:
+        """It was this rate in an earlier start, which is tried boldly."""
+        self.sure, self.remembered, self.climbed_from = True, True, rate
+
     def left_behind(self, rate: float) -> bool:
-        """Whether a climb has come so far above it that it is no limit any more."""
-        return rate >= _BOLD_ABOVE * self.climbed_from
+        """Whether a climb has come so far above it that what was remembered is no limit any more."""
+        return self.remembered and rate >= _STALE_ABOVE * self.climbed_from
 
     def after_climb(
         self, top: float, traffic: Traffic, now: float, left_at: float, number: int, background: float
@@ -93,11 +110,12 @@ class Limit:
         """
         before = self.climbed_from
         granted, since = self._granted(traffic, left_at, number)
-        if granted is None or (granted > _GROWN * before and self.sure):
+        grown = granted is not None and (granted > _GROWN * before or top > _FAR * before)
+        if granted is None or (grown and self.sure):
             last_second = traffic.accepted(left_at - 1.0, left_at)
             rate = min(_OVERSHOOT * top, _SAVED_UP * last_second) if top > 1.6 * before else before
             rate = max(rate, MARGIN * (granted or 0.0))
-            self.sure = False
+            self.doubt()
         else:
             rate = min(max((MARGIN - min(0.15, 2.0 * background)) * granted, 0.8 * before), top)
             self._agreeing = self._agreeing + 1 if abs(rate / before - 1.0) < 0.25 else 0
@@ -106,6 +124,9 @@ class Limit:
                 rate = max(
                     rate, (1.03 + 0.1 * min(1.0, now - left_at)) * before
                 )  # a small bucket was full, and lost what it could not hold
+        if self.sure:
+            self.best = max(self.best, rate)
+        self.remembered = False
         self.used_up(left_at, number, top)
         self.found()
         return rate

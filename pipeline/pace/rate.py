@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
 from pipeline.pace.closures import Closure
@@ -11,19 +11,10 @@ from pipeline.pace.declared import LATE_S
 from pipeline.pace.evidence import Evidence, Stretch, Trial, Verdict
 from pipeline.pace.limit import MARGIN, Limit
 from pipeline.pace.refusals import Background, Excess, Traffic
-from pipeline.pace.trials import Aim, End, Regime, ended, ended_above
+from pipeline.pace.slow_start import FIRST_RATE, SlowStart, is_much
+from pipeline.pace.trials import Aim, Checks, End, Regime, ended, ended_above
 
-FIRST_RATE = 32.0
 LEAST_RATE = 0.2
-
-_RAMP_S = 0.3
-_RAMP_DOUBLING_S = 0.1
-"""A start doubles from 32 a second to the rate that the concurrency suggests so fast, within 0.3 s at the longest:
-where the quota is far lower, the first refusals arrive before many requests are out."""
-
-_FASTEST_DOUBLING_S = 0.05
-_SLOWEST_DOUBLING_S = 0.5
-"""Slow start doubles about once in the time that an answer takes, within these bounds."""
 
 _START, _CLIMB, _CRUISE = 5.0, 3.2, 5.0
 _USUAL_RATE = 30.0
@@ -34,29 +25,16 @@ ends a climb, two in quick succession a cruise."""
 _PAUSE, _PAUSE_IN_WEATHER = 1.0, 2.0
 """Evidence above which a climb does not go on for the moment."""
 
-_LARGE = 0.25
-_SURE = 16
-_IN_A_ROW = 4
-_UNLIKELY = 1e-4
-_MOST = 0.7
-"""What ends a slow start: a quarter more than the background refused of 16 requests, or four refusals in a row (more
-where there is much background, so that chance does it once in 10,000), or nearly as many."""
-
 _CLOSED_AFTER = 8
 _CLOSED_AFTER_WINDOW = 3
 """Refusals in a row after which nothing is granted; fewer where that was so before."""
 
-_KNOWN_S = 0.35
-"""For so long, and eight requests at least, a start keeps to the rate that is known: then it climbs, and half a second
-later a rate that was far too low is left behind."""
+_WEATHER = 0.02
+"""The background from which on slow start checks now and then that a lower rate is no better."""
 
-_CHECK_S = 2.0
-_LONGEST_CHECK_S = 30.0
-_RECHECK_S = 5.0
-_DOUBTFUL_WASTE = 0.06
-_DOUBTFUL = 0.03
-"""In weather a lower rate is tried after 2 s, then 4, up to every 30. Where a limit is known and still 6 % are refused,
-3 % of them at rates that the quota should grant, a higher rate is tried every 5 s."""
+_LASTING_S = 4.5
+"""What began while a limit was known is believed to be the weather after so long: others who share the quota have long
+cut their rates, too, when it has shrunk."""
 
 
 class _Phase(Enum):
@@ -91,8 +69,8 @@ class AdaptiveRate:
     more of them whenever answers come faster.
     """
 
-    first: float = FIRST_RATE
-    known: float | None = None
+    first: InitVar[float] = FIRST_RATE
+    known: InitVar[float | None] = None
     """The rate that was granted at last, in an earlier start."""
     rate: float = 0.0
     change: Change | None = None
@@ -105,12 +83,10 @@ class AdaptiveRate:
     _latency: float | None = None
     _refusals_take: float = 0.05
     _was_refused: bool = False
-    _ramp: tuple[float, float] | None = None
-    """From which moment and rate a start goes up to its first rate."""
     _row: int = 0
     """Refusals in a row, of requests as they left."""
     _row_until: float = 0.0
-    _peak: float = 0.0
+    _start: SlowStart = field(init=False)
     _traffic: Traffic = field(default_factory=Traffic)
     _background: Background = field(default_factory=Background)
     _excess: Excess = field(default_factory=Excess)
@@ -123,23 +99,20 @@ class AdaptiveRate:
     _came_from: _Phase = _Phase.START
     _cut_before: bool = False
     _weather: bool = False
-    _checks_at: float = math.inf
-    _check_every: float = _CHECK_S
-    _checks_up_at: float = 0.0
+    _checks: Checks = field(default_factory=Checks)
     _hold: float = 3.0
     """For how many windows of a quota that has some no more is tried than it granted."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, first: float, known: float | None) -> None:
         self._evidence = Evidence(self._traffic)
-        if self.known is not None:
-            self.known = max(LEAST_RATE, self.known)
-        self.rate = min(FIRST_RATE, self.known or self.first)
+        self._start = SlowStart(first, known)
+        self.rate = min(FIRST_RATE, self._start.target)
 
     @property
     def granted(self) -> float | None:
         """The rate to begin with next time; None when nothing is known."""
         if not self._limit.known:
-            return self._peak or None
+            return self._start.peak or None
         return self._limit.climbed_from if self._phase in {_Phase.CLIMB, _Phase.CLOSED} else self.rate
 
     def wait(self, now: float) -> float:
@@ -162,8 +135,8 @@ class AdaptiveRate:
         self._traffic.send(now)
         self._limit.count(self.rate, refused=False)
         if self._closure.opened is None:
-            self._closure.opened = now
-            self._ramp = (now, self.rate)
+            self._closure.opened = self._answered_at = now
+            self._start.begin(now, self.rate)
         if self._phase is _Phase.CLOSED:
             self._next = self._closure.sent(now)
             return
@@ -195,7 +168,8 @@ class AdaptiveRate:
         self._traffic.refuse(left_at)
         self._limit.count(self.rate, refused=True)
         self._refusals_take = min(5.0, max(0.95 * self._refusals_take, now - left_at, 0.01))
-        self._was_refused, self._ramp = True, None
+        self._was_refused = True
+        self._start.stop()
         if self._phase is _Phase.CLOSED:
             self._closure.refused(left_at)
             self.rate = 1.0 / self._closure.gap
@@ -213,7 +187,8 @@ class AdaptiveRate:
     def restart(self, now: float) -> None:
         """Begins anew after an outage, from a fifth of the rate that went through before."""
         self.rate = max(LEAST_RATE, self.rate / 5.0)
-        self._phase, self._ramp, self._next = _Phase.START, None, now
+        self._phase, self._next = _Phase.START, now
+        self._start.stop()
         self._begin(now)
 
     # What a refusal means.
@@ -238,18 +213,14 @@ class AdaptiveRate:
                 self._judge(now)
             case _Phase.CLIMB if self._excess.value >= _CLIMB + more:
                 self._end_climb(now, left_at, number)
-            case _Phase.START if self._excess.value >= _START + more and self._is_large(left_at, number):
+            case _Phase.START if self._excess.value >= _START + more and self._is_much(left_at, number):
                 self._alarm(now, left_at, number)
             case _Phase.CRUISE if self._excess.value >= _CRUISE + more:
                 self._alarm(now, left_at, number)
 
-    def _is_large(self, left_at: float, number: int) -> bool:
-        """Whether so much is refused that a slow start is over."""
+    def _is_much(self, left_at: float, number: int) -> bool:
         _, sent, refused = self._regime.episode(left_at, number)
-        share = self._background.share
-        row = max(_IN_A_ROW, math.log(_UNLIKELY) / math.log(max(share, 1e-3)))
-        large = refused >= (share + _LARGE * (1.0 - share)) * sent
-        return large and (sent >= _SURE or self._row >= row or (refused >= _MOST * sent and refused >= _IN_A_ROW))
+        return is_much(sent, refused, self._row, self._background.share)
 
     def _alarm(self, now: float, left_at: float, number: int) -> None:
         """Far more is refused than usual: to a lower rate, and let that tell whether it helps."""
@@ -260,11 +231,13 @@ class AdaptiveRate:
         if self._phase is _Phase.CRUISE:
             self._learn(now)
         self._evidence.forget(now, self.rate)
-        if not self._evidence:
+        if self._evidence:
+            self._keep(now)
+        else:
             self._came_from = self._phase
-        self._evidence.add(Stretch(began, now, actual, self.rate))
+            self._evidence.add(Stretch(began, now, actual, self.rate))
         self._limit.used_up(left_at, number, actual)
-        self._limit.sure = False
+        self._limit.doubt()
         if self._is_weather(now, self._verdict(now)):
             return
         said = f"{refused + 1} of {sent + 1} requests were refused at {self.rate:.3g} a second"
@@ -294,7 +267,8 @@ class AdaptiveRate:
         if self._is_weather(now, verdict):
             return
         lasted = now - self._regime.at - self._refusals_take
-        end = ended(trial, verdict, lasted=lasted, check=self._aim is Aim.CHECK, lowest=self.rate <= LEAST_RATE)
+        check, lowest = self._aim is Aim.CHECK, self.rate <= LEAST_RATE
+        end = ended(trial, verdict, self._background.share, lasted=lasted, check=check, lowest=lowest)
         match end:
             case End.LOWER | End.FAR_LOWER:
                 self._learn(now)
@@ -306,7 +280,7 @@ class AdaptiveRate:
             case End.BACK:
                 self._go_back(now)
             case End.QUOTA:
-                rate = MARGIN * min(max(verdict.quota, self.rate), 0.97 * self._evidence.highest(self.rate))
+                rate = MARGIN * min(max(verdict.quota, self.rate), 0.97 * self._evidence.latest(self.rate))
                 self._learn(now)
                 self._keep(now)
                 self._limit.found()
@@ -314,8 +288,10 @@ class AdaptiveRate:
                 self._limit.cruise_on(now, self.rate, self._refusals_take)
 
     def _keep(self, now: float) -> None:
-        """The trial is evidence from now on."""
-        self._evidence.add(Stretch(self._regime.at, now, self.rate, self.rate))
+        """What happened at this rate is evidence from now on."""
+        sent = self._traffic.until(now) - self._traffic.until(self._regime.at)
+        rate = max(LEAST_RATE, min(self.rate, sent / max(now - self._regime.at, 1e-3)))
+        self._evidence.add(Stretch(self._regime.at, now, rate, self.rate))
 
     def _judge_up(self, now: float, low: Trial, trial: Trial) -> None:
         match ended_above(low, trial, self._background.share):
@@ -326,7 +302,7 @@ class AdaptiveRate:
             case End.BACK:
                 self._low = None
                 self._set(now, _Phase.CRUISE, low.rate)
-                self._limit.cruise(now, self.rate, _CHECK_S)
+                self._limit.cruise(now, self.rate, 2.0)
 
     def _check(self, now: float) -> None:
         """In weather: is a lower rate still no better? It must be asked for, or a quota would hide behind it."""
@@ -338,7 +314,7 @@ class AdaptiveRate:
 
     def _check_up(self, now: float) -> None:
         """Much is refused although the limit is known: if it is the weather, twice the rate is no worse."""
-        self._checks_up_at = now + _RECHECK_S
+        self._checks.tried_up(now)
         self._came_from, self._low = _Phase.CRUISE, self._trial(now)
         self._learn(now)
         self._evidence.clear()
@@ -350,6 +326,8 @@ class AdaptiveRate:
     def _is_weather(self, now: float, verdict: Verdict) -> bool:
         if verdict.weather is None:
             return False
+        if self._came_from is not _Phase.START and now - self._evidence.began < _LASTING_S:
+            return False
         self._believe_weather(now, verdict.weather)
         return True
 
@@ -357,11 +335,11 @@ class AdaptiveRate:
         """So much is refused at any rate: back to where the rate was before it was cut."""
         self._weather = True
         self._background.believe(share, 100.0)
-        before = self._evidence.highest(self.rate)
+        before, start = self._evidence.highest(self.rate), self._came_from is _Phase.START
         self._evidence.clear()
-        self._go_to(now, before, self._came_from if self._came_from is _Phase.START else _Phase.CRUISE)
+        self._go_to(now, before if start else max(self.rate, 0.6 * before), self._came_from if start else _Phase.CRUISE)
         self._limit.climbs_at, self._limit.sure = now, True
-        self._plan_check(now)
+        self._checks.later(now)
         said = f"{share:.0%} of the requests are refused at any rate: it is not cut for that"
         self.change = Change(now, said)
 
@@ -371,11 +349,7 @@ class AdaptiveRate:
         self._evidence.clear()
         self._go_to(now, before, self._came_from)
         self._limit.cruise_on(now, self.rate, self._refusals_take)
-        self._plan_check(now)
-
-    def _plan_check(self, now: float) -> None:
-        self._checks_at = now + self._check_every
-        self._check_every = min(_LONGEST_CHECK_S, 2.0 * self._check_every)
+        self._checks.later(now)
 
     # Phases.
 
@@ -383,8 +357,8 @@ class AdaptiveRate:
         """Time has passed, and a request left or was answered."""
         match self._phase:
             case _Phase.CRUISE if now >= self._limit.climbs_at and now - self._held_back_at < 1.0:
-                doubtful = self._limit.waste > _DOUBTFUL_WASTE and self._background.sure > _DOUBTFUL
-                if doubtful and self._regime.refused >= 3 and now >= self._checks_up_at:
+                background, fallen = self._background.sure, self.rate / max(self._limit.best, LEAST_RATE)
+                if self._regime.refused >= 3 and self._checks.doubts(now, self._limit.waste, background, fallen):
                     self._check_up(now)
                 else:
                     self._climb(now)
@@ -394,7 +368,7 @@ class AdaptiveRate:
                 self.failed(now)
             case _Phase.TRIAL:
                 self._judge(now)
-            case _Phase.START if now >= self._checks_at:
+            case _Phase.START if now >= self._checks.at:
                 self._check(now)
 
     def _climb(self, now: float) -> None:
@@ -405,10 +379,14 @@ class AdaptiveRate:
 
     def _end_climb(self, now: float, left_at: float, number: int) -> None:
         refused = self._regime.refused
+        self._evidence.forget(now, self.rate)
+        if self._evidence:
+            self._keep(now)
+            if self._is_weather(now, self._verdict(now)):
+                return
         rate = self._limit.after_climb(self.rate, self._traffic, now, left_at, number, self._background.sure)
         if self._limit.sure:
             self._limit.cost(refused)
-        self.known = None
         self._set(now, _Phase.CRUISE, rate)
         weather, others = (1.2 * self._background.sure, 0.0) if self._weather else (0.0, self._background.share)
         self._limit.cruise_on(now, self.rate, self._refusals_take, weather, others)
@@ -425,7 +403,7 @@ class AdaptiveRate:
         opening = self._closure.open(now, accepted)
         self._evidence.clear()
         self._limit.used_up(opening.at, self._traffic.sent, self._limit.ceiling)
-        self._limit.sure = False
+        self._limit.doubt()
         self._limit.found()
         said = f"the quota grants {accepted} requests in {opening.length_s:.0f} s" if opening.is_window else None
         self._set(now, _Phase.CRUISE, MARGIN * opening.rate, said)
@@ -474,39 +452,36 @@ class AdaptiveRate:
                 self._evidence.clear()
 
     def _go_up(self, now: float) -> None:
-        """From 32 a second to the first rate, in no more than 0.3 s."""
-        if self._ramp is None or self._phase is not _Phase.START:
+        """To the first rate at once; and on, boldly, where that is the one that was granted before."""
+        rate = self._start.ramp(now, self.rate) if self._phase is _Phase.START else None
+        if rate is None:
             return
-        (at, start), target = self._ramp, self.known or self.first
-        doublings = max(math.log2(target / start), _RAMP_S / _RAMP_DOUBLING_S) * (now - at) / _RAMP_S
-        self.rate = max(self.rate, min(target, start * 2.0 ** min(doublings, 60.0)))
-        if self.rate < target:
-            return
-        self._ramp = None
-        if self.known is not None:
-            self._phase, self._limit.sure, self._limit.climbed_from = _Phase.CRUISE, True, self.rate
+        self.rate = rate
+        if self._start.known is not None and rate >= self._start.known:
+            self._limit.remember(rate)
+            self._start.known, self._phase = None, _Phase.CLIMB
             self._begin(now)
-            self._limit.cruise(now, self.rate, _KNOWN_S)
 
     def _grow_at_start(self, now: float) -> None:
         if self._known(now) - self._regime.first >= 20:
-            self._peak = max(self._peak, min(self.rate, self._traffic.rate(now)))
+            self._start.peak = max(self._start.peak, min(self.rate, self._traffic.rate(now)))
             self._learn(now)
             self._regime.begin_counting(self._known(now))
-        seconds = min(max((self._latency or 0.0) - 0.05, _FASTEST_DOUBLING_S), _SLOWEST_DOUBLING_S)
-        self._raise(now, max(seconds, 2.0 * self._refusals_take) if self._was_refused else seconds)
+        refusals_take = self._refusals_take if self._was_refused else None
+        self._raise(now, self._start.doubling_s(self._latency, refusals_take))
         if now - self._held_back_at > 1.0:
-            self.rate = min(self.rate, max(self.first, 2.0 * self._traffic.rate(now)))
-        if self._checks_at == math.inf and self._background.sure > 0.02:
-            self._checks_at = now + self._check_every
+            self.rate = min(self.rate, max(self._start.first, 2.0 * self._traffic.rate(now)))
+        if self._background.sure > _WEATHER:
+            self._checks.begin(now)
 
     def _grow_in_climb(self, now: float) -> None:
         pause = _PAUSE_IN_WEATHER if self._weather else _PAUSE
         if self._excess.now(self._known(now), self._background.sure) > pause:
             self.failed(now)
-        elif self.known is not None and self._limit.left_behind(self.rate):
-            # What was known is stale: begin as if nothing were.
-            self.known, self._phase, self._ramp = None, _Phase.START, (now, self.rate)
+        elif self._limit.left_behind(self.rate):
+            self._limit.remembered, self._limit.sure = False, False
+            self._phase = _Phase.START
+            self._start.begin(now, self.rate)
             self._begin(now)
         else:
             self._raise(now, self._limit.doubling_s(self.rate, self._refusals_take))
@@ -517,11 +492,3 @@ class AdaptiveRate:
         if now - self._held_back_at <= 1.0:
             grown = self.rate * 2.0 ** (min(since, 0.25) / doubling_s)
             self.rate = max(self.rate, min(grown, 2.0 * max(self._traffic.rate(now), 1.0)))
-
-
-def first_rate(concurrency: int) -> float:
-    """Requests a second to begin with: the calls that may be in flight are all on their way in little over a second.
-
-    Who allows many expects the quota to grant them; where it does not, the first refusals say so.
-    """
-    return max(FIRST_RATE, float(concurrency))

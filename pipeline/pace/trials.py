@@ -60,14 +60,15 @@ class Regime:
         self.first, self.refused, self._episode = first, 0, None
 
 
-def ended(trial: Trial, verdict: Verdict, *, lasted: float, check: bool, lowest: bool) -> End | None:
+def ended(trial: Trial, verdict: Verdict, background: float, *, lasted: float, check: bool, lowest: bool) -> End | None:
     """How a trial at a lower rate ends; None while it is to go on. `lasted` leaves out what cannot be known yet."""
     rate, sent, refused = trial
     if sent < 4:
         return None
     if ((sent >= 8 and refused >= 0.6 * sent) or sent == refused) and not lowest:
         return End.LOWER if refused < 0.8 * sent else End.FAR_LOWER
-    much = (sent >= 10 and refused >= 0.3 * sent and verdict.odds < 0) or (sent >= 40 and refused > 0.25 * sent)
+    unlikely = sent >= 10 and refused >= max(0.3, background + 0.2) * sent and verdict.odds < 0
+    much = unlikely or (sent >= 40 and refused > max(0.25, background + 0.1) * sent)
     if much and not lowest and not check:
         return End.LOWER
     if sent >= 40 and refused >= max(3, 0.05 * sent) and verdict.odds > -2:
@@ -86,3 +87,43 @@ def ended_above(low: Trial, trial: Trial, background: float) -> End | None:
     if trial.sent >= 12 and odds > 1.0 and trial.refused < 0.6 * trial.sent:
         return End.WEATHER
     return End.BACK if (trial.sent >= 6 and odds < -1.5) or trial.sent >= 25 else None
+
+
+_CHECK_S = 2.0
+_LONGEST_CHECK_S = 30.0
+_RECHECK_S = 5.0
+_DOUBTFUL_WASTE = 0.06
+_DOUBTFUL = 0.03
+_FALLEN = 0.35
+
+
+@dataclass(slots=True)
+class Checks:
+    """When to try another rate although nothing has changed, to see whether what is believed is still so.
+
+    In weather a lower rate is tried after 2 s, then 4, up to every 30. Where a limit is known and 6 % are refused,
+    3 % of them at rates that it should grant, or where it has fallen to a third of what it was, a higher one is tried,
+    every 5 s at the most.
+    """
+
+    at: float = math.inf
+    _every: float = _CHECK_S
+    _up_at: float = 0.0
+
+    def begin(self, now: float) -> None:
+        """There is weather: a first check in a while, if none is planned."""
+        if self.at == math.inf:
+            self.at = now + self._every
+
+    def later(self, now: float) -> None:
+        """It was as believed: the next check is after twice the time."""
+        self.at = now + self._every
+        self._every = min(_LONGEST_CHECK_S, 2.0 * self._every)
+
+    def doubts(self, now: float, waste: float, background: float, fallen: float) -> bool:
+        """Whether far more is refused than a limit costs that is one, and a higher rate is to be tried."""
+        return now >= self._up_at and waste > _DOUBTFUL_WASTE and (background > _DOUBTFUL or fallen < _FALLEN)
+
+    def tried_up(self, now: float) -> None:
+        """A higher rate is tried."""
+        self._up_at = now + _RECHECK_S

@@ -62,7 +62,16 @@ class Judge:
     `undecided` counts the rows of which nobody knows yet whether their refusal is their own.
     """
 
-    def __init__(self, lanes: Sequence[Lane], limits: Limits, *, stop: Stop, tally: Tally, give_up_s: float) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        limits: Limits,
+        *,
+        stop: Stop,
+        tally: Tally,
+        give_up_s: float,
+        dice: random.Random | None = None,
+    ) -> None:
         self.undecided = 0
         self._lanes = lanes
         self._limits = limits
@@ -70,7 +79,7 @@ class Judge:
         self._tally = tally
         self._give_up_s = give_up_s
         self._scarcity = Weather()
-        self._dice = random.Random()  # noqa: S311 - jitter
+        self._dice = dice or random.Random()  # noqa: S311 - jitter
 
     def answered(self, row: Throttles) -> None:
         """A row was answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Dispatcher:
         tally: Tally,
         give_up_s: float,
         account: Account | None = None,
+        dice: random.Random | None = None,
     ) -> None:
         self.lanes = list(lanes)
         self.limits = limits
@@ -91,7 +93,7 @@ class Dispatcher:
         self._stop = stop
         self._tally = tally
         self._account = account
-        self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s)
+        self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s, dice=dice)
         self._queue: deque[_Turn] = deque()
         self._lookout: _Turn | None = None
         """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""

@@ -57,12 +57,13 @@ async def carry_out(run: Run, crew: Crew, tally: Tally, stop: Stop) -> None:
         return
     run.dataset.unfinish()
     run.check(tally, stop)
-    bounds, files = run.settings.bounds, run.settings.files
+    rates, files = run.rates(), run.settings.files
+    bounds = replace(run.settings.bounds, granted=rates.load())
     endpoints = [Opened(name, weight, _unasked) for name, weight in crew.lanes]
     composed = compose(run.job, bounds, endpoints, run.purses, tally=tally, stop=stop)
     await to_thread.run_sync(crew.workers.reduce, min(crew.workers.count, len(chunks), bounds.concurrency))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Watch(run.folder.run, composed, tally, stop, files).keep)
+        tasks.start_soon(Watch(run.folder.run, composed, tally, stop, files, rates).keep)
         await _Parent(run, crew, composed, tally, stop).work([chunk.index for chunk in chunks])
         tasks.cancel_scope.cancel()
 

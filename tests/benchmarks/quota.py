@@ -1,126 +1,122 @@
-"""The adaptive rate against a shared quota that moves, in virtual time: goodput and waste of the real dispatcher."""
+"""The adaptive rate against quotas that nobody names, in virtual time: what it is granted, and what that costs."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import anyio
-import trio
-from trio.testing import MockClock
-
-from pipeline.data import Reply, Request
-from pipeline.faults import Interrupted, Throttled
-from pipeline.pace import AdaptiveRate, first_rate
-from pipeline.policy import Dispatcher, Lane, Limits, Stop
-from pipeline.tally import Tally
 from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.quotas import Bucket, Client, Latency, Server, Steps, Weather, Windows, lognormal, simulate
 from tests.benchmarks.scale import Scale
 
-Capacity = Callable[[float], float]
+SEEDS = (1, 2, 3)
+DEPTHS_S = (0.25, 1.0)
+GRANTED = Target(">=", 0.96)
+WASTE = Target("<=", 0.05)
+
+_HALF_A_SECOND = lognormal(0.5, 0.4)
+_AT_ONCE = lognormal(0.02, 0.0)
 
 
-def steady(_: float) -> float:
-    """100 requests a second."""
-    return 100.0
+@dataclass(frozen=True)
+class Scenario:
+    """A quota by the second: how it moves and for how long, and who shares it."""
 
-
-def steps(at: float) -> float:
-    """100 requests a second, then 200, then 50, a minute each."""
-    return 100.0 if at < 60 else 200.0 if at < 120 else 50.0
-
-
-SCENARIOS: list[tuple[str, Capacity, int, int]] = [
-    ("of 100/s", steady, 120, 1),
-    ("of 100, 200, 50/s", steps, 180, 1),
-    ("of 100, 200, 50/s, three clients", steps, 180, 3),
-]
-"""A name, the capacity, virtual seconds, clients."""
-
-
-@dataclass
-class Pool:
-    """A quota by the second: a bucket that fills at the capacity and holds one second of it."""
-
-    capacity: Capacity
-    dice: random.Random
+    name: str
+    steps: Steps
+    seconds: float
+    clients: int = 1
+    jitter: float = 0.0
     tokens: float = 0.0
-    at: float = 0.0
-    granted: Counter[int] = field(default_factory=Counter)
-    refused: Counter[int] = field(default_factory=Counter)
+    loss: float = 0.0
+    concurrency: int = 256
+    latency: Latency = _HALF_A_SECOND
+    refusals: Latency = _AT_ONCE
 
-    async def ask(self, _: Request) -> Reply:
-        """An answer after a log-normal latency of half a second, or a 429 at once."""
-        now = anyio.current_time()
-        self.tokens = min(self.capacity(now), self.tokens + (now - self.at) * self.capacity(now))
-        self.at = now
-        if self.tokens < 1:
-            self.refused[int(now)] += 1
-            await anyio.sleep(0.02)
-            raise Throttled("429")
-        self.tokens -= 1
-        self.granted[int(now)] += 1
-        await anyio.sleep(0.5 * self.dice.lognormvariate(0, 0.4))
-        return Reply(b"{}")
+    def run(self, depth_s: float, seed: int) -> tuple[float, float]:
+        """What was granted of the quota, and the refusals for each request that was."""
+        dice = random.Random(seed)
+        bucket = Bucket(self.steps, depth_s, dice, self.jitter, self.tokens, self.loss)
+        server = Server(bucket, dice, self.latency, self.refusals)
+        simulate([Client(server, self.concurrency) for _ in range(self.clients)], self.seconds)
+        return server.granted / bucket.total(self.seconds), server.waste
 
 
-async def one_client(pool: Pool, seconds: float, concurrency: int) -> None:
-    """Asks without end, with no knowledge of the limit."""
-    stop, tally = Stop(), Tally()
-    lane = Lane("pool", pool.ask, rate=AdaptiveRate(first_rate(concurrency)))
-    dispatcher = Dispatcher([lane], Limits(concurrency), stop=stop, tally=tally, give_up_s=1e9)
+_UP_DOWN = ((0.0, 40.0), (15.0, 80.0), (30.0, 20.0))
 
-    async def work(number: int) -> None:
-        while not stop.requested:
-            try:
-                await dispatcher.ask(Request(number, {"messages": []}))
-            except Interrupted:
-                return
+SCENARIOS: Sequence[Scenario] = (
+    Scenario("40, 80, 20", _UP_DOWN, 45),
+    Scenario("20, 60", ((0.0, 20.0), (15.0, 60.0)), 30),
+    Scenario("10, 30, 10", ((0.0, 10.0), (15.0, 30.0), (30.0, 10.0)), 45),
+    Scenario("100, 200, 50", ((0.0, 100.0), (60.0, 200.0), (120.0, 50.0)), 180),
+    Scenario("100", ((0.0, 100.0),), 60),
+    Scenario("100, three clients", ((0.0, 100.0),), 60, clients=3),
+    Scenario("100, 200, 50, three clients", ((0.0, 100.0), (60.0, 200.0), (120.0, 50.0)), 180, clients=3),
+    Scenario("40, 80, 20, three clients", _UP_DOWN, 45, clients=3),
+    Scenario("40, 80, 20 in tokens", _UP_DOWN, 45, tokens=0.5),
+    Scenario("50, another by 20 % each second", ((0.0, 50.0),), 60, jitter=0.2),
+    Scenario("40, 80, 20, another by 20 % each second", _UP_DOWN, 45, jitter=0.2),
+    Scenario("30, 90, 45, answers in 0.2 to 5 s", ((0.0, 30.0), (20.0, 90.0), (40.0, 45.0)), 60,
+             concurrency=512, latency=lognormal(1.0, 0.7)),
+)  # fmt: skip
 
-    with anyio.move_on_after(seconds):
-        async with anyio.create_task_group() as tasks:
-            for number in range(2 * concurrency):
-                tasks.start_soon(work, number)
+RAINY = Scenario("50, and 2 % refused by chance", ((0.0, 50.0),), 60, loss=0.02)
+SLOW = Scenario("100, refusals after 0.3 s", ((0.0, 100.0),), 60, refusals=lognormal(0.3, 0.3))
 
-
-def simulate(capacity: Capacity, seconds: float, *, clients: int = 1, concurrency: int = 256, seed: int = 1) -> Pool:
-    """The pool after so many virtual seconds."""
-    pool = Pool(capacity, random.Random(seed))
-
-    async def main() -> None:
-        pool.at, pool.tokens = anyio.current_time(), capacity(0.0)
-        async with anyio.create_task_group() as tasks:
-            for _ in range(clients):
-                tasks.start_soon(one_client, pool, seconds, concurrency)
-
-    trio.run(main, clock=MockClock(autojump_threshold=0))
-    return pool
+WEATHER = {0.01: 0.95, 0.05: 0.93, 0.1: 0.88, 0.3: 0.65}
+"""Of the speed without adaptation that is to be kept, by the share that is refused at any rate."""
 
 
-def figures(pool: Pool, capacity: Capacity, seconds: int) -> Mapping[str, float]:
-    """Goodput and waste over all, and how long after each step it took to be back at 90 %."""
-    asked = sum(pool.granted.values())
-    back = [
-        next((s - start for s in range(start, seconds) if pool.granted[s] >= 0.9 * capacity(s + 0.5)), seconds)
-        for start in (60, 120)
-        if start < seconds
-    ]
-    return {
-        "goodput": asked / sum(capacity(second + 0.5) for second in range(seconds)),
-        "waste": sum(pool.refused.values()) / asked,
-        "back_s": max(back, default=0),
-    }
+def weather(
+    share: float, seed: int, *, rows: int = 3000, concurrency: int = 64, latency: Latency | None = None
+) -> float:
+    """How fast rows are done, next to the same run without adaptation and with the same refusals by chance."""
+
+    def took(*, adaptive: bool) -> float:
+        dice = random.Random(seed)
+        server = Server(Weather(share, dice), dice, latency or lognormal(0.5, 0.4))
+        simulate([Client(server, concurrency, adaptive, rows)])
+        return server.ended
+
+    return took(adaptive=False) / took(adaptive=True)
+
+
+def windows(seed: int, *, rows: int = 300, offset: float = 0.0) -> tuple[int, float, float]:
+    """Rows done of a quota of 60 a minute, refusals for each, and seconds."""
+    server = Server(Windows(60, 60.0, offset), random.Random(seed))
+    client = Client(server, 64, rows=rows)
+    simulate([client])
+    return client.done, server.waste, server.ended
 
 
 def measure(scale: Scale) -> list[Line]:
-    """What is granted of a limit that nobody names, and what finding it costs."""
+    """The worst of three seeds, whatever is worst."""
+    seeds = SEEDS[: 1 if scale.quick else None]
     lines = []
-    for name, capacity, seconds, clients in SCENARIOS[: 1 if scale.quick else None]:
-        found = figures(simulate(capacity, seconds, clients=clients), capacity, seconds)
-        lines += [
-            Line(f"quota {name}: 429s an accepted request", "of 1", found["waste"], target=Target("<=", 0.05)),
-            Line(f"quota {name}: granted of what there was", "of 1", found["goodput"], target=Target(">=", 0.9)),
-        ]
+    for scenario in SCENARIOS[: 2 if scale.quick else None]:
+        for depth_s in DEPTHS_S[: 1 if scale.quick else None]:
+            lines += _lines(scenario, depth_s, seeds, GRANTED, WASTE)
+    lines += _lines(RAINY, 0.25, seeds, Target(">=", 0.93), None)
+    lines += _lines(SLOW, 0.25, seeds, None, None)
+    for share, least in WEATHER.items():
+        worst = min(weather(share, seed) for seed in seeds)
+        lines.append(
+            Line(f"no quota, {share:.0%} refused by chance: speed kept", "of 1", worst, target=Target(">=", least))
+        )
+    for offset in (0.0, 35.0):
+        waste = max(windows(seed, offset=offset)[1] for seed in seeds)
+        name = f"60 a minute, {offset:.0f} s of it gone: 429s an accepted request"
+        lines.append(Line(name, "of 1", waste, target=Target("<=", 0.15)))
     return lines
+
+
+def _lines(
+    scenario: Scenario, depth_s: float, seeds: Sequence[int], granted: Target | None, waste: Target | None
+) -> list[Line]:
+    found = [scenario.run(depth_s, seed) for seed in seeds]
+    name = f"quota of {scenario.name}, bucket of {depth_s:g} s"
+    return [
+        Line(f"{name}: granted of what there was", "of 1", min(one for one, _ in found), target=granted),
+        Line(f"{name}: 429s an accepted request", "of 1", max(one for _, one in found), target=waste),
+    ]
