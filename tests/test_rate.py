@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -53,8 +54,10 @@ def test_h2_refusals_that_take_their_time_cost_no_more_than_their_time() -> None
 
 @pytest.mark.parametrize(("share", "kept"), [(0.01, 0.95), (0.05, 0.93), (0.1, 0.88), (0.3, 0.65)])
 def test_h2a_refusals_that_do_not_depend_on_the_rate_do_not_slow_a_run_down(share: float, kept: float) -> None:
-    """Next to the same run without adaptation and with the same refusals."""
-    assert weather(share, seed=1, rows=2500) >= kept
+    """Next to the same run without adaptation and with the same refusals; the middle one of three runs, each of which
+    may end a little later for a row that was refused twice at its end.
+    """
+    assert median(weather(share, seed=seed, rows=2500) for seed in (1, 2, 3)) >= kept
 
 
 def test_h2a_a_quota_is_used_although_some_refusals_have_nothing_to_do_with_it() -> None:
