@@ -54,9 +54,7 @@ def test_h2_refusals_that_take_their_time_cost_no_more_than_their_time() -> None
 
 @pytest.mark.parametrize(("share", "kept"), [(0.01, 0.95), (0.05, 0.93), (0.1, 0.88), (0.3, 0.65)])
 def test_h2a_refusals_that_do_not_depend_on_the_rate_do_not_slow_a_run_down(share: float, kept: float) -> None:
-    """Next to the same run without adaptation and with the same refusals; the middle one of three runs, each of which
-    may end a little later for a row that was refused twice at its end.
-    """
+    """Next to the same run without adaptation and with the same refusals, in the middle one of three runs."""
     assert median(weather(share, seed=seed, rows=2500) for seed in (1, 2, 3)) >= kept
 
 
