@@ -172,9 +172,9 @@ def test_those_that_start_at_once_share_one_file(tmp_path: Path) -> None:
     together = threading.Barrier(8)
 
     def start(number: int) -> None:
-        together.wait(30)
+        together.wait(120)
         with closing(Cache(tmp_path / "c", "vertex")) as cache:
-            together.wait(30)
+            together.wait(120)
             stored(cache, number, b"%032d" % number, reply())
 
     with ThreadPoolExecutor(8) as pool:
