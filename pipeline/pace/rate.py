@@ -422,7 +422,8 @@ class AdaptiveRate:
     def _go_to(self, now: float, rate: float, phase: _Phase, said: str | None = None) -> None:
         before, self.rate, self._phase = self.rate, max(LEAST_RATE, rate), phase
         if said is not None:
-            self.change = Change(now, f"{said}: cut from {before:.3g} to {self.rate:.3g} a second")
+            verb = "cut" if self.rate < before else "raised"
+            self.change = Change(now, f"{said}: {verb} from {before:.3g} to {self.rate:.3g} a second")
         self._begin(now)
 
     def _begin(self, now: float) -> None:
