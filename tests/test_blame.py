@@ -459,14 +459,19 @@ def test_refusals_before_the_last_call_that_was_answered_do_not_count() -> None:
 
 @pytest.mark.parametrize(
     ("kinds", "served", "condemned"),
-    [(["403"] * FEW, False, True), (["403", "404", "402"], False, False), (["403"] * (MOST_ALIKE - 1), True, False)],
+    [
+        (["403"] * FEW, False, True),
+        (["403", "404", "402"], False, False),
+        (["403"] * (LEAST_ALIKE - 1), True, False),
+        (["403"] * LEAST_ALIKE, True, True),
+    ],
 )
-def test_the_last_rows_are_everybodys_when_a_few_are_alike_and_nobody_was_answered_in_this_start(
+def test_the_last_rows_are_everybodys_when_enough_are_alike(
     kinds: list[str],
     served: bool,  # noqa: FBT001 - a parameter of the test
     condemned: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """A cluster of bad rows at the end of the input keeps no run from ending."""
+    """A few bad rows at the end of the input keep no run from ending."""
     blame = Blame()
     if served:
         blame.served(0.0)

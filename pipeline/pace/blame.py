@@ -81,16 +81,14 @@ class Blame:
     def everybodys(self, concurrency: int) -> Refusal | None:
         """A refusal that is everybody's, when so many calls in flight have shown one."""
         alike, example = self._alike()
-        least = LEAST_ALIKE if self.has_served else FEW
-        return example if alike >= max(least, min(concurrency, MOST_ALIKE)) else None
+        return example if alike >= max(self._least, min(concurrency, MOST_ALIKE)) else None
 
     def last_word(self, now: float, *, others: int, answered: bool) -> Refusal | None:
         """Decides when nobody else is left to ask: what is everybody's; None when there is nothing, or not yet.
 
         `others` are asking besides; `answered` says whether any row was ever answered, here or elsewhere. Where none
-        was, one refusal by status is enough. Where some were in an earlier start, a few alike are enough, and fewer are
-        their rows' own. Where some were in this one, the last rows' refusals are their own: were they everybody's, too
-        few rows are left for it to matter, and a cluster of bad rows at the end would keep the run from ever ending.
+        was, one refusal by status is enough. Otherwise a few alike are, more of them where some were in this start, and
+        fewer are their rows' own.
         """
         if others or not self._open:
             self._quiet_since = None
@@ -99,13 +97,18 @@ class Blame:
         if now - self._quiet_since < QUIET_S:
             return None
         alike, example = self._alike()
-        if alike >= FEW and not self.has_served:
+        if alike >= self._least:
             return example
         suspects = [one for one in self._open.values() if one.suspect]
         if suspects and not answered:
             return suspects[0]
         self.clear(math.nextafter(now, math.inf))
         return None
+
+    @property
+    def _least(self) -> int:
+        """How many refusals alike are more than chance."""
+        return LEAST_ALIKE if self.has_served else FEW
 
     def _alike(self) -> tuple[int, Refusal | None]:
         """How many rows were refused alike by calls that left after the last one that was answered; one of them."""
