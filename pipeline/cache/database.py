@@ -86,14 +86,25 @@ def beside(path: Path) -> Iterator[Path]:
     It goes at the end of the block; so do those of processes that were killed before theirs went. Raises `OSError`.
     """
     _sweep(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
-    temporary = Path(name)
+    temporary, descriptor = _locked_beside(path)
     try:
-        with suppress(BlockingIOError):  # somebody looks at it this moment, and will see that it is new
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked_beside(path: Path) -> tuple[Path, int]:
+    """A new file, and the descriptor that holds its lock.
+
+    Between its making and its lock another process may take it for a leftover and remove it: then it has no name any
+    more, and another one is made.
+    """
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # whoever sweeps holds it for a moment
+        if os.fstat(descriptor).st_nlink:
+            return Path(name), descriptor
         os.close(descriptor)
 
 
