@@ -248,7 +248,7 @@ def test_h2_too_high_a_rate_falls_to_the_quota_in_two_cuts_although_answers_are_
     pace = AdaptiveRate(100.0)
     sent = until(sending(pace, Quota(20.0), latency=1.0), 5.0)
     assert pace.rate <= 25.0
-    assert sum(not ok for moment, ok in sent if moment > 4.0) <= 8
+    assert sum(not ok for moment, ok in sent if moment > 4.0) <= 5
 
 
 @pytest.mark.parametrize("concurrency", [64, 256, 1000])
@@ -261,7 +261,7 @@ def test_h2_a_start_far_above_the_quota_costs_few_refusals(concurrency: int) -> 
 
 def test_all_calls_that_may_be_in_flight_are_on_their_way_in_little_over_a_second() -> None:
     for concurrency in (64, 1000, 5000):
-        sent = until(sending(AdaptiveRate(first_rate(concurrency)), Quota(1e9), latency=10.0), 1.3)
+        sent = until(sending(AdaptiveRate(first_rate(concurrency)), Quota(1e9), latency=10.0), 1.26)
         assert len(sent) >= concurrency
 
 
@@ -282,7 +282,7 @@ def test_h2_a_quota_that_shrinks_is_respected_soon() -> None:
     until(sent, 50.0)
     later = until(sent, 80.0)
     assert sum(not ok for _, ok in later) <= 0.1 * len(later)
-    assert sum(ok for _, ok in later) >= 0.75 * 10.0 * 30.0
+    assert sum(ok for _, ok in later) >= 0.8 * 10.0 * 30.0
 
 
 @settings(deadline=None)

@@ -183,7 +183,7 @@ def test_the_rate_that_was_found_is_the_runs_and_a_429_of_any_worker_lowers_it_f
     for number in (0, 1):
         shared.join(number)
     before = [lease.lanes[0].rate or 0.0 for lease in shared.leases(0.0).values()]
-    assert before[0] == before[1]
+    assert before == [16.0, 16.0]
     sent = [at / 100 for at in range(100)]
     refused = LaneReport(sent=sent, events=[("throttled", at, None) for at in sent[50:]])
     shared.report(0, report(1, lanes=[refused]), 1.0)
