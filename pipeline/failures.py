@@ -66,7 +66,7 @@ class Failures:
         for kind in other.kinds:
             known = both.get((kind.type, kind.http_status))
             both[kind.type, kind.http_status] = kind if known is None else _together(known, kind)
-        return Failures(tuple(sorted(both.values(), key=lambda kind: (-kind.count, kind.row))))
+        return Failures(tuple(sorted(both.values(), key=_rank)))
 
     @property
     def count(self) -> int:
@@ -100,8 +100,13 @@ class Failures:
         return "; ".join([*shown, *(["..."] if len(self.kinds) > _SHOWN else [])])
 
 
+def _rank(kind: FailureKind) -> tuple[int, int, str, int]:
+    """The commonest first. Total, so that it does not matter in which order workers report."""
+    return -kind.count, kind.row, kind.type, kind.http_status or 0
+
+
 def _together(one: FailureKind, other: FailureKind) -> FailureKind:
-    first, second = sorted((one, other), key=lambda kind: (not kind.example, kind.row))
+    first, second = sorted((one, other), key=lambda kind: (not kind.example, kind.row, kind.example))
     return replace(first, count=first.count + second.count)
 
 

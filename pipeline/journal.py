@@ -90,7 +90,7 @@ class Journal:
             self._forget_sealed()
             with self._writing, self._transaction():
                 ledger.count_lost(self._database, self._writer)
-        except BaseException:
+        except Broken:
             self._database.close()
             raise
 
@@ -442,7 +442,7 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.executescript(_SCHEMA)
-    except BaseException:
+    except sqlite3.Error:
         database.close()
         raise
     return database

@@ -40,8 +40,8 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
     if any(sign in body for sign in _SIGNS) and own.is_in(_unescaped(body)):
         body = own.escaped.sub(mark, body)
     body = own.replaced(body, mark)
-    if b"\x00" in body:  # UTF-16, in either order of bytes
-        for codec in ("utf-16-le", "utf-16-be"):
+    if b"\x00" in body:  # UTF-16 or UTF-32, in either order of bytes: all of it
+        for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
             body = body.replace(secret.encode(codec), mark.decode().encode(codec))
     return body
 
@@ -58,6 +58,8 @@ class _Own:
 
     def replaced(self, body: bytes, mark: bytes) -> bytes:
         """The body with `mark` for every run."""
+        if not any(piece in body for _, piece in self.pieces):
+            return body  # so it is with nearly every answer: each piece is looked for once
         if self._pieces_in(body) > _MOST_RUNS:
             for piece in (self.secret, *(piece for _, piece in self.pieces)):
                 body = body.replace(piece, mark)

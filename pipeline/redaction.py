@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.own_secret import IN_BODIES, IN_MESSAGES, SHORTEST_SECRET, without_secret
+from pipeline.own_secret import IN_BODIES, IN_MESSAGES, without_secret
 
 REDACTED = "[redacted]"
 QUOTED = "[...]"
@@ -104,15 +104,8 @@ def unsaid(message: str, secret: str | None) -> str:
 
 
 def unsaid_in(body: bytes, secret: str) -> bytes:
-    """A body without the secret that it was asked with, nor a good part of it, in whatever way it is written.
-
-    In UTF-16 and UTF-32 only the whole secret is found.
-    """
-    body = without_secret(body, secret, IN_BODIES, REDACTED.encode())
-    if b"\0" in body and len(secret) >= SHORTEST_SECRET:
-        for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
-            body = body.replace(secret.encode(encoding), REDACTED.encode(encoding))
-    return body
+    """A body without the secret that it was asked with, nor a good part of it, in whatever way it is written."""
+    return without_secret(body, secret, IN_BODIES, REDACTED.encode())
 
 
 def unquoted(message: str, texts: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from pipeline import run as engine
 from pipeline.bigquery import legal_type, refused_names
-from pipeline.data import Ask, Entry, Outcome, Part, Reply, Row
+from pipeline.data import Ask, Entry, Failure, Outcome, Part, Reply, Row
 from pipeline.dataset import Dataset, output_schema
 from pipeline.disk import FILES, Files
 from pipeline.faults import Fault, Halt, Misuse
@@ -98,9 +98,9 @@ class Work:
         keep: Keep,
         tally: Tally,
         cache: Settling | None = None,
-        counted: Callable[[], None] = lambda: None,
+        failed: Callable[[], None] = lambda: None,
     ) -> engine.Hands:
-        """What the engine needs to take chunks from their rows to parts that are kept; `counted` follows each row."""
+        """What the engine needs to take chunks from rows to kept parts; `failed` is called after each failed row."""
         unfinished: dict[int, dict[int, Turn]] = {}
 
         async def answer(row: Row) -> Entry:
@@ -113,7 +113,8 @@ class Work:
             await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
             outcome = self.job.outcome(ordinal, entry)
             tally.count(outcome)
-            counted()
+            if isinstance(outcome, Failure):
+                failed()
             if cache is not None:
                 cache.settle(outcome)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -295,11 +296,9 @@ def test_p12_under_nohup_the_end_of_the_session_is_not_heard(shell: Shell) -> No
     assert (done.code, done.json["ok"]) == (0, 60)
 
 
-def test_a_stream_that_stands_in_for_the_real_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", fake)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    streams.secure()
-    assert sys.stdout is fake
-    assert streams.result_lost() is None
-    assert not streams.reader_gone()
+def test_a_stream_that_stands_in_for_the_real_one_stays() -> None:
+    with redirect_stdout(io.StringIO()) as stand_in, redirect_stderr(io.StringIO()):
+        streams.secure()
+        assert sys.stdout is stand_in
+        assert streams.result_lost() is None
+        assert not streams.reader_gone()

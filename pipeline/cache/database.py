@@ -152,7 +152,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         # A power cut may cost the last commits and never the file: what is lost here is asked again.
         database.execute("PRAGMA synchronous=NORMAL")
         database.execute("PRAGMA trusted_schema=OFF")
-    except BaseException:
+    except sqlite3.Error:
         database.close()
         raise
     return database

@@ -19,6 +19,7 @@ from anyio import to_thread
 from pipeline.cache.database import connect, make, transaction
 from pipeline.data import Failure, Outcome, Reply
 from pipeline.entry import decode, encode
+from pipeline.faults import Misuse
 
 TICK_S = 0.25
 """How long replies gather before they are committed together."""
@@ -51,7 +52,7 @@ class Cache:
         self._reader = connect(self._path)
         try:
             self._writer = connect(self._path)
-        except BaseException:
+        except Misuse:
             self._reader.close()
             raise
         self._works = True

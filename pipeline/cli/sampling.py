@@ -18,7 +18,7 @@ def for_the_eye(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:  # noqa: BLE001 - a picture of work that is done must not change its exit code
         print(f"note: {what} cannot be shown: {plain(str(error)) or type(error).__name__}", file=sys.stderr)
 
 
