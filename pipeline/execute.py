@@ -175,7 +175,7 @@ class Run:
             raise Misuse("the run did not keep its replies, so it cannot be extended: use --fresh")
         self.dataset.unfinish()
         for part in opened:
-            self.journal.unseal(part.chunk, list(kept_replies(self.folder.output, part.chunk)))
+            self.journal.unseal(part.chunk, kept_replies(self.folder.output, part.chunk))
             del self.parts[part.chunk]
         for part in opened:
             self.dataset.discard(part.chunk)
@@ -363,7 +363,7 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
 
     Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
     """
-    discover(inputs_of(job), job.include)
+    discover(inputs_of(job), job.include)  # refused here, before an output folder is made for it
     equip(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Fault, Spent
-from pipeline.ledger import NOTHING, Charges
+from pipeline.ledger import Charges
 from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
 from pipeline.policy.money import Budget, Purse
 from pipeline.policy.stop import Stop
@@ -45,6 +45,8 @@ class Account:
     books: Books | None = None
     estimate: CallEstimate = field(default_factory=CallEstimate)
     _held: dict[int, Bid] = field(default_factory=dict)
+    _held_sums: list[float] = field(default_factory=list)
+    """What is reserved for them together, by budget: kept, because thousands may be in flight."""
 
     def bid(self, request: Request) -> Bid | None:
         """A call that asks for leave, under a budget. Raises `Spent` when its price is not known to one in dollars."""
@@ -92,12 +94,12 @@ class Account:
     def hold(self, bid: Bid) -> None:
         """A call is in flight."""
         self._held[id(bid)] = bid
-        self._note_held()
+        self._change_held(bid.amounts)
 
     def let_go(self, bid: Bid) -> None:
         """It has ended."""
-        self._held.pop(id(bid), None)
-        self._note_held()
+        if self._held.pop(id(bid), None) is not None:
+            self._change_held([-amount for amount in bid.amounts])
 
     def learn_all(self, maxima: Maxima) -> None:
         """Takes over what another process has learned."""
@@ -122,6 +124,7 @@ class Account:
         """Calls in flight may cost more than was thought when they left."""
         for bid in self._held.values():
             bid.renew()
+        self._held_sums = [sum(column) for column in zip(*(bid.amounts for bid in self._held.values()), strict=True)]
 
     def _pay(self, one: Charges, reply: Reply, reserved: Sequence[float | None]) -> None:
         for budget, amount in zip(self.budgets, reserved, strict=True):
@@ -136,17 +139,21 @@ class Account:
         budget.fail(fault)
         self.stop.request(fault)
 
-    def _note_held(self) -> None:
+    def _change_held(self, by: Sequence[float]) -> None:
+        if not self._held:
+            self._held_sums = []  # nothing is left of what adding and subtracting floats leaves
+        else:
+            before = self._held_sums or [0.0] * len(self.budgets)
+            self._held_sums = [held + more for held, more in zip(before, by, strict=True)]
         if self.books is None:
             return
-        if not self._held:
-            self.books.hold(NOTHING)
-            return
-        units = [budget.unit for budget in self.budgets]
-        sums = [sum(column) for column in zip(*(bid.amounts for bid in self._held.values()), strict=True)]
-        known = dict(zip(units, sums, strict=True))
+        known = dict(zip([budget.unit for budget in self.budgets], self._held_sums, strict=False))
         self.books.hold(
-            Charges(lost_calls=len(self._held), lost_usd=known.get("USD", 0.0), lost_tokens=known.get("tokens", 0.0))
+            Charges(
+                lost_calls=len(self._held),
+                lost_usd=max(0.0, known.get("USD", 0.0)),
+                lost_tokens=max(0.0, known.get("tokens", 0.0)),
+            )
         )
 
 
