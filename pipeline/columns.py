@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from enum import Enum
@@ -36,13 +36,21 @@ class Column:
     """One column, or one level of a nested one.
 
     `label` names the type as Arrow prints it; `arrow` builds it; `plain` turns a value that is not None into what
-    pyarrow takes, and raises `Misfit`. A None is a null where `nullable`, and a `Misfit` where not.
+    pyarrow takes, and raises `Misfit`. A None is a null where `nullable`, and a `Misfit` where not. `rebuilt` makes
+    the same column of other columns, where it is made of some: what it is given is applied to each of those.
     """
 
     label: str
     arrow: Callable[[], Any]
     plain: Callable[[Any], Any]
     nullable: bool = False
+    rebuilt: Callable[[Callable[[Column], Column]], Column] | None = None
+
+    def with_leaves(self, change: Callable[[Column], Column]) -> Column:
+        """The same column with `change` made to each of those it is made of that are made of no others."""
+        if self.rebuilt is None:
+            return change(self)
+        return replace(self.rebuilt(lambda inner: inner.with_leaves(change)), nullable=self.nullable)
 
     def __str__(self) -> str:
         return self.label if self.nullable else f"{self.label} not null"
@@ -158,6 +166,7 @@ BOOL = Column("bool", lambda: _pyarrow().bool_(), _bool)
 BINARY = Column("binary", lambda: _pyarrow().binary(), _binary)
 DATE = Column("date32", lambda: _pyarrow().date32(), _date)
 TIME = Column("time64[us]", lambda: _pyarrow().time64("us"), _time)
+TIME_TEXT = Column("string (time)", lambda: _pyarrow().string(), lambda value: _time(value).isoformat())
 INSTANT = Column("timestamp[us, UTC]", lambda: _pyarrow().timestamp("us", "UTC"), _instant)
 WALL_TIME = Column("timestamp[us]", lambda: _pyarrow().timestamp("us"), _wall_time)
 
@@ -206,7 +215,16 @@ def via(step: Callable[[Any], Any], column: Column) -> Column:
     def plain(value: Any) -> Any:
         return take(None if value is None else step(value))
 
-    return Column(column.label, column.arrow, plain, column.nullable)
+    return Column(column.label, column.arrow, plain, column.nullable, lambda change: via(step, change(column)))
+
+
+def times_as_text(column: Column) -> Column:
+    """The same column with every time of day in it as text, HH:MM:SS and a fraction of a second if it has one."""
+
+    def change(leaf: Column) -> Column:
+        return replace(TIME_TEXT, nullable=leaf.nullable) if leaf.label == TIME.label else leaf
+
+    return column.with_leaves(change)
 
 
 def bare(value: Any) -> Any:
@@ -231,7 +249,10 @@ def list_of(element: Column, *, ordered: bool = True) -> Column:
         pa = _pyarrow()
         return pa.list_(pa.field("element", element.arrow(), nullable=element.nullable))
 
-    return Column(f"list<element: {element}>", arrow, plain)
+    def rebuilt(change: Callable[[Column], Column]) -> Column:
+        return list_of(change(element), ordered=ordered)
+
+    return Column(f"list<element: {element}>", arrow, plain, rebuilt=rebuilt)
 
 
 def _located(take: Callable[[Any], Any], values: Collection[Any]) -> Any:
@@ -279,8 +300,11 @@ def struct_of(fields: Sequence[Field], kind: type, where: str) -> Column:
         pa = _pyarrow()
         return pa.struct([pa.field(f.name, f.column.arrow(), nullable=f.column.nullable) for f in fields])
 
+    def rebuilt(change: Callable[[Column], Column]) -> Column:
+        return struct_of([replace(field, column=change(field.column)) for field in fields], kind, where)
+
     label = ", ".join(f"{field.name}: {field.column}" for field in fields)
-    return Column(f"struct<{label}>", arrow, plain)
+    return Column(f"struct<{label}>", arrow, plain, rebuilt=rebuilt)
 
 
 def _refuse_twins(names: Sequence[str], where: str) -> None:

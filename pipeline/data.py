@@ -182,6 +182,10 @@ Entry = Reply | Fault
 """What is recorded of a row: a reply as it came, or the fault that ended it."""
 
 
+PARTS = "data"
+"""The folder in an output folder that holds its parts, and nothing else: what a reader of folders is given."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartFile:
     """One Parquet file of a part."""
@@ -192,6 +196,11 @@ class PartFile:
     sha256: str
     stamp: str = field(default="", compare=False)
     """What the file system said of the file when it was sealed; changes whenever the file does."""
+
+    @property
+    def path(self) -> str:
+        """Where the file is, below the output folder."""
+        return f"{PARTS}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,21 +242,24 @@ class Part:
         return (PartFile(self.name, rows, self.bytes, self.sha256, self.stamp), *self.more)
 
     def spans(self) -> Iterator[tuple[str, int, int]]:
-        """The name of each file, the ordinal of its first row, and how many rows it has."""
+        """Where each file is below the output folder, the ordinal of its first row, and how many rows it has."""
         first = self.first
         for file in self.files:
-            yield file.name, first, file.rows
+            yield file.path, first, file.rows
             first += file.rows
 
     @staticmethod
     def from_json(known: Any) -> Part:
-        """The part that `dataclasses.asdict` wrote. Raises `ValueError` for anything else, such as a foreign path."""
+        """The part that `dataclasses.asdict` or the manifest wrote.
+
+        Raises `ValueError` for anything else, such as a foreign path.
+        """
         try:
-            more = tuple(PartFile(**file) for file in known.get("more", ()))
-            part = Part(**{**known, "more": more, "failures": tuple(known.get("failures", ()))})
+            more = tuple(PartFile(**_by_name(file)) for file in known.get("more", ()))
+            part = Part(**{**_by_name(known), "more": more, "failures": tuple(known.get("failures", ()))})
             numbers = [part.chunk, part.first, part.ok, part.failed, part.rows, part.bytes, part.cost_usd]
             sane = all(isinstance(number, int | float) and number >= 0 for number in numbers)
-            named = all(_PART_FILE.fullmatch(file.name) and file.rows >= 0 for file in part.files)
+            named = all(is_part_name(file.name) and file.rows >= 0 for file in part.files)
         except (TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"no part: {error}") from error
         if not sane or not named:
@@ -256,3 +268,13 @@ class Part:
 
 
 _PART_FILE = re.compile(r"part-\d{6,}(_\d{2,})?\.parquet")
+
+
+def _by_name(file: Any) -> dict[str, Any]:
+    """A file's description with its name, where the manifest has its path."""
+    return {**file, "name": file["name"].removeprefix(f"{PARTS}/")}
+
+
+def is_part_name(name: str) -> bool:
+    """Whether a file of this name, in the folder of the parts, is one that a run writes."""
+    return _PART_FILE.fullmatch(name) is not None

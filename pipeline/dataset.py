@@ -1,7 +1,8 @@
 """Sealed Parquet parts, the manifest, the success marker: a plain dataset for any reader.
 
-The Arrow schema is fixed before the first row and the same in every part. A part is written beside its place, synced,
-renamed, and its folder synced; its name and its bytes are functions of the job, the rows and their replies, so that
+The Arrow schema is fixed before the first row and the same in every part. A part is written in the run's own folder,
+synced, renamed into the folder of the parts, and that folder synced: whoever reads it at whatever moment meets whole
+parts and nothing else. A part's name and its bytes are functions of the job, the rows and their replies, so that
 writing it again is harmless.
 """
 
@@ -17,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data import Entry, Failure, Outcome, Part, PartFile, Reply, Usage
+from pipeline.data import PARTS, Entry, Failure, Outcome, Part, PartFile, Reply, Usage
 from pipeline.disk import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files, stamp_of
 from pipeline.entry import decode, encode
 from pipeline.failures import Failures
@@ -69,7 +70,7 @@ _DICTIONARIES = ["status", "response.finish_reason", "response.model", "error.ty
 
 
 class Dataset:
-    """The parts of one output folder.
+    """The parts of one output folder, in which the folders of the parts and of the run must be there.
 
     `kept` is the schema of the input columns that are copied, by their output names; `reader` reads the entries of
     the journal. `metadata` goes into the footer of every part. Raises `Broken` when the disk fails.
@@ -79,6 +80,7 @@ class Dataset:
         self, folder: Path, kept: pa.Schema, reader: Reader, metadata: Mapping[str, str], files: Files = FILES
     ) -> None:
         self.folder = folder
+        self.parts = folder / PARTS
         self.kept = kept
         self._reader = reader
         self._files = files
@@ -115,12 +117,13 @@ class Dataset:
 
     def opened(self, path: Path, files: ExitStack) -> BinaryIO:
         """A new file, which takes its place when `files` ends well."""
-        return files.enter_context(self._files.replaced(path))
+        # Not in the folder of the parts: ClickHouse reads hidden files, too.
+        return files.enter_context(self._files.replaced(path, written_in=self.folder / RUN))
 
     def _remove_others(self, chunk: int, sealed: Sequence[PartFile]) -> None:
         """Removes the further files of a part that was sealed before with more of them."""
         known = {file.name for file in sealed}
-        others = self.folder.glob(f"{part_name(chunk).removesuffix('.parquet')}_*.parquet")
+        others = self.parts.glob(f"{part_name(chunk).removesuffix('.parquet')}_*.parquet")
         self._files.remove([path for path in others if path.name not in known])
 
     def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
@@ -150,7 +153,7 @@ class Dataset:
     def discard(self, chunk: int) -> None:
         """Removes a part whose rows are in the journal again, with its kept replies."""
         with _written(part_name(chunk)):
-            self._files.remove([self.folder / part_name(chunk), _replies_path(self.folder, chunk)])
+            self._files.remove([self.parts / part_name(chunk), _replies_path(self.folder, chunk)])
 
     def unfinish(self) -> None:
         """Takes the success marker away: the dataset is being worked on."""
@@ -249,7 +252,7 @@ class _PartWriter:
         self._begin()
 
     def _begin(self) -> None:
-        path = self._dataset.folder / part_name(self._chunk, len(self._written))
+        path = self._dataset.parts / part_name(self._chunk, len(self._written))
         self._digest = _Digest(self._dataset.opened(path, self._files))
         self._writer = _writer(self._digest, self._dataset.schema)
         self._path, self._rows, self._bytes = path, 0, 0

@@ -45,10 +45,13 @@ class Files:
     mkdir: Callable[[Path, int], None] = os.mkdir
 
     @contextmanager
-    def replaced(self, path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-        """A new file that takes the place of `path` when the block ends well, durably; otherwise nothing changes."""
-        # Hidden, because readers of a dataset take every name that begins with neither `_` nor `.`.
-        temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    def replaced(self, path: Path, *, mode: int = 0o644, written_in: Path | None = None) -> Iterator[BinaryIO]:
+        """A new file that takes the place of `path` when the block ends well, durably; otherwise nothing changes.
+
+        Until then it is in the same folder under another name, or in `written_in`, which must be on the same file
+        system. Only the folder of `path` is synced: a temporary name that a power cut brings back is swept away.
+        """
+        temporary = (written_in or path.parent) / f".{path.name}{TEMPORARY}"
         descriptor = self.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
         with io.BufferedWriter(_Written(descriptor, self.write)) as file:
             yield file

@@ -18,7 +18,7 @@ from anyio import to_thread
 from pipeline import run as engine
 from pipeline.cache import Cache
 from pipeline.composition import Bounds, Opened, Reuse, compose, purses_for, workers_for
-from pipeline.data import Entry, Failure, Part
+from pipeline.data import Entry, Failure, Part, is_part_name
 from pipeline.dataset import kept_replies
 from pipeline.disk import FILES, Files
 from pipeline.failures import ALIKE, FailureKind, Failures, Tolerance
@@ -298,7 +298,9 @@ class Run:
     def strangers(self) -> list[str]:
         """Files that would be read as parts of the whole dataset, and are none: a sentence each."""
         whole = len(self.parts) == len(self.survey.chunks)
-        return [f"{path} is no part of this run" for path in self._check.unrecorded(self.parts.values()) if whole]
+        # A start that was killed may have left a part that it had not recorded yet: it is written again.
+        found = (path for path in self._check.unrecorded(self.parts.values()) if whole or not is_part_name(path.name))
+        return [f"{path} is no part of this run" for path in found]
 
     def remedy(self) -> str:
         """What helps against damage."""
@@ -369,7 +371,7 @@ def opened(job: Job, settings: Settings) -> Iterator[Run]:
     folder.prepare()
     # The cache, too, is opened before anything is removed.
     with folder.locked() as lock, reusing(settings.bounds.reuse) as cache:
-        before = folder.load()
+        before = None if settings.fresh else folder.load()
         plan = _planned(job, settings, folder)
         _require_columns(job, Survey.from_json(plan.survey))
         if settings.fresh or (before is not None and settings.supersede and plan.run_id != before.run_id):
@@ -509,10 +511,11 @@ def check_parts(run: Run) -> None:
 
 
 def _listed(part: Part) -> dict[str, Any]:
-    """A part as the manifest lists it: without what the file system said, which means nothing elsewhere."""
+    """A part as the manifest lists it: files by their path below it, and without what the file system said of them."""
     listed = asdict(part)
-    for file in (listed, *listed["more"]):
-        del file["stamp"]
+    for file, described in zip(part.files, (listed, *listed["more"]), strict=True):
+        described["name"] = file.path
+        del described["stamp"]
     return listed if part.more else {name: value for name, value in listed.items() if name != "more"}
 
 

@@ -6,16 +6,16 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.data import Part, PartFile
+from pipeline.data import PARTS, Part, PartFile
 from pipeline.disk import stamp_of
 from pipeline.faults import Broken
 
 
 class PartCheck:
-    """Compares the parts in a folder with what was recorded of them, reading a file only when its stamp is another."""
+    """Compares the parts of an output folder with what was recorded of them; reads a file only if its stamp changed."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, output: Path) -> None:
+        self._output = output
         self._whole: dict[tuple[str, str], str] = {}
 
     def damage(self, parts: Iterable[Part]) -> dict[int, str]:
@@ -27,12 +27,21 @@ class PartCheck:
         return {chunk: wrong for chunk, wrong in found.items() if wrong is not None}
 
     def unrecorded(self, parts: Iterable[Part]) -> list[Path]:
-        """Files that any reader takes for parts of the dataset, and that no part records."""
+        """What readers of the folder take for a part of the dataset, and no part records; hidden names aside.
+
+        Raises `Broken` when the folder cannot be listed.
+        """
         known = {file.name for part in parts for file in part.files}
-        return sorted(path for path in self._folder.glob("part-*.parquet") if path.name not in known)
+        try:
+            found = sorted((self._output / PARTS).iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise Broken(f"{self._output / PARTS} cannot be listed: {error}; mend the disk, then run again") from error
+        return [path for path in found if path.name not in known and not path.name.startswith((".", "_"))]
 
     def _wrong(self, file: PartFile) -> str | None:
-        path = self._folder / file.name
+        path = self._output / file.path
         try:
             stamp = stamp_of(path)
         except FileNotFoundError:

@@ -68,7 +68,8 @@ class Job:
     `schema` is a pydantic model, a JSON Schema (a dict or a .json file) or "json_object": the answer is then
     validated and becomes the `parsed` column; without one the answer is text. With `n` above 1 it is a list. An
     answer that does not fit is re-asked with the complaint up to `repairs` times, one that was cut once with more
-    room.
+    room. Times of day in it are text in the dataset, which every reader takes; `time_as="time"` makes them Parquet's
+    own, which Spark and Delta refuse together with the whole file.
 
     `tools` are Python functions or pydantic models. Functions are run, each within `tool_timeout_s`, and their
     results handed back, for at most `max_turns` turns of at most `max_calls_per_turn` calls each; with
@@ -98,6 +99,7 @@ class Job:
     examples: str | Path | None = None
     media_root: str | Path | None = None
     schema: type[BaseModel] | dict[str, Any] | str | Path | None = None
+    time_as: Literal["text", "time"] = "text"
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -166,9 +168,9 @@ class Job:
         """The compiled schema; None when the answer is text or any JSON object."""
         if self.schema is None or self.schema == "json_object":
             return None
-        if isinstance(self.schema, str | Path):
-            return shape_of(_schema_file(Path(self.schema)), self.name)
-        return shape_of(self.schema, self.name)
+        schema = _schema_file(Path(self.schema)) if isinstance(self.schema, str | Path) else self.schema
+        shape = shape_of(schema, self.name)
+        return shape.with_times_as_text() if self.time_as == "text" else shape
 
     @cached_property
     def reader(self) -> Reader:

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from pipeline import __version__
+from pipeline.data import PARTS, is_part_name
 from pipeline.disk import FILES, PRIVATE_FILE, TEMPORARY, Files
 from pipeline.faults import Broken, Misuse
 
@@ -25,8 +26,8 @@ PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
 WORKERS = "workers"
-FORMAT = 2
-"""Of the plan itself: one without it is of an earlier version, and not read."""
+FORMAT = 3
+"""Of the run folder and its plan: other formats are refused. In 3, the parts have a folder of their own."""
 ORPHANS_S = 30.0
 """How long the worker processes of a run that was killed may take to end."""
 
@@ -52,7 +53,7 @@ _FOUND = frozenset(
 )
 """What a fresh volume, a file manager or an empty folder under version control holds: nobody's data."""
 
-_OURS = ("_run", *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
+_OURS = ("_run", PARTS, *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class RunFolder:
     def __init__(self, output: Path, files: Files = FILES) -> None:
         self.output = output
         self.run = output / "_run"
+        self.parts = output / PARTS
         self._files = files
 
     @property
@@ -99,13 +101,10 @@ class RunFolder:
         """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
         try:
             self._files.make_folder(self.output)
-            strangers = [path.name for path in self.output.iterdir() if _is_strange(path)]
-            parts = any(_is_part(path) for path in self.output.iterdir())
-            if strangers and not self.run.exists():
-                raise Misuse(f"the output folder {self.output} holds other files ({strangers[0]}): choose an empty one")
-            if parts and not self.run.exists():
-                raise Misuse(f"{self.output} holds a dataset without its run state (_run): choose another --output")
+            if not self.run.exists():
+                self._require_free()
             self._files.make_private(self.run)
+            self._files.make_folder(self.parts)
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # nameless, so that two starts at once do not meet in it
         except FileExistsError as error:
@@ -113,6 +112,16 @@ class RunFolder:
             raise Misuse(f"the output folder {self.output} cannot be written: {told}") from error
         except OSError as error:
             raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
+
+    def _require_free(self) -> None:
+        """Raises `Misuse` when something other than a run is in the folder."""
+        _refuse_the_parts_of_a_run(self.output)
+        found = [*self.output.iterdir(), *_entries(self.parts)]
+        strange = [path.relative_to(self.output) for path in found if _is_strange(path)]
+        if strange:
+            raise Misuse(f"the output folder {self.output} holds other files ({strange[0]}): choose an empty one")
+        if any(_is_part(path) for path in found):
+            raise Misuse(f"{self.output} holds a dataset without its run state (_run): choose another --output")
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -172,7 +181,8 @@ class RunFolder:
         replies = self.run / "replies"
         with self._writing("the output folder"):
             self._files.remove([self.output / name for name in _FILES])
-            self._files.remove(path for path in self.output.iterdir() if _is_part(path))
+            for folder in (self.output, self.parts):  # formats before 3 had the parts in the output folder itself
+                self._files.remove(path for path in _entries(folder) if _is_part(path))
             self._files.remove([self.journal])  # before its log, without which it may be torn
             self._files.remove(self.run.glob(f"{JOURNAL}*"))
             self._files.remove(self.run.glob("journal-*.sqlite"))
@@ -189,13 +199,26 @@ class RunFolder:
     def load(self) -> Plan | None:
         """The plan of the run in this folder; None when there is none yet. Raises `Misuse` when it is not readable."""
         try:
-            return _plan_of(orjson.loads((self.run / PLAN).read_bytes()))
+            content = orjson.loads((self.run / PLAN).read_bytes())
+            self._require_format(content)
+            return _plan_of(content)
         except FileNotFoundError:
+            _refuse_the_parts_of_a_run(self.output)
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise Misuse(
                 f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"
             ) from error
+
+    def _require_format(self, content: Any) -> None:
+        """Raises `Misuse` for the plan of a run in another format."""
+        format_ = content.get("format") if isinstance(content, dict) else None
+        if isinstance(format_, int) and format_ != FORMAT:
+            raise Misuse(
+                f"{self.output} holds a run in format {format_}, and this version reads format {FORMAT}: go on with it "
+                f"in the version that wrote it, choose another --output, or start over with --fresh, which deletes it; "
+                f"its Parquet files can be read as they are"
+            )
 
     def save(self, plan: Plan) -> None:
         """Writes the plan, durably."""
@@ -211,6 +234,12 @@ class RunFolder:
         except OSError as error:
             told = f"{what} of {self.output} cannot be written: {error}"
             raise Broken(f"{told}; mend the disk, then run again") from error
+
+
+def _refuse_the_parts_of_a_run(folder: Path) -> None:
+    """Raises `Misuse` for the folder of a run's parts, where its output folder is meant."""
+    if folder.name == PARTS and (folder.parent / "_run" / PLAN).is_file():
+        raise Misuse(f"{folder} holds the parts of a run: name its output folder, {folder.parent}")
 
 
 def differences(before: Plan, now: Plan) -> list[str]:
@@ -252,8 +281,15 @@ def _is_strange(path: Path) -> bool:
 
 
 def _is_part(path: Path) -> bool:
-    name = path.name.removeprefix(".").removesuffix(TEMPORARY)
-    return name.startswith("part-") and name.endswith(".parquet")
+    return is_part_name(path.name.removeprefix(".").removesuffix(TEMPORARY))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing when it is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _locks(descriptor: int) -> bool:

@@ -9,7 +9,8 @@ Every column is declared before row 1. What a type becomes:
 | `float` | `float64`, the nearest; NaN and infinity are failures of the row |
 | `bool` | `bool` |
 | `Decimal` | `decimal128(38, 9)`, or `(max_digits, decimal_places)` of its `Field`; never rounded |
-| `date`, `time` | `date32`, `time64[us]`: the time as it is written, without its offset |
+| `date` | `date32` |
+| `time` | `string`, HH:MM:SS with a fraction if it has one; `time64[us]` with `time_as="time"`; without its offset |
 | `datetime` | `timestamp[us, UTC]`: without an offset taken as UTC, with one converted; to the microsecond |
 | `NaiveDatetime` | `timestamp[us]`: as it is written, without its offset |
 | `timedelta` | `string`, ISO 8601 |

@@ -2,7 +2,8 @@
 
 | in the schema | in Parquet |
 |---|---|
-| `string` | `string`; with format `date`, `time`, `date-time`: `date32`, `time64[us]`, `timestamp[us, UTC]` |
+| `string` | `string`; with format `date`, `date-time`: `date32`, `timestamp[us, UTC]` |
+| `string` with format `time` | `string`, HH:MM:SS with a fraction if it has one; `time64[us]` with `time_as="time"` |
 | `integer`, `number`, `boolean` | `int64`, `float64`, `bool` |
 | `enum`, `const` | `string` when all values are text, `int64` when all are integers, else JSON text |
 | `array` with `items` | `list<element: T>` |

@@ -6,11 +6,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from pipeline.columns import Column, Misfit
+from pipeline.columns import Column, Misfit, times_as_text
 from pipeline.exact import Inexact, json_of
 from pipeline.faults import Fault, Unparsable
 
@@ -44,6 +44,10 @@ class Shape:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", self.name)[:64]
         schema = {"name": name, "schema": self.json_schema, "strict": is_strict(self.json_schema)}
         return {"type": "json_schema", "json_schema": schema}
+
+    def with_times_as_text(self) -> Shape:
+        """The same shape with times of day as text columns."""
+        return replace(self, columns=times_as_text(self.columns))
 
     @property
     def fingerprint(self) -> str:

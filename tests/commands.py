@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
+from pipeline.data import PARTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +117,7 @@ class Shell:
 
     def output(self, folder: str = "out/a_job") -> list[dict[str, Any]]:
         """The rows of a dataset, in order."""
-        parts = sorted((self.folder / folder).glob("part-*.parquet"))
+        parts = sorted((self.folder / folder / PARTS).glob("part-*.parquet"))
         return [row for part in parts for row in pq.ParquetFile(part).read().to_pylist()]
 
     def manifest(self, folder: str = "out/a_job") -> dict[str, Any]:

@@ -60,6 +60,7 @@ LAYERS = {
         "asked",
         "attachments",
         "bigquery",
+        "spark",
         "columns",
         "conversation",
         "endings",

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import Job
-from pipeline.data import Entry, Reply
+from pipeline.data import PARTS, Entry, Reply
 from pipeline.dataset import kept_replies
 from pipeline.faults import Refused
 from pipeline.journal import MAX_PENDING_BYTES, Journal
@@ -69,14 +69,14 @@ def test_i8_a_thousand_replies_of_2_megabytes_make_a_part_that_is_written_and_re
     files = told["files"]
     assert len(files) > 1
     assert sum(rows for _, rows in files) == 1000
-    assert [name for name, _ in files] == sorted(path.name for path in tmp_path.glob("*.parquet"))
+    assert [name for name, _ in files] == sorted(path.name for path in (tmp_path / PARTS).glob("*.parquet"))
     for name, rows in files:
-        metadata = pq.read_metadata(tmp_path / name)
+        metadata = pq.read_metadata(tmp_path / PARTS / name)
         assert metadata.num_rows == rows
         for column in range(metadata.num_columns):
             groups = (metadata.row_group(group).column(column) for group in range(metadata.num_row_groups))
             assert sum(group.total_uncompressed_size for group in groups) < 2 << 30
-    pattern = str(tmp_path / "*.parquet")
+    pattern = str(tmp_path / PARTS / "*.parquet")
     query = f"SELECT list_sort(list(id)), min(length(parsed)), max(length(response.text)) FROM '{pattern}'"  # noqa: S608 - our own path
     assert duckdb.connect().execute(query).fetchall() == [(list(range(1000)), 2_200_000, 2_200_000)]
     lengths = pl.scan_parquet(pattern).select(pl.col("parsed").str.len_bytes()).collect()
@@ -107,7 +107,7 @@ def test_i8_a_part_that_is_sealed_again_with_fewer_bytes_leaves_no_file_of_befor
     before = into.seal(0, 0, batches(400), ((n, large) for n in range(400)), replies=False)
     assert len(before.files) > 1
     part, rows = seal(into, [reply("small")] * 400)
-    assert [file.name for file in part.files] == [path.name for path in tmp_path.glob("*.parquet")]
+    assert [file.name for file in part.files] == [path.name for path in (tmp_path / PARTS).glob("*.parquet")]
     assert [row["parsed"] for row in rows] == ["small"] * 400
 
 
@@ -160,7 +160,7 @@ def test_a_dictionary_of_its_own_in_every_batch_is_no_obstacle(tmp_path: Path) -
 
     into = dataset(tmp_path, TEXT, kept)
     part = into.seal(0, 0, [batch(n) for n in range(5)], ((n, reply("x")) for n in range(1500)), replies=False)
-    rows = pq.read_table(tmp_path / part.name).to_pylist()
+    rows = pq.read_table(tmp_path / PARTS / part.name).to_pylist()
     assert [(row["word"], row["inner"]["word"]) for row in rows] == [(f"word {n // 300}",) * 2 for n in range(1500)]
 
 
@@ -259,5 +259,5 @@ def test_a_part_that_fails_in_its_second_file_takes_no_place(tmp_path: Path) -> 
     with ExitStack() as stack:
         stack.enter_context(pytest.raises(Exception, match="no space"))
         into.seal(0, 0, batches(600), entries(), replies=False)
-    assert pq.read_table(tmp_path / part.name).to_pylist() == rows
-    assert [path.name for path in tmp_path.glob("part-*.parquet")] == [part.name]
+    assert pq.read_table(tmp_path / PARTS / part.name).to_pylist() == rows
+    assert [path.name for path in (tmp_path / PARTS).glob("part-*.parquet")] == [part.name]

@@ -56,7 +56,7 @@ def run(shell: Shell, server: Served, *more: str) -> Done:
 
 
 def part(shell: Shell) -> Path:
-    return shell.folder / "out/a_job/part-000000.parquet"
+    return shell.folder / "out/a_job/data/part-000000.parquet"
 
 
 def success(shell: Shell) -> Path:
@@ -122,7 +122,7 @@ def test_p13_damage_to_a_sealed_part_is_found_before_the_marker_is_written_again
         success(shell).unlink()
     done = run(shell, server)
     assert done.code == 2
-    assert f"error: {Path('out/a_job/part-000000.parquet')} " in done.err
+    assert f"error: {Path('out/a_job/data/part-000000.parquet')} " in done.err
     assert "reparse" in done.err
     assert not success(shell).exists()
     assert len(server.calls) == ROWS
@@ -184,10 +184,11 @@ def test_p13_a_part_that_is_damaged_during_the_run_is_found_at_its_end(
         served(late) as server,
         shell.started("run", "job.py", "--base-url", server.base_url, "--quiet", "--json") as child,
     ):
-        while not part(shell).exists():
+        journal = shell.folder / "out/a_job/_run/journal.sqlite"
+        while not (part(shell).exists() and look(journal)[0]):  # its stamp is taken before it is recorded
             assert child.poll() is None
             time.sleep(0.01)
-        time.sleep(0.05)  # its stamp is taken at once, but not in the same tick of the disk's clock
+        time.sleep(0.05)  # or it would be changed in the same tick of the disk's clock
         damage(part(shell))
         server.release()
         done = ended(child)
@@ -219,7 +220,8 @@ def test_p13_who_looks_at_a_damaged_dataset_is_told_so_in_a_sentence(
 
 
 def test_p13_a_file_with_the_stamp_of_its_sealing_is_not_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "part-000000.parquet"
+    path = tmp_path / "data/part-000000.parquet"
+    path.parent.mkdir()
     path.write_bytes(b"content")
     sealed = Part(0, path.name, 0, 1, 1, 0, 7, "another sha256", 0, 0, 0, 0, stamp=stamp_of(path))
     assert PartCheck(tmp_path).damage([sealed]) == {}
@@ -306,7 +308,7 @@ def test_p13_a_folder_that_goes_during_the_run_is_told_with_the_remedy(act: str,
         served(late) as server,
         shell.started("run", "job.py", "--base-url", server.base_url, *flags) as child,
     ):
-        while not list(out.glob("part-*.parquet")):
+        while not list((out / "data").glob("part-*.parquet")):
             assert child.poll() is None
             time.sleep(0.01)
         if act == "the journal removed":

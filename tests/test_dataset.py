@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.data import Entry, Part, Reply, Usage
+from pipeline.data import PARTS, Entry, Part, Reply, Usage
 from pipeline.dataset import MANIFEST, SUCCESS, Dataset, kept_replies, part_name
 from pipeline.faults import Broken, Cut, Fault, Refused, Throttled, Unavailable, Unusable
 from tests.servers import chat
@@ -92,7 +92,8 @@ GOOD = reply(json.dumps(VALUE))
 
 
 def dataset(folder: Path, job: Job = STRUCTURED, kept: pa.Schema = KEPT) -> Dataset:
-    (folder / "_run").mkdir(exist_ok=True)
+    for name in ("_run", PARTS):
+        (folder / name).mkdir(exist_ok=True)
     return Dataset(folder, kept, job.reader, {"pipeline.job": job.name, "pipeline.run_id": "a-run"})
 
 
@@ -111,7 +112,7 @@ def seal(
     """Seals a part; what was said of it, and its rows."""
     numbered = list(enumerate(entries, first))
     part = into.seal(chunk, first, batches(len(entries), first), numbered, replies=replies)
-    return part, pq.read_table(into.folder / part.name).to_pylist()
+    return part, pq.read_table(into.folder / PARTS / part.name).to_pylist()
 
 
 # For any reader
@@ -123,7 +124,7 @@ def test_every_reader_reads_the_same_rows_of_the_declared_types(tmp_path: Path) 
         seal(into, [GOOD, Refused("no", http_status=400)] * 5, chunk=chunk, first=chunk * 10)
     into.finish({}, success=True)
     rows = pyarrow.dataset.dataset(tmp_path, format="parquet").to_table()
-    pattern = str(tmp_path / "*.parquet")
+    pattern = str(tmp_path / PARTS / "*.parquet")
     by_duckdb = duckdb.read_parquet(pattern).order("id").to_arrow_table()
     by_polars = pl.read_parquet(pattern)
     assert rows.schema == into.schema
@@ -150,14 +151,14 @@ def test_every_part_has_the_declared_schema_also_when_all_its_rows_failed(tmp_pa
     chunks: list[list[Entry]] = [[GOOD], [Unavailable("gone")], [GOOD, Unavailable("gone")]]
     for chunk, entries in enumerate(chunks):
         part, _ = seal(into, entries, chunk=chunk)
-        schemas.append(pq.read_schema(tmp_path / part.name))
+        schemas.append(pq.read_schema(tmp_path / PARTS / part.name))
     assert schemas == [into.schema] * 3
 
 
 def test_the_footer_says_which_run_made_the_part(tmp_path: Path) -> None:
     into = dataset(tmp_path)
     part, _ = seal(into, [GOOD])
-    metadata = pq.read_metadata(tmp_path / part.name).metadata
+    metadata = pq.read_metadata(tmp_path / PARTS / part.name).metadata
     assert metadata[b"pipeline.job"] == b"structured"
     assert metadata[b"pipeline.run_id"] == b"a-run"
 
@@ -165,7 +166,7 @@ def test_the_footer_says_which_run_made_the_part(tmp_path: Path) -> None:
 def test_pages_carry_checksums_that_tell_a_changed_byte(tmp_path: Path) -> None:
     into = dataset(tmp_path)
     part, _ = seal(into, [GOOD] * 100)
-    path = tmp_path / part.name
+    path = tmp_path / PARTS / part.name
     pages = pq.read_metadata(path).row_group(0).column(1)
     content = bytearray(path.read_bytes())
     content[pages.data_page_offset + pages.total_compressed_size - 1] ^= 1
@@ -176,7 +177,7 @@ def test_pages_carry_checksums_that_tell_a_changed_byte(tmp_path: Path) -> None:
 
 def test_parts_are_compressed_with_zstd(tmp_path: Path) -> None:
     part, _ = seal(dataset(tmp_path), [GOOD])
-    group = pq.read_metadata(tmp_path / part.name).row_group(0)
+    group = pq.read_metadata(tmp_path / PARTS / part.name).row_group(0)
     assert {group.column(number).compression for number in range(group.num_columns)} == {"ZSTD"}
 
 
@@ -250,14 +251,14 @@ def test_a_part_without_kept_columns_counts_its_rows_all_the_same(tmp_path: Path
     kept = [pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([]))) for rows in (3, 2)]
     into = dataset(tmp_path, TEXT, nothing)
     part = into.seal(0, 0, kept, [(ordinal, reply(str(ordinal))) for ordinal in range(5)], replies=False)
-    rows = pq.read_table(tmp_path / part.name).to_pylist()
+    rows = pq.read_table(tmp_path / PARTS / part.name).to_pylist()
     assert [row["parsed"] for row in rows] == ["0", "1", "2", "3", "4"]
     assert list(rows[0]) == ["status", "parsed", "response", "error"]
 
 
 def test_the_part_is_described_as_it_is(tmp_path: Path) -> None:
     part, _ = seal(dataset(tmp_path), [GOOD, reply("no JSON"), Unavailable("gone")], chunk=7, first=7000)
-    content = (tmp_path / "part-000007.parquet").read_bytes()
+    content = (tmp_path / PARTS / "part-000007.parquet").read_bytes()
     assert (part.chunk, part.name, part.first) == (7, "part-000007.parquet", 7000)
     assert (part.rows, part.ok, part.failed) == (3, 1, 2)
     assert (part.bytes, part.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -280,7 +281,7 @@ def test_entries_that_are_not_those_of_the_rows_make_no_part(ordinals: list[int]
     into = dataset(tmp_path)
     with pytest.raises((RuntimeError, ValueError)):
         into.seal(0, 0, batches(4), [(ordinal, GOOD) for ordinal in ordinals], replies=True)
-    assert list(tmp_path.glob("*.parquet")) == []
+    assert list((tmp_path / PARTS).glob("*.parquet")) == []
 
 
 # Whole or absent, and always the same
@@ -309,11 +310,11 @@ def test_a_failure_in_the_middle_leaves_no_part_and_the_one_before_as_it_was(tmp
 
     with pytest.raises(Broken, match="has gone"):
         into.seal(0, 0, batches(2000), entries(), replies=True)
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith((".", "_"))] == []
+    assert list((tmp_path / PARTS).iterdir()) == []
     part, rows = seal(into, [GOOD] * 3)
     with pytest.raises(Broken, match="has gone"):
         into.seal(0, 0, batches(2000), entries(), replies=True)
-    assert pq.read_table(tmp_path / part.name).to_pylist() == rows
+    assert pq.read_table(tmp_path / PARTS / part.name).to_pylist() == rows
     assert len(list(kept_replies(tmp_path, 0))) == 3
 
 
@@ -337,7 +338,7 @@ def test_p4_a_full_disk_is_broken_and_leaves_no_part(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     assert done.stdout.count("part-000000.parquet cannot be written: ") == 2
-    assert list(tmp_path.glob("*.parquet")) == []
+    assert list((tmp_path / PARTS).glob("*.parquet")) == []
 
 
 def test_p4_a_manifest_that_cannot_be_written_is_broken(tmp_path: Path) -> None:

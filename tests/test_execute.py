@@ -358,7 +358,7 @@ def test_fresh_removes_nothing_when_the_new_run_cannot_begin(
 
 def test_a_part_that_was_changed_since_is_noticed(shell: Shell, server: Served) -> None:
     assert run(shell, server).code == 0
-    part = shell.folder / "out/a_job/part-000000.parquet"
+    part = shell.folder / "out/a_job/data/part-000000.parquet"
     part.write_bytes(part.read_bytes() + b"x")
     refused(run(shell, server), "was changed since it was sealed", "pipeline reparse out/a_job --job job.py")
     part.unlink()
@@ -532,6 +532,6 @@ def test_p1_a_reparse_killed_between_the_rename_of_a_part_and_its_record_can_be_
     folder, done = RunFolder(Path(copy)), RunFolder(Path(further)).load()
     assert done is not None
     folder.save(replace(done, reparsing=True))
-    shutil.copy(Path(further) / "part-000001.parquet", copy)
+    shutil.copy(Path(further) / "data/part-000001.parquet", Path(copy) / "data")
     assert base.pipeline("reparse", copy, "--job", "wider.py", "--json").code == 0
     require_wider(base, copy)

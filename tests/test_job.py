@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime as dt
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -517,6 +518,7 @@ SHAPING: dict[str, Any] = {
     "keep": ["id"],
     "rename": {"id": "number"},
     "add": ["source_row"],
+    "time_as": "time",
 }
 """A change of every field that shapes the answers or the columns."""
 
@@ -540,12 +542,18 @@ NOT_SHAPING: dict[str, Any] = {
 """A change of every other field: where things are, and how hard to try."""
 
 
+class Opening(BaseModel):
+    at: dt.time
+
+
 def changed(field: str, change: object, folder: Path) -> tuple[Job, Job]:
     """A job before and after the change of one field."""
     (folder / "examples.jsonl").write_text('{"user": "a", "assistant": "b"}\n')
     fields: dict[str, Any] = {"name": "a", "model": MODEL, "user": "{{ text }}"}
     if field in {"tool_choice", "execute_tools", "max_turns", "transcript"}:
         fields["tools"] = [Place]
+    if field == "time_as":
+        fields["schema"] = Opening
     after = fields | {field: str(folder / "examples.jsonl") if field == "examples" else change}
     return Job(**fields), Job(**(after | {"user": None} if field == "messages" else after))
 

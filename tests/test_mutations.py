@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.data import Entry, Failure, Reply, Request
+from pipeline.data import PARTS, Entry, Failure, Reply, Request
 from pipeline.dataset import Dataset, kept_replies
 from pipeline.endpoint import Endpoint, Target, open_endpoint
 from pipeline.entry import decode, encode
@@ -94,10 +94,11 @@ def written(job: Job, first: int, entries: dict[int, Entry], folder: Path) -> Co
     stored = [(number, decode(*encode(entries[number]))) for number in sorted(entries)]
     kept = pa.RecordBatch.from_pydict({"id": [number for number, _ in stored]})
     dataset = Dataset(folder, kept.schema, job.reader, {})
-    (folder / "_run").mkdir(exist_ok=True)
+    for name in ("_run", PARTS):
+        (folder / name).mkdir(exist_ok=True)
     dataset.seal(first, first, [kept], stored, replies=True)
     assert [number for number, _ in kept_replies(folder, first)] == [number for number, _ in stored]
-    rows = pq.read_table(folder / f"part-{first:06d}.parquet", columns=["status", "error"]).to_pylist()
+    rows = pq.read_table(folder / PARTS / f"part-{first:06d}.parquet", columns=["status", "error"]).to_pylist()
     ends = Counter[str]()
     for (number, _), row in zip(stored, rows, strict=True):
         live = job.outcome(number, entries[number])

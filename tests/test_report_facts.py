@@ -112,7 +112,7 @@ def test_a_run_that_is_locked_is_running(output: Path, tmp_path: Path) -> None:
 def test_a_part_that_is_gone_is_told_of(output: Path, tmp_path: Path) -> None:
     torn = tmp_path / "torn"
     shutil.copytree(output, torn)
-    (torn / "part-000000.parquet").unlink()
+    (torn / "data/part-000000.parquet").unlink()
     found = run_facts(torn)
     assert found.notes == ("1 parts are not in the folder: their rows are counted, and not shown",)
     assert found.ok + found.failed == 60

@@ -59,7 +59,7 @@ def measured(output: Path) -> Means | None:
     read = sum(part.input_tokens for part in parts) / answered
     written = sum(part.output_tokens + part.reasoning_tokens for part in parts) / answered
     try:
-        with part_file(output / parts[0].name) as file:
+        with part_file(output / parts[0].files[0].path) as file:
             column = file.read(columns=["response.latency_s"])["response"].combine_chunks()
     except Broken:  # an estimate is no place to tell of it
         return None

@@ -67,7 +67,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
             for field in schema
         },
     }
-    notes = [*found.notes, *_bigquery_notes(schema)]
+    notes = [*found.notes, *_bigquery_notes(schema), *_spark_notes(schema)]
     if as_json:
         print(json_line(facts))
         _print_notes(notes)
@@ -86,6 +86,15 @@ def _bigquery_notes(schema: Any) -> Iterator[str]:
     if refused := list(refused_names(schema)):
         told = f"BigQuery refuses columns named {', '.join(refused)}"
         yield f'{told}; rename="bigquery" gives the input\'s columns names that it takes'
+
+
+def _spark_notes(schema: Any) -> Iterator[str]:
+    from pipeline.spark import refused_columns
+
+    if refused := list(refused_columns(schema)):
+        own = any(name.startswith("parsed") for name in refused)
+        remedy = 'time_as="text" makes times of an answer text' if own else "`keep` leaves columns of the input out"
+        yield f"Spark refuses files with the columns {', '.join(refused)}; {remedy}"
 
 
 def _print_notes(notes: Sequence[str]) -> None:

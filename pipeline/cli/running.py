@@ -235,10 +235,11 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
 
 def _print_summary(job: Job, summary: Summary) -> None:
     from pipeline.cli.sampling import for_the_eye, print_sample
+    from pipeline.data import PARTS
 
     if summary.simulated:
         print(SIMULATED)
-    print(f"dataset  {summary.output}/")
+    print(f"dataset  {summary.output}/{PARTS}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
     for kind in summary.failures:
         print(plain(f"failed   {kind.count} {kind.name}, {kind.said}"))

@@ -69,7 +69,7 @@ def carried_out(
         require_access(place)
     began, flights = time.monotonic(), Flights()
     with ExitStack() as stack:
-        before = [RunFolder(settings.output).load() for _, settings in jobs]
+        before = [None if settings.fresh else RunFolder(settings.output).load() for _, settings in jobs]
         runs = [stack.enter_context(opened(job, _sharing(settings, len(jobs), flights))) for job, settings in jobs]
         _tell_superseded(before[0], runs[0])
         begin()

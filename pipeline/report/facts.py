@@ -119,7 +119,7 @@ def run_facts(output: Path) -> RunFacts:
     if not folder.journal.exists():
         parts = _parts_told(output, told)
     charged = charged_in(folder.journal) if folder.journal.exists() else Charges.from_json(told.get("charged", {}))
-    present = [part for part in parts if all((output / file.name).is_file() for file in part.files)]
+    present = [part for part in parts if all((output / file.path).is_file() for file in part.files)]
     sealed = sum(part.rows for part in parts)
     settled = told if told.get("ok", 0) + told.get("failed", 0) >= sealed + pending else {}
     timeline = timeline_of(folder.run / EVENTS)

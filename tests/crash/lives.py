@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Self
 
+from pipeline.data import PARTS
 from tests.crash.calls import Call, Failing, Kill, tapped
 from tests.crash.forks import After, Ended, Forks, forking
 from tests.crash.small import SHAPE, Place, Shape, nonces_of, recorded, require_whole, start
@@ -126,6 +127,6 @@ def kept(place: Place, known: dict[int, str]) -> dict[int, str]:
     now = recorded(place.output)
     assert known.items() <= now.items(), f"recorded before, and gone or changed: {known.items() - now.items()}"
     assert place.seen_kept() <= now.keys(), f"rows lost: {place.seen_kept() - now.keys()}"
-    for part in place.output.glob("part-*.parquet"):
+    for part in (place.output / PARTS).glob("part-*.parquet"):
         nonces_of(part)  # whatever readers see is whole
     return now

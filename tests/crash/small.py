@@ -27,14 +27,14 @@ from pydantic import BaseModel
 
 from pipeline import Job
 from pipeline.composition import Bounds, Opened
-from pipeline.data import Reply, Request, Usage
+from pipeline.data import PARTS, Reply, Request, Usage
 from pipeline.disk import FILES, Files
 from pipeline.execute import Connect, Settings, Summary, opened
 from pipeline.faults import Refused
 from pipeline.policy import Stop
 from pipeline.tally import Tally
 
-PART = re.compile(r"out/(part-\d+\.parquet|_run/replies/part-\d+\.replies)")
+PART = re.compile(r"out/(data/part-\d+\.parquet|_run/replies/part-\d+\.replies)")
 """What a sealed part is made of: its rows, and the replies kept beside them."""
 
 _NONCE = re.compile(r"nonce-\d+-[0-9a-f]{12}")
@@ -181,7 +181,7 @@ def recorded(output: Path) -> dict[int, str]:
     rows = {ordinal: nonce_in((body or meta).decode()) for ordinal, meta, body in entries}
     for part in parts:
         assert (output / "_run" / "replies" / f"{Path(part['name']).stem}.replies").exists(), "kept replies are lost"
-        rows |= dict(enumerate(nonces_of(output / part["name"], part["sha256"]), part["first"]))
+        rows |= dict(enumerate(nonces_of(output / PARTS / part["name"], part["sha256"]), part["first"]))
     return rows
 
 
@@ -222,7 +222,7 @@ def nonce_in(text: str) -> str:
 
 def require_whole(place: Place) -> None:
     """Every row is there once, in order, with an answer that was given to it. Raises `AssertionError`."""
-    parts = sorted(place.output.glob("part-*.parquet"))
+    parts = sorted((place.output / PARTS).glob("part-*.parquet"))
     rows = [row for part in parts for row in rows_of(part)]
     assert [row["id"] for row in rows] == list(range(place.shape.rows)), "rows lost, doubled or out of order"
     said, found = place.said(), [nonce for part in parts for nonce in nonces_of(part)]
@@ -239,5 +239,6 @@ def require_finished(output: Path) -> None:
     manifest = json.loads((output / "_manifest.json").read_bytes())
     assert manifest["status"] == "complete"
     named = {part["name"]: part["sha256"] for part in manifest["parts"]}
-    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.glob("part-*.parquet")}
+    parts = (output / PARTS).glob("part-*.parquet")
+    there = {f"{PARTS}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in parts}
     assert named == there, "the manifest names other parts than there are"

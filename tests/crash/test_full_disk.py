@@ -139,7 +139,7 @@ def test_p4_a_tiny_file_system_stops_the_run_and_after_it_has_grown_the_run_is_r
     [
         ("_run/journal.sqlite-wal", 1),
         ("_run/journal.sqlite-wal", 5),
-        (".part-000000.parquet.tmp", 1),
+        ("_run/.part-000000.parquet.tmp", 1),
         ("_run/replies", 1),
     ],
 )

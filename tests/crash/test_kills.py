@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from pipeline.data import PARTS
 from pipeline.emulator.local import Vertex, emulated
 from pipeline.emulator.options import Options
 from pipeline.faults import Broken, Misuse
@@ -113,7 +114,7 @@ def test_p1_a_row_that_is_lost_or_changed_would_be_noticed(harm: str, killed: tu
 
 def test_p1_a_part_with_other_bytes_would_be_noticed(killed: tuple[Place, dict[int, str]]) -> None:
     place, known = killed
-    part = place.output / "part-000000.parquet"
+    part = place.output / PARTS / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(AssertionError, match="other bytes"):
         kept(place, known)
@@ -123,11 +124,11 @@ def test_p1_a_row_that_is_there_twice_or_in_another_place_would_be_noticed(scrat
     place = Place(scratch / "doubled").prepare()
     start(place)
     require_whole(place)
-    first, second = place.output / "part-000000.parquet", place.output / "part-000001.parquet"
-    shutil.copy(first, place.output / "part-000009.parquet")
+    first, second = place.output / PARTS / "part-000000.parquet", place.output / PARTS / "part-000001.parquet"
+    shutil.copy(first, place.output / PARTS / "part-000009.parquet")
     with pytest.raises(AssertionError, match="doubled"):
         require_whole(place)
-    (place.output / "part-000009.parquet").unlink()
+    (place.output / PARTS / "part-000009.parquet").unlink()
     first.rename(place.folder / "aside")
     second.rename(first)
     (place.folder / "aside").rename(second)
@@ -155,7 +156,7 @@ def ids_recorded(output: Path) -> dict[int, str]:
         parts = [json.loads(part) for (part,) in journal.execute("SELECT part FROM parts")]
     found = {ordinal: json.loads(body)["id"] for ordinal, body in entries}
     for part in parts:
-        rows = pq.read_table(output / part["name"], columns=["response"]).to_pylist()
+        rows = pq.read_table(output / PARTS / part["name"], columns=["response"]).to_pylist()
         found |= {part["first"] + number: row["response"]["id"] for number, row in enumerate(rows)}
     return found
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from pipeline.data import Part, Reply
+from pipeline.data import PARTS, Part, Reply
 from pipeline.disk import FILES
 from pipeline.journal import Journal
 from tests.crash import SEED
@@ -58,7 +58,7 @@ def test_p2_sealing_a_chunk_again_gives_the_same_part_and_loses_nothing(scratch:
             journal.seal(part)
         assert journal.count() == 0
     assert recorded(place.output) == before
-    assert [nonces_of(path) for path in sorted(place.output.glob("part-*"))]
+    assert [nonces_of(path) for path in sorted((place.output / PARTS).glob("part-*"))]
 
 
 CHUNK = 20
