@@ -89,12 +89,16 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows."""
+    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
+
+    `leave` ends the waiting for what no call has left without.
+    """
 
     name: str
     weight: float
     ask: Ask
     hitch: Callable[[], str | None] = lambda: None
+    leave: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,11 @@ def governed(
 
 
 def laned(job: Job, endpoint: Opened, account: Account, lateness: Lateness | None = None) -> Ask:
-    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached."""
+    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached.
+
+    When the run is stopping nobody waits for a token: such a call has not left, and there is nothing to drain.
+    """
+    account.stop.then(endpoint.leave)
     ask = charged(endpoint.ask, account, endpoint.name)
     if lateness:
         ask = watched(ask, lateness)

@@ -62,12 +62,13 @@ _MOST_WORDS = 200
 
 
 def account_fault(status: int, error: Mapping[str, Any], text: str) -> Denied | None:
-    """The end of the run, when the error is certainly about the account; `text` is the fault's message."""
+    """The end of the run, when the error says that it is about the account; `text` is the fault's message."""
     message = error.get("message")
     told = isinstance(message, str) and _SAID.match(message) is not None
-    if ACCOUNT.isdisjoint(reasons(error)) and not (told and 400 <= status < 500):
+    reason = next((reason for reason in reasons(error) if reason in ACCOUNT), None)
+    if reason is None and not (told and 400 <= status < 500):
         return None
-    return Denied(f"{text} (this is about the account, not about a row)", http_status=status)
+    return Denied(text, http_status=status, kind=f"{status} {reason or _words(message)}")
 
 
 def refusal(status: int, error: Mapping[str, Any], text: str) -> Fault:
