@@ -49,6 +49,9 @@ from pipeline.policy.account import ASSUME
 from pipeline.prices import Price, Prices, prices_of
 from pipeline.tally import Tally
 
+ATTEMPTS = 5
+"""How often a row is tried where its job does not say so; more often while many rows fail."""
+
 _MEMORY = 20
 """For so many calls per call in flight lateness is judged: those that begin while one takes 20 times the mean."""
 
@@ -204,7 +207,9 @@ def governed(
     if lateness:
         ask = hedged(ask, lateness, tally, account.charge_again)
     budget = retries or RetryBudget()
-    ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=budget, stop=stop, tally=tally)
+    # Whoever says how often a row is tried means it, whatever the weather.
+    attempts, weather = (job.attempts, Weather(job.attempts)) if job.attempts else (ATTEMPTS, Weather())
+    ask = retrying(ask, attempts=attempts, weather=weather, budget=budget, stop=stop, tally=tally)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
