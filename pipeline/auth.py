@@ -18,7 +18,7 @@ import anyio
 from google.auth.credentials import Credentials
 
 from pipeline.credentials import FOREIGN_ERRORS, Requester, find_credentials, is_refused, reason_of
-from pipeline.faults import Denied
+from pipeline.faults import Denied, Interrupted
 
 __all__ = ["GoogleToken", "find_credentials", "keep_fresh"]
 
@@ -47,6 +47,7 @@ class GoogleToken:
         self._changed = anyio.Event()
         self._wanted = anyio.Event()
         self._denied: Denied | None = None
+        self._is_left = False
         self._trouble: str | None = None
         self._request = Requester()
         quota_project = getattr(credentials, "quota_project_id", None)
@@ -60,12 +61,10 @@ class GoogleToken:
         return self._token
 
     async def renew(self, rejected: str) -> None:
-        """Gets another token than `rejected`; see `pipeline.token.Token`."""
+        """Has a token replaced, which who asks next waits for; see `pipeline.token.Token`."""
         if self._token == rejected:
             self._token, self._expires = None, self._clock()
             self._wanted.set()
-        while self._token is None:
-            await self._next_change()
 
     def hitch(self) -> str | None:
         """Why there is no token; see `pipeline.token.TellingToken`."""
@@ -73,13 +72,22 @@ class GoogleToken:
             return None
         return f"waiting for an access token: {self._trouble}"
 
+    def leave(self) -> None:
+        """Ends all waiting; see `pipeline.token.TellingToken`."""
+        self._is_left = True
+        self._announce()
+
     async def _next_change(self) -> None:
-        if self._denied is not None:
-            raise self._denied
+        self._check()
         self._wanted.set()
         await self._changed.wait()
+        self._check()
+
+    def _check(self) -> None:
         if self._denied is not None:
             raise self._denied
+        if self._is_left:
+            raise Interrupted("the run is stopping, and no token is there")
 
     async def keep(self) -> None:
         """Refreshes for as long as it runs; ends when the credentials are refused for good."""

@@ -49,6 +49,9 @@ from pipeline.policy.account import ASSUME
 from pipeline.prices import Price, Prices, prices_of
 from pipeline.tally import Tally
 
+ATTEMPTS = 5
+"""How often a row is tried where its job does not say so; more often while many rows fail."""
+
 _MEMORY = 20
 """For so many calls per call in flight lateness is judged: those that begin while one takes 20 times the mean."""
 
@@ -89,12 +92,16 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows."""
+    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
+
+    `leave` ends the waiting for what no call has left without.
+    """
 
     name: str
     weight: float
     ask: Ask
     hitch: Callable[[], str | None] = lambda: None
+    leave: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +207,9 @@ def governed(
     if lateness:
         ask = hedged(ask, lateness, tally, account.charge_again)
     budget = retries or RetryBudget()
-    ask = retrying(ask, attempts=job.attempts, weather=Weather(), budget=budget, stop=stop, tally=tally)
+    # Whoever says how often a row is tried means it, whatever the weather.
+    attempts, weather = (job.attempts, Weather(job.attempts)) if job.attempts else (ATTEMPTS, Weather())
+    ask = retrying(ask, attempts=attempts, weather=weather, budget=budget, stop=stop, tally=tally)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
@@ -216,7 +225,11 @@ def governed(
 
 
 def laned(job: Job, endpoint: Opened, account: Account, lateness: Lateness | None = None) -> Ask:
-    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached."""
+    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached.
+
+    When the run is stopping nobody waits for a token: such a call has not left, and there is nothing to drain.
+    """
+    account.stop.then(endpoint.leave)
     ask = charged(endpoint.ask, account, endpoint.name)
     if lateness:
         ask = watched(ask, lateness)

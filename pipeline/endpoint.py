@@ -28,7 +28,7 @@ from pipeline.address import base_url_of, chat_url
 from pipeline.data import Reply, Request
 from pipeline.endings import worth_another_try
 from pipeline.error_body import fault_of_status
-from pipeline.faults import Expired, Fault, Unavailable, Unusable
+from pipeline.faults import Denied, Expired, Fault, Unavailable, Unusable
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
 from pipeline.streaming import Arriving, whole_body
 from pipeline.token import Token
@@ -147,8 +147,19 @@ class Endpoint:
             return await self._attempt(body, request, token)
         except Fault as fault:
             if isinstance(fault, Expired):
-                await self._token.renew(token)
+                await self._renew(token, fault, request)
             raise _discreet(fault, token, request) from fault.__cause__
+
+    async def _renew(self, token: str, expired: Expired, request: Request) -> None:
+        """Gets another token. Where there can be none, the answer itself is raised as what ends the run, or its row."""
+        try:
+            await self._token.renew(token)
+        except Denied as fault:
+            if fault.kind is None:
+                raise
+            denied = Denied(f"{fault.message} ({expired.message})", http_status=401, kind=fault.kind)
+            denied.reply = expired.reply
+            raise _discreet(denied, token, request) from None
 
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
         # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody

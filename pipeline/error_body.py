@@ -34,8 +34,14 @@ def fault_of_status(status: int, body: bytes, headers: Mapping[str, str]) -> Fau
         error = _error_of(decode(body)) or {}
     except ValueError:
         error = {}
-    said = f"the endpoint answered {status}" + ("" if error else f": {excerpt(body)}" if body else " with no body")
-    return _fault_of(status, error, wait_hint(headers, error), said)
+    wait = wait_hint(headers, error)
+    if error or not body:
+        said = f"the endpoint answered {status}" + ("" if error else " with no body")
+        return _fault_of(status, error, wait, said)
+    beginning = excerpt(body)
+    said = f"the endpoint answered {status}: {beginning}"
+    known = account_fault(status, {"message": beginning}, said) if status != 401 else None
+    return known or _fault_of(status, {}, wait, said)
 
 
 def wait_hint(headers: Mapping[str, str], error: Mapping[str, Any]) -> float | None:

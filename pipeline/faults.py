@@ -122,7 +122,15 @@ class Halt(Fault):
 
 
 class Denied(Halt):
-    """The provider is unusable: credentials, permission, model."""
+    """The provider is unusable: credentials, permission, model.
+
+    `kind` is set when the answer to one row says so: proxies send such answers for the trouble of one model. As with
+    `Refused.kind` it is equal for answers of the same reason, and `pipeline.pace.Blame` decides whose they are.
+    """
+
+    def __init__(self, message: str, *, http_status: int | None = None, kind: str | None = None) -> None:
+        super().__init__(message, http_status=http_status)
+        self.kind = kind
 
 
 class Spent(Halt):

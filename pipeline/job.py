@@ -82,8 +82,9 @@ class Job:
     fail before the run counts as failed (exit 3): a number of rows, or a share below 1.
 
     `timeout_s` is the total deadline of one attempt, `row_timeout_s` of the row, `idle_timeout_s` the longest silence
-    within a stream, `attempts` how often a row is tried against passing faults. `locations` spreads the calls over
-    several of Vertex's locations. `prices` gives dollars per million tokens by model (`input`, `output`, `cached`)
+    within a stream, `attempts` how often a row is tried against passing faults: never more often; without it five
+    times, and more while many rows fail. `locations` spreads the calls over several of Vertex's locations. `prices`
+    gives dollars per million tokens by model (`input`, `output`, `cached`)
     where the built-in prices are not yours.
     """
 
@@ -134,7 +135,7 @@ class Job:
     max_failed: float = Field(default=0.1, ge=0)
     locations: Sequence[str] = ()
     prices: dict[str, dict[str, float]] = Field(default_factory=dict)
-    attempts: int = Field(default=5, gt=0)
+    attempts: int | None = Field(default=None, gt=0)
     timeout_s: float = Field(default=300.0, gt=0)
     row_timeout_s: float | None = Field(default=None, gt=0)
     idle_timeout_s: float = Field(default=60.0, gt=0)

@@ -1,11 +1,12 @@
 r"""The secret that a request was sent with, taken out of what came back: whole or in part, however it is written.
 
 Servers like to tell callers what they sent. They write it as JSON does (`\/`, `\u004b`, escaped once more within a
-string), as addresses do (`%2F`) or as pages do (`&#47;`); they mask its beginning, or cut it.
+string), as addresses do (`%2F`) or as pages do (`&#47;`); they mask its beginning, cut it, or show it in base64.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ IN_MESSAGES = 8
 
 IN_BODIES = 16
 """The same in an answer, whose text must not change for a word that a key happens to hold."""
+
+_IN_BASE64 = 20
+"""So many characters of its base64 are taken for a secret's: 15 bytes of it."""
 
 _MOST_RUNS = 1000
 """Where more pieces of our secret come back than this, each is taken out by itself: measuring runs would take long."""
@@ -40,6 +44,8 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
     if any(sign in body for sign in _SIGNS) and own.is_in(_unescaped(body)):
         body = own.escaped.sub(mark, body)
     body = own.replaced(body, mark)
+    if any(beginning in body for beginning in own.encoded):
+        body = own.encoded_run.sub(mark, body)
     if b"\x00" in body:  # UTF-16 or UTF-32, in either order of bytes: all of it
         for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
             body = body.replace(secret.encode(codec), mark.decode().encode(codec))
@@ -55,6 +61,9 @@ class _Own:
     pieces: tuple[tuple[int, bytes], ...]
     escaped: re.Pattern[bytes]
     """All of it, or pieces of it in a row, each byte plain or escaped."""
+    encoded: tuple[bytes, ...]
+    """How it begins in base64, wherever it stands in what was encoded (behind `user:`, for instance)."""
+    encoded_run: re.Pattern[bytes]
 
     def replaced(self, body: bytes, mark: bytes) -> bytes:
         """The body with `mark` for every run."""
@@ -110,7 +119,23 @@ def _own(secret: str, shortest: int) -> _Own:
     offsets = [*range(0, len(whole) - size + 1, size)]
     pieces = tuple((offset, whole[offset : offset + size]) for offset in offsets)
     any_piece = b"|".join(_tolerant(piece) for piece in {*(piece for _, piece in pieces), whole[-size:]})
-    return _Own(whole, shortest, pieces, re.compile(_NO_ESCAPE + rb"(?:%s|(?:%s)+)" % (_tolerant(whole), any_piece)))
+    encoded = tuple(dict.fromkeys(_encoded(whole)))
+    return _Own(
+        whole,
+        shortest,
+        pieces,
+        re.compile(_NO_ESCAPE + rb"(?:%s|(?:%s)+)" % (_tolerant(whole), any_piece)),
+        encoded,
+        re.compile(rb"(?:%s)(?:[\w+/=-]|\\/)*+" % b"|".join(map(re.escape, encoded))),
+    )
+
+
+def _encoded(secret: bytes) -> Iterator[bytes]:
+    """The beginning of a secret in base64, in both alphabets, at each of the three places that its bytes may have."""
+    for before in range(3):
+        first, whole = (8 * before + 5) // 6, 8 * (before + len(secret)) // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(bytes(before) + secret)[first : min(whole, first + _IN_BASE64)]
 
 
 def _behind_escape(body: bytes, first: int) -> int:

@@ -60,14 +60,22 @@ _ZERO_QUOTA = re.compile(r"\blimit: 0(?![\d.])")
 
 _MOST_WORDS = 200
 
+_MOST_SEARCHED = 1000
+
+_TAG = re.compile(r"<[^<>]{0,200}>")
+"""Of a page in the place of an error: each text between its tags is looked at by itself."""
+
 
 def account_fault(status: int, error: Mapping[str, Any], text: str) -> Denied | None:
-    """The end of the run, when the error is certainly about the account; `text` is the fault's message."""
+    """The end of the run, when the error says that it is about the account; `text` is the fault's message."""
     message = error.get("message")
-    told = isinstance(message, str) and _SAID.match(message) is not None
-    if ACCOUNT.isdisjoint(reasons(error)) and not (told and 400 <= status < 500):
+    said = [part.strip() for part in _TAG.split(message[:_MOST_SEARCHED])] if isinstance(message, str) else []
+    told = any(map(_SAID.match, said))
+    named = [*reasons(error), *(_spelt(part) for part in said if " " not in part)]
+    reason = next((reason for reason in named if reason in ACCOUNT), None)
+    if reason is None and not (told and 400 <= status < 500):
         return None
-    return Denied(f"{text} (this is about the account, not about a row)", http_status=status)
+    return Denied(text, http_status=status, kind=f"{status} {reason or _words(message)}")
 
 
 def refusal(status: int, error: Mapping[str, Any], text: str) -> Fault:
@@ -97,7 +105,11 @@ def reasons(error: Mapping[str, Any]) -> Iterator[str]:
     found += [error.get(name) for name in ("code", "type", "status")]
     for reason in found:
         if isinstance(reason, str) and 0 < len(reason) <= 100 and not reason.isdigit():
-            yield reason.strip().upper().replace("-", "_").replace(" ", "_")
+            yield _spelt(reason)
+
+
+def _spelt(reason: str) -> str:
+    return reason.strip().upper().replace("-", "_").replace(" ", "_")
 
 
 def _details(error: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

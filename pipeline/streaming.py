@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
@@ -12,8 +14,9 @@ import orjson
 from pipeline.error_body import excerpt, unwrapped
 from pipeline.events import EventReader, is_event_stream
 from pipeline.faults import Unavailable
-from pipeline.foreign import as_integer, as_name, as_text, read, writable
+from pipeline.foreign import as_integer, as_name, as_text, decode, decoded, dig, objects, read, writable
 from pipeline.message import Call, Said, is_thought, message_in, said_in
+from pipeline.usage import usage_of
 from pipeline.wire import choices_in
 
 _DECIDED = 10
@@ -29,11 +32,65 @@ def whole_body(body: bytes) -> bytes:
     Raises `Unavailable` when it is a stream without its end, and the fault that an error in the stream stands for.
     """
     if body[:1] in {b"{", b"["} or not is_event_stream(body):
-        return body
+        return _put_together(body)
     arriving = Arriving()
     arriving.feed(body)
     arriving.end()
     return arriving.body()
+
+
+def _put_together(body: bytes) -> bytes:
+    """A plain body as it came; or the completion of the chunks in it, which came as a list, as lines, or one alone.
+
+    Raises what `Assembly` raises: chunks that end before the answer does are no answer.
+    """
+    if b'"delta"' not in body:
+        return body
+    assembly, at_first = Assembly(), True
+    try:
+        for document, data in _documents(decoded(body)):
+            if at_first and not any(map(_is_delta, objects(dig(document, "choices")))):
+                return body
+            at_first = False
+            assembly.add(data)
+    except (ValueError, RecursionError):
+        return body
+    return assembly.body()
+
+
+def _is_delta(choice: Mapping[str, Any]) -> bool:
+    return isinstance(choice.get("delta"), dict) and not choice.get("message")
+
+
+def _documents(text: str) -> Iterator[tuple[object, bytes]]:
+    """The JSON documents in a list, or one after the other: each decoded, and its own text."""
+    decoder, at = json.JSONDecoder(), 0
+    while (found := _BEGINS.match(text, at)) and found.end() < len(text):
+        document, at = decoder.raw_decode(text, found.end())
+        yield document, text[found.end() : at].encode()
+
+
+_BEGINS = re.compile(r"[\s,\[\]]*")
+
+
+def _apart(data: bytes) -> list[bytes]:
+    """The data of an event; or of several, from servers that leave out the blank lines between them."""
+    if b"\n" not in data or _is_json(data):
+        return [data]
+    lines = data.split(b"\n")
+    return lines if all(_is_end(line) or _is_json(line) for line in lines) else [data]
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_end(data: bytes) -> bool:
+    return data.lstrip()[:6].upper() == b"[DONE]"
 
 
 class Arriving:
@@ -71,7 +128,7 @@ class Arriving:
 
     def body(self) -> bytes:
         """The completion's body. Raises `Unavailable` when the stream ended before the answer did."""
-        return self._assembly.body() if self._events is not None else b"".join(self._collected)
+        return self._assembly.body() if self._events is not None else _put_together(b"".join(self._collected))
 
     @property
     def _collected(self) -> list[bytes]:
@@ -88,8 +145,8 @@ class Arriving:
         return head
 
     def _take(self, events: list[bytes]) -> bool:
-        for data in events:
-            if data.lstrip().startswith(b"[DONE]"):
+        for data in chain.from_iterable(map(_apart, events)):
+            if _is_end(data):
                 self.ended = True
             if self.ended:
                 break
@@ -176,10 +233,9 @@ def _chunk_of(document: object) -> _Chunk:
         return _Chunk({}, None, [])
     if not isinstance(document, dict):
         raise Unavailable("the stream holds a chunk that is no object")
-    usage = document.get("usage")
     return _Chunk(
         document,
-        usage if isinstance(usage, dict) else None,
+        usage_of(document, choices),
         [_piece_of(choice) for choice in choices],
     )
 

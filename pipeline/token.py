@@ -17,7 +17,10 @@ class Token(Protocol):
         """A token that is alive now; waits for one if need be. Raises `Denied` when there will be none."""
 
     async def renew(self, rejected: str) -> None:
-        """Gets another token than `rejected`; one renewal serves everyone who asks. Raises `Denied`."""
+        """Has `rejected` replaced by another token; one renewal serves everyone who asks. Raises `Denied`.
+
+        That has a `kind` where there can be no other, and so it is the answer that counts.
+        """
 
 
 class TellingToken(Token, Protocol):
@@ -25,6 +28,9 @@ class TellingToken(Token, Protocol):
 
     def hitch(self) -> str | None:
         """Why calls wait for a token; None when they do not."""
+
+    def leave(self) -> None:
+        """Ends all waiting: whoever needs a token and has none gets `Interrupted`. One that lives still serves."""
 
 
 class ApiKey:
@@ -41,6 +47,9 @@ class ApiKey:
     def hitch(self) -> None:
         """Nobody waits for a key."""
 
+    def leave(self) -> None:
+        """Nobody waits for a key."""
+
     async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
         """Raises `Denied`: there is no other key."""
-        raise Denied("the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401)
+        raise Denied("the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401, kind="401")

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import aiohttp
 import httpx2
 import yarl
+from aiohttp.http_exceptions import ContentEncodingError
 
 from pipeline.address import chat_url
 from pipeline.faults import Unavailable, Unparsable
@@ -281,6 +282,8 @@ def _broken_off(error: Exception) -> tuple[str, str]:
             return CLOSED, "the connection was closed without a whole answer"
         case aiohttp.ClientOSError() | ConnectionError():
             return RESET, f"the connection was lost: {_reason(error)}"
+        case aiohttp.ClientPayloadError() if isinstance(error.__cause__, ContentEncodingError):
+            return NO_HTTP, "the answer is not encoded as its Content-Encoding says"
         case aiohttp.ClientPayloadError():
             return CUT, "the connection was closed within the answer"
         case aiohttp.ClientResponseError():

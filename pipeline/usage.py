@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.data import Usage
 from pipeline.foreign import dig
@@ -11,6 +13,16 @@ MOST_TOKENS = 2**40
 """No call uses more; what claims to is cut to this, so that no sum of calls overflows 64 bits."""
 
 _LONGEST_NUMBER = 64
+
+
+def usage_of(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a completion or a chunk says of its use: beside the choices, or where some servers put it.
+
+    Groq's streams have it in `x_groq` (https://console.groq.com/docs/api-reference), Moonshot's in the last choice
+    (https://platform.moonshot.ai/docs/api/chat).
+    """
+    places = (document.get("usage"), dig(document, "x_groq", "usage"), *(choice.get("usage") for choice in choices))
+    return next((usage for usage in places if usage and isinstance(usage, dict)), None)
 
 
 def read_usage(usage: object) -> Usage | None:

@@ -16,7 +16,7 @@ from pipeline.error_body import excerpt, fault_in, unwrapped
 from pipeline.faults import Unavailable
 from pipeline.foreign import as_integer, as_name, as_text, dig, objects, read
 from pipeline.message import Audio, Call, calls_in, message_in, said_in, whole_arguments
-from pipeline.usage import read_usage
+from pipeline.usage import read_usage, usage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def completion_of(document: object) -> Completion | None:
         return None
     if len(choices) > 1:
         choices.sort(key=lambda choice: as_integer(choice.get("index")) or 0)
-    usage = document.get("usage")
+    usage = usage_of(document, choices)
     return Completion(
         answers=tuple([_answer(choice) for choice in choices]),
         id=as_name(document.get("id")) or None,

@@ -237,14 +237,15 @@ async def test_t6_a_permission_that_is_revoked_in_the_middle_leaves_every_later_
     assert isinstance(run.stop.reason, Denied)
     assert not run.failed
     assert 0 < len(run.results) < 3000
-    assert sum(run.tries.values()) - len(run.results) <= max(concurrency, LEAST_ALIKE)
+    asked_again = 1  # what was answered before is asked once more, which tells a revocation from many bad rows
+    assert sum(run.tries.values()) - len(run.results) <= max(concurrency, LEAST_ALIKE) + asked_again
 
 
 async def test_t6_slow_calls_that_left_before_a_revocation_clear_no_row_refused_after_it() -> None:
     """They end later, and are answered; their leaving is what counts."""
 
-    def script(row: int, _: int) -> Reply | Fault:
-        return REPLY if row < 8 else suspect(403)
+    def script(row: int, tries: int) -> Reply | Fault:
+        return REPLY if row < 8 and tries == 1 else suspect(403)
 
     run = Run(script, concurrency=12)
     slow = run.endpoints[0].ask

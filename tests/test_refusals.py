@@ -63,8 +63,35 @@ def test_h11a_the_accounts_trouble_ends_the_run_whatever_its_status(case: str) -
     status, body = ACCOUNT[case]
     found = fault(status, body)
     assert isinstance(found, Denied)
-    assert "about the account" in found.message
+    assert found.kind is not None
+    assert found.kind.startswith(str(status))
     assert found.http_status == status
+
+
+IN_WORDS = {
+    "text": (400, b"API key not valid. Please pass a valid API key."),
+    "a reason alone": (429, b"insufficient_quota"),
+    "a page": (403, b"<html><body><h1>403</h1>\n<p>API key expired. Renew it.</p></body></html>"),
+    "a page with a reason": (403, b"<!doctype html><title>Forbidden</title><b>SERVICE_DISABLED</b>"),
+    "an error that is its reason": (403, b'{"error": "billing_not_active"}'),
+    "a message that is its reason": (429, b'{"message": "insufficient-quota"}'),
+    "a list": (400, b'[{"error": "API_KEY_INVALID"}]'),
+}
+
+
+@pytest.mark.parametrize("case", IN_WORDS)
+def test_h11a_the_accounts_trouble_is_known_in_a_body_of_any_shape(case: str) -> None:
+    status, body = IN_WORDS[case]
+    found = fault_of_status(status, body, {})
+    assert isinstance(found, Denied)
+    assert found.kind is not None
+
+
+@pytest.mark.parametrize(
+    "body", [b"Bad text: API key not valid", b"no insufficient_quota here", b"<p>you said API key expired"]
+)
+def test_h11a_a_body_that_speaks_of_keys_further_on_may_quote_a_row(body: bytes) -> None:
+    assert not isinstance(fault_of_status(400, body, {}), Denied)
 
 
 def test_h2b_a_spent_quota_ends_the_run_also_inside_a_200_and_a_stream() -> None:

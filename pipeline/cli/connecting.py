@@ -143,7 +143,7 @@ class Access:
                     target, token, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
                 )
                 endpoint = await stack.enter_async_context(opening)
-                opened.append(Opened(target.label, weight, endpoint.ask, token.hitch))
+                opened.append(Opened(target.label, weight, endpoint.ask, token.hitch, token.leave))
             yield opened
 
     @asynccontextmanager

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 FEW = 3
 """Rows that are refused alike before that is more than chance, where nothing was answered yet, or no other is left."""
 
+FEW_ACCOUNTS = 2
+"""The same for what says that it is about the account."""
+
 LEAST_ALIKE = 5
 """The same among rows that are answered: a cluster of fewer bad rows stops no run, however few calls are in flight."""
 
@@ -21,7 +24,10 @@ QUIET_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call that was refused: when it left and ended, whether its status is a suspect one, and what it is like."""
+    """A call that was refused: when it left and ended, whether its status is a suspect one, and what it is like.
+
+    `accounts` says that the answer speaks of the account, not of a row.
+    """
 
     row: int
     kind: str
@@ -29,6 +35,7 @@ class Refusal:
     message: str
     left_at: float
     ended_at: float
+    accounts: bool = False
 
 
 @dataclass(slots=True)
@@ -81,14 +88,14 @@ class Blame:
     def everybodys(self, concurrency: int) -> Refusal | None:
         """A refusal that is everybody's, when so many calls in flight have shown one."""
         alike, example = self._alike()
-        return example if alike >= max(self._least, min(concurrency, MOST_ALIKE)) else None
+        return example if alike >= max(self._least(example), min(concurrency, MOST_ALIKE)) else None
 
     def last_word(self, now: float, *, others: int, answered: bool) -> Refusal | None:
         """Decides when nobody else is left to ask: what is everybody's; None when there is nothing, or not yet.
 
         `others` are asking besides; `answered` says whether any row was ever answered, here or elsewhere. Where none
-        was, one refusal by status is enough. Otherwise a few alike are, more of them where some were in this start, and
-        fewer are their rows' own.
+        was, one refusal by status is enough, and one that speaks of the account is everywhere. Otherwise a few alike
+        are, more of them where some were in this start, and fewer are their rows' own.
         """
         if others or not self._open:
             self._quiet_since = None
@@ -97,18 +104,19 @@ class Blame:
         if now - self._quiet_since < QUIET_S:
             return None
         alike, example = self._alike()
-        if alike >= self._least:
+        if alike >= self._least(example):
             return example
-        suspects = [one for one in self._open.values() if one.suspect]
-        if suspects and not answered:
+        suspects = [one for one in self._open.values() if one.accounts or (one.suspect and not answered)]
+        if suspects:
             return suspects[0]
         self.clear(math.nextafter(now, math.inf))
         return None
 
-    @property
-    def _least(self) -> int:
-        """How many refusals alike are more than chance."""
-        return LEAST_ALIKE if self.has_served else FEW
+    def _least(self, example: Refusal | None) -> int:
+        """How many refusals like this one are more than chance."""
+        if self.has_served:
+            return LEAST_ALIKE
+        return FEW_ACCOUNTS if example is not None and example.accounts else FEW
 
     def _alike(self) -> tuple[int, Refusal | None]:
         """How many rows were refused alike by calls that left after the last one that was answered; one of them."""

@@ -27,9 +27,10 @@ class Weather:
     """How often the endpoint fails rows in general: what tells a bad hour from a bad row.
 
     Only the first try of each row counts, so that one row that always fails weighs no more than any other. Old
-    observations fade: the last `_MEMORY` or so count.
+    observations fade: the last `_MEMORY` or so count. No row gets more than `most` tries for it.
     """
 
+    most: int = MOST_ATTEMPTS
     _tries: float = 0.0
     _failures: float = 0.0
 
@@ -53,7 +54,7 @@ class Weather:
         if self.share < BAD_SHARE or self._failures < BAD_ROWS:
             return least
         needed = math.ceil(math.log(UNLIKELY) / math.log(min(self.share, 0.9)))
-        return min(max(least, needed), max(least, MOST_ATTEMPTS))
+        return max(least, min(needed, self.most))
 
 
 @dataclass(slots=True)

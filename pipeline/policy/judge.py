@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 
-from pipeline.faults import Denied, Refused, Throttled, Unavailable
+from pipeline.data import Ask, Reply, Request
+from pipeline.faults import Denied, Passing, Refused, Settled, Spent, Throttled, Unavailable
 from pipeline.pace import FEW, ROWS, Refusal, Weather
-from pipeline.policy.lane import Lane, Limits
+from pipeline.policy.lane import Control, Lane, Limits
 from pipeline.policy.stop import Stop
 from pipeline.tally import Tally
 
@@ -36,10 +38,15 @@ _REACH_AGAIN_S = 2.0
 _SILENT_S = 2.0
 """How long nothing is answered before it is said why."""
 
-_LOOK_S = 0.05
+LOOK_S = 0.05
 """How often a refused row looks whether its refusal was decided upon."""
 
 _MOST_WORDS = 300
+
+_CONTROLS = 3
+"""How often what was answered before is asked again, when that fails for reasons that tell nothing."""
+
+AskOf = Callable[[Lane, Request], Awaitable[Reply]]
 
 
 @dataclass(slots=True)
@@ -134,28 +141,59 @@ class Judge:
             return None
         return _REACH_AGAIN_S if out_of_reach else 0.0
 
-    def refused(self, lane: Lane, row: int, fault: Refused, left_at: float) -> Refusal | None:
+    def refused(self, lane: Lane, row: int, fault: Refused | Denied, left_at: float) -> Refusal | None:
         """Takes note of a refusal; None when it is the row's own beyond doubt. What it returns must be `settled`."""
         now = anyio.current_time()
         lane.answered(now, left_at, served=False)
-        if fault.kind is None or not (fault.suspect or not self._has_served()):
+        suspect = not isinstance(fault, Refused) or fault.suspect
+        if fault.kind is None or not (suspect or not self._has_served()):
             return None
-        refusal = Refusal(row, fault.kind, fault.suspect, fault.message, left_at, now)
+        lane.control.refused(row, left_at)
+        refusal = Refusal(row, fault.kind, suspect, fault.message, left_at, now, isinstance(fault, Denied))
         lane.refused(refusal)
         self.undecided += 1
         if (denied := self.verdict(now)) is not None:
             self._stop.request(denied)  # now, or the slot that becomes free would be taken once more
         return refusal
 
-    async def settled(self, lane: Lane, refusal: Refusal) -> None:
-        """Returns when a refusal is known to be the row's own. Raises `Denied` when it is everybody's."""
+    async def settled(self, lane: Lane, refusal: Refusal, ask: AskOf) -> None:
+        """Returns when a refusal is known to be the row's own. Raises `Denied` when it is everybody's.
+
+        `ask` asks a lane for a request, if that is in doubt otherwise.
+        """
         try:
             while not lane.clears(refusal):
                 self._stop.check()
                 self.require(self.verdict(anyio.current_time()))
-                await self._stop.pause(_LOOK_S)
+                if lane.control.is_wanted and lane.control.request is not None and lane.control.out is None:
+                    await self._compare(lane.control, lane.control.request, partial(ask, lane))
+                else:
+                    await self._stop.pause(LOOK_S)
         finally:
             self.undecided -= 1
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether rows wait for what becomes of a request that was answered before."""
+        return self.undecided > 0 and any(
+            lane.control.is_wanted and lane.control.request is not None for lane in self._lanes
+        )
+
+    async def _compare(self, control: Control, request: Request, ask: Ask) -> None:
+        """Asks once more what was answered before. Answered, it clears those that were refused."""
+        control.out = request
+        try:
+            await ask(request)
+        except (Settled, Spent):
+            control.told_nothing(most=1)
+        except Passing:
+            control.told_nothing(most=_CONTROLS)
+            await self._stop.pause(_REACH_AGAIN_S)
+        else:
+            if control.is_wanted:  # another lane has answered
+                control.told_nothing(most=_CONTROLS)
+        finally:
+            control.out = None
 
     def verdict(self, now: float) -> Denied | None:
         """The end of the run, when what rows were refused for was found to be everybody's."""
@@ -165,9 +203,13 @@ class Judge:
             found = lane.blame.everybodys(self._limits.concurrency) or lane.blame.last_word(
                 now, others=self._in_play(), answered=self._has_served()
             )
-            if found is not None:
+            if found is not None and lane.control.request is not None:
+                lane.control.is_wanted = True  # one of those who wait asks
+            elif found is not None:
                 where = f" by {lane.name}" if len(self._lanes) > 1 else ""
-                return Denied(f"{found.message} (every row was refused alike{where}, and none was answered since)")
+                about = "this is about the account, not about a row: " if found.accounts else ""
+                said = f"{about}every row was refused alike{where}, and none was answered since"
+                return Denied(f"{found.message} ({said})")
         return None
 
     def despair(self, now: float) -> Denied | None:

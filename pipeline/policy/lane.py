@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.data import Ask
+from pipeline.data import Ask, Request
 from pipeline.faults import Fault
 from pipeline.pace import ROWS, AdaptiveRate, Blame, Breaker, Gate, Refusal, Spacing
 
@@ -18,6 +18,38 @@ class Limits:
     requests: Spacing | None = None
     tokens: Spacing | None = None
     most: int | None = None
+
+
+@dataclass(slots=True)
+class Control:
+    """A request that an endpoint has answered in this start. Asked again it tells everybody's trouble from a row's.
+
+    `request` is the last one that was answered; None before the first, and once it was refused, or has told nothing.
+    """
+
+    request: Request | None = None
+    is_wanted: bool = False
+    """Whether enough rows were refused alike to end the run, if this one is refused, too."""
+    out: Request | None = None
+    """The one that is being asked."""
+    tries: int = 0
+    _refused_at: float = float("-inf")
+
+    def answered(self, request: Request, left_at: float) -> None:
+        """A request that left then was answered."""
+        if left_at > self._refused_at:
+            self.request, self.is_wanted, self.tries = request, False, 0
+
+    def refused(self, row: int, left_at: float) -> None:
+        """A call of this row that left then was refused."""
+        if self.out is not None and self.out.ordinal == row:
+            self.request, self._refused_at = None, left_at
+
+    def told_nothing(self, *, most: int) -> None:
+        """It was asked in vain. After `most` of such tries it is given up."""
+        self.tries += 1
+        if self.tries >= most:
+            self.request = None
 
 
 @dataclass(slots=True)
@@ -40,6 +72,7 @@ class Lane:
     served_at: float = float("-inf")
     """When one was answered last that was no refusal."""
     blame: Blame = field(default_factory=Blame)
+    control: Control = field(default_factory=Control)
     trouble: Fault | None = None
     """What went wrong last, and why, when nothing was answered since."""
     hitch: Callable[[], str | None] = lambda: None

@@ -11,10 +11,22 @@ from typing import NoReturn
 import anyio
 
 from pipeline.data import Reply, Request
-from pipeline.faults import Denied, Expired, Passing, Refused, Settled, Throttled, Unavailable, Unparsable, Unusable
+from pipeline.faults import (
+    Denied,
+    Expired,
+    Fault,
+    Interrupted,
+    Passing,
+    Refused,
+    Settled,
+    Throttled,
+    Unavailable,
+    Unparsable,
+    Unusable,
+)
 from pipeline.pace import Latencies, Refusal, TokenEstimate
 from pipeline.policy.account import Account, Bid
-from pipeline.policy.judge import Judge, Throttles
+from pipeline.policy.judge import LOOK_S, Judge, Throttles
 from pipeline.policy.lane import Lane, Limits
 from pipeline.policy.stop import Stop
 from pipeline.tally import Tally
@@ -41,6 +53,7 @@ class _Turn:
 
     size: int
     avoid: Sequence[Lane]
+    goes_first: bool = False
     bid: Bid | None = None
     """What it asks of the budgets, where there are any."""
     leave: _Leave | None = None
@@ -53,12 +66,21 @@ class _Turn:
             self.called.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A refusal of a row, and the note of it where it may be everybody's."""
+
+    fault: Refused | Denied
+    refusal: Refusal | None
+
+
 @dataclass(slots=True)
 class _Row:
     """What became of one row's tries so far; `tried` are the lanes that failed it, or work on it already."""
 
     ordinal: int
     tried: list[Lane]
+    goes_first: bool = False
     throttles: Throttles = field(default_factory=Throttles)
     renewed: bool = False
     resent: bool = False
@@ -106,37 +128,38 @@ class Dispatcher:
 
         Under budgets a call leaves when what it may cost is left of them, and raises `Spent` when it never will be.
         """
+        return await self._ask(request, [lane for lane in self.lanes if request.ordinal in lane.rows])
+
+    async def _ask_of(self, lane: Lane, request: Request) -> Reply:
+        """The reply of this lane, where that can be; before all others that wait."""
+        return await self._ask(request, [other for other in self.lanes if other is not lane], goes_first=True)
+
+    async def _ask(self, request: Request, avoid: list[Lane], *, goes_first: bool = False) -> Reply:
         pause: float | None = 0.0
-        row = _Row(request.ordinal, [lane for lane in self.lanes if request.ordinal in lane.rows])
+        row = _Row(request.ordinal, avoid, goes_first)
         size = _size(request) if self.limits.tokens else 0
         bid = self._account.bid(request) if self._account else None
         while True:
             if pause:
                 await self._rest(pause)
-            leave = await self._enter(size, row.tried, bid)
+            leave = await self._enter(size, row, bid)
             lane, left_at, is_cut = leave.lane, leave.at, False
-            refused: tuple[Refused, Refusal | None] | None = None
             lane.rows.add(request.ordinal)
             try:
                 if bid:
                     await bid.secured()
                 reply = await lane.ask(request)
-            except Passing as fault:
-                pause = self._passing(lane, fault, left_at, row)
-                if pause is None:
+            except Fault as fault:
+                follows = self._unanswered(lane, fault, left_at, row)
+                if follows is None:
                     raise
-            except Refused as fault:
-                refused = fault, self.judge.refused(lane, request.ordinal, fault, left_at)
-            except Settled as fault:
-                self._tally.requests -= isinstance(fault, Unusable)  # it never left
-                lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
-                raise
             except anyio.get_cancelled_exc_class():
                 is_cut = self._stop.requested
                 raise
             else:
                 now = anyio.current_time()
                 lane.answered(now, left_at)
+                lane.control.answered(request, left_at)
                 self.judge.answered(row.throttles)
                 self.latencies.add(now - left_at)
                 self._settle(size, leave.tokens, reply)
@@ -148,8 +171,27 @@ class Dispatcher:
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
                 self.admit()
-            if refused is not None:
-                await self._refuse(lane, *refused)
+            if isinstance(follows, _Doubt):
+                await self._refuse(lane, follows)
+            else:
+                pause = follows
+
+    def _unanswered(self, lane: Lane, fault: Fault, left_at: float, row: _Row) -> float | _Doubt | None:
+        """What follows when a call was not answered: a pause before the next, a doubt whose fault it is, or its end."""
+        match fault:
+            case Expired() if row.renewed:
+                denied = _unaccepted(fault)
+                return _Doubt(denied, self.judge.refused(lane, row.ordinal, denied, left_at))
+            case Passing():
+                return self._passing(lane, fault, left_at, row)
+            case Refused() | Denied(kind=str()):
+                return _Doubt(fault, self.judge.refused(lane, row.ordinal, fault, left_at))
+            case Settled():
+                self._tally.requests -= isinstance(fault, Unusable)  # it never left
+                lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
+            case Denied() | Interrupted():
+                self._tally.requests -= 1  # it waited for a token, and never left
+        return None
 
     def _passing(self, lane: Lane, fault: Passing, left_at: float, row: _Row) -> float | None:
         """The pause after which the call is made again; None when its failure counts, and uses up an attempt."""
@@ -157,9 +199,6 @@ class Dispatcher:
             case Throttled():
                 row.renewed = False
                 return self.judge.throttled(lane, fault, left_at, row.throttles)
-            case Expired() if row.renewed:
-                said = f"the endpoint does not accept a fresh token either: {fault.message}"
-                raise Denied(said, http_status=401)
             case Expired():
                 # The token has been renewed. Sent again from here, the call is counted and waits its turn.
                 row.renewed = True
@@ -172,14 +211,19 @@ class Dispatcher:
                 return self.judge.failed(lane, fault, row.ordinal, left_at, row.tried)
         return None
 
-    async def _refuse(self, lane: Lane, fault: Refused, refusal: Refusal | None) -> NoReturn:
+    async def _refuse(self, lane: Lane, doubt: _Doubt) -> NoReturn:
         """Raises the refusal once it is known to be the row's own, or what ends the run. Holds no slot meanwhile."""
-        if refusal is not None:
+        fault = doubt.fault
+        if doubt.refusal is not None:
             try:
-                await self.judge.settled(lane, refusal)
+                await self.judge.settled(lane, doubt.refusal, self._ask_of)
             finally:
                 self.admit()
-        raise fault
+        if isinstance(fault, Refused):
+            raise fault
+        own = Refused(f"{fault.message} (others were answered)", http_status=fault.http_status)
+        own.reply = fault.reply
+        raise own
 
     async def _rest(self, seconds: float) -> None:
         """Sleeps, as one of those who wait."""
@@ -189,10 +233,10 @@ class Dispatcher:
         finally:
             self._tally.waiting -= 1
 
-    async def _enter(self, size: int, avoid: Sequence[Lane], bid: Bid | None) -> _Leave:
+    async def _enter(self, size: int, row: _Row, bid: Bid | None) -> _Leave:
         """Waits for a turn; says which lane to use, whose slot is then taken, and paid for."""
-        turn = _Turn(size, avoid, bid)
-        self._queue.append(turn)
+        turn = _Turn(size, row.tried, row.goes_first, bid)
+        self._queue.appendleft(turn) if row.goes_first else self._queue.append(turn)
         self._tally.waiting += 1
         try:
             self.admit()
@@ -225,6 +269,8 @@ class Dispatcher:
         while self._queue:
             turn = self._queue[0]
             wait, lane = self._next(now, turn.avoid)
+            if self.judge.is_comparing and not turn.goes_first:
+                wait = max(wait, LOOK_S)  # what is asked again goes first, or its answer comes too late for these
             if wait == 0 and turn.bid and not turn.bid.is_afforded():
                 self._tally.waits_for, wait = "the budget", _BUDGET_NAP_S
                 if turn.bid.refusal():
@@ -325,6 +371,14 @@ class Dispatcher:
         refusal = turn.bid.refusal() if turn.bid and self._queue[0] is turn else None
         if refusal is not None:
             raise refusal
+
+
+def _unaccepted(fault: Expired) -> Denied:
+    """What a 401 to a renewed token says."""
+    said = f"the endpoint does not accept a fresh token either: {fault.message}"
+    denied = Denied(said, http_status=401, kind="401")
+    denied.reply = fault.reply
+    return denied
 
 
 def _size(request: Request) -> int:

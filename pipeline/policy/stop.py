@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import NoReturn
 
 import anyio
@@ -15,6 +16,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._event = anyio.Event()
+        self._then: list[Callable[[], None]] = []
         self.reason: Fault | signal.Signals | None = None
 
     def request(self, reason: Fault | signal.Signals) -> None:
@@ -22,6 +24,15 @@ class Stop:
         if self.reason is None or isinstance(reason, Broken):
             self.reason = reason
             self._event.set()
+            while self._then:
+                self._then.pop()()
+
+    def then(self, do: Callable[[], None]) -> None:
+        """Does something when the end is asked for, once."""
+        if self.requested:
+            do()
+        else:
+            self._then.append(do)
 
     @property
     def requested(self) -> bool:

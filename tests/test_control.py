@@ -1,0 +1,109 @@
+"""Whose fault refusals are that no later answer decides about: what was answered before is asked once more."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import anyio
+import pytest
+
+from pipeline.data import Reply
+from pipeline.faults import Denied, Fault, Refused, Spent, Unavailable
+from pipeline.pace.blame import FEW_ACCOUNTS, LEAST_ALIKE
+from tests import virtual
+from tests.test_blame import REPLY, Run, only, suspect
+
+anyio_backend = virtual.anyio_backend
+pytestmark = pytest.mark.anyio
+
+
+def account() -> Denied:
+    return Denied("400 said the server", http_status=400, kind="400 API_KEY_INVALID")
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+@pytest.mark.parametrize("poison", [0, 150, 299])
+async def test_h11_one_row_that_is_told_of_the_account_fails_alone_while_others_are_answered(
+    concurrency: int, poison: int
+) -> None:
+    run = await Run(only({poison: account()}), concurrency).over(300)
+    assert run.stop.reason is None
+    assert run.failed == {poison}
+    assert isinstance(run.results[poison], Refused)
+    assert sum(run.tries.values()) <= 301
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+async def test_h11a_the_accounts_trouble_from_the_start_stops_the_run_with_nothing_failed(concurrency: int) -> None:
+    run = await Run(lambda *_: account(), concurrency).over(300)
+    assert isinstance(run.stop.reason, Denied)
+    assert "about the account" in str(run.stop.reason)
+    assert not run.results
+    assert sum(run.tries.values()) <= max(concurrency, FEW_ACCOUNTS)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+async def test_h11a_the_accounts_trouble_of_the_last_rows_of_another_start_stops_the_run(rows: int) -> None:
+    run = await Run(lambda *_: account(), ok_before=100).over(rows)
+    assert isinstance(run.stop.reason, Denied)
+    assert not run.results
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+@pytest.mark.parametrize("fault", [suspect(403), account()])
+async def test_t6_what_is_revoked_in_the_middle_costs_one_call_more_than_those_in_flight(
+    concurrency: int, fault: Fault
+) -> None:
+    run = await Run(lambda *_: fault if anyio.current_time() >= 20.2 else REPLY, concurrency).over(3000)
+    assert isinstance(run.stop.reason, Denied)
+    assert not run.failed
+    assert sum(run.tries.values()) - len(run.results) <= max(concurrency, LEAST_ALIKE) + 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+@pytest.mark.parametrize(("first", "bad"), [(280, 20), (200, 80), (100, 100)])
+async def test_h11_rows_of_one_bad_kind_side_by_side_are_their_own_fault(
+    concurrency: int, first: int, bad: int
+) -> None:
+    """A sorted input has them so, at its end, too. The last answered request is asked again, and is answered."""
+    poisons = dict.fromkeys(range(first, first + bad), suspect(403))
+    run = await Run(only(poisons), concurrency).over(300)
+    assert run.stop.reason is None
+    assert run.failed == set(poisons)
+    assert len(run.results) == 300
+    again = sum(run.tries.values()) - 300
+    assert again <= bad / min(max(concurrency, LEAST_ALIKE), 32) + 2
+
+
+async def test_t6_a_permission_that_is_revoked_before_the_last_rows_leaves_them_undone() -> None:
+    run = await Run(lambda row, tries: suspect(403) if row >= 290 or tries > 1 else REPLY, 8).over(300)
+    assert isinstance(run.stop.reason, Denied)
+    assert not run.failed
+    assert len(run.results) == 290
+
+
+@pytest.mark.parametrize("fault", [Unavailable("503", http_status=503), Spent("no money left"), suspect(404)])
+async def test_t6_when_asking_again_tells_nothing_enough_refusals_alike_stop_the_run(fault: Fault) -> None:
+    run = await Run(lambda row, tries: fault if tries > 1 else suspect(403) if row >= 100 else REPLY, 8).over(300)
+    assert isinstance(run.stop.reason, Denied)
+    assert not run.failed
+
+
+async def test_h11_a_lane_is_asked_again_for_itself_and_not_for_another() -> None:
+    """Where one location refuses all from some moment on, the answers of another one do not clear it."""
+    run = Run(only({}), 8, lanes=2)
+    good = run.endpoints[1].ask
+    asked: Counter[str] = Counter()
+
+    async def revoked(request: object) -> Reply:
+        asked["second"] += 1
+        if anyio.current_time() >= 5.0:
+            await anyio.sleep(0.5)
+            raise suspect(403)
+        return await good(request)  # type: ignore[arg-type] # a request
+
+    run.endpoints[1].ask = revoked
+    await run.over(1000)
+    assert isinstance(run.stop.reason, Denied)
+    assert "by 1" in str(run.stop.reason)
+    assert not run.failed
