@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.bigquery import legal_names
 from pipeline.conversation import Content, Conversation, examples_of, turns_of
-from pipeline.data import Entry, Outcome, Request, Row
+from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.faults import Misuse, Unusable
 from pipeline.prompt import FUNCTIONS
 from pipeline.reading import Reader
@@ -250,14 +250,14 @@ class Job:
                 )
         return tuple(name for name in ADDED if name in self.add)
 
-    def request(self, row: Row) -> Request:
-        """What to ask for this row. Pure. Raises `Unusable` when the row cannot be asked."""
+    def request(self, row: Row, calls: CallLog | None = None) -> Request:
+        """What to ask for this row, with the log of its calls. Pure. Raises `Unusable` when it cannot be asked."""
         if row.problem is not None:
             raise Unusable(row.problem)
         asked = (
             self._carried(row.values) if self.carries_requests else {"messages": self.conversation.messages(row.values)}
         )
-        return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}))
+        return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}), calls)
 
     def outcome(self, ordinal: int, result: Entry) -> Outcome:
         """What became of a row: pure, so that a kept reply can be read again under another schema."""
