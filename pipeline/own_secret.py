@@ -143,11 +143,12 @@ def _own(secret: str, shortest: int) -> _Own:
 def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
     """The escaped forms of its bytes by the sign with which they begin: one byte is found at once, or is not there."""
     own = sorted(set(secret))
-    marks = b"".join([re.escape(bytes([byte])) for byte in own if not chr(byte).isalnum() and byte not in b'"\\'])
+    # A backslash before any of these is the letter itself; before the others JSON means another character.
+    bare = b"".join([re.escape(bytes([byte])) for byte in own if byte not in b'bfnrtu"\\'])
     codes = _codes_of(own)
     numbers = b"|".join(b"%d" % byte for byte in own)
     return (
-        (b"\\", re.compile(rb"\\(?:u00(?:%s)%s)" % (codes, b"|[%s]" % marks if marks else b""))),
+        (b"\\", re.compile(rb"\\(?:u00(?:%s)%s)" % (codes, b"|[%s]" % bare if bare else b""))),
         (b"%", re.compile(b"%%(?:%s)" % codes)),
         (b"&", re.compile(b"&#(?:%s|[xX](?:%s));" % (numbers, codes))),
     )
