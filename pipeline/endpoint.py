@@ -103,6 +103,9 @@ class Client(AsyncOpenAI):
     async def _prepare_request(self, request: httpx2.Request) -> None:
         pass
 
+    def _should_stream_response_body(self, request: httpx2.Request) -> bool:  # noqa: ARG002 - it has no headers
+        return False
+
     async def _send_request(self, request: httpx2.Request, *, stream: bool, **_: Any) -> httpx2.Response:
         return await self._client.send(request, stream=stream)
 

@@ -20,7 +20,7 @@ from pipeline.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.faults import Misuse, Unusable
 from pipeline.prompt import FUNCTIONS
-from pipeline.reading import Reader
+from pipeline.reading import LatestOutcome, Reader
 from pipeline.redaction import quoted
 from pipeline.schema import Shape, shape_of
 from pipeline.tools import Tool, tool_of
@@ -171,6 +171,10 @@ class Job:
         return shape_of(self.schema, self.name)
 
     @cached_property
+    def _outcomes(self) -> LatestOutcome:
+        return LatestOutcome(self.reader)
+
+    @cached_property
     def reader(self) -> Reader:
         """How replies are read."""
         config = self._thinking_config or {}
@@ -261,7 +265,7 @@ class Job:
 
     def outcome(self, ordinal: int, result: Entry) -> Outcome:
         """What became of a row: pure, so that a kept reply can be read again under another schema."""
-        return self.reader.outcome(ordinal, result)
+        return self._outcomes.of(ordinal, result)
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that shapes the answers and the columns, field by field, as text that can be compared."""
