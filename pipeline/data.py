@@ -104,6 +104,30 @@ class Reply:
     saved_usd: float = 0.0
     """The part of `cost_usd` that did."""
 
+    def charged(self, location: str | None, cost_usd: float | None) -> Reply:
+        """The reply, with where it came from and what it cost.
+
+        Field by field: every call passes here, and `dataclasses.replace` takes twice the time.
+        """
+        return Reply(
+            self.body,
+            self.usage,
+            self.attempts,
+            self.latency_s,
+            self.first_token_s,
+            self.finished_at,
+            self.model,
+            self.traffic_type,
+            location,
+            cost_usd,
+            self.completion,
+            self.asked,
+            self.transcript,
+            self.from_cache,
+            self.saved,
+            self.saved_usd,
+        )
+
     @property
     def paid(self) -> Usage | None:
         """What was paid now, in tokens; None when that is not known."""

@@ -19,10 +19,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx2
 import multidict
-import openai
 import orjson
-from openai import APIStatusError, AsyncOpenAI, AsyncStream
-from openai._models import FinalRequestOptions  # what the public `request` takes
 
 from pipeline.address import base_url_of, chat_url
 from pipeline.data import Reply, Request
@@ -30,6 +27,7 @@ from pipeline.endings import worth_another_try
 from pipeline.error_body import fault_of_status
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unusable
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
+from pipeline.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream, FinalRequestOptions
 from pipeline.streaming import Arriving, whole_body
 from pipeline.token import Token
 from pipeline.transport import NO_BYTES, Transport
@@ -89,7 +87,7 @@ class Client(AsyncOpenAI):
             timeout=None,
             http_client=transport,
             # The SDK would name itself after the class.
-            default_headers={"User-Agent": f"{AsyncOpenAI.__name__}/Python {openai.__version__}", **headers},
+            default_headers={"User-Agent": f"{AsyncOpenAI.__name__}/Python {VERSION}", **headers},
         )
         self._address = httpx2.URL(chat_url(base_url))
         # Without a key the SDK would draw a random one for each request, and send none of them.
@@ -104,6 +102,9 @@ class Client(AsyncOpenAI):
 
     async def _prepare_request(self, request: httpx2.Request) -> None:
         pass
+
+    def _should_stream_response_body(self, request: httpx2.Request) -> bool:  # noqa: ARG002 - it has no headers
+        return False
 
     async def _send_request(self, request: httpx2.Request, *, stream: bool, **_: Any) -> httpx2.Response:
         return await self._client.send(request, stream=stream)

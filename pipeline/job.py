@@ -17,10 +17,10 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.bigquery import legal_names
 from pipeline.conversation import Content, Conversation, examples_of, turns_of
-from pipeline.data import Entry, Outcome, Request, Row
+from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.faults import Misuse, Unusable
 from pipeline.prompt import FUNCTIONS
-from pipeline.reading import Reader
+from pipeline.reading import LatestOutcome, Reader
 from pipeline.redaction import quoted
 from pipeline.schema import Shape, shape_of
 from pipeline.tools import Tool, tool_of
@@ -174,6 +174,10 @@ class Job:
         return shape.with_times_as_text() if self.time_as == "text" else shape
 
     @cached_property
+    def _outcomes(self) -> LatestOutcome:
+        return LatestOutcome(self.reader)
+
+    @cached_property
     def reader(self) -> Reader:
         """How replies are read."""
         config = self._thinking_config or {}
@@ -253,18 +257,18 @@ class Job:
                 )
         return tuple(name for name in ADDED if name in self.add)
 
-    def request(self, row: Row) -> Request:
-        """What to ask for this row. Pure. Raises `Unusable` when the row cannot be asked."""
+    def request(self, row: Row, calls: CallLog | None = None) -> Request:
+        """What to ask for this row, with the log of its calls. Pure. Raises `Unusable` when it cannot be asked."""
         if row.problem is not None:
             raise Unusable(row.problem)
         asked = (
             self._carried(row.values) if self.carries_requests else {"messages": self.conversation.messages(row.values)}
         )
-        return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}))
+        return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}), calls)
 
     def outcome(self, ordinal: int, result: Entry) -> Outcome:
         """What became of a row: pure, so that a kept reply can be read again under another schema."""
-        return self.reader.outcome(ordinal, result)
+        return self._outcomes.of(ordinal, result)
 
     def fingerprint(self) -> dict[str, str]:
         """Everything that shapes the answers and the columns, field by field, as text that can be compared."""

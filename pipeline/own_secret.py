@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,7 +31,11 @@ _MOST_RUNS = 1000
 _NO_ESCAPE = b"".join(rb"(?<!\\u%s)" % (b"[0-9a-fA-F]" * digits) for digits in range(4))
 """Not among the digits of a `\\u00e9`: JSON must stay JSON."""
 
-_SIGNS = (b"\\u00", b"\\/", b"%", b"&#")
+_FEW_PIECES = 4
+"""More pieces than so many take longer to be looked for one by one than the words of a body, all at once."""
+
+_WORD = 8
+"""Bytes of the integers as which a body is read."""
 
 
 def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> bytes:
@@ -41,7 +46,7 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
     if len(secret) < SHORTEST_SECRET:
         return body
     own = _own(secret, shortest)
-    if any(sign in body for sign in _SIGNS) and own.is_in(_unescaped(body)):
+    if own.is_escaped_in(body) and own.is_in(_unescaped(body)):
         body = own.escaped.sub(mark, body)
     body = own.replaced(body, mark)
     if any(beginning in body for beginning in own.encoded):
@@ -61,14 +66,24 @@ class _Own:
     pieces: tuple[tuple[int, bytes], ...]
     escaped: re.Pattern[bytes]
     """All of it, or pieces of it in a row, each byte plain or escaped."""
+    escapes: tuple[tuple[bytes, re.Pattern[bytes]], ...]
+    """Its bytes in escaped forms, by the sign with which a form begins."""
+    words: frozenset[int]
+    """Every 8 bytes of it, as integers; none where its pieces are few or short."""
+    step: int
+    """Of any run of `shortest` bytes, 8 begin at a multiple of so many words."""
     encoded: tuple[bytes, ...]
     """How it begins in base64, wherever it stands in what was encoded (behind `user:`, for instance)."""
     encoded_run: re.Pattern[bytes]
 
+    def is_escaped_in(self, body: bytes) -> bool:
+        """Whether the body has one of its bytes in escaped form: what else is escaped is none of it."""
+        return any(sign in body and form.search(body) for sign, form in self.escapes)
+
     def replaced(self, body: bytes, mark: bytes) -> bytes:
         """The body with `mark` for every run."""
-        if not any(piece in body for _, piece in self.pieces):
-            return body  # so it is with nearly every answer: each piece is looked for once
+        if not self._may_be_in(body):
+            return body
         if self._pieces_in(body) > _MOST_RUNS:
             for piece in (self.secret, *(piece for _, piece in self.pieces)):
                 body = body.replace(piece, mark)
@@ -82,7 +97,14 @@ class _Own:
 
     def is_in(self, body: bytes) -> bool:
         """Whether there is any run, or more pieces than chance explains."""
-        return self._pieces_in(body) > _MOST_RUNS or any(True for _ in self._runs(body))
+        return self._may_be_in(body) and (self._pieces_in(body) > _MOST_RUNS or any(True for _ in self._runs(body)))
+
+    def _may_be_in(self, body: bytes) -> bool:
+        """False, as for nearly every answer, when there is no run. It is asked of all, on the event loop."""
+        if not self.words:
+            return any(piece in body for _, piece in self.pieces)
+        whole_words = memoryview(body + bytes(-len(body) % _WORD)).cast("Q")
+        return not self.words.isdisjoint(whole_words[:: self.step])
 
     def _pieces_in(self, body: bytes) -> int:
         return sum(body.count(piece) for _, piece in self.pieces)
@@ -119,15 +141,14 @@ def _own(secret: str, shortest: int) -> _Own:
     offsets = [*range(0, len(whole) - size + 1, size)]
     pieces = tuple((offset, whole[offset : offset + size]) for offset in offsets)
     any_piece = b"|".join(_tolerant(piece) for piece in {*(piece for _, piece in pieces), whole[-size:]})
+    escaped = re.compile(_NO_ESCAPE + rb"(?:%s|(?:%s)+)" % (_tolerant(whole), any_piece))
+    has_words = len(pieces) > _FEW_PIECES and shortest >= 2 * _WORD - 1
+    starts = range(len(whole) - _WORD + 1 if has_words else 0)
+    words = frozenset(int.from_bytes(whole[start : start + _WORD], sys.byteorder) for start in starts)
+    step = max(1, (shortest - _WORD + 1) // _WORD)
     encoded = tuple(dict.fromkeys(_encoded(whole)))
-    return _Own(
-        whole,
-        shortest,
-        pieces,
-        re.compile(_NO_ESCAPE + rb"(?:%s|(?:%s)+)" % (_tolerant(whole), any_piece)),
-        encoded,
-        re.compile(rb"(?:%s)(?:[\w+/=-]|\\/)*+" % b"|".join(map(re.escape, encoded))),
-    )
+    encoded_run = re.compile(rb"(?:%s)(?:[\w+/=-]|\\/)*+" % b"|".join(map(re.escape, encoded)))
+    return _Own(whole, shortest, pieces, escaped, _escapes_of(whole), words, step, encoded, encoded_run)
 
 
 def _encoded(secret: bytes) -> Iterator[bytes]:
@@ -136,6 +157,29 @@ def _encoded(secret: bytes) -> Iterator[bytes]:
         first, whole = (8 * before + 5) // 6, 8 * (before + len(secret)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(bytes(before) + secret)[first : min(whole, first + _IN_BASE64)]
+
+
+def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
+    """The escaped forms of its bytes by the sign with which they begin: one byte is found at once, or is not there."""
+    own = sorted(set(secret))
+    # A backslash before any of these is the letter itself; before the others JSON means another character.
+    bare = b"".join([re.escape(bytes([byte])) for byte in own if byte not in b'bfnrtu"\\'])
+    codes = _codes_of(own)
+    numbers = b"|".join(b"%d" % byte for byte in own)
+    return (
+        (b"\\", re.compile(rb"\\(?:u00(?:%s)%s)" % (codes, b"|[%s]" % bare if bare else b""))),
+        (b"%", re.compile(b"%%(?:%s)" % codes)),
+        (b"&", re.compile(b"&#(?:%s|[xX](?:%s));" % (numbers, codes))),
+    )
+
+
+def _codes_of(own: Sequence[int]) -> bytes:
+    """A pattern of the bytes in hexadecimal digits of either case, by their first digit: few branches to try."""
+    seconds: dict[bytes, bytes] = {}
+    for byte in own:
+        first, second = b"%x" % (byte >> 4), b"%x" % (byte & 15)
+        seconds[first] = seconds.get(first, b"") + second + second.upper()
+    return b"|".join(b"[%s%s][%s]" % (first, first.upper(), second) for first, second in seconds.items())
 
 
 def _behind_escape(body: bytes, first: int) -> int:

@@ -102,6 +102,26 @@ class Reader:
         return _json_object(text) if self.json_object else text
 
 
+class LatestOutcome:
+    """Outcomes by a reader, the latest remembered: a row's reply is judged when it came, and counted when it is kept.
+
+    Used by one thread.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._latest: tuple[int, Reply, Outcome] | None = None
+
+    def of(self, ordinal: int, result: Reply | Fault) -> Outcome:
+        """What became of a row."""
+        if self._latest is not None and self._latest[0] == ordinal and self._latest[1] is result:
+            return self._latest[2]
+        outcome = self._reader.outcome(ordinal, result)
+        if isinstance(result, Reply):  # a fault may be given a reply later
+            self._latest = ordinal, result, outcome
+        return outcome
+
+
 def _empty(completion: Completion) -> str:
     """What to say of an answer without text. That its tokens were counted hints at a form that we do not know."""
     counted = completion.usage.output if completion.usage else 0

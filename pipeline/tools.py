@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
@@ -90,6 +89,8 @@ def result_text(result: object) -> str:
 
 
 def _description(function: Callable[..., Any]) -> str:
+    import docstring_parser
+
     parsed = docstring_parser.parse(function.__doc__ or "")
     returns = f"Returns: {parsed.returns.description}" if parsed.returns and parsed.returns.description else None
     return "\n".join(filter(None, [parsed.short_description, parsed.long_description, returns]))
@@ -97,6 +98,8 @@ def _description(function: Callable[..., Any]) -> str:
 
 def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     """A model with a field for each parameter."""
+    import docstring_parser
+
     hints = typing.get_type_hints(function, include_extras=True)
     told = {item.arg_name: item.description for item in docstring_parser.parse(function.__doc__ or "").params}
     fields: dict[str, Any] = {}

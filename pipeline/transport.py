@@ -212,21 +212,31 @@ class _Body(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
+        while chunk := await self._next():
+            size += len(chunk)
+            self._require_bounded(size)
+            yield chunk
+
+    async def _next(self) -> bytes:
+        """What has come in since; nothing at the end."""
         try:
-            async for chunk in self._answer.content.iter_any():
-                size += len(chunk)
-                if size > MAX_BODY:
-                    raise Unparsable(
-                        f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status
-                    )
-                yield chunk
+            return await self._answer.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise lost(error) from error
 
+    def _require_bounded(self, size: int) -> None:
+        if size > MAX_BODY:
+            raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status)
+
     async def whole(self) -> bytes:
         """All of them; the connection then goes back to the pool, or is closed when something went wrong."""
+        size, chunks = 0, []
         try:
-            return b"".join([chunk async for chunk in self])
+            while chunk := await self._next():
+                size += len(chunk)
+                self._require_bounded(size)
+                chunks.append(chunk)
+            return b"".join(chunks)
         finally:
             await self.aclose()
 

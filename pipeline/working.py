@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -181,12 +181,14 @@ async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
     Raises `Halt`, which ends no row but the run.
     """
     try:
-        return calls.whole(await ask(replace(job.request(row), calls=calls)))
+        return calls.whole(await ask(job.request(row, calls)))
     except Halt:
         raise
     except Fault as fault:
         fault.reply = calls.so_far()
         return fault.without_trace()
+    finally:
+        calls.close()
 
 
 def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, pa.Schema]:

@@ -104,6 +104,7 @@ LAYERS = {
         "plan",
         "policy",
         "references",
+        "sdk",
         "slices",
         "source",
         "transport",
@@ -132,7 +133,7 @@ SIDEWAYS = {
         ("tally", "failures"),
         ("token", "faults"),
     },
-    "edges": {("auth", "credentials"), ("dataset", "slices"), ("endpoint", "transport")},
+    "edges": {("auth", "credentials"), ("dataset", "slices"), ("endpoint", "sdk"), ("endpoint", "transport")},
     "engine": {("working", "run")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},
@@ -288,7 +289,7 @@ def test_the_engine_knows_only_the_event_loop() -> None:
 
 
 def test_the_sdk_is_known_in_one_place() -> None:
-    assert foreign(*LAYER)["openai"] == {"endpoint"}
+    assert foreign(*LAYER)["openai"] == {"sdk"}
 
 
 # What is loaded when.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 
 YOUNG = 50_000
-"""Objects made and not yet freed before the collector looks at them; Python's own 700 suit smaller programs.
+"""Objects made and not yet freed before the collector looks at them; Python's own 700 suit smaller programs."""
 
-Loading openai alone makes some hundred thousand that stay.
-"""
+LOADING = 150_000
+"""The same while a program loads: modules are a hundred thousand objects, and all of them stay."""
 
 OF_A_ROW = 200
 """Objects of a row in flight, all of which go when it is answered: were they looked at again and again meanwhile,
@@ -17,7 +17,7 @@ thousands in flight would spend a fifth of the processor's time on it."""
 
 def collect_seldom() -> None:
     """For the start of a program, that loads much."""
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(LOADING)
 
 
 def spare(in_flight: int) -> None:

@@ -83,7 +83,7 @@ class Account:
         if size is not None:
             self._learn(size, model, metered, cost)
             self._pay(one, replace(reply, usage=metered, cost_usd=cost), self.amounts(size))
-        return replace(reply, location=location, cost_usd=cost)
+        return reply.charged(location, cost)
 
     def charge_again(self, reply: Reply) -> None:
         """A call that was given up for the sake of this reply, taken to have cost as much."""

@@ -144,6 +144,7 @@ class Dispatcher:
                 await self._rest(pause)
             leave = await self._enter(size, row, bid)
             lane, left_at, is_cut = leave.lane, leave.at, False
+            ended_at: float | None = None
             lane.rows.add(request.ordinal)
             try:
                 if bid:
@@ -157,11 +158,11 @@ class Dispatcher:
                 is_cut = self._stop.requested
                 raise
             else:
-                now = anyio.current_time()
-                lane.answered(now, left_at)
+                ended_at = anyio.current_time()
+                lane.answered(ended_at, left_at)
                 lane.control.answered(request, left_at)
                 self.judge.answered(row.throttles)
-                self.latencies.add(now - left_at)
+                self.latencies.add(ended_at - left_at)
                 self._settle(size, leave.tokens, reply)
                 return reply
             finally:
@@ -170,7 +171,7 @@ class Dispatcher:
                 lane.in_flight -= 1
                 lane.rows.discard(request.ordinal)
                 self._tally.in_flight -= 1
-                self.admit()
+                self.admit(ended_at)
             if isinstance(follows, _Doubt):
                 await self._refuse(lane, follows)
             else:
@@ -239,14 +240,16 @@ class Dispatcher:
         self._queue.appendleft(turn) if row.goes_first else self._queue.append(turn)
         self._tally.waiting += 1
         try:
-            self.admit()
+            now = anyio.current_time()
+            self.admit(now)
             while turn.leave is None:
                 self._stop.check()
-                self.judge.require(self.judge.despair(anyio.current_time()))
+                self.judge.require(self.judge.despair(now))
                 self._check_budgets(turn)
                 await self._nap(turn)
                 if turn.leave is None:
-                    self.admit()
+                    now = anyio.current_time()
+                    self.admit(now)
         except BaseException:  # a cancellation, too, must not leave the turn in the queue
             self._abandon(turn)
             raise
@@ -254,7 +257,7 @@ class Dispatcher:
             self._tally.waiting -= 1
         return turn.leave
 
-    def admit(self) -> None:
+    def admit(self, now: float | None = None) -> None:
         """Lets everyone leave who may now, in order, and has the lookout look again when it may be somebody's turn.
 
         All at once, whoever calls: were each to wake the next, no more than one would leave in a round of the loop.
@@ -265,7 +268,8 @@ class Dispatcher:
                 for turn in self._queue:
                     turn.call()
             return
-        now = anyio.current_time() if self._queue else 0.0
+        if now is None:
+            now = anyio.current_time()
         while self._queue:
             turn = self._queue[0]
             wait, lane = self._next(now, turn.avoid)

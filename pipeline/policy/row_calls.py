@@ -91,6 +91,14 @@ class RowCalls:
             reply = together(reply, one)
         return reply
 
+    def close(self) -> None:
+        """Lets go of what was said.
+
+        Requests know their log, and the log its requests: a cycle, which the collector would find only after hundreds
+        of rows, among tens of thousands of objects.
+        """
+        self._made.clear()
+
     async def _put(self, number: int, made: _Made) -> None:
         made.is_kept = True
         await self._books.put_turn(self._ordinal, number, Turn(digest_of(made.request), made.reply, made.results))
