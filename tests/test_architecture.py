@@ -10,7 +10,7 @@
                         |
                 reparse  processes
                         |
-                     execute
+               execute  run_status
                         |
                 watching  records
                         |
@@ -109,7 +109,7 @@ LAYERS = {
     },
     "engine": {"composition", "granted", "run", "working"},
     "observation": {"records", "watching"},
-    "execution": {"execute"},
+    "execution": {"execute", "run_status"},
     "executions": {"processes", "reparse"},
     "judgement": {"evaluate", "gold", "judging"},
     "telling": {"report"},
@@ -371,7 +371,9 @@ TELLS_THE_TIME = {
     "auth": 1,  # how much of a token's life is left, the moment it has come; from then on it is monotonic
     "cache.keeping": 1,
     "cache.store": 2,
+    "cli.status": 1,  # how long ago a job reported
     "endpoint": 1,  # when an answer had come
+    "execute": 1,  # when a start began and ended
     "plan": 1,
     "report.facts": 1,  # when the folder was read
     "watching": 2,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,16 +14,12 @@ from pipeline.cli.estimating import estimate
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line, plain, print_table, short
-from pipeline.failures import Failures
 from pipeline.faults import Misuse, Unusable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job import Job
-    from pipeline.plan import Plan, RunFolder
-
-_NOT_SHOWN = {"at", "done", "lanes", "failures"}
-"""What a running job says of itself that `status` shows elsewhere, or not at all."""
+    from pipeline.plan import Plan
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -93,70 +88,6 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(plain(f"note: {note}"), file=sys.stderr)
 
 
-def status(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
-) -> int:
-    """Show how far a run is, also from another terminal while it works."""
-    from pipeline.dataset import SUCCESS
-    from pipeline.journal import charged_in, look
-    from pipeline.records import with_examples
-    from pipeline.report.facts import manifest_of
-    from pipeline.watching import state_of
-
-    folder, found = _run_in(output)
-    parts, pending = look(folder.journal)
-    holder = folder.running()
-    charged = charged_in(folder.journal, ended=holder is None)
-    state = state_of(folder.run) if holder else {}
-    told = manifest_of(output) or {}
-    settled = not holder and told.get("ok", 0) + told.get("failed", 0) >= sum(part.rows for part in parts) + pending
-    by_part = [part.failures for part in parts]
-    kinds = state.get("failures") or (told.get("failures") if settled else None) or chain.from_iterable(by_part)
-    failures = with_examples(Failures() + Failures.from_json(kinds), output, parts)
-    total = int(found.survey["rows"])
-    done = sum(part.rows for part in parts) + pending
-    facts = {
-        "job": found.job_name,
-        "simulated": found.simulated,
-        "state": "running" if holder else "complete" if (output / SUCCESS).is_file() else "stopped",
-        "holder": holder,
-        "rows": total,
-        "done": done,
-        "left": total - done,
-        "reason": told.get("reason") if settled else None,
-        "failures": failures.bare().to_json(),
-        "sealed_parts": len(parts),
-        "failed_in_sealed_parts": sum(part.failed for part in parts),
-        **charged.figures("run_"),
-        "run_lost_calls": charged.lost_calls,
-        "created": found.created,
-    }
-    if holder:
-        shown = {name: value for name, value in state.items() if value not in (None, [], {})}
-        facts |= {f"now_{name}": value for name, value in shown.items() if name not in _NOT_SHOWN}
-    if as_json:
-        print(json_line(facts))
-    else:
-        counted = {kind.name: f"{kind.count}, {kind.said}" for kind in failures.kinds}
-        _print_facts({**facts, "failures": counted or None})
-    return 0
-
-
-def tune(
-    output: Annotated[Path, typer.Argument(help="The output folder of a running job.")],
-    changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
-) -> int:
-    """Change the limits of a running job."""
-    from pipeline.watching import ask_to_tune
-
-    folder, _ = _run_in(output)
-    if folder.running() is None:
-        raise Misuse(f"nothing runs on {output}: give the limits to `pipeline run`")
-    asked = ask_to_tune(folder.run, changes)
-    print(f"asked for {', '.join(f'{name}={value:g}' for name, value in asked.items())}; `pipeline status` shows it")
-    return 0
-
-
 def show(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
     *,
@@ -173,8 +104,9 @@ def show(
 ) -> int:
     """Show rows of a finished or running dataset: request, reply and values side by side."""
     from pipeline.records import records
+    from pipeline.run_status import require_run
 
-    _, found = _run_in(output)
+    _, found = require_run(output)
     job = None if as_json else _job_of(found, output, job_file)
     shown = 0
     for ordinal, record in records(output):
@@ -212,16 +144,6 @@ def _write_media(ordinal: int, record: dict[str, Any], folder: Path) -> None:
 def _plain_json(value: object) -> Any:
     """Bytes have no JSON: their size stands for them."""
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
-
-
-def _run_in(output: Path) -> tuple[RunFolder, Plan]:
-    from pipeline.plan import RunFolder
-
-    folder = RunFolder(output)
-    found = folder.load()
-    if found is None:
-        raise Misuse(f"{output} holds no run (no {output / '_run' / 'plan.json'})")
-    return folder, found
 
 
 def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:

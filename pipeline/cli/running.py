@@ -225,11 +225,7 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
         remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
         print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
-        print(
-            f"error: {summary.failed} of {summary.rows} rows failed, more than the job allows "
-            f"(max_failed={job.max_failed:g}); see `pipeline show {summary.output} --failed`",
-            file=sys.stderr,
-        )
+        print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
 
 
