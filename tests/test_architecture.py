@@ -12,7 +12,7 @@
                         |
                execute  run_status
                         |
-                watching  records
+       watching  records  run_rows  input_rows
                         |
            run  working  composition
                         |
@@ -108,7 +108,7 @@ LAYERS = {
         "transport",
     },
     "engine": {"composition", "granted", "run", "working"},
-    "observation": {"records", "watching"},
+    "observation": {"input_rows", "records", "run_rows", "watching"},
     "execution": {"execute", "run_status"},
     "executions": {"processes", "reparse"},
     "judgement": {"evaluate", "gold", "judging"},
@@ -133,6 +133,7 @@ SIDEWAYS = {
     },
     "edges": {("auth", "credentials"), ("dataset", "slices"), ("endpoint", "transport")},
     "engine": {("working", "run")},
+    "observation": {("run_rows", "input_rows")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},
 }

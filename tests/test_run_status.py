@@ -17,6 +17,7 @@ from pipeline.watching import STATE, tuning_of
 from tests.commands import JOB, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, script
+from tests.test_show import until
 
 
 @pytest.fixture
@@ -145,8 +146,7 @@ def test_a_run_that_was_killed_says_so_and_counts_what_it_has_recorded(shell: Sh
         shell.started("run", "job.py", "--base-url", server.base_url, "-c", "4", "--quiet") as child,
     ):
         server.arrived(29)
-        while status(shell)["unsealed"] != 25 and status(shell)["ok"] != 25:
-            time.sleep(0.05)
+        until(lambda: run_status(shell.folder / "out/a_job").done == 25)
         assert status(shell)["status"] == "running"
         child.kill()
         ended(child)

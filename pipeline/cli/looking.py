@@ -1,8 +1,7 @@
-"""`pipeline plan`, `status` and `show`: looking at a job before it runs, and at a run."""
+"""`pipeline plan`: what a run would do, before it makes a call."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.estimating import estimate
+from pipeline.cli.messages import messages_of
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
-from pipeline.cli.streams import reader_gone
-from pipeline.cli.tables import json_line, plain, print_table, short
-from pipeline.faults import Misuse, Unusable
+from pipeline.cli.tables import json_line, plain
+from pipeline.faults import Unusable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job import Job
-    from pipeline.plan import Plan
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -88,86 +86,6 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(plain(f"note: {note}"), file=sys.stderr)
 
 
-def show(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
-    *,
-    failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
-    rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
-    row: Annotated[int | None, typer.Option("--row", help="The row with this ordinal.", min=0)] = None,
-    media: Annotated[
-        Path | None, typer.Option("--media", help="Write the rows' media to files in this folder.")
-    ] = None,
-    job_file: Annotated[
-        str | None, typer.Option("--job", "-j", help="The job file, to show requests (default: the one that ran).")
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Show rows of a finished or running dataset: request, reply and values side by side."""
-    from pipeline.records import records
-    from pipeline.run_status import require_run
-
-    _, found = require_run(output)
-    job = None if as_json else _job_of(found, output, job_file)
-    shown = 0
-    for ordinal, record in records(output):
-        if (failed and record["status"] != "failed") or (row is not None and ordinal != row):
-            continue
-        if media is not None:
-            _write_media(ordinal, record, media)
-        if as_json:
-            print(json_line({"ordinal": ordinal, **record}, default=_plain_json))
-        else:
-            _print_record(ordinal, record, job)
-        shown += 1
-        if shown == (1 if row is not None else rows) or reader_gone():
-            break
-    if row is not None and not shown:
-        total = found.survey["rows"]
-        raise Misuse(f"row {row} is not sealed yet" if row < total else f"there is no row {row}: the run has {total}")
-    if not shown:
-        print(f"no {'failed ' if failed else ''}row is in the sealed parts", file=sys.stderr)
-    return 0
-
-
-def _write_media(ordinal: int, record: dict[str, Any], folder: Path) -> None:
-    """Puts what the model made into files named by row and number."""
-    import mimetypes
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, item in enumerate((record["response"] or {}).get("media") or ()):
-        suffix = mimetypes.guess_extension(item["mime_type"]) or ".bin"
-        path = folder / f"row-{ordinal:06d}-{number}{suffix}"
-        path.write_bytes(item["data"])
-        print(path, file=sys.stderr)
-
-
-def _plain_json(value: object) -> Any:
-    """Bytes have no JSON: their size stands for them."""
-    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
-
-
-def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
-    """The job as its file is now, to render requests with; None, and a note, when it may not be run or has changed.
-
-    Raises `Misuse` when the one that was given is not the run's.
-    """
-    from pipeline.cli.trusted import target_of
-    from pipeline.jobfile import is_job_file, job_of_requests, load_job
-
-    try:
-        target = target_of(plan, output, given)
-        job = load_job(target) if is_job_file(target) else job_of_requests([target])
-        if job.fingerprint()["prompt"] == plan.job.get("prompt"):
-            return job
-        problem = Misuse(f"the prompt of {target} is not the one that was asked")
-    except Misuse as error:
-        problem = error
-    if given is not None:
-        raise problem
-    print(f"note: requests are not shown: {plain(str(problem))}", file=sys.stderr)
-    return None
-
-
 def _first_rows(source: Any, limit: int) -> Iterator[Row]:
     for batch in source.chunk(0):
         for row in batch.rows:
@@ -178,26 +96,9 @@ def _first_rows(source: Any, limit: int) -> Iterator[Row]:
 
 def _rendered(job: Job, row: Row) -> str:
     try:
-        messages = job.request(row).payload["messages"]
+        return messages_of(job, row)
     except Unusable as fault:
-        return f"  cannot be asked: {fault.message}"
-    return "\n".join(f"  [{message['role']}] {short(readable(message.get('content')), 2000)}" for message in messages)
-
-
-def readable(content: Any) -> Any:
-    """A message's content for people: text as it is, attachments by name."""
-    from pipeline.attachments import Attachment
-
-    if not isinstance(content, list):
-        return content
-    pieces = []
-    for part in content:
-        if isinstance(part, Attachment):
-            value = part.value if isinstance(part.value, str) else f"{len(part.value)} bytes"
-            pieces.append(f"<{part.kind}: {short(value, 80)}>")
-        else:
-            pieces.append(str(part.get("text", part)) if isinstance(part, dict) else str(part))
-    return " ".join(pieces)
+        return f"(it cannot be asked: {fault.message})"
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -209,24 +110,3 @@ def _print_facts(facts: dict[str, Any]) -> None:
                 print(plain(f"  {inner}: {kind}"))
         elif value is not None:
             print(plain(f"{name.replace('_', ' '):{width}}  {value}"))
-
-
-def _print_record(ordinal: int, record: dict[str, Any], job: Job | None) -> None:
-    from pipeline.data import Row
-
-    response = record["response"] or {}
-    unusable = (record["error"] or {}).get("type") == "Unusable"
-    added = job.add if job is not None and job.add is not None else ("row",)
-    asked = {name: value for name, value in record.items() if name not in added}
-    request = "(it was not asked)" if unusable else _rendered(job, Row(ordinal, asked)) if job else ""
-    values = record["parsed"] if record["status"] == "ok" else record["error"]
-    inputs = {k: v for k, v in record.items() if k not in {"status", "parsed", "response", "error"}}
-    print_table(
-        [
-            {
-                f"row {ordinal}: request": request or short(inputs, 2000),
-                "reply": short(response.get("text") or "", 2000),
-                record["status"]: json.dumps(values, ensure_ascii=False, indent=1, default=str),
-            }
-        ]
-    )
