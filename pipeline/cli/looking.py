@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import figures
 from pipeline.cli.estimating import estimate
-from pipeline.cli.messages import messages_of
+from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
 from pipeline.cli.tables import json_line, plain
 from pipeline.faults import Unusable
@@ -18,6 +20,7 @@ from pipeline.faults import Unusable
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job import Job
+    from pipeline.source import Survey
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -29,8 +32,11 @@ def plan(  # noqa: PLR0913 - one parameter an option
     assignments: Assignments = None,
     limit: Limit = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="An earlier run, whose figures are used.")
+        Path | None, typer.Option("--output", "-o", help="The run to go on with, whose figures are used.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="As if the failed rows were asked again.")
+    ] = False,
     rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
     as_json: AsJson = False,
 ) -> int:
@@ -46,6 +52,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     schema = output_schema(kept, job.reader)
     sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
     source.close()
+    folder = output or Path(job.output or Path("out") / job.name)
+    ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
     facts = {
         "job": job.name,
         "model": job.model,
@@ -53,24 +61,89 @@ def plan(  # noqa: PLR0913 - one parameter an option
         "rows": found.rows,
         "bad_rows": found.bad_count,
         "chunks": len(found.chunks),
-        "requests": found.rows - found.bad_count,
-        **estimate(job, sample, found.rows, output or Path(job.output or Path("out") / job.name)),
+        "rows_done": ahead.done,
+        "rows_retried": ahead.retried,
+        "requests": ahead.requests,
+        **estimate(job, sample, ahead.requests, folder),
         "columns": {
-            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see the README"
+            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see docs/output.md"
             for field in schema
         },
     }
-    notes = [*found.notes, *_bigquery_notes(schema)]
+    notes = [*found.notes, *_bigquery_notes(schema), *ahead.notes]
     if as_json:
-        print(json_line(facts))
+        shown = [_request(job, row) for row in sample[:rows]]
+        print(json_line({**facts, "notes": notes, "first_requests": shown}, default=_attachment))
         _print_notes(notes)
         return 0
-    _print_facts(facts)
+    _print_facts(_for_people(facts))
     _print_notes(notes)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
         print(plain(_rendered(job, row)))
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What a start would have to ask: `requests` rows, of which `retried` were asked before; `done` ones are left."""
+
+    requests: int
+    done: int = 0
+    retried: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> _Ahead:
+    """What is left of the run in the output folder, if this plan goes on with it."""
+    from pipeline.plan import Plan, RunFolder, differences
+    from pipeline.run_status import run_status
+    from pipeline.source import Survey
+
+    everything = _Ahead(found.rows - found.bad_count)
+    before = RunFolder(output).load()
+    if before is None:
+        return everything
+    status = run_status(output)
+    if not status.done:
+        return everything
+    now = Plan(job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated)
+    different = differences(before, now)
+    known = Survey.from_json(before.survey)
+    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
+        different.append("the input has changed")
+    if different:
+        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
+        return replace(everything, notes=(f"{refused}; the figures are for all rows",))
+    retried = status.failed if retry_failed else 0
+    left = found.rows - status.done
+    bad = round(found.bad_count * left / found.rows)  # they fail without a call; those that are done are among the done
+    return _Ahead(max(0, left - bad) + retried, status.done - retried, retried)
+
+
+def _request(job: Job, row: Row) -> dict[str, Any]:
+    """A request as JSON: what is sent, or why it cannot be."""
+    try:
+        return {"row": row.ordinal, "payload": job.request(row).payload}
+    except Unusable as fault:
+        return {"row": row.ordinal, "payload": None, "problem": fault.message}
+
+
+def _attachment(value: object) -> str:
+    return readable([value])
+
+
+def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts with each range beside its figure, and without what is nothing."""
+    told: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
+            continue
+        shown = figures.dollars if name == "cost_usd" else figures.count
+        if facts.get(f"{name}_low") is not None:
+            value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
+        told[name] = value
+    return told
 
 
 def _bigquery_notes(schema: Any) -> Iterator[str]:

@@ -80,6 +80,9 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
     from pipeline.execute import Settings
     from pipeline.prices import load_prices, parse_price
 
+    if options.fresh and options.retry_failed:
+        told = "--fresh and --retry-failed exclude each other"
+        raise Misuse(f"{told}: --fresh asks every row again, --retry-failed only those that failed")
     return Settings(
         output=output,
         target=target,
