@@ -64,6 +64,8 @@ class RunStatus:
     finished: str | None
     start_cost_usd: float | None = None
     """What the start that is at work has spent."""
+    resumed: bool = False
+    """Whether earlier starts have spent something, too."""
     now: Mapping[str, Any] = field(default_factory=dict)
     """The present second of a running job: see `pipeline.watching`."""
 
@@ -137,6 +139,7 @@ def run_status(output: Path) -> RunStatus:
         created=plan.created,
         started=_signed(folder).isoformat(timespec="milliseconds") if holder is not None else told.get("started"),
         finished=None if holder is not None else told.get("finished"),
+        resumed=state.get("run_cost_usd", 0.0) > state.get("cost_usd", 0.0),
         start_cost_usd=state.get("cost_usd") if holder is not None else None,
         now={name: state.get(name) for name in _NOW} if holder is not None else {},
     )

@@ -106,7 +106,7 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
         keep_replies=options.keep_replies,
         grace_s=options.grace,
         simulated=options.emulate,
-        endpoints=1 if options.emulate else connection.endpoints,
+        endpoints=len(connection.locations) if options.emulate else connection.endpoints,
     )
 
 

@@ -106,7 +106,7 @@ def _rows(found: RunStatus) -> str:
 def _spent(found: RunStatus) -> str:
     charged = found.charged
     told = figures.dollars(charged.cost_usd)
-    if found.start_cost_usd is not None and found.start_cost_usd < charged.cost_usd:
+    if found.start_cost_usd is not None and found.resumed:
         told += f" ({figures.dollars(found.start_cost_usd)} of it since the last resume)"
     if found.simulated:
         told += " at the model's prices; the emulator costs nothing"
