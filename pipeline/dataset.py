@@ -142,6 +142,10 @@ class Dataset:
         theirs = [column.combine_chunks() for column in kept.columns]
         return pa.RecordBatch.from_arrays([*theirs, *ours], schema=self.schema)
 
+    def preview(self, kept: Sequence[pa.RecordBatch], entries: Sequence[tuple[int, Entry]]) -> pa.RecordBatch:
+        """Rows as `seal` would write them, for those who look before it does."""
+        return self._batch(_table(kept, self.kept), entries, _Counts())
+
     def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
         """Writes the manifest, then the marker that make and schedulers wait for (or takes it away)."""
         self.unfinish()

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -74,12 +75,22 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a start of a run came to. `rows`, `ok`, `failed` and `run` are of the whole run, the calls of this start."""
+    """The result of a start: its calls, `seconds`, and when it `started` and `finished`, in UTC.
 
+    `rows`, `ok`, `failed`, `failures` and `run` are of the whole run.
+    """
+
+    job: str
+    run_id: str
+    started: str
+    finished: str
     status: str
     rows: int
     ok: int
     failed: int
+    start_ok: int
+    """Rows that came to a value in this start, and those that failed in it."""
+    start_failed: int
     requests: int
     retries: int
     throttled: int
@@ -125,6 +136,7 @@ class Run:
     """A job in its output folder, locked and checked. Make one with `opened`."""
 
     def __init__(self, job: Job, settings: Settings, folder: RunFolder, plan: Plan) -> None:
+        self.started = _now()
         self.job = job
         self.settings = settings
         self.folder = folder
@@ -262,10 +274,16 @@ class Run:
         too_many = failed > allowed_failures(self.job, total)
         status = ("failed" if too_many else "complete") if complete else "stopped"
         summary = Summary(
+            job=self.plan.job_name,
+            run_id=self.plan.run_id,
+            started=self.started,
+            finished=_now(),
             status=status,
             rows=total,
             ok=ok,
             failed=failed,
+            start_ok=tally.ok,
+            start_failed=tally.failed,
             requests=tally.requests,
             retries=tally.retries,
             throttled=tally.throttled,
@@ -275,7 +293,7 @@ class Run:
             output=str(self.folder.output),
             simulated=self.plan.simulated,
             run=self.journal.charged(),
-            reason=_reason(stop),
+            reason=_too_many(self.job, failed, total) if status == "failed" else _reason(stop),
             failures=failures.kinds,
         )
         self.dataset.finish(self._manifest(summary), success=status == "complete")
@@ -342,6 +360,8 @@ class Run:
         return {
             "status": summary.status,
             "reason": summary.reason,
+            "started": summary.started,
+            "finished": summary.finished,
             "simulated": plan.simulated,
             "run": {"id": plan.run_id, "job": plan.job_name, "created": plan.created, "version": plan.version},
             "rows": summary.rows,
@@ -530,3 +550,11 @@ def _reason(stop: Stop) -> str | None:
     if isinstance(stop.reason, signal.Signals):
         return stop.reason.name
     return str(stop.reason) if stop.reason else None
+
+
+def _too_many(job: Job, failed: int, rows: int) -> str:
+    return f"{failed} of {rows} rows failed, more than the job allows (max_failed={job.max_failed:g})"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

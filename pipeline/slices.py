@@ -129,9 +129,11 @@ def part_file(path: Path) -> Iterator[pq.ParquetFile]:
         raise Broken(f"{path} cannot be read: {told}; restore it, or run `pipeline reparse` on its folder") from error
 
 
-def bounded_batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a file in batches of bounded bytes; none reaches beyond its row group."""
-    for group in range(file.num_row_groups):
+def bounded_batches(
+    file: pq.ParquetFile, columns: Sequence[str] | None = None, *, groups: Iterable[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, or of some of its row groups, in batches of bounded bytes; none spans two groups."""
+    for group in range(file.num_row_groups) if groups is None else groups:
         metadata = file.metadata.row_group(group)
         rows = int(metadata.num_rows * SLICE_BYTES / max(metadata.total_byte_size, 1))
         size = max(1, min(rows, SLICE_ROWS))

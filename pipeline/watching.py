@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,14 @@ _RATES_EVERY = 10
 _SAID_AGAIN_S = 60.0
 """Changes of the rate are told once a minute at the most; `state.json` has the last one."""
 
+_RECENT_S = 30
+"""The seconds over which the speed of a run is taken: long enough for calls of some seconds, short enough to be of now.
+"""
+
 TUNABLE = ("concurrency", "rpm", "tpm")
+_TUNE_REMEDY = (
+    "what can be tuned: concurrency, rpm (requests per minute), tpm (tokens per minute); rpm=0 lifts the limit"
+)
 
 
 class Watch:
@@ -57,6 +66,7 @@ class Watch:
         self._warned: set[str] = set()
         self._rates = rates or GrantedRates(folder, files=files)
         self._seconds = 0
+        self._recent = deque([(anyio.current_time(), tally.done)], maxlen=_RECENT_S + 1)
         self._told_of: dict[str, float] = {}
 
     async def keep(self) -> None:
@@ -87,8 +97,11 @@ class Watch:
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
         self._tally.limit = sum(rates.values()) if rates else None
         at = time.time()
+        rows_per_s = self._speed()
         return {
             "at": round(at, 3),
+            "rows_per_s": rows_per_s,
+            "eta_s": round(max(0, self._tally.rows - self._tally.done) / rows_per_s, 1) if rows_per_s else None,
             "limit": round(sum(rates.values()), 2) if rates else None,
             "rate_change": self._last_change(at),
             "lanes": rates,
@@ -101,11 +114,22 @@ class Watch:
             "retrying": self._tally.retrying,
             "latency_p50": dispatcher.latencies.quantile(0.5),
             "latency_p99": dispatcher.latencies.quantile(0.99),
+            "rows": self._tally.rows,
             "done": self._tally.done,
+            "run_ok": self._tally.ok_before + self._tally.ok,
+            "run_failed": self._tally.failures_before.count + self._tally.failed,
             "cost_usd": round(self._tally.cost_usd, 6),
             "run_cost_usd": round(self._tally.cost_before_usd + self._tally.cost_usd, 6),
             **passed,
         }
+
+    def _speed(self) -> float | None:
+        """Rows done per second of late; None before any is."""
+        now = (anyio.current_time(), self._tally.done)
+        since, before = self._recent[0]
+        seconds = now[0] - since
+        self._recent.append(now)
+        return round((now[1] - before) / seconds, 3) if now[1] > before and seconds else None
 
     def _last_change(self, now: float) -> str | None:
         """When and why the rate was cut last, or was not."""
@@ -190,17 +214,27 @@ def apply(limits: Limits, changes: Mapping[str, float]) -> None:
         limits.tokens = Spacing(changes["tpm"]) if changes["tpm"] else None
 
 
-def ask_to_tune(folder: Path, assignments: list[str]) -> dict[str, float]:
-    """Leaves changes for a running job to find. Raises `Misuse` for anything but NAME=NUMBER of what can be tuned."""
+def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
+    """The changes that a user asks for. Raises `Misuse` for anything but NAME=NUMBER of what can be tuned."""
     changes = {}
     for assignment in assignments:
         name, _, text = assignment.partition("=")
+        if name not in TUNABLE:
+            meant = get_close_matches(name.lower(), TUNABLE, n=1, cutoff=0.4)
+            remedy = f"did you mean {meant[0]}={text or 300}?" if meant and text else _TUNE_REMEDY
+            raise Misuse(f"{assignment!r}: there is no limit called {name!r}; {remedy}")
         try:
             changes[name] = float(text)
         except ValueError:
-            raise Misuse(f"{assignment!r} is not NAME=NUMBER, as in rpm=300") from None
-        if name not in TUNABLE or not (1 if name == "concurrency" else 0) <= changes[name] < math.inf:
-            raise Misuse(f"{assignment!r} cannot be tuned; what can: {', '.join(TUNABLE)} (rpm=0 lifts the limit)")
+            raise Misuse(f"{assignment!r} is not {name}=NUMBER, as in {name}=300") from None
+        if not (least := 1 if name == "concurrency" else 0) <= changes[name] < math.inf:
+            raise Misuse(f"{assignment!r} cannot be set: {name} takes a number from {least} on; {_TUNE_REMEDY}")
+    return changes
+
+
+def ask_to_tune(folder: Path, assignments: Sequence[str]) -> dict[str, float]:
+    """Leaves changes for a running job to find. Raises `Misuse` as `tuning_of`."""
+    changes = tuning_of(assignments)
     FILES.put(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
     return changes
 

@@ -10,9 +10,9 @@
                         |
                 reparse  processes
                         |
-                     execute
+               execute  run_status
                         |
-                watching  records
+       watching  records  run_rows  input_rows
                         |
            run  working  composition
                         |
@@ -110,8 +110,8 @@ LAYERS = {
         "transport",
     },
     "engine": {"composition", "granted", "run", "working"},
-    "observation": {"records", "watching"},
-    "execution": {"execute"},
+    "observation": {"input_rows", "records", "run_rows", "watching"},
+    "execution": {"execute", "run_status"},
     "executions": {"processes", "reparse"},
     "judgement": {"evaluate", "gold", "judging"},
     "telling": {"report"},
@@ -135,6 +135,7 @@ SIDEWAYS = {
     },
     "edges": {("auth", "credentials"), ("dataset", "slices"), ("endpoint", "sdk"), ("endpoint", "transport")},
     "engine": {("working", "run")},
+    "observation": {("run_rows", "input_rows")},
     "judgement": {("evaluate", "gold")},
     "face": {("__main__", "cli")},
 }
@@ -373,7 +374,10 @@ TELLS_THE_TIME = {
     "auth": 1,  # how much of a token's life is left, the moment it has come; from then on it is monotonic
     "cache.keeping": 1,
     "cache.store": 2,
+    "cli.streams": 1,  # when a line of a log was written
+    "cli.status": 1,  # how long ago a job reported
     "endpoint": 1,  # when an answer had come
+    "execute": 1,  # when a start began and ended
     "plan": 1,
     "report.facts": 1,  # when the folder was read
     "watching": 2,

@@ -274,7 +274,7 @@ def test_p6_a_second_run_at_the_same_time_is_told_the_pid_of_the_first(shell: Sh
         server.arrived(3)
         second = shell.pipeline("run", "job.py", "--base-url", server.base_url)
         assert f"another run works on out/a_job: pid {first.pid} on " in error_of(second)
-        assert shell.pipeline("status", "out/a_job", "--json").json["state"] == "running"
+        assert shell.pipeline("status", "out/a_job", "--json").json["status"] == "running"
         server.release()
         assert ended(first).code == 0
         assert len(server.calls) == 3
@@ -311,14 +311,14 @@ def finished(shell: Shell) -> Shell:
 
 def test_status_tells_how_far_a_run_is(finished: Shell) -> None:
     facts = finished.pipeline("status", "out/a_job", "--json").json
-    expected = {"state": "complete", "holder": None, "rows": 3, "done": 3, "left": 0, "failed_in_sealed_parts": 1}
+    expected = {"status": "complete", "holder": None, "rows": 3, "done": 3, "left": 0, "ok": 2, "failed": 1}
     assert facts.items() >= expected.items()
     assert "complete" in finished.pipeline("status", "out/a_job").out
 
 
 def test_status_of_a_folder_without_a_run_is_an_error(shell: Shell) -> None:
-    assert "holds no run" in error_of(shell.pipeline("status", "nowhere"))
-    assert "holds no run" in error_of(shell.pipeline("show", "nowhere"))
+    assert "there is no run in nowhere" in error_of(shell.pipeline("status", "nowhere"))
+    assert "there is no run in nowhere" in error_of(shell.pipeline("show", "nowhere"))
 
 
 def lines_of(done: Done) -> list[dict[str, Any]]:

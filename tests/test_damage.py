@@ -201,9 +201,9 @@ def test_p13_a_part_that_is_damaged_during_the_run_is_found_at_its_end(
 
 def test_p13_status_calls_a_run_complete_only_where_the_marker_is(shell: Shell, server: Served) -> None:
     assert run(shell, server).code == 0
-    assert shell.pipeline("status", "out/a_job", "--json").json["state"] == "complete"
+    assert shell.pipeline("status", "out/a_job", "--json").json["status"] == "complete"
     success(shell).unlink()
-    assert shell.pipeline("status", "out/a_job", "--json").json["state"] == "stopped"
+    assert shell.pipeline("status", "out/a_job", "--json").json["status"] == "stopped"
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, zeroed, cut, swapped_for_a_folder])

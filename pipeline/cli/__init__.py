@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, streams
+from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, show, status, streams
 from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
@@ -51,9 +51,9 @@ def _options(
 
 app.command("run")(running.run)
 app.command("plan")(looking.plan)
-app.command("status")(looking.status)
-app.command("tune")(looking.tune)
-app.command("show")(looking.show)
+app.command("status")(status.status)
+app.command("tune")(status.tune)
+app.command("show")(show.show)
 app.command("report")(reporting.report)
 app.command("reparse")(running.reparse)
 app.command("eval")(evaluating.evaluate)

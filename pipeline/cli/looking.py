@@ -1,30 +1,26 @@
-"""`pipeline plan`, `status` and `show`: looking at a job before it runs, and at a run."""
+"""`pipeline plan`: what a run would do, before it makes a call."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import figures
 from pipeline.cli.estimating import estimate
+from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
-from pipeline.cli.streams import reader_gone
-from pipeline.cli.tables import json_line, plain, print_table, short
-from pipeline.failures import Failures
-from pipeline.faults import Misuse, Unusable
+from pipeline.cli.tables import json_line, plain
+from pipeline.faults import Unusable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job import Job
-    from pipeline.plan import Plan, RunFolder
-
-_NOT_SHOWN = {"at", "done", "lanes", "failures"}
-"""What a running job says of itself that `status` shows elsewhere, or not at all."""
+    from pipeline.source import Survey
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -36,8 +32,11 @@ def plan(  # noqa: PLR0913 - one parameter an option
     assignments: Assignments = None,
     limit: Limit = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="An earlier run, whose figures are used.")
+        Path | None, typer.Option("--output", "-o", help="The run to go on with, whose figures are used.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="As if the failed rows were asked again.")
+    ] = False,
     rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
     as_json: AsJson = False,
 ) -> int:
@@ -53,6 +52,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     schema = output_schema(kept, job.reader)
     sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
     source.close()
+    folder = output or Path(job.output or Path("out") / job.name)
+    ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
     facts = {
         "job": job.name,
         "model": job.model,
@@ -60,24 +61,89 @@ def plan(  # noqa: PLR0913 - one parameter an option
         "rows": found.rows,
         "bad_rows": found.bad_count,
         "chunks": len(found.chunks),
-        "requests": found.rows - found.bad_count,
-        **estimate(job, sample, found.rows, output or Path(job.output or Path("out") / job.name)),
+        "rows_done": ahead.done,
+        "rows_retried": ahead.retried,
+        "requests": ahead.requests,
+        **estimate(job, sample, ahead.requests, folder),
         "columns": {
-            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see the README"
+            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see docs/output.md"
             for field in schema
         },
     }
-    notes = [*found.notes, *_bigquery_notes(schema), *_spark_notes(schema)]
+    notes = [*found.notes, *_bigquery_notes(schema), *_spark_notes(schema), *ahead.notes]
     if as_json:
-        print(json_line(facts))
+        shown = [_request(job, row) for row in sample[:rows]]
+        print(json_line({**facts, "notes": notes, "first_requests": shown}, default=_attachment))
         _print_notes(notes)
         return 0
-    _print_facts(facts)
+    _print_facts(_for_people(facts))
     _print_notes(notes)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
         print(plain(_rendered(job, row)))
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What a start would have to ask: `requests` rows, of which `retried` were asked before; `done` ones are left."""
+
+    requests: int
+    done: int = 0
+    retried: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> _Ahead:
+    """What is left of the run in the output folder, if this plan goes on with it."""
+    from pipeline.plan import Plan, RunFolder, differences
+    from pipeline.run_status import run_status
+    from pipeline.source import Survey
+
+    everything = _Ahead(found.rows - found.bad_count)
+    before = RunFolder(output).load()
+    if before is None:
+        return everything
+    status = run_status(output)
+    if not status.done:
+        return everything
+    now = Plan(job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated)
+    different = differences(before, now)
+    known = Survey.from_json(before.survey)
+    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
+        different.append("the input has changed")
+    if different:
+        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
+        return replace(everything, notes=(f"{refused}; the figures are for all rows",))
+    retried = status.failed if retry_failed else 0
+    left = found.rows - status.done
+    bad = round(found.bad_count * left / found.rows)  # they fail without a call; those that are done are among the done
+    return _Ahead(max(0, left - bad) + retried, status.done - retried, retried)
+
+
+def _request(job: Job, row: Row) -> dict[str, Any]:
+    """A request as JSON: what is sent, or why it cannot be."""
+    try:
+        return {"row": row.ordinal, "payload": job.request(row).payload}
+    except Unusable as fault:
+        return {"row": row.ordinal, "payload": None, "problem": fault.message}
+
+
+def _attachment(value: object) -> str:
+    return readable([value])
+
+
+def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts with each range beside its figure, and without what is nothing."""
+    told: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
+            continue
+        shown = figures.dollars if name == "cost_usd" else figures.count
+        if facts.get(f"{name}_low") is not None:
+            value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
+        told[name] = value
+    return told
 
 
 def _bigquery_notes(schema: Any) -> Iterator[str]:
@@ -102,159 +168,6 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(plain(f"note: {note}"), file=sys.stderr)
 
 
-def status(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
-) -> int:
-    """Show how far a run is, also from another terminal while it works."""
-    from pipeline.dataset import SUCCESS
-    from pipeline.journal import charged_in, look
-    from pipeline.records import with_examples
-    from pipeline.report.facts import manifest_of
-    from pipeline.watching import state_of
-
-    folder, found = _run_in(output)
-    parts, pending = look(folder.journal)
-    holder = folder.running()
-    charged = charged_in(folder.journal, ended=holder is None)
-    state = state_of(folder.run) if holder else {}
-    told = manifest_of(output) or {}
-    settled = not holder and told.get("ok", 0) + told.get("failed", 0) >= sum(part.rows for part in parts) + pending
-    by_part = [part.failures for part in parts]
-    kinds = state.get("failures") or (told.get("failures") if settled else None) or chain.from_iterable(by_part)
-    failures = with_examples(Failures() + Failures.from_json(kinds), output, parts)
-    total = int(found.survey["rows"])
-    done = sum(part.rows for part in parts) + pending
-    facts = {
-        "job": found.job_name,
-        "simulated": found.simulated,
-        "state": "running" if holder else "complete" if (output / SUCCESS).is_file() else "stopped",
-        "holder": holder,
-        "rows": total,
-        "done": done,
-        "left": total - done,
-        "reason": told.get("reason") if settled else None,
-        "failures": failures.bare().to_json(),
-        "sealed_parts": len(parts),
-        "failed_in_sealed_parts": sum(part.failed for part in parts),
-        **charged.figures("run_"),
-        "run_lost_calls": charged.lost_calls,
-        "created": found.created,
-    }
-    if holder:
-        shown = {name: value for name, value in state.items() if value not in (None, [], {})}
-        facts |= {f"now_{name}": value for name, value in shown.items() if name not in _NOT_SHOWN}
-    if as_json:
-        print(json_line(facts))
-    else:
-        counted = {kind.name: f"{kind.count}, {kind.said}" for kind in failures.kinds}
-        _print_facts({**facts, "failures": counted or None})
-    return 0
-
-
-def tune(
-    output: Annotated[Path, typer.Argument(help="The output folder of a running job.")],
-    changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
-) -> int:
-    """Change the limits of a running job."""
-    from pipeline.watching import ask_to_tune
-
-    folder, _ = _run_in(output)
-    if folder.running() is None:
-        raise Misuse(f"nothing runs on {output}: give the limits to `pipeline run`")
-    asked = ask_to_tune(folder.run, changes)
-    print(f"asked for {', '.join(f'{name}={value:g}' for name, value in asked.items())}; `pipeline status` shows it")
-    return 0
-
-
-def show(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
-    *,
-    failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
-    rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
-    row: Annotated[int | None, typer.Option("--row", help="The row with this ordinal.", min=0)] = None,
-    media: Annotated[
-        Path | None, typer.Option("--media", help="Write the rows' media to files in this folder.")
-    ] = None,
-    job_file: Annotated[
-        str | None, typer.Option("--job", "-j", help="The job file, to show requests (default: the one that ran).")
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Show rows of a finished or running dataset: request, reply and values side by side."""
-    from pipeline.records import records
-
-    _, found = _run_in(output)
-    job = None if as_json else _job_of(found, output, job_file)
-    shown = 0
-    for ordinal, record in records(output):
-        if (failed and record["status"] != "failed") or (row is not None and ordinal != row):
-            continue
-        if media is not None:
-            _write_media(ordinal, record, media)
-        if as_json:
-            print(json_line({"ordinal": ordinal, **record}, default=_plain_json))
-        else:
-            _print_record(ordinal, record, job)
-        shown += 1
-        if shown == (1 if row is not None else rows) or reader_gone():
-            break
-    if row is not None and not shown:
-        total = found.survey["rows"]
-        raise Misuse(f"row {row} is not sealed yet" if row < total else f"there is no row {row}: the run has {total}")
-    if not shown:
-        print(f"no {'failed ' if failed else ''}row is in the sealed parts", file=sys.stderr)
-    return 0
-
-
-def _write_media(ordinal: int, record: dict[str, Any], folder: Path) -> None:
-    """Puts what the model made into files named by row and number."""
-    import mimetypes
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, item in enumerate((record["response"] or {}).get("media") or ()):
-        suffix = mimetypes.guess_extension(item["mime_type"]) or ".bin"
-        path = folder / f"row-{ordinal:06d}-{number}{suffix}"
-        path.write_bytes(item["data"])
-        print(path, file=sys.stderr)
-
-
-def _plain_json(value: object) -> Any:
-    """Bytes have no JSON: their size stands for them."""
-    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
-
-
-def _run_in(output: Path) -> tuple[RunFolder, Plan]:
-    from pipeline.plan import RunFolder
-
-    folder = RunFolder(output)
-    found = folder.load()
-    if found is None:
-        raise Misuse(f"{output} holds no run (no {output / '_run' / 'plan.json'})")
-    return folder, found
-
-
-def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
-    """The job as its file is now, to render requests with; None, and a note, when it may not be run or has changed.
-
-    Raises `Misuse` when the one that was given is not the run's.
-    """
-    from pipeline.cli.trusted import target_of
-    from pipeline.jobfile import is_job_file, job_of_requests, load_job
-
-    try:
-        target = target_of(plan, output, given)
-        job = load_job(target) if is_job_file(target) else job_of_requests([target])
-        if job.fingerprint()["prompt"] == plan.job.get("prompt"):
-            return job
-        problem = Misuse(f"the prompt of {target} is not the one that was asked")
-    except Misuse as error:
-        problem = error
-    if given is not None:
-        raise problem
-    print(f"note: requests are not shown: {plain(str(problem))}", file=sys.stderr)
-    return None
-
-
 def _first_rows(source: Any, limit: int) -> Iterator[Row]:
     for batch in source.chunk(0):
         for row in batch.rows:
@@ -265,26 +178,9 @@ def _first_rows(source: Any, limit: int) -> Iterator[Row]:
 
 def _rendered(job: Job, row: Row) -> str:
     try:
-        messages = job.request(row).payload["messages"]
+        return messages_of(job, row)
     except Unusable as fault:
-        return f"  cannot be asked: {fault.message}"
-    return "\n".join(f"  [{message['role']}] {short(readable(message.get('content')), 2000)}" for message in messages)
-
-
-def readable(content: Any) -> Any:
-    """A message's content for people: text as it is, attachments by name."""
-    from pipeline.attachments import Attachment
-
-    if not isinstance(content, list):
-        return content
-    pieces = []
-    for part in content:
-        if isinstance(part, Attachment):
-            value = part.value if isinstance(part.value, str) else f"{len(part.value)} bytes"
-            pieces.append(f"<{part.kind}: {short(value, 80)}>")
-        else:
-            pieces.append(str(part.get("text", part)) if isinstance(part, dict) else str(part))
-    return " ".join(pieces)
+        return f"(it cannot be asked: {fault.message})"
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -296,24 +192,3 @@ def _print_facts(facts: dict[str, Any]) -> None:
                 print(plain(f"  {inner}: {kind}"))
         elif value is not None:
             print(plain(f"{name.replace('_', ' '):{width}}  {value}"))
-
-
-def _print_record(ordinal: int, record: dict[str, Any], job: Job | None) -> None:
-    from pipeline.data import Row
-
-    response = record["response"] or {}
-    unusable = (record["error"] or {}).get("type") == "Unusable"
-    added = job.add if job is not None and job.add is not None else ("row",)
-    asked = {name: value for name, value in record.items() if name not in added}
-    request = "(it was not asked)" if unusable else _rendered(job, Row(ordinal, asked)) if job else ""
-    values = record["parsed"] if record["status"] == "ok" else record["error"]
-    inputs = {k: v for k, v in record.items() if k not in {"status", "parsed", "response", "error"}}
-    print_table(
-        [
-            {
-                f"row {ordinal}: request": request or short(inputs, 2000),
-                "reply": short(response.get("text") or "", 2000),
-                record["status"]: json.dumps(values, ensure_ascii=False, indent=1, default=str),
-            }
-        ]
-    )

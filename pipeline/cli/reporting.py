@@ -65,13 +65,12 @@ def prompts_of(subject: Subject) -> dict[str, str]:
 
 
 def _prompt(job: Job, row: Row) -> str:
-    from pipeline.cli.looking import readable
+    from pipeline.cli.messages import messages_of
 
     try:
-        messages = job.request(row).payload["messages"]
+        return messages_of(job, row)
     except Unusable as fault:
         return f"cannot be asked: {fault.message}"
-    return "\n\n".join(f"[{message['role']}]\n{readable(message.get('content'))}" for message in messages)
 
 
 def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[str, str]]:

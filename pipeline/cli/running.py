@@ -80,6 +80,9 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
     from pipeline.execute import Settings
     from pipeline.prices import load_prices, parse_price
 
+    if options.fresh and options.retry_failed:
+        told = "--fresh and --retry-failed exclude each other"
+        raise Misuse(f"{told}: --fresh asks every row again, --retry-failed only those that failed")
     return Settings(
         output=output,
         target=target,
@@ -103,7 +106,7 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
         keep_replies=options.keep_replies,
         grace_s=options.grace,
         simulated=options.emulate,
-        endpoints=1 if options.emulate else connection.endpoints,
+        endpoints=len(connection.locations) if options.emulate else connection.endpoints,
     )
 
 
@@ -225,11 +228,7 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
         remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
         print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
-        print(
-            f"error: {summary.failed} of {summary.rows} rows failed, more than the job allows "
-            f"(max_failed={job.max_failed:g}); see `pipeline show {summary.output} --failed`",
-            file=sys.stderr,
-        )
+        print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
+import re
+import stat
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+_TIME = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
+
+
 def secure() -> None:
     """Makes standard input, output and error fit for what comes, at the start of a program.
 
     A closed one is opened to nowhere, lest a file of ours takes its number. Text that the encoding lacks is escaped;
-    once a reader has gone, what is written goes nowhere. What stands in for them (in tests) stays as it is.
+    once a reader has gone, what is written goes nowhere. Lines of errors carry the time where they go to a log.
+    What stands in for them (in tests) stays as it is.
     """
     for descriptor in range(3):
         _occupy(descriptor)
@@ -73,6 +81,36 @@ class _Steadfast(io.RawIOBase):
         return self.write(data)
 
 
+class _Log(_Steadfast):
+    """A file that lines are appended to, as cron jobs do: each begins with the time, in UTC, unless it does already.
+
+    Pipes are left alone: who reads one as it comes (a container's log, systemd, Airflow) notes the time. So is a file
+    that is written anew, for one command's errors.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._line_begins = True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        content = bytes(data)
+        moment = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} ".encode()
+        stamped = b""
+        for line in content.splitlines(keepends=True):
+            if self._line_begins and line.strip() and not _TIME.match(line):
+                stamped += moment
+            stamped += line
+            self._line_begins = line.endswith(b"\n")
+        while stamped and self.failure is None:
+            stamped = stamped[super().write(stamped) :]
+        return len(content)
+
+
+def _is_log(descriptor: int) -> bool:
+    appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+    return bool(appends) and stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
 def _occupy(descriptor: int) -> None:
     try:
         os.fstat(descriptor)
@@ -89,7 +127,7 @@ def _steadfast(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is not None:
         stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Steadfast(descriptor)),
+        io.BufferedWriter((_Log if descriptor == 2 and _is_log(2) else _Steadfast)(descriptor)),
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=stream is None or stream.line_buffering,

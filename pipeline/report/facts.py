@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -19,10 +19,9 @@ from pipeline.ledger import Charges
 from pipeline.plan import Plan, RunFolder
 from pipeline.report.scanning import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
+from pipeline.run_status import Status, manifest_of, status_of
 from pipeline.source import Survey
 from pipeline.watching import EVENTS
-
-Status = Literal["complete", "failed", "stopped", "running"]
 
 _TOKENS = ("input", "output", "reasoning", "cached")
 
@@ -129,7 +128,7 @@ def run_facts(output: Path) -> RunFacts:
     return RunFacts(
         output=str(output),
         **_identity(plan, told),
-        status=_status(told, running=running, done=sealed + pending == rows and not pending),
+        status=status_of(output, told, running=running, done=sealed + pending == rows and not pending),
         rows=rows,
         ok=settled.get("ok", sum(part.ok for part in parts)),
         failed=settled.get("failed", sum(part.failed for part in parts)),
@@ -148,17 +147,6 @@ def run_facts(output: Path) -> RunFacts:
         notes=tuple(_notes(parts, present, sealed, {} if running else settled)),
         read_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def manifest_of(output: Path) -> dict[str, Any] | None:
-    """What the last start wrote at its end; None when none has ended. Raises `Misuse` when it is damaged."""
-    try:
-        content: dict[str, Any] = orjson.loads((output / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        return None
-    except orjson.JSONDecodeError as error:
-        raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
-    return content
 
 
 def _identity(plan: Plan | None, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,15 +173,6 @@ def _key(fingerprint: Mapping[str, str]) -> str | None:
     columns = orjson.loads(fingerprint.get("columns") or "{}")
     key: str | None = columns.get("key")
     return None if key is None else (columns.get("rename") or {}).get(key, key)
-
-
-def _status(manifest: Mapping[str, Any], *, running: bool, done: bool) -> Status:
-    if running:
-        return "running"
-    status = manifest.get("status")
-    if status in ("complete", "failed") and done:
-        return "failed" if status == "failed" else "complete"
-    return "stopped"
 
 
 def _inputs(plan: Plan | None, manifest: Mapping[str, Any]) -> tuple[InputFile, ...]:

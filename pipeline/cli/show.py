@@ -1,0 +1,219 @@
+"""`pipeline show`: rows of a run with what was asked and what came of it, also while it works."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.messages import messages_of
+from pipeline.cli.options import AsJson
+from pipeline.cli.streams import reader_gone
+from pipeline.cli.tables import json_line, plain
+from pipeline.faults import Broken, Misuse, Unusable
+
+if TYPE_CHECKING:
+    from pipeline.input_rows import InputRows
+    from pipeline.job import Job
+    from pipeline.plan import Plan
+    from pipeline.run_rows import RunRow, Selection
+
+_MOST = 2000
+"""Characters of a text that are shown of one row among several."""
+
+_OURS = ("status", "parsed", "response", "error")
+
+
+def show(  # noqa: PLR0913 - one parameter an option
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
+    *,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
+    rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
+    row: Annotated[int | None, typer.Option("--row", help="The row with this ordinal.", min=0)] = None,
+    key: Annotated[str | None, typer.Option("--key", help="The rows with this value in the job's key column.")] = None,
+    media: Annotated[
+        Path | None, typer.Option("--media", help="Write the rows' media to files in this folder.")
+    ] = None,
+    job_file: Annotated[
+        str | None, typer.Option("--job", "-j", help="The job file, to show requests (default: the one that ran).")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show rows of a finished or running job: the request as it was sent, the reply, the values."""
+    from pipeline.run_rows import RunRows, Selection, key_column
+    from pipeline.run_status import require_run
+
+    folder, plan = require_run(output)
+    column = key_column(plan)
+    if key is not None and column is None:
+        raise Misuse("the job names no `key` column to find rows by: use --row ORDINAL")
+    selection = Selection(failed=failed, ordinal=row, key=key, key_column=column)
+    shown = 0
+    with _asked(plan, output, job_file, needed=not as_json or _has_unsealed(folder.journal)) as asked:
+        view = _View(asked, column, most=None if row is not None or key is not None else _MOST)
+        for one in RunRows(output, asked.job, asked.inputs).select(selection):
+            if media is not None:
+                _write_media(one.ordinal, one.record, media)
+            if as_json:
+                print(json_line({"ordinal": one.ordinal, **one.record}, default=_plain_json))
+            else:
+                view.print(one)
+            shown += 1
+            if shown == (1 if row is not None else rows) or reader_gone():
+                break
+    if not shown:
+        _explain_nothing(selection, plan)
+    return 0
+
+
+def _explain_nothing(selection: Selection, plan: Plan) -> None:
+    """Raises `Misuse` where a row was named that is not there; else says that there is none."""
+    total = plan.survey["rows"]
+    if selection.ordinal is not None:
+        if selection.ordinal >= total:
+            raise Misuse(f"there is no row {selection.ordinal}: the run has {total} rows, and the first is row 0")
+        if not selection.failed:
+            raise Misuse(f"row {selection.ordinal} has not been answered yet")
+    if selection.key is not None and not selection.failed:
+        raise Misuse(f"no row that was answered has {selection.key!r} as its {selection.key_column}")
+    print(f"no {'failed ' if selection.failed else ''}rows so far", file=sys.stderr)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What requests are shown with: the job that ran, and its input; None where that cannot be had."""
+
+    job: Job | None
+    inputs: InputRows | None
+    from_output: bool = False
+    """Whether what the prompt needs is among the columns that were copied to the output."""
+
+
+@contextmanager
+def _asked(plan: Plan, output: Path, job_file: str | None, *, needed: bool) -> Iterator[_Asked]:
+    job = _job_of(plan, output, job_file) if needed else None
+    if job is None:
+        yield _Asked(None, None)
+        return
+    from pipeline.input_rows import InputRows
+    from pipeline.source import Survey
+
+    survey = Survey.from_json(plan.survey)
+    try:
+        inputs = InputRows(job, survey)
+    except (Misuse, Broken) as error:
+        kept = job.columns_kept(survey.columns)
+        from_output = all(
+            kept.get(name) == name and name not in survey.json_columns
+            for name in job.columns_needed(list(survey.columns))
+        )
+        instead = "requests are shown with the columns that are in the output" if from_output else "no request is shown"
+        print(f"note: {instead}: {plain(str(error))}", file=sys.stderr)
+        yield _Asked(job, None, from_output)
+        return
+    try:
+        yield _Asked(job, inputs)
+    finally:
+        inputs.close()
+
+
+def _has_unsealed(journal: Path) -> bool:
+    from pipeline.journal import look
+
+    return look(journal)[1] > 0
+
+
+def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
+    """The job as its file is now, to render requests with; None, and a note, when it may not be run or has changed.
+
+    Raises `Misuse` when the one that was given is not the run's.
+    """
+    from pipeline.cli.trusted import target_of
+    from pipeline.jobfile import is_job_file, job_of_requests, load_job
+
+    try:
+        target = target_of(plan, output, given)
+        job = load_job(target) if is_job_file(target) else job_of_requests([target])
+        if job.fingerprint()["prompt"] == plan.job.get("prompt"):
+            return job
+        problem = Misuse(f"the prompt of {target} is not the one that was asked")
+    except Misuse as error:
+        problem = error
+    if given is not None:
+        raise problem
+    print(f"note: requests are not shown: {plain(str(problem))}", file=sys.stderr)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """How rows are printed: texts as they were sent and came, up to `most` characters."""
+
+    asked: _Asked
+    key_column: str | None
+    most: int | None
+
+    def print(self, row: RunRow) -> None:
+        record = row.record
+        title = f"row {row.ordinal}"
+        if self.key_column is not None and self.key_column in record:
+            title = f"{self.key_column} {record[self.key_column]} ({title})"
+        state = record["status"] if row.sealed else f"{record['status']}, not yet written to a part"
+        print(plain(f"=== {' '.join(title.split())}: {state}"))
+        if (request := self._request(row)) is not None:
+            self._section("request", request)
+        elif inputs := {name: value for name, value in record.items() if name not in _OURS}:
+            self._section("input", _as_json(inputs))
+        if reply := (record["response"] or {}).get("text"):
+            self._section("reply", reply)
+        if (error := record["error"]) is not None:
+            self._section("error", f"{error['type']}: {error['message']}")
+        elif record["status"] == "ok":
+            self._section("parsed", _as_json(record["parsed"]))
+        print()
+
+    def _section(self, name: str, text: str) -> None:
+        left = "" if self.most is None or len(text) <= self.most else f"\n... {len(text) - self.most:,} more characters"
+        shown = text if self.most is None else text[: self.most]
+        print(f"--- {name}\n{plain(shown)}{left and plain(left)}")
+
+    def _request(self, row: RunRow) -> str | None:
+        """The request as it was sent; None when nobody can tell."""
+        from pipeline.data import Row
+
+        if (row.record["error"] or {}).get("type") == "Unusable":
+            return "(the row was not asked)"
+        if self.asked.job is None or not (self.asked.inputs or self.asked.from_output):
+            return None
+        try:
+            asked = self.asked.inputs.row(row.ordinal)[0] if self.asked.inputs else Row(row.ordinal, row.record)
+            return messages_of(self.asked.job, asked)
+        except Unusable as fault:  # it was asked once: a function or a file that the prompt uses is another one now
+            return f"(it cannot be shown: {fault.message})"
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1, default=_plain_json)
+
+
+def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
+    """Puts what the model made into files named by row and number."""
+    import mimetypes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, item in enumerate((record["response"] or {}).get("media") or ()):
+        suffix = mimetypes.guess_extension(item["mime_type"]) or ".bin"
+        path = folder / f"row-{ordinal:06d}-{number}{suffix}"
+        path.write_bytes(item["data"])
+        print(path, file=sys.stderr)
+
+
+def _plain_json(value: object) -> Any:
+    """Bytes have no JSON: their size stands for them."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

@@ -1,0 +1,151 @@
+"""`pipeline status` and `pipeline tune`: how far a run is, and its limits, from another terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import figures
+from pipeline.cli.options import AsJson
+from pipeline.cli.tables import json_line, plain, short
+from pipeline.faults import Misuse
+
+if TYPE_CHECKING:
+    from pipeline.run_status import RunStatus
+
+_WIDTH = 10
+_QUIET_S = 10.0
+"""A job writes its state every second: after so long without one it is busy with something else, or hangs."""
+
+_ENDED = {
+    "complete": "complete: every row is accounted for",
+    "failed": "failed",
+    "stopped": "stopped",
+}
+
+
+def status(
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
+) -> int:
+    """Show how far a run is, also from another terminal while it works."""
+    from pipeline.run_status import run_status
+
+    found = run_status(output)
+    if as_json:
+        print(json_line(found.facts()))
+        return 0
+    for name, text in _lines(found, output):
+        print(plain(f"{name:{_WIDTH}}{text}"))
+    return 0
+
+
+def tune(
+    output: Annotated[Path, typer.Argument(help="The output folder of a running job.")],
+    changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
+) -> int:
+    """Change the limits of a running job."""
+    from pipeline.run_status import require_run
+    from pipeline.watching import ask_to_tune, tuning_of
+
+    tuning_of(changes)  # a mistake is a mistake, whether or not anything is running
+    folder, _ = require_run(output)
+    if folder.running() is None:
+        raise Misuse(f"no job is running in {output}: give the limits to `pipeline run`, which resumes it")
+    asked = ask_to_tune(folder.run, changes)
+    requested = ", ".join(f"{name}={value:g}" for name, value in asked.items())
+    print(f"requested: {requested}; the job applies it within a second, and `pipeline status {output}` shows it")
+    return 0
+
+
+def _lines(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
+    simulated = ", SIMULATED: answered by the emulator" if found.simulated else ""
+    yield "run", f"{found.job} in {output}, created {figures.moment(found.created)}, id {found.run_id}{simulated}"
+    yield "status", _status(found)
+    yield "progress", _progress(found)
+    yield "rows", _rows(found)
+    for kind in found.failures.kinds:
+        yield "failed", f"{figures.count(kind.count)} {kind.name}, {kind.said}"
+    yield "spent", _spent(found)
+    if found.status == "running":
+        yield from _now(found)
+    else:
+        yield from _next_steps(found, output)
+
+
+def _status(found: RunStatus) -> str:
+    if found.status == "running":
+        since = f" since {figures.moment(found.started)}" if found.started else ""
+        return f"running{since} ({found.holder})"
+    reason = f": {found.reason}" if found.reason else ""
+    when = f" ({figures.moment(found.finished)})" if found.finished else ""
+    return f"{_ENDED[found.status]}{reason}{when}"
+
+
+def _progress(found: RunStatus) -> str:
+    told = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({figures.share(found.done, found.rows)})"
+    if found.now.get("rows_per_s"):
+        told += f", {figures.rate(found.now['rows_per_s'])}"
+    if found.now.get("eta_s") is not None:
+        told += f", about {figures.about(found.now['eta_s'])} left"
+    elif found.left:
+        told += f", {figures.count(found.left)} left"
+    return told
+
+
+def _rows(found: RunStatus) -> str:
+    told = f"ok {figures.count(found.ok)}, failed {figures.count(found.failed)}"
+    if found.unsealed:
+        told += f"; {figures.count(found.unsealed)} more are answered and not yet written to a part"
+    return told
+
+
+def _spent(found: RunStatus) -> str:
+    charged = found.charged
+    told = figures.dollars(charged.cost_usd)
+    if found.start_cost_usd is not None and found.resumed:
+        told += f" ({figures.dollars(found.start_cost_usd)} of it since the last resume)"
+    if found.simulated:
+        told += " at the model's prices; the emulator costs nothing"
+    calls = f"{figures.count(charged.calls)} calls"
+    tokens = charged.input_tokens, charged.output_tokens + charged.reasoning_tokens
+    told += f"; {calls}, {figures.count(tokens[0])} tokens in, {figures.count(tokens[1])} out"
+    if charged.unpriced_calls:
+        told += f"; without {figures.count(charged.unpriced_calls)} calls of unknown price"
+    if charged.lost_calls:
+        told += f"; {figures.count(charged.lost_calls)} calls were in flight when a start was killed: maybe billed"
+    return told
+
+
+def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
+    """What a running job does, and what it waits for."""
+    now = found.now
+    if now.get("at") is None:
+        yield "now", "the job has not reported yet"
+        return
+    if (silent := time.time() - now["at"]) > _QUIET_S:
+        yield "now", f"the job last reported {figures.about(silent)} ago: the figures are of then"
+    told = f"{figures.count(now['in_flight'])} in flight (at most {figures.count(now['concurrency'])})"
+    if now.get("retrying"):
+        told += f", {figures.count(now['retrying'])} waiting to be tried again"
+    if now.get("latency_p50") is not None:
+        told += f"; half the answers take {figures.seconds(now['latency_p50'])} or less"
+        told += f", 99 % {figures.seconds(now['latency_p99'])}" if now.get("latency_p99") is not None else ""
+    yield "calls", told
+    if now.get("waits_for"):
+        limit = f" ({figures.rate(now['limit'])})" if now["waits_for"] == "quota" and now.get("limit") else ""
+        yield "waiting", f"{figures.count(now['waiting'])} rows for {now['waits_for']}{limit}"
+    if now.get("rate_change"):
+        yield "rate", str(now["rate_change"])
+    if now.get("trouble"):
+        yield "trouble", f"nothing is answered: {short(now['trouble'], 500)}"
+
+
+def _next_steps(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
+    if found.status == "stopped":
+        yield "next", "run the same command again to resume"
+    if found.failed:
+        yield "next", f"`pipeline show {output} --failed` shows failed rows; `--retry-failed` asks them again"
