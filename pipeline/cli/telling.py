@@ -18,6 +18,7 @@ from pipeline.disk import FILES
 from pipeline.evaluate import Assessment, Reference, write
 from pipeline.grade.comparing import Change, Comparison
 from pipeline.grade.measures import Measure
+from pipeline.grade.metrics import unfolded
 from pipeline.grade.reducing import consistency
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import junit_xml
@@ -137,10 +138,7 @@ def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
         "passed": not assessment.failed,
         "gates": assessment.decisions,
         "measures": {name: _rounded(measure.value) for name, measure in whole.measures.items()},
-        "fields": {
-            field.field: {name: _rounded(measure.value) for name, measure in field.measures.items()}
-            for field in whole.fields
-        },
+        "fields": _figures(whole.fields),
         "tables": assessment.tables,
         "confusions": assessment.confusions,
         "flaky": assessment.flaky,
@@ -151,6 +149,16 @@ def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
         "comparison": assessment.comparison,
         **_moved(assessment.comparison),
         "notes": assessment.notes,
+    }
+
+
+def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]:
+    """The figures of every field, and by its path of every leaf inside of one; a field's own name comes first."""
+    names = {table.field for table in tables}
+    return {
+        table.field: {name: _rounded(measure.value) for name, measure in table.measures.items()}
+        for table, inside in unfolded(tables)
+        if not (inside and table.field in names)
     }
 
 
@@ -199,7 +207,7 @@ def _print_assessment(assessment: Assessment, subject: Subject, facts: Mapping[s
     print(f"calls       {facts['requests']}, and {facts['cache_hits']} answers from the cache; cost {cost}")
     for name in ("row_correct", "schema_valid", "f1", "f1_macro"):
         print(f"{name:11} {_measure(whole.measures[name])}")
-    print_table([_field_line(field) for field in whole.fields])
+    print_table([_field_line(field, inside=inside) for field, inside in unfolded(whole.fields)])
     if assessment.comparison is not None:
         _print_comparison(assessment.comparison, str(assessment.against))
     for row in assessment.flaky[:_NAMED]:
@@ -217,9 +225,10 @@ def _times(repeats: int) -> str:
     return "once each" if repeats == 1 else f"{repeats} times each"
 
 
-def _field_line(field: FieldTable) -> dict[str, str]:
+def _field_line(field: FieldTable, *, inside: bool) -> dict[str, str]:
     shown = ("right", "precision", "recall", "f1", "missed", "invented")
-    return {"field": field.field, **{name: _share(field.measures[name].value) for name in shown}}
+    name = f"  {field.field}" if inside else field.field
+    return {"field": name, **{name: _share(field.measures[name].value) for name in shown}}
 
 
 def _print_comparison(comparison: Comparison, against: str) -> None:

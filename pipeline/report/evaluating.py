@@ -12,7 +12,7 @@ from pipeline.faults import Misuse
 from pipeline.grade.comparing import Change
 from pipeline.grade.deciding import Decision
 from pipeline.grade.measures import Measure, Unit, metric_of
-from pipeline.grade.metrics import Confusion, Table
+from pipeline.grade.metrics import Confusion, FieldTable, Table
 from pipeline.grade.verdicts import Graded, Leaf
 from pipeline.report.wording import chance, difference, figure, place, row_told, value, wrong_leaves, wrong_rows
 
@@ -53,12 +53,16 @@ class GateRow:
 
 @dataclass(frozen=True, slots=True)
 class FieldRow:
-    """A field: the share of rows in which it is right, its other figures, its leaves by verdict."""
+    """A field: the share of rows in which it is right, its other figures, its leaves by verdict.
+
+    `inside` says that it is a leaf inside of the field before it, named by its path.
+    """
 
     name: str
     right: Figure
     others: tuple[Figure, ...]
     counts: tuple[float, ...]
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +231,19 @@ def _bar(
     )
 
 
-def field_rows(table: Table) -> list[FieldRow]:
-    """The fields in the order of the schema."""
-    return [
-        FieldRow(
-            each.field,
-            share(each.measures["right"]),
-            tuple(share(each.measures[name]) for name in FIELD_FIGURES),
-            tuple(each.counts[name] for name in FIELD_COUNTS),
-        )
-        for each in table.fields
-    ]
+def field_groups(table: Table) -> list[list[FieldRow]]:
+    """The fields in the order of the schema, each followed by the leaves inside of it."""
+    return [[_field_row(field), *(_field_row(leaf, inside=True) for leaf in field.nested)] for field in table.fields]
+
+
+def _field_row(table: FieldTable, *, inside: bool = False) -> FieldRow:
+    return FieldRow(
+        table.field,
+        share(table.measures["right"]),
+        tuple(share(table.measures[name]) for name in FIELD_FIGURES),
+        tuple(table.counts[name] for name in FIELD_COUNTS),
+        inside,
+    )
 
 
 def slice_rows(tables: Sequence[Table], names: Sequence[str]) -> Iterator[SliceRow]:

@@ -155,7 +155,8 @@ def _asked(facts: RunFacts) -> dict[str, int]:
 def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) -> dict[str, Any]:
     """What the evaluation's sections are made of."""
     whole, compared = assessment.tables.whole, assessment.comparison
-    fields = evaluating.field_rows(whole)
+    groups = evaluating.field_groups(whole)
+    fields = [own for own, *_ in groups]
     names = [row.name for row in fields[: max(1, caps.fields // 8)]]
     wrong = wording.wrong_rows(assessment)
     return {
@@ -164,6 +165,7 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
         "gates": evaluating.gate_rows(assessment),
         "headlines": [(name, evaluating.share(whole.measures[name])) for name in _HEADLINES],
         "fields": fields,
+        "field_groups": [group[: 1 + caps.fields] for group in groups[: caps.fields]],
         "slice_fields": names,
         "slices": list(evaluating.slice_rows(assessment.tables.slices[: caps.slices], names)),
         "confusions": [
