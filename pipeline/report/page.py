@@ -146,7 +146,7 @@ def _indented(text: str) -> str:
 
 
 def _asked(facts: RunFacts) -> dict[str, int]:
-    """How many calls the events speak of, by kind; those of the last part of a second are in none."""
+    """How many calls the events speak of, by kind; those of the last second before a crash are in none."""
     names = ("requests", "retries", "throttled", "cache_hits")
     sums = {name: sum(point.counts.get(name) or 0 for point in facts.timeline.points) for name in names}
     return {name: round(count) for name, count in sums.items() if count}
