@@ -17,6 +17,10 @@ CLIPPED_AT = 2.0
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
+BRIDGED = 3
+"""Points without a value that a line goes on over: nothing was answered in them, as happens in short runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """A mark on an axis: where, and what it says."""
@@ -168,17 +172,12 @@ def _y(value: float | None, top: float) -> float | None:
 
 
 def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], top: float) -> Line:
-    """The line, broken where a value is missing, along the edge where one is beyond it."""
+    """The line, broken where values are missing for long, along the edge where one is beyond it."""
     ys = [None if value is None else _y(min(value, top), top) for value in values]
     largest = max((value for value in values if value is not None), default=0.0)
     note = f"up to {number(largest)}" if largest > top * (1 + 1e-9) else ""
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for x, y in zip(xs, ys, strict=True):
-        if y is not None:
-            pieces[-1].append((x, y))
-        elif pieces[-1]:
-            pieces.append([])
-    drawn = ["M" + " L".join(f"{x:g},{y:g}" for x, y in piece) for piece in pieces if piece]
+    pieces = _pieces(xs, ys)
+    drawn = ["M" + " L".join(f"{x:g},{y:g}" for x, y in piece) for piece in pieces]
     bottom = HEIGHT - BOTTOM
     areas = [
         f"M{piece[0][0]:g},{bottom:g} L"
@@ -188,6 +187,21 @@ def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], 
         if len(piece) > 1
     ]
     return Line(series.name, series.style, " ".join(drawn), " ".join(areas), note)
+
+
+def _pieces(xs: Sequence[float], ys: Sequence[float | None]) -> list[list[tuple[float, float]]]:
+    """The points that are joined; more than `BRIDGED` missing ones begin another piece."""
+    pieces: list[list[tuple[float, float]]] = []
+    missing = BRIDGED + 1
+    for x, y in zip(xs, ys, strict=True):
+        if y is None:
+            missing += 1
+            continue
+        if missing > BRIDGED:
+            pieces.append([])
+        pieces[-1].append((x, y))
+        missing = 0
+    return pieces
 
 
 def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[float | None]]) -> list[Hit]:
@@ -235,7 +249,7 @@ def time_ticks(end: float) -> list[tuple[float, str]]:
 def number(value: float) -> str:
     """A number of few characters: three digits, with k, M or G for what is large, powers for what is larger."""
     if abs(value) >= 1e12:
-        return f"{value:.0e}".replace("e+", "e")
+        return f"{value:.2g}".replace("e+", "e")
     for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= (1e4 if suffix == "k" else scale):
             return f"{value / scale:.3g}{suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from pipeline.report.wording import chance, difference, figure, place, row_told,
 
 HEAT = 8
 """Steps of the shade of a cell."""
+
+_SHORTFALLS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5)
+"""Shares that are missing to 100 %, from which on the next shade is taken: fields of use lie between 85 and 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Figure:
     sort: float | None
     interval: str = ""
     bar: Bar | None = None
-    heat: int | None = None
+    short: int | None = None
+    """The shade of what is missing to 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,12 @@ def share(found: Measure) -> Figure:
         return Figure(text, None, found.why)
     interval = f"{100 * max(0.0, found.low):.1f} to {100 * min(1.0, found.high):.1f}"
     bar = Bar(_percent(found.low), _percent(found.high), _percent(found.value))
-    return Figure(text, found.value, interval, bar, heat_of(found.value))
+    return Figure(text, found.value, interval, bar, short_of(found.value))
+
+
+def short_of(part: float) -> int:
+    """The shade of what a share lacks: 0 for all that is shown as 100 %, and up to `HEAT`."""
+    return bisect_left(_SHORTFALLS, round(1 - part, 3))
 
 
 def heat_of(part: float) -> int:

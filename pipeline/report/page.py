@@ -193,7 +193,14 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
     }
 
 
-_HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
+_HEADLINES = {
+    "row_correct": ("rows right", "every required field is right"),
+    "schema_valid": ("valid answers", "rows with an answer that fits the schema"),
+    "accuracy": ("leaf accuracy", "single values that are right, or rightly empty"),
+    "f1": ("F1", "precision and recall in one, over all values"),
+    "f1_macro": ("F1 macro", "mean of the fields' F1: each field counts as much"),
+}
+"""The tiles of an evaluation: what each is called, and what it means."""
 
 
 def _resource(name: str) -> str:
@@ -225,7 +232,7 @@ def _environment() -> Environment:
         "chart": charts,
         "verdicts": evaluating.FIELD_COUNTS,
         "figures": evaluating.FIELD_FIGURES,
-        "heat_steps": evaluating.HEAT,
+        "tiles": _HEADLINES,
     }
     return environment
 

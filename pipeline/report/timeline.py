@@ -68,6 +68,7 @@ EMPTY = Timeline(())
 class _Sum:
     """What is gathered for one point."""
 
+    at: float
     seconds: float = 0.0
     counts: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0.0))
     last: Mapping[str, Any] = field(default_factory=dict)
@@ -81,12 +82,12 @@ class _Sum:
         self.last = event
         self.p50, self.p99 = _larger(self.p50, event.get("latency_p50")), _larger(self.p99, event.get("latency_p99"))
 
-    def point(self, at: float) -> Point:
+    def point(self) -> Point:
         known = {name: _number(self.last.get(name)) for name in ("limit", "in_flight", "waiting")}
         # What the whole run has cost goes on where the start before left it.
         cost_usd = _number(self.last.get("run_cost_usd", self.last.get("cost_usd")))
         return Point(
-            at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, cost_usd=cost_usd, **known
+            self.at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, cost_usd=cost_usd, **known
         )
 
 
@@ -102,10 +103,10 @@ def timeline_of(events: Path) -> Timeline:
     for moment in _at_work(events):
         if moment.event is not None:
             place = min(POINTS - 1, int(max(0.0, moment.at - moment.seconds / 2) / width))
-            sums.setdefault(place, _Sum()).add(moment.event, moment.seconds)
+            sums.setdefault(place, _Sum(moment.at - moment.seconds)).add(moment.event, moment.seconds)
     if not began:
         return EMPTY
-    points = tuple(found.point(number * width) for number, found in sorted(sums.items()))
+    points = tuple(found.point() for _, found in sorted(sums.items()))
     return Timeline(points, total or None, tuple(began[1:STARTS]), len(began))
 
 
