@@ -50,7 +50,7 @@ from pipeline.grade.verdicts import Graded
 from pipeline.jobfile import load_evaluation, overridden
 from pipeline.judging import JUDGE, VOTES
 from pipeline.plan import Plan, RunFolder
-from pipeline.references import loaded_at
+from pipeline.references import commit_of, loaded_at
 from pipeline.source import Survey, changed, survey
 
 if TYPE_CHECKING:
@@ -183,8 +183,9 @@ def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
         there = _changed(load_evaluation(target), options, None)
         return there.job.replace(input=inputs)
 
+    commit = commit_of(reference)
     try:
-        job = loaded_at(reference, load)
+        job = loaded_at(commit, load)
     except Misuse as error:
         raise Misuse(f"at {reference}: {error}") from error
     known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)

@@ -63,7 +63,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
         "requests": found.rows - found.bad_count,
         **estimate(job, sample, found.rows, output or Path(job.output or Path("out") / job.name)),
         "columns": {
-            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see the README"
+            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see docs/output.md"
             for field in schema
         },
     }

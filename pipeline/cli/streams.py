@@ -24,6 +24,15 @@ def secure() -> None:
     sys.stderr = _steadfast(sys.stderr, 2)
 
 
+def one_place() -> bool:
+    """Whether standard output and error go to the same terminal, pipe or file, so that a line is seen once by one."""
+    try:
+        out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError):  # what stands in for them has no number
+        return False
+    return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
+
+
 def reader_gone() -> bool:
     """Whether nobody reads standard output any more, so that a long listing may end."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

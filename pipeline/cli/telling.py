@@ -264,7 +264,8 @@ def _change(change: Change) -> str:
     if change.difference is None:
         return change.why
     points = f"{100 * change.difference:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-    return f"row_correct {points}, p = {_chance(change.p)}; {change.worse} rows worse, {change.better} better"
+    p = f"p = {_chance(change.p)}{', which decides whether it is noise' if change.torn() else ''}"
+    return f"row_correct {points}, {p}; {change.worse} rows worse, {change.better} better"
 
 
 def _chance(p: float) -> str:

@@ -93,6 +93,8 @@ def _comparison(found: Comparison, against: str) -> Iterator[str]:
     yield f"### Compared with {_code(against)}\n"
     changes = [found.overall, *(change for change in (*found.fields, *found.slices) if change.changed)]
     yield _table(("", "before", "after", "difference", "interval", "p", "q"), map(_change_line, changes))
+    if any(change.torn() for change in changes):
+        yield "Where interval and p disagree about noise, p decides: the interval is an approximation.\n"
     same = len(found.fields) + len(found.slices) - len(changes) + 1
     if same:
         yield f"No row changed in {same} more of the fields and slices.\n"
