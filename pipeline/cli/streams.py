@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -35,19 +35,24 @@ def one_place() -> bool:
 
 def reader_gone() -> bool:
     """Whether nobody reads standard output any more, so that a long listing may end."""
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return isinstance(raw, _Steadfast) and raw.failure is not None
+    return _failure() is not None
 
 
 def result_lost() -> str | None:
     """Why standard output could not be written, where that is no reader's choice, such as a full disk."""
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    failure = raw.failure if isinstance(raw, _Steadfast) else None
+    failure = _failure()
     return None if failure is None or failure.errno == errno.EPIPE else failure.strerror
 
 
+def _failure() -> OSError | None:
+    """What was wrong with standard output when it was written."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw.failure if isinstance(raw, _Steadfast) else None
+
+
 class _Steadfast(io.RawIOBase):
-    """A descriptor that takes whatever is written; after a first failure to nowhere."""
+    """A descriptor that takes whatever is written, all at once; after a first failure to nowhere."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -63,23 +68,22 @@ class _Steadfast(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        size = memoryview(data).nbytes
-        if self.failure is not None:
-            return size
-        try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:
-            return self._wait(data)
-        except OSError as error:
-            self.failure = error
-            return size
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.failure is None:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                self._wait()
+            except OSError as error:
+                self.failure = error
+        return size
 
-    def _wait(self, data: ReadableBuffer) -> int:
-        """Writes to a pipe that another program has made non-blocking."""
+    def _wait(self) -> None:
+        """Waits for room in a pipe that another program has made non-blocking."""
         import select
 
         select.select([], [self._descriptor], [])
-        return self.write(data)
 
 
 def _occupy(descriptor: int) -> None:
@@ -97,12 +101,16 @@ def _steadfast(stream: TextIO | None, descriptor: int) -> TextIO:
         return stream  # it stands in for the real one
     if stream is not None:
         stream.flush()
+    raw = _Steadfast(descriptor)
+    unbuffered = stream is not None and stream.write_through
+    # As Python itself does when it is told to buffer nothing: a buffer would hold lines back until the end.
+    buffer: Any = raw if unbuffered else io.BufferedWriter(raw)
     return io.TextIOWrapper(
-        io.BufferedWriter(_Steadfast(descriptor)),
+        buffer,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=stream is None or stream.line_buffering,
-        write_through=stream is not None and stream.write_through,
+        write_through=unbuffered,
     )
 
 
