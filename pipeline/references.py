@@ -30,6 +30,15 @@ def commit_of(reference: str) -> str:
     raise Misuse(f"there is no commit {reference!r}: --vs-ref takes a branch, a tag or a hash")
 
 
+def present_commit() -> str | None:
+    """The hash of the commit that is checked out here, with `+` where files differ from it; None without one."""
+    try:
+        changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        return commit_of("HEAD") + ("+" if changed.strip() else "")
+    except Misuse:
+        return None
+
+
 def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
     """What `load` makes of the files as they stood at a commit, with modules of their own.
 

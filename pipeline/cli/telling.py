@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.assessing import HISTORY
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.sampling import for_the_eye
 from pipeline.cli.tables import json_line, plain, print_table
@@ -20,6 +22,7 @@ from pipeline.grade.comparing import Change, Comparison
 from pipeline.grade.measures import Measure
 from pipeline.grade.metrics import unfolded
 from pipeline.grade.reducing import consistency
+from pipeline.references import present_commit
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import junit_xml
 from pipeline.report.markdown import markdown_summary
@@ -43,6 +46,8 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
     markdown = markdown_summary(assessment)
     _write_files(assessment, subject.folder, facts, markdown)
+    if asked:
+        _add_to_history(subject.folder, facts)
     _tell_github(assessment, markdown)
     for note in assessment.notes if as_json else ():
         print(f"note: {plain(note)}", file=sys.stderr)
@@ -102,6 +107,21 @@ def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any],
     FILES.put(folder / SUMMARY, _json(facts).encode("utf-8", "backslashreplace") + b"\n")
     FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
     FILES.put(folder / MARKDOWN, markdown.encode())
+
+
+def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Adds a line to the history of the folder: when, at which commit, the figures, what each gate said."""
+    told = ("evaluation", "model", "simulated", "rows", "repeats", "requests", "cost_usd", "passed", "exit_code")
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": present_commit(),
+        **{name: facts[name] for name in told},
+        "measures": facts["measures"],
+        "right": {field: figures["right"] for field, figures in facts["fields"].items()},
+        "gates": {decision.gate: decision.outcome for decision in facts["gates"]},
+    }
+    with for_the_eye("the history"), (folder / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as lines:
+        lines.write(_json(line) + "\n")
 
 
 def _tell_github(assessment: Assessment, markdown: str) -> None:
