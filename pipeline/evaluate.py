@@ -26,6 +26,7 @@ from pipeline.grade.evaluation import Eval
 from pipeline.grade.fingerprints import fingerprints
 from pipeline.grade.grading import Gold, grade_row
 from pipeline.grade.metrics import Confusion, Tables, confusions, tables
+from pipeline.grade.nested import with_nested
 from pipeline.grade.reducing import Flaky, flaky, scored
 from pipeline.grade.verdicts import Graded, Scored
 
@@ -154,6 +155,7 @@ def assess(
         for gate in evaluation.gates
     ]
     found = tables(scores.rows, least=evaluation.least, seed=evaluation.seed)
+    found = with_nested(found, graded, evaluation.graders, seed=evaluation.seed)
     headlines = {name: found.whole.measures[name].value for name in _HEADLINES}
     return Assessment(
         scores=replace(scores, measures={name: value for name, value in headlines.items() if value is not None}),

@@ -19,6 +19,26 @@ from pipeline.faults import Misuse
 _T = TypeVar("_T")
 
 
+def commit_of(reference: str) -> str:
+    """The hash of the commit that a branch, tag or hash names. Raises `Misuse` when there is none."""
+    _git("rev-parse", "--show-toplevel")  # another complaint, where there is no repository
+    try:
+        if not reference.startswith("-"):
+            return _git("rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}").decode().strip()
+    except Misuse:
+        pass
+    raise Misuse(f"there is no commit {reference!r}: --vs-ref takes a branch, a tag or a hash")
+
+
+def present_commit() -> str | None:
+    """The hash of the commit that is checked out here, with `+` where files differ from it; None without one."""
+    try:
+        changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        return commit_of("HEAD") + ("+" if changed.strip() else "")
+    except Misuse:
+        return None
+
+
 def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
     """What `load` makes of the files as they stood at a commit, with modules of their own.
 
@@ -26,8 +46,9 @@ def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
     that it needs. The pipeline itself is the present one. Raises `Misuse` when git does not know the commit.
     """
     root = Path(_git("rev-parse", "--show-toplevel").decode().strip())
+    commit = commit_of(reference)
     here = Path.cwd().resolve().relative_to(root.resolve())
-    archive = _git("-C", str(root), "archive", "--format=tar", reference)
+    archive = _git("-C", str(root), "archive", "--format=tar", commit)
     with tempfile.TemporaryDirectory(prefix="pipeline-ref-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")

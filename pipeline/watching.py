@@ -74,6 +74,7 @@ class Watch:
         try:
             # Changes that were asked of an earlier start are over with it.
             self._files.remove([self._folder / TUNE])
+            self._begin()
             while True:
                 await anyio.sleep(EVERY_S)
                 self._tune()
@@ -87,8 +88,18 @@ class Watch:
         except OSError as error:
             self._stop.request(Broken(f"{self._folder} cannot be written: {error}; mend the disk, then run again"))
         finally:
-            with suppress(OSError):  # it is over, and what it granted is of use to the next start only
+            with suppress(OSError):  # it is over: what it granted, and the last part of a second, are for later readers
                 self._rates.save(self._composed.dispatcher.lanes)
+                if self._counts() != self._before:
+                    self._append(self._event())
+
+    def _begin(self) -> None:
+        """Says that a start begins: on a line of its own, also where a crash cut the last one."""
+        with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as lines:
+            lines.seek(max(0, lines.seek(0, os.SEEK_END) - 1))
+            if lines.read() != b"\n":
+                self._append()
+        self._append({"at": round(time.time(), 3), "start": True})
 
     def _event(self) -> dict[str, Any]:
         dispatcher, counts = self._composed.dispatcher, self._counts()
@@ -166,15 +177,18 @@ class Watch:
         }
 
     def _write(self, event: Mapping[str, Any], *, note: str | None = None) -> None:
-        line = orjson.dumps({**event, "note": note} if note else event)
+        self._append({**event, "note": note} if note else event)
+        failures = self._tally.failures_before + self._tally.failures
+        state = {**event, "failures": failures.bare().to_json()}
+        self._files.put(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
+
+    def _append(self, event: Mapping[str, Any] | None = None) -> None:
+        line = b"" if event is None else orjson.dumps(event)
         descriptor = self._files.open(self._folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
             self._files.write(descriptor, line + b"\n")
         finally:
             os.close(descriptor)
-        failures = self._tally.failures_before + self._tally.failures
-        state = {**event, "failures": failures.bare().to_json()}
-        self._files.put(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
 
     def _tune(self) -> None:
         """Applies the changes that `pipeline tune` asked for, once."""

@@ -86,3 +86,14 @@ def test_a_folder_without_a_repository_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Misuse, match="not a git repository"):
         loaded_at("HEAD", load)
+
+
+@pytest.mark.parametrize("name", ["nosuch", "HEAD~99", "--output=x", "", "a b", "deadbeef"])
+def test_a_name_that_is_no_commit_is_said_to_be_none_and_never_reaches_git_as_an_option(
+    repository: Repository, tmp_path: Path, name: str
+) -> None:
+    repository(jobs__a_dot_py=JOB)
+    with pytest.raises(Misuse, match=r"^there is no commit ") as refused:
+        loaded_at(name, load)
+    assert repr(name) in str(refused.value)
+    assert not (tmp_path / "x").exists()

@@ -95,7 +95,9 @@ async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
     files = Noting(until=4)
     await files.watched(Run(tmp_path, files=files))
     assert files.written == [1.0, 2.0, 3.0, 4.0]
-    assert len((tmp_path / EVENTS).read_bytes().splitlines()) == 4
+    first, *seconds = (orjson.loads(line) for line in (tmp_path / EVENTS).read_bytes().splitlines())
+    assert first == {"at": first["at"], "start": True}
+    assert ["done" in event for event in seconds] == [True] * 4
 
 
 async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:

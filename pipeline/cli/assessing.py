@@ -50,7 +50,7 @@ from pipeline.grade.verdicts import Graded
 from pipeline.jobfile import load_evaluation, overridden
 from pipeline.judging import JUDGE, VOTES
 from pipeline.plan import Plan, RunFolder
-from pipeline.references import loaded_at
+from pipeline.references import commit_of, loaded_at
 from pipeline.source import Survey, changed, survey
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ REFERENCE = "_ref"
 """Where the answers of the job at another commit are, inside of the output."""
 
 ANSWER_KEY = "answer_key.jsonl"
+HISTORY = "history.jsonl"
+"""A line for every evaluation that was run into the folder."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Subject:
 
 
 def begin(subjects: Sequence[Subject]) -> None:
-    """Removes what was made of earlier answers, whose place others take now. Votes and the noise floor stay.
+    """Removes what was made of earlier answers, whose place others take now. Votes, noise floor and history stay.
 
     What the emulator is to know of all of them is put beside the first.
     """
@@ -141,7 +143,7 @@ def begin(subjects: Sequence[Subject]) -> None:
         others = [path for path in rounds if not path.name.startswith(f"{JUDGE}{subject.run_id}")]
         for folder in [path for path in (*repeats, *others) if path.is_dir()]:
             shutil.rmtree(folder)
-        made = [path for path in found if path.name not in (NOISE, VOTES) and path not in rounds]
+        made = [path for path in found if path.name not in (NOISE, VOTES, HISTORY) and path not in rounds]
         FILES.remove(path for path in (*made, *others) if path.is_file())
     first = subjects[0]
     if first.simulated:
@@ -183,8 +185,9 @@ def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
         there = _changed(load_evaluation(target), options, None)
         return there.job.replace(input=inputs)
 
+    commit = commit_of(reference)
     try:
-        job = loaded_at(reference, load)
+        job = loaded_at(commit, load)
     except Misuse as error:
         raise Misuse(f"at {reference}: {error}") from error
     known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)

@@ -33,7 +33,9 @@ Common = Annotated[
 def evaluate(
     target: Target,
     *,
-    repeats: Annotated[int | None, typer.Option(help="How often every row is asked.", min=1)] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="How often every row is asked (default: the evaluation's).", min=1)
+    ] = None,
     vs_ref: Annotated[
         str | None, typer.Option("--vs-ref", help="Compare with the job as it stood at this commit.", metavar="GITREF")
     ] = None,

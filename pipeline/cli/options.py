@@ -35,7 +35,10 @@ class Asking:
 
     inputs: Inputs = None
     include: Include = None
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output folder (default: out/NAME).")] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Output folder (default: the job's, or out/NAME; of eval: out/FILE)."),
+    ] = None
     model: Model = None
     assignments: Assignments = None
     limit: Limit = None
@@ -69,7 +72,10 @@ class Asking:
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the failed rows again.")] = False
     fail_fast: Annotated[
         bool,
-        typer.Option("--fail-fast/--no-fail-fast", help="Stop once more rows have failed than the job allows."),
+        typer.Option(
+            "--fail-fast/--no-fail-fast",
+            help="Stop when too many rows fail for the job; eval: when the first 100 fail alike.",
+        ),
     ] = True
     keep_replies: Annotated[
         bool,
@@ -81,7 +87,8 @@ class Asking:
     cache: Annotated[
         bool | None,
         typer.Option(
-            "--cache/--no-cache", help="Use replies of earlier runs to the same requests, and store new ones."
+            "--cache/--no-cache",
+            help="Use replies of earlier runs to the same requests, and store new ones (default: eval does, run not).",
         ),
     ] = None
     """None leaves it to the command."""

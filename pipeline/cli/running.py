@@ -17,6 +17,7 @@ from pipeline.cli.carrying import Place, Team, carry_out, exit_code, require_acc
 from pipeline.cli.connecting import Connection, Start
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
+from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.failures import Failures
 from pipeline.faults import Misuse, TooManyFailures
@@ -172,8 +173,9 @@ def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
+        said = bool(run.chunks()) and one_place()
         [summary], stop = carry_out([run], place, tally, began)
-    return _told(job, summary, stop.reason, as_json=as_json)
+    return _told(job, summary, stop.reason, as_json=as_json, said=said)
 
 
 def _count_of(processes: str) -> int:
@@ -214,15 +216,15 @@ def _start(target: str, options: Asking, connection: Connection) -> Start:
     )
 
 
-def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
-    """Prints the result and gives the exit code."""
+def _told(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bool = False) -> int:
+    """Prints the result and gives the exit code; `said` tells that its reader knows already who answered."""
     code = exit_code(summary, reason)
     if as_json:
         failures = Failures(tuple(summary.failures)).bare().to_json()  # lines of JSON are kept as logs
         facts = {**summary.facts(), "failures": failures}
         print(json_line({"status": summary.status, "exit_code": code, **facts}))
         return code
-    _print_summary(job, summary)
+    _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
         remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
@@ -232,11 +234,11 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
     return code
 
 
-def _print_summary(job: Job, summary: Summary) -> None:
+def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
     from pipeline.cli.sampling import for_the_eye, print_sample
     from pipeline.data import PARTS
 
-    if summary.simulated:
+    if summary.simulated and not said:
         print(SIMULATED)
     print(f"dataset  {summary.output}/{PARTS}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
@@ -253,6 +255,8 @@ def _print_summary(job: Job, summary: Summary) -> None:
         print(f"cache    {summary.cache_hits} answers that were paid before")
     print(f"cost     {_cost(summary)}{', were the model real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
+    if summary.simulated and summary.ok:
+        print("sample   values found by patterns, or invented, by the emulator")
     with for_the_eye("a sample of the rows"):
         print_sample(Path(summary.output), job.key, rows=3)
 

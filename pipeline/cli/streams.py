@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -32,21 +32,35 @@ def secure() -> None:
     sys.stderr = _steadfast(sys.stderr, 2)
 
 
+def one_place() -> bool:
+    """Whether standard output and error go to the same terminal, pipe or file, so that a line is seen once by one."""
+    try:
+        out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError):  # what stands in for them has no number
+        return False
+    return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
+
+
 def reader_gone() -> bool:
     """Whether nobody reads standard output any more, so that a long listing may end."""
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return isinstance(raw, _Steadfast) and raw.failure is not None
+    return _failure() is not None
 
 
 def result_lost() -> str | None:
     """Why standard output could not be written, where that is no reader's choice, such as a full disk."""
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    failure = raw.failure if isinstance(raw, _Steadfast) else None
+    failure = _failure()
     return None if failure is None or failure.errno == errno.EPIPE else failure.strerror
 
 
+def _failure() -> OSError | None:
+    """What was wrong with standard output when it was written."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw.failure if isinstance(raw, _Steadfast) else None
+
+
 class _Steadfast(io.RawIOBase):
-    """A descriptor that takes whatever is written; after a first failure to nowhere."""
+    """A descriptor that takes whatever is written, all at once; after a first failure to nowhere."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -62,23 +76,22 @@ class _Steadfast(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        size = memoryview(data).nbytes
-        if self.failure is not None:
-            return size
-        try:
-            return os.write(self._descriptor, data)
-        except BlockingIOError:
-            return self._wait(data)
-        except OSError as error:
-            self.failure = error
-            return size
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.failure is None:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:
+                self._wait()
+            except OSError as error:
+                self.failure = error
+        return size
 
-    def _wait(self, data: ReadableBuffer) -> int:
-        """Writes to a pipe that another program has made non-blocking."""
+    def _wait(self) -> None:
+        """Waits for room in a pipe that another program has made non-blocking."""
         import select
 
         select.select([], [self._descriptor], [])
-        return self.write(data)
 
 
 class _Log(_Steadfast):
@@ -101,8 +114,7 @@ class _Log(_Steadfast):
                 stamped += moment
             stamped += line
             self._line_begins = line.endswith(b"\n")
-        while stamped and self.failure is None:
-            stamped = stamped[super().write(stamped) :]
+        super().write(stamped)
         return len(content)
 
 
@@ -126,12 +138,16 @@ def _steadfast(stream: TextIO | None, descriptor: int) -> TextIO:
         return stream  # it stands in for the real one
     if stream is not None:
         stream.flush()
+    raw = (_Log if descriptor == 2 and _is_log(2) else _Steadfast)(descriptor)
+    unbuffered = stream is not None and stream.write_through
+    # As Python itself does when it is told to buffer nothing: a buffer would hold lines back until the end.
+    buffer: Any = raw if unbuffered else io.BufferedWriter(raw)
     return io.TextIOWrapper(
-        io.BufferedWriter((_Log if descriptor == 2 and _is_log(2) else _Steadfast)(descriptor)),
+        buffer,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=stream is None or stream.line_buffering,
-        write_through=stream is not None and stream.write_through,
+        write_through=unbuffered,
     )
 
 

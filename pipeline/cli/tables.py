@@ -59,7 +59,7 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
     if not rows:
         return
     lines = SIMPLE_HEAD if encodable(SIMPLE_HEAD.head_row_horizontal) else ASCII2
-    table = Table(box=lines, pad_edge=False)
+    table = Table(box=lines, pad_edge=False, collapse_padding=True)
     for name in rows[0]:
         table.add_column(Text(plain(name)), overflow="fold")
     for row in rows:

@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cli.assessing import HISTORY
 from pipeline.cli.emulation import SIMULATED
 from pipeline.cli.sampling import for_the_eye
 from pipeline.cli.tables import json_line, plain, print_table
@@ -18,7 +20,9 @@ from pipeline.disk import FILES
 from pipeline.evaluate import Assessment, Reference, write
 from pipeline.grade.comparing import Change, Comparison
 from pipeline.grade.measures import Measure
+from pipeline.grade.metrics import unfolded
 from pipeline.grade.reducing import consistency
+from pipeline.references import present_commit
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import junit_xml
 from pipeline.report.markdown import markdown_summary
@@ -42,6 +46,8 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
     markdown = markdown_summary(assessment)
     _write_files(assessment, subject.folder, facts, markdown)
+    if asked:
+        _add_to_history(subject.folder, facts)
     _tell_github(assessment, markdown)
     for note in assessment.notes if as_json else ():
         print(f"note: {plain(note)}", file=sys.stderr)
@@ -103,6 +109,21 @@ def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any],
     FILES.put(folder / MARKDOWN, markdown.encode())
 
 
+def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Adds a line to the history of the folder: when, at which commit, the figures, what each gate said."""
+    told = ("evaluation", "model", "simulated", "rows", "repeats", "requests", "cost_usd", "passed", "exit_code")
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": present_commit(),
+        **{name: facts[name] for name in told},
+        "measures": facts["measures"],
+        "right": {field: figures["right"] for field, figures in facts["fields"].items()},
+        "gates": {decision.gate: decision.outcome for decision in facts["gates"]},
+    }
+    with for_the_eye("the history"), (folder / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as lines:
+        lines.write(_json(line) + "\n")
+
+
 def _tell_github(assessment: Assessment, markdown: str) -> None:
     """Annotations, and the step's summary, where a workflow runs us."""
     if os.environ.get("GITHUB_ACTIONS"):
@@ -137,10 +158,7 @@ def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
         "passed": not assessment.failed,
         "gates": assessment.decisions,
         "measures": {name: _rounded(measure.value) for name, measure in whole.measures.items()},
-        "fields": {
-            field.field: {name: _rounded(measure.value) for name, measure in field.measures.items()}
-            for field in whole.fields
-        },
+        "fields": _figures(whole.fields),
         "tables": assessment.tables,
         "confusions": assessment.confusions,
         "flaky": assessment.flaky,
@@ -151,6 +169,16 @@ def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
         "comparison": assessment.comparison,
         **_moved(assessment.comparison),
         "notes": assessment.notes,
+    }
+
+
+def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]:
+    """The figures of every field, and by its path of every leaf inside of one; a field's own name comes first."""
+    names = {table.field for table in tables}
+    return {
+        table.field: {name: _rounded(measure.value) for name, measure in table.measures.items()}
+        for table, inside in unfolded(tables)
+        if not (inside and table.field in names)
     }
 
 
@@ -199,7 +227,7 @@ def _print_assessment(assessment: Assessment, subject: Subject, facts: Mapping[s
     print(f"calls       {facts['requests']}, and {facts['cache_hits']} answers from the cache; cost {cost}")
     for name in ("row_correct", "schema_valid", "f1", "f1_macro"):
         print(f"{name:11} {_measure(whole.measures[name])}")
-    print_table([_field_line(field) for field in whole.fields])
+    print_table([_field_line(field, inside=inside) for field, inside in unfolded(whole.fields)])
     if assessment.comparison is not None:
         _print_comparison(assessment.comparison, str(assessment.against))
     for row in assessment.flaky[:_NAMED]:
@@ -217,9 +245,10 @@ def _times(repeats: int) -> str:
     return "once each" if repeats == 1 else f"{repeats} times each"
 
 
-def _field_line(field: FieldTable) -> dict[str, str]:
+def _field_line(field: FieldTable, *, inside: bool) -> dict[str, str]:
     shown = ("right", "precision", "recall", "f1", "missed", "invented")
-    return {"field": field.field, **{name: _share(field.measures[name].value) for name in shown}}
+    name = f"  {field.field}" if inside else field.field
+    return {"field": name, **{name: _share(field.measures[name].value) for name in shown}}
 
 
 def _print_comparison(comparison: Comparison, against: str) -> None:
@@ -255,7 +284,8 @@ def _change(change: Change) -> str:
     if change.difference is None:
         return change.why
     points = f"{100 * change.difference:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-    return f"row_correct {points}, p = {_chance(change.p)}; {change.worse} rows worse, {change.better} better"
+    p = f"p = {_chance(change.p)}{', which decides whether it is noise' if change.torn() else ''}"
+    return f"row_correct {points}, {p}; {change.worse} rows worse, {change.better} better"
 
 
 def _chance(p: float) -> str:

@@ -100,6 +100,13 @@ class Change:
     smallest_effect: float = math.inf
     why: str = ""
 
+    def torn(self, alpha: float = 0.05) -> bool:
+        """Whether interval and test disagree about noise: one excludes no difference, the other does not.
+
+        The interval is an approximation, the test is exact, or nearly: so the test decides.
+        """
+        return self.difference is not None and (self.low > 0 or self.high < 0) != (self.p < alpha)
+
 
 @dataclass(frozen=True, slots=True)
 class TooSmall:

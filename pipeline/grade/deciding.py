@@ -214,7 +214,8 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
         return f"{gate.metric} is {_told(found.after, unit)} as in the baseline, and no row changed; {seen}."
     moved = f"{gate.metric} went from {_told(found.before, unit)} to {_told(found.after, unit)}"
     interval = f"{100 * (1 - gate.alpha):g} % interval {_signed(found.low, unit)} to {_signed(found.high, unit)}"
-    rows = f"{_rows(found.worse)} worse, {found.better} better, p = {_chance(found.p)}"
+    decides = ", which decides whether it is noise" if found.torn(gate.alpha) else ""
+    rows = f"{_rows(found.worse)} worse, {found.better} better, p = {_chance(found.p)}{decides}"
     return f"{_CONCLUSIONS[answer]}: {moved} ({_signed(found.difference, unit)}, {interval}; {rows}); {seen}."
 
 

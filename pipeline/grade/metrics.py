@@ -31,7 +31,8 @@ class FieldTable:
     """The figures of one field, by their names without the field's; `counts` are its leaves by verdict.
 
     `null` is the share of leaves for which the answers, where there were any, gave nothing: rightly or not.
-    `invented_where_empty` is how often something was given where nothing was expected.
+    `invented_where_empty` is how often something was given where nothing was expected. `nested` has the tables of what
+    lies inside of the field, by path, where `grade.nested` has put them.
     """
 
     field: str
@@ -39,6 +40,7 @@ class FieldTable:
     measures: Mapping[str, Measure]
     null: float | None
     invented_where_empty: float | None
+    nested: tuple[FieldTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class Table:
     fields: tuple[FieldTable, ...]
     column: str | None = None
     value: str | None = None
+
+
+def unfolded(fields: Iterable[FieldTable]) -> Iterator[tuple[FieldTable, bool]]:
+    """Every field followed by what lies inside of it; the flag says that a table is one of these."""
+    for field in fields:
+        yield field, False
+        yield from ((inner, True) for inner in field.nested)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +104,13 @@ def _table(rows: Sequence[Scored], seed: int, column: str | None = None, value: 
     draws = MOST_DRAWS if column is None else DRAWS
     measures = {name: measure(name, rows, seed=seed, draws=draws) for name in OF_ROWS}
     names = dict.fromkeys(name for row in rows for name in row.fields)
-    fields = tuple(_field(name, rows, seed) for name in names)
+    fields = tuple(field_table(name, rows, seed) for name in names)
     known = [each for field in fields if (each := field.measures["accuracy"].value) is not None]
     return Table(len(rows), measures, sum(known) / len(known) if known else None, fields, column, value)
 
 
-def _field(name: str, rows: Sequence[Scored], seed: int) -> FieldTable:
+def field_table(name: str, rows: Sequence[Scored], seed: int) -> FieldTable:
+    """The figures of a field, over the rows that have it."""
     each = [row.fields[name] for row in rows if name in row.fields]
     total = {verdict.value: sum(getattr(counts, verdict.value) for counts in each) for verdict in Verdict}
     answered = sum(total.values()) - total["failed"]

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 from pipeline.report.timeline import Point, Timeline
 
-WIDTH, HEIGHT = 420.0, 150.0
-LEFT, RIGHT, TOP, BOTTOM = 40.0, 8.0, 10.0, 20.0
+WIDTH, HEIGHT = 420.0, 165.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 10.0, 26.0
+
+CLIPPED_AT = 2.0
+"""How far above the other lines of its chart a clipped one is drawn."""
 
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+BRIDGED = 3
+"""Points without a value that a line goes on over: nothing was answered in them, as happens in short runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +31,16 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart: `path` as SVG has it, `area` the same closed to the bottom. `style` is its class."""
+    """A line of a chart: `path` as SVG has it, `area` the same closed to the bottom. `style` is its class.
+
+    `note` says how far it goes beyond the edge of the chart, where it does.
+    """
 
     name: str
     style: str
     path: str
     area: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,8 @@ class _Series:
     name: str
     style: str
     value: Callable[[Point], float | None]
+    clipped: bool = False
+    """Whether it may leave the chart, whose height is that of the other lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ _CHARTS = (
     _Wanted(
         "Requests and limit",
         "1/s",
-        (_Series("requests", "a", _rate("requests")), _Series("limit", "b", lambda point: point.limit)),
+        (_Series("requests", "a", _rate("requests")), _Series("limit", "b", lambda point: point.limit, clipped=True)),
     ),
     _Wanted(
         "Latency",
@@ -127,18 +140,27 @@ def _chart(wanted: _Wanted, timeline: Timeline) -> Chart | None:
     if not known:
         return None
     end = max(timeline.seconds or 0.0, points[-1].at + points[-1].seconds)
-    top = _top(max(value for each in known.values() for value in each if value is not None))
+    top = _height(known)
     xs = [_x(point.at + point.seconds / 2, end) for point in points]
-    lines = [_line(series, xs, [_y(value, top) for value in each]) for series, each in known.items()]
+    lines = [_line(series, xs, each, top) for series, each in known.items()]
     return Chart(
         wanted.title,
         wanted.unit,
         tuple(lines),
         tuple(Tick(_x(at, end), text) for at, text in time_ticks(end)),
-        tuple(Tick(_y(value, top) or 0.0, number(value)) for value in _steps(top)),
+        tuple(Tick(_y(value, top) or 0.0, number(value)) for value in _steps(known, top)),
         tuple(_hits(timeline, end, wanted.unit, known)),
         tuple(_x(at, end) for at in timeline.resumed),
     )
+
+
+def _height(known: dict[_Series, list[float | None]]) -> float:
+    """The top of the value axis: that of the largest value, of a clipped line up to `CLIPPED_AT` times the others."""
+    largest = {series: max(value for value in each if value is not None) for series, each in known.items()}
+    own = max((value for series, value in largest.items() if not series.clipped), default=None)
+    if own is None:
+        return _top(max(largest.values()))
+    return _top(max(own, min(max(largest.values()), CLIPPED_AT * own)))
 
 
 def _x(seconds: float, end: float) -> float:
@@ -149,15 +171,13 @@ def _y(value: float | None, top: float) -> float | None:
     return None if value is None else round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top, 1)
 
 
-def _line(series: _Series, xs: Sequence[float], ys: Sequence[float | None]) -> Line:
-    """The line, broken where a value is missing."""
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for x, y in zip(xs, ys, strict=True):
-        if y is not None:
-            pieces[-1].append((x, y))
-        elif pieces[-1]:
-            pieces.append([])
-    drawn = ["M" + " L".join(f"{x:g},{y:g}" for x, y in piece) for piece in pieces if piece]
+def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], top: float) -> Line:
+    """The line, broken where values are missing for long, along the edge where one is beyond it."""
+    ys = [None if value is None else _y(min(value, top), top) for value in values]
+    largest = max((value for value in values if value is not None), default=0.0)
+    note = f"up to {number(largest)}" if largest > top * (1 + 1e-9) else ""
+    pieces = _pieces(xs, ys)
+    drawn = ["M" + " L".join(f"{x:g},{y:g}" for x, y in piece) for piece in pieces]
     bottom = HEIGHT - BOTTOM
     areas = [
         f"M{piece[0][0]:g},{bottom:g} L"
@@ -166,7 +186,22 @@ def _line(series: _Series, xs: Sequence[float], ys: Sequence[float | None]) -> L
         for piece in pieces
         if len(piece) > 1
     ]
-    return Line(series.name, series.style, " ".join(drawn), " ".join(areas))
+    return Line(series.name, series.style, " ".join(drawn), " ".join(areas), note)
+
+
+def _pieces(xs: Sequence[float], ys: Sequence[float | None]) -> list[list[tuple[float, float]]]:
+    """The points that are joined; more than `BRIDGED` missing ones begin another piece."""
+    pieces: list[list[tuple[float, float]]] = []
+    missing = BRIDGED + 1
+    for x, y in zip(xs, ys, strict=True):
+        if y is None:
+            missing += 1
+            continue
+        if missing > BRIDGED:
+            pieces.append([])
+        pieces[-1].append((x, y))
+        missing = 0
+    return pieces
 
 
 def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[float | None]]) -> list[Hit]:
@@ -183,7 +218,9 @@ def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[f
 
 
 def _top(largest: float) -> float:
-    """The end of an axis that holds the largest value: a whole number of steps."""
+    """The end of an axis that holds the largest value: a whole number of steps. Where all is 0 it ends at 1."""
+    if largest <= 0:
+        return 1.0
     step = step_of(largest)
     return step * max(1, math.ceil(largest / step - 1e-9))
 
@@ -195,21 +232,24 @@ def step_of(largest: float, ticks: int = 4) -> float:
     return next(power * each for each in (1, 2, 5, 10) if power * each >= rough * (1 - 1e-9))
 
 
-def _steps(top: float) -> list[float]:
-    step = step_of(top)
+def _steps(known: dict[_Series, list[float | None]], top: float) -> list[float]:
+    """The marks of the value axis: 0 and 1 where there is nothing but zeros."""
+    step = step_of(top) if any(value for each in known.values() for value in each) else top
     return [step * place for place in range(round(top / step) + 1)]
 
 
 def time_ticks(end: float) -> list[tuple[float, str]]:
     """Marks of a time axis that begins at 0: in the largest unit that gives some."""
     size, name = next((unit for unit in _UNITS if end >= 2 * unit[0]), _UNITS[-1])
-    step = step_of(end / size, 7)
+    step = step_of(end / size, 5)
     count = math.floor(end / size / step + 1e-9)
     return [(step * size * place, f"{number(step * place)} {name}" if place else "0") for place in range(count + 1)]
 
 
 def number(value: float) -> str:
-    """A number of few characters: three digits, with k, M or G for what is large."""
+    """A number of few characters: three digits, with k, M or G for what is large, powers for what is larger."""
+    if abs(value) >= 1e12:
+        return f"{value:.2g}".replace("e+", "e")
     for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= (1e4 if suffix == "k" else scale):
             return f"{value / scale:.3g}{suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,15 @@ from pipeline.faults import Misuse
 from pipeline.grade.comparing import Change
 from pipeline.grade.deciding import Decision
 from pipeline.grade.measures import Measure, Unit, metric_of
-from pipeline.grade.metrics import Confusion, Table
+from pipeline.grade.metrics import Confusion, FieldTable, Table
 from pipeline.grade.verdicts import Graded, Leaf
 from pipeline.report.wording import chance, difference, figure, place, row_told, value, wrong_leaves, wrong_rows
 
 HEAT = 8
 """Steps of the shade of a cell."""
+
+_SHORTFALLS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5)
+"""Shares that are missing to 100 %, from which on the next shade is taken: fields of use lie between 85 and 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Figure:
     sort: float | None
     interval: str = ""
     bar: Bar | None = None
-    heat: int | None = None
+    short: int | None = None
+    """The shade of what is missing to 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,16 @@ class GateRow:
 
 @dataclass(frozen=True, slots=True)
 class FieldRow:
-    """A field: the share of rows in which it is right, its other figures, its leaves by verdict."""
+    """A field: the share of rows in which it is right, its other figures, its leaves by verdict.
+
+    `inside` says that it is a leaf inside of the field before it, named by its path.
+    """
 
     name: str
     right: Figure
     others: tuple[Figure, ...]
     counts: tuple[float, ...]
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +150,12 @@ def share(found: Measure) -> Figure:
         return Figure(text, None, found.why)
     interval = f"{100 * max(0.0, found.low):.1f} to {100 * min(1.0, found.high):.1f}"
     bar = Bar(_percent(found.low), _percent(found.high), _percent(found.value))
-    return Figure(text, found.value, interval, bar, heat_of(found.value))
+    return Figure(text, found.value, interval, bar, short_of(found.value))
+
+
+def short_of(part: float) -> int:
+    """The shade of what a share lacks: 0 for all that is shown as 100 %, and up to `HEAT`."""
+    return bisect_left(_SHORTFALLS, round(1 - part, 3))
 
 
 def heat_of(part: float) -> int:
@@ -227,17 +241,19 @@ def _bar(
     )
 
 
-def field_rows(table: Table) -> list[FieldRow]:
-    """The fields in the order of the schema."""
-    return [
-        FieldRow(
-            each.field,
-            share(each.measures["right"]),
-            tuple(share(each.measures[name]) for name in FIELD_FIGURES),
-            tuple(each.counts[name] for name in FIELD_COUNTS),
-        )
-        for each in table.fields
-    ]
+def field_groups(table: Table) -> list[list[FieldRow]]:
+    """The fields in the order of the schema, each followed by the leaves inside of it."""
+    return [[_field_row(field), *(_field_row(leaf, inside=True) for leaf in field.nested)] for field in table.fields]
+
+
+def _field_row(table: FieldTable, *, inside: bool = False) -> FieldRow:
+    return FieldRow(
+        table.field,
+        share(table.measures["right"]),
+        tuple(share(table.measures[name]) for name in FIELD_FIGURES),
+        tuple(table.counts[name] for name in FIELD_COUNTS),
+        inside,
+    )
 
 
 def slice_rows(tables: Sequence[Table], names: Sequence[str]) -> Iterator[SliceRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ class RunFacts:
 
     `ok` and `failed` rows are done; `pending` ones are answered, and not sealed yet, so that nobody knows which of the
     two they are. Tokens and dollars are what the run was charged, in all its starts; `unpriced` counts calls without a
-    known price, which they leave out. `seconds` is the time at work, without the pauses between starts; None when
-    nothing tells it.
+    known price, which they leave out. `seconds` is the time at work, without the pauses between its `starts`; None
+    when nothing tells it.
     """
 
     output: str
@@ -91,6 +91,11 @@ class RunFacts:
         return self.ok / known if known else None
 
     @property
+    def starts(self) -> int:
+        """How often the run was started or taken up again, as far as anything tells."""
+        return max(self.timeline.starts, 1 + len(self.timeline.resumed))
+
+    @property
     def rows_per_s(self) -> float | None:
         """Rows done in a second of work."""
         return self.done / self.seconds if self.seconds and self.done else None
@@ -122,7 +127,11 @@ def run_facts(output: Path) -> RunFacts:
     sealed = sum(part.rows for part in parts)
     settled = told if told.get("ok", 0) + told.get("failed", 0) >= sealed + pending else {}
     timeline = timeline_of(folder.run / EVENTS)
-    findings = scan(output, present, _key(_fingerprint(plan, told)), by_time=len(timeline.points) < ENOUGH)
+    # The rows tell when they were answered, and nothing of pauses: they stand in for a single short start.
+    by_time = len(timeline.points) < (2 if timeline.starts > 1 else ENOUGH)
+    findings = scan(output, present, _key(_fingerprint(plan, told)), by_time=by_time)
+    if len(findings.timeline.points) > len(timeline.points):
+        timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
     running = folder.running() is not None
     rows = int(plan.survey["rows"] if plan else told["rows"])
     return RunFacts(
@@ -140,8 +149,8 @@ def run_facts(output: Path) -> RunFacts:
         inputs=_inputs(plan, told),
         parts=len(parts),
         bytes=sum(file.bytes for part in parts for file in part.files),
-        seconds=timeline.seconds or findings.seconds,
-        timeline=timeline if len(timeline.points) >= len(findings.timeline.points) else findings.timeline,
+        seconds=timeline.seconds,
+        timeline=timeline,
         findings=findings,
         repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
         notes=tuple(_notes(parts, present, sealed, {} if running else settled)),

@@ -13,6 +13,7 @@ from pipeline.evaluate import Assessment
 from pipeline.grade.comparing import Change, Comparison
 from pipeline.grade.deciding import Decision
 from pipeline.grade.measures import metric_of
+from pipeline.grade.metrics import unfolded
 from pipeline.grade.verdicts import Graded, Leaf
 from pipeline.report.evaluating import unit_of
 from pipeline.report.wording import (
@@ -37,6 +38,7 @@ MOST_ROWS = 100
 _MARKUP = re.compile(r"[\\`*{}\[\]<>#|~&@!$\"']|(?<!\w)_|_(?!\w)|:(?=\S)|(?i:(?<=www)\.)")
 _ICONS: Mapping[str, str] = {"ok": "✅", "warn": "⚠️", "fail": "❌", "info": "💬"}
 _FIGURES = ("right", "accuracy", "precision", "recall", "f1")
+_INDENT = "&nbsp;" * 4
 _LEFT_OUT = "\n_The rest is left out: it would be too long for GitHub._\n"
 
 
@@ -77,11 +79,12 @@ def _gate_line(decision: Decision) -> tuple[str, ...]:
 
 def _fields(assessment: Assessment) -> str:
     lines = []
-    for field in assessment.tables.whole.fields:
+    for field, inside in unfolded(assessment.tables.whole.fields):
         right = field.measures["right"]
         interval = f"{figure(right.low, 'share')} to {figure(right.high, 'share')}"
         rest = (figure(field.measures[name].value, "share") for name in _FIGURES[1:])
-        lines.append((_code(field.field), figure(right.value, "share"), interval, *rest))
+        name = (_INDENT if inside else "") + _code(field.field)
+        lines.append((name, figure(right.value, "share"), interval, *rest))
     head = ("field", "rows right", "95 % interval", *_FIGURES[1:])
     return "### Fields\n\n" + _table(head, lines)
 
@@ -90,6 +93,8 @@ def _comparison(found: Comparison, against: str) -> Iterator[str]:
     yield f"### Compared with {_code(against)}\n"
     changes = [found.overall, *(change for change in (*found.fields, *found.slices) if change.changed)]
     yield _table(("", "before", "after", "difference", "interval", "p", "q"), map(_change_line, changes))
+    if any(change.torn() for change in changes):
+        yield "Where interval and p disagree about noise, p decides: the interval is an approximation.\n"
     same = len(found.fields) + len(found.slices) - len(changes) + 1
     if same:
         yield f"No row changed in {same} more of the fields and slices.\n"

@@ -146,7 +146,7 @@ def _indented(text: str) -> str:
 
 
 def _asked(facts: RunFacts) -> dict[str, int]:
-    """How many calls the events speak of, by kind; those of the last part of a second are in none."""
+    """How many calls the events speak of, by kind; those of the last second before a crash are in none."""
     names = ("requests", "retries", "throttled", "cache_hits")
     sums = {name: sum(point.counts.get(name) or 0 for point in facts.timeline.points) for name in names}
     return {name: round(count) for name, count in sums.items() if count}
@@ -155,7 +155,8 @@ def _asked(facts: RunFacts) -> dict[str, int]:
 def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) -> dict[str, Any]:
     """What the evaluation's sections are made of."""
     whole, compared = assessment.tables.whole, assessment.comparison
-    fields = evaluating.field_rows(whole)
+    groups = evaluating.field_groups(whole)
+    fields = [own for own, *_ in groups]
     names = [row.name for row in fields[: max(1, caps.fields // 8)]]
     wrong = wording.wrong_rows(assessment)
     return {
@@ -164,6 +165,7 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
         "gates": evaluating.gate_rows(assessment),
         "headlines": [(name, evaluating.share(whole.measures[name])) for name in _HEADLINES],
         "fields": fields,
+        "field_groups": [group[: 1 + caps.fields] for group in groups[: caps.fields]],
         "slice_fields": names,
         "slices": list(evaluating.slice_rows(assessment.tables.slices[: caps.slices], names)),
         "confusions": [
@@ -191,7 +193,14 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
     }
 
 
-_HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
+_HEADLINES = {
+    "row_correct": ("rows right", "every required field is right"),
+    "schema_valid": ("valid answers", "rows with an answer that fits the schema"),
+    "accuracy": ("leaf accuracy", "single values that are right, or rightly empty"),
+    "f1": ("F1", "precision and recall in one, over all values"),
+    "f1_macro": ("F1 macro", "mean of the fields' F1: each field counts as much"),
+}
+"""The tiles of an evaluation: what each is called, and what it means."""
 
 
 def _resource(name: str) -> str:
@@ -223,7 +232,7 @@ def _environment() -> Environment:
         "chart": charts,
         "verdicts": evaluating.FIELD_COUNTS,
         "figures": evaluating.FIELD_FIGURES,
-        "heat_steps": evaluating.HEAT,
+        "tiles": _HEADLINES,
     }
     return environment
 

@@ -19,8 +19,8 @@ ENOUGH = 8
 PAUSE_S = 30.0
 """Events come every second: where none came for so long, nobody was at work."""
 
-STARTS = 50
-"""Starts that are told apart, at most: later ones are as if there had been no pause."""
+STARTS = 100
+"""Starts whose beginnings are drawn, at most; all of them are counted."""
 
 _COUNTED = ("ok", "failed", "requests", "retries", "throttled", "cache_hits")
 
@@ -50,11 +50,15 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The points in order. `resumed` tells where, in seconds at work, the run was taken up again."""
+    """The points in order. `resumed` tells where, in seconds at work, the run was taken up again.
+
+    `starts` counts them all, with the first; 0 is not known.
+    """
 
     points: tuple[Point, ...]
     seconds: float | None = None
     resumed: tuple[float, ...] = ()
+    starts: int = 0
 
 
 EMPTY = Timeline(())
@@ -64,6 +68,7 @@ EMPTY = Timeline(())
 class _Sum:
     """What is gathered for one point."""
 
+    at: float
     seconds: float = 0.0
     counts: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0.0))
     last: Mapping[str, Any] = field(default_factory=dict)
@@ -77,32 +82,70 @@ class _Sum:
         self.last = event
         self.p50, self.p99 = _larger(self.p50, event.get("latency_p50")), _larger(self.p99, event.get("latency_p99"))
 
-    def point(self, at: float) -> Point:
+    def point(self) -> Point:
         known = {name: _number(self.last.get(name)) for name in ("limit", "in_flight", "waiting")}
         # What the whole run has cost goes on where the start before left it.
         cost_usd = _number(self.last.get("run_cost_usd", self.last.get("cost_usd")))
         return Point(
-            at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, cost_usd=cost_usd, **known
+            self.at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, cost_usd=cost_usd, **known
         )
 
 
 def timeline_of(events: Path) -> Timeline:
     """The events of a run, in two passes over their file; empty when there are none."""
-    spans = _spans(events)
-    if not spans:
-        return EMPTY
-    total = sum(end - start for start, end in spans)
-    width = max(total / POINTS, 1e-9)
+    began, total = [], 0.0
+    for moment in _at_work(events):
+        if moment.event is None:
+            began.append(moment.at)
+        total = moment.at
     sums: dict[int, _Sum] = {}
-    for at, seconds, event in _at_work(events, spans):
-        sums.setdefault(min(POINTS - 1, int(max(0.0, at - seconds / 2) / width)), _Sum()).add(event, seconds)
-    ends = [sum(end - start for start, end in spans[:number]) for number in range(1, len(spans))]
-    points = tuple(found.point(number * width) for number, found in sorted(sums.items()))
-    return Timeline(points, total, tuple(ends))
+    width = max(total / POINTS, 1e-9)
+    for moment in _at_work(events):
+        if moment.event is not None:
+            place = min(POINTS - 1, int(max(0.0, moment.at - moment.seconds / 2) / width))
+            sums.setdefault(place, _Sum(moment.at - moment.seconds)).add(moment.event, moment.seconds)
+    if not began:
+        return EMPTY
+    points = tuple(found.point() for _, found in sorted(sums.items()))
+    return Timeline(points, total or None, tuple(began[1:STARTS]), len(began))
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """An event with when it came, in seconds at work, and how many of them it speaks of; None begins a start."""
+
+    at: float
+    seconds: float = 0.0
+    event: Mapping[str, Any] | None = None
+
+
+def _at_work(events: Path) -> Iterator[_Moment]:
+    """The events and the beginnings of all starts, in order, as if there had been no pauses.
+
+    Logs of earlier versions do not tell when a start began: there, a pause is taken for one.
+    """
+    passed, before, marked = 0.0, None, False
+    for line in _read(events):
+        at = float(line["at"])
+        if line.get("start"):
+            marked = True
+            before = at
+            yield _Moment(passed)
+            continue
+        if before is None or at - before > PAUSE_S:
+            if not marked:
+                yield _Moment(passed)
+            before = at - 1.0  # a second before a first event belongs to it
+        elif before - at > PAUSE_S:  # the clock was set back
+            before = at - 1.0
+        seconds = max(0.0, at - before)
+        passed += seconds
+        before = max(at, before)
+        yield _Moment(passed, seconds, line)
 
 
 def _read(events: Path) -> Iterator[dict[str, Any]]:
-    """The events, without notes and without a last line that is only half written."""
+    """Events and beginnings, without notes and without a last line that is only half written."""
     try:
         with events.open("rb") as lines:
             for line in lines:
@@ -110,36 +153,10 @@ def _read(events: Path) -> Iterator[dict[str, Any]]:
                     event = orjson.loads(line)
                 except orjson.JSONDecodeError:
                     continue
-                if "done" in event:
+                if "done" in event or event.get("start"):
                     yield event
     except FileNotFoundError:
         return
-
-
-def _spans(events: Path) -> list[tuple[float, float]]:
-    """When somebody was at work, in Unix time; a second before a first event belongs to it."""
-    spans: list[tuple[float, float]] = []
-    for event in _read(events):
-        at = float(event["at"])
-        if spans and (at - spans[-1][1] <= PAUSE_S or len(spans) == STARTS):
-            spans[-1] = (spans[-1][0], max(at, spans[-1][1]))
-        else:
-            spans.append((at - 1.0, at))
-    return spans
-
-
-def _at_work(events: Path, spans: list[tuple[float, float]]) -> Iterator[tuple[float, float, dict[str, Any]]]:
-    """Every event with when it came, in seconds at work, and how many of them it speaks of."""
-    number, passed = 0, 0.0
-    before = spans[0][0]
-    for event in _read(events):
-        at = float(event["at"])
-        while number + 1 < len(spans) and at > spans[number][1]:
-            passed += spans[number][1] - spans[number][0]
-            number += 1
-            before = spans[number][0]
-        yield passed + at - spans[number][0], max(0.0, at - before), event
-        before = max(at, before)
 
 
 def _larger(one: float | None, other: Any) -> float | None:
