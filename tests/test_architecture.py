@@ -287,8 +287,8 @@ def test_the_engine_knows_only_the_event_loop() -> None:
     assert foreign("run").keys() == {"anyio"}
 
 
-def test_the_sdk_is_known_in_one_place() -> None:
-    assert foreign(*LAYER)["openai"] == {"endpoint"}
+def test_the_sdk_is_known_to_the_endpoint_and_to_what_stands_in_for_its_client() -> None:
+    assert foreign(*LAYER)["openai"] == {"endpoint", "public_client"}
 
 
 # What is loaded when.
