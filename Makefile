@@ -1,11 +1,16 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run jobs eval test lint types unit format emulate lock audit clean bench profile soak
+.PHONY: help setup run jobs eval test smoke lint types unit format emulate lock audit clean bench profile soak
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What an interpreter may do in its own way: processes, event loops, SQLite, types at run time, the command line.
+SMOKE := tests/test_starting.py tests/test_endpoint.py tests/test_run.py tests/test_journal.py tests/test_execute.py \
+	tests/test_schema.py tests/test_jobfile.py tests/test_dataset.py tests/test_leaving.py
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +19,7 @@ setup: $(READY) ## Make .venv with everything that is needed
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2; exit 2; }
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $(READY)
@@ -32,6 +37,10 @@ eval: $(READY) ## Run both evaluations against the emulator, with errors made on
 		--field-error lines.quantity=0.05 --field-error lines.description=0.05 --field-error total=0.01
 
 test: lint types jobs unit ## Lint, types, every job, tests
+
+smoke: $(READY) ## What tells interpreters apart, in a minute: make smoke VENV=/tmp/venv PYTHON=python3.12
+	@$(BIN)/pipeline run jobs/extract_events.py --emulate --quiet --fresh --output $(VENV)/out
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(SMOKE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

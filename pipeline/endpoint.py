@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -26,12 +26,16 @@ from pipeline.data import Reply, Request
 from pipeline.endings import worth_another_try
 from pipeline.error_body import fault_of_status
 from pipeline.faults import Denied, Expired, Fault, Unavailable, Unusable
+from pipeline.public_client import PublicClient, Sender, hands_on
 from pipeline.redaction import texts_of, unquoted, unsaid, unsaid_in
-from pipeline.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream, FinalRequestOptions
+from pipeline.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream
 from pipeline.streaming import Arriving, whole_body
 from pipeline.token import Token
 from pipeline.transport import NO_BYTES, Transport
 from pipeline.wire import read_completion, usage_in
+
+if TYPE_CHECKING:
+    from pipeline.sdk import FinalRequestOptions
 
 _DRAIN_S = 0.1
 """How long the rest of a stream is waited for after its last event, as the SDK does."""
@@ -79,7 +83,9 @@ class Client(AsyncOpenAI):
 
     custom_auth = None
 
-    def __init__(self, base_url: str, transport: Transport, headers: Mapping[str, str]) -> None:
+    def __init__(self, base_url: str, transport: httpx2.AsyncClient, headers: Mapping[str, str]) -> None:
+        from pipeline.sdk import FinalRequestOptions  # another release may have moved it: see `hands_on`
+
         super().__init__(
             base_url=base_url,
             api_key="given with each request",
@@ -93,7 +99,16 @@ class Client(AsyncOpenAI):
         # Without a key the SDK would draw a random one for each request, and send none of them.
         self._posting = FinalRequestOptions.construct(method="post", url=str(self._address), idempotency_key="-")
 
-    def options(self, body: bytes, headers: Mapping[str, str]) -> FinalRequestOptions:
+    async def whole(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
+        """As `Sender` says."""
+        return await self.request(httpx2.Response, self._options(body, headers))
+
+    async def streamed(self, body: bytes, headers: Mapping[str, str]) -> AsyncStream[object]:
+        """As `Sender` says."""
+        options = self._options(body, headers)
+        return await self.request(object, options, stream=True, stream_cls=AsyncStream[object])
+
+    def _options(self, body: bytes, headers: Mapping[str, str]) -> FinalRequestOptions:
         """What `request` takes to post `body`."""
         return self._posting.model_copy(update={"content": body, "headers": headers})
 
@@ -127,7 +142,7 @@ class Client(AsyncOpenAI):
 class Endpoint:
     """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
 
-    def __init__(self, client: Client, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(self, client: Sender, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
         self._client = client
         self._token = token
         self._timeout_s = timeout_s
@@ -165,15 +180,15 @@ class Endpoint:
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
         # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody
         # waits for a token while the deadline runs.
-        options = self._client.options(body, {**request.headers, "Authorization": f"Bearer {token}"})
+        headers = {**request.headers, "Authorization": f"Bearer {token}"}
         started = time.monotonic()
         answer, first_token_s = b"", None
         with anyio.move_on_after(self._timeout_s) as deadline:
             if request.payload.get("stream"):
-                answer, first_token_at = await self._stream(options)
+                answer, first_token_at = await self._stream(body, headers)
                 first_token_s = first_token_at - started
             else:
-                answer = await self._post(options)
+                answer = await self._post(body, headers)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
         answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
@@ -200,18 +215,18 @@ class Endpoint:
             raise again
         return reply
 
-    async def _post(self, options: FinalRequestOptions) -> bytes:
+    async def _post(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         try:
-            response = await self._client.request(httpx2.Response, options)
+            response = await self._client.whole(body, headers)
         except APIStatusError as error:
             raise _fault_of(error.response) from None
         return whole_body(response.extensions["content"])
 
-    async def _stream(self, options: FinalRequestOptions) -> tuple[bytes, float]:
+    async def _stream(self, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, float]:
         """The body that the streamed chunks add up to, and when the first piece of it came."""
         arriving, first = Arriving(), None
         try:
-            stream = await self._client.request(object, options, stream=True, stream_cls=AsyncStream[object])
+            stream = await self._client.streamed(body, headers)
         except APIStatusError as error:
             raise _fault_of(error.response) from None
         async with stream:
@@ -248,9 +263,10 @@ async def open_endpoint(
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Endpoint]:
     """An endpoint whose one `AsyncOpenAI` is closed at the end of the block. Connections are idle by the `clock`."""
+    client_of = Client if await hands_on(Client) else PublicClient
     async with (
         Transport(target.base_url, connections, clock) as transport,
-        Client(target.base_url, transport, token.headers) as client,
+        client_of(target.base_url, transport, token.headers) as client,
     ):
         yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
 

@@ -11,11 +11,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openai._models import FinalRequestOptions
 
 _TYPES = "openai.types"
 
@@ -78,9 +82,29 @@ def _types_deferred() -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-with _types_deferred():
-    from openai import APIStatusError, AsyncOpenAI, AsyncStream
-    from openai import __version__ as VERSION  # noqa: N812 - a constant
-    from openai._models import FinalRequestOptions  # what the public `request` takes
+def _load() -> ModuleType:
+    """The SDK. A release whose types cannot be deferred is loaded as a whole: that costs a start half a second."""
+    before = set(sys.modules)
+    try:
+        with _types_deferred():
+            return import_module("openai")
+    except Exception:  # noqa: BLE001 - what another release's modules raise is not known
+        for name in [name for name in sys.modules if name.partition(".")[0] == "openai" and name not in before]:
+            del sys.modules[name]
+        return import_module("openai")
 
-__all__ = ["VERSION", "APIStatusError", "AsyncOpenAI", "AsyncStream", "FinalRequestOptions"]
+
+_load()
+
+from openai import APIStatusError, AsyncOpenAI, AsyncStream  # noqa: E402 - `_load` has loaded it
+from openai import __version__ as VERSION  # noqa: E402, N812 - a constant
+
+__all__ = ["VERSION", "APIStatusError", "AsyncOpenAI", "AsyncStream"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FinalRequestOptions":  # what the public `request` takes; private, so that only who needs it asks
+        from openai._models import FinalRequestOptions
+
+        return FinalRequestOptions
+    raise AttributeError(f"module 'pipeline.sdk' has no attribute {name!r}")

@@ -103,6 +103,7 @@ LAYERS = {
         "journal",
         "plan",
         "policy",
+        "public_client",
         "references",
         "sdk",
         "slices",
@@ -133,7 +134,14 @@ SIDEWAYS = {
         ("tally", "failures"),
         ("token", "faults"),
     },
-    "edges": {("auth", "credentials"), ("dataset", "slices"), ("endpoint", "sdk"), ("endpoint", "transport")},
+    "edges": {
+        ("auth", "credentials"),
+        ("dataset", "slices"),
+        ("endpoint", "public_client"),
+        ("endpoint", "sdk"),
+        ("endpoint", "transport"),
+        ("public_client", "sdk"),
+    },
     "engine": {("working", "run")},
     "observation": {("run_rows", "input_rows")},
     "judgement": {("evaluate", "gold")},
@@ -375,12 +383,13 @@ TELLS_THE_TIME = {
     "cache.keeping": 1,
     "cache.store": 2,
     "cli.streams": 1,  # when a line of a log was written
+    "cli.telling": 1,  # when an evaluation ended
     "cli.status": 1,  # how long ago a job reported
     "endpoint": 1,  # when an answer had come
     "execute": 1,  # when a start began and ended
     "plan": 1,
     "report.facts": 1,  # when the folder was read
-    "watching": 2,
+    "watching": 3,  # when a start began, what happened in a second, when limits were changed
     "error_body": 1,  # a date to wait for, from a server that does not say what time it has
 }
 

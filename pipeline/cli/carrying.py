@@ -95,6 +95,7 @@ async def _ask_all(runs: Sequence[Run], place: Place, opening: Access, tally: Ta
 
     from pipeline.cli.progress import show_progress
 
+    await _tell_of_changed_sdk()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_watch_signals, runs, stop, tally)
         tasks.start_soon(lambda: show_progress(tally, quiet=place.quiet))
@@ -102,6 +103,15 @@ async def _ask_all(runs: Sequence[Run], place: Place, opening: Access, tally: Ta
             for run in runs:
                 working.start_soon(_ask, run, place.team, opening, tally, stop)
         tasks.cancel_scope.cancel()
+
+
+async def _tell_of_changed_sdk() -> None:
+    """Says, once for all runs and processes, when each request takes the longer way through the SDK."""
+    from pipeline.endpoint import Client
+    from pipeline.public_client import CHANGED_SDK, hands_on
+
+    if not await hands_on(Client):
+        print(f"note: {CHANGED_SDK}", file=sys.stderr)
 
 
 async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop: Stop) -> None:
