@@ -19,7 +19,7 @@ import orjson
 
 from pipeline import __version__
 from pipeline.disk import FILES, PRIVATE_FILE, TEMPORARY, Files
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, Misuse, OutputInUse
 
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
@@ -118,14 +118,14 @@ class RunFolder:
     def locked(self) -> Iterator[int]:
         """The run, for us alone; yields the descriptor of the lock that worker processes share.
 
-        Raises `Misuse` that names who has it.
+        Raises `OutputInUse` that names who has it.
         """
         with self._writing(LOCK):
             descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
             with self._writing(LOCK):
                 if not _locks(descriptor):
-                    raise Misuse(f"another run works on {self.output}: {_holder(descriptor)}")
+                    raise OutputInUse(f"another run works on {self.output}: {_holder(descriptor)}")
                 os.ftruncate(descriptor, 0)
                 self._files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
             with self._without_orphans() as workers:
@@ -142,7 +142,9 @@ class RunFolder:
             until = time.monotonic() + ORPHANS_S
             while not _locks(descriptor):
                 if time.monotonic() > until:
-                    raise Misuse(f"processes of a run that was killed still work on {self.output}: end them")
+                    raise OutputInUse(
+                        f"worker processes of a killed run still work on {self.output}: try again, or end them"
+                    )
                 time.sleep(0.01)
             yield descriptor
         finally:

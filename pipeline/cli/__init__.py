@@ -15,9 +15,9 @@ from pipeline import __version__
 from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, streams
 from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
-from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
+from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, OutputInUse, Spent
 
-EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
+EXIT = {OutputInUse: 8, Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
 
 app = typer.Typer(
     name="pipeline",
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
-    "129/130/143 interrupted. Running the same command again resumes.",
+    "8 output in use, 129/130/143 interrupted. Running the same command again resumes.",
 )
 
 

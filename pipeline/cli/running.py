@@ -39,6 +39,8 @@ def run(
     options: Asking,
 ) -> int:
     """Run a job over its input; run it again to resume."""
+    if options.fresh and options.retry_failed:
+        raise Misuse("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
     with _workers(_count_of(processes)) as workers:
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, include=options.include)
@@ -159,8 +161,8 @@ def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
         require_access(place)
     began = time.monotonic()
     with opened(job, settings) as run:
-        if settings.retry_failed:
-            print(f"asking {run.reopen_failed()} failed rows again", file=sys.stderr)
+        if settings.retry_failed and (reopened := run.reopen_failed()):
+            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         for note in run.survey.notes:
             print(plain(f"note: {note}"), file=sys.stderr)
         tally = Tally()

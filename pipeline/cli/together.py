@@ -91,7 +91,7 @@ def _carried_out(runs: Sequence[Run], place: Place, paid: Charges, began: float)
     tally = Tally()
     for run in runs:
         if run.settings.retry_failed and (reopened := run.reopen_failed()):
-            print(f"asking {reopened} failed rows again", file=sys.stderr)
+            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         run.count_before(tally)
     _share_purses(runs, paid)
     return Together(runs, *carry_out(runs, place, tally, began))
