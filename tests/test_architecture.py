@@ -371,6 +371,7 @@ TELLS_THE_TIME = {
     "auth": 1,  # how much of a token's life is left, the moment it has come; from then on it is monotonic
     "cache.keeping": 1,
     "cache.store": 2,
+    "cli.progress": 1,  # when a line of a log was written
     "endpoint": 1,  # when an answer had come
     "plan": 1,
     "report.facts": 1,  # when the folder was read

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +42,7 @@ def run(
     if options.fresh and options.retry_failed:
         raise Misuse("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
     with _workers(_count_of(processes)) as workers:
+        _load_while_telling(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, include=options.include)
         connection = connection_of(options, job)
@@ -60,6 +61,14 @@ def run(
         with for_the_eye("the page of the run"):
             print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
     return code
+
+
+def _load_while_telling(*, quiet: bool) -> None:
+    """Loads what every run needs, which takes a second or more on a busy machine, with a word on the terminal."""
+    from pipeline.cli.progress import stage
+
+    with stage("starting", quiet=quiet):
+        import pipeline.execute  # noqa: F401 - to have it
 
 
 def reparse(
@@ -154,13 +163,16 @@ def simulation_of(options: Asking) -> list[str] | None:
 
 
 def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
+    from pipeline.cli.progress import stage
     from pipeline.execute import opened
     from pipeline.tally import Tally
 
     if settings.fresh:
         require_access(place)
     began = time.monotonic()
-    with opened(job, settings) as run:
+    with ExitStack() as stack:
+        with stage("reading the input", quiet=place.quiet):
+            run = stack.enter_context(opened(job, settings))
         if settings.retry_failed and (reopened := run.reopen_failed()):
             print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         for note in run.survey.notes:
@@ -238,7 +250,7 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool) -> int:
 def _print_summary(job: Job, summary: Summary) -> None:
     from pipeline.cli.sampling import for_the_eye, print_sample
 
-    if summary.simulated:
+    if summary.simulated and not (sys.stdout.isatty() and sys.stderr.isatty()):  # there it has been said
         print(SIMULATED)
     print(f"dataset  {summary.output}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")

@@ -92,7 +92,8 @@ def _steadfast(stream: TextIO | None, descriptor: int) -> TextIO:
         io.BufferedWriter(_Steadfast(descriptor)),
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
-        line_buffering=stream is None or stream.line_buffering,
+        # With PYTHONUNBUFFERED a stream writes through, but only to the buffer beneath: lines would wait there.
+        line_buffering=stream is None or stream.line_buffering or stream.write_through,
         write_through=stream is not None and stream.write_through,
     )
 
