@@ -71,6 +71,13 @@ def _command() -> list[str]:
     return [argument for argument in sys.argv[1:2] if argument in names]
 
 
+def _explained(error: typer.TyperException) -> str:
+    from pipeline.cli.advice import advice
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has them
+    return advice(error, sys.argv[1:], commands) or error.format_message()
+
+
 def main() -> NoReturn:
     """Runs the command line and ends the process with one of the documented exit codes, whoever reads its output."""
     streams.secure()
@@ -80,7 +87,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print(f"error: {error.format_message()} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
+        print(f"error: {plain(_explained(error))} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
         code = error.exit_code
     except (Misuse, NothingToDo, Halt) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
