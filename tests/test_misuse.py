@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import typer
 
 from pipeline.cli import app
 from pipeline.cli.advice import options_of
+from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS
+from pipeline.cli.options import PANELS
 from tests.commands import JOB, Shell
 from tests.test_cli import error_of
 
@@ -78,7 +81,19 @@ def test_what_the_tables_recommend_exists_and_no_word_is_there_twice() -> None:
         (("job.py",), "there is no command 'job.py': `pipeline run job.py` runs it"),
         (("rows.jsonl",), "there is no command 'rows.jsonl': `pipeline run rows.jsonl` runs it"),
         (("rnu", "job.py"), "there is no command 'rnu'; did you mean run?"),
-        (("run", "job.py", "-i", "rows.jsonl", "job.py"), "quote a pattern, as in -i 'data/*.jsonl'"),
+        (("run", "job.py", "-i", "rows.jsonl", "rows.jsonl"), "quote a pattern, as in -i 'data/*.jsonl'"),
+        (("run", "job.py", "other.py"), "one job per run"),
+        (("run", "job.py", "--set", "temperature", "0"), "--set takes FIELD=VALUE in one word"),
+        (("run",), "what to work on is missing, as in `pipeline run jobs/mood.py --emulate --limit 20`"),
+        (("status",), "what to work on is missing, as in `pipeline status out/mood`"),
+        (("compare", "out/a"), "what to work on is missing, as in `pipeline compare out/eval_before out/eval_after`"),
+        (("run", "job.py", "--limit", "ten"), "--limit takes a whole number, not 'ten'"),
+        (("run", "job.py", "--limit=1.5"), "--limit takes a whole number, not '1.5'"),
+        (("run", "job.py", "--rpm", "fast"), "--rpm takes a number, not 'fast'"),
+        (("run", "job.py", "-c", "0"), "-c takes at least 1, not '0'"),
+        (("run", "job.py", "--hedge", "2"), "--hedge takes at most 0.5, not '2'"),
+        (("run", "job.py", "--limit"), "--limit takes a value: --limit N"),
+        (("run", "job.py", "--json=yes"), "--json is a flag: write it without a value"),
         (("run", "job.py", "--fresh", "--retry-failed"), "leave one of them out"),
     ],
 )
@@ -87,3 +102,38 @@ def test_a_command_line_that_is_not_understood_is_answered_with_the_remedy(
 ) -> None:
     """Misspelled, put elsewhere, expanded by the shell, or a field of the job: one line says what to type."""
     assert remedy in error_of(shell.pipeline(*arguments))
+
+
+@pytest.mark.parametrize("command", [name for name, found in OURS.items() if name != "cache"])
+def test_the_help_of_a_command_has_examples_that_its_parser_takes(command: str, shell: Shell) -> None:
+    """Each is parsed as the shell would pass it on: none has an option that is not there."""
+    help_text = shell.pipeline(command, "--help").out
+    assert "Examples:" in help_text
+    for example in EXAMPLES[command]:
+        words = shlex.split(example.removeprefix("watch "))
+        assert words[:2] == ["pipeline", command]
+        OURS[command].make_context(command, words[2:])
+        assert words[2] in help_text
+
+
+def test_the_help_of_run_has_panels_with_defaults_and_variables(shell: Shell) -> None:
+    """Forty options in one list are not found: they are grouped, each with what holds without it."""
+    help_text = shell.pipeline("run", "--help").out
+    for panel in PANELS[1:]:
+        assert help_text.count(f"\u2500 {panel} \u2500") == 1
+    for variable in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        assert variable in help_text
+    for default in ("[default: 64]", "the job's, or out/NAME", "[default: 20.0]", "[default: fail-fast]"):
+        assert default in help_text
+    assert "<bool>" not in help_text.replace("Show this message", "").partition("Input and output")[2]
+
+
+def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
+    """Whatever the width, the last word of every command's first sentence is there."""
+    for columns in ("80", "60"):
+        narrow = Shell(shell.folder, {"COLUMNS": columns})
+        help_text = narrow.pipeline("--help").out
+        assert "..." not in help_text.replace("[ARGS]...", "")
+        words = set(re.findall(r"[\w,.]+", help_text))
+        for command in OURS.values():
+            assert set(re.findall(r"[\w,.]+", (command.help or "").partition("\n\n")[0])) <= words

@@ -13,6 +13,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, streams
+from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
 from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, OutputInUse, Spent
@@ -22,7 +23,7 @@ EXIT = {OutputInUse: 8, Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 
 app = typer.Typer(
     name="pipeline",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
@@ -49,20 +50,20 @@ def _options(
     """Batch jobs on Gemini: rows in, typed Parquet out."""
 
 
-app.command("run")(running.run)
-app.command("plan")(looking.plan)
-app.command("status")(looking.status)
-app.command("tune")(looking.tune)
-app.command("show")(looking.show)
-app.command("report")(reporting.report)
-app.command("reparse")(running.reparse)
-app.command("eval")(evaluating.evaluate)
-app.command("grade")(evaluating.grade)
-app.command("gate")(evaluating.gate)
-app.command("compare")(evaluating.compare)
-app.command("bless")(evaluating.bless)
-app.add_typer(caching.app, name="cache")
-app.command("emulate")(emulation.emulate)
+app.command("run", epilog=epilog("run"))(running.run)
+app.command("plan", epilog=epilog("plan"))(looking.plan)
+app.command("status", epilog=epilog("status"))(looking.status)
+app.command("tune", epilog=epilog("tune"))(looking.tune)
+app.command("show", epilog=epilog("show"))(looking.show)
+app.command("report", epilog=epilog("report"))(reporting.report)
+app.command("reparse", epilog=epilog("reparse"))(running.reparse)
+app.command("eval", epilog=epilog("eval"))(evaluating.evaluate)
+app.command("grade", epilog=epilog("grade"))(evaluating.grade)
+app.command("gate", epilog=epilog("gate"))(evaluating.gate)
+app.command("compare", epilog=epilog("compare"))(evaluating.compare)
+app.command("bless", epilog=epilog("bless"))(evaluating.bless)
+app.add_typer(caching.app, name="cache", epilog=epilog("cache"))
+app.command("emulate", epilog=epilog("emulate"))(emulation.emulate)
 
 
 def _command() -> list[str]:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS
 
 
 def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) -> str | None:
     """What to type instead, for an error of the parser; None when its own message says enough.
 
-    `commands` are those of the command line by name, with the options that each has in `params`.
+    `commands` are those of the command line by name, with the parameters of each in `params`.
     """
+    here = next((name for name in arguments if name in commands), None)
     if (option := getattr(error, "option_name", None)) is not None:
-        return _about_option(str(option), arguments, commands) if hasattr(error, "possibilities") else None
-    if (extra := _extra_files(error.message, arguments)) is not None:
+        if hasattr(error, "possibilities"):
+            return _about_option(str(option), arguments, commands)
+        return _about_use(str(option), error.message, here and commands[here])
+    param = getattr(error, "param", None)
+    if param is not None and param.param_type_name == "argument" and here is not None:
+        return f"what to work on is missing, as in `{EXAMPLES[here][0]}`"
+    if param is not None and param.opts[-1].startswith("-"):
+        return _about_value(param, error.message, arguments)
+    if (extra := _about_extra(error.message, arguments)) is not None:
         return extra
     word = next((one for one in arguments if not one.startswith("-")), "")
     return _about_command(word, commands) if word and word not in commands else None
@@ -57,14 +67,46 @@ def _about_command(word: str, commands: Mapping[str, Any]) -> str:
     return f"there is no command {word!r}{f': {remedy}' if remedy else _nearest(word, commands)}"
 
 
-def _extra_files(message: str, arguments: Sequence[str]) -> str | None:
-    """A pattern that the shell has expanded: its first match was taken, the others are left over."""
+def _about_use(option: str, message: str, command: Any) -> str:
+    """An option without its value, or a flag with one."""
+    if "requires an argument" not in message:
+        return f"{option} is a flag: write it without a value"
+    found = next((one for one in getattr(command, "params", ()) if option in one.opts), None)
+    return f"{option} takes a value: {option} {getattr(found, 'metavar', None) or 'VALUE'}"
+
+
+def _about_value(param: Any, message: str, arguments: Sequence[str]) -> str:
+    """A value of the wrong kind, or out of its range."""
+    option = next((one for one in arguments if one.partition("=")[0] in param.opts), param.opts[0])
+    name, _, value = option.partition("=")
+    if not value:
+        value = next((two for one, two in pairwise(arguments) if one in param.opts), "")
+    reason = next((said for pattern, said in _VALUES.items() if pattern in message), None)
+    if reason is None:
+        return f"{name} does not take {value!r}: {message}"
+    return f"{name} takes {reason}{message.rpartition(' ')[2] if reason.endswith(' ') else ''}, not {value!r}"
+
+
+_VALUES = {
+    "valid integer": "a whole number",
+    "valid number": "a number",
+    "greater than or equal to": "at least ",
+    "less than or equal to": "at most ",
+}
+
+
+def _about_extra(message: str, arguments: Sequence[str]) -> str | None:
+    """What is left over: files of a pattern that the shell has expanded, or a value that was to follow an `=`."""
     extra = message.rpartition("(")[2].rstrip(")").split() if "unexpected extra argument" in message else []
-    if not extra or not Path(extra[0]).exists():
+    if not extra:
         return None
-    option = next((one for one in arguments if one in {"-i", "--input", "--include"}), "--input")
-    several = f"quote a pattern, as in {option} 'data/*.jsonl', or repeat {option} for each file"
-    return f"unexpected {' '.join(extra[:3])}: {several}"
+    told = f"{' '.join(extra[:3])}{' ...' if len(extra) > 3 else ''} is too much"
+    if extra[0].endswith(".py"):
+        return f"{told}: one job per run, so call `pipeline` once for each"
+    if Path(extra[0]).exists():
+        option = next((one for one in arguments if one in {"-i", "--input", "--include"}), "--input")
+        return f"{told}: quote a pattern, as in {option} 'data/*.jsonl', or repeat {option} for each file"
+    return f"{told}: --set takes FIELD=VALUE in one word, as in --set temperature=0" if "--set" in arguments else told
 
 
 def _as_typed(option: str, arguments: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import typer
 from pipeline.cli.carrying import Place, Team, carry_out, exit_code, require_access
 from pipeline.cli.connecting import Connection, Start
 from pipeline.cli.emulation import SIMULATED
-from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
+from pipeline.cli.options import LIMITS, AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.cli.tables import json_line, plain
 from pipeline.failures import Failures
 from pipeline.faults import Misuse, TooManyFailures
@@ -35,7 +35,10 @@ _ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the o
 def run(
     target: Target,
     *,
-    processes: Annotated[str, typer.Option(help="Processes that share the work; auto: one for each core.")] = "1",
+    processes: Annotated[
+        str,
+        typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
+    ] = "1",
     options: Asking,
 ) -> int:
     """Run a job over its input; run it again to resume."""
