@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import tempfile
 import time
@@ -27,6 +28,10 @@ LOCK = "lock"
 WORKERS = "workers"
 FORMAT = 2
 """Of the plan itself: one without it is of an earlier version, and not read."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""An address such as `gs://bucket`, of which a path keeps one slash."""
+
 ORPHANS_S = 30.0
 """How long the worker processes of a run that was killed may take to end."""
 
@@ -97,6 +102,8 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
+        if _ADDRESS.match(str(self.output)):
+            raise Misuse(f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards")
         try:
             self._files.make_folder(self.output)
             strangers = [path.name for path in self.output.iterdir() if _is_strange(path)]
@@ -109,7 +116,8 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # nameless, so that two starts at once do not meet in it
         except FileExistsError as error:
-            told = f"{error.filename} is a file, or a link to nothing"
+            kind = "a link to nothing" if Path(error.filename).is_symlink() else "a file"
+            told = f"{error.filename} is {kind}: choose another --output"
             raise Misuse(f"the output folder {self.output} cannot be written: {told}") from error
         except OSError as error:
             raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
@@ -192,7 +200,7 @@ class RunFolder:
         """The plan of the run in this folder; None when there is none yet. Raises `Misuse` when it is not readable."""
         try:
             return _plan_of(orjson.loads((self.run / PLAN).read_bytes()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise Misuse(

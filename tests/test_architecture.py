@@ -72,6 +72,7 @@ LAYERS = {
         "foreign",
         "grade",
         "job",
+        "job_errors",
         "jobfile",
         "message",
         "own_secret",

@@ -137,3 +137,44 @@ def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
         words = set(re.findall(r"[\w,.]+", help_text))
         for command in OURS.values():
             assert set(re.findall(r"[\w,.]+", (command.help or "").partition("\n\n")[0])) <= words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("-o", "afile"), "afile is a file: choose another --output"),
+        (("-o", "dangling"), "dangling is a link to nothing: choose another --output"),
+        (("-o", "afile/below"), "afile is a file: choose another --output"),
+        (("-o", "gs://bucket/out"), "the output is a folder of this machine, and gs:/bucket/out is not"),
+        (("-o", "other"), "holds other files (x.txt): choose an empty one"),
+        (("-i", "gs://b/x.jsonl"), "copy it here first, with `gcloud storage cp`"),
+        (("-i", "s3://b/x/*.parquet"), "copy it here first, with `aws s3 cp`"),
+        (("-i", "https://h/x.jsonl"), "copy it here first, with `curl -O`"),
+        (("-i", "abfss://c@a/x.jsonl"), "copy it here first, with the tool of its store"),
+        (("-i", "dangling"), "dangling is a link to nothing: correct the link, or name another input"),
+        (("-m", "gpt-5"), "not 'gpt-5': other servers need --base-url"),
+        (("-m", "gemini-3.5-flash-lite"), "write google/gemini-3.5-flash-lite"),
+        (("--set", "prompt=x"), "a job has no field 'prompt': the prompt is `user`"),
+        (("--set", "user={{ text | uper }}"), "there is no filter 'uper'; did you mean 'upper'?"),
+    ],
+)
+def test_a_path_a_model_or_a_template_that_is_wrong_is_answered_with_the_remedy(
+    arguments: tuple[str, ...], remedy: str, shell: Shell
+) -> None:
+    """Before anything is asked, in one line."""
+    shell.write("afile", "x")
+    (shell.folder / "dangling").symlink_to("nowhere")
+    (shell.folder / "other").mkdir()
+    shell.write("other/x.txt", "x")
+    assert remedy in error_of(shell.pipeline("run", "job.py", "--emulate", *arguments))
+    assert not (shell.folder / "gs:").exists()
+
+
+def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> None:
+    """A job without its suffix, a file where a run should be, a port that there is not, a key for no server."""
+    assert "there is no 'job'; did you mean 'job.py'?" in error_of(shell.pipeline("run", "job"))
+    assert "holds no run" in error_of(shell.pipeline("status", "rows.jsonl"))
+    assert "--port takes at most 65535, not '99999'" in error_of(shell.pipeline("emulate", "--port", "99999"))
+    told = error_of(shell.pipeline("run", "job.py"))
+    assert "OPENAI_API_KEY is for the server of a --base-url only" in told
+    assert "--emulate needs none" in told

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from pipeline.faults import Misuse
+
 if TYPE_CHECKING:
     from pipeline.job import Job
 
@@ -339,6 +341,8 @@ def load(
     """The job that the command line describes, and the name it goes by in a plan."""
     from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
 
+    if Path(f"{target}.py").is_file() and not Path(target).exists():
+        raise Misuse(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
     changes["include"] = include

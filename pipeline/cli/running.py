@@ -143,6 +143,7 @@ def connection_of(options: Asking, job: Job) -> Connection:
         credentials=options.credentials,
     )
     connection.check_tier(job.tier)
+    connection.check_model(job.model)
     if not (job.model or job.carries_requests):
         raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
     return connection
