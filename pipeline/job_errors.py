@@ -132,14 +132,15 @@ def advised(field: str, known: Sequence[str], what: str = "job") -> str:
 def _about_value(complaint: Any, complaints: int) -> str:
     """A value that a field does not take; of a union there are several complaints about one."""
     field, *inner = complaint["loc"]
-    place = f"`{field}{''.join(f'[{one!r}]' for one in inner if complaints == 1)}`"
     given = repr(complaint["input"])
     given = given if len(given) <= _MOST_QUOTED else f"{given[: _MOST_QUOTED - 3]}..."
     takes = _TYPES.get(complaint["type"], "").format(**complaint.get("ctx", {}))
+    is_of_kind = complaints > 1 or not takes or complaint["type"].endswith(("_parsing", "_type"))
     if complaint["type"] == "sequence_str":
         takes = f"a list, as in [{given}]"
-    elif field in _KINDS and (complaints > 1 or not takes or complaint["type"].endswith(("_parsing", "_type"))):
-        takes = _KINDS[field]
+    elif field in _KINDS and is_of_kind:
+        return f"`{field}` takes {_KINDS[field]}, not {given}"
+    place = f"`{field}{''.join(f'[{one!r}]' for one in inner if complaints == 1)}`"
     if not takes:
         return f"{place}: {complaint['msg'][:1].lower()}{complaint['msg'][1:]}"
     return f"{place} takes {takes}, not {given}"

@@ -68,16 +68,20 @@ def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     found = {key: value for key, value in vars(module).items() if isinstance(value, kind)}
     if value is None and len(found) == 1 and not name:
         return next(iter(found.values()))
-    raise Misuse(f"{path_text} defines no {usual} called {name or usual!r}{_instead(path_text, value, found, remedy)}")
-
-
-def _instead(path: str, value: object, found: Mapping[str, object], remedy: str) -> str:
-    """What to do about a file that does not define what was asked for."""
+    missing = f"{path_text} defines no {usual} called {name or usual!r}"
     if found:
-        return f"; it has {', '.join(found)}: name one as {path}:{next(iter(found))}"
+        raise Misuse(f"{missing}; it has {', '.join(found)}: name one as {path_text}:{next(iter(found))}")
     if value is not None:
-        return f": that is a {type(value).__name__}; {remedy}"
-    return f"; {remedy}"
+        raise Misuse(f"{missing}: that is a {type(value).__name__}; {remedy}")
+    raise Misuse(f"{missing}; {_other_kind(path_text, module) or remedy}")
+
+
+def _other_kind(path: str, module: ModuleType) -> str | None:
+    """The command for what a file does define, where that is the other of a job and an evaluation."""
+    kinds = {type(one).__name__ for one in vars(module).values() if type(one).__module__.startswith("pipeline.")}
+    if "Eval" in kinds:
+        return f"it has an evaluation: `pipeline eval {path}` runs it"
+    return f"it has a job: `pipeline run {path}` runs it" if "Job" in kinds else None
 
 
 def job_of_requests(paths: Sequence[str]) -> Job:

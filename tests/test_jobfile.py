@@ -20,7 +20,7 @@ from pipeline.data import Row
 from pipeline.faults import Misuse
 from pipeline.job import Job
 from pipeline.job_errors import FIELD_WORDS
-from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
+from pipeline.jobfile import is_job_file, job_of_requests, load_evaluation, load_job, overridden
 
 HEAD = "from pipeline import Job\n"
 
@@ -404,3 +404,23 @@ def test_a_file_that_is_not_there_is_answered_with_its_neighbour(tmp_path: Path)
     """A typo in the path is found by its likeness."""
     written(tmp_path, HEAD, "moods.py")
     assert complaint(f"{tmp_path}/mood.py").endswith(f"mood.py'; did you mean '{tmp_path}/moods.py'?")
+
+
+def test_a_file_of_the_other_kind_is_answered_with_its_command(tmp_path: Path) -> None:
+    """A job is run, and an evaluation evaluated."""
+    target = written(tmp_path, HEAD + "job = Job(name='a', user='x')\n")
+    with pytest.raises(Misuse, match=f"it has a job: `pipeline run {target}` runs it"):
+        load_evaluation(target)
+
+
+@pytest.mark.parametrize("prompt", ["Say {text}", "Say {text} and {id}", "{{ 'a' }} {text}"])
+def test_a_prompt_with_single_braces_is_refused_before_every_row_is_asked_the_same(prompt: str) -> None:
+    """As in an f-string: the template would name no column."""
+    with pytest.raises(Misuse, match=r"the prompt has \{text\} in single braces"):
+        Job(name="a", user=prompt).columns_needed(["id", "text"])
+
+
+@pytest.mark.parametrize("prompt", ["Say hi", "Answer as {json}", "Say {{ text }} as {text}"])
+def test_other_single_braces_are_text(prompt: str) -> None:
+    """A prompt may show JSON, or name its columns and have braces besides."""
+    Job(name="a", user=prompt).columns_needed(["id", "text"])

@@ -194,7 +194,12 @@ def _access(connection: Connection) -> Access:
                 return Access(targets, key, None)
             if not all(is_here(url) for _, url in weighted):
                 raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
-        return Access(targets, None, _credentials(connection, needs_project=False)[0])
+        try:
+            return Access(targets, None, _credentials(connection, needs_project=False)[0])
+        except Misuse as error:
+            if connection.credentials is None and any(is_here(url) for _, url in weighted):
+                raise Misuse(f"{error}; or set OPENAI_API_KEY, to any value, for a server that takes keys") from None
+            raise
     try:
         credentials, found_project = _credentials(connection, needs_project=connection.project is None)
     except Misuse as error:
