@@ -22,6 +22,18 @@ from tests.screens import Terminal, screen
 from tests.servers import Answer, Call, Held, Served, error, served
 from tests.test_cli import script
 
+PRINTS = """
+from pipeline import Job
+
+
+def prompt(row):
+    print("asking", row["id"])
+    return f"Say {row['text']}"
+
+
+job = Job(name="a_job", model="google/gemini-test", input="rows.jsonl", user=prompt, max_failed=0.5)
+"""
+
 REASONS = [None, "quota", "the declared limit", "the budget", "the endpoint, which has failed for 23 s"]
 TROUBLES = st.none() | st.text(min_size=1) | st.just("HTTP 503: " + "the backend is overloaded, try later " * 20)
 COUNTS = st.integers(0, 10**9)
@@ -111,8 +123,18 @@ def test_what_matters_least_is_left_out_first() -> None:
 def test_a_reason_is_cut_between_words() -> None:
     """The server's words end in three dots where there is no room for all of them."""
     tally = Tally(rows=9, waiting=4, waits_for="the endpoint, which has failed for 23 s", trouble="connection refused")
-    assert second_line(tally, 79) == "ok 0, failed 0, 4 waiting for the endpoint, which has failed for 23 s ..."
-    assert "23 s: connection refused" in second_line(tally, 120)
+    assert second_line(tally, 79) == "ok 0, failed 0, in flight 0, 4 waiting: connection refused"
+    assert "which has failed for 23 s: connection refused" in log_line(tally, RecentRate(0, 0))
+    tally.trouble = "connection refused by the server at the other end of the line, and by its proxy, too"
+    assert second_line(tally, 79) == "ok 0, failed 0, 4 waiting: connection refused by the server at the other ..."
+
+
+@pytest.mark.parametrize("width", range(NARROW - 1, 200))
+def test_a_reason_is_never_left_out_where_there_is_room_for_some_of_it(width: int) -> None:
+    """At every width some words of why nothing is answered are shown."""
+    tally = Tally(rows=9, waiting=4, waits_for="the endpoint, which has failed for 23 s", cost_usd=0.5)
+    tally.trouble = "connection refused by the server at the other end of the line, and by its proxy, too " * 3
+    assert ", 4 waiting: connection" in second_line(tally, width)
 
 
 def test_rows_of_earlier_starts_count_in_all_figures() -> None:
@@ -257,6 +279,19 @@ def test_colours_and_bars_are_for_those_who_want_them(shell: Shell, variables: d
     assert bool(re.search(r"\d\d:\d\d:\d\dZ \d+/30 rows", terminal.written)) == (shown == "lines")
 
 
+def test_what_a_job_prints_is_above_the_bar(shell: Shell) -> None:
+    """Whole lines, in order, and the bar is still there once."""
+    shell.write("job.py", PRINTS)
+    with served(holding) as server:
+        terminal = started(shell, server, "-c", "10", columns=80)
+        terminal.until(lambda text: "ok 9" in text and text.endswith("\r"))
+        *printed, bar, counts = screen(terminal.written, 80)
+        server.release()
+        terminal.end()
+    assert printed[:10] == [f"asking {number}" for number in range(10)]
+    assert (bar[:5], counts[:14]) == (" 33%|", "ok 9, failed 1")
+
+
 def test_a_mistake_found_while_the_input_is_read_leaves_the_error_alone(shell: Shell) -> None:
     """What was shown meanwhile is gone."""
     shell.write("job.py", JOB.replace("{{ text }}", "{{ txt }}"))
@@ -282,7 +317,7 @@ def test_a_log_has_a_line_with_time_percentage_and_what_is_left(shell: Shell) ->
     time, _, facts = line.partition(" ")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
     assert re.fullmatch(
-        r"10/30 rows \(33%\), [\d.]+ rows/s, \d+:\d\d left, ok 9, failed 1, in flight 20, cost unknown\n", facts
+        r"10/30 rows \(33%\), [\d.]+ rows/s, \d+:\d\d left, ok 9, failed 1, in flight \d+.*, cost unknown\n", facts
     )
     assert out.count("\n") == 1
 

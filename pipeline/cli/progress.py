@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,10 +70,11 @@ class Progress:
                 await self._beat()
             try:
                 self._bars = _Bars(self._tally)
-                while True:
-                    self._tell_notes()
-                    self._bars.draw()
-                    await anyio.sleep(REFRESH_S)
+                with redirect_stdout(_AboveBars()) if sys.stdout.isatty() else nullcontext():
+                    while True:
+                        self._tell_notes()
+                        self._bars.draw()
+                        await anyio.sleep(REFRESH_S)
             finally:
                 self.close()
 
@@ -105,6 +107,19 @@ class Progress:
         """Says once each what the user is to be told."""
         while self._tally.notes:
             self.say(f"note: {self._tally.notes.pop(0)}")
+
+
+class _AboveBars(io.TextIOBase):
+    """What a job's own functions print while bars are drawn on the same terminal: whole lines, above the bars."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            tqdm.write(line, file=sys.stderr)
+        return len(text)
 
 
 class _Line(tqdm):  # type: ignore[type-arg] # its stubs have it generic, the class is not

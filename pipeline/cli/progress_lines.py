@@ -83,7 +83,7 @@ def top_line(tally: Tally, elapsed_s: float, rate: RecentRate, width: int) -> st
 
 def second_line(tally: Tally, width: int, *, coloured: bool = False) -> str:
     """Rows by what became of them, what is waited for and why, and the dollars; what matters least goes first."""
-    reason = _reason(tally)
+    reason = _reason(tally, brief=True)
     pieces = [*_outcomes(tally), *_doing(tally), *([_Piece(reason, 2)] if reason else []), *_money(tally)]
     return _joined(_fitted(pieces, width, reason), coloured=coloured)
 
@@ -125,8 +125,11 @@ def _doing(tally: Tally) -> list[_Piece]:
     return pieces
 
 
-def _reason(tally: Tally) -> str:
-    """What rows wait for, and why nothing is answered where nothing is; empty when all goes well."""
+def _reason(tally: Tally, *, brief: bool = False) -> str:
+    """What rows wait for, and why nothing is answered where nothing is; empty when all goes well.
+
+    A brief one leaves out since when the endpoint fails, for what it says.
+    """
     waits = ""
     if tally.waits_for:
         found = f" ({tally.limit:.3g}/s)" if tally.waits_for == "quota" and tally.limit else ""
@@ -134,6 +137,8 @@ def _reason(tally: Tally) -> str:
     trouble = " ".join(plain(tally.trouble or "").split())
     if not trouble:
         return waits
+    if brief and waits:
+        return f"{tally.waiting} waiting: {trouble}"
     return f"{waits}: {trouble}" if waits else f"nothing is answered: {trouble}"
 
 
@@ -162,11 +167,11 @@ def _words_within(text: str, width: int) -> str:
     """The words at the beginning of a text that fit, with three dots for the others."""
     if len(text) <= width:
         return text
-    words = text[: max(0, width - 3)]
+    words = text[: max(0, width - len(" ..."))]
     if text[len(words) : len(words) + 1] not in ("", " "):
         words = words.rpartition(" ")[0]
     words = words.rstrip(" ,;:(")
-    return f"{words} ..." if words and len(words) + 4 <= width else ""
+    return f"{words} ..." if words else ""
 
 
 def _length(pieces: Sequence[_Piece]) -> int:
