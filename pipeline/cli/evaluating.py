@@ -28,6 +28,7 @@ Common = Annotated[
     bool,
     typer.Option(
         "--common",
+        metavar="",
         help="Where gold data or graders have changed: compare the rows that are the same.",
         rich_help_panel=EVALUATION,
     ),
