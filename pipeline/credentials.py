@@ -102,7 +102,7 @@ def find_credentials(path: Path | None = None, *, needs_project: bool = True) ->
             project = next(filter(None, map(os.environ.get, variables)), project)
         credentials = with_scopes_if_required(credentials, [SCOPE])  # type: ignore[no-untyped-call] # google-auth
     except DefaultCredentialsError as error:
-        raise Misuse(f"no usable Google credentials: {reason_of(error)} ({_REMEDY})") from None
+        raise Misuse(f"no usable Google credentials: {reason_of(error)} ({_REMEDY}; --emulate needs none)") from None
     except FOREIGN_ERRORS as error:
         raise Misuse(f"the Google credentials cannot be used: {reason_of(error)}") from None
     if project is None and needs_project and hasattr(credentials, "get_project_id"):
@@ -154,7 +154,7 @@ def _read(setting: str, value: str) -> dict[str, Any]:
         raise Misuse(f"the credentials file that {setting} names cannot be read: {reason}") from None
     if not is_file:
         shown = _shown(value) or "of the name"
-        raise Misuse(f"there is no credentials file {shown} that {setting} holds: it must be the path of one")
+        raise Misuse(f"there is no credentials file {shown}: correct the path that {setting} gives")
     file = f"the credentials file of {setting}"
     if len(content) > LARGEST_FILE:
         raise Misuse(f"{file} is too large to hold credentials")

@@ -20,6 +20,7 @@
        `- Interrupted     the run is stopping: the row stays undone, for the next start
 
     Misuse                not a fault of the world: what the user can mend before anything is spent (exit 2)
+    `- OutputInUse        another process works on the same output: nothing to correct, try again later (exit 8)
     NothingToDo           no row matched (exit 5)
 """
 
@@ -151,6 +152,13 @@ class Interrupted(Halt):
 
 class Misuse(Exception):
     """What the user can mend: the message names the field, the file or the flag, and the remedy."""
+
+
+class OutputInUse(Misuse):
+    """Another process works on this output folder: there is nothing to correct, and a later start may find it free.
+
+    Schedulers tell it from a mistake by its exit code of its own.
+    """
 
 
 class NothingToDo(Exception):

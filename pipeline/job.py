@@ -216,7 +216,19 @@ class Job:
             return list(available)
         for name, who in named.items():
             _require(name, available, who)
+        if not named:
+            self._refuse_single_braces(available)
         return [name for name in available if name in named or name in FUNCTIONS]
+
+    def _refuse_single_braces(self, available: Sequence[str]) -> None:
+        """Raises `Misuse` for a prompt that names no column but has one in single braces, as in an f-string.
+
+        Every row would be asked the same, and paid for.
+        """
+        written = dict.fromkeys(re.findall(r"\{(\w+)\}", self.conversation.fingerprint))
+        if meant := [name for name in written if name in available]:
+            name = meant[0]
+            raise Misuse(f"the prompt has {{{name}}} in single braces, which stays as it is: write {{{{ {name} }}}}")
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
         """Output name by input column, in input order. Raises `Misuse` on unknown columns and clashing names."""

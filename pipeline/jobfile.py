@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.faults import Misuse
 from pipeline.job import Job, nearest
+from pipeline.job_errors import advised, explained
 from pipeline.siblings import importable_beside
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     path_text, _, name = target.partition(":")
     path = Path(path_text)
     if not path.is_file():
-        raise Misuse(f"there is no job file {path_text!r}")
+        beside = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        close = nearest(path_text, beside)
+        raise Misuse(f"there is no job file {path_text!r}{close if 'did you mean' in close else ''}")
     module = _run_file(path)
     value = getattr(module, name or usual, None)
     if isinstance(value, kind):
@@ -65,8 +68,20 @@ def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     found = {key: value for key, value in vars(module).items() if isinstance(value, kind)}
     if value is None and len(found) == 1 and not name:
         return next(iter(found.values()))
-    hint = f"; it has {', '.join(found)}: name one as {path_text}:{next(iter(found))}" if found else f"; {remedy}"
-    raise Misuse(f"{path_text} defines no {usual} called {name or usual!r}{hint}")
+    missing = f"{path_text} defines no {usual} called {name or usual!r}"
+    if found:
+        raise Misuse(f"{missing}; it has {', '.join(found)}: name one as {path_text}:{next(iter(found))}")
+    if value is not None:
+        raise Misuse(f"{missing}: that is a {type(value).__name__}; {remedy}")
+    raise Misuse(f"{missing}; {_other_kind(path_text, module) or remedy}")
+
+
+def _other_kind(path: str, module: ModuleType) -> str | None:
+    """The command for what a file does define, where that is the other of a job and an evaluation."""
+    kinds = {type(one).__name__ for one in vars(module).values() if type(one).__module__.startswith("pipeline.")}
+    if "Eval" in kinds:
+        return f"it has an evaluation: `pipeline eval {path}` runs it"
+    return f"it has a job: `pipeline run {path}` runs it" if "Job" in kinds else None
 
 
 def job_of_requests(paths: Sequence[str]) -> Job:
@@ -90,7 +105,7 @@ def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] 
     try:
         return job.replace(**merged) if merged else job
     except ValidationError as error:
-        raise Misuse(_explained(error)) from None
+        raise Misuse(explained(error)) from None
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -107,9 +122,12 @@ def _run_file(path: Path) -> ModuleType:
     except Misuse as error:
         raise Misuse(f"{path}: {error}") from error
     except ValidationError as error:
-        raise Misuse(f"{path}: {_explained(error)}") from None
-    except Exception as error:  # a user's file may raise anything; it is theirs to mend
-        raise Misuse(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+        raise Misuse(f"{path}: {explained(error)}") from None
+    except SystemExit as error:  # it would end the run with a code of its own
+        told = f"a job file is loaded, not run: remove its sys.exit({error.code})"
+        raise Misuse(f"{_place(error, path)}: {told}") from None
+    except Exception as error:  # a user's file may raise anything; it is theirs to fix
+        raise Misuse(f"{_place(error, path)}: {type(error).__name__}: {_reason(error)}") from error
     return module
 
 
@@ -120,7 +138,22 @@ class _Uncached(SourceFileLoader):
         raise OSError(f"no bytecode is wanted of {path}")
 
 
-def _place(error: Exception, path: Path) -> str:
+def _reason(error: Exception) -> str:
+    """What an error of a job file says, and what to do about the ones that have one remedy."""
+    match error:
+        case SyntaxError():  # its text would name the place a second time
+            return error.msg
+        case ImportError() if "relative import" in str(error):
+            return f"{error}: a job file belongs to no package, so write `from name import ...` without the dot"
+        case ModuleNotFoundError(name=str(name)):
+            file = f"{name.partition('.')[0]}.py"
+            return f"{error}: install it into the environment of `pipeline`, or put {file} beside the job file"
+        case EOFError():
+            return f"{error}: a job file cannot ask questions"
+    return str(error)
+
+
+def _place(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename or path}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -128,37 +161,10 @@ def _place(error: Exception, path: Path) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-_SCHEMA = (
-    '`schema` must be a pydantic model, a JSON Schema (a dict, or the path of a .json file) or "json_object"; '
-    "for a list, wrap it in a model with one field"
-)
-
-
-def _explained(error: ValidationError) -> str:
-    """Pydantic's first complaint in a sentence that names the field, and the nearest valid one."""
-    article, what, known = "a", "job", [field.name for field in fields(Job)]
-    if error.title == "Eval":
-        from pipeline.grade.evaluation import Eval
-
-        article, what, known = "an", "evaluation", [field.name for field in fields(Eval)]
-    sentences = []
-    for complaint in error.errors(include_url=False):
-        field = str(complaint["loc"][0]) if complaint["loc"] else "?"
-        if complaint["type"] == "unexpected_keyword_argument":
-            sentences.append(f"{article} {what} has no field {field!r}{nearest(field, known)}")
-        elif complaint["type"] == "missing":
-            sentences.append(f"the {what} needs a {field!r}")
-        elif field == "schema":  # one complaint for each of the kinds that it may be
-            sentences.append(_SCHEMA)
-        else:
-            sentences.append(f"`{field}`: {complaint['msg'][:1].lower()}{complaint['msg'][1:]}")
-    return "; ".join(dict.fromkeys(sentences))
-
-
 def _require_field(name: str) -> None:
     known = [field.name for field in fields(Job)]
     if name not in known:
-        raise Misuse(f"a job has no field {name!r}{nearest(name, known)}")
+        raise Misuse(f"a job has no field {name!r}{advised(name, known)}")
 
 
 def _value(text: str) -> Any:

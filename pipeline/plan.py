@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import tempfile
 import time
@@ -20,7 +21,7 @@ import orjson
 from pipeline import __version__
 from pipeline.data import PARTS, is_part_name
 from pipeline.disk import FILES, PRIVATE_FILE, TEMPORARY, Files
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, Misuse, OutputInUse
 
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
@@ -28,6 +29,10 @@ LOCK = "lock"
 WORKERS = "workers"
 FORMAT = 3
 """Of the run folder and its plan: other formats are refused. In 3, the parts have a folder of their own."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""An address such as `gs://bucket`, of which a path keeps one slash."""
+
 ORPHANS_S = 30.0
 """How long the worker processes of a run that was killed may take to end."""
 
@@ -99,6 +104,8 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
+        if _ADDRESS.match(str(self.output)):
+            raise Misuse(f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards")
         try:
             self._files.make_folder(self.output)
             if not self.run.exists():
@@ -108,7 +115,8 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # nameless, so that two starts at once do not meet in it
         except FileExistsError as error:
-            told = f"{error.filename} is a file, or a link to nothing"
+            kind = "a link to nothing" if Path(error.filename).is_symlink() else "a file"
+            told = f"{error.filename} is {kind}: choose another --output"
             raise Misuse(f"the output folder {self.output} cannot be written: {told}") from error
         except OSError as error:
             raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
@@ -127,14 +135,14 @@ class RunFolder:
     def locked(self) -> Iterator[int]:
         """The run, for us alone; yields the descriptor of the lock that worker processes share.
 
-        Raises `Misuse` that names who has it.
+        Raises `OutputInUse` that names who has it.
         """
         with self._writing(LOCK):
             descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
             with self._writing(LOCK):
                 if not _locks(descriptor):
-                    raise Misuse(f"another run works on {self.output}: {_holder(descriptor)}")
+                    raise OutputInUse(f"another run works on {self.output}: {_holder(descriptor)}")
                 os.ftruncate(descriptor, 0)
                 self._files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
             with self._without_orphans() as workers:
@@ -151,7 +159,9 @@ class RunFolder:
             until = time.monotonic() + ORPHANS_S
             while not _locks(descriptor):
                 if time.monotonic() > until:
-                    raise Misuse(f"processes of a run that was killed still work on {self.output}: end them")
+                    raise OutputInUse(
+                        f"worker processes of a killed run still work on {self.output}: try again, or end them"
+                    )
                 time.sleep(0.01)
             yield descriptor
         finally:
@@ -202,7 +212,7 @@ class RunFolder:
             content = orjson.loads((self.run / PLAN).read_bytes())
             self._require_format(content)
             return _plan_of(content)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             _refuse_the_parts_of_a_run(self.output)
             return None
         except (ValueError, KeyError, TypeError) as error:

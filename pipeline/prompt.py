@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -78,6 +79,18 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+def _require_known(tree: nodes.Template, field: str) -> None:
+    """Raises `Misuse` for an unknown filter or test, also in a branch that Jinja looks at only when it is taken."""
+    for kind, known in (("filter", _environment().filters), ("test", _environment().tests)):
+        for node in tree.find_all(nodes.Filter if kind == "filter" else nodes.Test):
+            if node.name not in known:
+                close = difflib.get_close_matches(node.name, list(known), n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise Misuse(
+                    f"the template of `{field}` is broken at line {node.lineno}: there is no {kind} {node.name!r}{hint}"
+                )
+
+
 class Template:
     """A prompt template. Making one compiles it; a mistake in it is a `Misuse` that names the line.
 
@@ -91,6 +104,7 @@ class Template:
             tree = _environment().parse(source)
             for joined in tree.find_all(nodes.Concat):  # `~` would make the word None of a null, like a filter
                 joined.nodes = [nodes.Filter(part, "string", [], [], None, None) for part in joined.nodes]
+            _require_known(tree, field)
             self._template = _environment().from_string(tree)
         except TemplateSyntaxError as error:
             raise Misuse(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from openai._models import FinalRequestOptions
+    from openai._models import FinalRequestOptions as FinalRequestOptions  # noqa: PLC0414 - given out below
 
 _TYPES = "openai.types"
 

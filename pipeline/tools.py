@@ -59,6 +59,8 @@ def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
 
     Raises `Misuse` when a parameter has no type, and for a name that Gemini refuses.
     """
+    if not callable(thing):
+        raise Misuse(f"a tool is a Python function or a pydantic model, not {thing!r}")
     name = getattr(thing, "__name__", type(thing).__name__)
     if not NAME.fullmatch(name):
         raise Misuse(f"a tool cannot have the name {name!r}: letters, digits, `_`, `-`, `.` and `:`, 64 at most")

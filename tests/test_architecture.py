@@ -73,6 +73,7 @@ LAYERS = {
         "foreign",
         "grade",
         "job",
+        "job_errors",
         "jobfile",
         "message",
         "own_secret",
@@ -382,9 +383,10 @@ TELLS_THE_TIME = {
     "auth": 1,  # how much of a token's life is left, the moment it has come; from then on it is monotonic
     "cache.keeping": 1,
     "cache.store": 2,
+    "cli.progress": 1,  # when a line of a log was written
+    "cli.status": 1,  # how long ago a job reported
     "cli.streams": 1,  # when a line of a log was written
     "cli.telling": 1,  # when an evaluation ended
-    "cli.status": 1,  # how long ago a job reported
     "endpoint": 1,  # when an answer had come
     "execute": 1,  # when a start began and ended
     "plan": 1,

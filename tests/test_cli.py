@@ -273,7 +273,7 @@ def test_p6_a_second_run_at_the_same_time_is_told_the_pid_of_the_first(shell: Sh
     ):
         server.arrived(3)
         second = shell.pipeline("run", "job.py", "--base-url", server.base_url)
-        assert f"another run works on out/a_job: pid {first.pid} on " in error_of(second)
+        assert f"another run works on out/a_job: pid {first.pid} on " in error_of(second, 8)
         assert shell.pipeline("status", "out/a_job", "--json").json["status"] == "running"
         server.release()
         assert ended(first).code == 0

@@ -63,7 +63,7 @@ def refusal(path: Path | None = None, *, needs_project: bool = True) -> str:
 JOB = """
 from pipeline import Job
 
-job = Job(name="a_job", model="m", input="rows.jsonl", user="{{ text }}")
+job = Job(name="a_job", model="google/m", input="rows.jsonl", user="{{ text }}")
 """
 
 

@@ -13,20 +13,21 @@ import typer
 
 from pipeline import __version__
 from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, show, status, streams
+from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
-from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, Spent
+from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, OutputInUse, Spent
 
-EXIT = {Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
+EXIT = {OutputInUse: 8, Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
 
 app = typer.Typer(
     name="pipeline",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
-    "129/130/143 interrupted. Running the same command again resumes.",
+    "8 output in use, 129/130/143 interrupted. Running the same command again resumes.",
 )
 
 
@@ -49,26 +50,33 @@ def _options(
     """Batch jobs on Gemini: rows in, typed Parquet out."""
 
 
-app.command("run")(running.run)
-app.command("plan")(looking.plan)
-app.command("status")(status.status)
-app.command("tune")(status.tune)
-app.command("show")(show.show)
-app.command("report")(reporting.report)
-app.command("reparse")(running.reparse)
-app.command("eval")(evaluating.evaluate)
-app.command("grade")(evaluating.grade)
-app.command("gate")(evaluating.gate)
-app.command("compare")(evaluating.compare)
-app.command("bless")(evaluating.bless)
-app.add_typer(caching.app, name="cache")
-app.command("emulate")(emulation.emulate)
+app.command("run", epilog=epilog("run"))(running.run)
+app.command("plan", epilog=epilog("plan"))(looking.plan)
+app.command("status", epilog=epilog("status"))(status.status)
+app.command("tune", epilog=epilog("tune"))(status.tune)
+app.command("show", epilog=epilog("show"))(show.show)
+app.command("report", epilog=epilog("report"))(reporting.report)
+app.command("reparse", epilog=epilog("reparse"))(running.reparse)
+app.command("eval", epilog=epilog("eval"))(evaluating.evaluate)
+app.command("grade", epilog=epilog("grade"))(evaluating.grade)
+app.command("gate", epilog=epilog("gate"))(evaluating.gate)
+app.command("compare", epilog=epilog("compare"))(evaluating.compare)
+app.command("bless", epilog=epilog("bless"))(evaluating.bless)
+app.add_typer(caching.app, name="cache", epilog=epilog("cache"))
+app.command("emulate", epilog=epilog("emulate"))(emulation.emulate)
 
 
 def _command() -> list[str]:
     """The command that was called, as far as it is one."""
     names = {*(command.name for command in app.registered_commands), *(group.name for group in app.registered_groups)}
     return [argument for argument in sys.argv[1:2] if argument in names]
+
+
+def _explained(error: typer.TyperException) -> str:
+    from pipeline.cli.advice import advice
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has them
+    return advice(error, sys.argv[1:], commands) or error.format_message()
 
 
 def main() -> NoReturn:
@@ -80,7 +88,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print(f"error: {error.format_message()} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
+        print(f"error: {plain(_explained(error))} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
         code = error.exit_code
     except (Misuse, NothingToDo, Halt) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)

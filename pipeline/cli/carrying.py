@@ -20,6 +20,7 @@ from pipeline.cli.garbage import spare
 from pipeline.faults import Broken, Denied, Spent, TooManyFailures
 
 if TYPE_CHECKING:
+    from pipeline.cli.progress import Progress
     from pipeline.execute import Run, Summary
     from pipeline.policy import Stop
     from pipeline.processes.starting import Workers
@@ -60,6 +61,7 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
     """
     import anyio
 
+    from pipeline.cli.progress import stage
     from pipeline.ledger import total
     from pipeline.policy import Stop
 
@@ -67,7 +69,8 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
     with ExitStack() as stack:
         if any(run.chunks() for run in runs):
             if place.simulation is not None:
-                address = stack.enter_context(emulation.emulator(place.simulation))
+                with stage("starting the emulator", quiet=place.quiet):
+                    address = stack.enter_context(emulation.emulator(place.simulation))
                 place = _moved(place, emulated(address, place.connection.locations))
             ask_all = partial(_ask_all, runs, place, access(place.connection), tally, stop)
             # uvloop, where it is installed, takes a fifth off the cost of a row.
@@ -93,12 +96,13 @@ def _moved(place: Place, connection: Connection) -> Place:
 async def _ask_all(runs: Sequence[Run], place: Place, opening: Access, tally: Tally, stop: Stop) -> None:
     import anyio
 
-    from pipeline.cli.progress import show_progress
+    from pipeline.cli.progress import Progress
 
     await _tell_of_changed_sdk()
+    progress = Progress(tally, quiet=place.quiet)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, runs, stop, tally)
-        tasks.start_soon(lambda: show_progress(tally, quiet=place.quiet))
+        tasks.start_soon(_watch_signals, runs, stop, tally, progress)
+        tasks.start_soon(progress.show)
         async with anyio.create_task_group() as working:
             for run in runs:
                 working.start_soon(_ask, run, place.team, opening, tally, stop)
@@ -124,7 +128,7 @@ async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop:
     await run.carry_out(opening.connecting(run.job, run.settings.bounds.concurrency), tally, stop)
 
 
-async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:
+async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally, progress: Progress) -> None:
     """Ends runs on SIGINT, SIGTERM and SIGHUP: drained on the first, at once on the second, nothing received lost.
 
     Where SIGHUP is ignored, as under nohup, it stays so.
@@ -139,12 +143,11 @@ async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally) -> None:
                 for run in runs:
                     with suppress(Broken):  # what cannot be kept now cannot be kept at all
                         run.journal.commit()
+                progress.close()
                 os._exit(128 + number)
             told = True
             name, calls, grace = signal.Signals(number).name, tally.in_flight, runs[0].settings.grace_s
-            print(
-                f"\n{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now", file=sys.stderr
-            )
+            progress.say(f"{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now")
             stop.request(signal.Signals(number))
 
 

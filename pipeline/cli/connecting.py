@@ -90,6 +90,15 @@ class Connection:
         if tier in GLOBAL_TIERS and elsewhere and not self.base_urls:
             raise Misuse(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
 
+    def check_model(self, model: str) -> None:
+        """Raises `Misuse` for a model that is not named as Vertex AI names its own: `publisher/model`.
+
+        That it refuses other names is inferred: its documentation has this form alone. A deployed endpoint takes any.
+        """
+        if model and "/" not in model and not self.base_urls and self.endpoint_id in (None, "openapi"):
+            told = f"write google/{model}" if model.startswith(("gemini", "gemma")) else "other servers need --base-url"
+            raise Misuse(f"Vertex AI names its models as in google/gemini-3.5-flash-lite, not {model!r}: {told}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
@@ -185,8 +194,18 @@ def _access(connection: Connection) -> Access:
                 return Access(targets, key, None)
             if not all(is_here(url) for _, url in weighted):
                 raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
-        return Access(targets, None, _credentials(connection, needs_project=False)[0])
-    credentials, found_project = _credentials(connection, needs_project=connection.project is None)
+        try:
+            return Access(targets, None, _credentials(connection, needs_project=False)[0])
+        except Misuse as error:
+            if connection.credentials is None and any(is_here(url) for _, url in weighted):
+                raise Misuse(f"{error}; or set OPENAI_API_KEY, to any value, for a server that takes keys") from None
+            raise
+    try:
+        credentials, found_project = _credentials(connection, needs_project=connection.project is None)
+    except Misuse as error:
+        if connection.credentials is None and os.environ.get("OPENAI_API_KEY"):
+            raise Misuse(f"{error}; OPENAI_API_KEY is for the server of a --base-url only") from None
+        raise
     project = connection.project or found_project
     if not project:
         raise Misuse("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")

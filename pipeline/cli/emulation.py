@@ -43,7 +43,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 def emulate(  # noqa: PLR0913 - one parameter an option
     *,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)] = 0,
     latency: Latency = 0.0,
     latency_sigma: Sigma = 0.0,
     quota_rps: QuotaRps = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import AsJson, Asking, with_options
+from pipeline.cli.options import EVALUATION, AsJson, Asking, with_options
 from pipeline.cli.tables import plain
 from pipeline.faults import Misuse
 
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from pipeline.execute import Settings
     from pipeline.grade.verdicts import Graded
 
-Target = Annotated[str, typer.Argument(help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
+Target = Annotated[str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
 JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation's file (default: the one that ran).")]
 Common = Annotated[
-    bool, typer.Option("--common", help="Where gold data or graders have changed: compare the rows that are the same.")
+    bool,
+    typer.Option(
+        "--common",
+        metavar="",
+        help="Where gold data or graders have changed: compare the rows that are the same.",
+        rich_help_panel=EVALUATION,
+    ),
 ]
 
 
@@ -34,13 +40,32 @@ def evaluate(
     target: Target,
     *,
     repeats: Annotated[
-        int | None, typer.Option(help="How often every row is asked (default: the evaluation's).", min=1)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How often every row is asked.",
+            min=1,
+            show_default="the evaluation's",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
     vs_ref: Annotated[
-        str | None, typer.Option("--vs-ref", help="Compare with the job as it stood at this commit.", metavar="GITREF")
+        str | None,
+        typer.Option(
+            "--vs-ref",
+            help="Compare with the job as it stood at this commit.",
+            metavar="GITREF",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
     noise_floor: Annotated[
-        bool, typer.Option("--noise-floor", help="Ask every row twice, and keep how many flip by themselves.")
+        bool,
+        typer.Option(
+            "--noise-floor",
+            metavar="",
+            help="Ask every row twice, and keep how many flip by themselves.",
+            rich_help_panel=EVALUATION,
+        ),
     ] = False,
     common: Common = False,
     options: Asking,

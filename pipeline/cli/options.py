@@ -11,22 +11,85 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from pipeline.faults import Misuse
+
 if TYPE_CHECKING:
     from pipeline.job import Job
 
-Target = Annotated[str, typer.Argument(help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")]
-Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="File, folder or glob; may be repeated.")]
-Include = Annotated[
-    list[str] | None, typer.Option("--include", help="Only files in folders that match this glob; may be repeated.")
+PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED = (
+    "Evaluation",
+    "Input and output",
+    "Model and job",
+    "Resuming and failures",
+    "Limits and money",
+    "Endpoint",
+    "Emulator",
+    "What is printed",
+)
+"""The parts of --help, in order."""
+
+Target = Annotated[
+    str, typer.Argument(metavar="JOB.py", help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")
 ]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, as in google/gemini-3.5-flash-lite.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, as in temperature=0.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows.", min=1)]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="PATH",
+        help="File, folder or glob in quotes; may be repeated.",
+        show_default="the job's",
+        rich_help_panel=INPUT,
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="GLOB",
+        help="Only files in folders that match this glob; may be repeated.",
+        rich_help_panel=INPUT,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="The model, as in google/gemini-3.5-flash-lite.",
+        show_default="the job's",
+        rich_help_panel=JOB,
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the job, as in temperature=0; may be repeated.",
+        rich_help_panel=JOB,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", help="Only the first N rows.", min=1, rich_help_panel=INPUT),
+]
 CACHE_FOLDER = Path(".pipeline-cache")
 CacheFolder = Annotated[
-    Path, typer.Option("--cache-dir", envvar="PIPELINE_CACHE_DIR", help="Where the reply cache is.")
+    Path,
+    typer.Option(
+        "--cache-dir",
+        envvar="PIPELINE_CACHE_DIR",
+        metavar="FOLDER",
+        help="Where the reply cache is.",
+        rich_help_panel=LIMITS,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as exactly one line of JSON.")]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", metavar="", help="Print the result as exactly one line of JSON.", rich_help_panel=PRINTED),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,86 +100,207 @@ class Asking:
     include: Include = None
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Output folder (default: the job's, or out/NAME; of eval: out/FILE)."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Output folder.",
+            show_default="the job's, or out/NAME; of eval: out/FILE",
+            rich_help_panel=INPUT,
+        ),
     ] = None
     model: Model = None
     assignments: Assignments = None
     limit: Limit = None
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", help="Calls in flight, at most.", min=1)] = 64
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency", "-c", metavar="N", help="Maximum calls in flight.", min=1, rich_help_panel=LIMITS
+        ),
+    ] = 64
     adaptive: Annotated[
         bool,
-        typer.Option("--adaptive/--no-adaptive", help="Find the rate that the quota grants, and keep just under it."),
+        typer.Option(
+            "--adaptive/--no-adaptive",
+            metavar="",
+            help="Find the rate that the quota grants, and keep just under it.",
+            rich_help_panel=LIMITS,
+        ),
     ] = True
-    rpm: Annotated[float | None, typer.Option(help="Requests a minute, at most.", min=0.001)] = None
-    tpm: Annotated[float | None, typer.Option(help="Tokens a minute, at most.", min=1)] = None
-    budget_usd: Annotated[
-        float | None, typer.Option(help="Dollars that the run may spend, all starts together.", min=1e-9)
+    rpm: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Maximum requests per minute.", min=0.001, rich_help_panel=LIMITS),
     ] = None
-    budget_tokens: Annotated[float | None, typer.Option(help="The same in tokens.", min=1)] = None
-    prices: Annotated[Path | None, typer.Option(help="TOML file of prices: dollars per million tokens by model.")] = (
-        None
-    )
+    tpm: Annotated[
+        float | None, typer.Option(metavar="N", help="Maximum tokens per minute.", min=1, rich_help_panel=LIMITS)
+    ] = None
+    budget_usd: Annotated[
+        float | None,
+        typer.Option(metavar="USD", help="Maximum spend in USD, over all resumes.", min=1e-9, rich_help_panel=LIMITS),
+    ] = None
+    budget_tokens: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Maximum tokens, over all resumes.", min=1, rich_help_panel=LIMITS),
+    ] = None
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TOML file of prices: USD per million tokens, by model.", rich_help_panel=LIMITS
+        ),
+    ] = None
     assume_price: Annotated[
         str | None,
         typer.Option(
-            metavar="IN,OUT", help="Dollars per million tokens for calls whose price is not known, as in 0.30,2.50."
+            metavar="IN,OUT",
+            help="USD per million tokens for calls whose price is unknown, as in 0.30,2.50.",
+            rich_help_panel=LIMITS,
         ),
     ] = None
-    give_up_after: Annotated[float, typer.Option(help="Seconds that the endpoint may fail before the run ends.")] = (
-        1800.0
-    )
+    give_up_after: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="How long the endpoint may fail before the run ends.", rich_help_panel=FAILURES
+        ),
+    ] = 1800.0
     hedge: Annotated[
-        float, typer.Option(help="Ask a second time where the first is unusually late: share of calls.", min=0, max=0.5)
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of calls, the slowest, that may be asked a second time.",
+            min=0,
+            max=0.5,
+            rich_help_panel=LIMITS,
+        ),
     ] = 0.0
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: what the output holds is removed.")] = False
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask the failed rows again.")] = False
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            metavar="",
+            help="Start over: what the run wrote to the output is removed.",
+            rich_help_panel=FAILURES,
+        ),
+    ] = False
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", metavar="", help="Ask the failed rows again.", rich_help_panel=FAILURES)
+    ] = False
     fail_fast: Annotated[
         bool,
         typer.Option(
             "--fail-fast/--no-fail-fast",
+            metavar="",
             help="Stop when too many rows fail for the job; eval: when the first 100 fail alike.",
+            rich_help_panel=FAILURES,
         ),
     ] = True
     keep_replies: Annotated[
         bool,
         typer.Option(
-            "--keep-replies/--no-keep-replies", help="Keep replies as they came, for reparse and --retry-failed."
+            "--keep-replies/--no-keep-replies",
+            metavar="",
+            help="Keep replies as they came, for reparse and --retry-failed.",
+            rich_help_panel=FAILURES,
         ),
     ] = True
-    grace: Annotated[float, typer.Option(help="Seconds to drain after SIGINT or SIGTERM.", min=0)] = 20.0
+    grace: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Time to drain after SIGINT or SIGTERM.", min=0, rich_help_panel=FAILURES),
+    ] = 20.0
     cache: Annotated[
         bool | None,
         typer.Option(
             "--cache/--no-cache",
-            help="Use replies of earlier runs to the same requests, and store new ones (default: eval does, run not).",
+            metavar="",
+            help="Use replies of earlier runs to the same requests, and store new ones.",
+            show_default="eval does, run does not",
+            rich_help_panel=LIMITS,
         ),
     ] = None
     """None leaves it to the command."""
     cache_dir: CacheFolder = CACHE_FOLDER
-    project: Annotated[str | None, typer.Option(envvar="GOOGLE_CLOUD_PROJECT", help="Google Cloud project.")] = None
-    location: Annotated[
-        list[str] | None, typer.Option(envvar="GOOGLE_CLOUD_LOCATION", help="Vertex AI location; may be repeated.")
+    project: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GOOGLE_CLOUD_PROJECT",
+            metavar="ID",
+            help="Google Cloud project.",
+            show_default="the credentials' own",
+            rich_help_panel=ENDPOINT,
+        ),
     ] = None
-    endpoint_id: Annotated[str | None, typer.Option(help="Id of a self-deployed endpoint.")] = None
+    location: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="GOOGLE_CLOUD_LOCATION",
+            metavar="NAME",
+            help="Vertex AI location; may be repeated.",
+            show_default="the job's, or global",
+            rich_help_panel=ENDPOINT,
+        ),
+    ] = None
+    endpoint_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of a self-deployed endpoint.", rich_help_panel=ENDPOINT)
+    ] = None
     base_url: Annotated[
         list[str] | None,
-        typer.Option(envvar="OPENAI_BASE_URL", help="Another server's base URL; several as WEIGHT*URL."),
+        typer.Option(
+            envvar="OPENAI_BASE_URL",
+            metavar="URL",
+            help="Another server's base URL; several as WEIGHT*URL. Its key is OPENAI_API_KEY.",
+            rich_help_panel=ENDPOINT,
+        ),
     ] = None
-    credentials: Annotated[Path | None, typer.Option(help="Google credentials file of any kind.")] = None
-    emulate: Annotated[bool, typer.Option("--emulate", help="Ask the built-in emulator: no account, no cost.")] = False
-    latency: Annotated[float, typer.Option(help="With --emulate: seconds an answer takes.", min=0)] = 0.0
-    quota_rps: Annotated[float | None, typer.Option(help="With --emulate: requests a second, then 429.")] = None
-    token_life: Annotated[float, typer.Option(help="With --emulate: seconds a token lives.")] = 3600.0
-    fault: Annotated[list[str] | None, typer.Option(help="With --emulate: KIND=SHARE, as in 503=0.1.")] = None
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Google credentials of any kind.",
+            show_default="GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's",
+            rich_help_panel=ENDPOINT,
+        ),
+    ] = None
+    emulate: Annotated[
+        bool,
+        typer.Option(
+            "--emulate", metavar="", help="Ask the built-in emulator: no account, no cost.", rich_help_panel=EMULATOR
+        ),
+    ] = False
+    latency: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="How long an answer takes.", min=0, rich_help_panel=EMULATOR),
+    ] = 0.0
+    quota_rps: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Requests per second; 429 beyond that.", rich_help_panel=EMULATOR),
+    ] = None
+    token_life: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long a token is accepted.", rich_help_panel=EMULATOR)
+    ] = 3600.0
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=SHARE", help="Faults, as in 503=0.1; may be repeated.", rich_help_panel=EMULATOR),
+    ] = None
     field_error: Annotated[
         list[str] | None,
-        typer.Option(help="With --emulate: FIELD=SHARE of answers in which a field is wrong, as in date=0.1."),
+        typer.Option(
+            metavar="FIELD=SHARE",
+            help="Answers in which a field is wrong, as in date=0.1; may be repeated.",
+            rich_help_panel=EMULATOR,
+        ),
     ] = None
     report: Annotated[
-        bool, typer.Option("--report", help="Write the page of the run at its end: OUTPUT/_report.html.")
+        bool,
+        typer.Option(
+            "--report",
+            metavar="",
+            help="Write the page of the run at its end: OUTPUT/_report.html.",
+            rich_help_panel=PRINTED,
+        ),
     ] = False
     as_json: AsJson = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress.", rich_help_panel=PRINTED)] = (
+        False
+    )
 
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -134,10 +318,16 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
         chosen = {parameter.name: given.pop(parameter.name) for parameter in spread}
         return command(*arguments, options=group(**chosen), **given)
 
-    parameters = [*(one for one in own.parameters.values() if one.name != "options"), *spread]
+    parameters = sorted([*(one for one in own.parameters.values() if one.name != "options"), *spread], key=_place)
     called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined] # inspect looks for it
     called.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
     return called
+
+
+def _place(parameter: inspect.Parameter) -> int:
+    """Where --help has a parameter: arguments come first, then the options by panel."""
+    panels = [getattr(one, "rich_help_panel", None) for one in getattr(parameter.annotation, "__metadata__", ())]
+    return next((PANELS.index(panel) for panel in panels if panel in PANELS), -1)
 
 
 def load(
@@ -152,6 +342,8 @@ def load(
     """The job that the command line describes, and the name it goes by in a plan."""
     from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
 
+    if Path(f"{target}.py").is_file() and not Path(target).exists():
+        raise Misuse(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
     changes["include"] = include

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ import typer
 from pipeline.cli.carrying import Place, Team, carry_out, exit_code, require_access
 from pipeline.cli.connecting import Connection, Start
 from pipeline.cli.emulation import SIMULATED
-from pipeline.cli.options import AsJson, Asking, Assignments, Target, load, with_options
+from pipeline.cli.options import LIMITS, AsJson, Asking, Assignments, Target, load, with_options
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.failures import Failures
@@ -36,11 +36,17 @@ _ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the o
 def run(
     target: Target,
     *,
-    processes: Annotated[str, typer.Option(help="Processes that share the work; auto: one for each core.")] = "1",
+    processes: Annotated[
+        str,
+        typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
+    ] = "1",
     options: Asking,
 ) -> int:
     """Run a job over its input; run it again to resume."""
+    if options.fresh and options.retry_failed:
+        raise Misuse("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
     with _workers(_count_of(processes)) as workers:
+        _load_while_telling(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, include=options.include)
         connection = connection_of(options, job)
@@ -59,6 +65,14 @@ def run(
         with for_the_eye("the page of the run"):
             print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
     return code
+
+
+def _load_while_telling(*, quiet: bool) -> None:
+    """Loads what every run needs, which takes a second or more on a busy machine, with a word on the terminal."""
+    from pipeline.cli.progress import stage
+
+    with stage("starting", quiet=quiet):
+        import pipeline.execute  # noqa: F401 - to have it
 
 
 def reparse(
@@ -133,6 +147,7 @@ def connection_of(options: Asking, job: Job) -> Connection:
         credentials=options.credentials,
     )
     connection.check_tier(job.tier)
+    connection.check_model(job.model)
     if not (job.model or job.carries_requests):
         raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
     return connection
@@ -156,15 +171,18 @@ def simulation_of(options: Asking) -> list[str] | None:
 
 
 def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
+    from pipeline.cli.progress import stage
     from pipeline.execute import opened
     from pipeline.tally import Tally
 
     if settings.fresh:
         require_access(place)
     began = time.monotonic()
-    with opened(job, settings) as run:
-        if settings.retry_failed:
-            print(f"asking {run.reopen_failed()} failed rows again", file=sys.stderr)
+    with ExitStack() as stack:
+        with stage("reading the input", quiet=place.quiet):
+            run = stack.enter_context(opened(job, settings))
+        if settings.retry_failed and (reopened := run.reopen_failed()):
+            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         for note in run.survey.notes:
             print(plain(f"note: {note}"), file=sys.stderr)
         tally = Tally()

@@ -62,6 +62,7 @@ def carried_out(
     They are asked side by side in time, and share what may be in flight, what may be spent (less what others have
     `paid`), and their replies. `begin` is called when they are ours, before the first call.
     """
+    from pipeline.cli.progress import stage
     from pipeline.execute import opened
     from pipeline.policy import Flights
 
@@ -70,7 +71,9 @@ def carried_out(
     began, flights = time.monotonic(), Flights()
     with ExitStack() as stack:
         before = [None if settings.fresh else RunFolder(settings.output).load() for _, settings in jobs]
-        runs = [stack.enter_context(opened(job, _sharing(settings, len(jobs), flights))) for job, settings in jobs]
+        shared = [(job, _sharing(settings, len(jobs), flights)) for job, settings in jobs]
+        with stage("reading the gold data", quiet=place.quiet):
+            runs = [stack.enter_context(opened(job, settings)) for job, settings in shared]
         _tell_superseded(before[0], runs[0])
         begin()
         yield _carried_out(runs, place, paid, began)
@@ -91,7 +94,7 @@ def _carried_out(runs: Sequence[Run], place: Place, paid: Charges, began: float)
     tally = Tally()
     for run in runs:
         if run.settings.retry_failed and (reopened := run.reopen_failed()):
-            print(f"asking {reopened} failed rows again", file=sys.stderr)
+            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         run.count_before(tally)
     _share_purses(runs, paid)
     return Together(runs, *carry_out(runs, place, tally, began))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,15 @@ from pipeline.source.layout import Format, Partitions
 from pipeline.source.sniffing import kind_of_rows
 
 Inputs = str | Path | Sequence[str | Path]
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/")
+_FETCHED_BY = {
+    "gs": "`gcloud storage cp`",
+    "s3": "`aws s3 cp`",
+    "http": "`curl -O`",
+    "https": "`curl -O`",
+    "hf": "`hf download`",
+}
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NOT_INPUT = frozenset({"_manifest.json", "Thumbs.db", "desktop.ini"})
@@ -95,6 +105,7 @@ class _Search:
 
     def add(self, entry: str | Path) -> None:
         """Takes in what one input names. Raises `Misuse` when that is nothing."""
+        _refuse_address(str(entry))
         path = Path(os.path.abspath(entry))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
         matches = sorted(self._matches(path), key=str)
         if not matches and not self.unknown:
@@ -191,7 +202,16 @@ def _refuse(error: OSError) -> None:
     raise Misuse(f"cannot read {error.filename}: {error.strerror}") from error
 
 
+def _refuse_address(entry: str) -> None:
+    scheme = _ADDRESS.match(entry)
+    if scheme and not os.path.lexists(entry):
+        tool = _FETCHED_BY.get(scheme[1], "the tool of its store")
+        raise Misuse(f"input files are on this machine, and {entry!r} is not: copy it here first, with {tool}")
+
+
 def _known_file(path: Path) -> Path:
+    if path.is_symlink() and not path.exists():
+        raise Misuse(f"{path} is a link to nothing: correct the link, or name another input")
     if format_of(path) is None:
         raise Misuse(f"{path}: unknown kind of file; rename or convert it to one of: {known_suffixes()}")
     return path

@@ -1,0 +1,140 @@
+"""Options and commands that people know from other tools, and what does it here. Shown where one of them is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_PLAN = "`pipeline plan JOB.py` shows the requests, without sending any"
+_CONVERT = "the output is a folder of Parquet files; docs/output.md shows how to read and convert it"
+_FIELDS = "settings are fields of the job file; --set FIELD=VALUE changes one of them"
+
+OPTIONS: Mapping[str, str] = {
+    "--dry-run --dryrun --preview --plan --estimate --validate --check": _PLAN,
+    "--where --filter --query --offset --skip --start --select --shuffle": (
+        "filter the input first, as with duckdb -c \"COPY (SELECT ... WHERE ...) TO 'rows.parquet'\"; --limit N "
+        "takes the first N rows"
+    ),
+    "--sample --head --first --max-rows --num-rows --nrows --samples": (
+        "--limit N takes the first N rows, and the same command without it goes on with the others"
+    ),
+    "--max-failures --max-errors --error-threshold --allow-failures": (
+        "`max_failed` is a field of the job: --set max_failed=0.05 allows 5 % of the rows to fail, --set "
+        "max_failed=20 allows 20 rows"
+    ),
+    "--stop-on-error --exit-on-error --exitfirst --strict": "--set max_failed=0 stops the run at the first failed row",
+    "--continue-on-error --ignore-errors --keep-going --skip-errors": (
+        "--no-fail-fast asks every row, however many fail"
+    ),
+    "--rerun-failed --only-failed --failed-only --retry-errors --failed": "--retry-failed asks the failed rows again",
+    "--deadline --max-time --time-limit --max-runtime --max-duration --timelimit": (
+        "`timeout --preserve-status 2h pipeline run ...` stops a run after two hours, and the same command resumes"
+    ),
+    "--timeout --request-timeout --read-timeout --call-timeout": (
+        "--set timeout_s=60 bounds one try, --set row_timeout_s=300 a row with all of its tries"
+    ),
+    "--retries --max-retries --retry --max-attempts --num-retries --tries --backoff": (
+        "--set attempts=N bounds the tries of a row; --retry-failed asks failed rows again later"
+    ),
+    "--verbose -v -vv --debug --log-level --loglevel --log-file --log --logs --trace": (
+        "progress and messages go to stderr (--quiet leaves progress out); `pipeline status OUTPUT` says more "
+        "of a run, `pipeline show OUTPUT` of its rows"
+    ),
+    "--no-progress --silent -s --no-bar --disable-progress": "--quiet (-q) leaves the progress out",
+    "--config --profile --settings --conf --params --options --param --override": _FIELDS,
+    "--env-file --env --dotenv": "read the file into the environment first: set -a; . ./.env; set +a",
+    "--format --output-format --csv --parquet --jsonl --to-csv --compression": _CONVERT,
+    "--partition-by --partitions --shards": (
+        "files are taken in the order of the input; write partitions from the output afterwards"
+    ),
+    "--append --incremental --only-changed --only-new --new-only --update --upsert --since": (
+        "an output folder is one run over one input; with --cache, only rows that are new or changed are paid for"
+    ),
+    "--output-file --out --outdir --out-dir --output-dir --output-path --dest --output-folder": (
+        "--output FOLDER (-o) names the output folder"
+    ),
+    "--input-file --in --data --file --files --source --dataset --inputs": (
+        "--input FILE (-i) names the input; patterns in quotes"
+    ),
+    (
+        "--workers -j --jobs --threads --parallel --parallelism --max-workers --num-workers --max-concurrency "
+        "-w --async"
+    ): "--concurrency N (-c) bounds the calls in flight, --processes N shares the work among processes",
+    "--batch-size --batch --chunk-size --chunks": (
+        "every row is one request; --concurrency N (-c) says how many are in flight"
+    ),
+    "--resume --continue --restart --checkpoint --resume-from --checkpoint-dir --no-resume": (
+        "the same command again resumes by itself; --fresh starts over"
+    ),
+    "--force -f --overwrite --clean --clobber --replace --reset --yes -y --exist-ok --rerun": (
+        "--fresh starts over, and removes what the run wrote to its output folder"
+    ),
+    "--api-key --apikey --key --token --api-token --access-token --openai-api-key --secret": (
+        "keys belong in the environment: OPENAI_API_KEY for a server of --base-url; Vertex AI takes Google "
+        "credentials (--credentials FILE)"
+    ),
+    "--service-account --key-file --credentials-file --sa --adc": (
+        "--credentials FILE takes Google credentials of any kind"
+    ),
+    "--rate --rps --qps --rate-limit --max-rps --throttle --max-rpm --delay": (
+        "--rpm N bounds requests per minute, --tpm N tokens per minute"
+    ),
+    "--budget --max-cost --cost-limit --max-usd --max-spend --max-price": (
+        "--budget-usd 5 stops the run before it has spent 5 dollars, over all its starts"
+    ),
+    "--region --zone --regions --locations": "--location REGION names a location of Vertex AI; it may be repeated",
+    "--endpoint --url --api-base --host --server --api-url --openai-base-url": "--base-url URL names another server",
+    "--project-id --gcp-project --billing-project": "--project ID names the Google Cloud project",
+    "--mock --fake --simulate --offline --test --local --emulator": (
+        "--emulate asks the built-in emulator: no account, no cost"
+    ),
+    "--prompt --system-prompt --template --instructions -p": (
+        "the prompt is in the job file: `user` and `system` (--set user='...' changes it)"
+    ),
+    "--model-name --llm --engine --deployment --provider": (
+        "`model` is --model (-m), as in google/gemini-3.5-flash-lite"
+    ),
+    "--notify --webhook --slack --email --on-complete": (
+        "the exit code and the line of --json say how a run ended, for the command that follows it"
+    ),
+    "--watch --follow --progress --status": "`pipeline status OUTPUT` shows a run while it works",
+    "--html --dashboard": "--report writes the page of the run",
+}
+"""What to type instead of an option, by words that are options elsewhere."""
+
+COMMANDS: Mapping[str, str] = {
+    "init new create generate scaffold setup": (
+        "a job is a Python file with `job = Job(name=..., model=..., input=..., user=...)`; then `pipeline run "
+        "FILE.py` (docs/jobs.md)"
+    ),
+    "start exec execute launch submit go process resume continue restart batch": (
+        "`pipeline run JOB.py` runs a job; the same command again resumes it"
+    ),
+    "retry rerun retry-failed fix": "`pipeline run JOB.py --retry-failed` asks the failed rows again",
+    "dry-run preview validate check estimate cost lint count schema": (
+        "`pipeline plan JOB.py` shows the requests, without sending any, with an estimate of tokens and money"
+    ),
+    "logs log tail ps top watch progress monitor info stats jobs describe state": (
+        "`pipeline status OUTPUT` shows how far a run is, also while it works"
+    ),
+    "ls list runs history": "runs are folders below out/: `pipeline status out/NAME` shows one",
+    "stop kill cancel pause abort": (
+        "Ctrl-C or `kill PID` ends a run after its calls in flight; `pipeline status OUTPUT` names the process"
+    ),
+    "view head cat inspect rows errors failures query sample failed debug print open": (
+        "`pipeline show OUTPUT` shows rows with request and reply, `pipeline show OUTPUT --failed` those that failed"
+    ),
+    "test evaluate evals score bench benchmark": "`pipeline eval FILE.py` runs an evaluation",
+    "diff delta": "`pipeline compare BEFORE AFTER` compares two evaluated runs",
+    "export convert download results merge output": _CONVERT,
+    "serve mock fake server emulator simulate": "`pipeline emulate` runs a local Vertex AI",
+    "clean rm delete remove reset clear purge": (
+        "--fresh starts a run over; to have neither run nor output, remove the folder"
+    ),
+    "limit throttle set scale": "`pipeline tune OUTPUT rpm=300` changes the limits of a running job",
+    "html dashboard ui page web": "`pipeline report OUTPUT` writes the page of a run",
+    "login auth authenticate logout": "gcloud auth application-default login, or --credentials FILE",
+    "config configure settings env": _FIELDS,
+    "help man docs commands": "`pipeline --help`, and `pipeline COMMAND --help`",
+    "version": "`pipeline --version`",
+}
+"""What to type instead of a command."""
