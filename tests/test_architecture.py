@@ -370,11 +370,12 @@ WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "d
 TELLS_THE_TIME = {
     "auth": 1,  # how much of a token's life is left, the moment it has come; from then on it is monotonic
     "cache.keeping": 1,
+    "cli.telling": 1,  # when an evaluation was run
     "cache.store": 2,
     "endpoint": 1,  # when an answer had come
     "plan": 1,
     "report.facts": 1,  # when the folder was read
-    "watching": 2,
+    "watching": 3,  # when a start began, and every second of it
     "error_body": 1,  # a date to wait for, from a server that does not say what time it has
 }
 
