@@ -47,6 +47,8 @@ class RunStatus:
     status: Status
     reason: str | None
     """Why it stopped, or has failed; None while nothing is wrong."""
+    stopped_by: str | None
+    """What stopped the last start: a signal's name or a kind of error, as in `TooManyFailures`."""
     holder: str | None
     """The process that works on it."""
     rows: int
@@ -84,6 +86,7 @@ class RunStatus:
         return {
             "status": self.status,
             "reason": self.reason,
+            "stopped_by": self.stopped_by,
             "job": self.job,
             "run_id": self.run_id,
             "simulated": self.simulated,
@@ -128,6 +131,7 @@ def run_status(output: Path) -> RunStatus:
         simulated=plan.simulated,
         status=status,
         reason=_reason(told, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
+        stopped_by=told.get("stopped_by") if status == "stopped" and not _worked_since(told, state) else None,
         holder=holder,
         rows=rows,
         ok=ok,
@@ -216,4 +220,4 @@ def _reason(told: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entri
     if told and not _worked_since(told, state):
         reason = told.get("reason")
         return None if reason is None else str(reason)
-    return KILLED if state or parts_or_entries else None
+    return KILLED if state or parts_or_entries else "no row has been answered yet"

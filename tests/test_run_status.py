@@ -77,7 +77,10 @@ def test_a_run_that_stopped_on_too_many_failed_rows_says_why(shell: Shell) -> No
         done = shell.pipeline("run", "job.py", "--base-url", server.base_url, "-c", "1", "--json", "--set", "repairs=0")
     found = status(shell)
     assert (done.code, found["status"], found["reason"]) == (3, done.json["status"], done.json["reason"])
-    assert "--retry-failed" in shell.pipeline("status", "out/a_job").out
+    assert found["stopped_by"] == "TooManyFailures"
+    shown = shell.pipeline("status", "out/a_job").out
+    assert "with `--no-fail-fast` to ask the others" in shown
+    assert "run the same command again" not in shown
 
 
 def test_the_result_says_which_job_run_and_start_it_is_of(shell: Shell) -> None:
