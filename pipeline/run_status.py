@@ -182,12 +182,24 @@ def require_run(output: Path) -> tuple[RunFolder, Plan]:
 def manifest_of(output: Path) -> dict[str, Any] | None:
     """What the last start wrote at its end; None when none has ended. Raises `Misuse` when it is damaged."""
     try:
-        content: dict[str, Any] = orjson.loads((output / MANIFEST).read_bytes())
+        content = orjson.loads((output / MANIFEST).read_bytes())
+        return _sound(content)
     except FileNotFoundError:
         return None
-    except orjson.JSONDecodeError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
-    return content
+
+
+def _sound(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, which may have come from anybody. Raises one of several errors when it cannot be ours."""
+    counts = [manifest.get(name, 0) for name in ("rows", "ok", "failed")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("its counts are no numbers")
+    Failures() + Failures.from_json(manifest.get("failures", ()))
+    for name in ("started", "finished"):
+        if manifest.get(name) is not None:
+            datetime.fromisoformat(manifest[name])
+    return manifest
 
 
 def _state_of(folder: RunFolder, *, running: bool) -> dict[str, Any]:

@@ -171,6 +171,29 @@ def test_a_run_that_was_killed_after_an_earlier_end_does_not_repeat_the_reason_o
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "5", "null", "{", '{"ok": "3", "failed": 0}', '{"ok": -1}', '{"failures": 5}', '{"failures": [{"a": 1}]}',
+        '{"failures": [7]}', '{"finished": 5}', '{"finished": "yesterday"}',
+    ],
+)  # fmt: skip
+def test_a_manifest_that_cannot_be_ours_is_said_to_be_damaged(content: str, shell: Shell) -> None:
+    ran(shell, "--set", "max_failed=9")
+    shell.write("out/a_job/_manifest.json", content)
+    for command in ("status", "report"):
+        assert "_manifest.json is damaged" in error_of(shell.pipeline(command, "out/a_job"))
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", "{", '{"rows": "30"}'])
+def test_a_state_that_cannot_be_ours_is_as_if_it_were_not_there(content: str, shell: Shell) -> None:
+    ran(shell, "--set", "max_failed=9")
+    (shell.folder / "out/a_job/_run" / STATE).write_text(content)
+    with RunFolder(shell.folder / "out/a_job").locked():
+        assert run_status(shell.folder / "out/a_job").done == 30
+    assert run_status(shell.folder / "out/a_job").status == "complete"
+
+
+@pytest.mark.parametrize(
     ("wrong", "remedy"),
     [
         ("rmp=3", "did you mean rpm=3?"),
