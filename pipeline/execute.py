@@ -296,7 +296,7 @@ class Run:
             reason=_too_many(self.job, failed, total) if status == "failed" else _reason(stop),
             failures=failures.kinds,
         )
-        self.dataset.finish(self._manifest(summary), success=status == "complete")
+        self.dataset.finish(self._manifest(summary, stop), success=status == "complete")
         return summary
 
     def count_before(self, tally: Tally) -> None:
@@ -355,11 +355,12 @@ class Run:
                 ok, failures = ok + (not failed.kinds), failures + failed
         return ok, failures
 
-    def _manifest(self, summary: Summary) -> dict[str, Any]:
+    def _manifest(self, summary: Summary, stop: Stop) -> dict[str, Any]:
         plan, figures = self.plan, summary.run.figures()
         return {
             "status": summary.status,
             "reason": summary.reason,
+            "stopped_by": _stopped_by(stop),
             "started": summary.started,
             "finished": summary.finished,
             "simulated": plan.simulated,
@@ -550,6 +551,17 @@ def _reason(stop: Stop) -> str | None:
     if isinstance(stop.reason, signal.Signals):
         return stop.reason.name
     return str(stop.reason) if stop.reason else None
+
+
+def _stopped_by(stop: Stop) -> str | None:
+    """The name of the signal, or the kind of error, that stopped a start."""
+    return (
+        stop.reason.name
+        if isinstance(stop.reason, signal.Signals)
+        else type(stop.reason).__name__
+        if stop.reason
+        else None
+    )
 
 
 def _too_many(job: Job, failed: int, rows: int) -> str:

@@ -62,8 +62,12 @@ class Selection:
         return (
             (self.ordinal is None or ordinal == self.ordinal)
             and (not self.failed or record["status"] == "failed")
-            and (self.key is None or str(record.get(self.key_column or "")) == self.key)
+            and (self.key is None or self._has_key(record))
         )
+
+    def _has_key(self, record: dict[str, Any]) -> bool:
+        value = record.get(self.key_column or "")
+        return value is not None and str(value) == self.key
 
 
 class RunRows:

@@ -47,6 +47,8 @@ class RunStatus:
     status: Status
     reason: str | None
     """Why it stopped, or has failed; None while nothing is wrong."""
+    stopped_by: str | None
+    """What stopped the last start: a signal's name or a kind of error, as in `TooManyFailures`."""
     holder: str | None
     """The process that works on it."""
     rows: int
@@ -84,6 +86,7 @@ class RunStatus:
         return {
             "status": self.status,
             "reason": self.reason,
+            "stopped_by": self.stopped_by,
             "job": self.job,
             "run_id": self.run_id,
             "simulated": self.simulated,
@@ -128,6 +131,7 @@ def run_status(output: Path) -> RunStatus:
         simulated=plan.simulated,
         status=status,
         reason=_reason(told, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
+        stopped_by=told.get("stopped_by") if status == "stopped" and not _worked_since(told, state) else None,
         holder=holder,
         rows=rows,
         ok=ok,
@@ -178,12 +182,24 @@ def require_run(output: Path) -> tuple[RunFolder, Plan]:
 def manifest_of(output: Path) -> dict[str, Any] | None:
     """What the last start wrote at its end; None when none has ended. Raises `Misuse` when it is damaged."""
     try:
-        content: dict[str, Any] = orjson.loads((output / MANIFEST).read_bytes())
+        content = orjson.loads((output / MANIFEST).read_bytes())
+        return _sound(content)
     except FileNotFoundError:
         return None
-    except orjson.JSONDecodeError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
-    return content
+
+
+def _sound(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest, which may have come from anybody. Raises one of several errors when it cannot be ours."""
+    counts = [manifest.get(name, 0) for name in ("rows", "ok", "failed")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("its counts are no numbers")
+    Failures() + Failures.from_json(manifest.get("failures", ()))
+    for name in ("started", "finished"):
+        if manifest.get(name) is not None:
+            datetime.fromisoformat(manifest[name])
+    return manifest
 
 
 def _state_of(folder: RunFolder, *, running: bool) -> dict[str, Any]:
@@ -216,4 +232,4 @@ def _reason(told: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entri
     if told and not _worked_since(told, state):
         reason = told.get("reason")
         return None if reason is None else str(reason)
-    return KILLED if state or parts_or_entries else None
+    return KILLED if state or parts_or_entries else "no row has been answered yet"

@@ -256,7 +256,7 @@ def ask_to_tune(folder: Path, assignments: Sequence[str]) -> dict[str, float]:
 def state_of(folder: Path) -> dict[str, Any]:
     """What a running job said of itself last; empty when it has not."""
     try:
-        state: dict[str, Any] = orjson.loads((folder / STATE).read_bytes())
+        state = orjson.loads((folder / STATE).read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
         return {}
-    return state
+    return state if isinstance(state, dict) else {}

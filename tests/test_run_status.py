@@ -77,7 +77,10 @@ def test_a_run_that_stopped_on_too_many_failed_rows_says_why(shell: Shell) -> No
         done = shell.pipeline("run", "job.py", "--base-url", server.base_url, "-c", "1", "--json", "--set", "repairs=0")
     found = status(shell)
     assert (done.code, found["status"], found["reason"]) == (3, done.json["status"], done.json["reason"])
-    assert "--retry-failed" in shell.pipeline("status", "out/a_job").out
+    assert found["stopped_by"] == "TooManyFailures"
+    shown = shell.pipeline("status", "out/a_job").out
+    assert "with `--no-fail-fast` to ask the others" in shown
+    assert "run the same command again" not in shown
 
 
 def test_the_result_says_which_job_run_and_start_it_is_of(shell: Shell) -> None:
@@ -165,6 +168,29 @@ def test_a_run_that_was_killed_after_an_earlier_end_does_not_repeat_the_reason_o
     assert run_status(output).reason is None
     state(output, time.time() + 5)
     assert (run_status(output).status, run_status(output).reason) == ("stopped", KILLED)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "5", "null", "{", '{"ok": "3", "failed": 0}', '{"ok": -1}', '{"failures": 5}', '{"failures": [{"a": 1}]}',
+        '{"failures": [7]}', '{"finished": 5}', '{"finished": "yesterday"}',
+    ],
+)  # fmt: skip
+def test_a_manifest_that_cannot_be_ours_is_said_to_be_damaged(content: str, shell: Shell) -> None:
+    ran(shell, "--set", "max_failed=9")
+    shell.write("out/a_job/_manifest.json", content)
+    for command in ("status", "report"):
+        assert "_manifest.json is damaged" in error_of(shell.pipeline(command, "out/a_job"))
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", "{", '{"rows": "30"}'])
+def test_a_state_that_cannot_be_ours_is_as_if_it_were_not_there(content: str, shell: Shell) -> None:
+    ran(shell, "--set", "max_failed=9")
+    (shell.folder / "out/a_job/_run" / STATE).write_text(content)
+    with RunFolder(shell.folder / "out/a_job").locked():
+        assert run_status(shell.folder / "out/a_job").done == 30
+    assert run_status(shell.folder / "out/a_job").status == "complete"
 
 
 @pytest.mark.parametrize(

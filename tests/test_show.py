@@ -80,6 +80,14 @@ def test_rows_are_chosen_by_the_key_of_the_job(shell: Shell) -> None:
     assert "no failed rows so far" in show(shell, "--failed").err
 
 
+@pytest.mark.parametrize("key", [7, -1, 2.5, True, "a/b", "ümlaut \N{SNOWMAN}", "", "None", [1, "x"], {"a": 1}])
+def test_any_value_that_is_a_key_finds_its_row_and_null_none(key: object, shell: Shell) -> None:
+    rows(shell, key, None)
+    ran(shell)
+    text = str(shell.output()[0]["id"])
+    assert [row["ordinal"] for row in lines_of(show(shell, "--key", text, "--json"))] == [0]
+
+
 def test_a_renamed_key_is_still_the_key(shell: Shell) -> None:
     shell.write("job.py", KEYED.replace('key="id"', 'key="id", rename={"id": "booking"}'))
     ran(shell)

@@ -28,6 +28,9 @@ CONCURRENCY = 64
 _SAMPLE = 20_000
 """Rows of the first part whose spread is looked at, at most."""
 
+_SHORT_CALL, _MANY = 500, 100
+"""A call of fewer tokens is priced as the hundredth of a hundred calls, which no rounding distorts."""
+
 _ROUGH = 0.3
 """The share by which a mean may be off whose spread is not known: the sums in a journal tell no single rows."""
 
@@ -84,9 +87,12 @@ def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> flo
 
     if not job.model:
         return None
-    one = Usage(input=round(read), output=round(written), cached=round(read * means.cached_share))
-    cost = prices_for(job, Bounds()).cost(job.model, one)
-    return None if cost is None else round(cost * rows, 6)
+    calls = _MANY if read < _SHORT_CALL else 1  # tokens are whole, and what a long call costs depends on its length
+    usage = Usage(
+        input=round(read * calls), output=round(written * calls), cached=round(read * calls * means.cached_share)
+    )
+    cost = prices_for(job, Bounds()).cost(job.model, usage)
+    return None if cost is None else round(cost * rows / calls, 6)
 
 
 def measured(output: Path) -> Means | None:

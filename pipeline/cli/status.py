@@ -12,7 +12,7 @@ import typer
 from pipeline.cli import figures
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line, plain, short
-from pipeline.faults import Misuse
+from pipeline.faults import Misuse, TooManyFailures
 
 if TYPE_CHECKING:
     from pipeline.run_status import RunStatus
@@ -145,7 +145,14 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
 
 
 def _next_steps(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
-    if found.status == "stopped":
+    if found.stopped_by == TooManyFailures.__name__:
+        yield (
+            "next",
+            "run it with `--retry-failed` to ask the failed rows again, with `--no-fail-fast` to ask the others",
+        )
+    elif found.status == "stopped":
         yield "next", "run the same command again to resume"
+    elif found.failed:
+        yield "next", "run it again with `--retry-failed` to ask the failed rows again"
     if found.failed:
-        yield "next", f"`pipeline show {output} --failed` shows failed rows; `--retry-failed` asks them again"
+        yield "see", f"`pipeline show {output} --failed`"
