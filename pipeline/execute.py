@@ -351,8 +351,11 @@ class Run:
         failures = sum((Failures.from_json(part.failures) for part in self.parts.values()), Failures())
         for chunk in self.chunks():
             for ordinal, entry in self.journal.entries(chunk.first, chunk.rows):
-                failed = Failures.of([self.job.outcome(ordinal, entry)])
-                ok, failures = ok + (not failed.kinds), failures + failed
+                outcome = self.job.outcome(ordinal, entry)
+                if isinstance(outcome, Failure):
+                    failures += Failures.of([outcome])
+                else:
+                    ok += 1
         return ok, failures
 
     def _manifest(self, summary: Summary, stop: Stop) -> dict[str, Any]:
