@@ -363,7 +363,7 @@ def test_spark_refuses_those_that_are_told_of_and_no_others(name: str, tmp_path:
     pq.write_table(pa.table({"x": pa.nulls(1, kind)}), tmp_path / "a.parquet")
     spark = _spark()
     if name in UNREADABLE:
-        with pytest.raises(Exception, match=r"(?i)illegal parquet type|unrecognized parquet type|unsupported|invalid|decimal|not supported"):
+        with pytest.raises(Exception, match=r"(?i)parquet type|unsupported|invalid|decimal|not supported"):
             spark.read.parquet(str(tmp_path)).collect()
     else:
         assert len(spark.read.parquet(str(tmp_path)).collect()) == 1
