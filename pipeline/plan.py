@@ -111,7 +111,6 @@ class RunFolder:
             if not self.run.exists():
                 self._require_free()
             self._files.make_private(self.run)
-            self._files.make_folder(self.parts)
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # nameless, so that two starts at once do not meet in it
         except FileExistsError as error:
@@ -125,7 +124,8 @@ class RunFolder:
         """Raises `Misuse` when something other than a run is in the folder."""
         _refuse_the_parts_of_a_run(self.output)
         found = [*self.output.iterdir(), *_entries(self.parts)]
-        strange = [path.relative_to(self.output) for path in found if _is_strange(path)]
+        a_file = [] if self.parts.is_dir() else [self.parts]
+        strange = [path.relative_to(self.output) for path in found if _is_strange(path) or path in a_file]
         if strange:
             raise Misuse(f"the output folder {self.output} holds other files ({strange[0]}): choose an empty one")
         if any(_is_part(path) for path in found):
@@ -231,7 +231,9 @@ class RunFolder:
             )
 
     def save(self, plan: Plan) -> None:
-        """Writes the plan, durably."""
+        """Writes the plan, durably, and makes the folder of the parts if it is not there."""
+        with self._writing(PARTS):
+            self._files.make_folder(self.parts)
         with self._writing(PLAN):
             content = orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2)
             self._files.put(self.run / PLAN, content, mode=PRIVATE_FILE)

@@ -33,7 +33,6 @@ def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
     before = folder.load()
     if before is None:
         raise Misuse(f"{output} holds no run")
-    folder.prepare()  # all the parts may be gone, with their folder
     with folder.locked():
         plan = replace(before, job=job.fingerprint(), reparsing=True)
         other = [text for text in differences(before, plan) if not text.startswith("schema ")]

@@ -229,7 +229,7 @@ def require_silence(traces: Traces, secrets: list[str]) -> None:
 def require_sight(written: Mapping[str, bytes], metadata: Mapping[str, bytes]) -> None:
     """The search finds what is there: the row's text where it belongs, and metadata to look at."""
     places = places_of(ROW, written)
-    for kind in ("rows of out/a_job/part-", "rows of out/a_job/_run/replies", "ended-SIGTERM/_run/journal.sqlite"):
+    for kind in ("rows of out/a_job/data/part-", "rows of out/a_job/_run/replies", "ended-SIGTERM/_run/journal.sqlite"):
         assert any(kind in place for place in places), kind
     for kind in ("journal.sqlite", ".replies", ".parquet"):
         assert any(content for name, content in metadata.items() if kind in name), kind

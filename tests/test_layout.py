@@ -131,7 +131,7 @@ def test_p15_a_folder_of_an_earlier_format_is_refused_with_the_remedy_by_every_c
     assert done.code == 2
     assert f"out/a_job holds a run in format 2, and this version reads format {FORMAT}" in done.err
     assert "--fresh" in done.err
-    assert before == {path.name for path in output(shell).iterdir() if path.name != PARTS}
+    assert before == {path.name for path in output(shell).iterdir()}
 
 
 def test_p15_fresh_starts_over_in_a_folder_of_an_earlier_format_and_takes_its_parts_away(
@@ -175,6 +175,13 @@ def test_a_folder_whose_own_data_is_called_data_is_not_taken_for_an_output(
         RunFolder(tmp_path / "project").prepare()
     assert path.read_text() == "precious"
     assert not (tmp_path / "project/_run").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_of_the_parts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / PARTS).write_text("precious")
+    with pytest.raises(Misuse, match=r"holds other files .data.: choose an empty one"):
+        RunFolder(tmp_path).prepare()
+    assert (tmp_path / PARTS).read_text() == "precious"
 
 
 def test_clear_takes_the_parts_of_every_format_and_leaves_the_rest(tmp_path: Path) -> None:
