@@ -192,6 +192,9 @@ class RunFolder:
             return _plan_of(orjson.loads((self.run / PLAN).read_bytes()))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            remedy = "a run is for the user who made it" if isinstance(error, PermissionError) else "mend its path"
+            raise Misuse(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise Misuse(
                 f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"
