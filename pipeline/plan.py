@@ -215,6 +215,9 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             _refuse_the_parts_of_a_run(self.output)
             return None
+        except OSError as error:
+            remedy = "a run is for the user who made it" if isinstance(error, PermissionError) else "mend its path"
+            raise Misuse(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise Misuse(
                 f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"

@@ -95,7 +95,7 @@ def test_hooks_that_have_moved_are_noticed(hooks: tuple[str, ...], tmp_path: Pat
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.stdout == "False\n", done.stderr
@@ -129,7 +129,7 @@ def test_a_run_says_once_that_the_sdk_has_moved_its_hooks_and_is_the_same_run(tm
         served(lambda _: chat('{"answer": "x"}')) as server,
         shell.started("run", "job.py", "--base-url", server.base_url, "--quiet", "--json", "--processes", "2") as child,
     ):
-        done = ended(child)
+        done = ended(child, within_s=300.0)
     assert done.json.items() >= {"ok": 40, "failed": 0, "exit_code": 0}.items()
     assert done.err.count(f"note: {CHANGED_SDK}") == 1
     assert len(shell.output()) == len(server.calls) == 40

@@ -28,5 +28,5 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 async def at(moment: float, call: Callable[..., object], *args: object) -> None:
     """Calls at this moment of virtual time."""
-    await anyio.sleep(moment - anyio.current_time())
+    await anyio.sleep(max(0.0, moment - anyio.current_time()))
     call(*args)
