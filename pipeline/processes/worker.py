@@ -17,7 +17,7 @@ from pipeline.cache import Cache
 from pipeline.composition import governed, laned, lateness_for, prices_for, workers_for
 from pipeline.data import Entry, Part
 from pipeline.execute import Connect, equip, reusing
-from pipeline.faults import Broken, Fault, Misuse
+from pipeline.faults import Broken, Fault, Interrupted, Misuse
 from pipeline.job import Job
 from pipeline.journal import Journal, entries_in, of_worker, recorded_in, turns_in
 from pipeline.pace import RetryBudget
@@ -170,17 +170,17 @@ class _Worker:
                 )
                 with suppress(Broken):  # it is the reason of the stop already
                     await self._journal.flush()
-                await self._link.send(self._report())
+                await self._tell(self._report())
                 tasks.cancel_scope.cancel()
         finally:
             chunks.close()
         if isinstance(self._stop.reason, Fault):
-            await self._link.send(Failed(self._stop.reason))
-        await self._link.send(Done())
+            await self._tell(Failed(self._stop.reason))
+        await self._tell(Done())
 
     def _take_from(self, chunks: Work) -> engine.Take:
         async def take() -> engine.Chunk | None:
-            await self._link.send(Wants())
+            await self._tell(Wants())
             while not self._hands:
                 await self._news.wait()
             chunk = self._hands.pop().chunk
@@ -190,7 +190,7 @@ class _Worker:
 
     async def _keep(self, part: Part) -> None:
         """Has the part recorded by the parent, and only then lets its entries go."""
-        await self._link.send(Written(part))
+        await self._tell(Written(part))
         while part.chunk not in self._kept:
             await self._news.wait()
         kept = self._kept.pop(part.chunk)
@@ -224,8 +224,16 @@ class _Worker:
 
     async def _report_often(self) -> None:
         while True:
-            await self._link.send(self._report())
+            await self._tell(self._report())
             await anyio.sleep(TICK_S)
+
+    async def _tell(self, message: object) -> None:
+        """Sends a message to the parent. When that is gone, all ends: calls that are cut off so may be billed."""
+        try:
+            await self._link.send(message)
+        except anyio.BrokenResourceError:
+            self._stop.request(Interrupted("the run's parent is gone"))
+            raise
 
     def _report(self) -> Report:
         """What happened since the last report."""
@@ -256,7 +264,7 @@ class _Worker:
     async def _tell_of_the_stop(self) -> None:
         await self._stop.wait()
         if not self._told and isinstance(self._stop.reason, Fault):
-            await self._link.send(Failed(self._stop.reason))
+            await self._tell(Failed(self._stop.reason))
 
 
 def _units(order: Order) -> list[str]:
