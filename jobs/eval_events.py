@@ -2,7 +2,7 @@
 
 from jobs.extract_events import job
 from pipeline import AtLeast, AtMost, Eval, NeverBreak, NoWorse
-from pipeline.grade import Date, Items, Text
+from pipeline.evaluation import Date, Items, Text
 
 evaluation = Eval(
     job=job.replace(input="data/events_gold.jsonl"),

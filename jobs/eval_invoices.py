@@ -2,7 +2,7 @@
 
 from jobs.extract_invoices import job
 from pipeline import AtLeast, AtMost, Eval, NoWorse
-from pipeline.grade import Date, Enum, Exact, Items, Number, Text
+from pipeline.evaluation import Date, Enum, Exact, Items, Number, Text
 
 evaluation = Eval(
     job=job.replace(input="data/invoices_gold.jsonl", key="id"),

@@ -9,26 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.attachments import audio as audio
-    from pipeline.attachments import image as image
-    from pipeline.attachments import media as media
+    from pipeline.evaluation.definition import Eval as Eval
+    from pipeline.evaluation.gates import AtLeast as AtLeast
+    from pipeline.evaluation.gates import AtMost as AtMost
+    from pipeline.evaluation.gates import NeverBreak as NeverBreak
+    from pipeline.evaluation.gates import NoWorse as NoWorse
     from pipeline.faults import Unusable as Unusable
-    from pipeline.grade.evaluation import Eval as Eval
-    from pipeline.grade.gates import AtLeast as AtLeast
-    from pipeline.grade.gates import AtMost as AtMost
-    from pipeline.grade.gates import NeverBreak as NeverBreak
-    from pipeline.grade.gates import NoWorse as NoWorse
-    from pipeline.job import Job as Job
+    from pipeline.job.attachments import audio as audio
+    from pipeline.job.attachments import image as image
+    from pipeline.job.attachments import media as media
+    from pipeline.job.job import Job as Job
 
 __version__ = "0.1.0"
 __all__ = ["AtLeast", "AtMost", "Eval", "Job", "NeverBreak", "NoWorse", "Unusable", "audio", "image", "media"]
 
 _HOMES = {
-    "Job": "pipeline.job",
+    "Job": "pipeline.job.job",
     "Unusable": "pipeline.faults",
-    **dict.fromkeys(("audio", "image", "media"), "pipeline.attachments"),
-    "Eval": "pipeline.grade.evaluation",
-    **dict.fromkeys(("AtLeast", "AtMost", "NeverBreak", "NoWorse"), "pipeline.grade.gates"),
+    **dict.fromkeys(("audio", "image", "media"), "pipeline.job.attachments"),
+    "Eval": "pipeline.evaluation.definition",
+    **dict.fromkeys(("AtLeast", "AtMost", "NeverBreak", "NoWorse"), "pipeline.evaluation.gates"),
 }
 
 

@@ -73,7 +73,7 @@ _NO_TOKENS = Usage()
 class Reply:
     """What was answered, as it came.
 
-    `body` is the response body, byte for byte, and always holds a chat completion (see `pipeline.wire`).
+    `body` is the response body, byte for byte, and always holds a chat completion (see `pipeline.endpoint.wire`).
     `usage` is the sum over every call that this row has cost, and None when the server did not say of one of them;
     `attempts` counts the calls that used up a try.
     Times are in seconds; `finished_at` is Unix time in microseconds, taken when the last byte arrived.

@@ -73,7 +73,7 @@ class Unavailable(Passing):
     """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`.
 
     `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole. `cause` says why no
-    connection served the call, as one of the words of `pipeline.transport`; None when the server answered.
+    connection served the call, as one of the words of `pipeline.endpoint.transport`; None when the server answered.
     """
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:

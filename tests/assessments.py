@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from pipeline.evaluate import Assessment, Reference, assess, scores_of
-from pipeline.grade.evaluation import Eval
-from pipeline.grade.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse
-from pipeline.grade.grading import Answer, Gold, grade_row
-from pipeline.job import Job
+from pipeline.evaluation.assessment import Assessment, Reference, assess, scores_of
+from pipeline.evaluation.definition import Eval
+from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse
+from pipeline.evaluation.graders.grading import Answer, Gold, grade_row
+from pipeline.job.job import Job
 
 
 class Event(BaseModel):

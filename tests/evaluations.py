@@ -13,7 +13,7 @@ EVALUATION = """
 from pydantic import BaseModel
 
 from pipeline import AtLeast, AtMost, Eval, Job, NeverBreak, NoWorse
-from pipeline.grade import Judge, Text
+from pipeline.evaluation import Judge, Text
 
 
 class Record(BaseModel):

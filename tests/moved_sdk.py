@@ -19,7 +19,7 @@ HOOKS = (
     "custom_auth",
     "FinalRequestOptions",
 )
-"""What `pipeline.endpoint.Client` overrides or takes from the SDK beyond what is public."""
+"""What `pipeline.endpoint.client.Client` overrides or takes from the SDK beyond what is public."""
 
 
 def moved(folder: Path, *hooks: str) -> Path:

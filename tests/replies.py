@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.data import Failure, Reply, Request
-from pipeline.endpoint import Endpoint, Target, open_endpoint
-from pipeline.reading import Reader
-from pipeline.schema import shape_of
-from pipeline.streaming import whole_body
-from pipeline.token import ApiKey
-from pipeline.wire import Answer, read_completion
+from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.streaming import whole_body
+from pipeline.endpoint.token_source import ApiKey
+from pipeline.endpoint.wire import Answer, read_completion
+from pipeline.job.parsing import Reader
+from pipeline.schema.from_pydantic import shape_of
 from tests.mutations import written
 from tests.servers import Answer as Says
 from tests.servers import Call, Server, scripted

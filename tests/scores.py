@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.grade.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Counts, Scored
 
 
 def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:

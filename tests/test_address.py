@@ -9,9 +9,9 @@ import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.address import base_url_of, chat_url, is_vertex, weighted_url, without_query
-from pipeline.cli.connecting import Connection, api_key
-from pipeline.endpoint import Target
+from pipeline.endpoint.address import base_url_of, chat_url, is_vertex, weighted_url, without_query
+from pipeline.endpoint.client import Target
+from pipeline.endpoint.connection import Connection, api_key
 from pipeline.faults import Misuse
 
 RIGHT = {

@@ -339,7 +339,7 @@ def test_the_help_of_a_command_loads_nothing_heavy_of_ours(command: str) -> None
 
 def test_a_job_file_loads_neither_the_sdk_nor_arrow() -> None:
     modules_loaded = loaded("from pipeline import Job; Job(name='a', user='{{ text }}')")
-    assert "pipeline.job" in modules_loaded
+    assert "pipeline.job.job" in modules_loaded
     assert not {"openai", "pyarrow", "aiohttp", "scipy", "numpy", "anyio"} & modules_loaded
 
 
@@ -356,12 +356,12 @@ def test_what_the_package_offers_is_there() -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("import pipeline.run", [("pipeline.run", False)]),
-        ("from pipeline.run import Chunk", [("pipeline.run", False)]),
-        ("from pipeline import run, __version__", [("pipeline.run", False), ("pipeline", False)]),
-        ("from . import run", [("pipeline.run", False)]),
-        ("from .run import Chunk", [("pipeline.run", False)]),
-        ("def f():\n    from pipeline import run", [("pipeline.run", True)]),
+        ("import pipeline.execution.engine", [("pipeline.execution.engine", False)]),
+        ("from pipeline.execution.engine import Chunk", [("pipeline.execution.engine", False)]),
+        ("from pipeline import run, __version__", [("pipeline.execution.engine", False), ("pipeline", False)]),
+        ("from . import run", [("pipeline.execution.engine", False)]),
+        ("from .run import Chunk", [("pipeline.execution.engine", False)]),
+        ("def f():\n    from pipeline import run", [("pipeline.execution.engine", True)]),
         ("async def f():\n    import anyio", [("anyio", True)]),
         ("class A:\n    def f(self):\n        import anyio.abc as abc", [("anyio.abc", True)]),
         ("if TYPE_CHECKING:\n    import pyarrow", [("pyarrow", False)]),
@@ -369,11 +369,13 @@ def test_what_the_package_offers_is_there() -> None:
     ],
 )
 def test_every_form_of_import_is_seen(source: str, found: list[tuple[str, bool]]) -> None:
-    known = frozenset({"pipeline", "pipeline.run", "pipeline.data"})
+    known = frozenset({"pipeline", "pipeline.execution.engine", "pipeline.data"})
     assert list(imports_of(source, "pipeline.data", known)) == found
 
 
-@pytest.mark.parametrize(("module", "part"), [("pipeline", ""), ("pipeline.run", "run"), ("pipeline.cli.a", "cli")])
+@pytest.mark.parametrize(
+    ("module", "part"), [("pipeline", ""), ("pipeline.execution.engine", "run"), ("pipeline.cli.a", "cli")]
+)
 def test_the_part_of_a_module_is_what_lies_directly_in_the_package(module: str, part: str) -> None:
     assert part_of(module) == part
 

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from pipeline.faults import Unparsable
-from pipeline.schema import json_schema, shape_of
-from pipeline.shapes import JsonSchema, is_strict
+from pipeline.schema.from_pydantic import json_schema, shape_of
+from pipeline.schema.shape import JsonSchema, is_strict
 
 
 class Cat(BaseModel):

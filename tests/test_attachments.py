@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attachments import (
+from pipeline.data import Reply, Request
+from pipeline.faults import Unusable
+from pipeline.job.attachments import (
     INLINE_LIMIT,
     Attachment,
     Kind,
@@ -25,8 +27,6 @@ from pipeline.attachments import (
     media,
     sniff,
 )
-from pipeline.data import Reply, Request
-from pipeline.faults import Unusable
 from pipeline.policy import attaching
 
 MEDIA = Path(__file__).parent.parent / "data" / "media"

@@ -20,12 +20,12 @@ from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError, TransportError
 from trio.testing import MockClock
 
-from pipeline.auth import FIRST_PATIENCE_S, MARGIN_S, PATIENCE_S, GoogleToken, find_credentials, keep_fresh
 from pipeline.emulator import Options
-from pipeline.emulator.local import Vertex, emulated
-from pipeline.emulator.tokens import ServiceAccount
+from pipeline.emulator.server.credentials import ServiceAccount
+from pipeline.emulator.testing import Vertex, emulated
+from pipeline.endpoint.auth import FIRST_PATIENCE_S, MARGIN_S, PATIENCE_S, GoogleToken, find_credentials, keep_fresh
+from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Denied, Misuse
-from pipeline.token import ApiKey
 from tests.servers import PATIENCE_S as TEST_PATIENCE_S
 from tests.servers import Answer, Raw, Says, served
 
@@ -176,7 +176,7 @@ async def _ask_until(vertex: Vertex, token: GoogleToken, refreshes: int) -> None
 
 METADATA_CLIENT = """
 import anyio, json
-from pipeline.auth import find_credentials, keep_fresh
+from pipeline.endpoint.auth import find_credentials, keep_fresh
 
 async def main():
     credentials, project = find_credentials()
@@ -491,10 +491,10 @@ async def test_an_api_key_cannot_be_renewed() -> None:
 
 
 async def test_t1_t2_a_slow_refresh_blocks_neither_the_event_loop_nor_those_who_hold_a_live_token() -> None:
-    went_on, refreshing = threading.Event(), threading.Event()
+    went_on, is_refreshing = threading.Event(), threading.Event()
 
     def slow(credentials: Scripted) -> None:
-        refreshing.set()
+        is_refreshing.set()
         assert went_on.wait(TEST_PATIENCE_S)
         grant(HOUR)(credentials)
 
@@ -509,7 +509,7 @@ async def test_t1_t2_a_slow_refresh_blocks_neither_the_event_loop_nor_those_who_
         tasks.start_soon(token.keep)
         first = await token()
         with anyio.fail_after(TEST_PATIENCE_S):
-            while not refreshing.is_set():
+            while not is_refreshing.is_set():
                 await anyio.lowlevel.checkpoint()
             assert await token() == first
             went_on.set()
@@ -560,14 +560,14 @@ async def test_t1_refreshes_of_a_fifth_of_a_second_let_the_event_loop_stand_stil
 
 
 async def test_leaving_the_block_does_not_wait_for_a_refresh_that_hangs() -> None:
-    left, refreshing = threading.Event(), threading.Event()
+    left, is_refreshing = threading.Event(), threading.Event()
 
     def hang(_: Scripted) -> None:
-        refreshing.set()
+        is_refreshing.set()
         assert left.wait(TEST_PATIENCE_S)
 
     async with keep_fresh(Scripted([hang])):
-        while not refreshing.is_set():
+        while not is_refreshing.is_set():
             await anyio.lowlevel.checkpoint()
     assert not left.is_set()
     left.set()

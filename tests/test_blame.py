@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.counters import Tally
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable
 from pipeline.pace import FEW, AdaptiveRate, Blame, Breaker, Refusal, RetryBudget, Weather
-from pipeline.pace.blame import LEAST_ALIKE, MOST_ALIKE
+from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
 from pipeline.policy import Dispatcher, Lane, Limits, Stop, retrying
-from pipeline.policy.judge import UNREACHABLE_S
-from pipeline.tally import Tally
+from pipeline.policy.failure_handling import UNREACHABLE_S
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 
 from pipeline import Job
 from pipeline.data import PARTS, Entry, Reply
-from pipeline.dataset import kept_replies
 from pipeline.faults import Refused
-from pipeline.journal import MAX_PENDING_BYTES, Journal
-from pipeline.records import records
-from pipeline.slices import SLICE_BYTES, SLICE_ROWS, bounded_batches, slices
 from pipeline.source import survey
+from pipeline.storage.batches import SLICE_BYTES, SLICE_ROWS, bounded_batches, slices
+from pipeline.storage.dataset import kept_replies
+from pipeline.storage.journal import MAX_PENDING_BYTES, Journal
+from pipeline.storage.records import records
 from tests.commands import JOB, ROOT, Shell
 from tests.servers import Answer, Call, chat, served
 from tests.test_dataset import TEXT, batches, dataset, reply, seal
@@ -40,8 +40,8 @@ import json, resource, sys
 from pathlib import Path
 import pyarrow as pa
 from pipeline.data import Reply
-from pipeline.records import records
-from pipeline.journal import Journal
+from pipeline.storage.records import records
+from pipeline.storage.journal import Journal
 from tests.test_dataset import TEXT, batches, dataset, reply
 
 folder = Path(sys.argv[1])

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.composition import Bounds, Opened, compose, purses_for
+from pipeline.counters import Tally
 from pipeline.data import Reply, Request, Usage
+from pipeline.endpoint.prices import Price
 from pipeline.faults import Fault, Halt, Spent, Unavailable
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
 from pipeline.policy import Purse, Stop
+from pipeline.policy.compose import Bounds, Opened, compose, purses_for
 from pipeline.policy.estimates import ANSWER_TOKENS, BYTES_PER_TOKEN, CallEstimate, Size, size_of, usage_by_size
-from pipeline.prices import Price
-from pipeline.tally import Tally
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

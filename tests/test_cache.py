@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cache import FILE, Cache, bring_in, export, holdings, prune, size_of
-from pipeline.cache.store import packed, unpacked
 from pipeline.data import Failure, Reply, Success, Usage
 from pipeline.faults import Misuse, Unavailable, Unparsable
+from pipeline.storage.reply_cache import FILE, Cache, bring_in, export, holdings, prune, size_of
+from pipeline.storage.reply_cache.store import packed, unpacked
 
 pytestmark = pytest.mark.anyio
 
@@ -200,7 +200,7 @@ def test_starts_at_once_do_not_remove_each_others_new_file(tmp_path: Path) -> No
 WRITER = """
 import sys, anyio
 from pathlib import Path
-from pipeline.cache import Cache
+from pipeline.storage.reply_cache import Cache
 from pipeline.data import Reply, Success
 
 async def main():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cache import FILE, holdings
+from pipeline.storage.reply_cache import FILE, holdings
 from tests.commands import JOB, Done, Shell
 from tests.servers import Answer, Call, Held, Served, chat, error, served
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attachments import Attachment
+from pipeline.counters import Tally
 from pipeline.data import Ask, Reply, Request, Usage
+from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Fault, Refused, Unavailable, Unusable
+from pipeline.job.attachments import Attachment
 from pipeline.policy import Account, Keys, Purse, Stop, cached, charged
-from pipeline.prices import Price, Prices
-from pipeline.tally import Tally
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

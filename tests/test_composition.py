@@ -12,15 +12,15 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from pipeline.attachments import image
-from pipeline.composition import Bounds, Composed, Opened, compose, prices_for, purses_for, workers_for
+from pipeline.counters import Tally
 from pipeline.data import Reply, Request, Row, Usage
+from pipeline.endpoint.prices import Price
 from pipeline.faults import Misuse, Spent, Unavailable, Unusable
-from pipeline.job import Job
+from pipeline.job.attachments import image
+from pipeline.job.job import Job
 from pipeline.ledger import Charges
 from pipeline.policy import Stop
-from pipeline.prices import Price
-from pipeline.tally import Tally
+from pipeline.policy.compose import Bounds, Composed, Opened, compose, prices_for, purses_for, workers_for
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.connecting import Connection, access
+from pipeline.endpoint.connection import Connection, access
 from pipeline.faults import Misuse
 
 VERTEX = "/v1/projects/p/locations/l/endpoints/openapi"

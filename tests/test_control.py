@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.data import Reply
 from pipeline.faults import Denied, Fault, Refused, Spent, Unavailable
-from pipeline.pace.blame import FEW_ACCOUNTS, LEAST_ALIKE
+from pipeline.pace.attribution import FEW_ACCOUNTS, LEAST_ALIKE
 from tests import virtual
 from tests.test_blame import REPLY, Run, only, suspect
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attachments import Attachment, MediaColumn, audio, image, media
-from pipeline.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.faults import Misuse, Refused, Unusable
-from pipeline.job import Job
+from pipeline.job.attachments import Attachment, MediaColumn, audio, image, media
+from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
+from pipeline.job.job import Job
 
 ROW = {"name": "Ada", "photo": "a.png", "sounds": ["a.wav", "b.wav"], "nothing": None}
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth.exceptions import GoogleAuthError, OAuthError, ReauthFailError, RefreshError, TransportError
 
-from pipeline.auth import find_credentials, keep_fresh
-from pipeline.credentials import is_refused, reason_of
+from pipeline.endpoint.auth import find_credentials, keep_fresh
+from pipeline.endpoint.credentials import is_refused, reason_of
 from pipeline.faults import Denied, Misuse
 from tests.commands import Shell
 from tests.servers import Answer, Call, Says, Served, chat, served

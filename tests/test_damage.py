@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cache import Cache, export
 from pipeline.data import Part, Reply, Usage
-from pipeline.disk import stamp_of
-from pipeline.entry import decode, encode
 from pipeline.faults import Broken, Refused
-from pipeline.integrity import PartCheck
-from pipeline.journal import Journal, entries_in, look
+from pipeline.storage.codec import decode, encode
+from pipeline.storage.durable import stamp_of
+from pipeline.storage.integrity import PartCheck
+from pipeline.storage.journal import Journal, entries_in, look
+from pipeline.storage.reply_cache import Cache, export
 from tests.commands import JOB, ROOT, Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, chat, served
 
@@ -339,7 +339,7 @@ def test_p13_what_a_killed_export_leaves_beside_its_file_goes_with_the_next(tmp_
 EXPORTING = """
 import os, sys, time
 from pathlib import Path
-from pipeline.cache.database import beside
+from pipeline.storage.reply_cache.file import beside
 with beside(Path(sys.argv[1])) as path:
     print(path, flush=True)
     sys.stdin.read()

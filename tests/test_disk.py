@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.disk import FILES, TEMPORARY, Files
+from pipeline.storage.durable import FILES, TEMPORARY, Files
 
 
 @dataclass

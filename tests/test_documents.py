@@ -26,15 +26,15 @@ from typing import Any
 import pytest
 import typer
 
-import pipeline.schema
-import pipeline.schema_file
+import pipeline.schema.from_json_schema
+import pipeline.schema.from_pydantic
 from pipeline import faults
 from pipeline.cli import EXIT, app
-from pipeline.dataset import ERROR, RESPONSE
 from pipeline.emulator import FAULT_KINDS
-from pipeline.execute import Summary
-from pipeline.job import OURS, Job
+from pipeline.execution.run import Summary
+from pipeline.job.job import OURS, Job
 from pipeline.ledger import NOTHING
+from pipeline.storage.dataset import ERROR, RESPONSE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -296,7 +296,9 @@ def code_of(cell: str) -> str:
     return found.group(1)
 
 
-@pytest.mark.parametrize("module", [pipeline.schema, pipeline.schema_file], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [pipeline.schema.from_pydantic, pipeline.schema.from_json_schema], ids=lambda module: module.__name__
+)
 def test_the_tables_of_types_are_those_of_the_code(module: Any) -> None:
     table = "\n".join(line for line in module.__doc__.splitlines() if line.startswith("|"))
     assert f"\n\n{table}\n\n" in text_of("docs/jobs.md")

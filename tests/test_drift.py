@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.data import Row
 from pipeline.faults import Misuse, Unusable
 from pipeline.source import Source, survey
-from pipeline.source.widening import conformed, widened
+from pipeline.source.type_promotion import conformed, widened
 
 
 def struct(*fields: tuple[str, pa.DataType]) -> pa.DataType:

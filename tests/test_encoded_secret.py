@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.redaction import REDACTED, unsaid, unsaid_in
+from pipeline.endpoint.redaction import REDACTED, unsaid, unsaid_in
 
 KEY = "sk-proj-CANARY/0123+456789=abcdefXYZ"
 ALPHABETS = [base64.b64encode, base64.urlsafe_b64encode]

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from pipeline.auth import find_credentials, keep_fresh
 from pipeline.data import Reply, Request, Usage
 from pipeline.emulator import Options
-from pipeline.emulator.local import emulated
-from pipeline.endpoint import Endpoint, Target, open_endpoint
+from pipeline.emulator.testing import emulated
+from pipeline.endpoint.auth import find_credentials, keep_fresh
+from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.token_source import ApiKey, Token
 from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable, Unparsable, Unusable
-from pipeline.token import ApiKey, Token
 from tests.servers import (
     Answer,
     Call,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.references import present_commit
+from pipeline.evaluation.at_commit import present_commit
 from tests.commands import Shell
 from tests.evaluations import answering, evaluated, summary_in, write_evaluation, write_gold
 from tests.servers import served

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate import (
+from pipeline.evaluation.assessment import (
     Reference,
     comparable_rows,
     only,
@@ -19,10 +19,10 @@ from pipeline.evaluate import (
     with_noise,
     write_noise,
 )
+from pipeline.evaluation.baseline import Baseline
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.graders.verdicts import Counts, Scored
 from pipeline.faults import Misuse, NothingToDo
-from pipeline.grade.baseline import Baseline
-from pipeline.grade.comparing import compare
-from pipeline.grade.verdicts import Counts, Scored
 
 RIGHT = {"name": Counts(1.0, 1.0, match=1)}
 DATA = {"a": "1", "b": "2", "c": "3"}

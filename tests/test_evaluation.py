@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from pipeline import AtLeast, AtMost, Eval, Job, NoWorse
+from pipeline.evaluation import Exact, Ignore, Text
 from pipeline.faults import Misuse
-from pipeline.grade import Exact, Ignore, Text
 
 
 class Pet(BaseModel):

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.journal import look
-from pipeline.plan import RunFolder
+from pipeline.storage.journal import look
+from pipeline.storage.run_folder import RunFolder
 from tests.commands import CHUNK, JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, Silence, chat, error, served
 

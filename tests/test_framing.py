@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
+from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.wire import Completion, read_completion
 from pipeline.faults import Unavailable
-from pipeline.streaming import Arriving, whole_body
-from pipeline.wire import Completion, read_completion
 
 TEXT = "Grüße 🌍\nline two }\n{ end"
 USAGE = {"completion_tokens": 5, "prompt_tokens": 10, "total_tokens": 15}

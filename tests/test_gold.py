@@ -14,9 +14,9 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline import Eval, Job, NeverBreak
+from pipeline.evaluation.gold import data_hash, read_gold
+from pipeline.evaluation.graders.grading import Gold
 from pipeline.faults import Misuse, NothingToDo
-from pipeline.gold import data_hash, read_gold
-from pipeline.grade.grading import Gold
 from pipeline.source import survey
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.evaluation.baseline import Baseline, as_kept, from_text, to_text
+from pipeline.evaluation.graders.verdicts import Counts, Scored
 from pipeline.faults import Misuse
-from pipeline.grade.baseline import Baseline, as_kept, from_text, to_text
-from pipeline.grade.verdicts import Counts, Scored
 
 shares = st.integers(0, 10).map(lambda tenths: tenths / 10)
 texts = st.text(max_size=8)

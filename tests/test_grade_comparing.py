@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.evaluation.comparison import Change, change, compare, join
+from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.stats.paired_tests import mcnemar, sign_flip, tango
+from pipeline.evaluation.stats.power import smallest_effect
 from pipeline.faults import Misuse, NothingToDo
-from pipeline.grade.comparing import Change, change, compare, join
-from pipeline.grade.pairs import mcnemar, sign_flip, tango
-from pipeline.grade.power import smallest_effect
-from pipeline.grade.verdicts import Counts, Scored
 from tests.scores import runs, scored
 
 

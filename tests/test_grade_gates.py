@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.evaluation.decisions import Decision, decide
+from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
+from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.stats.intervals import wilson
 from pipeline.faults import Misuse, NothingToDo
-from pipeline.grade.deciding import Decision, decide
-from pipeline.grade.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
-from pipeline.grade.statistics import wilson
-from pipeline.grade.verdicts import Counts, Scored
 from tests.scores import runs, scored
 
 GATES: list[Gate] = [AtLeast("row_correct", 0.5), AtMost("failed", 0.5), NoWorse("row_correct"), NeverBreak()]

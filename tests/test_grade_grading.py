@@ -18,31 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-import pipeline.grade
+import pipeline.evaluation
+from pipeline.evaluation import Bool, Date, Enum, Exact, Function, Ignore, Items, Judge, Number, Object, Set, Text, Time
+from pipeline.evaluation.graders import defaults  # fmt: skip
+from pipeline.evaluation.graders.base import Grader
+from pipeline.evaluation.graders.defaults import graders_for
+from pipeline.evaluation.graders.grading import Answer, Gold, Graders, grade_row
+from pipeline.evaluation.graders.judge import questions, ruled
+from pipeline.evaluation.graders.verdicts import Graded
+from pipeline.evaluation.results import LEAVES, ROWS, write
 from pipeline.faults import Misuse
-from pipeline.grade import (
-    Bool,
-    Date,
-    Enum,
-    Exact,
-    Function,
-    Ignore,
-    Items,
-    Judge,
-    Number,
-    Object,
-    Set,
-    Text,
-    Time,
-    defaults,
-)  # fmt: skip
-from pipeline.grade.defaults import graders_for
-from pipeline.grade.graders import Grader
-from pipeline.grade.grading import Answer, Gold, Graders, grade_row
-from pipeline.grade.judge import questions, ruled
-from pipeline.grade.leaves import LEAVES, ROWS, write
-from pipeline.grade.verdicts import Graded
-from pipeline.schema import shape_of
+from pipeline.schema.from_pydantic import shape_of
 from tests.test_grade_scalars import JSON
 
 
@@ -295,7 +281,7 @@ def test_a_vote_is_asked_for_only_while_it_can_matter(cast: list[bool], votes: i
 
 
 def test_making_graders_loads_neither_science_nor_arrow() -> None:
-    code = "from pipeline.grade import Date, Items, Text; Items(fields={'a': Text(at_least=0.5), 'b': Date()})"
+    code = "from pipeline.evaluation import Date, Items, Text; Items(fields={'a': Text(at_least=0.5), 'b': Date()})"
     program = f"import sys; {code}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"scipy", "numpy", "rapidfuzz", "pyarrow"} & set(done.stdout.split())
@@ -314,7 +300,7 @@ def test_the_page_has_the_table_of_default_graders() -> None:
 
 def test_the_page_lists_every_grader_with_its_parameters() -> None:
     listed = dict(re.findall(r"^\| `(\w+)\(([^)]*)\)` \| ", PAGE.partition("\n## Graders\n")[2], flags=re.MULTILINE))
-    known = [getattr(pipeline.grade, name) for name in pipeline.grade.__all__]
+    known = [getattr(pipeline.evaluation, name) for name in pipeline.evaluation.__all__]
     own = {kind.__name__: [each.name for each in dataclasses.fields(kind) if not each.kw_only] for kind in known}
     assert {name: re.findall(r"\w+", parameters) for name, parameters in listed.items()} == own
 

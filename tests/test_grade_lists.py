@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.evaluation import Bool, Enum, Exact, Function, Ignore, Items, Judge, Number, Object, Ordered, Set, Text
+from pipeline.evaluation.graders.alignment import Pairs, assigned, in_order
+from pipeline.evaluation.graders.base import Grader, Place
+from pipeline.evaluation.graders.values import ABSENT
+from pipeline.evaluation.graders.verdicts import Leaf
 from pipeline.faults import Misuse
-from pipeline.grade import Bool, Enum, Exact, Function, Ignore, Items, Judge, Number, Object, Ordered, Set, Text
-from pipeline.grade.aligning import Pairs, assigned, in_order
-from pipeline.grade.graders import Grader, Place
-from pipeline.grade.values import ABSENT
-from pipeline.grade.verdicts import Leaf
 from tests.test_grade_scalars import JSON
 
 WRONG: Any = {"class": Text, "text": "sku", "number": 3}
@@ -272,7 +272,7 @@ def test_names_that_a_path_could_not_be_read_with_stand_in_brackets() -> None:
     ("make", "message"),
     [
         (lambda: Items(WRONG["class"]), r"Items\(of=...\): Text is a class, write Text\(\)"),
-        (lambda: Items(WRONG["text"]), "is no grader; take one of pipeline.grade"),
+        (lambda: Items(WRONG["text"]), "is no grader; take one of pipeline.evaluation"),
         (lambda: Items(fields={"a": WRONG["number"]}), "'a': 3 is no grader"),
         (lambda: Items(Text(), fields={"a": Text()}), "`of` and `fields` exclude each other"),
         (lambda: Items(Text(), key="a"), "a `key` is a field of objects"),

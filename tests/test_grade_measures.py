@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.stats.intervals import wilson
+from pipeline.evaluation.stats.metrics import measure, metric_of
 from pipeline.faults import Misuse
-from pipeline.grade.measures import measure, metric_of
-from pipeline.grade.statistics import wilson
-from pipeline.grade.verdicts import Counts, Scored
 
 
 def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:

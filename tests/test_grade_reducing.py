@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.disk import Files
+from pipeline.evaluation import Enum, Function, Items, Number, Object, Text
+from pipeline.evaluation.fingerprints import fingerprints
+from pipeline.evaluation.graders.grading import Answer, Gold, Graders, grade_row
+from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Verdict
+from pipeline.evaluation.reducers import Flaky, by_row, consistency, flaky, reducer_of, scored
+from pipeline.evaluation.results import LEAVES, ROWS, read, write
+from pipeline.evaluation.stats.tables import confusions, tables
 from pipeline.faults import Misuse
-from pipeline.grade import Enum, Function, Items, Number, Object, Text
-from pipeline.grade.fingerprints import fingerprints
-from pipeline.grade.grading import Answer, Gold, Graders, grade_row
-from pipeline.grade.leaves import LEAVES, ROWS, read, write
-from pipeline.grade.metrics import confusions, tables
-from pipeline.grade.reducing import Flaky, by_row, consistency, flaky, reducer_of, scored
-from pipeline.grade.verdicts import Counts, Graded, Leaf, Verdict
+from pipeline.storage.durable import Files
 from tests.test_grade_scalars import JSON
 
 GRADERS = Graders({"kind": Enum(("a", "b")), "items": Items(fields={"n": Number(), "kind": Enum()}, key="n")})

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.grade
+import pipeline.evaluation
+from pipeline.evaluation import Bool, Date, Enum, Exact, Function, Ignore, Number, Regex, Text, Time
+from pipeline.evaluation.graders.base import Grader
+from pipeline.evaluation.graders.scalars import similarity
+from pipeline.evaluation.graders.values import ABSENT, plain, same
+from pipeline.evaluation.graders.verdicts import Leaf
 from pipeline.faults import Misuse
-from pipeline.grade import Bool, Date, Enum, Exact, Function, Ignore, Number, Regex, Text, Time
-from pipeline.grade.graders import Grader
-from pipeline.grade.scalars import similarity
-from pipeline.grade.values import ABSENT, plain, same
-from pipeline.grade.verdicts import Leaf
 
 _TEXTS = st.text(max_size=8) | st.sampled_from(["", " ", "2026-01-02"])
 JSON = st.recursive(
@@ -97,10 +97,10 @@ def test_what_is_ignored_has_no_leaves() -> None:
 
 
 def test_the_graders_are_offered_by_name() -> None:
-    for name in pipeline.grade.__all__:
-        assert getattr(pipeline.grade, name).__name__ == name
+    for name in pipeline.evaluation.__all__:
+        assert getattr(pipeline.evaluation, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Txt'"):
-        pipeline.grade.Txt  # noqa: B018 - reading it is what fails
+        pipeline.evaluation.Txt  # noqa: B018 - reading it is what fails
 
 
 @pytest.mark.parametrize(

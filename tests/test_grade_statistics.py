@@ -17,9 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.grade.pairs import difference_interval, mcnemar, paired_interval, sign_flip, swap_test, tango
-from pipeline.grade.power import smallest_effect
-from pipeline.grade.statistics import (
+from pipeline.evaluation.stats.intervals import (
     Interval,
     bca,
     benjamini_hochberg,
@@ -33,6 +31,15 @@ from pipeline.grade.statistics import (
     t_interval,
     wilson,
 )
+from pipeline.evaluation.stats.paired_tests import (
+    difference_interval,
+    mcnemar,
+    paired_interval,
+    sign_flip,
+    swap_test,
+    tango,
+)
+from pipeline.evaluation.stats.power import smallest_effect
 
 Numbers = NDArray[np.float64]
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.telling import told_comparison
-from pipeline.evaluate import Reference
-from pipeline.grade.comparing import Change, compare
-from pipeline.grade.deciding import decide
-from pipeline.grade.gates import NoWorse
-from pipeline.grade.verdicts import Counts, Scored
+from pipeline.cli.eval_output import told_comparison
+from pipeline.evaluation.assessment import Reference
+from pipeline.evaluation.comparison import Change, compare
+from pipeline.evaluation.decisions import decide
+from pipeline.evaluation.gates import NoWorse
+from pipeline.evaluation.graders.verdicts import Counts, Scored
 from pipeline.report.markdown import markdown_summary
 from tests.assessments import BROKEN, GOLD, assessed
 

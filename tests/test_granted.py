@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Reply, Request
-from pipeline.granted import RATES, GrantedRates, state_file
 from pipeline.pace import AdaptiveRate
 from pipeline.policy import Lane
+from pipeline.storage.rate_memory import RATES, GrantedRates, state_file
 from tests.commands import JOB, Shell
 from tests.servers import chat, served
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.data import Failure, Outcome, Reply, Row, Success
 from pipeline.faults import Cut, Fault, Misuse, Refused, Unavailable, Unparsable, Unusable
-from pipeline.job import OURS, Job
+from pipeline.job.job import OURS, Job
 
 MODEL = "google/gemini-3.5-flash"
 COLUMNS = ["id", "text", "note", "photo"]

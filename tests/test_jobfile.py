@@ -18,9 +18,9 @@ from pydantic import BaseModel
 
 from pipeline.data import Row
 from pipeline.faults import Misuse
-from pipeline.job import Job
-from pipeline.job_errors import FIELD_WORDS
-from pipeline.jobfile import is_job_file, job_of_requests, load_evaluation, load_job, overridden
+from pipeline.job.errors import FIELD_WORDS
+from pipeline.job.job import Job
+from pipeline.job.loader import is_job_file, job_of_requests, load_evaluation, load_job, overridden
 
 HEAD = "from pipeline import Job\n"
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from pipeline import faults
 from pipeline.data import Entry, Part, Reply, Usage
-from pipeline.entry import decode, encode
 from pipeline.faults import Broken, Denied, Fault, Refused, Unavailable
-from pipeline.journal import MAX_PENDING, Journal, look
+from pipeline.storage.codec import decode, encode
+from pipeline.storage.journal import MAX_PENDING, Journal, look
 from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -198,7 +198,7 @@ PUT_FOR_EVER = """
 import anyio, sys
 from pathlib import Path
 from pipeline.data import Reply
-from pipeline.journal import Journal
+from pipeline.storage.journal import Journal
 
 async def main():
     journal = Journal(Path(sys.argv[1]))
@@ -235,7 +235,7 @@ import anyio, resource, sys
 from pathlib import Path
 from pipeline.data import Reply
 from pipeline.faults import Broken
-from pipeline.journal import Journal
+from pipeline.storage.journal import Journal
 
 async def raises(call):
     try:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.grade import Judge
-from pipeline.grade.judge import Question
-from pipeline.judging import by_address, load_votes, question_id, save_votes, still_open
+from pipeline.evaluation import Judge
+from pipeline.evaluation.graders.judge import Question
+from pipeline.evaluation.judge_job import by_address, load_votes, question_id, save_votes, still_open
 
 MODEL = "m"
 

@@ -9,7 +9,7 @@ import orjson
 
 from pipeline.data import Reply, Request, Success, Usage
 from pipeline.faults import Unavailable
-from pipeline.reading import LatestOutcome, Reader
+from pipeline.job.parsing import LatestOutcome, Reader
 
 
 def replying(text: str) -> Reply:

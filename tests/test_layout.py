@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.data import PARTS
 from pipeline.faults import Misuse
-from pipeline.plan import FORMAT, PLAN, Plan, RunFolder
+from pipeline.storage.run_folder import FORMAT, PLAN, Plan, RunFolder
 from tests.commands import JOB, Done, Shell
 from tests.servers import Answer, Call, Served, chat, served
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Reply, Usage
-from pipeline.journal import Journal, charged_in, of_worker
 from pipeline.ledger import NOTHING, Charges, total
+from pipeline.storage.journal import Journal, charged_in, of_worker
 
 CALL = Charges.of_call(Usage(10, 5, 3, 2), 0.25, Usage())
 HELD = Charges(lost_calls=2, lost_usd=0.5, lost_tokens=30.0)

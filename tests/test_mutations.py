@@ -17,15 +17,15 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline import Job
+from pipeline.counters import Tally
 from pipeline.data import PARTS, Entry, Failure, Reply, Request
-from pipeline.dataset import Dataset, kept_replies
-from pipeline.endpoint import Endpoint, Target, open_endpoint
-from pipeline.entry import decode, encode
+from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.prices import Price, Prices
+from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Fault
 from pipeline.policy import Account, Stop, ToolLimits, charged, repairing, with_tools
-from pipeline.prices import Price, Prices
-from pipeline.tally import Tally
-from pipeline.token import ApiKey
+from pipeline.storage.codec import decode, encode
+from pipeline.storage.dataset import Dataset, kept_replies
 from tests.mutations import script
 from tests.servers import scripted
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline import Eval, Job
-from pipeline.evaluate import Assessment, assess, scores_of
-from pipeline.grade.grading import Answer, Gold, grade_row
-from pipeline.grade.leaves import write
-from pipeline.grade.metrics import FieldTable, unfolded
-from pipeline.grade.verdicts import Verdict
+from pipeline.evaluation.assessment import Assessment, assess, scores_of
+from pipeline.evaluation.graders.grading import Answer, Gold, grade_row
+from pipeline.evaluation.graders.verdicts import Verdict
+from pipeline.evaluation.results import write
+from pipeline.evaluation.stats.tables import FieldTable, unfolded
 from tests.commands import Done, Shell
 from tests.test_report_page import Reader
 

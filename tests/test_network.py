@@ -13,12 +13,12 @@ import pytest
 from aiohttp import web
 from anyio import to_thread
 
-from pipeline.credentials import Requester, reason_of
 from pipeline.data import Request
-from pipeline.endpoint import Endpoint, Target, open_endpoint
+from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.credentials import Requester, reason_of
+from pipeline.endpoint.network import CA_VARIABLES, goes_straight, proxy_for, tls_context
+from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Misuse, Unavailable
-from pipeline.network import CA_VARIABLES, goes_straight, proxy_for, tls_context
-from pipeline.token import ApiKey
 from tests.servers import Answer, Server, chat, scripted
 
 pytestmark = pytest.mark.anyio

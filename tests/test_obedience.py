@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from typing_extensions import TypedDict
 
-from pipeline.schema import Shape, shape_of
+from pipeline.schema.from_pydantic import Shape, shape_of
 from tests.obedient import answers
 
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import Job, image
-from pipeline.attachments import load
-from pipeline.bigquery import is_refused, legal_names, legal_type, refused_names
 from pipeline.data import Row
+from pipeline.execution.chunks import source_of
 from pipeline.faults import Misuse, Unusable
+from pipeline.job.attachments import load
+from pipeline.schema.bigquery import is_refused, legal_names, legal_type, refused_names
 from pipeline.source import survey
-from pipeline.working import source_of
 from tests.commands import JOB, Done, Shell
 from tests.servers import Answer, Call, Served, chat, served
 

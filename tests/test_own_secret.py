@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.own_secret import IN_BODIES, SHORTEST_SECRET
-from pipeline.redaction import REDACTED, unsaid_in
+from pipeline.endpoint.redaction import REDACTED, unsaid_in
+from pipeline.endpoint.secret_redaction import IN_BODIES, SHORTEST_SECRET
 
 SECRETS = st.text(string.ascii_letters + string.digits + "-_.~+/", min_size=SHORTEST_SECRET, max_size=400)
 LONG = "ya29." + "".join(chr(65 + at * 7 % 26) + str(at) for at in range(90))

@@ -27,8 +27,8 @@ from pipeline.pace import (
     Weather,
     first_rate,
 )
+from pipeline.pace.failure_rate import BAD_ROWS, BAD_SHARE, MOST_ATTEMPTS, UNLIKELY
 from pipeline.pace.rate import LEAST_RATE
-from pipeline.pace.weather import BAD_ROWS, BAD_SHARE, MOST_ATTEMPTS, UNLIKELY
 
 SEEDS = st.integers(0, 2**32)
 MOMENTS = st.floats(0.0, 1e6)

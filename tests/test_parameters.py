@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, HttpUrl
 from typing_extensions import TypedDict
 
-from pipeline.dialects import standard
-from pipeline.emulator.dialect import check_parameters, check_structured
+from pipeline.emulator.protocol.dialect import check_parameters, check_structured
 from pipeline.faults import Misuse
-from pipeline.parameters import gemini_parameters
-from pipeline.schema import shape_of
-from pipeline.tools import ToolError, tool_of
+from pipeline.job.tools import ToolError, tool_of
+from pipeline.schema.dialects import standard
+from pipeline.schema.from_pydantic import shape_of
+from pipeline.schema.tool_parameters import gemini_parameters
 from tests.obedient import answers
 from tests.test_obedience import ANNOTATIONS, OFTEN, Tree
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.faults import Misuse
-from pipeline.plan import LOCK, PLAN, WORKERS, Plan, RunFolder, differences
+from pipeline.storage.run_folder import LOCK, PLAN, WORKERS, Plan, RunFolder, differences
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def prepared(output: Path) -> RunFolder:
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline.plan import RunFolder
+from pipeline.storage.run_folder import RunFolder
 
 with RunFolder(Path(sys.argv[1])).locked():
     print("locked", flush=True)

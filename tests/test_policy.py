@@ -14,24 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.counters import Tally
 from pipeline.data import Ask, Reply, Request, Usage
+from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Denied, Fault, Interrupted, Refused, Throttled, Unavailable, Unparsable
 from pipeline.pace import PROBE_S, AdaptiveRate, Lateness, RetryBudget, Spacing, Weather
-from pipeline.pace.weather import MOST_ATTEMPTS
-from pipeline.policy import (
-    Account,
-    Dispatcher,
-    Lane,
-    Limits,
-    Stop,
-    charged,
-    hedged,
-    retrying,
-    watched,
-    within,
-)
-from pipeline.prices import Price, Prices
-from pipeline.tally import Tally
+from pipeline.pace.failure_rate import MOST_ATTEMPTS
+from pipeline.policy import Account, Dispatcher, Lane, Limits, Stop, charged, hedged, retrying, watched, within
 from tests import virtual
 from tests.benchmarks.hedging import simulate
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
+from pipeline.endpoint.prices import Price, Prices, load_prices, prices_of
 from pipeline.faults import Misuse
-from pipeline.prices import Price, Prices, load_prices, prices_of
 
 MILLION = 1_000_000
 FLASH = "gemini-2.5-flash"

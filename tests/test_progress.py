@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, RecentRate, log_line, narrow_line, second_line, top_line
+from pipeline.counters import Tally
 from pipeline.data import Failure
 from pipeline.faults import Refused
-from pipeline.tally import Tally
 from tests.commands import JOB, Shell
 from tests.screens import Terminal, screen
 from tests.servers import Answer, Call, Held, Served, error, served

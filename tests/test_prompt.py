@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.faults import Misuse, Unusable
-from pipeline.prompt import FUNCTIONS, Template
+from pipeline.job.prompt import FUNCTIONS, Template
 
 
 def rendered(source: str, **values: Any) -> str:

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from openai import AsyncOpenAI, AsyncStream
 
-from pipeline.endpoint import Client
-from pipeline.public_client import CHANGED_SDK, PublicClient, hands_on
+from pipeline.endpoint.client import Client
+from pipeline.endpoint.public_client import CHANGED_SDK, PublicClient, hands_on
 from tests.commands import JOB, Shell, ended
 from tests.moved_sdk import HOOKS, moved
 from tests.servers import chat, served
@@ -35,8 +35,8 @@ OFF_THE_WIRE = "linear_time or foreign_json"
 
 IN_USE = """
 import asyncio
-from pipeline.endpoint import Client
-from pipeline.public_client import hands_on
+from pipeline.endpoint.client import Client
+from pipeline.endpoint.public_client import hands_on
 print(asyncio.run(hands_on(Client)))
 """
 

@@ -29,7 +29,7 @@ from pydantic import BaseModel, NaiveDatetime
 from pipeline import Job
 from pipeline.data import PARTS, Entry
 from pipeline.faults import Refused
-from pipeline.spark import refused_columns
+from pipeline.schema.spark import refused_columns
 from tests.commands import JOB, ROOT, Shell
 from tests.test_dataset import dataset as sealed_into
 from tests.test_dataset import reply

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.data import Failure, Reply, Success
+from pipeline.endpoint.wire import Answer
 from pipeline.faults import Cut, Fault, Refused, Unavailable, Unparsable
-from pipeline.reading import Reader
-from pipeline.schema import shape_of
-from pipeline.wire import Answer
+from pipeline.job.parsing import Reader
+from pipeline.schema.from_pydantic import shape_of
 
 Json = dict[str, Any]
 

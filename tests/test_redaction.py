@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.own_secret import SHORTEST_SECRET
-from pipeline.redaction import REDACTED, texts_of, unquoted, unsaid, unsaid_in
+from pipeline.endpoint.redaction import REDACTED, texts_of, unquoted, unsaid, unsaid_in
+from pipeline.endpoint.secret_redaction import SHORTEST_SECRET
 
 KEY = "Zq7-of-no-known-form-Zq7"
 SECRETS = st.text(string.ascii_letters + string.digits + "-_.~", min_size=SHORTEST_SECRET, max_size=80).filter(

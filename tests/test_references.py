@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.at_commit import loaded_at
 from pipeline.faults import Misuse
-from pipeline.job import Job
-from pipeline.jobfile import load_job
-from pipeline.references import loaded_at
+from pipeline.job.job import Job
+from pipeline.job.loader import load_job
 
 JOB = """
 from words import SYSTEM

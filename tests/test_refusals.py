@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.error_body import fault_in, fault_of_status
+from pipeline.endpoint.error_body import fault_in, fault_of_status
 from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable
 
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"

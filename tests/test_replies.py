@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
-from pipeline.endings import Ending, ending_of
+from pipeline.endpoint.finish_reasons import Ending, ending_of
+from pipeline.endpoint.streaming import whole_body
+from pipeline.endpoint.untrusted_json import decode, json_text, read
+from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Cut, Expired, Fault, Refused, Throttled, Unavailable, Unparsable
-from pipeline.foreign import decode, json_text, read
-from pipeline.reading import Reader
-from pipeline.streaming import whole_body
-from pipeline.wire import read_completion
+from pipeline.job.parsing import Reader
 from tests.mutations import written
 from tests.replies import (
     DONE,

@@ -10,10 +10,10 @@ import pytest
 
 from pipeline import Job
 from pipeline.data import Request, Row, Usage
+from pipeline.endpoint.wire import ToolCall
 from pipeline.faults import Cut, Fault, Refused, Unparsable, Unusable
+from pipeline.job.tools import tool_of
 from pipeline.policy import Keys, ToolLimits, repairing, with_tools
-from pipeline.tools import tool_of
-from pipeline.wire import ToolCall
 from tests.replies import (
     TEXT,
     Json,

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
-from pipeline.events import EventReader
+from pipeline.endpoint.server_sent_events import EventReader
+from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Fault, Throttled, Unavailable
-from pipeline.streaming import Arriving, whole_body
-from pipeline.wire import read_completion
 from tests.mutations import MESSAGES, mutated, written
 from tests.replies import (
     DONE,
@@ -211,8 +211,8 @@ _SLOW = """
 import resource
 import orjson
 from pipeline.data import Reply
-from pipeline.reading import Reader
-from pipeline.streaming import Arriving, whole_body
+from pipeline.job.parsing import Reader
+from pipeline.endpoint.streaming import Arriving, whole_body
 
 def stream(deltas):
     chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report.charts import BOTTOM, BRIDGED, HEIGHT, TOP, Chart, charts_of, number
-from pipeline.report.evaluating import HEAT, short_of
+from pipeline.report.evaluation import HEAT, short_of
 from pipeline.report.timeline import Point, Timeline
 
 

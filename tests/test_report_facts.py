@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.execution.monitor import EVENTS
 from pipeline.faults import Misuse
-from pipeline.plan import RunFolder
 from pipeline.report.charts import charts_of, duration, number, step_of, time_ticks
 from pipeline.report.facts import RunFacts, run_facts
 from pipeline.report.timeline import PAUSE_S, POINTS, STARTS, timeline_of
-from pipeline.watching import EVENTS
+from pipeline.storage.run_folder import RunFolder
 from tests.commands import JOB, Shell
 
 

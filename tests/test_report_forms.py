@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluate import Assessment
+from pipeline.evaluation.assessment import Assessment
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import MOST_ROWS, junit_xml
 from pipeline.report.markdown import SUMMARY_BYTES, markdown_summary

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.grade.reducing import Flaky
-from pipeline.report.evaluating import parted
+from pipeline.evaluation.reducers import Flaky
+from pipeline.report.evaluation import parted
 from pipeline.report.facts import InputFile, RunFacts
 from pipeline.report.page import MOST_BYTES, page_of
-from pipeline.report.scanning import Example, Findings, Kind
+from pipeline.report.scan import Example, Findings, Kind
 from pipeline.report.timeline import Point, Timeline
 from pipeline.report.wording import visible
 from tests.assessments import BROKEN, GOLD, assessed

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
+from pipeline.counters import Tally
 from pipeline.data import Request
-from pipeline.endpoint import Endpoint, Target, open_endpoint
+from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.token_source import ApiKey, Token
+from pipeline.endpoint.transport import IDLE_S, ROUND_TRIP_S
 from pipeline.faults import Denied, Fault, Throttled, Unavailable
 from pipeline.policy import Dispatcher, Lane, Limits, Stop
-from pipeline.tally import Tally
-from pipeline.token import ApiKey, Token
-from pipeline.transport import IDLE_S, ROUND_TRIP_S
 from tests.servers import Answer, Call, Raw, Says, Script, Server, chat, error, scripted
 
 pytestmark = pytest.mark.anyio

@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attachments import Attachment
 from pipeline.data import Ask, Failure, Reply, Request, Row, Success, Usage
-from pipeline.entry import decode, encode
+from pipeline.execution.chunks import answered
 from pipeline.faults import Cut, Fault, Refused, Spent, Unavailable, Unparsable
-from pipeline.job import Job
-from pipeline.journal import Journal, of_worker
+from pipeline.job.attachments import Attachment
+from pipeline.job.job import Job
+from pipeline.job.parsing import Reader
+from pipeline.job.tools import tool_of
 from pipeline.policy import RowCalls, logged
 from pipeline.policy.repair import repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools
-from pipeline.reading import Reader
-from pipeline.schema import shape_of
-from pipeline.tools import tool_of
-from pipeline.turns import Turn, digest_of
-from pipeline.working import answered
+from pipeline.schema.from_pydantic import shape_of
+from pipeline.storage.codec import decode, encode
+from pipeline.storage.journal import Journal, of_worker
+from pipeline.storage.unfinished_rows import Turn, digest_of
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

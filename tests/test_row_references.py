@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.data import Ask, Outcome, Reply
 from pipeline.faults import Unavailable
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.policy import RowCalls, logged
 from pipeline.policy.repair import repairing
 from tests import virtual

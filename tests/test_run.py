@@ -14,9 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Entry, Reply, Row
+from pipeline.execution.engine import (
+    OPEN_BYTES,
+    OPEN_CHUNKS,
+    ROWS_AHEAD,
+    Chunk,
+    Hands,
+    in_order,
+    open_chunks_for,
+    work_through,
+)
 from pipeline.faults import Broken, Denied, Fault, Halt, Interrupted, Refused
 from pipeline.policy import Stop
-from pipeline.run import OPEN_BYTES, OPEN_CHUNKS, ROWS_AHEAD, Chunk, Hands, in_order, open_chunks_for, work_through
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.faults import Misuse
-from pipeline.plan import RunFolder
+from pipeline.storage.run_folder import RunFolder
 from tests.commands import CHUNK, JOB, Done, Shell
 from tests.servers import Answer, Call, Served, chat, error, served
 

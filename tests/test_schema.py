@@ -30,9 +30,9 @@ from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypeAliasType, TypedDict
 
-from pipeline import schema as schema_module
 from pipeline.faults import Misuse, Unparsable
-from pipeline.schema import Shape, is_strict, json_schema, shape_of
+from pipeline.schema import from_pydantic as schema_module
+from pipeline.schema.from_pydantic import Shape, is_strict, json_schema, shape_of
 
 
 class _Unknown:
@@ -272,7 +272,7 @@ def test_text_types_that_need_another_package_are_strings_too() -> None:
 PRINT_PLAIN = """
 import json, sys
 from pydantic import create_model
-from pipeline.schema import shape_of
+from pipeline.schema.from_pydantic import shape_of
 shape = shape_of(create_model("Answer", x=(eval(sys.argv[1]), ...)))
 print(json.dumps(shape.plain(shape.parse(sys.argv[2]))))
 """
@@ -656,7 +656,7 @@ def test_the_fingerprint_changes_with_the_schema_and_with_the_columns() -> None:
 
 def test_importing_the_schema_layer_loads_neither_pyarrow_nor_openai_nor_jsonschema() -> None:
     program = (
-        "import sys, pydantic; from pipeline.schema import shape_of;"
+        "import sys, pydantic; from pipeline.schema.from_pydantic import shape_of;"
         "shape_of(pydantic.create_model('A', x=(int, ...))).fingerprint;"
         "print(sorted({'pyarrow', 'openai', 'jsonschema'} & sys.modules.keys()))"
     )

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.faults import Misuse, Unparsable
-from pipeline.schema import Shape, json_schema, shape_of
+from pipeline.schema.from_pydantic import Shape, json_schema, shape_of
 
 TEXT, INT, INSTANT = pa.string(), pa.int64(), pa.timestamp("us", "UTC")
 NEW_YEAR = datetime(2024, 1, 1, tzinfo=UTC)

@@ -35,14 +35,14 @@ def loaded(program: str) -> set[str]:
 
 
 def test_a_client_is_made_without_the_types_of_other_apis() -> None:
-    modules = loaded("from pipeline.sdk import AsyncOpenAI; AsyncOpenAI(api_key='x')")
+    modules = loaded("from pipeline.endpoint.sdk import AsyncOpenAI; AsyncOpenAI(api_key='x')")
     assert "openai" in modules
     assert len([name for name in modules if name.startswith("openai.")]) < 200
     assert not [name for name in modules if "eval_create_params" in name or "response_stream_event" in name]
 
 
 def test_every_package_of_types_has_the_names_that_it_has_without_us() -> None:
-    ours, theirs = said(NAMES.format(first="pipeline.sdk")), said(NAMES.format(first="openai"))
+    ours, theirs = said(NAMES.format(first="pipeline.endpoint.sdk")), said(NAMES.format(first="openai"))
     assert json.loads(ours) == json.loads(theirs)
 
 
@@ -58,12 +58,12 @@ def test_every_package_of_types_has_the_names_that_it_has_without_us() -> None:
     ],
 )
 def test_a_job_may_use_types_however_it_asks_for_them(use: str) -> None:
-    assert said(f"import pipeline.sdk; exec({use!r}); print('done')") == "done\n"
+    assert said(f"import pipeline.endpoint.sdk; exec({use!r}); print('done')") == "done\n"
 
 
 def test_several_threads_that_ask_at_once_all_find_a_package_whole() -> None:
     program = """
-import pipeline.sdk, openai, threading
+import pipeline.endpoint.sdk, openai, threading
 found, start = [], threading.Barrier(8)
 def ask():
     start.wait()
@@ -77,6 +77,6 @@ print(len(found), len(set(found)))
 
 def test_a_name_that_no_package_has_is_an_attribute_error() -> None:
     told = said(
-        "import pipeline.sdk, openai; print(hasattr(openai.types, 'Nothing'), hasattr(openai.types, '__odd__'))"
+        "import pipeline.endpoint.sdk, openai; print(hasattr(openai.types, 'Nothing'), hasattr(openai.types, '__odd__'))"
     )
     assert told == "False False\n"

@@ -12,9 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.endpoint.redaction import (
+    MOST_QUOTED,
+    MOST_READ,
+    REDACTED,
+    quoted,
+    redacted,
+    said_of_row,
+    unsaid,
+    unsaid_in,
+)
+from pipeline.endpoint.secret_redaction import IN_BODIES, IN_MESSAGES, SHORTEST_SECRET
 from pipeline.faults import MOST_MESSAGE, Refused
-from pipeline.own_secret import IN_BODIES, IN_MESSAGES, SHORTEST_SECRET
-from pipeline.redaction import MOST_QUOTED, MOST_READ, REDACTED, quoted, redacted, said_of_row, unsaid, unsaid_in
 
 DICE = random.Random(7)
 BASE64 = string.ascii_letters + string.digits + "+/"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.jobfile import load_job
+from pipeline.job.loader import load_job
 from tests.commands import JOB, ROOT, Done, Shell
 from tests.servers import Answer, Call, Served, chat, served
 
@@ -141,7 +141,7 @@ def loaded(path: Path, text: str) -> str:
     """What the job's prompt is, in a process of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    code = f"from pipeline.jobfile import load_job; print(load_job({str(path)!r}).user)"
+    code = f"from pipeline.job.loader import load_job; print(load_job({str(path)!r}).user)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=path.parents[1], capture_output=True, text=True, check=False
     )
@@ -208,7 +208,7 @@ def test_p14_who_is_no_job_finds_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "only_beside_the_job.py").write_text("")
     (tmp_path / "job.py").write_text(JOB_OF.format(imports="import only_beside_the_job", prompt="'x'"))
     code = (
-        "import importlib.util, sys; from pipeline.jobfile import load_job; load_job('job.py'); "
+        "import importlib.util, sys; from pipeline.job.loader import load_job; load_job('job.py'); "
         "del sys.modules['only_beside_the_job']; assert '' not in sys.path; "
         "print(importlib.util.find_spec('only_beside_the_job'))"
     )

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.faults import Unparsable
-from pipeline.schema import shape_of
-from pipeline.shapes import load
+from pipeline.schema.from_pydantic import shape_of
+from pipeline.schema.shape import load
 
 
 class Line(BaseModel):

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.composition import Bounds, Composed, Opened, compose
+from pipeline.counters import Tally
 from pipeline.data import Reply, Request
+from pipeline.execution.processes.lease_allocator import Sharing, divided
+from pipeline.execution.processes.leased_limits import LeasedLane, LeasedPurse
+from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
 from pipeline.faults import Spent
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import PROBE_S, Gate, Spacing
 from pipeline.policy import Purse, Stop
-from pipeline.processes.leased import LeasedLane, LeasedPurse
-from pipeline.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
-from pipeline.processes.sharing import Sharing, divided
-from pipeline.tally import Tally
+from pipeline.policy.compose import Bounds, Composed, Opened, compose
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

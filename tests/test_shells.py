@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pipeline.cli import streams
 from pipeline.cli.sampling import for_the_eye
 from pipeline.cli.tables import json_line
-from pipeline.slices import rows_of
+from pipeline.storage.batches import rows_of
 from tests.commands import JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Served, Silence, chat, served
 

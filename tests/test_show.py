@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.run_rows import RunRows, Selection
-from pipeline.run_status import run_status
+from pipeline.execution.run_rows import RunRows, Selection
+from pipeline.execution.run_status import run_status
 from tests.commands import CHUNK, JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, lines_of, script

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pipeline.data import Row
 from pipeline.faults import Broken, Misuse
 from pipeline.source import Batch, Source, Survey, changed, discover, found_again, survey
-from pipeline.source.layout import ChunkRows
 from pipeline.source.parquet import survey_parquet
-from pipeline.source.text import survey_text
+from pipeline.source.survey import ChunkRows
+from pipeline.source.text_records import survey_text
 
 RECORDS = [{"id": n, "text": f"text {n}"} for n in range(10)]
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipeline.data import Row
 from pipeline.faults import Misuse
 from pipeline.source import Position, Source, Survey, survey
-from pipeline.source.json_values import values as cut
+from pipeline.source.json_documents import values as cut
 from pipeline.source.jsonl import MAX_LINE_BYTES
 
 RECORDS: list[dict[str, Any]] = [{"n": n, "text": f'"{{]\\ é\n {n}', "inner": [{"a": [n]}, []]} for n in range(9)]

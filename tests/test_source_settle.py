@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from pipeline.faults import Misuse
 from pipeline.source import Source, survey
 from pipeline.source.jsonl import MAX_NESTING
-from pipeline.source.settle import ALWAYS_JSON, MAX_COLUMNS, MAX_DEPTH, MAX_FIELDS, Columns, json_text, merge, shape
+from pipeline.source.type_inference import (
+    ALWAYS_JSON,
+    MAX_COLUMNS,
+    MAX_DEPTH,
+    MAX_FIELDS,
+    Columns,
+    json_text,
+    merge,
+    shape,
+)
 
 
 def settled(tmp_path: Path, *files: Sequence[Any], name: str = "x") -> tuple[Any, list[Any]]:

@@ -38,7 +38,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(json.loads(told.rpartition("LOADED ")[2]))
 
 
-@pytest.mark.parametrize("used", ["openai", "aiohttp", "pyarrow", "pydantic", "pipeline.endpoint", "pipeline.run"])
+@pytest.mark.parametrize(
+    "used", ["openai", "aiohttp", "pyarrow", "pydantic", "pipeline.endpoint.client", "pipeline.execution.engine"]
+)
 def test_a_run_loads_what_it_uses(loaded: set[str], used: str) -> None:
     assert used in loaded
 
@@ -53,13 +55,13 @@ def test_a_run_loads_what_it_uses(loaded: set[str], used: str) -> None:
         "openai.types.beta",
         "openai.types.responses.response_stream_event",
         "pandas",
-        "pipeline.emulator.server",
-        "pipeline.evaluate",
-        "pipeline.grade",
-        "pipeline.judging",
-        "pipeline.processes",
+        "pipeline.emulator.server.server",
+        "pipeline.evaluation.assessment",
+        "pipeline.evaluation",
+        "pipeline.evaluation.judge_job",
+        "pipeline.execution.processes",
         "pipeline.report",
-        "pipeline.reparse",
+        "pipeline.execution.reparse",
         "pyarrow.csv",
         "pyarrow.dataset",
         "rich",

@@ -10,11 +10,11 @@ import sys
 import anyio
 import pytest
 
-from pipeline.processes.messages import Link
+from pipeline.execution.processes.messages import Link
 
 SCRIPT = """
 import os, resource, signal, sys
-from pipeline.processes.starting import Workers
+from pipeline.execution.processes.spawn import Workers
 
 def main(link, lifeline):
     {does}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.endpoint.streaming import Assembly
+from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Fault, Refused, Throttled, Unavailable
-from pipeline.streaming import Assembly
-from pipeline.wire import read_completion
 
 Json = dict[str, Any]
 

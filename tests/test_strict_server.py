@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from pipeline.dialects import standard
+from pipeline.schema.dialects import standard
 from tests.commands import ROOT, Done, Shell
 from tests.obedient import answers
 from tests.servers import Answer, Call, error, served

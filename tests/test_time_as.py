@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import Job
 from pipeline.data import Reply
-from pipeline.gold import _value
+from pipeline.evaluation.gold import _value
 from tests.commands import Done, Shell
 from tests.servers import Answer, Call, Served, chat, served
 

@@ -7,11 +7,11 @@ import pytest
 from google.auth.credentials import Credentials
 from google.auth.exceptions import TransportError
 
-from pipeline.auth import GoogleToken
+from pipeline.counters import Tally
 from pipeline.data import Request
+from pipeline.endpoint.auth import GoogleToken
 from pipeline.faults import Broken, Interrupted
 from pipeline.policy import Dispatcher, Lane, Limits, Stop
-from pipeline.tally import Tally
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

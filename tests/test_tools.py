@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from pipeline.faults import Misuse
-from pipeline.tools import ToolError, parameters, result_text, tool_of
+from pipeline.job.tools import ToolError, parameters, result_text, tool_of
 
 Json = dict[str, Any]
 

@@ -17,11 +17,11 @@ from pydantic import BaseModel
 
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Cut, Fault, Refused, Unavailable
+from pipeline.job.parsing import Reader
+from pipeline.job.tools import tool_of
 from pipeline.policy.repair import MOST_TOKENS, repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools
-from pipeline.reading import Reader
-from pipeline.schema import shape_of
-from pipeline.tools import tool_of
+from pipeline.schema.from_pydantic import shape_of
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
+from pipeline.endpoint.prices import Price, Prices, parse_price
+from pipeline.endpoint.usage import MOST_TOKENS, read_usage
 from pipeline.faults import Misuse
-from pipeline.prices import Price, Prices, parse_price
-from pipeline.usage import MOST_TOKENS, read_usage
 
 PRO = "google/gemini-2.5-pro"
 

@@ -11,16 +11,16 @@ import anyio.from_thread
 import orjson
 import pytest
 
-from pipeline.composition import Bounds, Composed, Opened, compose
+from pipeline.counters import Tally
 from pipeline.data import Reply, Request
-from pipeline.disk import Files
+from pipeline.execution.monitor import EVENTS, STATE, TUNE, Watch, apply, ask_to_tune, state_of
 from pipeline.faults import Broken, Misuse
-from pipeline.granted import GrantedRates
-from pipeline.job import Job
+from pipeline.job.job import Job
 from pipeline.pace import Change, Spacing
 from pipeline.policy import Limits, Purse, Stop
-from pipeline.tally import Tally
-from pipeline.watching import EVENTS, STATE, TUNE, Watch, apply, ask_to_tune, state_of
+from pipeline.policy.compose import Bounds, Composed, Opened, compose
+from pipeline.storage.durable import Files
+from pipeline.storage.rate_memory import GrantedRates
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

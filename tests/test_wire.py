@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
-from pipeline.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
+from pipeline.endpoint.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
+from pipeline.endpoint.redaction import redacted
+from pipeline.endpoint.usage import MOST_TOKENS, read_usage
+from pipeline.endpoint.wire import Answer, Completion, Media, ToolCall, read_completion
 from pipeline.faults import Expired, Fault, Refused, Throttled, Unavailable
-from pipeline.redaction import redacted
-from pipeline.usage import MOST_TOKENS, read_usage
-from pipeline.wire import Answer, Completion, Media, ToolCall, read_completion
 
 SIGNATURE = {"google": {"thought_signature": base64.b64encode(b"x" * 8000).decode()}}
 USAGE = {

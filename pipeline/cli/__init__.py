@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import caching, emulation, evaluating, looking, reporting, running, show, status, streams
+from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, status, streams
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import collect_seldom
 from pipeline.cli.tables import plain
@@ -50,20 +50,20 @@ def _options(
     """Batch jobs on Gemini: rows in, typed Parquet out."""
 
 
-app.command("run", epilog=epilog("run"))(running.run)
-app.command("plan", epilog=epilog("plan"))(looking.plan)
+app.command("run", epilog=epilog("run"))(run.run)
+app.command("plan", epilog=epilog("plan"))(plan.plan)
 app.command("status", epilog=epilog("status"))(status.status)
 app.command("tune", epilog=epilog("tune"))(status.tune)
 app.command("show", epilog=epilog("show"))(show.show)
-app.command("report", epilog=epilog("report"))(reporting.report)
-app.command("reparse", epilog=epilog("reparse"))(running.reparse)
-app.command("eval", epilog=epilog("eval"))(evaluating.evaluate)
-app.command("grade", epilog=epilog("grade"))(evaluating.grade)
-app.command("gate", epilog=epilog("gate"))(evaluating.gate)
-app.command("compare", epilog=epilog("compare"))(evaluating.compare)
-app.command("bless", epilog=epilog("bless"))(evaluating.bless)
-app.add_typer(caching.app, name="cache", epilog=epilog("cache"))
-app.command("emulate", epilog=epilog("emulate"))(emulation.emulate)
+app.command("report", epilog=epilog("report"))(report.report)
+app.command("reparse", epilog=epilog("reparse"))(run.reparse)
+app.command("eval", epilog=epilog("eval"))(evaluate.evaluate)
+app.command("grade", epilog=epilog("grade"))(evaluate.grade)
+app.command("gate", epilog=epilog("gate"))(evaluate.gate)
+app.command("compare", epilog=epilog("compare"))(evaluate.compare)
+app.command("bless", epilog=epilog("bless"))(evaluate.bless)
+app.add_typer(cache.app, name="cache", epilog=epilog("cache"))
+app.command("emulate", epilog=epilog("emulate"))(emulate.emulate)
 
 
 def _command() -> list[str]:

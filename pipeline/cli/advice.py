@@ -128,6 +128,6 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def _job_fields() -> set[str]:
     from dataclasses import fields
 
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
     return {field.name for field in fields(Job)}

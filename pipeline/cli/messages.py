@@ -8,7 +8,7 @@ from pipeline.cli.tables import short
 
 if TYPE_CHECKING:
     from pipeline.data import Row
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 
 def messages_of(job: Job, row: Row) -> str:
@@ -19,7 +19,7 @@ def messages_of(job: Job, row: Row) -> str:
 
 def readable(content: Any) -> str:
     """A message's content: text as it is, attachments by name, each part on lines of its own."""
-    from pipeline.attachments import Attachment
+    from pipeline.job.attachments import Attachment
 
     if not isinstance(content, list):
         return "" if content is None else str(content)

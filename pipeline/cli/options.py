@@ -14,7 +14,7 @@ import typer
 from pipeline.faults import Misuse
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.job import Job
 
 PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED = (
     "Evaluation",
@@ -340,7 +340,7 @@ def load(
     include: list[str] | None = None,
 ) -> tuple[Job, str]:
     """The job that the command line describes, and the name it goes by in a plan."""
-    from pipeline.jobfile import is_job_file, job_of_requests, load_job, overridden
+    from pipeline.job.loader import is_job_file, job_of_requests, load_job, overridden
 
     if Path(f"{target}.py").is_file() and not Path(target).exists():
         raise Misuse(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, RecentRate, log_line, narrow_line, second_line, top_line
 from pipeline.cli.sampling import for_the_eye
-from pipeline.tally import Tally
+from pipeline.counters import Tally
 
 REFRESH_S = 0.5
 HEARTBEAT_S = 30.0

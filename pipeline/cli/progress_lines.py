@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.cli.tables import plain
-from pipeline.tally import Tally
+from pipeline.counters import Tally
 
 WINDOW_S = 30.0
 """The rate is that of the last half minute: the mean since the start hides a quota that has just been cut."""

@@ -24,7 +24,7 @@ def for_the_eye(what: str) -> Iterator[None]:
 
 def print_sample(output: Path, key: str | None, *, rows: int) -> None:
     """The first rows of a dataset as a small table: their key, and what was read out of them."""
-    from pipeline.records import records
+    from pipeline.storage.records import records
 
     table = []
     for ordinal, record in records(output):

@@ -19,10 +19,10 @@ from pipeline.cli.tables import json_line, plain
 from pipeline.faults import Broken, Misuse, Unusable
 
 if TYPE_CHECKING:
-    from pipeline.input_rows import InputRows
-    from pipeline.job import Job
-    from pipeline.plan import Plan
-    from pipeline.run_rows import RunRow, Selection
+    from pipeline.execution.input_rows import InputRows
+    from pipeline.execution.run_rows import RunRow, Selection
+    from pipeline.job.job import Job
+    from pipeline.storage.run_folder import Plan
 
 _MOST = 2000
 """Characters of a text that are shown of one row among several."""
@@ -46,8 +46,8 @@ def show(  # noqa: PLR0913 - one parameter an option
     as_json: AsJson = False,
 ) -> int:
     """Show rows of a finished or running job: the request as it was sent, the reply, the values."""
-    from pipeline.run_rows import RunRows, Selection, key_column
-    from pipeline.run_status import require_run
+    from pipeline.execution.run_rows import RunRows, Selection, key_column
+    from pipeline.execution.run_status import require_run
 
     folder, plan = require_run(output)
     column = key_column(plan)
@@ -101,7 +101,7 @@ def _asked(plan: Plan, output: Path, job_file: str | None, *, needed: bool) -> I
     if job is None:
         yield _Asked(None, None)
         return
-    from pipeline.input_rows import InputRows
+    from pipeline.execution.input_rows import InputRows
     from pipeline.source import Survey
 
     survey = Survey.from_json(plan.survey)
@@ -124,7 +124,7 @@ def _asked(plan: Plan, output: Path, job_file: str | None, *, needed: bool) -> I
 
 
 def _has_unsealed(journal: Path) -> bool:
-    from pipeline.journal import look
+    from pipeline.storage.journal import look
 
     return look(journal)[1] > 0
 
@@ -135,7 +135,7 @@ def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
     Raises `Misuse` when the one that was given is not the run's.
     """
     from pipeline.cli.trusted import target_of
-    from pipeline.jobfile import is_job_file, job_of_requests, load_job
+    from pipeline.job.loader import is_job_file, job_of_requests, load_job
 
     try:
         target = target_of(plan, output, given)

@@ -15,7 +15,7 @@ from pipeline.cli.tables import json_line, plain, short
 from pipeline.faults import Misuse, TooManyFailures
 
 if TYPE_CHECKING:
-    from pipeline.run_status import RunStatus
+    from pipeline.execution.run_status import RunStatus
 
 _WIDTH = 10
 _QUIET_S = 10.0
@@ -32,7 +32,7 @@ def status(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
 ) -> int:
     """Show how far a run is, also from another terminal while it works."""
-    from pipeline.run_status import run_status
+    from pipeline.execution.run_status import run_status
 
     found = run_status(output)
     if as_json:
@@ -48,8 +48,8 @@ def tune(
     changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
 ) -> int:
     """Change the limits of a running job."""
-    from pipeline.run_status import require_run
-    from pipeline.watching import ask_to_tune, tuning_of
+    from pipeline.execution.monitor import ask_to_tune, tuning_of
+    from pipeline.execution.run_status import require_run
 
     tuning_of(changes)  # a mistake is a mistake, whether or not anything is running
     folder, _ = require_run(output)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.faults import Misuse
-from pipeline.jobfile import is_job_file, sha256_of
+from pipeline.job.loader import is_job_file, sha256_of
 
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
+    from pipeline.storage.run_folder import Plan
 
 
 def target_of(plan: Plan, output: Path, given: str | None, *, name_it: str = "name it with --job") -> str:

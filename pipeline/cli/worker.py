@@ -10,18 +10,18 @@ import traceback
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.cli.connecting import Start, access
 from pipeline.cli.garbage import collect_seldom, spare
 from pipeline.cli.options import load
 from pipeline.cli.streams import secure
+from pipeline.endpoint.connection import Start, access
 from pipeline.faults import Halt, Misuse
 
 if TYPE_CHECKING:
-    from pipeline.processes.messages import Link, Order
+    from pipeline.execution.processes.messages import Link, Order
 
 
 async def _work(end: int, lifeline: int) -> int:
-    from pipeline.processes.messages import Failed, Link
+    from pipeline.execution.processes.messages import Failed, Link
 
     link = await Link.over(socket.socket(fileno=end))
     # The lock is ours, too, as long as we live: who starts after a parent that was killed waits for us.
@@ -40,7 +40,7 @@ async def _work(end: int, lifeline: int) -> int:
 
 
 async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
-    from pipeline.processes.worker import work
+    from pipeline.execution.processes.worker import work
 
     start: Start = order.start
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
@@ -52,9 +52,9 @@ async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
 
 def load_all() -> None:
     """Loads what a worker needs, before it is forked."""
-    import pipeline.endpoint
-    import pipeline.jobfile
-    import pipeline.processes.worker  # noqa: F401 - to have them
+    import pipeline.endpoint.client
+    import pipeline.execution.processes.worker  # noqa: F401 - to have them
+    import pipeline.job.loader
 
     gc.freeze()
 

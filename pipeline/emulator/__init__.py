@@ -77,6 +77,6 @@ async def serve(options: Options, announce: Callable[[Address], None], stop: asy
     Calls that still wait for their answer at the end are cut. Raises `OSError` when the port is taken or the
     directory for the credentials cannot be written.
     """
-    from pipeline.emulator.server import run  # here, so that aiohttp and cryptography load only when it is used
+    from pipeline.emulator.server.server import run  # here, so that aiohttp and cryptography load only when it is used
 
     await run(options, announce, stop)

@@ -1,12 +1,12 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
-from pipeline.pace.blame import FEW, Blame, Refusal
-from pipeline.pace.declared import LATE_S, Spacing, TokenEstimate
-from pipeline.pace.gate import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
-from pipeline.pace.lateness import Call, Lateness
+from pipeline.pace.attribution import FEW, Blame, Refusal
+from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
+from pipeline.pace.declared_limits import LATE_S, Spacing, TokenEstimate
+from pipeline.pace.failure_rate import Latencies, RetryBudget, Weather
 from pipeline.pace.rate import AdaptiveRate, Change
 from pipeline.pace.slow_start import FIRST_RATE, first_rate
-from pipeline.pace.weather import Latencies, RetryBudget, Weather
+from pipeline.pace.stragglers import Call, Lateness
 
 __all__ = [
     "FEW",

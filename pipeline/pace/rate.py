@@ -6,13 +6,13 @@ import math
 from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
-from pipeline.pace.closures import Closure
-from pipeline.pace.declared import LATE_S
-from pipeline.pace.evidence import Evidence, Stretch, Trial, Verdict
-from pipeline.pace.limit import MARGIN, Limit
-from pipeline.pace.refusals import Background, Excess, Traffic
+from pipeline.pace.declared_limits import LATE_S
+from pipeline.pace.loss_evidence import Evidence, Stretch, Trial, Verdict
+from pipeline.pace.measured_limit import MARGIN, Limit
+from pipeline.pace.quota_windows import Closure
+from pipeline.pace.rate_trials import Aim, Checks, End, Regime, ended, ended_above
+from pipeline.pace.refusal_counts import Background, Excess, Traffic
 from pipeline.pace.slow_start import FIRST_RATE, SlowStart, is_much
-from pipeline.pace.trials import Aim, Checks, End, Regime, ended, ended_above
 
 LEAST_RATE = 0.2
 

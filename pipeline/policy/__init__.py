@@ -7,18 +7,18 @@ holding a slot or a part of the budget; and media are held for no more rows than
 """
 
 from pipeline.policy.account import Account, Bid, Books, charged
-from pipeline.policy.caching import Flights, Keys, Store, cached
+from pipeline.policy.budget import WARNING_SHARE, Budget, Purse
+from pipeline.policy.cache import Flights, Keys, Store, cached
+from pipeline.policy.dispatcher import Dispatcher
+from pipeline.policy.failure_handling import GIVE_UP_S, Judge
 from pipeline.policy.hedging import hedged, watched
-from pipeline.policy.judge import GIVE_UP_S, Judge
-from pipeline.policy.lane import Lane, Limits
-from pipeline.policy.lanes import Dispatcher
 from pipeline.policy.media import attaching
-from pipeline.policy.money import WARNING_SHARE, Budget, Purse
 from pipeline.policy.repair import repairing
-from pipeline.policy.retrying import retrying, within
+from pipeline.policy.retry import retrying, within
 from pipeline.policy.row_calls import RowCalls, TurnBooks, logged
-from pipeline.policy.stop import Stop
+from pipeline.policy.shutdown import Stop
 from pipeline.policy.tool_loop import ToolLimits, with_tools
+from pipeline.policy.upstream import Lane, Limits
 
 __all__ = [
     "GIVE_UP_S",

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from pipeline.counters import Tally
 from pipeline.data import Ask, Reply, Request, Usage
+from pipeline.endpoint.prices import Prices
 from pipeline.faults import Fault, Spent
 from pipeline.ledger import Charges
+from pipeline.policy.budget import Budget, Purse
 from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
-from pipeline.policy.money import Budget, Purse
-from pipeline.policy.stop import Stop
-from pipeline.prices import Prices
-from pipeline.tally import Tally
+from pipeline.policy.shutdown import Stop
 
 ASSUME = "--assume-price IN,OUT (dollars per million tokens) counts such calls by an assumed price"
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio.lowlevel import checkpoint
 
+from pipeline.counters import Tally
 from pipeline.data import Ask, Reply, Request, together
 from pipeline.faults import Fault
 from pipeline.pace import Call, Lateness
-from pipeline.tally import Tally
 
 
 @dataclass(slots=True, eq=False)

@@ -9,8 +9,8 @@ from typing import Any
 
 from anyio import to_thread
 
-from pipeline.attachments import INLINE_LIMIT, Attachment, load
 from pipeline.data import Ask, Reply, Request
+from pipeline.job.attachments import INLINE_LIMIT, Attachment, load
 
 
 def attaching(ask: Ask, root: Path | None) -> Ask:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.data import Ask, Failure, Outcome, Reply, Request, together
+from pipeline.endpoint.untrusted_json import as_integer, dig
+from pipeline.endpoint.wire import completion_of_reply
 from pipeline.faults import Cut, Fault, Unparsable
-from pipeline.foreign import as_integer, dig
-from pipeline.wire import completion_of_reply
 
 MOST_TOKENS = 65_536
 """Room beyond which a cut answer is not asked for again."""

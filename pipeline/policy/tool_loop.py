@@ -16,13 +16,13 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from pipeline.attachments import Attachment
 from pipeline.data import Ask, Reply, Request, together
-from pipeline.endings import fault_of
+from pipeline.endpoint.finish_reasons import fault_of
+from pipeline.endpoint.messages import is_object
+from pipeline.endpoint.wire import completion_of_reply, first_message
 from pipeline.faults import Cut, Fault
-from pipeline.message import is_object
-from pipeline.tools import Tool, ToolError, result_text
-from pipeline.wire import completion_of_reply, first_message
+from pipeline.job.attachments import Attachment
+from pipeline.job.tools import Tool, ToolError, result_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

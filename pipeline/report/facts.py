@@ -11,17 +11,17 @@ from typing import Any
 import orjson
 
 from pipeline.data import Part
-from pipeline.dataset import MANIFEST
+from pipeline.execution.monitor import EVENTS
+from pipeline.execution.run_status import Status, manifest_of, status_of
 from pipeline.failures import Failures
 from pipeline.faults import Misuse
-from pipeline.journal import charged_in, look
 from pipeline.ledger import Charges
-from pipeline.plan import Plan, RunFolder
-from pipeline.report.scanning import NOT_SCANNED, Findings, scan
+from pipeline.report.scan import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
-from pipeline.run_status import Status, manifest_of, status_of
 from pipeline.source import Survey
-from pipeline.watching import EVENTS
+from pipeline.storage.dataset import MANIFEST
+from pipeline.storage.journal import charged_in, look
+from pipeline.storage.run_folder import Plan, RunFolder
 
 _TOKENS = ("input", "output", "reasoning", "cached")
 

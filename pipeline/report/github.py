@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.evaluate import Assessment
+from pipeline.evaluation.assessment import Assessment
 from pipeline.report.wording import visible
 
 MOST = 10

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from pipeline.evaluate import Assessment
-from pipeline.grade.deciding import Decision
-from pipeline.grade.verdicts import Graded
+from pipeline.evaluation.assessment import Assessment
+from pipeline.evaluation.decisions import Decision
+from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.report.wording import clipped, leaf_told, row_told, verdict, wrong_leaves, wrong_rows
 
 MOST_ROWS = 100

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.evaluate import Assessment
-from pipeline.grade.comparing import Change, Comparison
-from pipeline.grade.deciding import Decision
-from pipeline.grade.measures import metric_of
-from pipeline.grade.metrics import unfolded
-from pipeline.grade.verdicts import Graded, Leaf
-from pipeline.report.evaluating import unit_of
+from pipeline.evaluation.assessment import Assessment
+from pipeline.evaluation.comparison import Change, Comparison
+from pipeline.evaluation.decisions import Decision
+from pipeline.evaluation.graders.verdicts import Graded, Leaf
+from pipeline.evaluation.stats.metrics import metric_of
+from pipeline.evaluation.stats.tables import unfolded
+from pipeline.report.evaluation import unit_of
 from pipeline.report.wording import (
     chance,
     clipped,

@@ -22,11 +22,11 @@ import orjson
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.disk import FILES
-from pipeline.evaluate import Assessment
-from pipeline.report import charts, evaluating, wording
+from pipeline.evaluation.assessment import Assessment
+from pipeline.report import charts, evaluation, wording
 from pipeline.report.charts import charts_of
 from pipeline.report.facts import RunFacts
+from pipeline.storage.durable import FILES
 
 NAME = "_report.html"
 """The page's name in the output folder; readers of a dataset skip it."""
@@ -155,33 +155,33 @@ def _asked(facts: RunFacts) -> dict[str, int]:
 def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) -> dict[str, Any]:
     """What the evaluation's sections are made of."""
     whole, compared = assessment.tables.whole, assessment.comparison
-    groups = evaluating.field_groups(whole)
+    groups = evaluation.field_groups(whole)
     fields = [own for own, *_ in groups]
     names = [row.name for row in fields[: max(1, caps.fields // 8)]]
     wrong = wording.wrong_rows(assessment)
     return {
         "verdict": wording.verdict(assessment),
         "summary": wording.gates_told(assessment),
-        "gates": evaluating.gate_rows(assessment),
-        "headlines": [(name, evaluating.share(whole.measures[name])) for name in _HEADLINES],
+        "gates": evaluation.gate_rows(assessment),
+        "headlines": [(name, evaluation.share(whole.measures[name])) for name in _HEADLINES],
         "fields": fields,
         "field_groups": [group[: 1 + caps.fields] for group in groups[: caps.fields]],
         "slice_fields": names,
-        "slices": list(evaluating.slice_rows(assessment.tables.slices[: caps.slices], names)),
+        "slices": list(evaluation.slice_rows(assessment.tables.slices[: caps.slices], names)),
         "confusions": [
-            (each, evaluating.matrix(each))
+            (each, evaluation.matrix(each))
             for each in assessment.confusions[: caps.values]
             if len(each.expected) <= caps.values and len(each.got) <= caps.values
         ],
         "changes": []
         if compared is None
         else [
-            ("All rows", evaluating.change_rows([compared.overall])),
-            ("Fields: rows in which it is right", evaluating.change_rows(compared.fields[: caps.fields])),
-            ("Slices: rows that are right", evaluating.change_rows(compared.slices[: caps.slices])),
-            ("F1 by field", evaluating.change_rows(compared.rates[: caps.fields])),
+            ("All rows", evaluation.change_rows([compared.overall])),
+            ("Fields: rows in which it is right", evaluation.change_rows(compared.fields[: caps.fields])),
+            ("Slices: rows that are right", evaluation.change_rows(compared.slices[: caps.slices])),
+            ("F1 by field", evaluation.change_rows(compared.rates[: caps.fields])),
         ],
-        "wrong": evaluating.wrong_row_views(
+        "wrong": evaluation.wrong_row_views(
             assessment,
             prompts,
             most=caps.rows,
@@ -189,7 +189,7 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
             characters=max(40, min(600, caps.characters)),
         ),
         "wrong_count": len(wrong),
-        "slice_values": evaluating.slice_values(assessment),
+        "slice_values": evaluation.slice_values(assessment),
     }
 
 
@@ -230,8 +230,8 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "chart": charts,
-        "verdicts": evaluating.FIELD_COUNTS,
-        "figures": evaluating.FIELD_FIGURES,
+        "verdicts": evaluation.FIELD_COUNTS,
+        "figures": evaluation.FIELD_FIGURES,
         "tiles": _HEADLINES,
     }
     return environment

@@ -7,10 +7,10 @@ import math
 import re
 from typing import Any
 
-from pipeline.evaluate import Assessment
-from pipeline.grade.comparing import is_right
-from pipeline.grade.measures import Measure, Unit
-from pipeline.grade.verdicts import Graded, Leaf
+from pipeline.evaluation.assessment import Assessment
+from pipeline.evaluation.comparison import is_right
+from pipeline.evaluation.graders.verdicts import Graded, Leaf
+from pipeline.evaluation.stats.metrics import Measure, Unit
 
 MOST_CHARACTERS = 200
 

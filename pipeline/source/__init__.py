@@ -5,8 +5,8 @@ Whether the input can be used is known before its first row is: `survey` reads i
 
 from pipeline.source.discovery import Discovery, Found, Inputs, discover
 from pipeline.source.identity import changed, found_again
-from pipeline.source.layout import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
 from pipeline.source.reader import Source, survey
+from pipeline.source.survey import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
 
 __all__ = [
     "BadLine",

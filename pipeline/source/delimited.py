@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.faults import Misuse
+from pipeline.source.format_detection import HEAD_BYTES
 from pipeline.source.jsonl import BOM, MAX_LINE_BYTES, Line, all_lines
-from pipeline.source.layout import Position
-from pipeline.source.sniffing import HEAD_BYTES
+from pipeline.source.survey import Position
 
 _DELIMITERS = (",", ";", "\t", "|")
 _NOT_UTF8 = "not valid UTF-8; if the file is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"

@@ -13,10 +13,10 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote
 
 from pipeline.faults import Misuse
+from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
-from pipeline.source.lakes import require_no_lake
-from pipeline.source.layout import Format, Partitions
-from pipeline.source.sniffing import kind_of_rows
+from pipeline.source.lake_tables import require_no_lake
+from pipeline.source.survey import Format, Partitions
 
 Inputs = str | Path | Sequence[str | Path]
 
@@ -38,7 +38,7 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file of the input. See `pipeline.source.layout.File` for `name` and `partitions`."""
+    """A file of the input. See `pipeline.source.survey.File` for `name` and `partitions`."""
 
     path: Path
     name: str

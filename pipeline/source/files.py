@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.faults import Broken
-from pipeline.source.layout import File, Partitions
+from pipeline.source.survey import File, Partitions
 
 BLOCK_BYTES = 1 << 20
 """How much is read from a file at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.source.layout import Format
+from pipeline.source.survey import Format
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pipeline.faults import Broken, Misuse
 from pipeline.source.discovery import Found, Inputs, discover
 from pipeline.source.files import difference, digest_of, stamp
-from pipeline.source.layout import File, Partitions, Survey
+from pipeline.source.survey import File, Partitions, Survey
 
 
 def changed(survey: Survey) -> list[str]:

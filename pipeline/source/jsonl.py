@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from pipeline.source.files import BLOCK_BYTES
-from pipeline.source.layout import Position
+from pipeline.source.survey import Position
 
 MAX_LINE_BYTES = 32 << 20
 MAX_NESTING = 200

@@ -17,7 +17,7 @@ from pipeline.faults import Broken, Misuse
 from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, Watch
-from pipeline.source.layout import (
+from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
     ChunkRows,
@@ -29,7 +29,7 @@ from pipeline.source.layout import (
     one_line,
     record_batch,
 )
-from pipeline.source.widening import conformed, widened
+from pipeline.source.type_promotion import conformed, widened
 
 _BATCH_BYTES = 16 << 20
 _DECODED_ROWS = 4096  # decoding has a price per call, so it takes more rows at once than a batch has

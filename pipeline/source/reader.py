@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from pipeline.faults import Misuse
 from pipeline.source.discovery import Inputs, discover
-from pipeline.source.layout import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
 from pipeline.source.parquet import read_parquet, survey_parquet
-from pipeline.source.text import read_text, survey_text
+from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
+from pipeline.source.text_records import read_text, survey_text
 
 _Batches = Generator[Batch, None, None]
 

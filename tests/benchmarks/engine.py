@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import anyio
 
 from pipeline import Job
-from pipeline.composition import Bounds, Opened, compose, workers_for
+from pipeline.counters import Tally
 from pipeline.data import Ask, Entry, Reply, Request, Row
+from pipeline.execution.engine import Chunk, Hands, in_order, work_through
 from pipeline.policy import Stop
-from pipeline.run import Chunk, Hands, in_order, work_through
-from pipeline.tally import Tally
+from pipeline.policy.compose import Bounds, Opened, compose, workers_for
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.figures import Line
 from tests.benchmarks.scale import Scale

@@ -10,10 +10,10 @@ import anyio
 import trio
 from trio.testing import MockClock
 
+from pipeline.counters import Tally
 from pipeline.data import Reply, Request
 from pipeline.pace import Lateness
 from pipeline.policy import Dispatcher, Lane, Limits, Stop, hedged, watched
-from pipeline.tally import Tally
 from tests.benchmarks.figures import Line, Target, percentile
 from tests.benchmarks.scale import Scale
 

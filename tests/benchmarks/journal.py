@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 
 from pipeline.data import Reply
-from pipeline.entry import encode
-from pipeline.journal import TICK_S, Journal
+from pipeline.storage.codec import encode
+from pipeline.storage.journal import TICK_S, Journal
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.figures import Line
 from tests.benchmarks.scale import Scale

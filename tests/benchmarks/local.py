@@ -17,15 +17,15 @@ from pathlib import Path
 
 import anyio
 
-import pipeline.endpoint  # noqa: F401 - a real run has it in memory, too
+import pipeline.endpoint.client  # noqa: F401 - a real run has it in memory, too
 from pipeline import Job
 from pipeline.cli.garbage import collect_seldom, spare
-from pipeline.composition import Bounds, Opened
+from pipeline.counters import Tally
 from pipeline.data import Reply, Request
-from pipeline.execute import Run, Settings, opened
+from pipeline.endpoint.wire import read_completion
+from pipeline.execution.run import Run, Settings, opened
 from pipeline.policy import Stop
-from pipeline.tally import Tally
-from pipeline.wire import read_completion
+from pipeline.policy.compose import Bounds, Opened
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.contenders import MODEL, SYSTEM, Event
 from tests.benchmarks.figures import percentile, stalls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from pipeline.schema import shape_of
+from pipeline.schema.from_pydantic import shape_of
 from tests.benchmarks.canned import ANSWER
 from tests.benchmarks.contenders import Event
 from tests.benchmarks.figures import Line

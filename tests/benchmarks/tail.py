@@ -15,11 +15,11 @@ import trio
 from trio.testing import MockClock
 
 from pipeline import Job
-from pipeline.composition import Bounds, Opened, compose, workers_for
+from pipeline.counters import Tally
 from pipeline.data import Ask, Entry, Reply, Request, Row
+from pipeline.execution.engine import Chunk, Hands, in_order, open_chunks_for, work_through
 from pipeline.policy import Stop
-from pipeline.run import Chunk, Hands, in_order, open_chunks_for, work_through
-from pipeline.tally import Tally
+from pipeline.policy.compose import Bounds, Opened, compose, workers_for
 from tests.benchmarks.canned import Latency
 from tests.benchmarks.engine import Rows
 from tests.benchmarks.figures import Line, Target

@@ -1,4 +1,4 @@
-"""The calls of `pipeline.disk.Files`, with something between: a count, a failure, the end of the process."""
+"""The calls of `pipeline.storage.durable.Files`, with something between: a count, a failure, the end of the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NoReturn
 
-from pipeline.disk import Files
+from pipeline.storage.durable import Files
 
 NAMES = ("open", "write", "sync", "replace", "unlink", "mkdir")
 

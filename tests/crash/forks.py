@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.disk import FILES
+from pipeline.storage.durable import FILES
 from tests.crash.calls import Kill, in_place, tapped
 from tests.crash.small import Place, Shape, start
 

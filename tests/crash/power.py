@@ -1,6 +1,6 @@
 """The power cut, modelled: what a disk may hold after it, given the calls that were made before.
 
-A run is recorded through the seam of `pipeline.disk`. At any call the power may go: of what was written and not synced,
+A run is recorded through the seam of `pipeline.storage.durable`. At any call the power may go: of what was written and not synced,
 all, nothing, a beginning or a mixture with stale sectors is there; of the names that were made, moved or removed and
 whose folder was not synced, a beginning (a file system with a log of metadata) or any subset. SQLite keeps its promise:
 a commit that returned is there, and the folder of a new log was synced with it.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.disk import Files
+from pipeline.storage.durable import Files
 from tests.crash.calls import Call, tapped
 
 JOURNAL = "out/_run/journal.sqlite"

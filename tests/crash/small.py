@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.composition import Bounds, Opened
+from pipeline.counters import Tally
 from pipeline.data import PARTS, Reply, Request, Usage
-from pipeline.disk import FILES, Files
-from pipeline.execute import Connect, Settings, Summary, opened
+from pipeline.execution.run import Connect, Settings, Summary, opened
 from pipeline.faults import Refused
 from pipeline.policy import Stop
-from pipeline.tally import Tally
+from pipeline.policy.compose import Bounds, Opened
+from pipeline.storage.durable import FILES, Files
 
 PART = re.compile(r"out/(data/part-\d+\.parquet|_run/replies/part-\d+\.replies)")
 """What a sealed part is made of: its rows, and the replies kept beside them."""

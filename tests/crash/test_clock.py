@@ -13,8 +13,8 @@ import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from pipeline.emulator.local import emulated
 from pipeline.emulator.options import Options
+from pipeline.emulator.testing import emulated
 from tests.commands import JOB, Shell, ended
 
 ROWS = 400

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.faults import Broken, Misuse
-from pipeline.journal import look
+from pipeline.storage.journal import look
 from tests.commands import JOB, Done, Shell, ended
 from tests.crash.calls import Call, Failing, tapped
 from tests.crash.lives import calls_of_a_start

@@ -20,8 +20,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from pipeline.data import PARTS
-from pipeline.emulator.local import Vertex, emulated
 from pipeline.emulator.options import Options
+from pipeline.emulator.testing import Vertex, emulated
 from pipeline.faults import Broken, Misuse
 from tests.commands import Shell, ended
 from tests.crash import SEED

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.disk import Files
-from pipeline.execute import Settings
+from pipeline.execution.reparse import reparse
+from pipeline.execution.run import Settings
 from pipeline.faults import Misuse
-from pipeline.reparse import reparse
+from pipeline.storage.durable import Files
 from tests.crash import SEED
 from tests.crash.cuts import Cutter, Figures, Recorded
 from tests.crash.mistakes import MISTAKES, Mistake

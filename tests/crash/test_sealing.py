@@ -14,8 +14,8 @@ import pytest
 from anyio import to_thread
 
 from pipeline.data import PARTS, Part, Reply
-from pipeline.disk import FILES
-from pipeline.journal import Journal
+from pipeline.storage.durable import FILES
+from pipeline.storage.journal import Journal
 from tests.crash import SEED
 from tests.crash.calls import Call, Failing, tapped
 from tests.crash.small import Place, Shape, nonces_of, recorded, require_whole, start

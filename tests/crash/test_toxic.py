@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.data import Request
-from pipeline.endpoint import Target, open_endpoint
+from pipeline.endpoint.client import Target, open_endpoint
+from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Unavailable
-from pipeline.token import ApiKey
 from tests.commands import JOB, Done, Shell, ended
 from tests.crash import SEED
 from tests.crash.proxy import (

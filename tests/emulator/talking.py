@@ -9,10 +9,10 @@ from typing import Any
 import anyio.lowlevel
 import orjson
 
-from pipeline.emulator.answers import answers
-from pipeline.emulator.local import Answered, Vertex
-from pipeline.emulator.rendering import choices_of
-from pipeline.emulator.request import read_request
+from pipeline.emulator.answers.answers import answers
+from pipeline.emulator.protocol.request import read_request
+from pipeline.emulator.server.rendering import choices_of
+from pipeline.emulator.testing import Answered, Vertex
 
 MODEL = "google/gemini-test"
 Json = dict[str, Any]

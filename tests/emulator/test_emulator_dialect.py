@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.emulator.dialect import KNOWN, check_parameters, check_structured
-from pipeline.emulator.local import emulated
 from pipeline.emulator.options import Options
-from pipeline.emulator.wire import Problem
+from pipeline.emulator.protocol.dialect import KNOWN, check_parameters, check_structured
+from pipeline.emulator.protocol.wire import Problem
+from pipeline.emulator.testing import emulated
 
 WHERE = "tools[0].function_declarations[3].parameters.properties[0].value"
 ASKED = "GenerateContentRequest.tools[0].function_declarations[3].parameters.properties[a]"

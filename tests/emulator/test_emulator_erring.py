@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipeline.emulator.answers import answers
-from pipeline.emulator.dice import Dice
-from pipeline.emulator.erring import accepts, altered
-from pipeline.emulator.filling import NOTHING
-from pipeline.emulator.finding import Facts
-from pipeline.emulator.hints import Scene
+from pipeline.emulator.answers.answers import answers
+from pipeline.emulator.answers.compiler import compiled
+from pipeline.emulator.answers.facts import Facts
+from pipeline.emulator.answers.hints import Scene
+from pipeline.emulator.answers.mutations import accepts, altered
+from pipeline.emulator.answers.nodes import NOTHING
+from pipeline.emulator.answers.seeded import Dice
 from pipeline.emulator.options import load_answer_key
-from pipeline.emulator.request import read_request
-from pipeline.emulator.schema import compiled
+from pipeline.emulator.protocol.request import read_request
 from tests.emulator.talking import Json, asking, choices
 from tests.emulator.test_emulator_schema import MODELS, TEXTS
 

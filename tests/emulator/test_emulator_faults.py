@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emulator import Options
-from pipeline.emulator.faults import chosen, fitting
-from pipeline.emulator.local import Answered, Vertex, emulated
+from pipeline.emulator.server.faults import chosen, fitting
+from pipeline.emulator.testing import Answered, Vertex, emulated
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}

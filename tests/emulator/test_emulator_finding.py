@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.emulator.finding import Facts, subject_of
-from pipeline.emulator.numerals import Found, read_number, scan
+from pipeline.emulator.answers.facts import Facts, subject_of
+from pipeline.emulator.answers.numerals import Found, read_number, scan
 
 ENGLISH = "January February March April May June July August September October November December "
 FRENCH = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre "

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.emulator import Options
-from pipeline.emulator.local import emulated
-from pipeline.emulator.request import digest_of
-from pipeline.emulator.tiers import SHARED_TYPE, TYPE
+from pipeline.emulator.protocol.request import digest_of
+from pipeline.emulator.protocol.tiers import SHARED_TYPE, TYPE
+from pipeline.emulator.testing import emulated
 from tests.emulator.talking import Json, asking, content, message, refusal
 
 pytestmark = pytest.mark.anyio

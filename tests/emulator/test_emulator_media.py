@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.emulator import Options
-from pipeline.emulator.dice import Dice
-from pipeline.emulator.inspecting import Inspection, Unreadable, inspect
-from pipeline.emulator.local import emulated
-from pipeline.emulator.making import picture, tone
+from pipeline.emulator.answers.made_media import picture, tone
+from pipeline.emulator.answers.seeded import Dice
+from pipeline.emulator.protocol.media import Inspection, Unreadable, inspect
+from pipeline.emulator.testing import emulated
 from tests.emulator.talking import Json, asking, chunks, content, deltas, message, refusal
 
 pytestmark = pytest.mark.anyio

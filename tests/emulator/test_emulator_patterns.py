@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.emulator.dice import Dice
-from pipeline.emulator.patterns import fitting
+from pipeline.emulator.answers.patterns import fitting
+from pipeline.emulator.answers.seeded import Dice
 
 PATTERNS = [
     r"^[A-Z]{2}-\d{3,5}$",

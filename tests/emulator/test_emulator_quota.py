@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.emulator.quota import Bucket, FixedWindow, rate_at
+from pipeline.emulator.server.quota import Bucket, FixedWindow, rate_at
 
 STEPS = st.lists(st.floats(0, 3), min_size=1, max_size=60)
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AnyUrl, BaseModel, Field, TypeAdapter, create_model
 
-from pipeline.emulator.answers import answers
-from pipeline.emulator.request import read_request
-from pipeline.emulator.wire import Problem
+from pipeline.emulator.answers.answers import answers
+from pipeline.emulator.protocol.request import read_request
+from pipeline.emulator.protocol.wire import Problem
 
 
 class Color(Enum):

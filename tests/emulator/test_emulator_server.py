@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.emulator import Address, Options, serve
-from pipeline.emulator.local import Vertex, emulated
+from pipeline.emulator.testing import Vertex, emulated
 from tests.emulator.talking import MODEL, asking, content, until
 
 pytestmark = pytest.mark.anyio

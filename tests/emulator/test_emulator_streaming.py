@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emulator import Options
-from pipeline.emulator import streaming as emulated_streaming
-from pipeline.emulator.local import Vertex, emulated
+from pipeline.emulator.server import streaming as emulated_streaming
+from pipeline.emulator.testing import Vertex, emulated
 from tests.emulator.talking import MODEL, asking, chunks, content, deltas, lines, until
 
 pytestmark = pytest.mark.anyio

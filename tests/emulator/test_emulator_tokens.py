@@ -23,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emulator import Options
-from pipeline.emulator.local import Vertex, emulated
-from pipeline.emulator.token_server import MODES
-from pipeline.emulator.tokens import OAuthProblem, ServiceAccount, Tokens
-from pipeline.emulator.wire import Problem
+from pipeline.emulator.protocol.wire import Problem
+from pipeline.emulator.server.credentials import OAuthProblem, ServiceAccount, Tokens
+from pipeline.emulator.server.token_server import MODES
+from pipeline.emulator.testing import Vertex, emulated
 
 pytestmark = pytest.mark.anyio
 SCOPE = ["https://www.googleapis.com/auth/cloud-platform"]

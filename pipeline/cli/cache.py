@@ -1,0 +1,110 @@
+"""`pipeline cache`: what the reply cache holds; making it smaller; carrying it elsewhere in one file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
+from pipeline.cli.tables import json_line, print_table
+from pipeline.faults import Misuse
+
+app = typer.Typer(help="Look at the reply cache, make it smaller, carry it elsewhere.")
+
+_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
+_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+File = Annotated[Path, typer.Argument(help="One file that holds all of it, as for a CI cache.")]
+
+
+@app.command("list")
+def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
+    """Show what the cache holds: replies, their size, what they cost once, when they were used last."""
+    from pipeline.storage.reply_cache import FILE, holdings, size_of
+
+    held = holdings(cache_dir)
+    if as_json:
+        facts = {"file": str(cache_dir / FILE), "bytes": size_of(cache_dir), "holdings": [asdict(one) for one in held]}
+        print(json_line(facts))
+        return 0
+    replies = sum(one.replies for one in held)
+    print(f"{cache_dir / FILE}: {replies} replies, {_size(size_of(cache_dir))}")
+    print_table(
+        [
+            {
+                "endpoint": one.endpoint,
+                "model": one.model,
+                "replies": str(one.replies),
+                "size": _size(one.bytes),
+                "cost once": f"${one.cost_usd:.4f}",
+                "last used": f"{one.last_used:%Y-%m-%d}",
+            }
+            for one in held
+        ]
+    )
+    return 0
+
+
+@app.command("prune")
+def prune(
+    *,
+    unused_for: Annotated[
+        str | None, typer.Option(help="Delete what was not used for so long: 12h, 30d, 4w.", metavar="TIME")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Delete what was not used for the longest, down to 500MB, 2GB.", metavar="SIZE")
+    ] = None,
+    cache_dir: CacheFolder = CACHE_FOLDER,
+    as_json: AsJson = False,
+) -> int:
+    """Delete replies by their last use, or down to a size."""
+    from pipeline.storage.reply_cache import prune, size_of
+
+    if unused_for is None and max_size is None:
+        raise Misuse("say what to delete: --unused-for 30d, --max-size 500MB, or both")
+    unused_s = None if unused_for is None else _amount(unused_for, _SECONDS, "--unused-for")
+    most = None if max_size is None else _amount(max_size, _BYTES, "--max-size")
+    deleted = prune(cache_dir, unused_s=unused_s, most_bytes=None if most is None else int(most))
+    return _told(f"deleted {deleted} replies", as_json=as_json, deleted=deleted, bytes=size_of(cache_dir))
+
+
+@app.command("export")
+def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
+    """Write the cache into one file."""
+    from pipeline.storage.reply_cache import export
+
+    count = export(cache_dir, file)
+    size = file.stat().st_size
+    return _told(f"wrote {count} replies to {file}", as_json=as_json, replies=count, bytes=size)
+
+
+@app.command("import")
+def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
+    """Add what another cache has exported; what is here already stays."""
+    from pipeline.storage.reply_cache import bring_in, size_of
+
+    added = bring_in(cache_dir, file)
+    return _told(f"added {added} replies from {file}", as_json=as_json, added=added, bytes=size_of(cache_dir))
+
+
+def _told(text: str, *, as_json: bool, **facts: int) -> int:
+    print(json_line(facts) if as_json else f"{text}; now {_size(facts['bytes'])}")
+    return 0
+
+
+def _amount(text: str, units: dict[str, int], option: str) -> float:
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?)({'|'.join(units)})", text)
+    if not found:
+        raise Misuse(f"{option} is a number and one of {', '.join(units)}, as in 30{[*units][1]}, not {text!r}")
+    return float(found[1]) * units[found[2]]
+
+
+def _size(count: int) -> str:
+    for name, size in reversed(_BYTES.items()):
+        if count >= size:
+            return f"{count / size:.1f} {name}"
+    return f"{count} bytes"

@@ -1,0 +1,188 @@
+"""`pipeline eval`, `grade`, `gate`, `compare` and `bless`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.options import EVALUATION, AsJson, Asking, with_options
+from pipeline.cli.tables import plain
+from pipeline.faults import Misuse
+
+if TYPE_CHECKING:
+    from pipeline.cli.host import Place
+    from pipeline.evaluation.graders.verdicts import Graded
+    from pipeline.evaluation.workspace import Subject
+    from pipeline.execution.group import Together
+    from pipeline.execution.run import Settings
+
+Target = Annotated[str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
+Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
+JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation's file (default: the one that ran).")]
+Common = Annotated[
+    bool,
+    typer.Option(
+        "--common",
+        metavar="",
+        help="Where gold data or graders have changed: compare the rows that are the same.",
+        rich_help_panel=EVALUATION,
+    ),
+]
+
+
+@with_options
+def evaluate(
+    target: Target,
+    *,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How often every row is asked.",
+            min=1,
+            show_default="the evaluation's",
+            rich_help_panel=EVALUATION,
+        ),
+    ] = None,
+    vs_ref: Annotated[
+        str | None,
+        typer.Option(
+            "--vs-ref",
+            help="Compare with the job as it stood at this commit.",
+            metavar="GITREF",
+            rich_help_panel=EVALUATION,
+        ),
+    ] = None,
+    noise_floor: Annotated[
+        bool,
+        typer.Option(
+            "--noise-floor",
+            metavar="",
+            help="Ask every row twice, and keep how many flip by themselves.",
+            rich_help_panel=EVALUATION,
+        ),
+    ] = False,
+    common: Common = False,
+    options: Asking,
+) -> int:
+    """Run a job on gold data, grade its answers, and let the gates decide."""
+    from pipeline.cli.eval_output import told, told_stopped
+    from pipeline.cli.report import prompts_of, put_page
+    from pipeline.cli.sampling import for_the_eye
+    from pipeline.evaluation import workspace
+    from pipeline.evaluation.judging import judged, require_prices
+    from pipeline.execution.group import carried_out
+
+    if vs_ref is not None and noise_floor:
+        raise Misuse("--vs-ref and --noise-floor are two questions: ask one after the other")
+    options = replace(options, cache=options.cache is not False)
+    subject = workspace.subject_of(target, options, repeats, least=2 if noise_floor else 1)
+    rival = None if vs_ref is None else workspace.subject_at(vs_ref, subject, options)
+    reference = None if rival or noise_floor else workspace.baseline_of(subject, common=common)
+    subject.check(reference)
+    subjects = [subject] if rival is None else [subject, rival]
+    jobs = [run for one in subjects for run in workspace.runs_of(one, options)]
+    require_prices(subject, jobs[0][1])
+    place = workspace.place_of(subject, options)
+    with carried_out(jobs, place, begin=lambda: workspace.begin(subjects)) as together:
+        rounds = [] if together.stopped else _judged(subjects, together, jobs[0][1], place)
+        if (last := [together, *rounds][-1]).stopped:
+            return told_stopped(last, as_json=options.as_json)
+        graded, notes = judged(subject, subject.graded())
+        if noise_floor:
+            return _noise(subject, graded, as_json=options.as_json)
+        if rival is not None:
+            others, _ = judged(rival, rival.graded())
+            reference = workspace.reference_of(str(vs_ref), subject, rival, others, common=common)
+        assessment = subject.assessed(graded, reference, notes)
+        own = together.first(subject.evaluation.repeats)
+        code = told(assessment, subject, [own, *rounds], as_json=options.as_json)
+    if options.report:
+        with for_the_eye("the page of the evaluation"):
+            page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
+            print(f"report      {plain(str(page))}", file=sys.stderr)
+    return code
+
+
+def _noise(subject: Subject, graded: Sequence[Graded], *, as_json: bool) -> int:
+    """Keeps and tells what flips between two repeats of the same."""
+    from pipeline.cli.eval_output import told_noise
+    from pipeline.evaluation.assessment import noise_of, write_noise
+    from pipeline.evaluation.workspace import plan_in
+
+    noise = noise_of(subject.evaluation, graded)
+    write_noise(subject.folder, noise, subject.scores((), plan_in(subject.output).job))
+    return told_noise(noise, subject.output, as_json=as_json)
+
+
+def _judged(subjects: Sequence[Subject], together: Together, settings: Settings, place: Place) -> list[Together]:
+    """Asks the judges of all subjects, one after the other, until one is stopped; what their rounds came to."""
+    from pipeline.evaluation.judging import ask_judges, paid_to_judges
+
+    rounds: list[Together] = []
+    paid = together.paid
+    for subject in subjects:
+        rounds += ask_judges(subject, subject.graded(), settings, place, paid)
+        if rounds and rounds[-1].stopped:
+            break
+        paid += paid_to_judges(subject)
+    return rounds
+
+
+def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
+    """Grade the answers of a finished run again, and decide again, with no call."""
+    from pipeline.cli.eval_output import told
+    from pipeline.evaluation import workspace
+    from pipeline.evaluation.judging import judged
+
+    subject = workspace.subject_in(evaluated, job)
+    graded, notes = judged(subject, subject.graded())
+    reference = workspace.reference_in(subject, common=common)
+    return told(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
+
+
+def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
+    """Let the gates decide again on a graded run, with no call."""
+    from pipeline.cli.eval_output import told
+    from pipeline.evaluation import workspace
+    from pipeline.evaluation.results import read
+
+    subject = workspace.subject_in(evaluated, job)
+    workspace.same_graders(subject)
+    reference = workspace.reference_in(subject, common=common)
+    return told(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline's file.")],
+    after: Annotated[Path, typer.Argument(help="The same, later.")],
+    *,
+    common: Common = False,
+    as_json: AsJson = False,
+) -> int:
+    """Compare two evaluated runs row by row."""
+    from pipeline.cli.eval_output import told_comparison
+    from pipeline.evaluation.assessment import Reference, comparable_rows, read_scores
+    from pipeline.evaluation.comparison import compare as compared
+
+    reference, scores = Reference(of=str(before), scores=read_scores(before), common_only=common), read_scores(after)
+    rows, notes = comparable_rows(reference, scores)
+    return told_comparison(compared(rows, scores.rows, common_only=common), reference, scores, notes, as_json=as_json)
+
+
+def bless(
+    evaluated: Evaluated,
+    *,
+    to: Annotated[Path | None, typer.Option(help="The baseline's file (default: the evaluation's).")] = None,
+    allow_emulated: Annotated[bool, typer.Option("--allow-emulated", help="Also answers of the emulator.")] = False,
+) -> int:
+    """Write the scores of a run as the baseline that later ones are compared with."""
+    from pipeline.evaluation import workspace
+
+    print(workspace.blessed(evaluated, to, allow_emulated=allow_emulated))
+    return 0

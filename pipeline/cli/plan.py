@@ -1,0 +1,194 @@
+"""`pipeline plan`: what a run would do, before it makes a call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import figures
+from pipeline.cli.messages import messages_of, readable
+from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
+from pipeline.cli.tables import json_line, plain
+from pipeline.execution.estimate import estimate
+from pipeline.faults import Unusable
+
+if TYPE_CHECKING:
+    from pipeline.data import Row
+    from pipeline.job.job import Job
+    from pipeline.source import Survey
+
+
+def plan(  # noqa: PLR0913 - one parameter an option
+    target: Target,
+    *,
+    inputs: Inputs = None,
+    include: Include = None,
+    model: Model = None,
+    assignments: Assignments = None,
+    limit: Limit = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The run to go on with, whose figures are used.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="As if the failed rows were asked again.")
+    ] = False,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
+    as_json: AsJson = False,
+) -> int:
+    """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens, money and time."""
+    from pipeline.execution.chunks import source_of
+    from pipeline.execution.run import inputs_of
+    from pipeline.source import survey
+    from pipeline.storage.dataset import output_schema
+
+    job, _ = load(target, inputs, model, assignments, None, include=include)
+    found = survey(inputs_of(job), limit=limit, include=job.include)
+    source, kept = source_of(job, found)
+    schema = output_schema(kept, job.reader)
+    sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
+    source.close()
+    folder = output or Path(job.output or Path("out") / job.name)
+    ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
+    facts = {
+        "job": job.name,
+        "model": job.model,
+        "files": len(found.files),
+        "rows": found.rows,
+        "bad_rows": found.bad_count,
+        "chunks": len(found.chunks),
+        "rows_done": ahead.done,
+        "rows_retried": ahead.retried,
+        "requests": ahead.requests,
+        **estimate(job, sample, ahead.requests, folder),
+        "columns": {
+            field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see docs/output.md"
+            for field in schema
+        },
+    }
+    notes = [*found.notes, *_bigquery_notes(schema), *_spark_notes(schema), *ahead.notes]
+    if as_json:
+        shown = [_request(job, row) for row in sample[:rows]]
+        print(json_line({**facts, "notes": notes, "first_requests": shown}, default=_attachment))
+        _print_notes(notes)
+        return 0
+    _print_facts(_for_people(facts))
+    _print_notes(notes)
+    for row in sample[:rows]:
+        print(f"\nrequest of row {row.ordinal}:")
+        print(plain(_rendered(job, row)))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What a start would have to ask: `requests` rows, of which `retried` were asked before; `done` ones are left."""
+
+    requests: int
+    done: int = 0
+    retried: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> _Ahead:
+    """What is left of the run in the output folder, if this plan goes on with it."""
+    from pipeline.execution.run_status import run_status
+    from pipeline.source import Survey
+    from pipeline.storage.run_folder import Plan, RunFolder, differences
+
+    everything = _Ahead(found.rows - found.bad_count)
+    before = RunFolder(output).load()
+    if before is None:
+        return everything
+    status = run_status(output)
+    if not status.done:
+        return everything
+    now = Plan(job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated)
+    different = differences(before, now)
+    known = Survey.from_json(before.survey)
+    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
+        different.append("the input has changed")
+    if different:
+        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
+        return replace(everything, notes=(f"{refused}; the figures are for all rows",))
+    retried = status.failed if retry_failed else 0
+    left = found.rows - status.done
+    bad = round(found.bad_count * left / found.rows)  # they fail without a call; those that are done are among the done
+    return _Ahead(max(0, left - bad) + retried, status.done - retried, retried)
+
+
+def _request(job: Job, row: Row) -> dict[str, Any]:
+    """A request as JSON: what is sent, or why it cannot be."""
+    try:
+        return {"row": row.ordinal, "payload": job.request(row).payload}
+    except Unusable as fault:
+        return {"row": row.ordinal, "payload": None, "problem": fault.message}
+
+
+def _attachment(value: object) -> str:
+    return readable([value])
+
+
+def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts with each range beside its figure, and without what is nothing."""
+    told: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
+            continue
+        shown = figures.dollars if name == "cost_usd" else figures.count
+        if facts.get(f"{name}_low") is not None:
+            value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
+        told[name] = value
+    return told
+
+
+def _bigquery_notes(schema: Any) -> Iterator[str]:
+    from pipeline.schema.bigquery import refused_names
+
+    if refused := list(refused_names(schema)):
+        told = f"BigQuery refuses columns named {', '.join(refused)}"
+        yield f'{told}; rename="bigquery" gives the input\'s columns names that it takes'
+
+
+def _spark_notes(schema: Any) -> Iterator[str]:
+    from pipeline.schema.spark import refused_columns
+
+    if refused := list(refused_columns(schema)):
+        own = any(name.startswith("parsed") for name in refused)
+        remedy = 'time_as="text" makes times of an answer text' if own else "`keep` leaves columns of the input out"
+        yield f"Spark refuses files with the columns {', '.join(refused)}; {remedy}"
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(plain(f"note: {note}"), file=sys.stderr)
+
+
+def _first_rows(source: Any, limit: int) -> Iterator[Row]:
+    for batch in source.chunk(0):
+        for row in batch.rows:
+            if row.ordinal >= limit:
+                return
+            yield row
+
+
+def _rendered(job: Job, row: Row) -> str:
+    try:
+        return messages_of(job, row)
+    except Unusable as fault:
+        return f"(it cannot be asked: {fault.message})"
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for inner, kind in value.items():
+                print(plain(f"  {inner}: {kind}"))
+        elif value is not None:
+            print(plain(f"{name.replace('_', ' '):{width}}  {value}"))

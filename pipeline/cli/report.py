@@ -1,0 +1,92 @@
+"""`pipeline report`: the page of a run, and of its evaluation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.options import AsJson
+from pipeline.cli.tables import json_line, plain
+from pipeline.faults import Misuse, Unusable
+
+if TYPE_CHECKING:
+    from pipeline.data import Row
+    from pipeline.evaluation.assessment import Assessment
+    from pipeline.evaluation.workspace import Subject
+    from pipeline.job.job import Job
+
+
+def report(
+    output: Annotated[Path, typer.Argument(help="The output folder of a run or an evaluation.")],
+    *,
+    to: Annotated[Path | None, typer.Option("--to", help="The file to write (default: OUTPUT/_report.html).")] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", "-j", help="An evaluation's file (default: the one that ran).")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write the page of a run: one HTML file that opens offline, also while the run is at work."""
+    assessment, prompts = _evaluated(output, job)
+    path = put_page(output, to, assessment=assessment, prompts=prompts)
+    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else plain(str(path)))
+    return 0
+
+
+def put_page(
+    output: Path,
+    to: Path | None = None,
+    *,
+    assessment: Assessment | None = None,
+    prompts: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes the page, and says where. Raises `Misuse` when there is no run, or the file cannot be written."""
+    from pipeline.report.facts import run_facts
+    from pipeline.report.page import NAME, page_of, write_page
+
+    path = to or output / NAME
+    page = page_of(run_facts(output), assessment, prompts)
+    try:
+        write_page(page, path)
+    except OSError as error:
+        raise Misuse(f"the page cannot be written to {path}: {error.strerror or error}") from error
+    return path
+
+
+def prompts_of(subject: Subject) -> dict[str, str]:
+    """What is asked of every row of the gold data, as text."""
+    from pipeline.data import Row
+
+    job = subject.evaluation.job
+    return {gold.row: _prompt(job, Row(ordinal, gold.columns)) for ordinal, gold in enumerate(subject.gold)}
+
+
+def _prompt(job: Job, row: Row) -> str:
+    from pipeline.cli.messages import messages_of
+
+    try:
+        return messages_of(job, row)
+    except Unusable as fault:
+        return f"cannot be asked: {fault.message}"
+
+
+def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[str, str]]:
+    """What was graded in the folder, decided upon again; nothing where it is no evaluation, or cannot be read now."""
+    from pipeline.evaluation.assessment import FOLDER, SCORES
+
+    if not (output / FOLDER / SCORES).is_file():
+        return None, {}
+    from pipeline.evaluation import workspace
+    from pipeline.evaluation.results import read
+
+    try:
+        subject = workspace.subject_in(output, job)
+        workspace.same_graders(subject)
+        reference = workspace.reference_in(subject, common=False)
+        return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
+    except Misuse as error:
+        print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)
+        return None, {}

@@ -1,0 +1,289 @@
+"""`pipeline run` and `pipeline reparse`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.emulate import SIMULATED
+from pipeline.cli.host import Place, Team, carry_out, exit_code, require_access
+from pipeline.cli.options import LIMITS, AsJson, Asking, Assignments, Target, load, with_options
+from pipeline.cli.streams import one_place
+from pipeline.cli.tables import json_line, plain
+from pipeline.endpoint.connection import Connection, Start
+from pipeline.failures import Failures
+from pipeline.faults import Misuse, TooManyFailures
+
+if TYPE_CHECKING:
+    from pipeline.execution.processes.spawn import Workers
+    from pipeline.execution.run import Settings, Summary
+    from pipeline.job.job import Job
+    from pipeline.policy.compose import Reuse
+
+
+_ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
+
+
+@with_options
+def run(
+    target: Target,
+    *,
+    processes: Annotated[
+        str,
+        typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
+    ] = "1",
+    options: Asking,
+) -> int:
+    """Run a job over its input; run it again to resume."""
+    if options.fresh and options.retry_failed:
+        raise Misuse("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
+    with _workers(_count_of(processes)) as workers:
+        _load_while_telling(quiet=options.quiet)
+        given = options.inputs, options.model, options.assignments, options.output
+        job, name = load(target, *given, include=options.include)
+        connection = connection_of(options, job)
+        settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
+        if not options.emulate:
+            from pipeline.storage.rate_memory import state_file
+
+            settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
+        team = Team(workers, _start(target, options, connection)) if workers else None
+        place = Place(connection, simulation_of(options), options.quiet, team)
+        code = _run(job, settings, place, as_json=options.as_json)
+    if options.report:
+        from pipeline.cli.report import put_page
+        from pipeline.cli.sampling import for_the_eye
+
+        with for_the_eye("the page of the run"):
+            print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
+    return code
+
+
+def _load_while_telling(*, quiet: bool) -> None:
+    """Loads what every run needs, which takes a second or more on a busy machine, with a word on the terminal."""
+    from pipeline.cli.progress import stage
+
+    with stage("starting", quiet=quiet):
+        import pipeline.execution.run  # noqa: F401 - to have it
+
+
+def reparse(
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
+    *,
+    job: Annotated[str, typer.Option("--job", "-j", help="The job file, with the schema as it is now.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Validate the kept replies again under a changed schema, with no call."""
+    from pipeline.execution.reparse import reparse as parse_again
+
+    loaded, _ = load(job, None, None, assignments, output)
+    return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
+
+
+def settings_of(options: Asking, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
+    """How to run, as the command line says it."""
+    from pipeline.endpoint.prices import load_prices, parse_price
+    from pipeline.execution.run import Settings
+    from pipeline.policy.compose import Bounds
+
+    if options.fresh and options.retry_failed:
+        told = "--fresh and --retry-failed exclude each other"
+        raise Misuse(f"{told}: --fresh asks every row again, --retry-failed only those that failed")
+    return Settings(
+        output=output,
+        target=target,
+        bounds=Bounds(
+            concurrency=options.concurrency,
+            adaptive=options.adaptive,
+            rpm=options.rpm,
+            tpm=options.tpm,
+            budget_usd=options.budget_usd,
+            budget_tokens=options.budget_tokens,
+            give_up_s=options.give_up_after,
+            hedge=options.hedge,
+            prices=load_prices(options.prices) if options.prices else None,
+            assumed_price=parse_price(options.assume_price) if options.assume_price else None,
+            reuse=_reuse_of(options, connection, repeat) if options.cache else None,
+        ),
+        limit=options.limit,
+        fresh=options.fresh,
+        retry_failed=options.retry_failed,
+        fail_fast="job" if options.fail_fast else "never",
+        keep_replies=options.keep_replies,
+        grace_s=options.grace,
+        simulated=options.emulate,
+        endpoints=len(connection.locations) if options.emulate else connection.endpoints,
+    )
+
+
+def _reuse_of(options: Asking, connection: Connection, repeat: int) -> Reuse:
+    """The reply cache, as the command line says it.
+
+    The emulator has a name instead of an address, which is another one at each start, and tells wrong answers apart.
+    """
+    from pipeline.policy.compose import Reuse
+
+    emulated = " ".join(["emulated", *sorted(options.field_error or ())])
+    endpoint = emulated if options.emulate else connection.provider
+    return Reuse(folder=options.cache_dir, endpoint=endpoint, repeat=repeat)
+
+
+def connection_of(options: Asking, job: Job) -> Connection:
+    """Where to ask, as the command line says it. Raises `Misuse` when the job cannot be asked there."""
+    connection = Connection(
+        project=options.project,
+        locations=options.location or job.locations or ["global"],
+        endpoint_id=options.endpoint_id,
+        base_urls=options.base_url or (),
+        credentials=options.credentials,
+    )
+    connection.check_tier(job.tier)
+    connection.check_model(job.model)
+    if not (job.model or job.carries_requests):
+        raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
+    return connection
+
+
+def simulation_of(options: Asking) -> list[str] | None:
+    """The emulator's own arguments; None without one. Raises `Misuse` for those that are wrong, or go with none."""
+    from pipeline.emulator import parse_fault, parse_field_error
+
+    try:
+        arguments = ["--fault={}={}".format(*parse_fault(text)) for text in options.fault or ()]
+        arguments += ["--field-error={}={}".format(*parse_field_error(text)) for text in options.field_error or ()]
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    arguments += [f"--latency={options.latency}"] if options.latency else []
+    arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
+    arguments += [f"--token-life={options.token_life}"] if options.token_life != 3600.0 else []
+    if arguments and not options.emulate:
+        raise Misuse(f"{arguments[0]} belongs to --emulate")
+    return arguments if options.emulate else None
+
+
+def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
+    from pipeline.cli.progress import stage
+    from pipeline.counters import Tally
+    from pipeline.execution.run import opened
+
+    if settings.fresh:
+        require_access(place)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        with stage("reading the input", quiet=place.quiet):
+            run = stack.enter_context(opened(job, settings))
+        if settings.retry_failed and (reopened := run.reopen_failed()):
+            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
+        for note in run.survey.notes:
+            print(plain(f"note: {note}"), file=sys.stderr)
+        tally = Tally()
+        run.count_before(tally)
+        if not run.chunks():
+            print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
+        elif settings.simulated:
+            print(SIMULATED, file=sys.stderr)
+        said = bool(run.chunks()) and one_place()
+        [summary], stop = carry_out([run], place, tally, began)
+    return _told(job, summary, stop.reason, as_json=as_json, said=said)
+
+
+def _count_of(processes: str) -> int:
+    """How many processes: `auto` is as many as there are processors for us."""
+    if processes == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not processes.isdecimal() or int(processes) < 1:
+        raise Misuse(f"--processes takes a number from 1 on, or auto, not {processes!r}")
+    return int(processes)
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Workers | None]:
+    """A crew that waits for its work, where there is to be one; without it at the end of the block."""
+    if count == 1:
+        yield None
+        return
+    from pipeline.cli.worker import load_all, main
+    from pipeline.execution.processes.spawn import Workers
+
+    load_all()
+    workers = Workers((sys.executable, "-P", "-m", "pipeline.cli.worker"), count)
+    try:
+        workers.fork(main)
+        yield workers
+    finally:
+        workers.reduce(0)
+
+
+def _start(target: str, options: Asking, connection: Connection) -> Start:
+    return Start(
+        target=target,
+        inputs=options.inputs,
+        model=options.model,
+        assignments=options.assignments,
+        output=options.output,
+        connection=connection,
+    )
+
+
+def _told(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bool = False) -> int:
+    """Prints the result and gives the exit code; `said` tells that its reader knows already who answered."""
+    code = exit_code(summary, reason)
+    if as_json:
+        failures = Failures(tuple(summary.failures)).bare().to_json()  # lines of JSON are kept as logs
+        facts = {**summary.facts(), "failures": failures}
+        print(json_line({"status": summary.status, "exit_code": code, **facts}))
+        return code
+    _print_summary(job, summary, said=said)
+    if summary.status == "stopped":
+        why = summary.reason or "nothing was sealed"
+        remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
+        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
+    elif code == 3:
+        print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
+    return code
+
+
+def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
+    from pipeline.cli.sampling import for_the_eye, print_sample
+    from pipeline.data import PARTS
+
+    if summary.simulated and not said:
+        print(SIMULATED)
+    print(f"dataset  {summary.output}/{PARTS}/")
+    print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
+    for kind in summary.failures:
+        print(plain(f"failed   {kind.count} {kind.name}, {kind.said}"))
+    tokens = (
+        f"unknown ({summary.unmetered_calls} of {summary.calls} calls came without usage)"
+        if summary.unmetered_calls
+        else f"{summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking"
+    )
+    calls = f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
+    print(f"tokens   {tokens}; {calls}")
+    if summary.cache_hits:
+        print(f"cache    {summary.cache_hits} answers that were paid before")
+    print(f"cost     {_cost(summary)}{', were the model real' if summary.simulated else ''}")
+    print(f"seconds  {summary.seconds:.1f}")
+    if summary.simulated and summary.ok:
+        print("sample   values found by patterns, or invented, by the emulator")
+    with for_the_eye("a sample of the rows"):
+        print_sample(Path(summary.output), job.key, rows=3)
+
+
+def _cost(summary: Summary) -> str:
+    """What this start has cost and, where there were others, the whole run."""
+    cost = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
+    run = summary.run
+    if run.calls == summary.calls:
+        return cost
+    unknown = f" and {run.unpriced_calls} calls of unknown price" if run.unpriced_calls else ""
+    return f"{cost}; ${run.cost_usd:.6f}{unknown} for the whole run"

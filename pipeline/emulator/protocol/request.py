@@ -1,0 +1,177 @@
+"""A chat completion request, checked as Vertex checks it: what it does not know is ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from pipeline.emulator.protocol.content import Medium, Spoken, read_message
+from pipeline.emulator.protocol.dialect import check_structured
+from pipeline.emulator.protocol.extensions import (
+    PLAIN,
+    UNTHINKING,
+    Extensions,
+    Thinking,
+    read_extensions,
+    read_thinking,
+)
+from pipeline.emulator.protocol.tools import Function, Turn, read_choice, read_functions, read_turns
+from pipeline.emulator.protocol.wire import invalid
+
+MOST_CHOICES = 8
+TEXT_ALONE = frozenset({"text"})
+MODALITIES = frozenset({"text", "image", "audio"})
+
+_OBJECT, _FLAG = (dict, type(None)), (bool, type(None))  # unions of types cost ten times as much, once a request
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One request. `prompt` is the text of the last user message, `characters` the length of all messages.
+
+    `digest` stands for the messages (whatever the order of their keys), in 16 bytes: whether the answer is streamed
+    makes no difference to it. `response_format` is the request's, or None for text. `functions` are those that may be
+    called, of which one must be when `must_call` is set; `turns` are their calls since the last user message.
+    `varied` says that answers may differ from each other.
+    """
+
+    model: str
+    messages: Sequence[Json]
+    prompt: str
+    characters: int
+    digest: bytes
+    media: tuple[Medium, ...] = ()
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    varied: bool = True
+    thinking: Thinking = UNTHINKING
+    extensions: Extensions = PLAIN
+    response_format: Json | None = None
+    functions: tuple[Function, ...] = ()
+    must_call: bool = False
+    turns: tuple[Turn, ...] = ()
+    modalities: frozenset[str] = TEXT_ALONE
+    stream: bool = False
+
+
+def read_request(body: bytes, *, default_model: str | None) -> ChatRequest:
+    """The request in a body; raises the 400. `default_model` serves a body without `model`."""
+    payload = _read_payload(body)
+    read = _read_messages(payload.get("messages"))
+    model = _read_model(payload.get("model", default_model))
+    extensions = read_extensions(payload)
+    response_format = _read_format(payload.get("response_format"))
+    functions, must_call = _read_tools(payload, model, response_format)
+    return ChatRequest(
+        model=model,
+        messages=payload["messages"],
+        prompt=next((spoken.text for spoken in reversed(read) if spoken.role == "user"), read[-1].text),
+        characters=sum(len(spoken.text) for spoken in read),
+        digest=digest_of(payload["messages"]),
+        media=tuple(medium for spoken in read for medium in spoken.media),
+        n=_read_count(payload, "n", MOST_CHOICES) or 1,
+        stop=_read_stop(payload.get("stop")),
+        max_tokens=_read_count(payload, "max_completion_tokens") or _read_count(payload, "max_tokens"),
+        varied=payload.get("temperature") != 0,
+        thinking=read_thinking(payload.get("reasoning_effort"), extensions.thinking_config),
+        extensions=extensions,
+        response_format=response_format,
+        functions=functions,
+        must_call=must_call,
+        turns=read_turns(payload["messages"], read, signed=_signs(model)),
+        modalities=_read_modalities(payload.get("modalities")),
+        stream=payload.get("stream") is True,
+    )
+
+
+def digest_of(messages: Any) -> bytes:
+    """16 bytes that stand for the messages, whatever the order of their keys and the spaces between them."""
+    return blake2b(orjson.dumps(messages, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def _read_payload(body: bytes) -> Json:
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"Invalid JSON payload received. {error}") from None
+    if not isinstance(payload, dict):
+        raise invalid("Invalid JSON payload received. The request is not an object.")
+    if not isinstance(payload.get("web_search_options", {}), _OBJECT):
+        raise invalid("web_search_options must be an object.")
+    if not isinstance(payload.get("stream"), _FLAG):
+        raise invalid("stream must be true or false.")
+    return payload
+
+
+def _read_messages(messages: Any) -> list[Spoken]:
+    if not isinstance(messages, list) or not messages:
+        raise invalid("Unable to submit request because at least one message is required in `messages`.")
+    return [read_message(message, index) for index, message in enumerate(messages)]
+
+
+def _read_model(model: Any) -> str:
+    if not isinstance(model, str) or not model:
+        raise invalid("`model` is required: google/MODEL.")
+    return model
+
+
+def _read_tools(payload: Json, model: str, response_format: Json | None) -> tuple[tuple[Function, ...], bool]:
+    functions = read_functions(payload)
+    if functions and response_format is not None and _is_second_generation(model):
+        raise invalid("Function calling with a response mime type: 'application/json' is unsupported")
+    return read_choice(payload, functions)
+
+
+def _is_second_generation(model: str) -> bool:
+    return "gemini-2" in model
+
+
+def _signs(model: str) -> bool:
+    """Whether a model wants its thought signatures back: Gemini 3 and later."""
+    return "gemini" in model and not _is_second_generation(model)
+
+
+def _read_count(payload: Json, name: str, most: int | None = None) -> int | None:
+    value = payload.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+        bounds = "at least 1" if most is None else f"between 1 and {most}"
+        raise invalid(f"{name} must be a whole number, {bounds}, not {value!r}.")
+    return value
+
+
+def _read_stop(stop: Any) -> tuple[str, ...]:
+    texts = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise invalid("stop must be a string or a list of strings.")
+    return tuple(text for text in texts if text)
+
+
+def _read_modalities(modalities: Any) -> frozenset[str]:
+    if not modalities:
+        return TEXT_ALONE
+    if not isinstance(modalities, list) or not all(each in MODALITIES for each in map(str, modalities)):
+        raise invalid(f"modalities are {', '.join(sorted(MODALITIES))}, not {modalities!r}.")
+    return frozenset(modalities)
+
+
+def _read_format(response_format: Any) -> Json | None:
+    if response_format is None:
+        return None
+    if not isinstance(response_format, dict) or not isinstance(response_format.get("type"), str):
+        raise invalid("response_format must be an object with a type.")
+    if response_format["type"] != "json_schema":
+        return response_format if response_format["type"] in {"json_object", "application/json"} else None
+    inner = response_format.get("json_schema")
+    if not isinstance(inner, dict) or not isinstance(inner.get("schema"), dict):
+        raise invalid("response_format.json_schema.schema must be an object.")
+    check_structured(inner["schema"])
+    return response_format

@@ -1,0 +1,90 @@
+"""Answers written as Vertex writes them: the choices of a completion, and what they count."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Sequence
+
+from pipeline.emulator.answers.answers import Answer, tokens_in
+from pipeline.emulator.answers.seeded import Dice
+from pipeline.emulator.protocol.request import ChatRequest
+from pipeline.emulator.protocol.tools import Call, signature_of
+from pipeline.emulator.protocol.wire import Json, Tokens, choice
+from pipeline.emulator.server.faults import WITHOUT_OUTPUT, damaged_calls, damaged_text
+
+CACHED_TOKENS = 4096
+"""What any cached content counts as: the emulator has not seen it."""
+
+DEFAULT_ROOM = 1024
+
+
+def choices_of(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, kind: str | None) -> list[Json]:
+    """The `choices` for the answers, after a fault that touches texts or calls."""
+    return [
+        choice(index, _message(asked, answer, index, reasoning, kind), answer.finish_reason)
+        for index, answer in enumerate(answers)
+    ]
+
+
+def counted(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, kind: str | None) -> Tokens:
+    """The tokens of a call."""
+    cached = CACHED_TOKENS if asked.extensions.cached else 0
+    prompt = tokens_in(asked.characters) + sum(medium.tokens for medium in asked.media) + cached
+    if kind in WITHOUT_OUTPUT:
+        eaten = (asked.max_tokens or reasoning or DEFAULT_ROOM) if kind in {"length", "no_message"} else 0
+        return Tokens(prompt, 0, eaten, cached)
+    return Tokens(prompt, sum(_written(asked, answer, kind) for answer in answers), reasoning, cached)
+
+
+def _written(asked: ChatRequest, answer: Answer, kind: str | None) -> int:
+    text = 0 if answer.text is None else tokens_in(len(damaged_text(kind, answer.text)))
+    media = answer.media.tokens if answer.media else 0
+    return text + media + sum(tokens_in(len(call.name) + len(call.written)) for call in _calls(asked, answer, kind))
+
+
+def _message(asked: ChatRequest, answer: Answer, index: int, reasoning: int, kind: str | None) -> Json:
+    message: Json = {"role": "assistant"}
+    if answer.text is not None or answer.thoughts is not None:
+        text = "" if answer.text is None else damaged_text(kind, answer.text)
+        message["content"] = _shown(answer.thoughts, asked.extensions.marker) + text
+    if answer.media is not None:
+        message.setdefault("content", None)
+        google = {"mime_type": answer.media.mime_type}
+        message["audio"] = {
+            "data": base64.b64encode(answer.media.data).decode(),
+            "extra_content": {"google": google},
+        }
+    calls = _calls(asked, answer, kind)
+    if calls:
+        message["content"] = None
+        message["tool_calls"] = _written_calls(calls, Dice(asked.digest + bytes([index])))
+    elif reasoning:
+        signature = base64.b64encode(asked.digest * 4 + bytes([index])).decode()
+        message["extra_content"] = {"google": {"thought_signature": signature}}
+    return message
+
+
+def _calls(asked: ChatRequest, answer: Answer, kind: str | None) -> tuple[Call, ...]:
+    return damaged_calls(kind, answer.calls, told=bool(asked.turns))
+
+
+def _shown(thoughts: str | None, marker: str | None) -> str:
+    """Summaries of thoughts come inside the text: in tags when the request names some, else bare."""
+    if not thoughts:
+        return ""
+    return f"<{marker}>{thoughts}</{marker}>" if marker else f"{thoughts}\n"
+
+
+def _written_calls(calls: Sequence[Call], dice: Dice) -> list[Json]:
+    """The calls with ids of Vertex's form; the first bears the thought signature for all of them."""
+    written: list[Json] = [
+        {
+            "function": {"arguments": call.written, "name": call.name},
+            "id": f"function-call-{uuid.UUID(int=dice.below(2**128), version=4)}",
+            "type": "function",
+        }
+        for call in calls
+    ]
+    written[0]["extra_content"] = {"google": {"thought_signature": signature_of(calls[0])}}
+    return written

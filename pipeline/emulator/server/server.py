@@ -1,0 +1,180 @@
+"""The HTTP server: one port of the loopback interface for the endpoint, the token servers and the counters."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from pipeline.emulator.options import Address, Options, parse_schedule
+from pipeline.emulator.protocol.wire import dump, front_end_page
+from pipeline.emulator.server import responses
+from pipeline.emulator.server.chat import Chat
+from pipeline.emulator.server.credentials import ServiceAccount, Tokens, write_credentials
+from pipeline.emulator.server.stats import Stats
+from pipeline.emulator.server.token_server import FLAVOR, METADATA, MODES, TokenServer
+
+CHAT = re.compile(
+    r"/v1(?:beta1)?/(?P<parent>projects/[^/]+/locations/[^/]+)/endpoints/(?P<endpoint>openapi|\d+)/chat/completions"
+)
+HOST = "127.0.0.1"
+LARGEST_BODY = 20_000_000  # bytes; the only limit that is documented for inline data
+GRACE = 0.05  # seconds for answers that are being written when the server stops
+LISTS = frozenset({"models", "unknown_models", "down_locations"})
+FIXED = frozenset({"port", "project", "seed", "directory"})
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Emulator:
+    """Routes a request to what answers it."""
+
+    chat: Chat
+    token_server: TokenServer
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request."""
+        method, path = request.method, request.path
+        if method == "POST" and (match := CHAT.fullmatch(path)):
+            return await self.chat.complete(request, match["parent"], match["endpoint"])
+        if method == "GET" and path.startswith(METADATA):
+            return await self.token_server.metadata(request)
+        route = ROUTES.get((method, path))
+        return await route(self, request) if route else responses.html(front_end_page(404, "Not Found"), 404)
+
+    async def token(self, request: web.BaseRequest) -> web.StreamResponse:
+        """`POST /token`."""
+        return await self.token_server.token(request)
+
+    async def root(self, _: web.BaseRequest) -> web.StreamResponse:
+        """`GET /`: google-auth takes the header for the sign of a metadata server."""
+        return responses.plain("A simulated Vertex AI: nothing here is real.\n", FLAVOR)
+
+    async def stats(self, _: web.BaseRequest) -> web.StreamResponse:
+        """`GET /stats`."""
+        return responses.json(dump(self._stats()))
+
+    async def prompts(self, _: web.BaseRequest) -> web.StreamResponse:
+        """`GET /stats/prompts`: how many times each prompt was answered, by its digest."""
+        answered = self.chat.stats.answered.items()
+        return responses.json(dump({digest.hex(): count for digest, count in answered}))
+
+    async def answers(self, _: web.BaseRequest) -> web.StreamResponse:
+        """`GET /stats/answers`: the answers of an emulator with nonces, in the order in which they were sent."""
+        given = self.chat.stats.given
+        return responses.json(dump([{"prompt": each.prompt.hex(), "id": each.ident, "at": each.at} for each in given]))
+
+    async def reset(self, _: web.BaseRequest) -> web.StreamResponse:
+        """`POST /stats/reset`: counts from 0 again."""
+        self.chat.stats = Stats(in_flight=self.chat.stats.in_flight)
+        self.chat.tokens.reset_counters()
+        return responses.json(dump(self._stats()))
+
+    async def control(self, request: web.BaseRequest) -> web.StreamResponse:
+        """`POST /control`: changes options and the token server; all that is asked or, with 400 and why, nothing."""
+        try:
+            wish = orjson.loads(await request.read())
+            options, mode, delay = self._wished(wish)
+        except (TypeError, ValueError, AttributeError) as error:
+            return responses.json(dump({"error": str(error)}), 400)
+        self.chat.adopt(options)
+        self.token_server.mode, self.token_server.delay = mode, delay
+        if wish.get("revoke"):
+            self.chat.tokens.revoke()
+        shown = {name: value for name, value in asdict(options).items() if name != "directory"}
+        return responses.json(dump({**shown, "token_server": mode, "token_delay": delay}))
+
+    def _stats(self) -> dict[str, Any]:
+        tokens = self.chat.tokens
+        return {
+            **self.chat.stats.as_dict(),
+            "token_refreshes": tokens.refreshes,
+            "tokens_expired": tokens.expired(),
+        }
+
+    def _wished(self, wish: Mapping[str, Any]) -> tuple[Options, str, float]:
+        rest = {name: value for name, value in wish.items() if name not in {"token_server", "token_delay", "revoke"}}
+        if fixed := FIXED.intersection(rest):
+            raise ValueError(f"cannot be changed while the emulator runs: {', '.join(sorted(fixed))}")
+        for name in LISTS.intersection(rest):
+            if isinstance(rest[name], str):
+                raise TypeError(f"{name} is a list, not a text")
+            rest[name] = tuple(rest[name])
+        schedule = rest.get("capacity_schedule")
+        if schedule is not None:
+            written = isinstance(schedule, str)
+            rest["capacity_schedule"] = parse_schedule(schedule) if written else tuple((t, r) for t, r in schedule)
+        mode = wish.get("token_server", self.token_server.mode)
+        if mode not in MODES:
+            raise ValueError(f"token_server is one of {', '.join(MODES)}, not {mode!r}")
+        return replace(self.chat.options, **rest), mode, float(wish.get("token_delay", self.token_server.delay))
+
+
+ROUTES: Mapping[tuple[str, str], Callable[[Emulator, web.BaseRequest], Awaitable[web.StreamResponse]]] = {
+    ("POST", "/token"): Emulator.token,
+    ("GET", "/"): Emulator.root,
+    ("GET", "/stats"): Emulator.stats,
+    ("GET", "/stats/prompts"): Emulator.prompts,
+    ("GET", "/stats/answers"): Emulator.answers,
+    ("POST", "/stats/reset"): Emulator.reset,
+    ("POST", "/control"): Emulator.control,
+}
+
+
+async def run(
+    options: Options,
+    announce: Callable[[Address], None],
+    stop: asyncio.Event,
+    account: ServiceAccount | None = None,
+) -> None:
+    """See `pipeline.emulator.serve`. Without an account a new one is made."""
+    if account is None:
+        account = await asyncio.to_thread(ServiceAccount.generate, options.project)
+    tokens = Tokens(options.token_life)
+    emulator = Emulator(Chat(options, tokens), TokenServer(account, tokens))
+    directory = options.directory or Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vertex-emulator-"))
+    runner = _runner(emulator.handle)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, options.port, backlog=4096).start()
+        port = runner.addresses[0][1]
+        files = await asyncio.to_thread(write_credentials, directory, account, f"http://{HOST}:{port}/token")
+        announce(_address(options, port, files))
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        if options.directory is None:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _runner(handler: Handler) -> web.ServerRunner:
+    loop = asyncio.get_running_loop()
+
+    def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=LARGEST_BODY)
+
+    server = web.Server(handler, request_factory=make_request, handler_cancellation=True, access_log=None)
+    return web.ServerRunner(server, shutdown_timeout=GRACE)
+
+
+def _address(options: Options, port: int, files: tuple[Path, Path]) -> Address:
+    origin = f"http://{HOST}:{port}"
+    return Address(
+        base_url=f"{origin}/v1/projects/{options.project}/locations/global/endpoints/openapi",
+        origin=origin,
+        token_uri=f"{origin}/token",
+        metadata_host=f"{HOST}:{port}",
+        stats_url=f"{origin}/stats",
+        credentials_file=str(files[0]),
+        authorized_user_file=str(files[1]),
+        project=options.project,
+    )

@@ -1,0 +1,152 @@
+"""An always-fresh access token, from google-auth.
+
+One task keeps the token fresh for every worker: it refreshes ahead of expiry, in a thread, and the old token is
+served meanwhile, so no request ever waits for a refresh while a token lives, and there is never more than one
+refresh in flight. Life is measured on the monotonic clock from the moment of the refresh: a jump of the wall clock
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+from google.auth.credentials import Credentials
+
+from pipeline.endpoint.credentials import FOREIGN_ERRORS, Requester, find_credentials, is_refused, reason_of
+from pipeline.faults import Denied, Interrupted
+
+__all__ = ["GoogleToken", "find_credentials", "keep_fresh"]
+
+MARGIN_S = 225.0
+"""How long before expiry a token is renewed, at most: google-auth's own threshold."""
+
+MARGIN_SHARE = 0.2
+"""The same for short lives, as a share of the life that is left when the token is got."""
+
+PATIENCE_S = 600.0
+"""How long rows wait for a token server that is down, once the last token has expired."""
+
+FIRST_PATIENCE_S = 45.0
+"""The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
+
+
+class GoogleToken:
+    """A fresh token of google-auth credentials; see `keep_fresh`."""
+
+    def __init__(self, credentials: Credentials, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._token: str | None = None
+        self._expires = 0.0
+        self._renew_at = 0.0
+        self._changed = anyio.Event()
+        self._wanted = anyio.Event()
+        self._denied: Denied | None = None
+        self._is_left = False
+        self._trouble: str | None = None
+        self._request = Requester()
+        quota_project = getattr(credentials, "quota_project_id", None)
+        self.headers: dict[str, str] = {"x-goog-user-project": quota_project} if quota_project else {}
+        self.refreshes = 0
+
+    async def __call__(self) -> str:
+        """A token that is alive now; see `pipeline.endpoint.token_source.Token`."""
+        while self._token is None or self._clock() >= self._expires:
+            await self._next_change()
+        return self._token
+
+    async def renew(self, rejected: str) -> None:
+        """Has a token replaced, which who asks next waits for; see `pipeline.endpoint.token_source.Token`."""
+        if self._token == rejected:
+            self._token, self._expires = None, self._clock()
+            self._wanted.set()
+
+    def hitch(self) -> str | None:
+        """Why there is no token; see `pipeline.endpoint.token_source.TellingToken`."""
+        if self._trouble is None or (self._token is not None and self._clock() < self._expires):
+            return None
+        return f"waiting for an access token: {self._trouble}"
+
+    def leave(self) -> None:
+        """Ends all waiting; see `pipeline.endpoint.token_source.TellingToken`."""
+        self._is_left = True
+        self._announce()
+
+    async def _next_change(self) -> None:
+        self._check()
+        self._wanted.set()
+        await self._changed.wait()
+        self._check()
+
+    def _check(self) -> None:
+        if self._denied is not None:
+            raise self._denied
+        if self._is_left:
+            raise Interrupted("the run is stopping, and no token is there")
+
+    async def keep(self) -> None:
+        """Refreshes for as long as it runs; ends when the credentials are refused for good."""
+        failing_since: float | None = None
+        tries = 0
+        while self._denied is None:
+            try:
+                await self._refresh()
+                failing_since, tries, self._trouble = None, 0, None
+            except FOREIGN_ERRORS as error:
+                failing_since = self._clock() if failing_since is None else failing_since
+                self._trouble = reason_of(error)
+                self._judge(error, failing_since)
+                tries += 1
+                await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                continue
+            with anyio.move_on_after(max(0.0, self._renew_at - self._clock())):
+                await self._wanted.wait()
+
+    async def _refresh(self) -> None:
+        self._request = Requester()
+        await anyio.to_thread.run_sync(self._credentials.refresh, self._request, abandon_on_cancel=True)
+        token, expiry = self._credentials.token, self._credentials.expiry
+        if not isinstance(token, str) or not token:
+            raise ValueError("the token server sent no token")
+        now = self._clock()
+        left = float("inf") if expiry is None else (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            raise ValueError("the token server sent a token that has expired already")
+        self._token, self._expires = token, now + left
+        self._renew_at = self._expires - min(MARGIN_S, MARGIN_SHARE * left)
+        self.refreshes += 1
+        self._wanted = anyio.Event()
+        self._announce()
+
+    def _judge(self, error: Exception, failing_since: float) -> None:
+        """Gives up when waiting cannot help, or has been long enough; never while a token still lives."""
+        if self._token is not None and self._clock() < self._expires:
+            return
+        patience = PATIENCE_S if self.refreshes else FIRST_PATIENCE_S
+        patience_ended = self._clock() - max(failing_since, self._expires) >= patience
+        refused = is_refused(error) or (not self.refreshes and self._request.explains(error))
+        if refused or patience_ended:
+            waited = "" if refused else f" for {patience:.0f} s"
+            status = self._request.status or 200
+            said = reason_of(error) + (f" (HTTP {status})" if status >= 400 else "")
+            self._denied = Denied(f"no access token{waited}: {said}; check the credentials, then run again")
+            self._announce()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+@asynccontextmanager
+async def keep_fresh(credentials: Credentials) -> AsyncIterator[GoogleToken]:
+    """A token that stays fresh inside the block."""
+    token = GoogleToken(credentials)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(token.keep)
+        yield token
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,287 @@
+"""Gemini as an ask: `AsyncOpenAI` over aiohttp, one per process; foreign errors become faults here and nowhere else.
+
+The cheap road through the SDK is `AsyncOpenAI.request` with ready bytes and the raw response: it walks no TypedDicts
+and builds no models, yet keeps the SDK's headers, hooks and errors. `Client` builds requests as the SDK does, the part
+that is the same in all of them once. Its `http_client` is `pipeline.endpoint.transport.Transport`, which does only what a batch
+needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+import multidict
+import orjson
+
+from pipeline.data import Reply, Request
+from pipeline.endpoint.address import base_url_of, chat_url
+from pipeline.endpoint.error_body import fault_of_status
+from pipeline.endpoint.finish_reasons import worth_another_try
+from pipeline.endpoint.public_client import PublicClient, Sender, hands_on
+from pipeline.endpoint.redaction import texts_of, unquoted, unsaid, unsaid_in
+from pipeline.endpoint.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream
+from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.token_source import Token
+from pipeline.endpoint.transport import NO_BYTES, Transport
+from pipeline.endpoint.wire import read_completion, usage_in
+from pipeline.faults import Denied, Expired, Fault, Unavailable, Unusable
+
+if TYPE_CHECKING:
+    from pipeline.endpoint.sdk import FinalRequestOptions
+
+_DRAIN_S = 0.1
+"""How long the rest of a stream is waited for after its last event, as the SDK does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to ask."""
+
+    base_url: str
+    label: str
+
+    @classmethod
+    def vertex(cls, project: str, location: str, endpoint: str = "openapi") -> Target:
+        """Vertex AI in a location, `global`, or a multi-region (`us`, `eu`); `endpoint` is a self-deployed one's id.
+
+        https://cloud.google.com/vertex-ai/generative-ai/docs/start/openai
+        """
+        hosts = {"global": "aiplatform.googleapis.com"} | {
+            region: f"aiplatform.{region}.rep.googleapis.com" for region in ("us", "eu")
+        }
+        host = hosts.get(location, f"{location}-aiplatform.googleapis.com")
+        path = f"v1/projects/{project}/locations/{location}/endpoints/{endpoint}"
+        return cls(f"https://{host}/{path}", location)
+
+    @classmethod
+    def url(cls, base_url: str) -> Target:
+        """Any OpenAI-compatible server; one with a location in its path goes by that.
+
+        Raises `Misuse` when it is no base URL, without repeating it.
+        """
+        base_url = base_url_of(base_url)
+        parts = urlsplit(base_url)
+        _, _, after = parts.path.partition("/locations/")
+        return cls(base_url, after.partition("/")[0] or parts.netloc)
+
+
+class Client(AsyncOpenAI):
+    """`AsyncOpenAI`, for one address and for bodies that are bytes already.
+
+    For every request the SDK parses the address again, merges, normalizes and encodes the same headers, and asks
+    whether a key, a workload's identity or a provider of its own wants to change them: that was three quarters of what
+    it costs. Here the first is done once, and the second not at all, since a token is given with each request.
+    """
+
+    custom_auth = None
+
+    def __init__(self, base_url: str, transport: httpx2.AsyncClient, headers: Mapping[str, str]) -> None:
+        from pipeline.endpoint.sdk import FinalRequestOptions  # another release may have moved it: see `hands_on`
+
+        super().__init__(
+            base_url=base_url,
+            api_key="given with each request",
+            max_retries=0,
+            timeout=None,
+            http_client=transport,
+            # The SDK would name itself after the class.
+            default_headers={"User-Agent": f"{AsyncOpenAI.__name__}/Python {VERSION}", **headers},
+        )
+        self._address = httpx2.URL(chat_url(base_url))
+        # Without a key the SDK would draw a random one for each request, and send none of them.
+        self._posting = FinalRequestOptions.construct(method="post", url=str(self._address), idempotency_key="-")
+
+    async def whole(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
+        """As `Sender` says."""
+        return await self.request(httpx2.Response, self._options(body, headers))
+
+    async def streamed(self, body: bytes, headers: Mapping[str, str]) -> AsyncStream[object]:
+        """As `Sender` says."""
+        options = self._options(body, headers)
+        return await self.request(object, options, stream=True, stream_cls=AsyncStream[object])
+
+    def _options(self, body: bytes, headers: Mapping[str, str]) -> FinalRequestOptions:
+        """What `request` takes to post `body`."""
+        return self._posting.model_copy(update={"content": body, "headers": headers})
+
+    async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        return options
+
+    async def _prepare_request(self, request: httpx2.Request) -> None:
+        pass
+
+    def _should_stream_response_body(self, request: httpx2.Request) -> bool:  # noqa: ARG002 - it has no headers
+        return False
+
+    async def _send_request(self, request: httpx2.Request, *, stream: bool, **_: Any) -> httpx2.Response:
+        return await self._client.send(request, stream=stream)
+
+    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:  # noqa: ARG002 - there are no retries
+        """The SDK's request, for `Transport.send`; the SDK's client for Azure overrides this, too.
+
+        An httpx2 request with headers and a body of its own would cost a third of a call, for nobody to read.
+        """
+        headers = self._constant_headers.copy()
+        headers.update(_texts(options.headers or {}))
+        ready = {"headers": headers, "content": options.content}
+        return httpx2.Request("POST", self._address, stream=NO_BYTES, extensions=ready)
+
+    @cached_property
+    def _constant_headers(self) -> multidict.CIMultiDict[str]:
+        return multidict.CIMultiDict(_texts(self.default_headers))
+
+
+class Endpoint:
+    """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
+
+    def __init__(self, client: Sender, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
+        self._client = client
+        self._token = token
+        self._timeout_s = timeout_s
+        self._idle_timeout_s = idle_timeout_s
+
+    async def ask(self, request: Request) -> Reply:
+        """One request, sent once.
+
+        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`; `Expired` when the token was not
+        accepted, and has been renewed. An answer that is worth another try is the `reply` of its fault.
+        """
+        try:
+            body = orjson.dumps(request.payload)
+        except TypeError as error:
+            raise Unusable(f"the request cannot be written as JSON: {error}") from None
+        token = await self._token()
+        try:
+            return await self._attempt(body, request, token)
+        except Fault as fault:
+            if isinstance(fault, Expired):
+                await self._renew(token, fault, request)
+            raise _discreet(fault, token, request) from fault.__cause__
+
+    async def _renew(self, token: str, expired: Expired, request: Request) -> None:
+        """Gets another token. Where there can be none, the answer itself is raised as what ends the run, or its row."""
+        try:
+            await self._token.renew(token)
+        except Denied as fault:
+            if fault.kind is None:
+                raise
+            denied = Denied(f"{fault.message} ({expired.message})", http_status=401, kind=fault.kind)
+            denied.reply = expired.reply
+            raise _discreet(denied, token, request) from None
+
+    async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
+        # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody
+        # waits for a token while the deadline runs.
+        headers = {**request.headers, "Authorization": f"Bearer {token}"}
+        started = time.monotonic()
+        answer, first_token_s = b"", None
+        with anyio.move_on_after(self._timeout_s) as deadline:
+            if request.payload.get("stream"):
+                answer, first_token_at = await self._stream(body, headers)
+                first_token_s = first_token_at - started
+            else:
+                answer = await self._post(body, headers)
+        if deadline.cancelled_caught:
+            raise Unavailable(f"no answer within {self._timeout_s:g} s")
+        answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
+        latency_s, finished_at = time.monotonic() - started, time.time_ns() // 1000
+        try:
+            completion = read_completion(answer)
+        except Fault as fault:
+            if (usage := usage_in(answer)) is not None:  # what it counts it bills
+                fault.reply = Reply(answer, usage, latency_s=latency_s, finished_at=finished_at)
+            raise
+        reply = Reply(
+            answer,
+            usage=completion.usage,
+            latency_s=latency_s,
+            first_token_s=first_token_s,
+            finished_at=finished_at,
+            completion=completion,
+            model=completion.model,
+            traffic_type=completion.traffic_type,
+        )
+        again = worth_another_try(completion)
+        if again is not None:
+            again.reply = reply
+            raise again
+        return reply
+
+    async def _post(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        try:
+            response = await self._client.whole(body, headers)
+        except APIStatusError as error:
+            raise _fault_of(error.response) from None
+        return whole_body(response.extensions["content"])
+
+    async def _stream(self, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, float]:
+        """The body that the streamed chunks add up to, and when the first piece of it came."""
+        arriving, first = Arriving(), None
+        try:
+            stream = await self._client.streamed(body, headers)
+        except APIStatusError as error:
+            raise _fault_of(error.response) from None
+        async with stream:
+            pieces = stream.response.aiter_raw()
+            while not arriving.ended:
+                await self._advance(arriving, pieces)
+                if first is None and arriving.has_begun:
+                    first = time.monotonic()
+            # Read to its end the connection can be used again; the answer is whole whatever comes of that.
+            with suppress(Fault), anyio.move_on_after(_DRAIN_S):
+                while await anext(pieces, None) is not None:
+                    pass
+        return arriving.body(), first or time.monotonic()
+
+    async def _advance(self, arriving: Arriving, pieces: AsyncIterator[bytes]) -> None:
+        """Takes in what comes next, unless it is longer in coming than the idle deadline. Comments do not count."""
+        with anyio.move_on_after(self._idle_timeout_s):
+            while (piece := await anext(pieces, None)) is not None:
+                if arriving.feed(piece):
+                    return
+            arriving.end()
+            return
+        raise Unavailable(f"the stream stood still for {self._idle_timeout_s:g} s")
+
+
+@asynccontextmanager
+async def open_endpoint(
+    target: Target,
+    token: Token,
+    *,
+    connections: int,
+    timeout_s: float,
+    idle_timeout_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Endpoint]:
+    """An endpoint whose one `AsyncOpenAI` is closed at the end of the block. Connections are idle by the `clock`."""
+    client_of = Client if await hands_on(Client) else PublicClient
+    async with (
+        Transport(target.base_url, connections, clock) as transport,
+        client_of(target.base_url, transport, token.headers) as client,
+    ):
+        yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
+
+
+def _texts(headers: Mapping[str, object]) -> dict[str, str]:
+    """The headers that have a value: the SDK has another word for those that are to be left out."""
+    return {name: value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _fault_of(response: httpx2.Response) -> Fault:
+    return fault_of_status(response.status_code, response.content, response.headers)
+
+
+def _discreet(fault: Fault, token: str, request: Request) -> Fault:
+    """The fault, with neither the token nor what the request said in its message."""
+    fault.message = unquoted(unsaid(fault.message, token), texts_of(request.payload))
+    fault.args = (fault.message,)
+    return fault

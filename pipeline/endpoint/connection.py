@@ -1,0 +1,252 @@
+"""From flags to an open endpoint: where to ask, and with whose credentials."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.endpoint.address import is_here, is_vertex, weighted_url, without_query
+from pipeline.faults import Misuse
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+    from pipeline.endpoint.client import Target
+    from pipeline.endpoint.token_source import TellingToken
+    from pipeline.execution.run import Connect
+    from pipeline.job.job import Job
+    from pipeline.policy.compose import Opened
+
+GLOBAL_TIERS = ("flex", "priority")
+"""Request tiers that only the `global` location has."""
+
+_PARTS_OF_ADDRESSES = {
+    "--project": re.compile(r"[a-z0-9][a-z0-9.:-]*"),  # older ones have a domain before a colon
+    "--location": re.compile(r"[a-z0-9-]+"),
+    "--endpoint-id": re.compile(r"[A-Za-z0-9_-]+"),
+}
+"""What these flags may be made of: they become parts of the address that a token is sent to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Where to ask and how to sign in: the flags, checked but not used yet."""
+
+    project: str | None = None
+    locations: Sequence[str] = ("global",)
+    endpoint_id: str | None = None
+    base_urls: Sequence[str] = ()
+    credentials: Path | None = None
+
+    def __post_init__(self) -> None:
+        for text in self.base_urls:
+            weighted_url(text)
+        if self.project is not None:
+            object.__setattr__(self, "project", self.project.strip() or None)
+        for flag, values in (
+            ("--project", [self.project]),
+            ("--location", self.locations),
+            ("--endpoint-id", [self.endpoint_id]),
+        ):
+            for value in values:
+                if value is not None:
+                    _require_part(flag, value)
+
+    @property
+    def provider(self) -> str:
+        """Who answers, by a name for the reply cache: the same wherever the same models are asked.
+
+        Vertex AI's own models are the same in all its locations, for all projects; a deployed endpoint or another
+        server is known by its address.
+        """
+        if self.base_urls:
+            return " ".join(sorted({without_query(weighted_url(text)[1]) for text in self.base_urls}))
+        if self.endpoint_id in (None, "openapi"):
+            return "vertex"
+        return f"vertex {self.project or ''} {' '.join(sorted(self.locations))} {self.endpoint_id}"
+
+    @property
+    def quotas(self) -> list[str]:
+        """Whose quotas are used: an address or a project and place for each endpoint."""
+        if self.base_urls:
+            return [without_query(weighted_url(text)[1]) for text in self.base_urls]
+        project = self.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
+        return [f"vertex {project} {location} {self.endpoint_id or 'openapi'}" for location in self.locations]
+
+    @property
+    def endpoints(self) -> int:
+        """How many endpoints share the work."""
+        return len(self.base_urls or self.locations)
+
+    def check_tier(self, tier: str | None) -> None:
+        """Raises `Misuse` when a request tier is wanted where Vertex AI does not have it."""
+        elsewhere = [location for location in self.locations if location != "global"]
+        if tier in GLOBAL_TIERS and elsewhere and not self.base_urls:
+            raise Misuse(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
+
+    def check_model(self, model: str) -> None:
+        """Raises `Misuse` for a model that is not named as Vertex AI names its own: `publisher/model`.
+
+        That it refuses other names is inferred: its documentation has this form alone. A deployed endpoint takes any.
+        """
+        if model and "/" not in model and not self.base_urls and self.endpoint_id in (None, "openapi"):
+            told = f"write google/{model}" if model.startswith(("gemini", "gemma")) else "other servers need --base-url"
+            raise Misuse(f"Vertex AI names its models as in google/gemini-3.5-flash-lite, not {model!r}: {told}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a process needs to begin: the job as the command line described it, and where to ask. It holds no secret."""
+
+    target: str
+    inputs: Sequence[str] | None
+    model: str | None
+    assignments: Sequence[str] | None
+    output: Path | None
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Targets, and what opens them: an API key, or Google credentials."""
+
+    targets: Sequence[tuple[float, Target]]
+    api_key: str | None
+    credentials: Credentials | None
+
+    @property
+    def lanes(self) -> list[tuple[str, float]]:
+        """The names and weights of what `open` opens."""
+        return [(target.label, weight) for weight, target in self.targets]
+
+    def connecting(self, job: Job, concurrency: int) -> Connect:
+        """`open` for a run of this job, with connections for as many calls in flight as it may be tuned to."""
+        from pipeline.policy.compose import workers_for
+
+        return partial(
+            self.open,
+            connections=workers_for(concurrency),
+            timeout_s=job.timeout_s,
+            idle_timeout_s=job.idle_timeout_s,
+        )
+
+    @asynccontextmanager
+    async def open(
+        self, *, connections: int, timeout_s: float, idle_timeout_s: float
+    ) -> AsyncIterator[Sequence[Opened]]:
+        """The endpoints as asks, closed at the end of the block."""
+        from pipeline.endpoint.client import open_endpoint
+        from pipeline.policy.compose import Opened
+
+        async with AsyncExitStack() as stack:
+            token = await stack.enter_async_context(self._token())
+            opened = []
+            for weight, target in self.targets:
+                opening = open_endpoint(
+                    target, token, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
+                )
+                endpoint = await stack.enter_async_context(opening)
+                opened.append(Opened(target.label, weight, endpoint.ask, token.hitch, token.leave))
+            yield opened
+
+    @asynccontextmanager
+    async def _token(self) -> AsyncIterator[TellingToken]:
+        if self.credentials is None:
+            from pipeline.endpoint.token_source import ApiKey
+
+            yield ApiKey(self.api_key or "")
+            return
+        from pipeline.endpoint.auth import keep_fresh  # google-auth takes a while to load, and a key needs none of it
+
+        async with keep_fresh(self.credentials) as token:
+            yield token
+
+
+def access(connection: Connection) -> Access:
+    """Finds credentials and the targets. Raises `Misuse` with the remedy when something is missing.
+
+    With a base URL of another server than Vertex's, OPENAI_API_KEY opens it; a Google token is sent only to Google,
+    to this machine, to a URL of Vertex's form, or where --credentials says so. Proxies and certificate authorities
+    that cannot be used are told here, too.
+    """
+    found = _access(connection)
+    _require_way([target.base_url for _, target in found.targets], signs_in=found.credentials is not None)
+    return found
+
+
+def _access(connection: Connection) -> Access:
+    from pipeline.endpoint.client import Target
+
+    if connection.base_urls:
+        weighted = [weighted_url(text) for text in connection.base_urls]
+        targets = [(weight, Target.url(url)) for weight, url in weighted]
+        if connection.credentials is None and not all(is_vertex(url) for _, url in weighted):
+            key = api_key(os.environ.get("OPENAI_API_KEY"))
+            if key and any(is_vertex(url) and not is_here(url) for _, url in weighted):
+                raise Misuse("OPENAI_API_KEY is not for Google: run the servers apart, or name --credentials for all")
+            if key:
+                return Access(targets, key, None)
+            if not all(is_here(url) for _, url in weighted):
+                raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
+        try:
+            return Access(targets, None, _credentials(connection, needs_project=False)[0])
+        except Misuse as error:
+            if connection.credentials is None and any(is_here(url) for _, url in weighted):
+                raise Misuse(f"{error}; or set OPENAI_API_KEY, to any value, for a server that takes keys") from None
+            raise
+    try:
+        credentials, found_project = _credentials(connection, needs_project=connection.project is None)
+    except Misuse as error:
+        if connection.credentials is None and os.environ.get("OPENAI_API_KEY"):
+            raise Misuse(f"{error}; OPENAI_API_KEY is for the server of a --base-url only") from None
+        raise
+    project = connection.project or found_project
+    if not project:
+        raise Misuse("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
+    _require_part("--project", project)
+    endpoint = connection.endpoint_id or "openapi"
+    targets = [(1.0, Target.vertex(project, location, endpoint)) for location in connection.locations]
+    return Access(targets, None, credentials)
+
+
+def api_key(value: str | None) -> str | None:
+    """The key that OPENAI_API_KEY holds: without blanks and line ends around it, quotes, and a `Bearer` before it.
+
+    None when it holds none. Raises `Misuse`, without the key, for what no header can hold.
+    """
+    key = (value or "").strip()
+    if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'":
+        key = key[1:-1].strip()
+    key = re.sub(r"\Abearer(\s+|\Z)", "", key, flags=re.IGNORECASE)
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise Misuse("OPENAI_API_KEY holds a blank, a line end or a character beyond ASCII: set it to the key alone")
+    return key or None
+
+
+def _require_part(flag: str, value: str) -> None:
+    if not _PARTS_OF_ADDRESSES[flag].fullmatch(value):
+        raise Misuse(f"{flag} is a plain name, of letters, digits and hyphens: its value cannot be part of an address")
+
+
+def _require_way(base_urls: Sequence[str], *, signs_in: bool) -> None:
+    """Raises `Misuse` for a proxy, or certificate authorities, that calls or token requests could not use."""
+    from pipeline.endpoint.network import ca_bundles, proxy_for, tls_context
+
+    for url in [*base_urls, *(["https://oauth2.googleapis.com"] if signs_in else [])]:
+        proxy_for(url)
+    if any(url.startswith("https:") for url in base_urls):
+        tls_context()
+    if signs_in:
+        ca_bundles()
+
+
+def _credentials(connection: Connection, *, needs_project: bool) -> tuple[Credentials, str | None]:
+    from pipeline.endpoint.auth import find_credentials
+
+    return find_credentials(connection.credentials, needs_project=needs_project)

@@ -1,0 +1,367 @@
+"""Google credentials: found, read, and what their hitches mean.
+
+Files are read here and not by google-auth, whose messages repeat what a setting holds, and which asks for a workload's
+project while it loads them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import google.auth
+import google.auth.transport.requests
+import requests
+from google.auth.credentials import Credentials, with_scopes_if_required
+from google.auth.exceptions import (
+    DefaultCredentialsError,
+    GoogleAuthError,
+    OAuthError,
+    ReauthFailError,
+    RefreshError,
+    TransportError,
+)
+
+from pipeline.endpoint.network import ca_bundles, proxy_for
+from pipeline.endpoint.redaction import redacted
+from pipeline.faults import Misuse
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+REQUEST_TIMEOUT_S = 30.0
+
+LARGEST_FILE = 2**20
+
+TYPES = (
+    "service_account",
+    "authorized_user",
+    "external_account",
+    "external_account_authorized_user",
+    "impersonated_service_account",
+    "gdch_service_account",
+)
+"""The kinds of credentials files, by their `type`."""
+
+FOREIGN_ERRORS = (
+    GoogleAuthError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    NotImplementedError,
+    ImportError,
+    OSError,
+    subprocess.SubprocessError,
+)
+"""What google-auth raises: its own errors, those of reading garbage, of files, and of programs that hand out tokens."""
+
+_REMEDY = "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or pass --credentials"
+
+_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+
+_PASSING = {"server_error", "temporarily_unavailable", "internal_failure", "slow_down", "backend_error", "timeout"}
+"""OAuth errors (RFC 6749, 5.2, and what Google adds) that waiting may mend; it mends no other."""
+
+_REFUSALS = {
+    "invalid_grant", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
+    "invalid_target", "access_denied", "invalid_request", "invalid_rapt", "account_not_found", "deleted_client",
+    "disabled_client", "org_internal", "admin_policy_enforced", "restricted_client", "invalid_token",
+    "PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION",
+}  # fmt: skip
+"""Refusals by name, to be known in running text, too: OAuth's, and those of Google's own services."""
+
+_REFUSING = {400, 401, 403, 404}
+
+Found = tuple[Credentials, str | None]
+
+
+def find_credentials(path: Path | None = None, *, needs_project: bool = True) -> Found:
+    """Google credentials and their project: of a file, or wherever `google.auth.default` finds them.
+
+    Raises `Misuse` with the reason, which names a setting and never its value. Unless a project is needed, nothing is
+    asked for over the network.
+    """
+    named = _named(path)
+    try:
+        if named is None:
+            found: Found = google.auth.default(scopes=[SCOPE], request=Requester())
+            return found
+        credentials, project = _loaded(*named)
+        if path is None:
+            variables = ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
+            project = next(filter(None, map(os.environ.get, variables)), project)
+        credentials = with_scopes_if_required(credentials, [SCOPE])  # type: ignore[no-untyped-call] # google-auth
+    except DefaultCredentialsError as error:
+        raise Misuse(f"no usable Google credentials: {reason_of(error)} ({_REMEDY}; --emulate needs none)") from None
+    except FOREIGN_ERRORS as error:
+        raise Misuse(f"the Google credentials cannot be used: {reason_of(error)}") from None
+    if project is None and needs_project and hasattr(credentials, "get_project_id"):
+        project = _looked_up(credentials)
+    return credentials, project
+
+
+def _looked_up(credentials: Any) -> str | None:
+    """The project of a workload's pool, which its file does not name."""
+    try:
+        project: str | None = credentials.get_project_id(request=Requester())
+    except FOREIGN_ERRORS as error:
+        raise Misuse(
+            f"the project of these credentials cannot be looked up: {reason_of(error)} (name it with --project)"
+        ) from None
+    return project
+
+
+def _named(path: Path | None) -> tuple[str, dict[str, Any]] | None:
+    """The file that a setting names, read, and which setting; None where google-auth is to look for itself."""
+    if path is not None:
+        return "--credentials", _read("--credentials", str(path))
+    gcloud = _gcloud_file()
+    value = os.environ.get(_VARIABLE, "")
+    if value and value != str(gcloud):
+        return _VARIABLE, _read(_VARIABLE, value)
+    if gcloud.is_file():
+        info = _read("gcloud", str(gcloud))
+        # Of a user, google-auth has gcloud tell the project.
+        return ("gcloud", info) if info.get("type") == "external_account" else None
+    return None
+
+
+def _gcloud_file() -> Path:
+    """Where `gcloud auth application-default login` writes."""
+    folder = os.environ.get("CLOUDSDK_CONFIG") or "~/.config/gcloud"
+    return Path(folder).expanduser() / "application_default_credentials.json"
+
+
+def _read(setting: str, value: str) -> dict[str, Any]:
+    """The object in a credentials file. No message repeats what the setting or the file holds."""
+    if re.search(r"[{}\"\n]|PRIVATE KEY", value):
+        raise Misuse(f"{setting} holds JSON or a key, and must be a path: write it to a file, and name that")
+    try:
+        is_file = Path(value).is_file()
+        content = _beginning(Path(value)) if is_file else b""
+    except (OSError, ValueError) as error:  # a name that is too long, a null byte, no permission
+        reason = getattr(error, "strerror", None) or "it is no path"
+        raise Misuse(f"the credentials file that {setting} names cannot be read: {reason}") from None
+    if not is_file:
+        shown = _shown(value) or "of the name"
+        raise Misuse(f"there is no credentials file {shown}: correct the path that {setting} gives")
+    file = f"the credentials file of {setting}"
+    if len(content) > LARGEST_FILE:
+        raise Misuse(f"{file} is too large to hold credentials")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\x00" in content[:4]:
+        raise Misuse(f"{file} is in UTF-16: save it as UTF-8")
+    try:
+        info = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise Misuse(f"{file} is not in UTF-8: save it as UTF-8") from None
+    except (ValueError, RecursionError):
+        raise Misuse(f"{file} is not JSON") from None
+    if not isinstance(info, dict):
+        raise Misuse(f"{file} holds no credentials: they are a JSON object")
+    return info
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LARGEST_FILE + 1)
+
+
+def _shown(value: str) -> str:
+    """A path that can be shown: a plain one to a JSON file. Anything else may be a secret in the wrong place."""
+    plain = re.fullmatch(r"[\w./~ -]{1,200}\.json", value, re.ASCII) and redacted(value) == value
+    return repr(value) if plain else ""
+
+
+def _loaded(setting: str, info: dict[str, Any]) -> Found:
+    kind = info.get("type")
+    if kind not in TYPES:
+        if {"installed", "web"} & info.keys():
+            raise Misuse(f"the credentials file of {setting} holds an OAuth client, not credentials: {_REMEDY}")
+        raise Misuse(f"the credentials file of {setting} has no `type` that is known: {', '.join(TYPES)}")
+    if kind == "external_account":
+        return _external(setting, info), None
+    key = info.get("private_key")
+    if isinstance(key, str) and "\\n" in key:  # escaped once too often, by a shell or a secret store
+        info = info | {"private_key": key.replace("\\n", "\n")}
+    with warnings.catch_warnings():
+        # Deprecated for files from strangers; this one is named by the user, and may be of any kind.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found: Found = google.auth.load_credentials_from_dict(  # type: ignore[no-untyped-call] # google-auth leaves it so
+            info, quota_project_id=os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT")
+        )
+    return found
+
+
+def _external(setting: str, info: dict[str, Any]) -> Credentials:
+    """A workload's credentials, as `google.auth.load_credentials_from_dict` makes them, which asks for the project."""
+    from google.auth import aws, identity_pool, pluggable
+
+    source = info.get("credential_source")
+    source = source if isinstance(source, dict) else {}
+    file = source.get("file")
+    if isinstance(file, str) and not Path(file).is_file():
+        raise Misuse(f"the credentials of {setting} name a file for the subject token that is not there")
+    kind: Any = identity_pool
+    if info.get("subject_token_type") == "urn:ietf:params:aws:token-type:aws4_request":
+        kind = aws
+    elif "executable" in source:
+        kind = pluggable
+    credentials: Credentials = kind.Credentials.from_info(info).with_quota_project_from_environment()
+    return credentials
+
+
+# Requests to token servers
+
+
+class Requester(google.auth.transport.requests.Request):
+    """What google-auth makes its requests with: they go the way that calls go, and follow no redirect.
+
+    They are given up sooner than google-auth's own, which may take two minutes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_Session())
+        self._asked = False
+        self.status: int | None = None
+        """Of the last answer; None when there was none."""
+
+    def explains(self, error: Exception) -> bool:
+        """Whether the reason of an error lies in the credentials: nobody was asked, or who was asked said 4xx."""
+        if not isinstance(error, GoogleAuthError) or isinstance(error, TransportError):
+            return False
+        status = self.status
+        return not self._asked or (status is not None and 400 <= status < 500 and status not in {408, 425, 429})
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: Any = None,
+        headers: Any = None,
+        timeout: float = REQUEST_TIMEOUT_S,
+        **options: Any,
+    ) -> Any:
+        """As google-auth does it."""
+        self._asked, self.status = True, None
+        answer = super().__call__(url, method, body, headers, timeout, **options)  # type: ignore[no-untyped-call] # theirs
+        self.status = answer.status
+        return answer
+
+
+class _Session(requests.Session):
+    """Proxies and authorities by `pipeline.endpoint.network`; nothing else of the environment, such as a .netrc, has a say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.verify = next(iter(ca_bundles()), True)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
+        """As `requests` does it."""
+        address = url if isinstance(url, str) else url.decode()
+        return super().request(method, url, *args, **options | {"proxies": _proxies(address), "allow_redirects": False})
+
+
+def _proxies(url: str) -> dict[str, str]:
+    proxy = proxy_for(url)
+    if proxy is None:
+        return {}
+    scheme, _, rest = proxy.url.partition("://")
+    user = f"{quote(proxy.user, safe='')}:{quote(proxy.password, safe='')}@" if proxy.user or proxy.password else ""
+    return {urlsplit(url).scheme: f"{scheme}://{user}{rest}"}
+
+
+# What hitches mean
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether a token was refused, in whatever spelling, so that no waiting helps."""
+    if isinstance(error, ReauthFailError):
+        return True
+    if not isinstance(error, RefreshError | OAuthError) or error.retryable:
+        return False
+    return any(_refuses(value) for argument in error.args for value in _documents(argument))
+
+
+def _documents(value: object) -> Iterator[object]:
+    """What an error carries: objects, and texts that may be the JSON of one."""
+    yield value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
+        try:
+            yield json.loads(value)
+        except (ValueError, RecursionError):
+            return
+
+
+def _refuses(value: object) -> bool:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, str):
+        return not _REFUSALS.isdisjoint(re.findall(r"[A-Za-z]+(?:_[A-Za-z]+)+|UNAUTHENTICATED", value[:4096]))
+    if not isinstance(value, dict):
+        return False
+    error = value.get("error")
+    if isinstance(error, dict):
+        return error.get("code") in _REFUSING or error.get("status") in _REFUSALS
+    return isinstance(error, str) and bool(re.fullmatch(r"[a-z_]+", error)) and error not in _PASSING
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line of at most 300 characters without any secret.
+
+    A token server may repeat what it was sent: an assertion that is signed, or a refresh token.
+    """
+    first = error.args[0] if error.args else error
+    if isinstance(first, requests.RequestException):
+        return _unreached(first)
+    said = str(first).replace(" from dict object", "") or type(error).__name__
+    for argument in error.args[1:]:
+        inner = str(argument) if isinstance(argument, Exception) else _description(argument)
+        said = f"{said}: {inner}" if inner and inner not in said else said
+    return redacted(" ".join(said.split()))[:300]
+
+
+def _description(value: object) -> str:
+    """What a server's answer says for people."""
+    for document in _documents(value):
+        if isinstance(document, dict):
+            error = document.get("error")
+            fields = error if isinstance(error, dict) else {}
+            said = fields.get("message") or document.get("error_description") or error
+            return said if isinstance(said, str) else ""
+    return value if isinstance(value, str) else ""
+
+
+def _unreached(error: requests.RequestException) -> str:
+    """Why a server was not reached, in plain words."""
+    url = getattr(error.request, "url", None)
+    host = urlsplit(url).netloc.rpartition("@")[2] if isinstance(url, str) else "the token server"
+    text = str(error)
+    reason = re.search(r"\[Errno -?\d+\] ([A-Z][\w ]+)", text)
+    system = f": {reason[1]}" if reason else ""
+    match error:
+        case requests.exceptions.ProxyError():
+            return f"the proxy on the way to {host} cannot be used{system or f': {redacted(text)[-150:]}'}"
+        case requests.exceptions.SSLError():
+            certificate = re.search(r"certificate verify failed: ([\w ,'.-]+)", text)
+            return f"no TLS connection to {host}: {certificate[1].strip() if certificate else redacted(text)[-150:]}"
+        case requests.exceptions.Timeout():
+            return f"{host} gave no answer in time"
+        case requests.exceptions.ConnectionError() if "resolve" in text or "NameResolution" in text:
+            return f"the name {host} cannot be resolved (DNS){system}"
+        case requests.exceptions.ConnectionError():
+            return f"{host} cannot be reached{system or f': {redacted(text)[-150:]}'}"
+        case _:
+            return redacted(f"{host}: {text}")[:300]

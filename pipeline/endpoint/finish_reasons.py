@@ -1,0 +1,119 @@
+"""How answers end: by one table of the reasons that servers give, in whatever case and spelling.
+
+Live and when a kept reply is read again the same functions decide, so that a row ends the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from functools import lru_cache
+
+from pipeline.data import Usage
+from pipeline.endpoint.error_body import fault_in
+from pipeline.endpoint.redaction import one_line, redacted
+from pipeline.endpoint.wire import Answer, Completion
+from pipeline.faults import Cut, Fault, Refused, Throttled, Unavailable
+
+
+class Ending(Enum):
+    """What a finish reason says of an answer."""
+
+    WHOLE = "whole"
+    CUT = "cut"
+    """The answer is longer than it may be: more room may help."""
+    BLOCKED = "blocked"
+    """The endpoint will not give it."""
+    BROKEN = "broken"
+    """It failed to make one: worth another try."""
+
+
+_WORDS = {
+    Ending.BLOCKED: (
+        "armor", "block", "blocked", "blocklist", "contentfilter", "csam", "filter", "filtered", "flagged",
+        "guardrail", "guardrails", "harmful", "intervened", "jailbreak", "language", "moderated", "moderation",
+        "policy", "prohibited", "recitation", "refusal", "refused", "safety", "sensitive", "spii",
+    ),
+    Ending.BROKEN: (
+        "abort", "aborted", "cancelled", "canceled", "disconnect", "error", "errored", "fail", "failed", "failure",
+        "insufficient", "interrupted", "invalid", "malformed", "many", "missing", "network", "no", "other",
+        "overloaded", "rate", "time", "timeout", "unavailable", "unexpected",
+    ),
+    Ending.CUT: (
+        "cutoff", "incomplete", "length", "limit", "maxlength", "maxtokens", "tokens", "truncated", "window",
+    ),
+}  # fmt: skip
+"""The words that decide, the first kind that has one of them; a reason with none of them ends a whole answer.
+
+Gemini's reasons: https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest/v1/GenerateContentResponse
+(how the compatible endpoint spells them is inferred; length and content_filter were seen). Others in public reports:
+maximhq/bifrost#5425, genkit-ai/genkit#6259, mozilla-ai/any-llm#1202, router-for-me/CLIProxyAPI#433.
+"""
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_LONGEST = 60
+
+
+@lru_cache(maxsize=256)
+def ending_of(reason: str | None) -> Ending:
+    """What a finish reason means. None, and reasons that nobody knows, end whole answers."""
+    if reason in (None, "stop", "tool_calls"):
+        return Ending.WHOLE
+    words = {word.lower() for word in _WORD.findall(reason[:_LONGEST])}
+    return next((ending for ending, known in _WORDS.items() if not words.isdisjoint(known)), Ending.WHOLE)
+
+
+def fault_of(answer: Answer, completion: Completion) -> Fault | None:
+    """Why an answer is not a whole one, by what its server says of it; None when it is."""
+    if answer.error is not None:
+        return fault_in({"error": answer.error})
+    if answer.finish_reason == "stop" and answer.refusal is None:
+        return None
+    match ending_of(answer.finish_reason):
+        case Ending.BLOCKED if answer.finish_reason == "content_filter":
+            return Refused("the answer was blocked by the content filter")
+        case Ending.BLOCKED:
+            return Refused(f"the answer was blocked (finish_reason {_spelled(answer)})")
+        case _ if answer.refusal:
+            return Refused(f"the model refused: {_told(answer.refusal)}")
+        case Ending.CUT:
+            return Cut(f"the answer was cut at max_tokens{_after(completion.usage)}")
+        case Ending.BROKEN:
+            return Unavailable(f"the endpoint failed to make an answer (finish_reason {_spelled(answer)})")
+    return None
+
+
+def _after(usage: Usage | None) -> str:
+    """How far an answer came that was cut, if the server says so."""
+    if usage is None:
+        return ""
+    thinking = f", {usage.reasoning} of them on thinking" if usage.reasoning else ""
+    return f" after {usage.output + usage.reasoning} tokens{thinking}"
+
+
+def fault_of_all(completion: Completion) -> Fault | None:
+    """Why a completion holds no answer at all; None when there is one, whole or not."""
+    if completion.blocked:
+        return Refused(f"the prompt was blocked: {_told(completion.blocked)}")
+    if not completion.answers:
+        return Unavailable(f"the endpoint gave no answer (no choices): {completion.instead or ''}")
+    return None
+
+
+def worth_another_try(completion: Completion) -> Fault | None:
+    """The fault for which a completion is asked for again: that of its first answer, when it is that of them all."""
+    fault = fault_of_all(completion)
+    if fault is None:
+        faults = [fault_of(answer, completion) for answer in completion.answers]
+        fault = faults[0] if all(isinstance(each, Throttled | Unavailable) for each in faults) else None
+    return fault if isinstance(fault, Throttled | Unavailable) else None
+
+
+def _spelled(answer: Answer) -> str:
+    """The finish reason, for a message."""
+    return one_line(answer.finish_reason or "")[:_LONGEST]
+
+
+def _told(text: str) -> str:
+    """The beginning of a server's own words. Cut twice: redaction takes its time with long texts."""
+    return redacted(text[:1000])[:300]

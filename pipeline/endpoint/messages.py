@@ -1,0 +1,205 @@
+"""What a message says, or a piece of one in a stream: the one place where the fields of foreign messages are typed.
+
+The reader of whole completions, the assembly of streams and the tool loop all read messages here. The forms are those
+of Vertex AI's compatible endpoint, of OpenAI, and of the servers that are found behind the same address elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, dig, json_text, objects
+
+_PREFIX = "default_api."
+"""Gemini's own habit: it names functions as its training did. googleapis/python-aiplatform#4472"""
+
+_TOO_DEEP = "(nested too deeply to be written)"
+"""In the place of arguments that are such an object: it is not JSON, so that no tool takes it."""
+
+_LEVELS = 4
+"""How deep texts are looked for inside a content part."""
+
+_THOUGHT = ("thinking", "reasoning", "thought")
+_TEXTS = ("text", "output_text")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a tool, or a fragment of one; what is not known yet is empty.
+
+    `arguments` is text whatever came; `raw` is the call with all that the server put into it.
+    """
+
+    id: str
+    index: int | None
+    name: str
+    arguments: str
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """A piece of what the model made: base64, and what is known of it."""
+
+    data: str
+    about: Mapping[str, Any]
+
+
+class Said(NamedTuple):
+    """What a message says, or adds to what was said before. Empty text is no text."""
+
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    calls: Sequence[Call] = ()
+    audio: Audio | None = None
+
+
+def message_in(choice: Mapping[str, Any], names: Sequence[str] = ("message", "delta")) -> Mapping[str, Any]:
+    """The message of a choice, under the first of these names that holds one; empty when there is none.
+
+    Also the bare `text` of OpenAI's older endpoint, which some servers keep to.
+    """
+    for name in names:
+        message = choice.get(name)
+        if message and isinstance(message, dict):
+            return message
+    text = choice.get("text")
+    return {"content": text} if isinstance(text, str) else {}
+
+
+def said_in(message: Mapping[str, Any]) -> Said:
+    """What a message, or the delta of one, says. Raises `Rounded` (see `pipeline.endpoint.untrusted_json.read`)."""
+    content = message.get("content")
+    if isinstance(content, str):
+        text, thoughts, refusal = content, "", ""
+    else:
+        text, thoughts, refusal = _parts(content) if content else ("", "", "")
+    # Google's mark wins over the tag inside the text (see `thought_tag_marker`).
+    if "extra_content" in message and is_thought(message):
+        text, thoughts = "", text + thoughts
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    audio = message.get("audio")
+    return Said(
+        text,
+        _flat(reasoning) + thoughts if reasoning else thoughts,
+        refusal or as_text(message.get("refusal")) or "",
+        calls_in(message),
+        _audio(audio) if audio else None,
+    )
+
+
+def calls_in(message: Mapping[str, Any]) -> Sequence[Call]:
+    """The calls of a message, or fragments of them. Raises `Rounded`."""
+    calls = message.get("tool_calls")
+    if not calls:
+        function = message.get("function_call")  # OpenAI's older form
+        return [_call({"function": function})] if isinstance(function, dict) and function else ()
+    if isinstance(calls, dict) and not {"function", "name", "id"} & calls.keys():
+        calls = list(calls.values())  # by number, in the place of a list
+    return [_call(call) for call in objects(calls)]
+
+
+def whole_arguments(text: str) -> str:
+    """The arguments of a call as JSON text of an object, where what came can mean one; else as they came.
+
+    Servers write no arguments as nothing, `null` or `""`, and some encode the object twice.
+    """
+    bare = text.strip()
+    if bare in {"", "null"}:
+        return "{}"
+    if bare[0] != '"':
+        return text
+    try:
+        inner = orjson.loads(bare)
+        if inner.strip() in {"", "null"}:
+            return "{}"
+        return inner if isinstance(orjson.loads(inner), dict) else text
+    except orjson.JSONDecodeError:
+        return text
+
+
+def is_object(text: str) -> bool:
+    """Whether text is a JSON object."""
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def is_thought(thing: Mapping[str, Any]) -> bool:
+    """Whether Google marks a message, or a part of its content, as a thought.
+
+    https://cloud.google.com/vertex-ai/generative-ai/docs/migrate/openai/overview
+    """
+    return dig(thing, "extra_content", "google", "thought") in (True, "true", "True")
+
+
+def _call(call: Mapping[str, Any]) -> Call:
+    function = call.get("function")
+    if isinstance(function, dict):
+        name, arguments = function.get("name"), function.get("arguments")
+    else:  # some servers name the function here, or leave the level out
+        name, arguments = function or call.get("name"), call.get("arguments")
+    return Call(
+        id=as_name(call.get("id")),
+        index=as_integer(call.get("index")),
+        name=(as_text(name) or "").strip().removeprefix(_PREFIX),
+        arguments=_arguments(arguments),
+        raw=call,
+    )
+
+
+def _arguments(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json_text(value) or _TOO_DEEP
+
+
+def _parts(content: object) -> tuple[str, str, str]:
+    """Text, thoughts and refusal of content that is not one text: a list of parts, a part, or a JSON object."""
+    if isinstance(content, dict):
+        if as_text(content.get("type")) not in _TEXTS:
+            return json_text(content) or "", "", ""
+        content = [content]
+    kinds: dict[str, list[str]] = {"text": [], "thought": [], "refusal": []}
+    for part in content if isinstance(content, list) else ():
+        kind, piece = _part(part)
+        kinds[kind].append(piece)
+    text, thoughts, refusal = ("".join(pieces) for pieces in kinds.values())
+    return text, thoughts, refusal
+
+
+def _part(part: object) -> tuple[str, str]:
+    if not isinstance(part, dict):
+        return "text", as_text(part) or ""
+    kind = as_text(part.get("type")) or ""
+    if kind == "refusal":
+        return "refusal", as_text(part.get("refusal")) or ""
+    if kind.startswith(_THOUGHT) or is_thought(part):
+        return "thought", _flat(part)
+    return "text", _flat(part.get("text"))
+
+
+def _flat(value: object, levels: int = _LEVELS) -> str:
+    """The text inside a text, a part, or a list of parts."""
+    if isinstance(value, str):
+        return value
+    if not levels:
+        return ""
+    if isinstance(value, list):
+        return "".join([_flat(item, levels - 1) for item in value])
+    if isinstance(value, dict):
+        found = (_flat(value.get(name), levels - 1) for name in ("text", "thinking", "reasoning", "content", "value"))
+        return next(filter(None, found), "")
+    return ""
+
+
+def _audio(audio: object) -> Audio | None:
+    if not isinstance(audio, dict) or not audio:
+        return None
+    return Audio(as_text(audio.get("data")) or "", {name: value for name, value in audio.items() if name != "data"})

@@ -1,0 +1,110 @@
+"""The OpenAI SDK, without the four hundred modules of types that no run uses: they are two thirds of what it loads.
+
+`import openai` loads a module and builds a pydantic model for everything that any of its APIs may send. A package of
+types is imported here without its `__init__`, which runs when somebody asks the package for a name: a job that uses
+`openai.types` finds it whole. `importlib.util.LazyLoader` will not do: it loads a package as soon as one of its
+modules is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openai._models import FinalRequestOptions as FinalRequestOptions  # noqa: PLC0414 - given out below
+
+_TYPES = "openai.types"
+
+
+class _DeferredLoader(Loader):
+    """Loads a package whose `__init__` runs when a name is asked for that it does not have yet."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._lock = RLock()
+        self._has_begun = False
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        def attribute(name: str) -> Any:
+            if name.startswith("__") and name != "__all__":
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            with self._lock:  # another thread waits for the whole; this one, within `__init__`, has what there is
+                if not self._has_begun:
+                    self._load(module)
+            try:
+                return module.__dict__[name]
+            except KeyError:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}") from None
+
+        module.__dict__["__getattr__"] = attribute  # https://peps.python.org/pep-0562/
+
+    def _load(self, module: ModuleType) -> None:
+        self._has_begun = True
+        try:
+            self._loader.exec_module(module)
+        except BaseException:
+            self._has_begun = False
+            raise
+
+
+class _DeferredFinder(MetaPathFinder):
+    """Finds packages of types, as the path does, and defers them; all else is found by others."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _TYPES and not fullname.startswith(f"{_TYPES}."):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None and spec.submodule_search_locations is not None:
+            spec.loader = _DeferredLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def _types_deferred() -> Iterator[None]:
+    finder = _DeferredFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _load() -> ModuleType:
+    """The SDK. A release whose types cannot be deferred is loaded as a whole: that costs a start half a second."""
+    before = set(sys.modules)
+    try:
+        with _types_deferred():
+            return import_module("openai")
+    except Exception:  # noqa: BLE001 - what another release's modules raise is not known
+        for name in [name for name in sys.modules if name.partition(".")[0] == "openai" and name not in before]:
+            del sys.modules[name]
+        return import_module("openai")
+
+
+_load()
+
+from openai import APIStatusError, AsyncOpenAI, AsyncStream  # noqa: E402 - `_load` has loaded it
+from openai import __version__ as VERSION  # noqa: E402, N812 - a constant
+
+__all__ = ["VERSION", "APIStatusError", "AsyncOpenAI", "AsyncStream"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FinalRequestOptions":  # what the public `request` takes; private, so that only who needs it asks
+        from openai._models import FinalRequestOptions
+
+        return FinalRequestOptions
+    raise AttributeError(f"module 'pipeline.endpoint.sdk' has no attribute {name!r}")

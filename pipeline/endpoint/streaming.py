@@ -1,0 +1,422 @@
+"""Streamed chunks put together into the completion that would have come unstreamed. All of it in linear time."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
+
+import orjson
+
+from pipeline.endpoint.error_body import excerpt, unwrapped
+from pipeline.endpoint.messages import Call, Said, is_thought, message_in, said_in
+from pipeline.endpoint.server_sent_events import EventReader, is_event_stream
+from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, decode, decoded, dig, objects, read, writable
+from pipeline.endpoint.usage import usage_of
+from pipeline.endpoint.wire import choices_in
+from pipeline.faults import Unavailable
+
+_DECIDED = 10
+"""Bytes at the front that tell an event stream from a body: a byte order mark, and the longest field, `event:`."""
+
+_BLOCKED_IN = ("promptFeedback", "prompt_feedback", "prompt_filter_results")
+_HEAD = ("created", "id", "model", "system_fingerprint", *_BLOCKED_IN)
+
+
+def whole_body(body: bytes) -> bytes:
+    """A body as it came; or put together, from servers that stream what was not to be streamed.
+
+    Raises `Unavailable` when it is a stream without its end, and the fault that an error in the stream stands for.
+    """
+    if body[:1] in {b"{", b"["} or not is_event_stream(body):
+        return _put_together(body)
+    arriving = Arriving()
+    arriving.feed(body)
+    arriving.end()
+    return arriving.body()
+
+
+def _put_together(body: bytes) -> bytes:
+    """A plain body as it came; or the completion of the chunks in it, which came as a list, as lines, or one alone.
+
+    Raises what `Assembly` raises: chunks that end before the answer does are no answer.
+    """
+    if b'"delta"' not in body:
+        return body
+    assembly, at_first = Assembly(), True
+    try:
+        for document, data in _documents(decoded(body)):
+            if at_first and not any(map(_is_delta, objects(dig(document, "choices")))):
+                return body
+            at_first = False
+            assembly.add(data)
+    except (ValueError, RecursionError):
+        return body
+    return assembly.body()
+
+
+def _is_delta(choice: Mapping[str, Any]) -> bool:
+    return isinstance(choice.get("delta"), dict) and not choice.get("message")
+
+
+def _documents(text: str) -> Iterator[tuple[object, bytes]]:
+    """The JSON documents in a list, or one after the other: each decoded, and its own text."""
+    decoder, at = json.JSONDecoder(), 0
+    while (found := _BEGINS.match(text, at)) and found.end() < len(text):
+        document, at = decoder.raw_decode(text, found.end())
+        yield document, text[found.end() : at].encode()
+
+
+_BEGINS = re.compile(r"[\s,\[\]]*")
+
+
+def _apart(data: bytes) -> list[bytes]:
+    """The data of an event; or of several, from servers that leave out the blank lines between them."""
+    if b"\n" not in data or _is_json(data):
+        return [data]
+    lines = data.split(b"\n")
+    return lines if all(_is_end(line) or _is_json(line) for line in lines) else [data]
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        decode(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_end(data: bytes) -> bool:
+    return data.lstrip()[:6].upper() == b"[DONE]"
+
+
+class Arriving:
+    """The answer to a streamed call while its bytes come in. Servers that do not stream send a plain body instead."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.has_begun = False
+        """Whether a piece of the answer has come."""
+        self._head = b""
+        self._events: EventReader | None = None
+        self._plain: list[bytes] | None = None
+        self._assembly = Assembly()
+
+    def feed(self, piece: bytes) -> bool:
+        """Takes the next bytes; says whether they brought more than a comment. Raises what `Assembly.add` raises."""
+        if self._events is None and self._plain is None:
+            self._head = (self._head + piece).lstrip()
+            if len(self._head) < _DECIDED:
+                return False
+            piece = self._decide()
+        if self._events is None:
+            self._collected.append(piece)
+            return True
+        return self._take(self._events.feed(piece))
+
+    def end(self) -> None:
+        """Says that no more bytes will come."""
+        rest = self._decide() if self._events is None and self._plain is None else b""
+        if self._events is not None:
+            self._take([*self._events.feed(rest), *self._events.end()])
+        else:
+            self._collected.append(rest)
+        self.ended = True
+
+    def body(self) -> bytes:
+        """The completion's body. Raises `Unavailable` when the stream ended before the answer did."""
+        return self._assembly.body() if self._events is not None else _put_together(b"".join(self._collected))
+
+    @property
+    def _collected(self) -> list[bytes]:
+        if self._plain is None:
+            self._plain = []
+        return self._plain
+
+    def _decide(self) -> bytes:
+        head, self._head = self._head, b""
+        if is_event_stream(head):
+            self._events = EventReader()
+        else:
+            self._plain = []
+        return head
+
+    def _take(self, events: list[bytes]) -> bool:
+        for data in chain.from_iterable(map(_apart, events)):
+            if _is_end(data):
+                self.ended = True
+            if self.ended:
+                break
+            self.has_begun = self._assembly.add(data) or self.has_begun
+        return bool(events)
+
+
+class Assembly:
+    """One streamed answer, chunk by chunk.
+
+    Fragments of tool calls are told apart by their id and, where a fragment has none, by their index: Google sends
+    the id with every fragment and sometimes a wrong index, OpenAI sends the id once and then the index alone.
+    """
+
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, _Choice] = {}
+        self._usage: dict[str, Any] | None = None
+
+    def add(self, data: bytes) -> bool:
+        """Takes the data of an event; says whether it holds a piece of the answer.
+
+        Raises `Unavailable` when it is no chunk, and the fault that an error in it stands for.
+        """
+        try:
+            chunk = read(data, _chunk_of, halves=True)
+        except ValueError:
+            raise Unavailable(f"the stream holds something that is not JSON: {excerpt(data)}") from None
+        for name in _HEAD:
+            if chunk.head.get(name):
+                self._head[name] = chunk.head[name]
+            elif name in chunk.head:
+                self._head.setdefault(name, chunk.head[name])
+        self._usage = chunk.usage or self._usage
+        found = False
+        for piece in chunk.pieces:
+            if piece.choice not in self._choices:
+                self._choices[piece.choice] = _Choice()
+            found = self._choices[piece.choice].add(piece) or found
+        return found
+
+    def body(self) -> bytes:
+        """The completion's body, keys sorted as Vertex does. Raises `Unavailable` when the stream was cut short."""
+        # A blocked prompt has no choices, but its usage came: that stream is whole.
+        cut = not all(choice.has_ended for choice in self._choices.values())
+        if cut or not (self._choices or self._usage or any(map(self._head.get, _BLOCKED_IN))):
+            raise Unavailable("the stream ended before the answer did")
+        choices = [self._choices[index].whole(index) for index in sorted(self._choices)]
+        completion = {**_typed(self._head), "choices": choices, "object": "chat.completion", "usage": self._usage}
+        try:  # `float` for `Digits`
+            return orjson.dumps(completion, default=float, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # half a surrogate pair, or an object that is nested too deeply where nobody reads it
+            kept = {name: writable(value) for name, value in completion.items() if name != "choices"}
+            kept["choices"] = [writable(choice) or writable(_without_extras(choice)) for choice in choices]
+            return orjson.dumps(kept, default=float, option=orjson.OPT_SORT_KEYS)
+
+
+class _Piece(NamedTuple):
+    """What a chunk adds to one choice."""
+
+    choice: int
+    finish_reason: str | None
+    has_ended: bool
+    error: Mapping[str, Any] | str | None
+    said: Said
+    extra: Mapping[str, Any] | None
+    is_message: bool
+    """Whether it came as a whole message, in the place of a delta."""
+
+
+class _Chunk(NamedTuple):
+    """A chunk, typed but for its head."""
+
+    head: Mapping[str, Any]
+    usage: dict[str, Any] | None
+    pieces: list[_Piece]
+
+
+def _chunk_of(document: object) -> _Chunk:
+    """A chunk, typed. Raises the fault that an error in it stands for, and `Unavailable` for what is no object."""
+    document = unwrapped(document)
+    choices = choices_in(document)
+    if document is None:  # as empty as an event without data
+        return _Chunk({}, None, [])
+    if not isinstance(document, dict):
+        raise Unavailable("the stream holds a chunk that is no object")
+    return _Chunk(
+        document,
+        usage_of(document, choices),
+        [_piece_of(choice) for choice in choices],
+    )
+
+
+def _typed(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What a completion has beside its choices and its usage."""
+    types = {"created": as_integer, "id": as_name, "model": as_text, "system_fingerprint": as_text}
+    typed = {name: types[name](value) if name in types else value for name, value in head.items()}
+    return {name: value for name, value in typed.items() if value is not None}
+
+
+def _piece_of(choice: Mapping[str, Any]) -> _Piece:
+    message = message_in(choice, ("delta", "message"))
+    error, extra = choice.get("error"), message.get("extra_content")
+    return _Piece(
+        choice=as_integer(choice.get("index")) or 0,
+        finish_reason=as_text(choice.get("finish_reason")) or None,
+        has_ended=bool(choice.get("finish_reason") or error),
+        error=error if error and isinstance(error, dict | str) else None,
+        said=said_in(message),
+        extra=extra if isinstance(extra, dict) and not is_thought(message) else None,
+        is_message=message is choice.get("message"),
+    )
+
+
+_NOTHING = Said()
+
+
+class _Choice:
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._finish_reason: str | None = None
+        self._error: Mapping[str, Any] | str | None = None
+        self._text: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
+        self._calls = _Calls()
+        self._audio: dict[str, Any] = {}
+        self._audio_data: list[str] = []
+        self._extra: Mapping[str, Any] | None = None
+
+    def add(self, piece: _Piece) -> bool:
+        if piece.is_message and piece.finish_reason and not self.has_ended and self._is_repeated_in(piece.said):
+            piece = piece._replace(said=_NOTHING)
+        self.has_ended = self.has_ended or piece.has_ended
+        self._finish_reason = piece.finish_reason or self._finish_reason
+        self._error = piece.error or self._error
+        self._extra = piece.extra or self._extra
+        said = piece.said
+        if said.text:
+            self._text["content"].append(said.text)
+        if said.reasoning:
+            self._text["reasoning_content"].append(said.reasoning)
+        if said.refusal:
+            self._text["refusal"].append(said.refusal)
+        if said.calls:
+            self._calls.add(said.calls)
+        if said.audio is not None:
+            self._audio |= said.audio.about
+            self._audio_data.append(said.audio.data)
+        return said != _NOTHING
+
+    def _is_repeated_in(self, said: Said) -> bool:
+        """Whether a message at the end says all that came before once more."""
+        return bool(said.text) and said.text == "".join(self._text["content"])
+
+    def whole(self, index: int) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text["content"]) or None}
+        if self._extra:
+            message["extra_content"] = self._extra
+        for name in ("reasoning_content", "refusal"):
+            if self._text[name]:
+                message[name] = "".join(self._text[name])
+        calls = self._calls.whole()
+        if calls:
+            message["tool_calls"] = calls
+        if self._audio_data:
+            message["audio"] = {**self._audio, "data": "".join(self._audio_data)}
+        error = {"error": self._error} if self._error else {}
+        return {"finish_reason": self._finish_reason, "index": index, "logprobs": None, "message": message, **error}
+
+
+_MARKS = re.compile(r'["\\{}\[\]]')
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call whose arguments are coming in; their brackets are counted, so that nothing is looked at twice."""
+
+    id: str
+    name: str = ""
+    extra: Mapping[str, Any] | None = None
+    arguments: list[str] = field(default_factory=list)
+    is_whole: bool = False
+    """Whether an object has been closed: what comes now belongs to another call."""
+    delta: int = 0
+    """The last delta that it was part of, counted from 1."""
+    _depth: int = 0
+    _in_text: bool = False
+    _escaped_at: int = -1
+    _length: int = 0
+
+    def add(self, text: str) -> None:
+        if not text:
+            return
+        self.arguments.append(text)
+        for mark in _MARKS.finditer(text):
+            self._count(mark.group(), self._length + mark.start())
+        self._length += len(text)
+
+    def _count(self, mark: str, at: int) -> None:
+        if self._in_text:
+            if at == self._escaped_at:
+                return
+            if mark == "\\":
+                self._escaped_at = at + 1
+            elif mark == '"':
+                self._in_text = False
+        elif mark == '"':
+            self._in_text = True
+        elif mark != "\\":
+            self._depth += 1 if mark in "{[" else -1
+            self.is_whole = self._depth == 0 and mark == "}"
+
+
+class _Calls:
+    """The calls of one choice, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self._all: list[_Call] = []
+        self._by_id: dict[str, _Call] = {}
+        self._by_index: dict[int, _Call] = {}
+        self._deltas = 0
+
+    def add(self, fragments: Sequence[Call]) -> None:
+        """Takes the fragments of one delta, which are of as many calls."""
+        self._deltas += 1
+        for position, fragment in enumerate(fragments):
+            call = self._call_of(fragment, position)
+            call.delta = self._deltas
+            call.name = fragment.name or call.name
+            call.add(fragment.arguments)
+            extra = fragment.raw.get("extra_content")
+            if isinstance(extra, dict):
+                call.extra = extra
+
+    def whole(self) -> list[dict[str, Any]]:
+        return list(self._written())
+
+    def _written(self) -> Iterator[dict[str, Any]]:
+        for call in self._all:
+            function = {"name": call.name, "arguments": "".join(call.arguments)}
+            extra = {"extra_content": call.extra} if call.extra else {}
+            yield {"id": call.id, "type": "function", "function": function, **extra}
+
+    def _call_of(self, fragment: Call, position: int) -> _Call:
+        index = position if fragment.index is None else fragment.index
+        at_index = self._by_index.get(index)
+        known = self._by_id.get(fragment.id) if fragment.id else at_index
+        if known is not None and (known.delta == self._deltas or self._is_over(known, at_index, fragment)):
+            known = None  # another call that came with the same id, or with neither id nor index
+        if known is None:
+            known = _Call(fragment.id)
+            self._all.append(known)
+            self._by_id[fragment.id] = known
+        self._by_index[index] = known
+        return known
+
+    @staticmethod
+    def _is_over(known: _Call, at_index: _Call | None, fragment: Call) -> bool:
+        """Whether a call has all its arguments, and this fragment can only be of another one."""
+        return known.is_whole and (known is not at_index or bool(fragment.arguments.strip()))
+
+
+def _without_extras(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice without what is nested too deeply to be written: only its server understands that."""
+    message = choice["message"]
+    calls = [_writable_fields(call) for call in message.get("tool_calls", ())]
+    audio = _writable_fields(message.get("audio", {}))
+    kept = {**_writable_fields(message), "tool_calls": calls, "audio": audio}
+    error = {"error": writable(choice["error"]) or "nested too deeply"} if "error" in choice else {}
+    return {**choice, "message": kept, **error}
+
+
+def _writable_fields(thing: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: written for name, value in thing.items() if (written := writable(value)) is not None}

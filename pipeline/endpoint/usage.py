@@ -1,0 +1,77 @@
+"""What a server says that a call used: typed and clamped, or None where no bill could be made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.data import Usage
+from pipeline.endpoint.untrusted_json import dig
+
+MOST_TOKENS = 2**40
+"""No call uses more; what claims to is cut to this, so that no sum of calls overflows 64 bits."""
+
+_LONGEST_NUMBER = 64
+
+
+def usage_of(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a completion or a chunk says of its use: beside the choices, or where some servers put it.
+
+    Groq's streams have it in `x_groq` (https://console.groq.com/docs/api-reference), Moonshot's in the last choice
+    (https://platform.moonshot.ai/docs/api/chat).
+    """
+    places = (document.get("usage"), dig(document, "x_groq", "usage"), *(choice.get("usage") for choice in choices))
+    return next((usage for usage in places if usage and isinstance(usage, dict)), None)
+
+
+def read_usage(usage: object) -> Usage | None:
+    """Tokens in disjoint kinds, each from 0 to `MOST_TOKENS`, cached ones no more than the input. None when unknown.
+
+    Numbers may come as text or with a fraction. One of prompt and completion that is missing, negative or no number
+    follows from the total, if there is one. A completion that is merely absent is 0: Google's JSON leaves zeros out
+    (inferred from https://protobuf.dev/programming-guides/json/; a prompt that was blocked has none). Otherwise half a
+    usage is none: it would price half a call.
+
+    Vertex leaves reasoning out of `completion_tokens`, OpenAI puts it in; `total_tokens` tells which it was.
+    """
+    if not isinstance(usage, dict):
+        return None
+    total = _count(usage.get("total_tokens"))
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    reasoning = _count(dig(usage, "completion_tokens_details", "reasoning_tokens")) or 0
+    if completion is None and prompt is not None:
+        completion = _rest(total, prompt + reasoning)
+        if completion is None and usage.get("completion_tokens") is None:
+            completion = 0
+    elif prompt is None and completion is not None:
+        prompt = _rest(total, completion + reasoning)
+    if prompt is None or completion is None:
+        return None
+    cached = min(prompt, _count(dig(usage, "prompt_tokens_details", "cached_tokens")) or 0)
+    inside = 0 < reasoning <= completion and total == prompt + completion
+    return Usage(prompt, completion - reasoning if inside else completion, reasoning, cached)
+
+
+def _rest(total: int | None, known: int) -> int | None:
+    """What a total leaves beside what is known of it."""
+    return None if total is None or total < known else total - known
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens; None for what is negative or no number."""
+    if isinstance(value, str):
+        value = _number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return min(int(value), MOST_TOKENS) if value >= 0 else None
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is. Exact up to 2^53, which is more than counts."""
+    try:
+        return float(text) if len(text) <= _LONGEST_NUMBER else None
+    except ValueError:
+        return None

@@ -1,0 +1,132 @@
+"""A baseline: what a run of an evaluation came to, as a text file that is kept beside the job and reviewed in diffs.
+
+One row a line, sorted by its key, nothing in it that changes from run to run without a reason: no times, no latencies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.faults import Misuse
+
+FORMAT = 1
+
+_USUAL = {"right": 1, "score": 1}
+"""What goes without saying of a field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Scored rows, and what they were scored from: equal fingerprints make two of them comparable.
+
+    `job` and `graders` tell field by field (as hashes) what was asked and how it was graded, `data` row by row what
+    the gold data said. `noise` is the share of rows that flipped when the same job ran twice, if that was measured,
+    and `flaky` names them.
+    """
+
+    evaluation: str
+    model: str
+    version: str
+    simulated: bool
+    repeats: int
+    job: Mapping[str, str]
+    graders: Mapping[str, str]
+    data: Mapping[str, str]
+    rows: tuple[Scored, ...]
+    noise: float | None = None
+    flaky: tuple[str, ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """The headline figures, for people who read the diff; nothing is decided by them."""
+
+
+def to_text(baseline: Baseline, *, timed: bool = False) -> str:
+    """The file's content. `from_text` is its inverse. With `timed`, latencies are in it, too."""
+    head = {
+        "format": FORMAT,
+        **{
+            name: getattr(baseline, name)
+            for name in ("evaluation", "model", "version", "simulated", "repeats", "job", "graders", "noise")
+        },
+        "flaky": sorted(baseline.flaky),
+        "measures": {name: round(value, 6) for name, value in baseline.measures.items()},
+    }
+    lines = [f" {_json(name)}: {_json(value)}" for name, value in sorted(head.items())]
+    rows = [
+        f"  {_json(row.row)}: {_json({'data': baseline.data.get(row.row, ''), **_plain(row, timed=timed)})}"
+        for row in sorted(baseline.rows, key=lambda row: row.row)
+    ]
+    return "{\n" + ",\n".join(lines) + ',\n "rows": {\n' + ",\n".join(rows) + "\n }\n}\n"
+
+
+def from_text(text: str) -> Baseline:
+    """The baseline that a file holds. Raises `Misuse` when it holds none, or one of another format."""
+    try:
+        content = json.loads(text)
+        if content["format"] != FORMAT:
+            raise Misuse(f"the baseline has format {content['format']}, not {FORMAT}: bless a run again")
+        known = {one.name for one in fields(Baseline)} - {"rows", "data", "flaky"}
+        rows = content["rows"]
+        return Baseline(
+            **{name: value for name, value in content.items() if name in known},
+            data={name: row["data"] for name, row in rows.items()},
+            rows=tuple(_scored(name, row) for name, row in rows.items()),
+            flaky=tuple(content["flaky"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Misuse(f"it is no baseline ({type(error).__name__}: {error}): bless a run again") from error
+
+
+def as_kept(rows: Sequence[Scored]) -> tuple[Scored, ...]:
+    """The rows as a baseline keeps them: sorted, rounded, without what differs from run to run."""
+    return tuple(_scored(row.row, _plain(row)) for row in sorted(rows, key=lambda row: row.row))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
+    """What is kept of a row: only what is not as usual."""
+    told: dict[str, Any] = {
+        "correct": _rounded(row.correct),
+        "fields": {name: _plain_counts(counts) for name, counts in row.fields.items()},
+        "slices": dict(row.slices),
+        "cluster": row.cluster,
+        "failed": _rounded(row.failed),
+        "flaky": row.flaky,
+        "cost_usd": None if row.cost_usd is None else round(row.cost_usd, 8),
+        "repeats_right": row.repeats_right,
+        **({"latency_s": row.latency_s} if timed and row.latency_s is not None else {}),
+    }
+    always = {"correct", "fields", *(name for name in ("cost_usd", "repeats_right") if told[name] is not None)}
+    told |= {} if row.repeats == 1 else {"repeats": row.repeats}
+    return {name: value for name, value in told.items() if value or name in always}
+
+
+def _plain_counts(counts: Counts) -> dict[str, float]:
+    values = {one.name: _rounded(getattr(counts, one.name)) for one in fields(Counts)}
+    return {name: value for name, value in values.items() if value != _USUAL.get(name, 0)}
+
+
+def _rounded(value: float) -> float:
+    return int(value) if value == int(value) else round(value, 6)
+
+
+def _scored(name: str, row: Mapping[str, Any]) -> Scored:
+    return Scored(
+        row=name,
+        correct=row["correct"],
+        fields={field: Counts(**{**_USUAL, **counts}) for field, counts in row["fields"].items()},
+        slices=row.get("slices", {}),
+        cluster=row.get("cluster"),
+        failed=row.get("failed", 0.0),
+        flaky=row.get("flaky", False),
+        cost_usd=row.get("cost_usd"),
+        latency_s=row.get("latency_s"),
+        repeats=row.get("repeats", 1),
+        repeats_right=row.get("repeats_right"),
+    )

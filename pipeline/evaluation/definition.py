@@ -1,0 +1,98 @@
+"""Eval: a job whose rows carry the answer that is expected, and what its answers must be like."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
+from pipeline.evaluation.graders.defaults import graders_for
+from pipeline.evaluation.graders.grading import Graders
+from pipeline.evaluation.reducers import Reducer, reducer_of
+from pipeline.faults import Misuse
+from pipeline.job.job import Job
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Eval:
+    """An evaluation of a job on gold data.
+
+    `job` reads the gold data: `expected` names the column that holds what each row's answer should be, shaped like
+    the job's schema. The job's `key` names the rows: it must be there and tell them apart, because runs are joined
+    by it.
+
+    `fields` gives graders to fields of the schema; the others are graded by their type. `slices` names columns by
+    which everything is told apart (values with fewer than `least` rows are not), `cluster` one whose equal values
+    mark rows that belong together (the pages of a document), which makes intervals as wide as they have to be.
+
+    Every row is asked `repeats` times; `reduce` makes one verdict of them (`mean`, `majority`, `any`, `all`,
+    `at_least_K`, `pass_at_K`, `pass_hat_K`). `gates` decide whether the run is good enough, also against the
+    `baseline`, a file that `pipeline bless` writes. All that is drawn is drawn from `seed`.
+    """
+
+    job: Job
+    expected: str = "expected"
+    fields: dict[str, Any] = Field(default_factory=dict)
+    slices: Sequence[str] = ()
+    cluster: str | None = None
+    repeats: int = Field(default=1, ge=1)
+    reduce: str = "mean"
+    gates: Sequence[Gate] = ()
+    baseline: str | Path | None = None
+    least: int = Field(default=10, ge=1)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.job.key is None:
+            raise Misuse("an evaluation joins runs by their rows' key: give the job one, as in key='id'")
+        if (self.job.n or 1) > 1:
+            raise Misuse("an evaluation grades one answer a row: use `repeats` rather than the job's `n`")
+        for gate in self.gates:
+            if not isinstance(gate, AtLeast | AtMost | NoWorse | NeverBreak):
+                raise Misuse(f"`gates` holds {gate!r}, which is no gate: AtLeast, AtMost, NoWorse or NeverBreak")
+        # Resolved now, so that a mistake in them is found before the first call.
+        check(self.gates, list(self.graders.fields), repeats=self.repeats)
+        self.reducer([True] * self.repeats)
+
+    def replace(self, **changes: Any) -> Eval:
+        """The same evaluation with some fields changed, validated like a new one."""
+        return dataclasses.replace(self, **changes)
+
+    @cached_property
+    def graders(self) -> Graders:
+        """The grader of every field, in the order of the schema."""
+        if self.job.shape is None:
+            schema = {"type": "object"} if self.job.schema == "json_object" else None
+        else:
+            schema = dict(self.job.shape.json_schema)
+        return graders_for(schema, self.fields)
+
+    @property
+    def reducer(self) -> Reducer:
+        """What makes one verdict of a row's repeats."""
+        return reducer_of(self.reduce)
+
+    @cached_property
+    def marks(self) -> list[str]:
+        """The columns that slices and gates tell rows apart by."""
+        wheres = [name for gate in self.gates for name in gate.where or {}]
+        return list(dict.fromkeys([*self.slices, *wheres]))
+
+    def columns_needed(self, available: Sequence[str]) -> list[str]:
+        """The columns of the gold data that grading reads. Raises `Misuse` when one is not there."""
+        wanted = {
+            self.expected: "`expected`",
+            str(self.job.key): "the job's `key`",
+            **dict.fromkeys(self.marks, "`slices` or a gate's `where`"),
+            **({self.cluster: "`cluster`"} if self.cluster else {}),
+        }
+        for name, who in wanted.items():
+            if name not in available:
+                raise Misuse(f"{who} names the column {name!r}, which the gold data lacks ({', '.join(available)})")
+        return list(wanted)

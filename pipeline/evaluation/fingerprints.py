@@ -1,0 +1,53 @@
+"""What a grader is, as text that can be compared: whether two runs were graded alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.evaluation.graders.grading import Graders
+
+
+def fingerprints(graders: Graders) -> dict[str, str]:
+    """Canonical JSON of every field's grader, by the field's name: equal when the field is graded alike.
+
+    A function is known by its name and its source; what it calls is not looked at.
+    """
+    return {name: _canonical(_described(grader)) for name, grader in graders.fields.items()}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _described(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        own = {field.name: _described(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"grader": type(value).__name__, **own}
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {str(name): _described(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_described(inner) for inner in value]
+        case set() | frozenset():
+            return sorted(map(_canonical, map(_described, value)))
+        case _ if callable(value):
+            return {"function": getattr(value, "__qualname__", type(value).__qualname__), "source": _source(value)}
+        case _:
+            return str(value)
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """The digest of the source, or of the compiled code where there is none to be found."""
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = "" if code is None else repr((code.co_code, code.co_names, code.co_varnames))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

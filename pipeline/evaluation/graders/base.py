@@ -1,0 +1,203 @@
+"""What a grader is: a frozen value that compares an expected value with a given one, leaf by leaf."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from pipeline.evaluation.graders.values import ABSENT, Nothing, is_nothing, same
+from pipeline.evaluation.graders.verdicts import Leaf, Verdict
+from pipeline.faults import Misuse
+
+Part = tuple[str, tuple[int, ...], Any]
+"""A value inside of another one: its path from there, the places in the lists on the way, and the value."""
+
+_BARE_NAME = re.compile(r"[^.\[\]\"]+")
+
+
+def step(name: str) -> str:
+    """A field's name as a part of a path; names that a path could not be read with stand in brackets."""
+    return f".{name}" if _BARE_NAME.fullmatch(name) else f"[{json.dumps(name)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands in both answers, and the input row that they belong to."""
+
+    path: str = ""
+    expected_index: tuple[int, ...] = ()
+    got_index: tuple[int, ...] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    def field(self, name: str) -> Place:
+        """The place of a field of the object here."""
+        return replace(self, path=(self.path + step(name)).removeprefix("."))
+
+    def item(self, expected: int | None, got: int | None) -> Place:
+        """The place of an item of the lists here; None on the side that does not have it."""
+        return replace(
+            self,
+            path=f"{self.path}[]",
+            expected_index=self.expected_index if expected is None else (*self.expected_index, expected),
+            got_index=self.got_index if got is None else (*self.got_index, got),
+        )
+
+    def leaf(self, verdict: Verdict, expected: Any, got: Any, score: float = 0.0, label: str | None = None) -> Leaf:
+        """The leaf here."""
+        expected = None if expected is ABSENT else expected
+        got = None if got is ABSENT else got
+        return Leaf(self.path, verdict, expected, got, score, label, self.expected_index, self.got_index)
+
+    def part(self, part: Part, verdict: Verdict, got: Any = None) -> Leaf:
+        """The leaf of a part of the expected value here, or of the given one if the verdict is `invented`."""
+        path, index, value = part
+        path = (self.path + path).removeprefix(".")
+        if verdict is Verdict.invented:
+            inside = replace(self, path=path, got_index=self.got_index + index)
+            return inside.leaf(verdict, None, value)
+        return replace(self, path=path, expected_index=self.expected_index + index).leaf(verdict, value, got)
+
+
+ROOT = Place()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grader(ABC):
+    """How a field is graded.
+
+    `required` says that the field must be right for its row to be right. `nothing` says which values count as no
+    value: `any` (null, absent, empty text, white space, empty lists and objects), `null` (null and absent) or
+    `absent`. Where one side has no value, the field is missed or invented; where both have none, correctly empty.
+    """
+
+    required: bool = True
+    nothing: Nothing = "any"
+
+    def __post_init__(self) -> None:
+        self._require(self.nothing in get_args(Nothing), f"`nothing` is one of {', '.join(get_args(Nothing))}")
+
+    def _require(self, true: bool, remedy: str) -> None:  # noqa: FBT001 - an assertion
+        if not true:
+            raise Misuse(f"{type(self).__name__}: {remedy}")
+
+    @property
+    def inner(self) -> Mapping[str, Grader]:
+        """The graders of what is inside, by the step of the path that leads there."""
+        return {}
+
+    def gives(self, value: Any) -> bool:
+        """Whether the value is one."""
+        return not is_nothing(value, self.nothing)
+
+    def parts(self, value: Any) -> Iterator[Part]:
+        """The leaves of a value that `gives`: what is missed or invented when the other side has none."""
+        yield "", (), value
+
+    def grade(self, expected: Any, got: Any, at: Place = ROOT) -> Iterator[Leaf]:
+        """The leaves of both values, at least one. JSON of any kind on either side; never raises for it."""
+        match self.gives(expected), self.gives(got):
+            case True, True:
+                yield from self.compare(expected, got, at)
+            case True, False:
+                yield from self.one_sided(expected, at, Verdict.missed)
+            case False, True:
+                yield from self.one_sided(got, at, Verdict.invented)
+            case _:
+                yield at.leaf(Verdict.empty, None, None, 1.0)
+
+    def one_sided(self, value: Any, at: Place, verdict: Verdict, got: Any = None) -> Iterator[Leaf]:
+        """The leaves of a value that nothing stands against, or nothing of its kind; at least one."""
+        parts = list(self.parts(value)) or [("", (), value)]
+        yield from (at.part(part, verdict, got) for part in parts)
+
+    def alike(self, expected: Any, got: Any, at: Place = ROOT) -> float | None:
+        """How similar two values are, from 0 to 1; None when neither side gives one, which says nothing."""
+        scores = [leaf.score for leaf in self.grade(expected, got, at) if leaf.verdict is not Verdict.empty]
+        return sum(scores) / len(scores) if scores else None
+
+    def agree(self, expected: Any, got: Any, at: Place = ROOT) -> bool:
+        """Whether nothing is wrong between two values."""
+        return all(leaf.right for leaf in self.grade(expected, got, at))
+
+    def repeats(self, one: Any, other: Any) -> bool:
+        """Whether two values of one answer are the same one, said twice."""
+        return same(one, other)
+
+    @abstractmethod
+    def compare(self, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
+        """The leaves of two values that are both given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What comparing two values came to: whether it is right, a score from 0 to 1, and a name for it if it has one."""
+
+    right: bool
+    score: float
+    label: str | None = None
+
+    @classmethod
+    def check(cls, right: bool) -> Finding:  # noqa: FBT001 - the check's whole result
+        """Of a comparison that knows no degrees."""
+        return cls(right, float(right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalar(Grader):
+    """A grader of one leaf."""
+
+    def compare(self, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
+        """The one leaf."""
+        found = self.find(expected, got, at.row)
+        yield at.leaf(Verdict.match if found.right else Verdict.wrong, expected, got, found.score, found.label)
+
+    def alike(self, expected: Any, got: Any, at: Place = ROOT) -> float | None:
+        """The score; 0 where one side gives nothing."""
+        match self.gives(expected), self.gives(got):
+            case True, True:
+                return self.find(expected, got, at.row).score
+            case False, False:
+                return None
+            case _:
+                return 0.0
+
+    @abstractmethod
+    def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:
+        """What comparing two given values comes to. An expected value of a foreign kind is matched by itself only."""
+
+
+@dataclass(frozen=True)
+class Ignore(Grader):
+    """Not graded: the field has no leaves."""
+
+    def gives(self, value: Any) -> bool:  # noqa: ARG002 - whatever it is
+        """Nothing counts."""
+        return False
+
+    def grade(self, expected: Any, got: Any, at: Place = ROOT) -> Iterator[Leaf]:  # noqa: ARG002 - not looked at
+        """No leaves."""
+        yield from ()
+
+    def compare(self, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:  # noqa: ARG002 - not looked at
+        """No leaves."""
+        yield from ()
+
+
+def require_grader(value: object, where: str) -> None:
+    """Misuse when the value is no grader, or its class where an instance is wanted."""
+    if isinstance(value, type) and issubclass(value, Grader):
+        raise Misuse(f"{where}: {value.__name__} is a class, write {value.__name__}()")
+    if not isinstance(value, Grader):
+        raise Misuse(f"{where}: {value!r} is no grader; take one of pipeline.evaluation, such as Text()")
+
+
+def mistyped(grader: Grader, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
+    """The leaves of an object or a list against a value of another kind, on whichever side that is."""
+    if same(expected, got):
+        yield at.leaf(Verdict.match, expected, got, 1.0)
+    else:
+        yield from grader.one_sided(expected, at, Verdict.wrong, got)

@@ -1,0 +1,126 @@
+"""Graders of dates, date-times and times, to a granularity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal, get_args
+
+from pipeline.evaluation.graders.base import Finding, Scalar
+from pipeline.evaluation.graders.values import same
+
+DateGranularity = Literal["year", "month", "day", "hour", "minute", "second", "microsecond"]
+TimeGranularity = Literal["hour", "minute", "second", "microsecond"]
+
+_PARTIAL = re.compile(r"(\d{4})(?:-(\d\d))?", re.ASCII)
+_MIDNIGHT = time(0)
+
+
+@dataclass(frozen=True)
+class Date(Scalar):
+    """Dates and date-times in ISO 8601, equal down to `by`.
+
+    The given moment is moved to the expected one's offset first, so that the same instant always matches; without an
+    offset a date-time is in UTC. A date alone has no offset: it is the day as written, and midnight. "2026-05" and
+    "2026" are dates where the granularity asks for no more.
+    """
+
+    by: DateGranularity = "day"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = get_args(DateGranularity)
+        self._require(self.by in known, f"`by` is one of {', '.join(known)}, not {self.by!r}")
+
+    def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
+        """Right when both are the same down to the granularity."""
+        if same(expected, got):
+            return Finding.check(right=True)
+        wanted, given = _moment(expected, self.by), _moment(got, self.by)
+        if wanted is None or given is None:
+            return Finding.check(right=False)
+        return Finding.check(self._parts(wanted) == self._parts(_seen_from(wanted, given)))
+
+    def _parts(self, moment: datetime) -> list[int]:
+        known = get_args(DateGranularity)
+        return [getattr(moment, name) for name in known[: known.index(self.by) + 1]]
+
+
+def _moment(value: Any, by: str) -> datetime | None:
+    """The date-time that a text is; without an offset when it is a date alone."""
+    text = value.strip() if isinstance(value, str) else ""
+    partial = _PARTIAL.fullmatch(text)
+    try:
+        if partial is not None:
+            year, month = partial.groups()
+            enough = by == "year" or (by == "month" and month is not None)
+            return datetime(int(year), int(month or 1), 1) if enough else None  # noqa: DTZ001 - a date alone
+        if _is_date(text):
+            return datetime.combine(date.fromisoformat(text), _MIDNIGHT)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _seen_from(wanted: datetime, given: datetime) -> datetime:
+    if wanted.tzinfo is None or given.tzinfo is None:
+        return given
+    try:
+        return given.astimezone(wanted.tzinfo)
+    except OverflowError:  # beyond the years 1 to 9999
+        return given
+
+
+@dataclass(frozen=True)
+class Time(Scalar):
+    """Times of day in ISO 8601, equal down to `by`.
+
+    Where both have an offset they are compared in UTC, otherwise as they are written.
+    """
+
+    by: TimeGranularity = "second"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = get_args(TimeGranularity)
+        self._require(self.by in known, f"`by` is one of {', '.join(known)}, not {self.by!r}")
+
+    def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
+        """Right when both are the same down to the granularity."""
+        if same(expected, got):
+            return Finding.check(right=True)
+        wanted, given = _clock(expected), _clock(got)
+        if wanted is None or given is None:
+            return Finding.check(right=False)
+        if wanted.tzinfo is not None and given.tzinfo is not None:
+            wanted, given = _in_utc(wanted), _in_utc(given)
+        return Finding.check(self._parts(wanted) == self._parts(given))
+
+    def _parts(self, clock: time) -> list[int]:
+        known = get_args(TimeGranularity)
+        return [getattr(clock, name) for name in known[: known.index(self.by) + 1]]
+
+
+def _clock(value: Any) -> time | None:
+    try:
+        return time.fromisoformat(value.strip()) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _in_utc(clock: time) -> time:
+    """The time of day in UTC, a day being a circle."""
+    somewhen = datetime.combine(date(2000, 1, 1), clock)
+    offset = somewhen.utcoffset() or timedelta(0)
+    return (somewhen.replace(tzinfo=None) - offset).time()

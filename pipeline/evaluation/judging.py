@@ -1,0 +1,130 @@
+"""Asking the judges of an evaluation: rounds of a job of their own, until every question is decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.host import Place
+from pipeline.evaluation.graders.judge import Judge, Question, questions, ruled
+from pipeline.evaluation.judge_job import (
+    JUDGE,
+    Cast,
+    by_address,
+    judge_job,
+    load_votes,
+    question_id,
+    read_votes,
+    save_votes,
+    still_open,
+    write_questions,
+)
+from pipeline.execution.group import Together, carried_out
+from pipeline.ledger import NOTHING, Charges, total
+from pipeline.storage.dataset import MANIFEST
+from pipeline.storage.durable import FILES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.evaluation.graders.verdicts import Graded
+    from pipeline.evaluation.workspace import Subject
+    from pipeline.execution.run import Settings
+
+Judged = tuple[tuple["Graded", ...], list[str]]
+"""Graded rows, and what is to be said of them."""
+
+
+def judged(subject: Subject, graded: Sequence[Graded]) -> Judged:
+    """The rows with the votes that were cast in earlier runs."""
+    graders, model = subject.evaluation.graders, subject.evaluation.job.model
+    asked = list(questions(graders, graded))
+    if not asked:
+        return tuple(graded), []
+    cast = load_votes(subject.folder)
+    votes = by_address(asked, cast, model)
+    rows = tuple(ruled(graders, row, votes) for row in graded)
+    left = sum(_is_open(question, cast, model) for question in asked)
+    note = f"{left} questions to judges are open, and count as wrong: `pipeline eval` asks them"
+    return rows, [note] if left else []
+
+
+def require_prices(subject: Subject, settings: Settings) -> None:
+    """Raises `Misuse`, before any call, when a judge's price is not known and a budget in dollars needs it."""
+    from pipeline.policy.compose import purses_for
+
+    for _, judge in _judges(subject):
+        job = judge_job(judge.model or subject.evaluation.job.model, subject.folder, subject.folder)
+        purses_for(job, settings.bounds)
+
+
+def ask_judges(
+    subject: Subject, graded: Sequence[Graded], settings: Settings, place: Place, paid: Charges
+) -> list[Together]:
+    """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped.
+
+    A round has a folder of its own in which it resumes. `paid` is what its budget was spent on before.
+    """
+    model = subject.evaluation.job.model
+    asked = list(questions(subject.evaluation.graders, graded))
+    rounds: list[Together] = []
+    for _ in range(max((judge.votes for _, judge in _judges(subject)), default=0)):
+        cast = load_votes(subject.folder)
+        if not (by_model := still_open(asked, cast, model)):
+            break
+        for judge, rows in by_model.items():
+            together = _round(subject, judge, rows, settings, place, paid)
+            rounds.append(together)
+            if together.stopped:
+                return rounds
+            _cast(cast, _folder(subject, judge, rows))
+            save_votes(subject.folder, cast)
+    return rounds
+
+
+def _round(
+    subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]], settings: Settings, place: Place, paid: Charges
+) -> Together:
+    folder = _folder(subject, judge, rows)
+    FILES.make_folder(subject.folder)
+    write_questions(file := folder.with_suffix(".jsonl"), rows)
+    own = replace(settings, output=folder, fresh=False, limit=None, retry_failed=True, keep_replies=True)
+    before = paid + paid_to_judges(subject, but=folder)
+    with carried_out([(judge_job(judge, file, folder), own)], place, paid=before) as together:
+        return together
+
+
+def paid_to_judges(subject: Subject, *, but: Path | None = None) -> Charges:
+    """What the rounds about a run have cost, of all its starts, but for that in one folder."""
+    return total(_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but)
+
+
+def _folder(subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    content = json.dumps([judge, [(row["question"], row["juror"]) for row in rows]])
+    return subject.folder / f"{JUDGE}{subject.run_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _paid_in(folder: Path) -> Charges:
+    """What an earlier round has paid; nothing for what is no folder of one."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
+    return Charges.from_json(manifest["charged"])
+
+
+def _judges(subject: Subject) -> list[tuple[str, Judge]]:
+    graders = subject.evaluation.graders
+    return [(path, grader) for path, grader in graders.walk() if isinstance(grader, Judge)]
+
+
+def _cast(cast: Cast, folder: Path) -> None:
+    for question, approved in read_votes(folder):
+        cast.setdefault(question, []).append(approved)
+
+
+def _is_open(question: Question, cast: Cast, model: str) -> bool:
+    return question.judge.needed(cast.get(question_id(question, model), ())) > 0

@@ -1,0 +1,339 @@
+"""What the evaluation verbs work on: an evaluation, its gold data, and the folder of its answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.host import Place
+from pipeline.cli.run import connection_of, settings_of, simulation_of
+from pipeline.cli.trusted import target_of
+from pipeline.data import Row
+from pipeline.evaluation.assessment import (
+    FOLDER,
+    NOISE,
+    REPEATS,
+    SCORES,
+    Assessment,
+    Reference,
+    assess,
+    comparable_rows,
+    graded_rows,
+    keep_reference,
+    kept_reference,
+    only,
+    output_of,
+    read_scores,
+    require_finished,
+    scores_of,
+    status_of,
+    with_noise,
+)
+from pipeline.evaluation.at_commit import commit_of, loaded_at
+from pipeline.evaluation.baseline import from_text, to_text
+from pipeline.evaluation.definition import Eval
+from pipeline.evaluation.gates import require_rows
+from pipeline.evaluation.gold import read_gold
+from pipeline.evaluation.graders.grading import Gold
+from pipeline.evaluation.graders.judge import PENDING
+from pipeline.evaluation.graders.verdicts import Graded
+from pipeline.evaluation.judge_job import JUDGE, VOTES
+from pipeline.evaluation.results import read
+from pipeline.execution.run import Settings, inputs_of
+from pipeline.faults import Broken, Misuse, Unusable
+from pipeline.job.loader import load_evaluation, overridden
+from pipeline.source import Survey, changed, survey
+from pipeline.storage.durable import FILES, PRIVATE_FILE
+from pipeline.storage.run_folder import Plan, RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.cli.options import Asking
+    from pipeline.evaluation.baseline import Baseline
+    from pipeline.job.job import Job
+
+REFERENCE = "_ref"
+"""Where the answers of the job at another commit are, inside of the output."""
+
+ANSWER_KEY = "answer_key.jsonl"
+HISTORY = "history.jsonl"
+"""A line for every evaluation that was run into the folder."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An evaluation that is being looked into.
+
+    `simulated` says whether the emulator answers, `sampled` whether only the first rows of the gold data are asked.
+    """
+
+    evaluation: Eval
+    target: str
+    output: Path
+    gold: tuple[Gold, ...]
+    simulated: bool
+    sampled: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it goes by: the name of its file, and its own where the target has one."""
+        return name_of(self.target)
+
+    @property
+    def folder(self) -> Path:
+        """Where what was found out about it is kept."""
+        return self.output / FOLDER
+
+    def scores(self, graded: Sequence[Graded], job: Mapping[str, str]) -> Baseline:
+        """The scores of graded rows; `job` is the fingerprint of the job that was asked."""
+        scores = scores_of(self.evaluation, self.gold, graded, name=self.name, job=job, simulated=self.simulated)
+        return with_noise(scores, self.folder)
+
+    def check(self, reference: Reference | None) -> None:
+        """Raises `Misuse`, before any call, when what comes out could not be compared or decided upon."""
+        require_rows(self.evaluation.gates, [gold.slices for gold in self.gold])
+        if reference is not None:
+            comparable_rows(reference, self.scores((), self.evaluation.job.fingerprint()))
+
+    def graded(self) -> tuple[Graded, ...]:
+        """The answers in the folder, graded; those of judges are open still."""
+        return graded_rows(self.evaluation, self.gold, self.output)
+
+    def assessed(self, graded: Sequence[Graded], reference: Reference | None, notes: Sequence[str] = ()) -> Assessment:
+        """The run in the folder, judged."""
+        told = [f"only the first {len(self.gold)} rows were asked (--limit): nothing final"] if self.sampled else []
+        baseline = self.evaluation.baseline
+        if reference is None and baseline is not None:
+            told.append(f"there is no {baseline} to compare with: `pipeline bless {self.output}` writes it")
+        scores = self.scores(graded, plan_in(self.output).job)
+        return assess(self.evaluation, scores, graded, reference, [*notes, *told])
+
+    @property
+    def status(self) -> str:
+        """What has become of the run in the folder, with the worst of its repeats first."""
+        found = {status_of(output_of(self.output, repeat)) for repeat in range(self.evaluation.repeats)}
+        return next(status for status in ("stopped", "failed", "complete") if status in found)
+
+    @property
+    def run_id(self) -> str:
+        """Which run is in the folder."""
+        return plan_in(self.output).run_id
+
+    @cached_property
+    def answer_key(self) -> bytes:
+        """What an emulator is told of the gold data: a line for each request that can be made."""
+        return _answer_key(self)
+
+
+def begin(subjects: Sequence[Subject]) -> None:
+    """Removes what was made of earlier answers, whose place others take now. Votes, noise floor and history stay.
+
+    What the emulator is to know of all of them is put beside the first.
+    """
+    for subject in subjects:
+        repeats = sorted((subject.output / REPEATS).glob("*"))[subject.evaluation.repeats - 1 :]
+        found = list(subject.folder.glob("*"))
+        rounds = [path for path in found if path.name.startswith(JUDGE)]
+        others = [path for path in rounds if not path.name.startswith(f"{JUDGE}{subject.run_id}")]
+        for folder in [path for path in (*repeats, *others) if path.is_dir()]:
+            shutil.rmtree(folder)
+        made = [path for path in found if path.name not in (NOISE, VOTES, HISTORY) and path not in rounds]
+        FILES.remove(path for path in (*made, *others) if path.is_file())
+    first = subjects[0]
+    if first.simulated:
+        FILES.make_folder(first.folder)
+        key = b"".join(subject.answer_key for subject in subjects)
+        FILES.put(first.folder / ANSWER_KEY, key, mode=PRIVATE_FILE)
+
+
+def name_of(target: str) -> str:
+    """The name of the file that a target is in, with that of the evaluation if it is given."""
+    path, _, name = target.partition(":")
+    return "-".join(filter(None, [Path(path).stem, name]))
+
+
+def plan_in(output: Path) -> Plan:
+    """The plan of the run in a folder. Raises `Misuse` when there is none."""
+    plan = RunFolder(output).load()
+    if plan is None:
+        raise Misuse(f"{output} holds no run: `pipeline eval FILE.py` makes one")
+    return plan
+
+
+def subject_of(target: str, options: Asking, repeats: int | None, *, least: int = 1) -> Subject:
+    """The evaluation that the command line describes, of so many repeats at `least`, with its gold data read."""
+    evaluation = _changed(load_evaluation(target), options, repeats)
+    evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
+    gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
+    output = options.output or Path("out") / name_of(target)
+    return Subject(evaluation, target, output, gold, options.emulate, options.limit is not None)
+
+
+def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
+    """The same rows and graders for the job as it stood at a commit."""
+    inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
+    path, _, name = subject.target.partition(":")
+    target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute one would name the present file
+
+    def load() -> Job:
+        there = _changed(load_evaluation(target), options, None)
+        return there.job.replace(input=inputs)
+
+    commit = commit_of(reference)
+    try:
+        job = loaded_at(commit, load)
+    except Misuse as error:
+        raise Misuse(f"at {reference}: {error}") from error
+    known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)
+    fields = {name: grader for name, grader in subject.evaluation.fields.items() if name in known}
+    evaluation = subject.evaluation.replace(job=job, fields=fields, gates=())
+    gold = tuple(_without_unknown(one, evaluation) for one in subject.gold)
+    return replace(subject, evaluation=evaluation, gold=gold, output=subject.output / REFERENCE)
+
+
+def subject_in(output: Path, target: str | None) -> Subject:
+    """The evaluation whose finished run is in a folder. Raises `Misuse` when its gold data has changed since."""
+    plan = plan_in(output)
+    require_finished(output)
+    target = target_of(plan, output, target)
+    found = Survey.from_json(plan.survey)
+    if differences := changed(found):
+        raise Misuse(f"the gold data has changed since the run: {differences[0]}; run `pipeline eval` again")
+    evaluation = load_evaluation(target)
+    # What the command line said when it ran is what judges are known by, and how often rows were asked.
+    evaluation = evaluation.replace(
+        job=evaluation.job.replace(model=plan.job["model"] or evaluation.job.model),
+        repeats=read_scores(output).repeats if (output / FOLDER / SCORES).exists() else evaluation.repeats,
+    )
+    gold = read_gold(evaluation, found)
+    return Subject(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
+
+
+def baseline_of(subject: Subject, *, common: bool) -> Reference | None:
+    """The evaluation's baseline; None when it names none, or none has been blessed yet.
+
+    A sample of the gold data is compared with the same rows of it: those that were not asked have not failed.
+    """
+    path = subject.evaluation.baseline
+    if path is None or not Path(path).exists():
+        return None
+    scores = read_scores(Path(path))
+    if subject.sampled:
+        scores = only(scores, {gold.row for gold in subject.gold})
+    return Reference(of=str(path), scores=scores, common_only=common)
+
+
+def reference_in(subject: Subject, *, common: bool) -> Reference | None:
+    """What the run in the folder was compared with: the job at another commit, or else the baseline as it is now."""
+    kept = kept_reference(subject.folder)
+    return baseline_of(subject, common=common) if kept is None else replace(kept, common_only=common)
+
+
+def same_graders(subject: Subject) -> None:
+    """Raises `Misuse` when the leaves in the folder were graded by other graders than the file has now."""
+    before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
+    if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
+        again = f"pipeline grade {subject.output} --job {subject.target}"
+        raise Misuse(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
+
+
+def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
+    """What is to be run: the job, once for each repeat."""
+    evaluation = subject.evaluation
+    connection = connection_of(options, evaluation.job)
+    # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
+    known = f" knowing {hashlib.sha256(subject.answer_key).hexdigest()[:16]}" if subject.simulated else ""
+    runs = []
+    for repeat in range(evaluation.repeats):
+        settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
+        if settings.fail_fast == "job":  # gates decide on all the rows, and how many fail is among what they see
+            settings = replace(settings, fail_fast="alike")
+        reuse = settings.bounds.reuse
+        if reuse is not None:
+            bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))
+            settings = replace(settings, bounds=bounds, supersede=True)
+        runs.append((evaluation.job, replace(settings, fresh=settings.fresh or subject.simulated)))
+    return runs
+
+
+def place_of(subject: Subject, options: Asking) -> Place:
+    """Where to ask. An emulator is given the gold data: it plays a model that errs as it is told, and no more."""
+    simulation = simulation_of(options)
+    if simulation is not None:
+        simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
+    return Place(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
+
+
+def reference_of(name: str, subject: Subject, rival: Subject, graded: Sequence[Graded], *, common: bool) -> Reference:
+    """What a subject is compared with when that is a rival: the same gold data, the same graders. It is kept."""
+    own, scores = subject.scores((), plan_in(subject.output).job), rival.scores(graded, plan_in(rival.output).job)
+    scores = replace(scores, data=own.data, graders=own.graders)
+    reference = Reference(of=name, scores=scores, common_only=common)
+    keep_reference(subject.folder, reference)
+    return reference
+
+
+def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
+    """Writes the baseline and reads it back; where it is.
+
+    Raises `Misuse` for a run that is not whole, was sampled, has too many failed rows, or was emulated.
+    """
+    plan, scores = plan_in(output), read_scores(output)
+    for folder in [output_of(output, repeat) for repeat in range(scores.repeats)]:
+        if status_of(folder) != "complete":
+            raise Misuse(f"too many rows of {folder} failed for a baseline: `pipeline eval --retry-failed` asks again")
+    if plan.limit is not None:
+        raise Misuse(f"only the first {plan.limit} rows were asked, and all make a baseline: run again without --limit")
+    if plan.simulated and not allow_emulated:
+        raise Misuse("the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same")
+    if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
+        raise Misuse("questions to judges are open: `pipeline eval` asks them")
+    path = to or load_evaluation(target_of(plan, output, None, name_it="name the baseline's file with --to")).baseline
+    if path is None:
+        raise Misuse("the evaluation names no `baseline`: name the file with --to")
+    kept = from_text(to_text(scores))
+    FILES.make_folder(Path(path).parent)
+    FILES.put(Path(path), to_text(kept).encode())
+    if read_scores(Path(path)) != kept:
+        raise Broken(f"{path} does not hold what was written to it")
+    return Path(path)
+
+
+def _changed(evaluation: Eval, options: Asking, repeats: int | None) -> Eval:
+    changes = {"model": options.model, "input": options.inputs, "include": options.include}
+    job = overridden(evaluation.job, changes, options.assignments or ())
+    return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)
+
+
+def _without_unknown(gold: Gold, evaluation: Eval) -> Gold:
+    """The gold data of a schema that lacks fields of today's."""
+    if evaluation.graders.whole or not isinstance(gold.expected, Mapping):
+        return gold
+    known = {name: value for name, value in gold.expected.items() if name in evaluation.graders.fields}
+    return replace(gold, expected=known)
+
+
+def _answer_key(subject: Subject) -> bytes:
+    lines = []
+    for ordinal, gold in enumerate(subject.gold):
+        try:
+            request = subject.evaluation.job.request(Row(ordinal, gold.columns))
+        except Unusable:  # it will fail by itself
+            continue
+        said = [message for message in request.payload["messages"] if message.get("role") == "user"]
+        if said:
+            known = {"prompt": _text(said[-1].get("content")), "answer": gold.expected}
+            lines.append(json.dumps(known, ensure_ascii=False, default=str) + "\n")
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def _text(content: Any) -> str:
+    if not isinstance(content, list):
+        return str(content)
+    return "\n".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")

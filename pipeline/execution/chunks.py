@@ -1,0 +1,223 @@
+"""The work on chunks: rows read, asked and recorded, parts written. The same whoever hands out the chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+from anyio import to_thread
+
+from pipeline.counters import Tally
+from pipeline.data import Ask, Entry, Failure, Outcome, Part, Reply, Row
+from pipeline.execution import engine
+from pipeline.faults import Fault, Halt, Misuse
+from pipeline.job.job import Job
+from pipeline.policy import RowCalls
+from pipeline.schema.bigquery import legal_type, refused_names
+from pipeline.source import Source, Survey
+from pipeline.storage.dataset import Dataset, output_schema
+from pipeline.storage.durable import FILES, Files
+from pipeline.storage.run_folder import Plan
+from pipeline.storage.unfinished_rows import Turn
+
+KEPT_BYTES = 128 << 20
+"""What the kept columns of open chunks may hold in memory; beyond it they are read again when their part is written."""
+
+ROWS_AHEAD_BYTES = 64 << 20
+"""What the rows that wait for a worker may hold, by the mean row of the input."""
+
+PASSED_BYTES = 64 << 20
+"""What goes through memory before its freed parts are given back to the system: of large pieces that come and go in
+several threads, glibc keeps several times what is in use."""
+
+Keep = Callable[[Part], Awaitable[None]]
+"""Makes a written part one of the run's; returns when that is durable."""
+
+
+class Records(Protocol):
+    """What the work needs of a journal."""
+
+    async def put(self, ordinal: int, entry: Entry) -> None:
+        """Hands an entry over."""
+
+    async def room(self) -> None:
+        """Returns when more may be asked for: what was handed over is small enough to be held in memory."""
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished."""
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
+
+    async def flush(self) -> None:
+        """Returns when everything that was put before is durable."""
+
+    def recorded(self, first: int, rows: int) -> set[int]:
+        """The ordinals of `[first, first + rows)` that have an entry."""
+
+    def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
+        """The entries of `[first, first + rows)`, in order."""
+
+
+class Settling(Protocol):
+    """What the work needs of a reply cache."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """What became of a row."""
+
+
+class Work:
+    """The rows of a run, and the dataset that they go to. Needs nothing but the job, the plan and the folder."""
+
+    def __init__(self, job: Job, plan: Plan, output: Path, files: Files = FILES) -> None:
+        self.job = job
+        self.plan = plan
+        self.survey = Survey.from_json(plan.survey)
+        self._kept_bytes = 0
+        self._passed_bytes = 0
+        self.source, kept = source_of(job, self.survey)
+        self._source_again: Source | None = None
+        self.dataset = Dataset(output, kept, job.reader, _footer(plan), files)
+
+    def chunk(self, index: int) -> engine.Chunk:
+        """A chunk by its index, with nothing of it done."""
+        first = index * self.survey.chunk_rows
+        return engine.Chunk(index, first, min(self.survey.chunk_rows, self.survey.rows - first))
+
+    def open_chunks(self, concurrency: int) -> int:
+        """How many chunks are worked on at once."""
+        return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
+
+    def hands(
+        self,
+        ask: Ask,
+        journal: Records,
+        keep: Keep,
+        tally: Tally,
+        cache: Settling | None = None,
+        failed: Callable[[], None] = lambda: None,
+    ) -> engine.Hands:
+        """What the engine needs to take chunks from rows to kept parts; `failed` is called after each failed row."""
+        unfinished: dict[int, dict[int, Turn]] = {}
+
+        async def answer(row: Row) -> Entry:
+            await journal.room()
+            calls = RowCalls(row.ordinal, journal, unfinished.pop(row.ordinal, None))
+            return await answered(self.job, ask, row, calls)
+
+        async def record(ordinal: int, entry: Entry) -> None:
+            self._passed_bytes += len(entry.body) if isinstance(entry, Reply) else 0
+            await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
+            outcome = self.job.outcome(ordinal, entry)
+            tally.count(outcome)
+            if isinstance(outcome, Failure):
+                failed()
+            if cache is not None:
+                cache.settle(outcome)
+
+        async def done(chunk: engine.Chunk) -> set[int]:
+            unfinished.update(await to_thread.run_sync(journal.turns, chunk.first, chunk.rows))
+            return await to_thread.run_sync(journal.recorded, chunk.first, chunk.rows)
+
+        async def seal(chunk: engine.Chunk) -> None:
+            await journal.flush()
+            await keep(await to_thread.run_sync(self._write, chunk, journal))
+            self._kept_bytes -= sum(kept.nbytes for kept in chunk.kept if kept is not None)
+
+        ahead = max(1, min(engine.ROWS_AHEAD, int(ROWS_AHEAD_BYTES / max(self.survey.mean_row_bytes, 1.0))))
+        return engine.Hands(read=self._read, done=done, answer=answer, record=record, seal=seal, rows_ahead=ahead)
+
+    def close(self) -> None:
+        """Closes the input."""
+        self.source.close()
+        if self._source_again is not None:
+            self._source_again.close()
+
+    async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
+        batches = self.source.chunk(chunk)
+        while (batch := await to_thread.run_sync(next, batches, None)) is not None:
+            self._passed_bytes += batch.kept.nbytes
+            if self._passed_bytes > PASSED_BYTES:
+                await to_thread.run_sync(self._release)
+            if self._kept_bytes + batch.kept.nbytes > KEPT_BYTES:
+                yield _Bare(batch.rows)
+                continue
+            self._kept_bytes += batch.kept.nbytes
+            yield batch
+
+    def _release(self) -> None:
+        self._passed_bytes = 0
+        pa.system_memory_pool().release_unused()
+
+    def _write(self, chunk: engine.Chunk, journal: Records) -> Part:
+        entries = journal.entries(chunk.first, chunk.rows)
+        kept = self.kept_again(chunk.index) if None in chunk.kept else chunk.kept
+        part = self.dataset.seal(chunk.index, chunk.first, kept, entries, replies=self.plan.keep_replies)
+        if sum(file.bytes for file in part.files) > PASSED_BYTES or self._passed_bytes > PASSED_BYTES:
+            self._release()
+        return part
+
+    def kept_again(self, chunk: int) -> Iterator[pa.RecordBatch]:
+        """The kept columns of a chunk, read again; for one thread at a time, beside the one that reads the rows."""
+        if self._source_again is None:
+            self._source_again, _ = source_of(self.job, self.survey, asks=False)
+        return (batch.kept for batch in self._source_again.chunk(chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """The rows of a batch, whose kept columns are not held in memory."""
+
+    rows: Sequence[Row]
+    kept: None = None
+
+
+async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
+    """What became of a row: the reply, or the fault that ended it, with what all its calls have cost.
+
+    Raises `Halt`, which ends no row but the run.
+    """
+    try:
+        return calls.whole(await ask(job.request(row, calls)))
+    except Halt:
+        raise
+    except Fault as fault:
+        fault.reply = calls.so_far()
+        return fault.without_trace()
+    finally:
+        calls.close()
+
+
+def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, pa.Schema]:
+    """The rows of a job's input; and the columns that are copied or added to the output, under their names there.
+
+    Unless it `asks`, rows come without the values that requests are made of.
+
+    Raises `Misuse` when the job does not fit the columns of its input, or when its schema has names that BigQuery
+    refuses and the job renames columns for it.
+    """
+    kept = job.columns_kept(survey.columns)
+    added = job.columns_added(kept)
+    needed = job.columns_needed(list(survey.columns)) if asks else []
+    as_type = legal_type if job.rename == "bigquery" else None
+    source = Source(survey, needed=needed, kept=list(kept), added=added, as_type=as_type)
+    names = [*kept.values(), *added]
+    schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
+    if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):
+        raise Misuse(f"BigQuery refuses {', '.join(refused)}, of the job's schema: give the fields other names there")
+    return source, schema
+
+
+def _footer(plan: Plan) -> dict[str, str]:
+    """What the footer of every part says; pandas drops it, so the manifest says it too."""
+    return {
+        "pipeline.run_id": plan.run_id,
+        "pipeline.job.job": plan.job_name,
+        "pipeline.model": plan.job.get("model", ""),
+        "pipeline.version": plan.version,
+        "pipeline.created": plan.created,
+        "pipeline.simulated": str(plan.simulated).lower(),
+    }

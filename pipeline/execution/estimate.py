@@ -1,0 +1,170 @@
+"""What a run will take, as a range: by an earlier run of the job where there is one, else by its first rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data import Usage
+from pipeline.faults import Broken, Unusable
+
+if TYPE_CHECKING:
+    from pipeline.data import Part, Row
+    from pipeline.job.job import Job
+
+CHARACTERS_PER_TOKEN = 4.0
+FEWEST_PER_TOKEN, MOST_PER_TOKEN = 2.5, 5.0
+"""Other languages and JSON take more tokens than English prose does; Chinese and Japanese take more still."""
+
+GUESSED_OUTPUT_TOKENS = 200.0
+LEAST_OUTPUT_TOKENS, MOST_OUTPUT_TOKENS, MOST_WITH_THINKING = 50.0, 600.0, 2000.0
+"""What answers of common jobs have: a few fields of a schema, a long paragraph; and thoughts, if they are asked for."""
+
+CONCURRENCY = 64
+_SAMPLE = 20_000
+"""Rows of the first part whose spread is looked at, at most."""
+
+_SHORT_CALL, _MANY = 500, 100
+"""A call of fewer tokens is priced as the hundredth of a hundred calls, which no rounding distorts."""
+
+_ROUGH = 0.3
+"""The share by which a mean may be off whose spread is not known: the sums in a journal tell no single rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Of one row: the mean, and by how much it may be off either way (two standard errors, or what a guess spans)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def of(self, rows: int) -> tuple[int, int, int]:
+        """Mean, low and high of the sum over so many rows."""
+        return round(self.mean * rows), round(self.low * rows), round(self.high * rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Of one row: tokens in and out (thinking included), and seconds; where they were measured, or None if guessed."""
+
+    input: Figure
+    output: Figure
+    cached_share: float
+    """Of the tokens in."""
+    seconds: float | None
+    measured_in: Path | None
+
+
+def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, Any]:
+    """Tokens, dollars and minutes for so many rows; a figure that cannot be told is None."""
+    means = measured(output) or guessed(job, sample)
+    read, read_low, read_high = means.input.of(rows)
+    written, written_low, written_high = means.output.of(rows)
+    minutes = None if means.seconds is None else round(rows * means.seconds / CONCURRENCY / 60, 1)
+    return {
+        "estimated_from": f"the run in {means.measured_in}" if means.measured_in else "the first rows",
+        "input_tokens": read,
+        "input_tokens_low": read_low,
+        "input_tokens_high": read_high,
+        "output_tokens": written,
+        "output_tokens_low": written_low,
+        "output_tokens_high": written_high,
+        "cost_usd": _cost(job, means, means.input.mean, means.output.mean, rows),
+        "cost_usd_low": _cost(job, means, means.input.low, means.output.low, rows),
+        "cost_usd_high": _cost(job, means, means.input.high, means.output.high, rows),
+        f"minutes_at_{CONCURRENCY}_in_flight": minutes,
+    }
+
+
+def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> float | None:
+    """Of so many rows; None where the model has no known price."""
+    from pipeline.policy.compose import Bounds, prices_for
+
+    if not job.model:
+        return None
+    calls = _MANY if read < _SHORT_CALL else 1  # tokens are whole, and what a long call costs depends on its length
+    usage = Usage(
+        input=round(read * calls), output=round(written * calls), cached=round(read * calls * means.cached_share)
+    )
+    cost = prices_for(job, Bounds()).cost(job.model, usage)
+    return None if cost is None else round(cost * rows / calls, 6)
+
+
+def measured(output: Path) -> Means | None:
+    """The means of the rows that an earlier run has asked, ok or failed; None when there is none."""
+    from pipeline.storage.journal import charged_in, look
+
+    journal = output / "_run" / "journal.sqlite"
+    parts, pending = look(journal)
+    asked = sum(max(0, part.rows - part.from_cache - part.unmetered) for part in parts)
+    if asked:
+        read, written, seconds = _spread(output, parts)
+        total = sum(part.input_tokens for part in parts)
+        cached = sum(part.cached_tokens for part in parts) / total if total else 0.0
+        outs = sum(part.output_tokens + part.reasoning_tokens for part in parts)
+        return Means(_figure(total / asked, read), _figure(outs / asked, written), cached, seconds, output)
+    if not pending:
+        return None
+    charged = charged_in(journal, ended=True)
+    if not charged.input_tokens:
+        return None
+    cached = charged.cached_tokens / charged.input_tokens
+    outs = charged.output_tokens + charged.reasoning_tokens
+    return Means(_figure(charged.input_tokens / pending, None), _figure(outs / pending, None), cached, None, output)
+
+
+def _figure(mean: float, error: float | None) -> Figure:
+    off = mean * _ROUGH if error is None else 2 * error
+    return Figure(mean, max(0.0, mean - off), mean + off)
+
+
+def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | None, float | None]:
+    """The standard errors of the tokens in and out of a row, and the mean of its seconds, by the first part's rows."""
+    from pipeline.storage.batches import part_file
+
+    columns = ["response.latency_s", "response.input_tokens", "response.output_tokens", "response.reasoning_tokens"]
+    name = next(name for part in parts for name, _, _ in part.spans())
+    try:
+        with part_file(output / name) as file:
+            rows = next(file.iter_batches(_SAMPLE, columns=columns)).column(0).to_pylist()
+    except Broken:  # an estimate is no place to tell of it
+        return None, None, None
+    rows = [row or {} for row in rows]  # a row that failed without an answer has used nothing
+    seconds = [row["latency_s"] for row in rows if row.get("latency_s") is not None]
+    read = [row.get("input_tokens") or 0 for row in rows]
+    written = [(row.get("output_tokens") or 0) + (row.get("reasoning_tokens") or 0) for row in rows]
+    return _error_of(read), _error_of(written), sum(seconds) / len(seconds) if seconds else None
+
+
+def _error_of(values: Sequence[float]) -> float | None:
+    """The standard error of a mean; None of too few values."""
+    import statistics
+
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def guessed(job: Job, rows: list[Row]) -> Means:
+    """Input by its characters; output at a guess, within what is common, that only an earlier run can better."""
+    sizes = []
+    for row in rows:
+        try:
+            sizes.append(len(json.dumps(job.request(row).payload["messages"], ensure_ascii=False, default=str)))
+        except Unusable:
+            continue
+    mean = sum(sizes) / len(sizes) if sizes else 0.0
+    read = Figure(mean / CHARACTERS_PER_TOKEN, mean / MOST_PER_TOKEN, mean / FEWEST_PER_TOKEN)
+    return Means(read, _guessed_output(job), 0.0, None, None)
+
+
+def _guessed_output(job: Job) -> Figure:
+    thinks = job.reasoning_effort not in (None, "none", "minimal") or bool(job.google)
+    most = MOST_WITH_THINKING if thinks else MOST_OUTPUT_TOKENS
+    if job.max_tokens is not None:  # it bounds thinking and answer together
+        most = min(most, float(job.max_tokens))
+    answers = job.n or 1
+    return Figure(min(GUESSED_OUTPUT_TOKENS, most) * answers, min(LEAST_OUTPUT_TOKENS, most) * answers, most * answers)

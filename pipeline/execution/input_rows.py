@@ -1,0 +1,55 @@
+"""The input of a run, row by row and as it was asked: found by what the run has recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from pipeline.data import Row
+from pipeline.execution.chunks import source_of
+from pipeline.faults import Misuse
+from pipeline.job.job import Job
+from pipeline.source import Survey, changed, found_again
+
+
+class InputRows:
+    """Any row by its ordinal; quick where ordinals ascend. Reading one means reading its chunk up to it.
+
+    Raises `Misuse`, with what differs, when the input is no longer the one that was asked, or does not fit the job.
+    """
+
+    def __init__(self, job: Job, survey: Survey) -> None:
+        self._survey = _where_it_is(job, survey)
+        self._source, self.kept = source_of(job, self._survey)
+        self._rows: Iterator[tuple[Row, pa.RecordBatch]] = iter(())
+        self._chunk, self._next = -1, 0
+
+    def row(self, ordinal: int) -> tuple[Row, pa.RecordBatch]:
+        """A row, with the columns of it that are copied to the output. Raises `Broken` when it cannot be read."""
+        chunk = ordinal // self._survey.chunk_rows
+        if chunk != self._chunk or ordinal < self._next:
+            self._rows, self._chunk = self._rows_of(chunk), chunk
+        self._next = ordinal + 1
+        return next(found for found in self._rows if found[0].ordinal == ordinal)
+
+    def close(self) -> None:
+        """Closes the input's files."""
+        self._source.close()
+
+    def _rows_of(self, chunk: int) -> Iterator[tuple[Row, pa.RecordBatch]]:
+        for batch in self._source.chunk(chunk):
+            for number, row in enumerate(batch.rows):
+                yield row, batch.kept.slice(number, 1)
+
+
+def _where_it_is(job: Job, survey: Survey) -> Survey:
+    """The survey with its files where they are now: where they were, or where the job looks for them."""
+    differences = changed(survey)
+    if not differences:
+        return survey
+    if job.input:
+        moved, others = found_again(survey, job.input, job.include)
+        if not others:
+            return moved
+    raise Misuse(f"the input is no longer the one that was asked: {differences[0]}")

@@ -1,0 +1,262 @@
+"""A run seen from outside while it works: a line of events a second, its present state, and changes to its limits."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+
+from pipeline.counters import Tally
+from pipeline.faults import Broken, Misuse
+from pipeline.pace import Spacing
+from pipeline.policy import WARNING_SHARE, Lane, Limits, Stop
+from pipeline.policy.compose import Composed
+from pipeline.storage.durable import FILES, PRIVATE_FILE, Files
+from pipeline.storage.rate_memory import GrantedRates
+
+EVENTS = "events.jsonl"
+STATE = "state.json"
+TUNE = "tune.json"
+EVERY_S = 1.0
+_RATES_EVERY = 10
+_SAID_AGAIN_S = 60.0
+"""Changes of the rate are told once a minute at the most; `state.json` has the last one."""
+
+_RECENT_S = 30
+"""The seconds over which the speed of a run is taken: long enough for calls of some seconds, short enough to be of now.
+"""
+
+TUNABLE = ("concurrency", "rpm", "tpm")
+_TUNE_REMEDY = (
+    "what can be tuned: concurrency, rpm (requests per minute), tpm (tokens per minute); rpm=0 lifts the limit"
+)
+
+
+class Watch:
+    """Writes and reads the files of a run folder beside the work: `events.jsonl`, `state.json`, `tune.json`.
+
+    Requests the stop when the disk fails.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        composed: Composed,
+        tally: Tally,
+        stop: Stop,
+        files: Files = FILES,
+        rates: GrantedRates | None = None,
+    ) -> None:
+        self._folder = folder
+        self._composed = composed
+        self._tally = tally
+        self._stop = stop
+        self._files = files
+        self._before = self._counts()
+        self._warned: set[str] = set()
+        self._rates = rates or GrantedRates(folder, files=files)
+        self._seconds = 0
+        self._recent = deque([(anyio.current_time(), tally.done)], maxlen=_RECENT_S + 1)
+        self._told_of: dict[str, float] = {}
+
+    async def keep(self) -> None:
+        """Does so every second until it is cancelled, or the disk fails."""
+        try:
+            # Changes that were asked of an earlier start are over with it.
+            self._files.remove([self._folder / TUNE])
+            self._begin()
+            while True:
+                await anyio.sleep(EVERY_S)
+                self._tune()
+                self._warn()
+                self._look()
+                event = self._event()
+                await anyio.to_thread.run_sync(self._write, event)
+                self._seconds += 1
+                if self._seconds % _RATES_EVERY == 0:
+                    await anyio.to_thread.run_sync(self._rates.save, self._composed.dispatcher.lanes)
+        except OSError as error:
+            self._stop.request(Broken(f"{self._folder} cannot be written: {error}; mend the disk, then run again"))
+        finally:
+            with suppress(OSError):  # it is over: what it granted, and the last part of a second, are for later readers
+                self._rates.save(self._composed.dispatcher.lanes)
+                if self._counts() != self._before:
+                    self._append(self._event())
+
+    def _begin(self) -> None:
+        """Says that a start begins: on a line of its own, also where a crash cut the last one."""
+        with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as lines:
+            lines.seek(max(0, lines.seek(0, os.SEEK_END) - 1))
+            if lines.read() != b"\n":
+                self._append()
+        self._append({"at": round(time.time(), 3), "start": True})
+
+    def _event(self) -> dict[str, Any]:
+        dispatcher, counts = self._composed.dispatcher, self._counts()
+        passed = {name: value - self._before[name] for name, value in counts.items()}
+        self._before = counts
+        rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
+        self._tally.limit = sum(rates.values()) if rates else None
+        at = time.time()
+        rows_per_s = self._speed()
+        return {
+            "at": round(at, 3),
+            "rows_per_s": rows_per_s,
+            "eta_s": round(max(0, self._tally.rows - self._tally.done) / rows_per_s, 1) if rows_per_s else None,
+            "limit": round(sum(rates.values()), 2) if rates else None,
+            "rate_change": self._last_change(at),
+            "lanes": rates,
+            "open": [lane.name for lane in dispatcher.lanes if lane.opened_at is not None],
+            "concurrency": dispatcher.limits.concurrency,
+            "in_flight": self._tally.in_flight,
+            "waiting": self._tally.waiting,
+            "waits_for": self._tally.waits_for,
+            "trouble": self._tally.trouble,
+            "retrying": self._tally.retrying,
+            "latency_p50": dispatcher.latencies.quantile(0.5),
+            "latency_p99": dispatcher.latencies.quantile(0.99),
+            "rows": self._tally.rows,
+            "done": self._tally.done,
+            "run_ok": self._tally.ok_before + self._tally.ok,
+            "run_failed": self._tally.failures_before.count + self._tally.failed,
+            "cost_usd": round(self._tally.cost_usd, 6),
+            "run_cost_usd": round(self._tally.cost_before_usd + self._tally.cost_usd, 6),
+            **passed,
+        }
+
+    def _speed(self) -> float | None:
+        """Rows done per second of late; None before any is."""
+        now = (anyio.current_time(), self._tally.done)
+        since, before = self._recent[0]
+        seconds = now[0] - since
+        self._recent.append(now)
+        return round((now[1] - before) / seconds, 3) if now[1] > before and seconds else None
+
+    def _last_change(self, now: float) -> str | None:
+        """When and why the rate was cut last, or was not."""
+        changes = [(lane.rate.change.at, self._change_of(lane)) for lane in self._lanes_changed()]
+        if not changes:
+            return None
+        at, text = max(changes)
+        moment = datetime.fromtimestamp(now - (anyio.current_time() - at), UTC)
+        return f"{moment:%H:%M:%S} UTC: {text}"
+
+    def _lanes_changed(self) -> list[Any]:
+        return [lane for lane in self._composed.dispatcher.lanes if lane.rate and lane.rate.change]
+
+    def _change_of(self, lane: Lane) -> str:
+        text = lane.rate.change.text if lane.rate and lane.rate.change else ""
+        return text if len(self._composed.dispatcher.lanes) == 1 else f"{lane.name}: {text}"
+
+    def _tell_of_rates(self) -> None:
+        for lane in self._lanes_changed():
+            told = self._told_of.get(lane.name, -math.inf)
+            if lane.rate.change.at >= told + (_SAID_AGAIN_S if told > -math.inf else 0.0):
+                self._told_of[lane.name] = lane.rate.change.at
+                self._tally.notes.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
+
+    def _counts(self) -> dict[str, int]:
+        tally = self._tally
+        return {
+            "ok": tally.ok,
+            "failed": tally.failed,
+            "requests": tally.requests,
+            "retries": tally.retries,
+            "throttled": tally.throttled,
+            "cache_hits": tally.cache_hits,
+        }
+
+    def _write(self, event: Mapping[str, Any], *, note: str | None = None) -> None:
+        self._append({**event, "note": note} if note else event)
+        failures = self._tally.failures_before + self._tally.failures
+        state = {**event, "failures": failures.bare().to_json()}
+        self._files.put(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
+
+    def _append(self, event: Mapping[str, Any] | None = None) -> None:
+        line = b"" if event is None else orjson.dumps(event)
+        descriptor = self._files.open(self._folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        try:
+            self._files.write(descriptor, line + b"\n")
+        finally:
+            os.close(descriptor)
+
+    def _tune(self) -> None:
+        """Applies the changes that `pipeline tune` asked for, once."""
+        try:
+            changes = orjson.loads((self._folder / TUNE).read_bytes())
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            return
+        self._files.remove([self._folder / TUNE])
+        apply(self._composed.dispatcher.limits, changes)
+        limits = self._composed.dispatcher.limits
+        now = {**changes, **({"concurrency": limits.concurrency} if "concurrency" in changes else {})}
+        text = ", ".join(f"{name}={value:g}" for name, value in now.items())
+        self._tally.notes.append(f"tuned: {text}")
+        self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
+
+    def _look(self) -> None:
+        """Ends the run when its endpoint is of no use, also while every call hangs and nobody waits for a turn."""
+        if (denied := self._composed.dispatcher.judge.look(anyio.current_time())) is not None:
+            self._stop.request(denied)
+
+    def _warn(self) -> None:
+        self._tell_of_rates()
+        for purse in self._composed.purses:
+            if purse.unit not in self._warned and purse.spent >= WARNING_SHARE * purse.cap:
+                self._warned.add(purse.unit)
+                share = purse.spent / purse.cap
+                self._tally.notes.append(f"{share:.0%} of the budget of {purse.cap:g} {purse.unit} is spent")
+
+
+def apply(limits: Limits, changes: Mapping[str, float]) -> None:
+    """Changes the limits of a run; a rate of 0 takes its limit away, and the start's workers bound the concurrency."""
+    if "concurrency" in changes:
+        limits.concurrency = max(1, min(int(changes["concurrency"]), limits.most or int(changes["concurrency"])))
+    if "rpm" in changes:
+        limits.requests = Spacing(changes["rpm"]) if changes["rpm"] else None
+    if "tpm" in changes:
+        limits.tokens = Spacing(changes["tpm"]) if changes["tpm"] else None
+
+
+def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
+    """The changes that a user asks for. Raises `Misuse` for anything but NAME=NUMBER of what can be tuned."""
+    changes = {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in TUNABLE:
+            meant = get_close_matches(name.lower(), TUNABLE, n=1, cutoff=0.4)
+            remedy = f"did you mean {meant[0]}={text or 300}?" if meant and text else _TUNE_REMEDY
+            raise Misuse(f"{assignment!r}: there is no limit called {name!r}; {remedy}")
+        try:
+            changes[name] = float(text)
+        except ValueError:
+            raise Misuse(f"{assignment!r} is not {name}=NUMBER, as in {name}=300") from None
+        if not (least := 1 if name == "concurrency" else 0) <= changes[name] < math.inf:
+            raise Misuse(f"{assignment!r} cannot be set: {name} takes a number from {least} on; {_TUNE_REMEDY}")
+    return changes
+
+
+def ask_to_tune(folder: Path, assignments: Sequence[str]) -> dict[str, float]:
+    """Leaves changes for a running job to find. Raises `Misuse` as `tuning_of`."""
+    changes = tuning_of(assignments)
+    FILES.put(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
+    return changes
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What a running job said of itself last; empty when it has not."""
+    try:
+        state = orjson.loads((folder / STATE).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return state if isinstance(state, dict) else {}

@@ -1,0 +1,289 @@
+"""The run's limits, shared: workers' reports go in, their leases come out. It neither waits nor reads a clock.
+
+The parent holds the one rate, breaker, gate and purse of each lane and run; what workers report is replayed on them.
+What can be divided (places among the calls in flight, rates) is leased by share, a call that must be paid for one by
+one. A place is leased to one worker only after another one has confirmed that it is free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pipeline.counters import Tally
+from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
+from pipeline.ledger import Charges
+from pipeline.pace import Spacing
+from pipeline.policy import Judge, Lane, Purse, Stop
+from pipeline.policy.compose import Composed
+
+_STEADY = 0.05
+"""Shares that change by less stay as they are."""
+
+_UNCONFIRMED = 10
+"""Leases that a worker is sent before it has confirmed the first of them: one that is busy is not flooded."""
+
+
+@dataclass(slots=True)
+class _Granted:
+    """What a worker has of one purse: all that it was ever granted, what of it has not ended, and what it wants."""
+
+    calls: int = 0
+    amount: float = 0.0
+    outstanding: int = 0
+    reserved: float = 0.0
+    charged: float = 0.0
+    wanted: int = 0
+    each: float = 0.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What one worker has of the run's limits, and how it stood when it reported last."""
+
+    share: float = 0.0
+    """Of the rates."""
+    granted: int = 0
+    held: int = 0
+    """Calls that it may have in flight at most, as far as it has confirmed."""
+    ceilings: deque[tuple[int, int]] = field(default_factory=deque)
+    """The number and the places of each lease that it may be working under."""
+    sent: Lease | None = None
+    confirmed: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    retrying: int = 0
+    waits_for: str | None = None
+    trouble: str | None = None
+    probes: list[int] = field(default_factory=list)
+    purses: list[_Granted] = field(default_factory=list)
+
+    @property
+    def demand(self) -> int:
+        return max(1, self.in_flight + self.waiting)
+
+
+class Sharing:
+    """The limits of a run among its workers, which go by their numbers."""
+
+    def __init__(self, composed: Composed, tally: Tally, stop: Stop) -> None:
+        self._dispatcher = composed.dispatcher
+        self._account = composed.account
+        self._purses = composed.purses
+        self._tally = tally
+        self._stop = stop
+        self._workers: dict[int, _Worker] = {}
+        for lane in self._dispatcher.lanes:
+            lane.hitch = self._trouble
+
+    def _trouble(self) -> str | None:
+        """Why nothing is answered, when no worker is."""
+        troubles = [worker.trouble for worker in self._workers.values()]
+        return troubles[0] if troubles and all(troubles) else None
+
+    def join(self, number: int) -> None:
+        """A worker is there, and has nothing yet."""
+        self._workers[number] = _Worker(
+            probes=[0] * len(self._dispatcher.lanes), purses=[_Granted() for _ in self._purses]
+        )
+
+    def leave(self, number: int, charged: Charges) -> None:
+        """A worker is gone; its journal says what it was `charged`, reported or not, calls in flight included."""
+        worker = self._workers.pop(number, None)
+        if worker is None:
+            return
+        for purse, granted in zip(self._purses, worker.purses, strict=True):
+            _end(purse, granted, granted.outstanding, granted.reserved)
+            cost = charged.cost_usd + charged.lost_usd if purse.unit == "USD" else charged.tokens
+            purse.charge(max(0.0, cost - granted.charged), None)
+        self._sum_up()
+
+    def report(self, number: int, report: Report, now: float) -> None:
+        """Takes note of what a worker reports."""
+        worker = self._workers[number]
+        worker.in_flight, worker.waiting, worker.retrying = report.in_flight, report.waiting, report.retrying
+        worker.waits_for, worker.trouble, worker.confirmed = report.waits_for, report.trouble, report.lease
+        while worker.ceilings and worker.ceilings[0][0] < report.lease:
+            worker.ceilings.popleft()
+        worker.held = max(worker.granted, report.in_flight, *(places for _, places in worker.ceilings))
+        self._tally.add(report.counted)
+        self._tally.notes.extend(report.notes)
+        for latency in report.latencies:
+            self._dispatcher.latencies.add(latency)
+        self._sum_up()
+        for lane, one in zip(self._dispatcher.lanes, report.lanes, strict=True):
+            _replay(lane, one, now, self._dispatcher.judge)
+        self._decide(now)
+        for purse, granted, paid in zip(self._purses, worker.purses, report.purses, strict=True):
+            _settle(purse, granted, paid)
+        self._account.estimate.learn_all(report.maxima)
+
+    def leases(self, now: float) -> dict[int, Lease]:
+        """The leases that are other than what their workers have."""
+        if not self._workers:
+            return {}
+        self._decide(now)
+        self._divide_rates()
+        self._grant_places(now)
+        self._grant_calls()
+        self._grant_probes(now)
+        changed = {}
+        for number, worker in self._workers.items():
+            lease = self._lease(worker)
+            if lease is not worker.sent and lease.number <= worker.confirmed + _UNCONFIRMED:
+                changed[number] = worker.sent = lease
+                worker.ceilings.append((lease.number, lease.concurrency))
+        return changed
+
+    def _decide(self, now: float) -> None:
+        """Ends the run when what rows were refused for, by any worker, is everybody's."""
+        if (denied := self._dispatcher.judge.verdict(now)) is not None:
+            self._stop.request(denied)
+
+    def _sum_up(self) -> None:
+        tally, workers = self._tally, list(self._workers.values())
+        tally.in_flight = sum(worker.in_flight for worker in workers)
+        tally.waiting = sum(worker.waiting for worker in workers)
+        tally.retrying = sum(worker.retrying for worker in workers)
+        tally.waits_for = max(workers, key=lambda one: one.waiting).waits_for if workers else None
+
+    def _divide_rates(self) -> None:
+        workers = list(self._workers.values())
+        total = sum(worker.demand for worker in workers)
+        shares = [worker.demand / total for worker in workers]
+        if any(abs(share - one.share) > _STEADY * share for one, share in zip(workers, shares, strict=True)):
+            for worker, share in zip(workers, shares, strict=True):
+                worker.share = share
+
+    def _grant_places(self, now: float) -> None:
+        workers = list(self._workers.values())
+        most = self._dispatcher.limits.concurrency
+        places = divided(most, [worker.demand for worker in workers], first=int(now))
+        steady = all(abs(n - one.granted) <= _STEADY * one.granted for n, one in zip(places, workers, strict=True))
+        if steady and sum(worker.granted for worker in workers) == most:
+            return
+        for worker, count in zip(workers, places, strict=True):
+            worker.granted = min(worker.granted, count)
+        free = most - sum(worker.held for worker in workers)
+        for worker, count in zip(workers, places, strict=True):
+            worker.granted = max(worker.granted, min(count, worker.held + max(0, free)))
+            free -= max(0, worker.granted - worker.held)
+            worker.held = max(worker.held, worker.granted)
+
+    def _grant_calls(self) -> None:
+        for index, purse in enumerate(self._purses):
+            wanting = [granted for worker in self._workers.values() if (granted := worker.purses[index]).wanted]
+            if wanting and (refusal := purse.refusal(min(granted.each for granted in wanting))):
+                self._stop.request(refusal)
+            while wanting:
+                granted = wanting.pop(0)
+                if purse.affords(granted.each):  # or it has to wait for what others have in flight
+                    _grant(purse, granted)
+                    wanting += [granted] if granted.wanted else []
+
+    def _grant_probes(self, now: float) -> None:
+        for index, lane in enumerate(self._dispatcher.lanes):
+            if lane.opened_at is None or lane.breaker.wait(now) > 0:
+                continue
+            worker = max(self._workers.values(), key=lambda one: one.waiting, default=None)
+            if worker is not None and worker.waiting:
+                worker.probes[index] += 1
+                lane.breaker.sent(now)
+
+    def _lease(self, worker: _Worker) -> Lease:
+        limits = self._dispatcher.limits
+        lease = Lease(
+            number=_next_number(worker),
+            concurrency=worker.granted,
+            rpm=_part(limits.requests, worker.share),
+            tpm=_part(limits.tokens, worker.share),
+            lanes=[
+                LaneLease(
+                    rate=lane.rate.rate * worker.share if lane.rate else None,
+                    opened_at=lane.opened_at,
+                    failing_since=lane.failing_since if lane.opened_at is not None else None,
+                    cleared_until=lane.blame.decided_until,
+                    served=lane.has_served or self._tally.ok_before > 0,
+                    probes=probes,
+                    gate_opens=lane.gate.opens_at,
+                )
+                for lane, probes in zip(self._dispatcher.lanes, worker.probes, strict=True)
+            ],
+            calls=[granted.calls for granted in worker.purses],
+            amounts=[granted.amount for granted in worker.purses],
+            maxima=dict(self._account.estimate.maxima) if self._purses else {},
+        )
+        return worker.sent if worker.sent is not None and _same(lease, worker.sent) else lease
+
+
+def divided(most: int, demands: Sequence[int], *, first: int = 0) -> list[int]:
+    """Places by demand, max-min fair: whoever needs less than an even part has what it needs.
+
+    What nobody needs is divided evenly, for demands to grow into. The odd ones go to the `first`, and on in turn.
+    """
+    places, left = [0] * len(demands), most
+    for rank, index in enumerate(order := sorted(range(len(demands)), key=lambda one: demands[one])):
+        places[index] = min(demands[index], left // (len(order) - rank))
+        left -= places[index]
+    even, odd = divmod(left, len(demands))
+    turns = {(first + extra) % len(demands) for extra in range(odd)}
+    return [count + even + (index in turns) for index, count in enumerate(places)]
+
+
+def _settle(purse: Purse, granted: _Granted, report: PurseReport) -> None:
+    """What a worker says of its calls, in the run's purse."""
+    for cost, reserved in report.costs:
+        purse.charge(cost, reserved)
+        granted.charged += cost
+    _end(purse, granted, report.ended + report.returned, report.freed + report.given_back)
+    granted.wanted = max(0, report.wanted - (granted.calls - report.granted))
+    granted.each = report.each
+
+
+def _grant(purse: Purse, granted: _Granted) -> None:
+    purse.reserve(granted.each)
+    granted.outstanding += 1
+    granted.reserved += granted.each
+    granted.calls += 1
+    granted.amount += granted.each
+    granted.wanted -= 1
+
+
+def _end(purse: Purse, granted: _Granted, calls: int, amount: float) -> None:
+    """So many of the calls that were granted are no more in flight, nor to come."""
+    for _ in range(calls):
+        purse.release(amount / calls)
+    granted.outstanding -= calls
+    granted.reserved -= amount
+
+
+def _replay(lane: Lane, report: LaneReport, now: float, judge: Judge) -> None:
+    """What happened on a worker's lane, on the run's own; at the present, for its clock must never go back."""
+    if lane.rate:
+        lane.rate.held_back(report.held_back_at)
+    for at in report.sent:
+        lane.sent(at)
+    for event in report.events:
+        match event:
+            case ("answered", left_at, served):
+                lane.answered(now, left_at, served=served)
+            case ("refused", refusal):
+                lane.refused(refusal)
+            case ("throttled", left_at, retry_after):
+                lane.throttled(now, left_at, retry_after)
+            case ("failed", row, left_at, cause):
+                lane.failed(now, row, judge.rows_in_play(cause), left_at)
+
+
+def _part(limit: Spacing | None, share: float) -> float | None:
+    return None if limit is None else limit.per_minute * share
+
+
+def _next_number(worker: _Worker) -> int:
+    return 1 if worker.sent is None else worker.sent.number + 1
+
+
+def _same(lease: Lease, sent: Lease) -> bool:
+    """Whether a lease says what the worker knows already."""
+    return replace(lease, number=sent.number) == sent

@@ -1,0 +1,206 @@
+"""What the parent and its worker processes tell each other: frozen values, pickled, over a pair of sockets."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio.abc import UNIXSocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from pipeline.data import Part
+from pipeline.execution.run import Settings
+from pipeline.faults import Broken, Fault, Misuse
+from pipeline.storage.run_folder import Plan
+
+_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The first message to a worker: the run, and the worker's place in it. `start` is what its command needs."""
+
+    plan: Plan
+    settings: Settings
+    number: int
+    of: int
+    start: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLease:
+    """What a worker may do on one lane: `rate` is in requests a second, `probes` counts all that were ever granted.
+
+    Refusals that ended before `cleared_until` are their rows' own; `served` says whether any row was ever answered.
+    """
+
+    rate: float | None = None
+    opened_at: float | None = None
+    failing_since: float | None = None
+    cleared_until: float = float("-inf")
+    served: bool = False
+    probes: int = 0
+    gate_opens: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's share of the run's limits, until the next one.
+
+    `calls` counts all that each purse ever granted, and `amounts` sums what was reserved for them. `maxima` is what all
+    workers have learned of what calls cost (see `policy.estimates`).
+    """
+
+    number: int
+    concurrency: int
+    rpm: float | None = None
+    tpm: float | None = None
+    lanes: Sequence[LaneLease] = ()
+    calls: Sequence[int] = ()
+    amounts: Sequence[float] = ()
+    maxima: Mapping[Any, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class LaneReport:
+    """What happened on one lane since the last report; `events` in their order."""
+
+    sent: list[float] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    held_back_at: float = float("-inf")
+
+
+@dataclass(slots=True)
+class PurseReport:
+    """What calls have cost since the last report, each with what would now be reserved for it.
+
+    Then how many have ended, and what was reserved for them; how many are `wanted` beyond the `granted`, and how much
+    for `each`; and how many are given back unused, with what was reserved for those.
+    """
+
+    costs: list[tuple[float, float | None]] = field(default_factory=list)
+    ended: int = 0
+    freed: float = 0.0
+    granted: int = 0
+    wanted: int = 0
+    each: float = 0.0
+    returned: int = 0
+    given_back: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a worker stands under the lease of that number, and what it has counted since its last report."""
+
+    lease: int
+    in_flight: int
+    waiting: int
+    retrying: int
+    waits_for: str | None = None
+    trouble: str | None = None
+    counted: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    latencies: Sequence[float] = ()
+    lanes: Sequence[LaneReport] = ()
+    purses: Sequence[PurseReport] = ()
+    maxima: Mapping[Any, float] = field(default_factory=dict)
+    """What it has learned of what calls cost, where there are purses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """The worker has room for another chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """A chunk to work on; None when there will be no more."""
+
+    chunk: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A part is on the disk, durably; its entries wait to be let go."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The part of that chunk is recorded, durably; or it could not be."""
+
+    chunk: int
+    broken: Broken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run is ending for that reason: drain."""
+
+    reason: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker's part of the run ends: for a known reason, or because of a bug, with its traceback."""
+
+    reason: Fault | Misuse | str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The worker's last word: all that it was handed is sealed or recorded."""
+
+
+class Link:
+    """One end of the pair of sockets. Nobody else has the other, so that what comes from it may be unpickled."""
+
+    def __init__(self, stream: UNIXSocketStream) -> None:
+        self._stream = stream
+        self._received = BufferedByteReceiveStream(stream)
+        self._sending = anyio.Lock(fast_acquire=True)
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Link:
+        """A link over one end of a pair; takes the socket over."""
+        return cls(await UNIXSocketStream.from_socket(end))
+
+    async def share(self, descriptor: int) -> None:
+        """Gives the other end a descriptor of its own of an open file; before any message."""
+        async with self._sending:
+            await self._stream.send_fds(b"\0", [descriptor])
+
+    async def take(self) -> int | None:
+        """The descriptor that the other end shares; None when the other end is gone."""
+        try:
+            _, descriptors = await self._stream.receive_fds(1, 1)
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return None
+        for descriptor in descriptors:
+            # What a job starts may outlive us.
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes positions only
+        return descriptors[0] if descriptors else None
+
+    async def send(self, message: object) -> None:
+        """Sends a message; raises `anyio.BrokenResourceError` when the other end is gone."""
+        content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        async with self._sending:
+            await self._stream.send(len(content).to_bytes(_LENGTH, "big") + content)
+
+    async def receive(self) -> Any:
+        """The next message; None when the other end is gone, in the middle of one or not."""
+        try:
+            length = int.from_bytes(await self._received.receive_exactly(_LENGTH), "big")
+            return pickle.loads(await self._received.receive_exactly(length))  # noqa: S301 - see the class
+        except (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return None
+
+    async def close(self) -> None:
+        """Closes this end."""
+        await self._stream.aclose()

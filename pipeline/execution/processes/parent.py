@@ -1,0 +1,255 @@
+"""The parent of a run's worker processes: starts them, hands them chunks, records their parts, replaces the dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from pipeline.counters import Tally
+from pipeline.data import Part, Reply, Request
+from pipeline.execution.monitor import Watch
+from pipeline.execution.processes.lease_allocator import Sharing
+from pipeline.execution.processes.messages import Done, End, Failed, Hand, Kept, Link, Order, Report, Wants, Written
+from pipeline.execution.processes.spawn import Process, Workers
+from pipeline.execution.run import Run
+from pipeline.faults import Broken, Misuse
+from pipeline.ledger import NOTHING
+from pipeline.policy import Stop
+from pipeline.policy.compose import Composed, Opened, compose
+from pipeline.storage.durable import FILES
+from pipeline.storage.journal import of_worker
+
+TICK_S = 0.02
+"""How often leases are looked at."""
+
+MOST_BARREN = 5
+"""How many workers in a row may die before they have recorded a row."""
+
+LAST_WORDS_S = 5.0
+"""How long a worker whose parent has no more use for it may take to commit what it received."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """Where worker processes come from, as many as are wanted, and what each needs to begin.
+
+    `lanes` names the endpoints that every worker will open, with their weights. No secret is among all this: workers
+    get their own tokens, and an API key from the environment.
+    """
+
+    workers: Workers
+    start: Any
+    lanes: Sequence[tuple[str, float]]
+
+
+async def carry_out(run: Run, crew: Crew, tally: Tally, stop: Stop) -> None:
+    """As `Run.carry_out`, in worker processes: the same dataset, under the limits of the one run."""
+    chunks = run.chunks()
+    if not chunks:
+        return
+    run.dataset.unfinish()
+    run.check(tally, stop)
+    rates, files = run.rates(), run.settings.files
+    bounds = replace(run.settings.bounds, granted=rates.load())
+    endpoints = [Opened(name, weight, _unasked) for name, weight in crew.lanes]
+    composed = compose(run.job, bounds, endpoints, run.purses, tally=tally, stop=stop)
+    await to_thread.run_sync(crew.workers.reduce, min(crew.workers.count, len(chunks), bounds.concurrency))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Watch(run.folder.run, composed, tally, stop, files, rates).keep)
+        await _Parent(run, crew, composed, tally, stop).work([chunk.index for chunk in chunks])
+        tasks.cancel_scope.cancel()
+
+
+async def _unasked(_: Request) -> Reply:
+    raise RuntimeError("the parent asks nothing itself")
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    """A worker process, and the parent's ends of what ties it to us."""
+
+    number: int
+    process: Process
+    link: Link
+    lifeline: int
+    open: set[int] = field(default_factory=set)
+    """The chunks that it was handed and that are not sealed."""
+    wants: bool = False
+    recorded: bool = False
+    done: bool = False
+
+    def let_go(self) -> None:
+        """Cuts the lifeline: the process keeps what it has received, and ends."""
+        if self.lifeline >= 0:
+            os.close(self.lifeline)
+            self.lifeline = -1
+
+
+class _Parent:
+    def __init__(self, run: Run, crew: Crew, composed: Composed, tally: Tally, stop: Stop) -> None:
+        self._run = run
+        self._crew = crew
+        self._tally = tally
+        self._stop = stop
+        self._sharing = Sharing(composed, tally, stop)
+        self._left: deque[int] = deque()
+        self._children: dict[int, _Child] = {}
+        self._barren = 0
+
+    async def work(self, chunks: Sequence[int]) -> None:
+        self._left.extend(chunks)
+        async with anyio.create_task_group() as around:
+            around.start_soon(self._lease_often)
+            around.start_soon(self._tell_of_the_stop)
+            async with anyio.create_task_group() as tasks:
+                for number in range(self._crew.workers.count):
+                    tasks.start_soon(self._employ, number)
+            around.cancel_scope.cancel()
+
+    async def _employ(self, number: int) -> None:
+        """Keeps one worker at work until all is done, or the run ends; starts another when it dies."""
+        while not self._stop.requested and (self._left or self._open()):
+            with anyio.CancelScope(shield=True):  # or nobody would know of a process that has begun
+                started = self._crew.workers.start()
+                child = _Child(number, started.process, await Link.over(started.link), started.lifeline)
+            try:
+                await self._order(child)
+                await self._serve(child)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._end(child)
+            if child.done:
+                return
+            self._replace(child)
+
+    async def _order(self, child: _Child) -> None:
+        """Tells a worker what its work is, before anybody else tells it anything."""
+        run, crew = self._run, self._crew
+        if run.lock is None:
+            raise RuntimeError("the run is not locked")
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # as in `_send`
+            await child.link.share(run.lock)
+        settings = replace(run.settings, files=FILES)
+        order = Order(plan=run.plan, settings=settings, number=child.number, of=crew.workers.count, start=crew.start)
+        await self._send(child, order)
+        self._children[child.number] = child
+        self._sharing.join(child.number)
+        if self._stop.requested:
+            await self._send(child, End(self._stop.reason))
+
+    async def _serve(self, child: _Child) -> None:
+        """Answers what a worker says, until it says no more."""
+        while (message := await child.link.receive()) is not None:
+            match message:
+                case Report():
+                    self._sharing.report(child.number, message, anyio.current_time())
+                    if message.counted.get("ok") or message.counted.get("failed"):
+                        child.recorded, self._barren = True, 0
+                        self._run.check(self._tally, self._stop)
+                case Wants():
+                    child.wants = True
+                    await self._hand_out()
+                case Written():
+                    await self._keep(child, message.part)
+                case Failed():
+                    self._failed(message)
+                case Done():
+                    child.done = True
+
+    async def _keep(self, child: _Child, part: Part) -> None:
+        try:
+            await self._run.keep(part)
+        except Broken as fault:
+            self._stop.request(fault)
+            await self._send(child, Kept(part.chunk, fault))
+            return
+        child.open.discard(part.chunk)
+        await self._send(child, Kept(part.chunk))
+        await self._hand_out()
+
+    def _failed(self, message: Failed) -> None:
+        if isinstance(message.reason, str):
+            raise RuntimeError(f"a worker process failed:\n{message.reason}")  # noqa: TRY004 - a bug of ours, not a wrong type
+        if isinstance(message.reason, Misuse):
+            self._stop.request(Broken(f"a worker process cannot begin: {message.reason}"))
+        else:
+            self._stop.request(message.reason)
+
+    async def _hand_out(self) -> None:
+        """Gives a chunk to each worker that wants one, as long as none gets more than its share of what is left."""
+        while (ready := self._next()) is not None:
+            child, chunk = ready
+            child.wants = False
+            if chunk is not None:
+                child.open.add(chunk)
+            await self._send(child, Hand(chunk))
+
+    def _next(self) -> tuple[_Child, int | None] | None:
+        """Who gets which chunk now; no chunk when all are sealed."""
+        unsealed = len(self._left) + len(self._open())
+        share = -(-unsealed // self._crew.workers.count)
+        for child in self._children.values():
+            if child.wants and self._left and len(child.open) < share:
+                return child, self._left.popleft()
+            if child.wants and not unsealed:
+                return child, None
+        return None
+
+    def _open(self) -> set[int]:
+        return {chunk for child in self._children.values() for chunk in child.open}
+
+    async def _end(self, child: _Child) -> None:
+        """Waits for the end of a process, makes it end if it does not, and takes over what its journal holds."""
+        child.let_go()
+        await child.link.close()
+        with anyio.move_on_after(LAST_WORDS_S):
+            await to_thread.run_sync(child.process.wait, abandon_on_cancel=True)
+        if child.process.returncode is None:
+            child.process.kill()
+            await to_thread.run_sync(child.process.wait)
+        journal, charged = of_worker(self._run.folder.journal, child.number), NOTHING
+        if journal.exists():
+            try:
+                charged = await to_thread.run_sync(self._run.journal.absorb, journal)
+            except Broken as fault:
+                self._stop.request(fault)
+        self._sharing.leave(child.number, charged)
+        self._left.extendleft(sorted(child.open, reverse=True))
+        self._children.pop(child.number, None)
+
+    def _replace(self, child: _Child) -> None:
+        """Takes note of a death. Workers that die before they have recorded anything would do so for ever."""
+        self._barren += not child.recorded
+        how = _ended(child.process.returncode)
+        self._tally.notes.append(f"a worker process has ended ({how}); another goes on from its journal")
+        if self._barren >= MOST_BARREN:
+            told = f"{self._barren} worker processes in a row ended before they recorded a row ({how})"
+            self._stop.request(Broken(f"{told}: mend what ends them, then run again"))
+
+    async def _lease_often(self) -> None:
+        while True:
+            for number, lease in self._sharing.leases(anyio.current_time()).items():
+                if number in self._children:
+                    await self._send(self._children[number], lease)
+            await anyio.sleep(TICK_S)
+
+    async def _tell_of_the_stop(self) -> None:
+        await self._stop.wait()
+        for child in list(self._children.values()):
+            await self._send(child, End(self._stop.reason))
+
+    async def _send(self, child: _Child, message: object) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # that it is gone is seen where we listen
+            await child.link.send(message)
+
+
+def _ended(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit {code}"

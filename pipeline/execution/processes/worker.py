@@ -1,0 +1,285 @@
+"""A worker process of a run: it works on the chunks that it is handed, under the limits that it is leased."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from operator import itemgetter
+
+import anyio
+from anyio import to_thread
+
+from pipeline.counters import Tally
+from pipeline.data import Entry, Part
+from pipeline.execution import engine
+from pipeline.execution.chunks import Work
+from pipeline.execution.processes.leased_limits import LeasedLane, LeasedPurse, renew
+from pipeline.execution.processes.messages import (
+    Done,
+    End,
+    Failed,
+    Hand,
+    Kept,
+    Lease,
+    Link,
+    Order,
+    Report,
+    Wants,
+    Written,
+)
+from pipeline.execution.run import Connect, equip, reusing
+from pipeline.faults import Broken, Fault, Interrupted, Misuse
+from pipeline.job.job import Job
+from pipeline.pace import RetryBudget
+from pipeline.policy import Account, Dispatcher, Limits, Stop
+from pipeline.policy.compose import governed, laned, lateness_for, prices_for, workers_for
+from pipeline.storage.journal import Journal, entries_in, of_worker, recorded_in, turns_in
+from pipeline.storage.reply_cache import Cache
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.unfinished_rows import Turn, merged
+
+TICK_S = 0.02
+"""How often a worker reports; within so much time a change of its share reaches it."""
+
+_LATENCIES = 20
+
+
+class Records:
+    """The entries of two journals: our own, and the run's, in which nobody changes those of our chunks."""
+
+    def __init__(self, own: Journal, folder: RunFolder) -> None:
+        self._own = own
+        self._run = folder.journal
+
+    async def put(self, ordinal: int, entry: Entry) -> None:
+        """Hands an entry over; it is durable within a tick."""
+        await self._own.put(ordinal, entry)
+
+    async def room(self) -> None:
+        """Returns when more may be asked for."""
+        await self._own.room()
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished."""
+        await self._own.put_turn(ordinal, number, turn)
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
+        return merged(turns_in(self._run, first, rows), self._own.turns(first, rows))
+
+    async def flush(self) -> None:
+        """Returns when everything that was put before is durable."""
+        await self._own.flush()
+
+    def recorded(self, first: int, rows: int) -> set[int]:
+        """The ordinals of `[first, first + rows)` that have an entry."""
+        return self._own.recorded(first, rows) | recorded_in(self._run, first, rows)
+
+    def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
+        """The entries of `[first, first + rows)`, in order."""
+        both = (self._own.entries(first, rows), entries_in(self._run, first, rows))
+        return heapq.merge(*both, key=itemgetter(0))
+
+
+async def work(job: Job, order: Order, connect: Connect, link: Link, lifeline: int) -> None:
+    """Works until there is nothing left, or the run ends. When the parent dies, who holds the lifeline, so do we.
+
+    Raises `Misuse` when the job is not the run's.
+    """
+    if job.fingerprint() != order.plan.job:
+        raise Misuse("the job was changed while the run was starting its processes: run again")
+    equip(order.settings)
+    folder = RunFolder(order.settings.output, order.settings.files)
+    journal = Journal(of_worker(folder.journal, order.number), order.settings.files)
+    threading.Thread(target=_outlived, args=(lifeline, journal), daemon=True).start()
+    try:
+        with reusing(order.settings.bounds.reuse) as cache:
+            await _Worker(job, order, link, journal, cache).work(connect)
+    finally:
+        journal.close()
+
+
+def _outlived(lifeline: int, journal: Journal) -> None:
+    """Waits for the end of the parent; then keeps what was received, and ends at once."""
+    os.read(lifeline, 1)
+    with suppress(Broken):  # what cannot be kept now cannot be kept at all
+        journal.commit()
+    os._exit(1)
+
+
+class _Worker:
+    def __init__(self, job: Job, order: Order, link: Link, journal: Journal, cache: Cache | None) -> None:
+        self._job = job
+        self._cache = cache
+        self._order = order
+        self._link = link
+        self._journal = journal
+        self._tally = Tally()
+        self._stop = Stop()
+        self._told = False
+        self._leased = anyio.Event()
+        self._lease = 0
+        self._kept: dict[int, Kept] = {}
+        self._news = anyio.Event()
+        self._hands: list[Hand] = []
+        self._purses = [LeasedPurse(unit) for unit in _units(order)]
+        prices = prices_for(job, order.settings.bounds)
+        self._account = Account(prices, self._tally, self._stop, self._purses, journal)
+        self._dispatcher: Dispatcher
+
+    async def work(self, connect: Connect) -> None:
+        order, settings = self._order, self._order.settings
+        chunks = Work(self._job, order.plan, settings.output, settings.files)
+        records = Records(self._journal, RunFolder(settings.output, settings.files))
+        try:
+            async with anyio.create_task_group() as tasks, connect() as endpoints:
+                lateness = lateness_for(settings.bounds)
+                lanes = [
+                    LeasedLane(
+                        one.name,
+                        laned(self._job, one, self._account, lateness),
+                        one.weight,
+                        rate=None,
+                        hitch=one.hitch,
+                    )
+                    for one in endpoints
+                ]
+                self._dispatcher = Dispatcher(
+                    lanes,
+                    Limits(0),
+                    stop=self._stop,
+                    tally=self._tally,
+                    give_up_s=settings.bounds.give_up_s,
+                    account=self._account,
+                )
+                tasks.start_soon(self._listen)
+                tasks.start_soon(self._report_often)
+                tasks.start_soon(self._tell_of_the_stop)
+                tasks.start_soon(self._journal.keep_writing)
+                if self._cache is not None:
+                    tasks.start_soon(self._cache.keep_working, self._tally.notes.append)
+                await self._leased.wait()
+                retries = RetryBudget(per_second=1.0 / order.of, most=max(1.0, 50.0 / order.of))
+                ask = governed(
+                    self._job,
+                    settings.bounds,
+                    self._dispatcher,
+                    self._account,
+                    lateness=lateness,
+                    store=self._cache,
+                    retries=retries,
+                )
+                await engine.work_through(
+                    self._take_from(chunks),
+                    chunks.hands(ask, records, self._keep, self._tally, self._cache),
+                    workers=workers_for(settings.bounds.concurrency),
+                    stop=self._stop,
+                    grace_s=settings.grace_s,
+                    open_chunks=chunks.open_chunks(settings.bounds.concurrency),
+                )
+                with suppress(Broken):  # it is the reason of the stop already
+                    await self._journal.flush()
+                await self._tell(self._report())
+                tasks.cancel_scope.cancel()
+        finally:
+            chunks.close()
+        if isinstance(self._stop.reason, Fault):
+            await self._tell(Failed(self._stop.reason))
+        await self._tell(Done())
+
+    def _take_from(self, chunks: Work) -> engine.Take:
+        async def take() -> engine.Chunk | None:
+            await self._tell(Wants())
+            while not self._hands:
+                await self._news.wait()
+            chunk = self._hands.pop().chunk
+            return None if chunk is None else chunks.chunk(chunk)
+
+        return take
+
+    async def _keep(self, part: Part) -> None:
+        """Has the part recorded by the parent, and only then lets its entries go."""
+        await self._tell(Written(part))
+        while part.chunk not in self._kept:
+            await self._news.wait()
+        kept = self._kept.pop(part.chunk)
+        if kept.broken is not None:
+            raise kept.broken
+        await to_thread.run_sync(self._journal.let_go, part)
+
+    async def _listen(self) -> None:
+        while (message := await self._link.receive()) is not None:
+            match message:
+                case Lease():
+                    self._renew(message)
+                case Hand():
+                    self._hands.append(message)
+                case Kept():
+                    self._kept[message.chunk] = message
+                case End():
+                    self._told = True
+                    self._stop.request(message.reason)
+            self._news.set()
+            self._news = anyio.Event()
+
+    def _renew(self, lease: Lease) -> None:
+        order = self._order
+        self._account.learn_all(lease.maxima)
+        for purse, granted, amount in zip(self._purses, lease.calls, lease.amounts, strict=True):
+            purse.renew(granted, amount)
+        renew(self._dispatcher, lease, anyio.current_time(), offset=order.number / order.of)
+        self._lease = lease.number
+        self._leased.set()
+
+    async def _report_often(self) -> None:
+        while True:
+            await self._tell(self._report())
+            await anyio.sleep(TICK_S)
+
+    async def _tell(self, message: object) -> None:
+        """Sends a message to the parent. When that is gone, all ends: calls that are cut off so may be billed."""
+        try:
+            await self._link.send(message)
+        except anyio.BrokenResourceError:
+            self._stop.request(Interrupted("the run's parent is gone"))
+            raise
+
+    def _report(self) -> Report:
+        """What happened since the last report."""
+        tally = self._tally
+        if (denied := self._dispatcher.judge.look(anyio.current_time())) is not None:
+            self._stop.request(denied)
+        counted = tally.take()
+        answered = counted.get("ok", 0) + counted.get("failed", 0)
+        return Report(
+            lease=self._lease,
+            in_flight=tally.in_flight,
+            waiting=tally.waiting,
+            retrying=tally.retrying,
+            waits_for=tally.waits_for,
+            trouble=tally.trouble,
+            counted=counted,
+            notes=self._notes(),
+            latencies=self._dispatcher.latencies.newest(min(answered, _LATENCIES)),
+            lanes=[lane.take() for lane in self._dispatcher.lanes if isinstance(lane, LeasedLane)],
+            purses=[purse.take() for purse in self._purses],
+            maxima=dict(self._account.estimate.maxima) if self._purses else {},
+        )
+
+    def _notes(self) -> list[str]:
+        notes, self._tally.notes[:] = list(self._tally.notes), []
+        return notes
+
+    async def _tell_of_the_stop(self) -> None:
+        await self._stop.wait()
+        if not self._told and isinstance(self._stop.reason, Fault):
+            await self._tell(Failed(self._stop.reason))
+
+
+def _units(order: Order) -> list[str]:
+    bounds = order.settings.bounds
+    named = {"USD": bounds.budget_usd, "tokens": bounds.budget_tokens}
+    return [unit for unit, cap in named.items() if cap is not None]

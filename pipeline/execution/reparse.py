@@ -1,0 +1,86 @@
+"""Every part made again from the kept replies, under a schema that has changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.counters import Tally
+from pipeline.data import Part
+from pipeline.execution.run import Run, Settings, Summary
+from pipeline.faults import Misuse
+from pipeline.job.job import Job
+from pipeline.policy import Stop
+from pipeline.source import changed
+from pipeline.storage.batches import bounded_batches, parquet_at
+from pipeline.storage.dataset import kept_replies
+from pipeline.storage.durable import FILES, Files
+from pipeline.storage.run_folder import RunFolder, differences
+
+
+def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
+    """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
+
+    Only the schema (and what it does to columns) may differ from the run's job. Raises `Misuse` otherwise. When it
+    is cut short, the run is marked, and running it again finishes it.
+    """
+    started = time.monotonic()
+    folder = RunFolder(output, files)
+    before = folder.load()
+    if before is None:
+        raise Misuse(f"{output} holds no run")
+    with folder.locked():
+        plan = replace(before, job=job.fingerprint(), reparsing=True)
+        other = [text for text in differences(before, plan) if not text.startswith("schema ")]
+        if other:
+            raise Misuse(f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again")
+        if not before.keep_replies:
+            raise Misuse("the run did not keep its replies: use --fresh to ask again")
+        run = Run(job, Settings(output=output, files=files), folder, plan)
+        try:
+            damage = run.damage()
+            _require_input(run, damage)
+            folder.save(plan)
+            run.dataset.unfinish()
+            for part in list(run.parts.values()):
+                kept = run.work.kept_again(part.chunk) if part.chunk in damage else _kept_by_part(run, part)
+                run.parts[part.chunk] = _parsed_again(run, part, kept)
+            run.plan = replace(plan, reparsing=False)
+            folder.save(run.plan)
+            return run.conclude(Tally(), Stop(), time.monotonic() - started)
+        finally:
+            run.work.close()
+            run.journal.close()
+
+
+def _parsed_again(run: Run, part: Part, kept: Iterable[pa.RecordBatch]) -> Part:
+    again = run.dataset.seal(part.chunk, part.first, kept, kept_replies(run.folder.output, part.chunk), replies=False)
+    run.journal.seal(again)
+    return again
+
+
+def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
+    """The kept columns of a part, out of its own files, which are replaced only when all of them were read."""
+    names = run.dataset.kept.names
+    for name, _, rows in part.spans():
+        if not names:
+            yield _empty(rows)
+            continue
+        with parquet_at(run.folder.output / name) as file:
+            yield from bounded_batches(file, names)
+
+
+def _require_input(run: Run, damage: Mapping[int, str]) -> None:
+    """Raises `Misuse` when parts are damaged and the input, which has their kept columns too, has changed."""
+    for wrong in damage.values():
+        if different := changed(run.survey):
+            raise Misuse(f"{wrong}, and the input is no longer what it was read from ({different[0]}): restore either")
+
+
+def _empty(rows: int) -> pa.RecordBatch:
+    """A batch without columns that still knows how many rows it has."""
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, type=pa.struct([])))

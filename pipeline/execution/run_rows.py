@@ -1,0 +1,166 @@
+"""The rows of a run with what became of them: sealed ones as its parts hold them, others as the journal does.
+
+Read beside a run that may be at work, in the order of the rows, and no more of it than is taken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from heapq import merge
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data import Entry, Failure, Part
+from pipeline.execution.input_rows import InputRows
+from pipeline.faults import Broken, Fault
+from pipeline.job.job import Job
+from pipeline.job.parsing import Reader
+from pipeline.schema.bigquery import legal_names
+from pipeline.storage.batches import bounded_batches, part_file, rows_of
+from pipeline.storage.dataset import Dataset
+from pipeline.storage.journal import beside, entries_in, look, recorded_in
+from pipeline.storage.run_folder import JOURNAL, Plan
+
+_EVERY_ROW = 2**62
+
+UNREAD = "answered"
+"""The status of a row whose reply is in the journal, when no job is at hand to read it with."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A row of the output: as a part holds it, or as the part will that it is not yet sealed in."""
+
+    ordinal: int
+    record: dict[str, Any]
+    sealed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows are wanted; without anything, all of them. `key` is the text of a value in the column `key_column`."""
+
+    failed: bool = False
+    ordinal: int | None = None
+    key: str | None = None
+    key_column: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that decide."""
+        return [*(["status"] if self.failed else []), *([self.key_column] if self.key_column and self.key else [])]
+
+    def takes(self, ordinal: int, record: dict[str, Any]) -> bool:
+        """Whether a row is wanted."""
+        return (
+            (self.ordinal is None or ordinal == self.ordinal)
+            and (not self.failed or record["status"] == "failed")
+            and (self.key is None or self._has_key(record))
+        )
+
+    def _has_key(self, record: dict[str, Any]) -> bool:
+        value = record.get(self.key_column or "")
+        return value is not None and str(value) == self.key
+
+
+class RunRows:
+    """The rows of a run. With its `job` and its `inputs`, rows that are in no part yet have all their columns, too."""
+
+    def __init__(self, output: Path, job: Job | None = None, inputs: InputRows | None = None) -> None:
+        self._output = output
+        self._inputs = inputs
+        self._reader = job.reader if job is not None else None
+        self._preview = Dataset(output, inputs.kept if inputs else _NO_COLUMNS, self._reader or Reader(None), {})
+
+    def select(self, selection: Selection) -> Iterator[RunRow]:
+        """The rows that are wanted, in order. Raises `Broken` when a part or the journal is missing or damaged."""
+        parts, pending = look(self._output / "_run" / JOURNAL)
+        unsealed = _unsealed(self._output / "_run" / JOURNAL, parts) if pending else []
+        rows = merge(self._sealed(parts, selection), self._unsealed(unsealed, selection), key=lambda row: row.ordinal)
+        return (row for row in rows if selection.takes(row.ordinal, row.record))
+
+    def _sealed(self, parts: Sequence[Part], selection: Selection) -> Iterator[RunRow]:
+        for name, first, rows in (span for part in parts for span in part.spans()):
+            if selection.ordinal is None or first <= selection.ordinal < first + rows:
+                with part_file(self._output / name) as file:
+                    yield from _rows_in(file, first, selection)
+
+    def _unsealed(self, found: Sequence[tuple[int, Path]], selection: Selection) -> Iterator[RunRow]:
+        wanted = [one for one in found if selection.ordinal in (None, one[0])]
+        for ordinal, path in wanted:
+            for _, entry in entries_in(path, ordinal, 1) if path.exists() else ():  # none when it was sealed meanwhile
+                if not selection.failed or self._has_failed(ordinal, entry):
+                    yield RunRow(ordinal, self._record(ordinal, entry), sealed=False)
+
+    def _has_failed(self, ordinal: int, entry: Entry) -> bool:
+        if self._reader is None:
+            return isinstance(entry, Fault)
+        return isinstance(self._reader.outcome(ordinal, entry), Failure)
+
+    def _record(self, ordinal: int, entry: Entry) -> dict[str, Any]:
+        kept = self._inputs.row(ordinal)[1] if self._inputs else _NOTHING_KEPT
+        (record,) = rows_of(self._preview.preview([kept], [(ordinal, entry)]))
+        if self._reader is None and not isinstance(entry, Fault):
+            record |= {"status": UNREAD, "parsed": None, "error": None}
+        return record
+
+
+_NO_COLUMNS = pa.schema([])
+_NOTHING_KEPT = pa.RecordBatch.from_struct_array(pa.array([{}], pa.struct([])))
+
+
+def key_column(plan: Plan) -> str | None:
+    """The output column that people know a row by; None when the job names none."""
+    columns = orjson.loads(plan.job.get("columns") or "{}")
+    key, rename = columns.get("key"), columns.get("rename") or {}
+    if key is None:
+        return None
+    return str(legal_names([key])[key] if isinstance(rename, str) else rename.get(key, key))
+
+
+def _rows_in(file: pq.ParquetFile, first: int, selection: Selection) -> Iterator[RunRow]:
+    """The wanted rows of a part's file: of its row groups those are read whole that have one."""
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        wanted = _wanted_in(file, group, first, rows, selection)
+        at = first
+        for batch in bounded_batches(file, groups=[group]) if wanted else ():
+            for number in (n for n in wanted if at <= n < at + batch.num_rows):
+                (record,) = rows_of(batch.slice(number - at, 1))
+                yield RunRow(number, record, sealed=True)
+            at += batch.num_rows
+        first += rows
+
+
+def _wanted_in(file: pq.ParquetFile, group: int, first: int, rows: int, selection: Selection) -> Sequence[int]:
+    """The ordinals of the wanted rows in a row group."""
+    if selection.ordinal is not None and not first <= selection.ordinal < first + rows:
+        return ()
+    columns = [name for name in selection.columns if name in file.schema_arrow.names]
+    if not columns:
+        return range(first, first + rows)
+    deciding = (record for batch in bounded_batches(file, columns, groups=[group]) for record in rows_of(batch))
+    return [ordinal for ordinal, record in enumerate(deciding, first) if selection.takes(ordinal, record)]
+
+
+def _unsealed(journal: Path, parts: Sequence[Part]) -> list[tuple[int, Path]]:
+    """The rows that are recorded and in no part, in order, each with the journal that has it."""
+    ends = sorted((part.first, part.first + part.rows) for part in parts)
+    starts = [first for first, _ in ends]
+    found: dict[int, Path] = {}
+    for path in [journal, *beside(journal)]:
+        with suppress(Broken):  # a worker's journal that has just begun, or was taken over
+            found |= dict.fromkeys(recorded_in(path, 0, _EVERY_ROW), path)
+
+    def is_sealed(ordinal: int) -> bool:
+        place = bisect_right(starts, ordinal) - 1
+        return place >= 0 and ordinal < ends[place][1]
+
+    return [(ordinal, path) for ordinal, path in sorted(found.items()) if not is_sealed(ordinal)]

@@ -1,0 +1,411 @@
+"""Job: how a row becomes a request, and a reply becomes a typed value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.data import CallLog, Entry, Outcome, Request, Row
+from pipeline.endpoint.redaction import quoted
+from pipeline.faults import Misuse, Unusable
+from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
+from pipeline.job.parsing import LatestOutcome, Reader
+from pipeline.job.prompt import FUNCTIONS
+from pipeline.job.tools import Tool, tool_of
+from pipeline.schema.bigquery import legal_names
+from pipeline.schema.from_pydantic import Shape, shape_of
+
+Added = Literal["row", "source_file", "source_row"]
+ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
+"""Columns that say where a row comes from: its ordinal, its file, and its place in that file, both from 0."""
+
+OURS = ("status", "parsed", "response", "error")
+"""The output columns that the pipeline adds, after the input's own."""
+
+THOUGHTS = "thinking"
+"""The tag that marks thought summaries, unless the job names another: without one they would come inside the text."""
+
+_BINARY = re.compile(r"(^|[:=,] |=|map<)(large_|fixed_size_)?binary(_view)?\b(?!:)")
+"""A type in words that holds binary values, whatever it puts around them."""
+_BATCH_URLS = ("/v1/chat/completions", "/chat/completions")
+_PLAIN = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "reasoning_effort",
+    "n",
+)
+_TIERS = {
+    "dedicated": {"X-Vertex-AI-LLM-Request-Type": "dedicated"},
+    "shared": {"X-Vertex-AI-LLM-Request-Type": "shared"},
+    "priority": {"X-Vertex-AI-LLM-Shared-Request-Type": "priority"},
+    "flex": {"X-Vertex-AI-LLM-Request-Type": "shared", "X-Vertex-AI-LLM-Shared-Request-Type": "flex"},
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Job:
+    """What to do with every row of an input.
+
+    `system` and `user` are templates over the row's columns, functions of the row, or lists of templates and media
+    columns (`image("photo")`, `audio(...)`, `media(...)`, whose files lie below `media_root`). `messages` gives whole
+    conversations instead, `examples` a JSONL file of few-shot pairs. Without a prompt, each row must carry its own
+    request: a `messages` column, or OpenAI's batch format (`custom_id`, `method`, `url`, `body`).
+
+    `schema` is a pydantic model, a JSON Schema (a dict or a .json file) or "json_object": the answer is then
+    validated and becomes the `parsed` column; without one the answer is text. With `n` above 1 it is a list. An
+    answer that does not fit is re-asked with the complaint up to `repairs` times, one that was cut once with more
+    room. Times of day in it are text in the dataset, which every reader takes; `time_as="time"` makes them Parquet's
+    own, which Spark and Delta refuse together with the whole file.
+
+    `tools` are Python functions or pydantic models. Functions are run, each within `tool_timeout_s`, and their
+    results handed back, for at most `max_turns` turns of at most `max_calls_per_turn` calls each; with
+    `execute_tools=False` the calls are only recorded.
+
+    `keep` names the input columns that are copied to the output (default: all that hold nothing binary), `rename`
+    gives some of them other names, or all of them names that BigQuery takes ("bigquery"); `key` names the one that
+    people know a row by, `add` columns that say where it comes from (default: `row` where there is no key).
+    `max_failed` is how many rows may
+    fail before the run counts as failed (exit 3): a number of rows, or a share below 1.
+
+    `timeout_s` is the total deadline of one attempt, `row_timeout_s` of the row, `idle_timeout_s` the longest silence
+    within a stream, `attempts` how often a row is tried against passing faults: never more often; without it five
+    times, and more while many rows fail. `locations` spreads the calls over several of Vertex's locations. `prices`
+    gives dollars per million tokens by model (`input`, `output`, `cached`)
+    where the built-in prices are not yours.
+    """
+
+    name: str = Field(pattern=r"^[\w][\w.-]*$")
+    model: str = ""
+    input: str | Path | Sequence[str | Path] | None = None
+    include: str | Sequence[str] = ()
+    output: str | Path | None = None
+
+    system: Content | None = None
+    user: Content | None = None
+    messages: Sequence[Mapping[str, Any]] = ()
+    examples: str | Path | None = None
+    media_root: str | Path | None = None
+    schema: type[BaseModel] | dict[str, Any] | str | Path | None = None
+    time_as: Literal["text", "time"] = "text"
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    n: int | None = Field(default=None, ge=1, le=8)
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    stream: bool = False
+    modalities: Sequence[Literal["text", "image", "audio"]] | None = None
+    web_search: bool = False
+    tier: Literal["flex", "priority", "dedicated", "shared"] | None = None
+    google: dict[str, Any] | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    tools: Sequence[Any] = ()
+    tool_choice: str | None = None
+    execute_tools: bool = True
+    max_turns: int = Field(default=8, ge=1)
+    max_calls_per_turn: int = Field(default=32, ge=1)
+    tool_timeout_s: float = Field(default=60.0, gt=0)
+    transcript: bool = False
+    repairs: int = Field(default=1, ge=0)
+
+    key: str | None = None
+    keep: Sequence[str] | None = None
+    rename: dict[str, str] | Literal["bigquery"] = Field(default_factory=dict)
+    add: Sequence[Added] | None = None
+
+    max_failed: float = Field(default=0.1, ge=0)
+    locations: Sequence[str] = ()
+    prices: dict[str, dict[str, float]] = Field(default_factory=dict)
+    attempts: int | None = Field(default=None, gt=0)
+    timeout_s: float = Field(default=300.0, gt=0)
+    row_timeout_s: float | None = Field(default=None, gt=0)
+    idle_timeout_s: float = Field(default=60.0, gt=0)
+
+    def __post_init__(self) -> None:
+        if self.reasoning_effort is not None and self._thinking_config is not None:
+            raise Misuse("`reasoning_effort` and google's `thinking_config` exclude each other: keep one of them")
+        if self.user is not None and self.messages:
+            raise Misuse("`user` and `messages` exclude each other: put the text into `messages`")
+        if self.carries_requests and (self.system is not None or self.examples is not None):
+            raise Misuse("`system` and `examples` need a `user` prompt (or `messages`) to go with")
+        if (self.stream or self.tools) and (self.n or 1) > 1:
+            raise Misuse("`n` answers go with neither `stream` nor `tools`")
+        # Compiled now, so that a mistake in them is found when the job is made.
+        _ = self.conversation, self.reader, self._parameters
+
+    def replace(self, **changes: Any) -> Job:
+        """The same job with some fields changed, validated like a new one."""
+        return dataclasses.replace(self, **changes)
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The compiled messages."""
+        system = [] if self.system is None else [("system", self.system, "system")]
+        shots = [] if self.examples is None else examples_of(Path(self.examples))
+        user = [] if self.user is None else [("user", self.user, "user")]
+        return Conversation([*system, *shots, *turns_of(self.messages), *user])
+
+    @cached_property
+    def shape(self) -> Shape | None:
+        """The compiled schema; None when the answer is text or any JSON object."""
+        if self.schema is None or self.schema == "json_object":
+            return None
+        schema = _schema_file(Path(self.schema)) if isinstance(self.schema, str | Path) else self.schema
+        shape = shape_of(schema, self.name)
+        return shape.with_times_as_text() if self.time_as == "text" else shape
+
+    @cached_property
+    def _outcomes(self) -> LatestOutcome:
+        return LatestOutcome(self.reader)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """How replies are read."""
+        config = self._thinking_config or {}
+        thoughts = config.get("include_thoughts") or config.get("includeThoughts")
+        marker = (self.google or {}).get("thought_tag_marker", THOUGHTS) if thoughts else None
+        return Reader(self.shape, self.schema == "json_object", marker, (self.n or 1) > 1)
+
+    @cached_property
+    def tool_list(self) -> list[Tool]:
+        """The compiled tools."""
+        return [tool_of(tool) for tool in self.tools]
+
+    @property
+    def runs_tools(self) -> bool:
+        """Whether calls of tools are carried out."""
+        return self.execute_tools and any(tool.function is not None for tool in self.tool_list)
+
+    @property
+    def carries_requests(self) -> bool:
+        """Whether each row of the input is a request by itself."""
+        return self.user is None and not self.messages
+
+    def columns_needed(self, available: Sequence[str]) -> list[str]:
+        """The input columns that requests are made of. Raises `Misuse` when one is not in the input."""
+        if self.carries_requests:
+            if not {"body", "messages"} & set(available):
+                raise Misuse(
+                    f"the job has no `user` prompt, and the input has no `messages` or `body` column "
+                    f"(its columns: {', '.join(available)}): give the job a prompt"
+                )
+            if not self.model and "body" not in available:
+                raise Misuse("rows with `messages` name no model: give one with --model")
+            return [name for name in ("body", "messages", "method", "url") if name in available]
+        named = self.conversation.columns
+        if named is None:
+            return list(available)
+        for name, who in named.items():
+            _require(name, available, who)
+        if not named:
+            self._refuse_single_braces(available)
+        return [name for name in available if name in named or name in FUNCTIONS]
+
+    def _refuse_single_braces(self, available: Sequence[str]) -> None:
+        """Raises `Misuse` for a prompt that names no column but has one in single braces, as in an f-string.
+
+        Every row would be asked the same, and paid for.
+        """
+        written = dict.fromkeys(re.findall(r"\{(\w+)\}", self.conversation.fingerprint))
+        if meant := [name for name in written if name in available]:
+            name = meant[0]
+            raise Misuse(f"the prompt has {{{name}}} in single braces, which stays as it is: write {{{{ {name} }}}}")
+
+    def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
+        """Output name by input column, in input order. Raises `Misuse` on unknown columns and clashing names."""
+        others = {} if isinstance(self.rename, str) else self.rename
+        for name in [*(self.keep or ()), *others, *([self.key] if self.key else [])]:
+            _require(name, list(types), "the job")
+        chosen = [
+            name
+            for name, kind in types.items()
+            if (name in self.keep or name == self.key if self.keep is not None else not _BINARY.search(kind))
+        ]
+        if isinstance(self.rename, str):
+            return legal_names(chosen, taken=[*OURS, *(self.add or ())])
+        kept = {name: others.get(name, name) for name in chosen}
+        for source, target in kept.items():
+            if target.lower() in OURS:
+                raise Misuse(
+                    f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
+                    f'or give it another name: rename={{"{source}": "input_{source}"}}'
+                )
+        if len({name.lower() for name in kept.values()}) < len(kept):
+            raise Misuse(f"two output columns would have the same name (case aside): {', '.join(kept.values())}")
+        return kept
+
+    def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:
+        """The columns that say where a row comes from. Raises `Misuse` when a kept one has the name of one asked for.
+
+        `row` that nobody asked for gives way to an input's own.
+        """
+        taken = {name.lower() for name in kept.values()}
+        if self.add is None:
+            return ("row",) if self.key is None and "row" not in taken else ()
+        for name in self.add:
+            if name in taken:
+                raise Misuse(
+                    f"`add` and the input both have a column {name!r}: leave the input's out with `keep`, "
+                    f'or give it another name: rename={{"{name}": "input_{name}"}}'
+                )
+        return tuple(name for name in ADDED if name in self.add)
+
+    def request(self, row: Row, calls: CallLog | None = None) -> Request:
+        """What to ask for this row, with the log of its calls. Pure. Raises `Unusable` when it cannot be asked."""
+        if row.problem is not None:
+            raise Unusable(row.problem)
+        asked = (
+            self._carried(row.values) if self.carries_requests else {"messages": self.conversation.messages(row.values)}
+        )
+        return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}), calls)
+
+    def outcome(self, ordinal: int, result: Entry) -> Outcome:
+        """What became of a row: pure, so that a kept reply can be read again under another schema."""
+        return self._outcomes.of(ordinal, result)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Everything that shapes the answers and the columns, field by field, as text that can be compared."""
+        own = {"model", "response_format", "tools"} - self.extra.keys()
+        parameters = {name: value for name, value in self._parameters.items() if name not in own}
+        turns = {name: getattr(self, name) for name in ("execute_tools", "max_turns", "transcript")}
+        return {
+            "model": self.model,
+            "prompt": self.conversation.fingerprint,
+            "schema": self.shape.fingerprint if self.shape else str(self.schema or ""),
+            "parameters": _canonical({**parameters, "tier": self.tier}),
+            "tools": _canonical({"tools": [tool.definition for tool in self.tool_list], **turns}) if self.tools else "",
+            "columns": _canonical({"key": self.key, "keep": self.keep, "rename": self.rename or None, "add": self.add}),
+        }
+
+    @property
+    def _thinking_config(self) -> dict[str, Any] | None:
+        google = self.google or {}
+        return google.get("thinking_config", google.get("thinkingConfig"))
+
+    @cached_property
+    def _parameters(self) -> dict[str, Any]:
+        payload: dict[str, Any] = {"model": self.model} if self.model else {}
+        payload |= {name: getattr(self, name) for name in _PLAIN if getattr(self, name) is not None}
+        lists = {"stop": self.stop, "modalities": self.modalities}
+        payload |= {name: value if isinstance(value, str) else list(value) for name, value in lists.items() if value}
+        if self.stream:
+            # Vertex sends the usage anyway; others only when asked.
+            payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        if self.web_search:
+            payload["web_search_options"] = {}
+        if self.tools:
+            payload["tools"] = [tool.definition for tool in self.tool_list]
+        if self.tool_choice is not None:
+            payload["tool_choice"] = _tool_choice(self.tool_choice, self.tool_list)
+        google = dict(self.google or {})
+        if self.reader.marker is not None:
+            google.setdefault("thought_tag_marker", self.reader.marker)
+        if google:
+            # On the wire Google's own options are nested under a literal `extra_body`.
+            payload["extra_body"] = {"google": google}
+        if self.shape is not None:
+            payload["response_format"] = self.shape.response_format
+        elif self.schema == "json_object":
+            payload["response_format"] = {"type": "json_object"}
+        return payload | self.extra
+
+    def _carried(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        body = _json_value(values.get("body"))
+        if body is None:
+            body = {"messages": _json_value(values.get("messages"))}
+        else:
+            _refuse_other_calls(values)
+        if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
+            raise Unusable("the row carries no request: `messages` must be a list with at least one message")
+        if not (self.model or body.get("model")):
+            raise Unusable("neither the row nor the job names a model: give one with --model")
+        _require_writable(body)
+        return {**body, "model": self.model} if self.model else body
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for a name that is not known: the closest one, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
+
+
+def _require(name: str, available: Sequence[str], who: str) -> None:
+    if name not in available:
+        raise Misuse(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
+
+
+def _refuse_other_calls(values: Mapping[str, Any]) -> None:
+    """OpenAI's batch format can name other endpoints; in other inputs `url` and `method` are plain data."""
+    url, method = values.get("url"), values.get("method")
+    if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
+        other = f"{quoted(str(method or 'POST'))} {quoted(str(url))}"
+        raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {other}")
+
+
+def _require_writable(body: Mapping[str, Any]) -> None:
+    """Raises `Unusable` for a row's own request that cannot be sent: what governs calls counts on messages and JSON."""
+    for number, message in enumerate(body["messages"]):
+        if not isinstance(message, dict):
+            raise Unusable(f"the row's request is not one: messages[{number}] is not an object")
+    try:
+        orjson.dumps(body)
+    except TypeError as error:
+        raise Unusable(f"the row's request cannot be written as JSON: {error}") from None
+
+
+def _schema_file(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Misuse(
+            f"`schema`: the file {str(path)!r} cannot be read from {Path.cwd()} ({error.strerror}); "
+            f'it is a path to a JSON Schema, or "json_object"'
+        ) from None
+    except ValueError as error:
+        raise Misuse(f"`schema`: {path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise Misuse(f"`schema`: {path} holds no JSON Schema")
+    return document
+
+
+def _tool_choice(choice: str, tools: Sequence[Tool]) -> Any:
+    if choice in {"none", "auto", "required", "validated"}:
+        return choice
+    names = [tool.name for tool in tools]
+    if choice in names:
+        return {"type": "function", "function": {"name": choice}}
+    raise Misuse(f"`tool_choice` is none, auto, required, validated or a tool's name, not {choice!r}")
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    given = {name: inner for name, inner in value.items() if inner is not None}
+    return json.dumps(given, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _json_value(value: object) -> Any:
+    """Requests in Parquet, and nested values of mixed types, are stored as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise Unusable("the row's request is not JSON") from None

@@ -1,0 +1,157 @@
+"""From a reply to its value: which answers are whole, which end in a fault, and what was only thought aloud."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.data import Failure, Outcome, Reply, Success
+from pipeline.endpoint.finish_reasons import fault_of, fault_of_all
+from pipeline.endpoint.wire import Answer, Completion, completion_of_reply
+from pipeline.faults import Fault, Unparsable
+from pipeline.schema.shape import Shape, bare_json
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a job's replies are read: pure, so that a kept reply can be read again under another schema.
+
+    `marker` is the tag around thought summaries, when the job asks for them. `several` makes the value a list, one
+    item for each answer, null where that answer is no good.
+    """
+
+    shape: Shape | None
+    json_object: bool = False
+    marker: str | None = None
+    several: bool = False
+
+    def completion(self, reply: Reply) -> Completion:
+        """The completion that a reply holds, with thoughts and text told apart."""
+        completion = completion_of_reply(reply)
+        if self.marker is None:
+            return completion
+        return replace(completion, answers=tuple(_split_thoughts(answer, self.marker) for answer in completion.answers))
+
+    def outcome(self, ordinal: int, result: Reply | Fault) -> Outcome:
+        """What became of a row."""
+        return self.read(ordinal, result)[0]
+
+    def read(self, ordinal: int, result: Reply | Fault) -> tuple[Outcome, Completion | None]:
+        """What became of a row, and the completion that it was read from, if there was one."""
+        if isinstance(result, Fault):
+            return self._after_all(ordinal, result)
+        completion: Completion | None = None
+        try:
+            completion = self.completion(result)
+            return Success(ordinal, self._value(completion), result), completion
+        except Fault as fault:
+            return Failure(ordinal, fault.without_trace(), result), completion
+
+    def _after_all(self, ordinal: int, fault: Fault) -> tuple[Outcome, Completion | None]:
+        """What became of a row that ended in a fault: a failure, with its last answer if there was one.
+
+        When a repair failed, that is the answer that did not fit; under another schema it may. An answer that calls
+        tools is none: the row was still at work.
+        """
+        if not isinstance(fault.reply, Reply):
+            return Failure(ordinal, fault), None
+        outcome, completion = self.read(ordinal, fault.reply)
+        calls_tools = completion is not None and any(answer.tool_calls for answer in completion.answers)
+        if isinstance(outcome, Success) and not calls_tools:
+            return outcome, completion
+        return Failure(ordinal, fault, fault.reply), completion
+
+    def parsed_type(self) -> Any:
+        """The Arrow type of the `parsed` column."""
+        import pyarrow as pa
+
+        one = pa.string() if self.shape is None else self.shape.arrow_type()
+        return pa.list_(pa.field("element", one)) if self.several else one
+
+    def _value(self, completion: Completion) -> Any:
+        fault = fault_of_all(completion)
+        if fault is not None:
+            raise fault
+        if not self.several:
+            return self._one(completion.answers[0], completion)
+        values: list[Any] = []
+        faults: list[Fault] = []
+        for answer in completion.answers:
+            try:
+                values.append(self._one(answer, completion))
+            except Fault as error:
+                values.append(None)
+                faults.append(error)
+        if len(faults) == len(values):
+            raise faults[0]
+        return values
+
+    def _one(self, answer: Answer, completion: Completion) -> Any:
+        fault = fault_of(answer, completion)
+        if fault is not None:
+            raise fault
+        text = answer.text
+        if text is None or not text.strip():
+            if answer.tool_calls or answer.media:
+                return None
+            raise Unparsable(_empty(completion))
+        if self.shape is not None:
+            return self.shape.plain(self.shape.parse(text))
+        return _json_object(text) if self.json_object else text
+
+
+class LatestOutcome:
+    """Outcomes by a reader, the latest remembered: a row's reply is judged when it came, and counted when it is kept.
+
+    Used by one thread.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._latest: tuple[int, Reply, Outcome] | None = None
+
+    def of(self, ordinal: int, result: Reply | Fault) -> Outcome:
+        """What became of a row."""
+        if self._latest is not None and self._latest[0] == ordinal and self._latest[1] is result:
+            return self._latest[2]
+        outcome = self._reader.outcome(ordinal, result)
+        if isinstance(result, Reply):  # a fault may be given a reply later
+            self._latest = ordinal, result, outcome
+        return outcome
+
+
+def _empty(completion: Completion) -> str:
+    """What to say of an answer without text. That its tokens were counted hints at a form that we do not know."""
+    counted = completion.usage.output if completion.usage else 0
+    return "the answer is empty" + (f", though {counted} tokens of output were counted" if counted else "")
+
+
+def _json_object(text: str) -> str:
+    """The answer's JSON text, out of its fence, when it is one JSON object."""
+    bare = bare_json(text)
+    try:
+        value = json.loads(bare, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise Unparsable("the answer is not JSON") from None
+    if not isinstance(value, dict):
+        raise Unparsable("the answer is JSON, but no object")
+    return bare
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _split_thoughts(answer: Answer, marker: str) -> Answer:
+    """Takes `<marker>...</marker>` blocks off the front of the text; a block that never ends is all thought."""
+    block = re.compile(rf"\s*<{re.escape(marker)}>(.*?)(?:</{re.escape(marker)}>|\Z)", re.DOTALL)
+    text, thoughts, at = answer.text or "", [], 0
+    while (found := block.match(text, at)) is not None:
+        thoughts.append(found.group(1).strip())
+        at = found.end()
+    if not thoughts:
+        return answer
+    reasoning = "\n\n".join(filter(None, [answer.reasoning, *thoughts]))
+    return replace(answer, reasoning=reasoning, text=text[at:].lstrip() or None)

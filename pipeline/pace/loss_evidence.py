@@ -1,0 +1,173 @@
+"""Whether slowing down helps: what was refused at several rates, and what explains it better, a quota or the weather.
+
+Many causes of a 429 have nothing to do with how fast we send. Loss says nothing by itself; how it answers to the rate
+does (BBR: Cardwell et al., ACM Queue 14(5), 2016; PCC: Dong et al., NSDI 2015). A quota refuses what goes beyond it,
+so that the share falls with the rate. Weather refuses the same share at any rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.pace.refusal_counts import Traffic
+
+_KEPT_S = 6.0
+_KEPT_REQUESTS = 120
+_KEPT = 24
+"""Trials are kept for so long, or for so many requests at the present rate: a quota may have moved since."""
+
+_CALM_S = 5.0
+
+_ENOUGH = 40
+_MORE_FOR_MUCH = 60
+"""Requests before weather is believed; more of them when it is to refuse more than a third."""
+
+_BELIEVABLE = 0.6
+_AT_LOW_RATES = 0.3
+"""The part of the requests that must have been sent at no more than 0.7 of the highest rate."""
+
+
+class Trial(NamedTuple):
+    """So many requests were sent at one rate, and so many of them refused."""
+
+    rate: float
+    sent: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the trials say. `odds` is a log-likelihood ratio: above 0 for weather, below for a quota."""
+
+    odds: float
+    quota: float
+    """Requests a second that the quota grants, if it is one."""
+    weather: float | None
+    """The share that is refused at any rate, when that is sure enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A time in which requests left at one rate, and the limit that was left because of what happened in it."""
+
+    began: float
+    ended: float
+    rate: float
+    limit: float
+
+    def trial(self, traffic: Traffic, known_until: float) -> Trial:
+        """What became of its requests, as far as that can be known."""
+        ended = min(self.ended, known_until)
+        sent = max(0, traffic.until(ended) - traffic.until(self.began))
+        return Trial(self.rate, sent, min(sent, traffic.refused(self.began, ended)))
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The stretches since refusals came in numbers. As a refusal may take its time, they are counted when asked."""
+
+    traffic: Traffic
+    _stretches: list[Stretch] = field(default_factory=list)
+    _calm: Trial | None = None
+    _calm_at: float = -math.inf
+
+    def __bool__(self) -> bool:
+        return bool(self._stretches)
+
+    def trials(self, known_until: float) -> list[Trial]:
+        """The trials, in order."""
+        trials = [stretch.trial(self.traffic, known_until) for stretch in self._stretches]
+        return [trial for trial in trials if trial.sent]
+
+    @property
+    def began(self) -> float:
+        """Since when refusals have come in numbers."""
+        return self._stretches[0].began if self._stretches else math.inf
+
+    def highest(self, otherwise: float) -> float:
+        """The highest limit that was left: where to go back to when it was the weather."""
+        return max((stretch.limit for stretch in self._stretches), default=otherwise)
+
+    def latest(self, otherwise: float) -> float:
+        """The limit that was left last."""
+        return self._stretches[-1].limit if self._stretches else otherwise
+
+    def add(self, stretch: Stretch) -> None:
+        """One more."""
+        self._stretches.append(stretch)
+
+    def forget(self, now: float, rate: float) -> None:
+        """Leaves out what is old."""
+        since = now - max(_KEPT_S, _KEPT_REQUESTS / rate)
+        self._stretches = [one for one in self._stretches[-_KEPT + 1 :] if one.ended > since]
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self._stretches.clear()
+
+    def calm(self, now: float, trial: Trial) -> None:
+        """Before refusals came in numbers, so many did at the rate that had been found."""
+        self._calm, self._calm_at = trial, now
+
+    def verdict(self, now: float, known_until: float, background: float, *latest: Trial) -> Verdict:
+        """What they say, together with the `latest`; nothing, as long as nothing is known."""
+        trials = [*self.trials(known_until), *latest]
+        if not trials:
+            return Verdict(0.0, math.inf, None)
+        odds, quota = compared(trials, background)
+        surely = odds
+        if self._calm is not None and now - self._calm_at < _CALM_S:
+            surely, _ = compared(trials, background, self._calm)
+        return Verdict(odds, quota, _weather(trials, surely))
+
+
+def compared(trials: Sequence[Trial], background: float, calm: Trial | None = None) -> tuple[float, float]:
+    """How much likelier the trials are under weather than under a quota, and the quota that makes them likeliest.
+
+    Each explanation gets the parameter that suits it best (a generalised likelihood ratio). `calm` was before the
+    trials: weather of the present strength would have been there, too; a quota may have shrunk.
+    """
+    before = [] if calm is None else [calm]
+    weather = max(sum(_likelihood(trial, share) for trial in [*before, *trials]) for share in _SHARES)
+    highest = max(trial.rate for trial in trials)
+    best, found = -math.inf, highest
+    for step in range(_STEPS):
+        quota = highest * 2.0 ** (-step / _STEPS_AN_OCTAVE)
+        goes = quota * (1.0 - background)
+        likelihood = sum(_likelihood(trial, max(background, 1.0 - goes / trial.rate)) for trial in trials)
+        if likelihood > best + 1e-9:
+            best, found = likelihood, quota
+    if calm is not None:
+        best += _likelihood(calm, calm.refused / calm.sent)
+    return weather - best, found
+
+
+_SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+_STEPS_AN_OCTAVE = 6.0
+_STEPS = 40
+
+
+def _weather(trials: Sequence[Trial], odds: float) -> float | None:
+    """The share that weather refuses, when there is enough to say so: from many requests, at low rates as at high."""
+    fastest = max(trial.rate for trial in trials)
+    sent, refused = _sum(trials)
+    low_sent, low_refused = _sum([trial for trial in trials if trial.rate <= 0.7 * fastest])
+    if refused < 6 or refused > _BELIEVABLE * sent or odds < 2.0 + 5.0 * refused / sent:
+        return None
+    if sent < (_ENOUGH if refused < 0.35 * sent else _MORE_FOR_MUCH) or low_sent < _AT_LOW_RATES * sent:
+        return None
+    if sent > low_sent and low_refused / low_sent > 1.5 * (refused - low_refused) / (sent - low_sent) + 0.05:
+        return None  # more is refused than before although we are slower: a quota that shrank meanwhile
+    return min(refused / sent, (low_refused + 1) / (low_sent + 1))
+
+
+def _sum(trials: Sequence[Trial]) -> tuple[int, int]:
+    return sum(trial.sent for trial in trials), sum(trial.refused for trial in trials)
+
+
+def _likelihood(trial: Trial, share: float) -> float:
+    share = min(0.98, max(0.005, share))
+    return trial.refused * math.log(share) + (trial.sent - trial.refused) * math.log(1.0 - share)

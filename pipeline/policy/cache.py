@@ -1,0 +1,138 @@
+"""Answers of earlier runs in the place of calls: the same request is not paid twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import orjson
+from anyio import to_thread
+
+from pipeline.counters import Tally
+from pipeline.data import Ask, Reply, Request, Usage
+from pipeline.faults import Settled, Unusable
+from pipeline.job.attachments import Attachment, content_id
+
+_FORM = 1
+"""Counted up when a key is made of something else, so that older entries are found no more."""
+
+KeyOf = Callable[[Request], Awaitable[bytes]]
+
+
+class Store(Protocol):
+    """Where replies are kept by their keys: see `pipeline.storage.reply_cache`."""
+
+    async def find(self, ordinal: int, key: bytes) -> Reply | None:
+        """The reply with this key, for this row; None when there is none."""
+
+    def hold(self, ordinal: int, key: bytes, reply: Reply) -> None:
+        """A reply that may be stored, once it is known what became of its row."""
+
+
+def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally, shared: Flights | None = None) -> Ask:
+    """Ask, unless the store has the reply to the same request.
+
+    Requests that are alike at one time are asked once: the others wait for that reply, and if the endpoint refuses it
+    for good, for that fault. When it fails otherwise the next of them asks. A reply that was not asked for says so
+    (`from_cache`), and what it cost when it was. Runs that go side by side and have their flights `shared` ask once,
+    too: what one of them was answered is there for the others at once, before it is stored.
+    """
+    flights = Flights() if shared is None else shared
+
+    async def cached_ask(request: Request) -> Reply:
+        key = await key_of(request)
+        while (flight := flights.get(key)) is not None:
+            await flight.landed.wait()
+            if flight.fault is not None:
+                raise type(flight.fault)(flight.fault.message, http_status=flight.fault.http_status)
+            if flight.reply is not None:
+                return _recalled(flight.reply, tally)
+        flight = flights[key] = _Flight()
+        try:
+            return await _found_or_asked(request, key, flight)
+        finally:
+            if shared is None or flight.reply is None:
+                del flights[key]
+            flight.landed.set()
+
+    async def _found_or_asked(request: Request, key: bytes, flight: _Flight) -> Reply:
+        flight.reply = await store.find(request.ordinal, key)
+        if flight.reply is not None:
+            return _recalled(flight.reply, tally)
+        try:
+            flight.reply = await ask(request)
+        except Settled as fault:
+            flight.fault = fault
+            raise
+        store.hold(request.ordinal, key, flight.reply)
+        return flight.reply
+
+    return cached_ask
+
+
+class Flights(dict[bytes, "_Flight"]):
+    """Requests that are being answered, by their keys."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A request that is being answered, for those that wait for the same."""
+
+    landed: anyio.Event = field(default_factory=anyio.Event)
+    reply: Reply | None = None
+    fault: Settled | None = None
+
+
+def _recalled(reply: Reply, tally: Tally) -> Reply:
+    tally.cache_hits += 1
+    return replace(reply, from_cache=True, saved=reply.usage or Usage(), saved_usd=reply.cost_usd or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of requests: digests of everything that shapes the answer.
+
+    That is who is asked (`endpoint`), the body of the request with local media by their content, and the number of
+    the repeat. The order of the parameters does not count; that within them does, because a model fills in a schema in
+    its order. Headers do not: a tier shapes price and latency, not the answer.
+    """
+
+    endpoint: str
+    root: Path | None = None
+    """Where local media lie."""
+    repeat: int = 0
+
+    async def of(self, request: Request) -> bytes:
+        """The key of a request. Raises `Unusable` when it cannot be sent."""
+        payload: Mapping[str, Any] = request.payload
+        if any(map(_has_attachment, payload["messages"])):
+            messages = await to_thread.run_sync(_identified, payload["messages"], self.root)
+            payload = {**payload, "messages": messages}
+        try:
+            text = orjson.dumps([_FORM, self.endpoint, self.repeat, sorted(payload.items())])
+        except TypeError as error:
+            raise Unusable(f"the request cannot be written as JSON: {error}") from None
+        return hashlib.sha256(text).digest()
+
+
+def _has_attachment(message: object) -> bool:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list) and any(isinstance(part, Attachment) for part in content)
+
+
+def _identified(messages: Sequence[Mapping[str, Any]], root: Path | None) -> list[Mapping[str, Any]]:
+    """The messages with attachments named by what is in them."""
+    return [
+        {**message, "content": [_identity(part, root) for part in message["content"]]}
+        if _has_attachment(message)
+        else message
+        for message in messages
+    ]
+
+
+def _identity(part: Any, root: Path | None) -> Any:
+    return {"attachment": part.kind, "content": content_id(part, root)} if isinstance(part, Attachment) else part

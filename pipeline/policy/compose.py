@@ -1,0 +1,265 @@
+"""The one ask of a run, composed once from everything that governs calls; and its bounds, while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.counters import Tally
+from pipeline.data import Ask, Usage
+from pipeline.endpoint.prices import Price, Prices, prices_of
+from pipeline.faults import Misuse, Spent
+from pipeline.job.job import Job
+from pipeline.ledger import NOTHING, Charges
+from pipeline.pace import (
+    SILENCE_AMONG_S,
+    SILENCE_S,
+    AdaptiveRate,
+    Breaker,
+    Lateness,
+    RetryBudget,
+    Spacing,
+    Weather,
+    first_rate,
+)
+from pipeline.policy import (
+    GIVE_UP_S,
+    Account,
+    Books,
+    Dispatcher,
+    Flights,
+    Keys,
+    Lane,
+    Limits,
+    Purse,
+    Stop,
+    Store,
+    ToolLimits,
+    attaching,
+    cached,
+    charged,
+    hedged,
+    logged,
+    repairing,
+    retrying,
+    watched,
+    with_tools,
+    within,
+)
+from pipeline.policy.account import ASSUME
+
+ATTEMPTS = 5
+"""How often a row is tried where its job does not say so; more often while many rows fail."""
+
+_MEMORY = 20
+"""For so many calls per call in flight lateness is judged: those that begin while one takes 20 times the mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """Which earlier replies a run may use instead of calls, and where it stores its own.
+
+    `endpoint` is who answers, by a name that stays the same from run to run. Where the same rows are asked several
+    times over, each `repeat` has replies of its own. Runs that go side by side share their `flights`.
+    """
+
+    folder: Path
+    endpoint: str
+    repeat: int = 0
+    flights: Flights | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a run may use: of calls in flight, of requests and tokens a minute, of money, of patience, of the past."""
+
+    concurrency: int = 64
+    adaptive: bool = True
+    granted: Mapping[str, float] = field(default_factory=dict)
+    """Requests a second that the endpoints granted at last, by their names."""
+    rpm: float | None = None
+    tpm: float | None = None
+    budget_usd: float | None = None
+    budget_tokens: float | None = None
+    give_up_s: float = GIVE_UP_S
+    hedge: float = 0.0
+    prices: Mapping[str, Price] | None = None
+    assumed_price: Price | None = None
+    """Of every call for which none is known otherwise."""
+    reuse: Reuse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
+
+    `leave` ends the waiting for what no call has left without.
+    """
+
+    name: str
+    weight: float
+    ask: Ask
+    hitch: Callable[[], str | None] = lambda: None
+    leave: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The ask of a run, and the parts of it that can be looked at and changed while it works."""
+
+    ask: Ask
+    dispatcher: Dispatcher
+    account: Account
+    purses: Sequence[Purse]
+
+
+def prices_for(job: Job, bounds: Bounds) -> Prices:
+    """The prices that a run uses: the command line's, else the job's, else the built-in ones."""
+    return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})}, bounds.assumed_price)
+
+
+def purses_for(job: Job, bounds: Bounds, charged: Charges = NOTHING) -> list[Purse]:
+    """The budgets of a run, less what earlier starts were charged. Raises `Misuse` when its model's price is unknown.
+
+    A job whose rows name their models is not refused: the price of each is looked up before it is asked.
+    """
+    purses = []
+    prices = prices_for(job, bounds)
+    if bounds.budget_usd is not None:
+        if job.model and not prices.knows(job.model):
+            raise Misuse(
+                f"a budget in dollars needs the price of {job.model}, which is not known: give it in the job's "
+                f"`prices`, with --prices or with --assume-price, or use --budget-tokens"
+            )
+        purses.append(_dollars(bounds.budget_usd, charged, prices, job.model))
+    if bounds.budget_tokens is not None:
+        purses.append(_tokens(bounds.budget_tokens, charged, prices))
+    return purses
+
+
+def _dollars(cap: float, charged: Charges, prices: Prices, model: str) -> Purse:
+    """A budget in dollars. What earlier calls without a price have used is priced now, as far as that can be."""
+    late = Usage(charged.unpriced_input, charged.unpriced_output)
+    cost = prices.cost(model or None, late) if charged.unpriced_calls else 0.0
+    purse = Purse(cap, "USD", spent=charged.cost_usd + charged.lost_usd + (cost or 0.0))
+    if cost is None or (charged.unmetered_calls and prices.assumed is None):
+        purse.fail(_unknown("USD", charged.unpriced_calls or charged.unmetered_calls, "price"))
+    return purse
+
+
+def _tokens(cap: float, charged: Charges, prices: Prices) -> Purse:
+    purse = Purse(cap, "tokens", spent=charged.tokens)
+    if charged.unmetered_calls and prices.assumed is None:
+        purse.fail(_unknown("tokens", charged.unmetered_calls, "usage"))
+    return purse
+
+
+def _unknown(unit: str, calls: int, what: str) -> Spent:
+    return Spent(
+        f"the budget in {unit} cannot be kept: {calls} earlier calls were answered without a known {what}; {ASSUME}"
+    )
+
+
+def compose(  # noqa: PLR0913 - everything that a run is made of
+    job: Job,
+    bounds: Bounds,
+    endpoints: Sequence[Opened],
+    purses: Sequence[Purse],
+    *,
+    tally: Tally,
+    stop: Stop,
+    store: Store | None = None,
+    books: Books | None = None,
+) -> Composed:
+    """The ask of a run over its endpoints, and what bounds it. What its calls cost is written to the books.
+
+    The cache is in it when `bounds` allow the reuse of earlier replies, and there is a store of them.
+    """
+    silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
+    lateness = lateness_for(bounds)
+    account = Account(prices_for(job, bounds), tally, stop, purses, books)
+    lanes = [_lane(job, bounds, endpoint, silence_s, account, lateness) for endpoint in endpoints]
+    limits = Limits(
+        bounds.concurrency,
+        Spacing(bounds.rpm) if bounds.rpm else None,
+        Spacing(bounds.tpm) if bounds.tpm else None,
+        most=workers_for(bounds.concurrency),
+    )
+    dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s, account=account)
+    ask = governed(job, bounds, dispatcher, account, lateness=lateness, store=store)
+    return Composed(ask, dispatcher, account, purses)
+
+
+def governed(
+    job: Job,
+    bounds: Bounds,
+    dispatcher: Dispatcher,
+    account: Account,
+    *,
+    lateness: Lateness | None = None,
+    store: Store | None = None,
+    retries: RetryBudget | None = None,
+) -> Ask:
+    """The queue as an ask; around it, outermost first: deadline, repairs, tools, log, cache, retries, hedging."""
+    tally, stop = account.tally, account.stop
+    ask: Ask = dispatcher.ask
+    if lateness:
+        ask = hedged(ask, lateness, tally, account.charge_again)
+    budget = retries or RetryBudget()
+    # Whoever says how often a row is tried means it, whatever the weather.
+    attempts, weather = (job.attempts, Weather(job.attempts)) if job.attempts else (ATTEMPTS, Weather())
+    ask = retrying(ask, attempts=attempts, weather=weather, budget=budget, stop=stop, tally=tally)
+    if bounds.reuse is not None and store is not None:
+        keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
+        ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
+    ask = logged(ask)
+    if job.runs_tools:
+        tool_limits = ToolLimits(turns=job.max_turns, calls=job.max_calls_per_turn, timeout_s=job.tool_timeout_s)
+        ask = with_tools(ask, job.tool_list, tool_limits, transcript=job.transcript)
+    if job.repairs:
+        ask = repairing(ask, job.outcome, job.repairs)
+    if job.row_timeout_s is not None:
+        ask = within(ask, job.row_timeout_s)
+    return ask
+
+
+def laned(job: Job, endpoint: Opened, account: Account, lateness: Lateness | None = None) -> Ask:
+    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached.
+
+    When the run is stopping nobody waits for a token: such a call has not left, and there is nothing to drain.
+    """
+    account.stop.then(endpoint.leave)
+    ask = charged(endpoint.ask, account, endpoint.name)
+    if lateness:
+        ask = watched(ask, lateness)
+    if job.conversation.has_media:
+        ask = attaching(ask, _media_root(job))
+    return ask
+
+
+def workers_for(concurrency: int) -> int:
+    """How many rows are worked on at once.
+
+    More than the calls in flight, so that rows which sleep before a retry leave no slot empty, and so many at least
+    that the concurrency can be raised while the run works.
+    """
+    return max(64, concurrency + min(concurrency, 512))
+
+
+def lateness_for(bounds: Bounds) -> Lateness | None:
+    """What tells which calls are late, where those are asked a second time."""
+    return Lateness(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
+
+
+def _lane(
+    job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, account: Account, lateness: Lateness | None
+) -> Lane:
+    ask = laned(job, endpoint, account, lateness)
+    known = bounds.granted.get(endpoint.name)
+    rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
+    return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s), hitch=endpoint.hitch)
+
+
+def _media_root(job: Job) -> Path | None:
+    return None if job.media_root is None else Path(job.media_root)

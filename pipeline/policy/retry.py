@@ -1,0 +1,95 @@
+"""Trying again what may pass, as often as it is worth it and no oftener than the endpoint bears."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity.wait import wait_exponential_jitter
+
+from pipeline.counters import Tally
+from pipeline.data import Ask, Reply, Request
+from pipeline.faults import Unavailable
+from pipeline.pace import RetryBudget, Weather
+from pipeline.policy.shutdown import Stop
+
+
+def retrying(ask: Ask, *, attempts: int, weather: Weather, budget: RetryBudget, stop: Stop, tally: Tally) -> Ask:
+    """Ask, up to `attempts` times against `Unavailable`: truncated exponential backoff with jitter (1 s, x2, 60 s).
+
+    While the endpoint fails many rows, each gets as many more tries as chance alone may use up (see `Weather`);
+    together they stay within the retry budget. A server's own `retry_after` is a floor of the wait. The reply
+    carries how many attempts it took; the last fault is raised when none succeeds.
+    """
+    if attempts == 1:
+        return ask
+
+    async def retrying_ask(request: Request) -> Reply:
+        budget.first_try()
+        try:
+            reply = await ask(request)
+        except Unavailable as fault:
+            weather.saw(failed=True)
+            return await _again(request, fault)
+        weather.saw(failed=False)
+        return reply
+
+    async def _again(request: Request, first: Unavailable) -> Reply:
+        # The first try is made outside tenacity, whose bookkeeping then costs only those rows that need it.
+        tried = 0
+
+        async def _try() -> Reply:
+            nonlocal tried
+            tried += 1
+            if tried == 1:
+                raise first
+            return await ask(request)
+
+        reply: Reply = await AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            stop=lambda state: state.attempt_number >= _tries(state, weather, attempts),
+            wait=_floored_wait,
+            sleep=_sleep,
+            reraise=True,
+        )(_try)
+        return replace(reply, attempts=tried)
+
+    async def _sleep(seconds: float) -> None:
+        stop.check()
+        tally.retries += 1
+        tally.retrying += 1
+        try:
+            await stop.pause(seconds)
+            while (wait := budget.take(anyio.current_time())) > 0:
+                await stop.pause(wait)
+        finally:
+            tally.retrying -= 1
+
+    return retrying_ask
+
+
+def within(ask: Ask, seconds: float) -> Ask:
+    """Ask, with a deadline for the row as a whole: all its tries, turns and waits."""
+
+    async def asking_within(request: Request) -> Reply:
+        with anyio.move_on_after(seconds):
+            return await ask(request)
+        raise Unavailable(f"the row was not answered within {seconds:g} s (row_timeout_s)")
+
+    return asking_within
+
+
+def _tries(state: RetryCallState, weather: Weather, attempts: int) -> int:
+    """How many tries the row has: no more than `attempts` once its failure was found to be its own."""
+    fault = state.outcome.exception() if state.outcome else None
+    return attempts if isinstance(fault, Unavailable) and fault.own else weather.attempts(attempts)
+
+
+_backoff = wait_exponential_jitter(initial=1, exp_base=2, max=60, jitter=1)
+
+
+def _floored_wait(state: RetryCallState) -> float:
+    fault = state.outcome.exception() if state.outcome else None
+    floor = fault.retry_after if isinstance(fault, Unavailable) and fault.retry_after else 0.0
+    return max(floor, _backoff(state))

@@ -1,0 +1,287 @@
+"""Rows out of text: JSON in any arrangement and CSV, plain or compressed, a record at a time.
+
+The formats differ in two functions: how a text is cut into records, and how a record is read. Everything else is the
+same: bad records, types, chunks, and reading from the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.data import Row
+from pipeline.faults import Broken, Misuse
+from pipeline.source.decompression import Stream
+from pipeline.source.delimited import dialect_of, parse_record, records
+from pipeline.source.discovery import Discovery, Found
+from pipeline.source.files import HashedFile, InputFile, Watch
+from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like
+from pipeline.source.formats import format_of, is_json, is_tab_separated
+from pipeline.source.json_documents import values
+from pipeline.source.jsonl import Line, lines, parse
+from pipeline.source.survey import (
+    MAX_BATCH_ROWS,
+    BadLine,
+    Batch,
+    ChunkRows,
+    File,
+    Partitions,
+    Position,
+    Survey,
+    record_batch,
+)
+from pipeline.source.type_inference import MAX_COLUMNS, Columns, json_text
+
+MAX_BLOCK_BYTES = 8 << 20
+
+_SURVEY_ROWS = 4096  # rows whose types are settled in one go
+_BAD_LINES = 20
+_TOO_WIDE = f"its keys are more than the {MAX_COLUMNS:,} columns that an input may have"
+_WIDE_SHARE = 0.1
+"""The share of rows with too many keys from which on the input is at fault, not a few of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a text is cut into records, from the start or from where a record begins; and how a record is read."""
+
+    split: Callable[[Callable[[int], bytes], Position], Iterator[Line]]
+    parse: Callable[[bytes], dict[str, Any] | str]
+    columns: tuple[str, ...] = ()
+    """Those that a header names."""
+
+
+def _layout(path: str, fault: Callable[[str], Exception]) -> _Layout:
+    """The layout of a file, told by its name and its first bytes: always the same for the same content."""
+    if format_of(Path(path)) == "csv":
+        with InputFile(path) as raw, Stream(raw, fault) as stream:
+            dialect = dialect_of(path, stream.read, tabs=is_tab_separated(path))
+        return _Layout(partial(records, dialect=dialect), partial(parse_record, dialect=dialect), dialect.columns)
+    arrangement = arrangement_of(_head(path, fault)) if is_json(path) else "lines"
+    if arrangement == "lines":
+        return _Layout(lines, parse)
+    return _Layout(partial(values, array=arrangement == "array"), parse)
+
+
+def _head(path: str, fault: Callable[[str], Exception]) -> bytes:
+    head = b""
+    with InputFile(path) as raw, Stream(raw, fault) as stream:
+        while len(head) < HEAD_BYTES and (block := stream.read(HEAD_BYTES - len(head))):
+            head += block
+    return head
+
+
+def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
+    """Read everything once: every record is parsed, every file hashed, every column settled.
+
+    `chunk_rows` is asked for the size of a chunk once the mean size of the first rows is known; where larger rows come
+    later, chunks are made smaller, and everything is read again. Raises `Misuse` for compressed data that is damaged
+    or cut short, and when no record can be read, with what the input looks like.
+    """
+    layouts = [_layout(str(found.path), Misuse) for found in discovery.files]
+    size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
+    while True:
+        total = _Pass(size, limit)
+        files = tuple(map(total.file, discovery.files, layouts, range(len(layouts))))
+        smaller = chunk_rows.fitting(size, total.largest_chunk)
+        if smaller == size or chunk_rows.is_fixed:
+            break
+        size = smaller
+    total.require_readable()
+    return Survey(
+        files=files,
+        format=discovery.format,
+        columns=total.columns.words(),
+        rows=total.rows,
+        bad_lines=tuple(total.bad_lines),
+        bad_count=total.bad_count,
+        mean_row_bytes=total.bytes / max(total.rows, 1),
+        chunk_rows=total.chunk_rows,
+        chunks=tuple(total.chunks),
+        schema=pa.schema(list(total.columns.types().items())).serialize().to_pybytes(),
+        json_columns=total.columns.as_json(),
+        notes=(*discovery.notes, *total.notes()),
+    )
+
+
+class _Pass:
+    """What one pass over the files gathers."""
+
+    def __init__(self, chunk_rows: int, limit: int | None) -> None:
+        self.chunk_rows = chunk_rows
+        self.limit = limit
+        self.rows = 0
+        self.bytes = 0
+        self.bad_count = 0
+        self.bad_lines: list[BadLine] = []
+        self.chunks: list[Position] = []
+        self.columns = Columns()
+        self.largest_chunk = 0
+        self._chunk_bytes = 0
+        self._wide = 0
+
+    def file(self, found: Found, layout: _Layout, index: int) -> File:
+        """Take in one file, up to the limit; hash all of it."""
+        rows, bad, path = self.rows, self.bad_count, str(found.path)
+        self.columns.add([dict.fromkeys(layout.columns)])
+        with HashedFile(path) as raw, Stream(raw, Misuse) as stream:
+            lines_found = layout.split(stream.read, Position(index, 0, 1))
+            wanted = lines_found if self.limit is None else islice(lines_found, self.limit - self.rows)
+            for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
+                self._block(found, layout, index, block)
+            file = raw.sealed(found.name, found.partitions, self.rows - rows)
+        if self.rows > rows and self.bad_count - bad == self.rows - rows:
+            self._require_no_other_kind(path)
+        return file
+
+    def _block(self, found: Found, layout: _Layout, index: int, block: Sequence[Line]) -> None:
+        if self.rows % self.chunk_rows == 0:
+            self.chunks.append(Position(index, block[0][1], block[0][0]))
+            self._chunk_bytes = 0
+        good: list[dict[str, Any]] = []
+        places: list[tuple[int, int]] = []
+        for ordinal, (number, _, line) in enumerate(block, self.rows):
+            record = layout.parse(line)
+            if isinstance(record, str):
+                self._bad(found, ordinal, number, record)
+            else:
+                good.append(record | dict(found.partitions))
+                places.append((ordinal, number))
+        for refused in self.columns.add(good):
+            self._wide += 1
+            self._bad(found, *places[refused], _TOO_WIDE)
+        size = sum(len(line) for _, _, line in block)
+        self.rows += len(block)
+        self.bytes += size
+        self._chunk_bytes += size
+        self.largest_chunk = max(self.largest_chunk, self._chunk_bytes)
+
+    def _bad(self, found: Found, ordinal: int, number: int, problem: str) -> None:
+        self.bad_count += 1
+        if len(self.bad_lines) < _BAD_LINES:
+            self.bad_lines.append(BadLine(str(found.path), number, ordinal, _problem(number, problem)))
+
+    def _require_no_other_kind(self, path: str) -> None:
+        """Raises `Misuse` when a file without any record looks like a file of another kind."""
+        if format_of(Path(path)) != "jsonl" or is_json(path):
+            return
+        if hint := looks_like(path, _head(path, Misuse)):
+            first = next((bad.problem for bad in self.bad_lines if bad.path == path), "none can be read")
+            raise Misuse(f"no line of {path} is a JSON object ({first}): {hint}")
+
+    def notes(self) -> Iterator[str]:
+        """What the user should know of the records."""
+        if self.bad_count:
+            told = f"{self.bad_count:,} of {self.rows:,} records cannot be read, and are failed rows"
+            yield f"{told}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
+
+    def require_readable(self) -> None:
+        """Raises `Misuse` when there are records, and none of them can be read; or many that have too many keys."""
+        if self._wide > _WIDE_SHARE * self.rows:
+            raise Misuse(
+                f"the records have more than {MAX_COLUMNS:,} different keys together, and {self._wide:,} of "
+                f"{self.rows:,} rows could not be used; put data that is keyed by values into one nested object"
+            )
+        if self.rows and self.bad_count == self.rows:
+            first = self.bad_lines[0]
+            raise Misuse(
+                f"none of the {self.rows:,} records of the input can be read; the first: {first.path}: {first.problem}"
+            )
+
+
+def _mean_of_first(files: Sequence[Found], layouts: Sequence[_Layout]) -> float:
+    """Mean bytes of the first records: a thousand of them, or as many as make up a few MiB."""
+    count = size = 0
+    for found, layout in zip(files, layouts, strict=True):
+        with InputFile(found.path) as raw, Stream(raw, Misuse) as stream:
+            for _, _, line in layout.split(stream.read, Position(0, 0, 1)):
+                count, size = count + 1, size + len(line)
+                if count == 1000 or size >= MAX_BLOCK_BYTES:
+                    return size / count
+    return size / max(count, 1)
+
+
+def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Schema) -> Generator[Batch, None, None]:
+    """The batches from the start of a chunk to the end of the input, none of them across the end of a chunk.
+
+    Raises `Broken` when a file is not, or does not stay, the one that was surveyed.
+    """
+    start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
+    for number, file in enumerate(survey.files):
+        end += file.rows
+        if number < start.file:
+            continue
+        position = start if number == start.file else Position(number, 0, 1)
+        watch = Watch(file)
+        layout = _layout(file.path, Broken)
+        batch = _Batches(survey, layout, file.partitions, needed, kept)
+        with InputFile(file.path) as raw, Stream(raw, Broken) as stream:
+            stream.seek(position.offset)
+            found = islice(layout.split(stream.read, position), end - ordinal)
+            for block in _blocks(found, MAX_BATCH_ROWS, ordinal, survey.chunk_rows):
+                watch.check()
+                yield batch.of(ordinal, block)
+                ordinal += len(block)
+        if ordinal != end:
+            raise Broken(f"{file.path} ends too early: it changed during the run")
+
+
+def _problem(line_number: int, why: str) -> str:
+    return f"line {line_number}: {why}"
+
+
+def _blocks(found: Iterable[Line], rows: int, ordinal: int, chunk_rows: int) -> Iterator[list[Line]]:
+    """The lines in blocks of at most `rows`, bounded in bytes, none of them across the end of a chunk."""
+    block: list[Line] = []
+    size = 0
+    for next_ordinal, line in enumerate(found, ordinal + 1):
+        block.append(line)
+        size += len(line[2])
+        if size >= MAX_BLOCK_BYTES or len(block) == rows or next_ordinal % chunk_rows == 0:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+class _Batches:
+    """Makes batches of the records of one file."""
+
+    def __init__(
+        self, survey: Survey, layout: _Layout, partitions: Partitions, needed: Sequence[str], kept: pa.Schema
+    ) -> None:
+        self._columns = survey.columns.keys()
+        self._as_json = frozenset(survey.json_columns)
+        self._layout, self._partitions, self._needed, self._kept = layout, dict(partitions), needed, kept
+
+    def of(self, ordinal: int, block: Sequence[Line]) -> Batch:
+        """The batch of these records, the first of which has this ordinal."""
+        records = [self._read(line) for _, _, line in block]
+        rows = [
+            Row(at, {}, _problem(line[0], record))
+            if isinstance(record, str)
+            else Row(at, {name: record.get(name) for name in self._needed})
+            for at, (line, record) in enumerate(zip(block, records, strict=True), ordinal)
+        ]
+        good = [{} if isinstance(record, str) else record for record in records]
+        columns = [self._column(field, [record.get(field.name) for record in good]) for field in self._kept]
+        return Batch(rows, record_batch(columns, self._kept, len(rows)))
+
+    def _read(self, line: bytes) -> dict[str, Any] | str:
+        record = self._layout.parse(line)
+        if isinstance(record, str):
+            return record
+        if not record.keys() <= self._columns:
+            return _TOO_WIDE
+        return record | self._partitions if self._partitions else record
+
+    def _column(self, field: pa.Field, values: Sequence[Any]) -> pa.Array:
+        if field.name in self._as_json:
+            values = [value if value is None or isinstance(value, str) else json_text(value) for value in values]
+        return pa.array(values, field.type)

@@ -1,0 +1,480 @@
+"""Every reply, durable before anything else happens to it.
+
+SQLite in WAL mode with `synchronous=FULL`: one transaction a tick, from one thread at a time. A reply that was handed
+over is durable one tick and one sync later; `kill -9` costs at most the replies of one tick, a power cut no more.
+Entries live here until their chunk is sealed as a Parquet part; then the part is recorded and the entries go, in small
+transactions, and SQLite uses their space again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import anyio
+import orjson
+from anyio import to_thread
+
+from pipeline import ledger
+from pipeline.data import Entry, Part
+from pipeline.faults import Broken
+from pipeline.ledger import NOTHING, Charges
+from pipeline.storage import unfinished_rows
+from pipeline.storage.codec import decode, encode
+from pipeline.storage.durable import FILES, PRIVATE_FILE, Files
+from pipeline.storage.unfinished_rows import Turn
+
+TICK_S = 0.01
+"""How long replies gather before they are committed together."""
+
+MAX_PENDING = 20_000
+"""Replies that wait for their commit before `put` makes its callers wait, too."""
+
+MAX_PENDING_BYTES = 64 << 20
+"""What they may hold together before `room` makes its callers wait."""
+
+_FORGET = "DELETE FROM entries WHERE ordinal >= ? AND ordinal < ?"
+_FORGET_ROWS = 1000
+_INSERT_ROWS = 500
+_INSERT_BYTES = 16 << 20
+
+_SCHEMA = (
+    """
+CREATE TABLE IF NOT EXISTS entries (ordinal INTEGER PRIMARY KEY, meta BLOB NOT NULL, body BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS parts (chunk INTEGER PRIMARY KEY, part BLOB NOT NULL) STRICT;
+"""
+    + ledger.SCHEMA
+    + unfinished_rows.SCHEMA
+)
+
+_T = TypeVar("_T")
+_Stored = tuple[int, bytes, bytes | None]
+
+
+class Journal:
+    """The journal of one run, opened by one process at a time.
+
+    `put`, `flush` and `keep_writing` belong to the event loop; the rest may be called from any thread.
+    Whatever goes wrong with the disk is raised as `Broken`, once, and never retried.
+    """
+
+    def __init__(self, path: Path, files: Files = FILES) -> None:
+        _make(path, files)
+        self._path = path
+        self._files = files
+        self._writing = Lock()
+        self._handing_over = Lock()
+        self._pending: list[_Stored] = []
+        self._pending_bytes = 0
+        self._pending_turns: list[tuple[int, int, Turn]] = []
+        self._unfinished: set[int] = set()
+        """Rows of which there are turns here."""
+        self._writer = uuid.uuid4().hex
+        self._charged, self._held = NOTHING, NOTHING
+        self._holds = self._holds_committed = 0
+        self._ledger_written: tuple[Charges, Charges] = (NOTHING, NOTHING)
+        self._put = 0
+        self._committed = 0
+        self._news = anyio.Event()
+        self._progress = anyio.Event()
+        self._broken: Broken | None = None
+        self._database = _guarded(lambda: _open(path))
+        try:
+            self._forget_sealed()
+            with self._writing, self._transaction():
+                ledger.count_lost(self._database, self._writer)
+        except Broken:
+            self._database.close()
+            raise
+
+    # On the event loop.
+
+    def charge(self, one: Charges) -> None:
+        """Adds an answered call to the ledger; it is durable within a tick, and no later than the entry of its row."""
+        self._charged += one
+        self._news.set()
+
+    def hold(self, held: Charges) -> None:
+        """What is reserved for calls in flight: should we be killed, it counts as lost. Durable within a tick."""
+        self._held = held
+        self._holds += 1
+        self._news.set()
+
+    async def secured(self) -> None:
+        """Returns when what is held now is durable."""
+        until = self._holds
+        while self._holds_committed < until:
+            await self._next_commit()
+
+    async def put(self, ordinal: int, entry: Entry) -> None:
+        """Hands an entry over; it is durable within a tick. Waits only when the disk cannot keep up."""
+        if self._broken is not None:
+            raise self._broken
+        row = (ordinal, *encode(entry))
+        with self._handing_over:  # or a commit could take the list away between our reading and our appending
+            self._pending.append(row)
+            self._pending_bytes += len(row[2])
+        self._put += 1
+        self._news.set()
+        while len(self._pending) > MAX_PENDING:
+            await self._next_commit()
+
+    async def room(self) -> None:
+        """Returns when what waits for its commit is small enough for more to be asked for."""
+        while self._pending_bytes > MAX_PENDING_BYTES:
+            await self._next_commit()
+
+    async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
+        """Hands over an answer of a row that is not finished: durable within a tick, gone with the row's entry."""
+        if self._broken is not None:
+            raise self._broken
+        with self._handing_over:
+            self._pending_turns.append((ordinal, number, turn))
+            self._unfinished.add(ordinal)
+        self._news.set()
+        while len(self._pending_turns) > MAX_PENDING:
+            await self._next_commit()
+
+    async def flush(self) -> None:
+        """Returns when everything that was put before is durable."""
+        until = self._put
+        while self._committed < until:
+            await self._next_commit()
+
+    async def keep_writing(self) -> None:
+        """Commits what is put, a transaction a tick, until it is cancelled or the disk fails."""
+        while self._broken is None:
+            await self._news.wait()
+            await anyio.sleep(TICK_S)
+            self._news = anyio.Event()
+            with suppress(Broken):  # it is kept, and raised where entries are put and flushed
+                await to_thread.run_sync(self.commit)
+            self._progress.set()
+            self._progress = anyio.Event()
+
+    async def _next_commit(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        await self._progress.wait()
+
+    # In any thread.
+
+    def commit(self) -> None:
+        """Commits everything that is pending now."""
+        with self._writing:
+            with self._handing_over:
+                pending, self._pending = self._pending, []
+                kept, self._pending_turns = self._pending_turns, []
+                finished = self._unfinished.intersection(ordinal for ordinal, *_ in pending) if self._unfinished else ()
+                self._unfinished.difference_update(finished)
+            # After the entries were taken, whose calls are in the ledger then.
+            holds, owed = self._holds, (self._charged, self._held)
+            if pending or kept or owed != self._ledger_written:
+                with self._transaction():
+                    self._insert(pending)
+                    unfinished_rows.write(self._database, kept)
+                    unfinished_rows.drop(self._database, finished)
+                    if owed != self._ledger_written:
+                        ledger.write(self._database, self._writer, *owed)
+                self._committed += len(pending)
+                with self._handing_over:
+                    self._pending_bytes -= sum(len(said) for _, _, said in pending if said)
+                self._ledger_written = owed
+            self._holds_committed = holds
+
+    def recorded(self, first: int, rows: int) -> set[int]:
+        """The ordinals of `[first, first + rows)` that have an entry."""
+        return recorded_in(self._path, first, rows)
+
+    def entries(self, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
+        """The entries of `[first, first + rows)`, in order; read lazily, so that memory stays small."""
+        return entries_in(self._path, first, rows)
+
+    def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+        """What was kept of rows of `[first, first + rows)` that are not finished."""
+        found = turns_in(self._path, first, rows)
+        with self._handing_over:
+            self._unfinished |= found.keys()
+        return found
+
+    def charged(self) -> Charges:
+        """What the run was charged, in all its starts, as far as this journal knows."""
+        with _reading(self._path) as database:
+            others = ledger.read(database)
+        others.pop(self._writer, None)
+        return ledger.total(others.values()) + self._charged
+
+    def count(self) -> int:
+        """How many entries wait to be sealed."""
+        with _reading(self._path) as database:
+            return int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    def parts(self) -> list[Part]:
+        """The sealed chunks, in order."""
+        return _parts_in(self._path)
+
+    def seal(self, part: Part) -> None:
+        """Records a part that is durable on disk, then lets its entries go. Harmless when repeated."""
+        with self._writing, self._transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO parts VALUES (?, ?)", (part.chunk, orjson.dumps(asdict(part)))
+            )
+        self.let_go(part)
+
+    def let_go(self, part: Part) -> None:
+        """Drops the entries of a part that is recorded, durably."""
+        for start in range(part.first, part.first + part.rows, _FORGET_ROWS):
+            end = min(start + _FORGET_ROWS, part.first + part.rows)
+            with self._writing, self._transaction():
+                self._database.execute(_FORGET, (start, end))
+                unfinished_rows.drop_range(self._database, start, end)
+
+    def absorb(self, path: Path) -> Charges:
+        """Takes over the entries of another journal, that nobody writes any more, and then removes it.
+
+        Returns what its writers were charged, calls included that were in flight when they ended.
+        """
+        with self._writing, self._attached(path), self._transaction():
+            writers = ledger.read(self._database, "other")
+            ledger.take_over(self._database, "other")
+            unfinished_rows.take_over(self._database, "other")
+            ledger.count_lost(self._database, self._writer)
+            known = ledger.read(self._database)
+            if self._database.execute("SELECT 1 FROM other.sqlite_master WHERE name = 'entries'").fetchone():
+                self._database.execute("INSERT OR IGNORE INTO main.entries SELECT * FROM other.entries")
+        self._forget_sealed()
+        try:
+            self._files.remove([path])  # before its log, without which it may be torn
+            self._files.remove(path.parent.glob(f"{path.name}-*"))
+        except OSError as error:
+            raise _broken(error) from error
+        return ledger.total(known[writer] for writer in writers)
+
+    def unseal(self, chunk: int, entries: Iterable[tuple[int, Entry]]) -> None:
+        """Opens a sealed chunk again with the entries to keep; in one transaction, so that nothing is ever lost."""
+        with self._writing, self._transaction():
+            self._insert((ordinal, *encode(entry)) for ordinal, entry in entries)
+            self._database.execute("DELETE FROM parts WHERE chunk = ?", (chunk,))
+
+    def forget(self, ordinals: Sequence[int]) -> None:
+        """Drops entries, so that their rows are asked again."""
+        with self._writing, self._transaction():
+            self._database.executemany("DELETE FROM entries WHERE ordinal = ?", [(ordinal,) for ordinal in ordinals])
+            unfinished_rows.drop(self._database, ordinals)
+
+    def close(self) -> None:
+        """Commits what is pending and closes the files."""
+        try:
+            if self._broken is None:
+                self.commit()
+        finally:
+            self._database.close()
+
+    def _forget_sealed(self) -> None:
+        """Drops the entries that a seal which was cut short had recorded as sealed and not yet let go."""
+        sealed = [(part.first, part.first + part.rows) for part in self.parts()]
+        with self._writing, self._transaction():
+            self._database.executemany(_FORGET, sealed)
+            for first, end in sealed:
+                unfinished_rows.drop_range(self._database, first, end)
+
+    def _insert(self, rows: Iterable[_Stored]) -> None:
+        # Many rows a statement: each one lets go of the interpreter, and may wait 5 ms for a busy event loop to give
+        # it back. Row by row, seconds of replies were waiting for their commit.
+        for some in _portions(rows):
+            values = ", ".join(["(?, ?, ?)"] * len(some))
+            self._database.execute(f"INSERT OR REPLACE INTO entries VALUES {values}", [*chain.from_iterable(some)])  # noqa: S608 - question marks
+
+    @contextmanager
+    def _attached(self, path: Path) -> Iterator[None]:
+        _guarded(lambda: self._database.execute("ATTACH ? AS other", (str(path),)))
+        try:
+            yield
+        finally:
+            _guarded(lambda: self._database.execute("DETACH other"))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """BEGIN IMMEDIATE ... COMMIT, with SQLite's errors as `Broken`; after one of them there is no further try."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._broken = _broken(error)
+            raise self._broken from error
+        finally:
+            if self._database.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._database.rollback()
+
+
+def look(path: Path) -> tuple[list[Part], int]:
+    """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work.
+
+    The journals of its worker processes, which lie beside the run's own, are read, too.
+    Raises `Broken` when a journal is damaged.
+    """
+    parts = _parts_in(path) if path.exists() else []
+    return parts, sum(_unsealed(one, parts) for one in [path, *beside(path)])
+
+
+def charged_in(path: Path, *, ended: bool = False) -> Charges:
+    """What a run was charged, in all its starts; read beside a run that may be at work, with all its processes.
+
+    Of one that has `ended`, with the calls that were in flight when it was killed.
+    """
+    writers: dict[str, Charges] = {}
+    for one in [path, *beside(path)]:
+        with suppress(FileNotFoundError), _reading(one) as database:
+            writers |= {
+                name: charged for name, charged in ledger.read(database, ended=ended).items() if name not in writers
+            }
+    return ledger.total(writers.values())
+
+
+def beside(path: Path) -> list[Path]:
+    """The journals of worker processes that lie beside the run's own."""
+    return sorted(path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}"))
+
+
+def of_worker(path: Path, number: int) -> Path:
+    """Where a worker process keeps its journal, beside the run's own."""
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def recorded_in(path: Path, first: int, rows: int) -> set[int]:
+    """The ordinals of `[first, first + rows)` that have an entry in a journal."""
+    query = "SELECT ordinal FROM entries WHERE ordinal >= ? AND ordinal < ?"
+    with _reading(path) as database:
+        return {ordinal for (ordinal,) in database.execute(query, (first, first + rows))}
+
+
+def entries_in(path: Path, first: int, rows: int) -> Iterator[tuple[int, Entry]]:
+    """The entries of `[first, first + rows)` in a journal, in order; read lazily, so that memory stays small."""
+    query = "SELECT ordinal, meta, body FROM entries WHERE ordinal >= ? AND ordinal < ? ORDER BY ordinal"
+    with _reading(path) as database:
+        for ordinal, meta, body in database.execute(query, (first, first + rows)):
+            try:
+                entry = decode(meta, body)
+            except ValueError as error:
+                raise _damaged(path, ordinal, error) from error
+            yield ordinal, entry
+
+
+def turns_in(path: Path, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+    """What a journal has kept of rows of `[first, first + rows)` that are not finished."""
+    with _reading(path) as database:
+        return unfinished_rows.read(database, first, rows)
+
+
+def _parts_in(path: Path) -> list[Part]:
+    with _reading(path) as database:
+        if not _has_tables(database):
+            return []
+        found = database.execute("SELECT part FROM parts ORDER BY chunk").fetchall()
+    try:
+        return [Part.from_json(orjson.loads(part)) for (part,) in found]
+    except ValueError as error:
+        remedy = f"restore {path} from a copy, or start over with --fresh"
+        raise Broken(
+            f"the journal is damaged: what it says of a sealed part cannot be read ({error}): {remedy}"
+        ) from error
+
+
+def _unsealed(path: Path, parts: Sequence[Part]) -> int:
+    """Entries of rows that are in no part; those that are go soon after the part was recorded."""
+    count = "SELECT count(*) FROM entries WHERE ordinal >= ? AND ordinal < ?"
+    try:
+        with _reading(path) as database:
+            if not _has_tables(database):
+                return 0
+            everything = int(database.execute("SELECT count(*) FROM entries").fetchone()[0])
+            within = (database.execute(count, (part.first, part.first + part.rows)).fetchone()[0] for part in parts)
+            return everything - sum(within) if everything else 0
+    except Broken:
+        if path.exists():
+            raise
+        return 0
+
+
+def _has_tables(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone() is not None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of its own: in WAL mode readers and the writer do not wait for each other.
+
+    Raises `Broken`, also when there is no journal: none is made.
+    """
+    if not path.exists():
+        told = "it was moved or removed while it was in use: put it back, then run again"
+        raise Broken(f"the journal {path} is gone: {told}; what it held and is in no part is asked again")
+    try:
+        address = f"{path.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise _broken(error) from error
+
+
+def _make(path: Path, files: Files) -> None:
+    """A private file, if there is none: SQLite gives its mode to the others that it makes beside it."""
+    try:
+        os.close(files.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))
+    except OSError as error:
+        raise _broken(error) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30.0)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _guarded(action: Callable[[], _T]) -> _T:
+    try:
+        return action()
+    except sqlite3.Error as error:
+        raise _broken(error) from error
+
+
+def _portions(rows: Iterable[_Stored]) -> Iterator[list[_Stored]]:
+    """The rows by portions that one statement takes."""
+    some: list[_Stored] = []
+    size = 0
+    for row in rows:
+        some.append(row)
+        size += len(row[2] or b"")
+        if len(some) == _INSERT_ROWS or size >= _INSERT_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _damaged(path: Path, ordinal: int, error: ValueError) -> Broken:
+    remedy = f"restore {path} from a copy, or delete that entry to have the row asked again"
+    how = f'sqlite3 {path} "DELETE FROM entries WHERE ordinal = {ordinal}"'  # noqa: S608 - shown, not run
+    return Broken(f"the journal is damaged: the entry of row {ordinal} cannot be read ({error}): {remedy} ({how})")
+
+
+def _broken(error: sqlite3.Error | OSError) -> Broken:
+    return Broken(f"the journal cannot be used: {error}; nothing received before is lost: mend the disk, run again")

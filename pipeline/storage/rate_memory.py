@@ -1,0 +1,80 @@
+"""The rate that each endpoint granted at last, kept for the next start of the run and the next run of the job."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+
+from pipeline.policy import Lane
+from pipeline.storage.durable import FILES, PRIVATE_FILE, Files
+
+RATES = "rates.json"
+
+_VERSION = 1
+_HIGHEST = 1e6
+_LARGEST = 100_000
+"""Bytes of a file; what is larger is not ours."""
+
+
+def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Path:
+    """Where the rates of a job at these endpoints are kept from one run to the next.
+
+    It is in the state folder of the XDG base directory specification, `$XDG_STATE_HOME` or `~/.local/state`.
+    """
+    home = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(home) if Path(home).is_absolute() else Path("~/.local/state").expanduser()
+    key = orjson.dumps([job_name, model, sorted(endpoints)])
+    return folder / "vertex-pipeline" / "rates" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+
+
+class GrantedRates:
+    """The rates by the endpoints' names, in the files where they are kept. The first is in the run folder."""
+
+    def __init__(self, run_folder: Path, beyond: Path | None = None, files: Files = FILES) -> None:
+        self._own = run_folder / RATES
+        self._beyond = beyond
+        self._files = files
+
+    def load(self) -> dict[str, float]:
+        """What was kept last, in whichever file; nothing where there is no such file, or it holds anything else."""
+        kept = [_read(path) for path in (self._own, self._beyond) if path is not None]
+        return max(kept, key=lambda one: one[0])[1]
+
+    def save(self, lanes: Sequence[Lane]) -> None:
+        """Keeps what the lanes were granted. Raises `OSError` when the disk of the run folder fails."""
+        granted = {lane.name: lane.rate.granted for lane in lanes if lane.rate}
+        rates = {name: round(rate, 3) for name, rate in granted.items() if rate is not None}
+        if not rates:
+            return
+        content = orjson.dumps({"version": _VERSION, "rates": rates})
+        self._files.put(self._own, content, mode=PRIVATE_FILE)
+        if self._beyond is not None:
+            with suppress(OSError):  # a home that cannot be written costs the next run a second
+                self._files.make_private(self._beyond.parent)
+                self._files.put(self._beyond, content, mode=PRIVATE_FILE)
+
+
+def _read(path: Path) -> tuple[float, dict[str, float]]:
+    """When and what; never and nothing unless it is exactly what `save` writes."""
+    nothing = (-math.inf, dict[str, float]())
+    try:
+        with path.open("rb") as file:
+            content, at = orjson.loads(file.read(_LARGEST)), os.fstat(file.fileno()).st_mtime
+    except (OSError, ValueError):
+        return nothing
+    if not isinstance(content, Mapping) or content.get("version") != _VERSION:
+        return nothing
+    rates = content.get("rates")
+    if not isinstance(rates, Mapping):
+        return nothing
+    return at, {name: rate for name, rate in rates.items() if _is_number(rate) and 0 < rate <= _HIGHEST}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

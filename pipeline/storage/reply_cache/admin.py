@@ -1,0 +1,127 @@
+"""What people do with a reply cache: look at it, make it smaller, carry it elsewhere. Also beside runs at work."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.faults import Misuse
+from pipeline.storage.reply_cache.file import FILE, beside, connect, connected, make, transaction
+
+_AT_ONCE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The replies of one model at one endpoint. `cost_usd` is what they cost when they were made, where it is known."""
+
+    endpoint: str
+    model: str
+    replies: int
+    bytes: int
+    cost_usd: float
+    first_made: datetime
+    last_used: datetime
+
+
+def holdings(folder: Path) -> list[Holding]:
+    """What the cache in this folder holds, the largest first. Raises `Misuse` when there is none."""
+    query = (
+        "SELECT endpoint, model, count(*), sum(length(reply)), total(cost_usd), min(made), max(used) "
+        "FROM replies GROUP BY endpoint, model ORDER BY 4 DESC"
+    )
+    with connected(_there(folder)) as database:
+        return [
+            Holding(endpoint, model, replies, size, cost, *(datetime.fromtimestamp(at, UTC) for at in (made, used)))
+            for endpoint, model, replies, size, cost, made, used in database.execute(query)
+        ]
+
+
+def size_of(folder: Path) -> int:
+    """The bytes that the cache in this folder takes on the disk."""
+    files = [folder / f"{FILE}{suffix}" for suffix in ("", "-wal", "-shm")]
+    return sum(path.stat().st_size for path in files if path.exists())
+
+
+def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None = None) -> int:
+    """Deletes replies, and gives their space back; how many there were.
+
+    Those go that were not used for `unused_s` seconds (the last use is known to the hour), and then those that were not
+    used for the longest, until the rest takes no more than `most_bytes`.
+    """
+    deleted = 0
+    with connected(_there(folder)) as database:
+        if unused_s is not None:
+            with transaction(database):
+                cut = time.time() - unused_s
+                deleted += database.execute("DELETE FROM replies WHERE used <= ?", (cut,)).rowcount
+        if most_bytes is not None:
+            deleted += _shrink(database, most_bytes)
+        # A script, because a single statement would be stepped once, which frees one page.
+        database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+    return deleted
+
+
+def export(folder: Path, file: Path) -> int:
+    """Writes everything into one file, whole or not at all; how many replies there are. Takes the place of `file`."""
+    try:
+        with beside(file) as temporary:
+            with connected(_there(folder)) as database:
+                database.execute("VACUUM INTO ?", (str(temporary),))
+            with connected(temporary) as copy:
+                (count,) = copy.execute("SELECT count(*) FROM replies").fetchone()
+            temporary.replace(file)
+    except OSError as error:
+        raise Misuse(f"{file} cannot be written: {error.strerror or error}") from error
+    return int(count)
+
+
+def bring_in(folder: Path, file: Path) -> int:
+    """Adds what `export` wrote; how many replies are new. Those that are here already stay as they are."""
+    if not file.is_file():
+        raise Misuse(f"there is no file {file}")
+    connect(file).close()  # told apart from other files, before anything is made
+    with connected(make(folder)) as database:
+        database.execute("ATTACH ? AS other", (f"{file.absolute().as_uri()}?mode=ro",))
+        with transaction(database):
+            added = database.execute(
+                "INSERT OR IGNORE INTO main.replies (key, endpoint, model, made, used, cost_usd, reply) "
+                "SELECT key, endpoint, model, made, used, cost_usd, reply FROM other.replies"
+            ).rowcount
+        database.execute("DETACH other")
+    return added
+
+
+def _there(folder: Path) -> Path:
+    path = folder / FILE
+    if not path.is_file():
+        raise Misuse(f"there is no reply cache in {folder} (--cache-dir names another folder)")
+    return path
+
+
+def _shrink(database: sqlite3.Connection, most_bytes: int) -> int:
+    """Deletes what was not used for the longest, in small transactions, until the file's content fits."""
+    deleted = 0
+    with closing(database.execute("SELECT key FROM replies ORDER BY used, key")) as found:
+        keys = [key for (key,) in found]
+    for start in range(0, len(keys), _AT_ONCE):
+        if _content(database) <= most_bytes:
+            break
+        with transaction(database):
+            database.executemany(
+                "DELETE FROM replies WHERE key = ?", [(key,) for key in keys[start : start + _AT_ONCE]]
+            )
+        deleted += len(keys[start : start + _AT_ONCE])
+    return deleted
+
+
+def _content(database: sqlite3.Connection) -> int:
+    """Bytes of the pages that hold something."""
+    pages, free, size = (
+        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)

@@ -1,0 +1,323 @@
+"""The run folder: what a run is (its plan), who works on it (its lock), and whether it may be resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline import __version__
+from pipeline.data import PARTS, is_part_name
+from pipeline.faults import Broken, Misuse, OutputInUse
+from pipeline.storage.durable import FILES, PRIVATE_FILE, TEMPORARY, Files
+
+PLAN = "plan.json"
+JOURNAL = "journal.sqlite"
+LOCK = "lock"
+WORKERS = "workers"
+FORMAT = 3
+"""Of the run folder and its plan: other formats are refused. In 3, the parts have a folder of their own."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""An address such as `gs://bucket`, of which a path keeps one slash."""
+
+ORPHANS_S = 30.0
+"""How long the worker processes of a run that was killed may take to end."""
+
+_KEPT = (LOCK, WORKERS, "replies")
+_FILES = ("_manifest.json", "_SUCCESS", "_report.html")
+_BESIDE = ("_eval", "_repeats", "_ref")
+_FOUND = frozenset(
+    {
+        "lost+found",
+        ".DS_Store",
+        ".Spotlight-V100",
+        ".Trashes",
+        ".fseventsd",
+        ".gitkeep",
+        ".keep",
+        ".gitignore",
+        ".snapshot",
+        ".zfs",
+        "Thumbs.db",
+        "desktop.ini",
+        "System Volume Information",
+    }
+)
+"""What a fresh volume, a file manager or an empty folder under version control holds: nobody's data."""
+
+_OURS = ("_run", PARTS, *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run is: fixed when it is created, the same at every resume."""
+
+    job_name: str
+    job: Mapping[str, str]
+    """The job's fingerprint, field by field."""
+    target: str
+    """The job file, or the input that carries its requests."""
+    survey: Mapping[str, Any]
+    limit: int | None
+    simulated: bool
+    keep_replies: bool = True
+    reparsing: bool = False
+    """Whether a re-parse has begun that is not finished: the parts may then differ in their schema."""
+    target_sha256: str | None = None
+    """Of the job file as it was at the last start: unasked, nothing else is run because a folder names it."""
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    version: str = __version__
+    format: int = FORMAT
+
+    def extends(self, before: Plan) -> bool:
+        """Whether this is the same run with more of its input: its rows begin with those of `before`."""
+        return before.limit is not None and (self.limit is None or self.limit > before.limit)
+
+
+class RunFolder:
+    """An output folder and the `_run` folder in it. Raises `Broken` when the disk fails."""
+
+    def __init__(self, output: Path, files: Files = FILES) -> None:
+        self.output = output
+        self.run = output / "_run"
+        self.parts = output / PARTS
+        self._files = files
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.run / JOURNAL
+
+    def prepare(self) -> None:
+        """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
+        if _ADDRESS.match(str(self.output)):
+            raise Misuse(f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards")
+        try:
+            self._files.make_folder(self.output)
+            if not self.run.exists():
+                self._require_free()
+            self._files.make_private(self.run)
+            with tempfile.TemporaryFile(dir=self.run):
+                pass  # nameless, so that two starts at once do not meet in it
+        except FileExistsError as error:
+            kind = "a link to nothing" if Path(error.filename).is_symlink() else "a file"
+            told = f"{error.filename} is {kind}: choose another --output"
+            raise Misuse(f"the output folder {self.output} cannot be written: {told}") from error
+        except OSError as error:
+            raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
+
+    def _require_free(self) -> None:
+        """Raises `Misuse` when something other than a run is in the folder."""
+        _refuse_the_parts_of_a_run(self.output)
+        found = [*self.output.iterdir(), *_entries(self.parts)]
+        a_file = [] if self.parts.is_dir() else [self.parts]
+        strange = [path.relative_to(self.output) for path in found if _is_strange(path) or path in a_file]
+        if strange:
+            raise Misuse(f"the output folder {self.output} holds other files ({strange[0]}): choose an empty one")
+        if any(_is_part(path) for path in found):
+            raise Misuse(f"{self.output} holds a dataset without its run state (_run): choose another --output")
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """The run, for us alone; yields the descriptor of the lock that worker processes share.
+
+        Raises `OutputInUse` that names who has it.
+        """
+        with self._writing(LOCK):
+            descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        try:
+            with self._writing(LOCK):
+                if not _locks(descriptor):
+                    raise OutputInUse(f"another run works on {self.output}: {_holder(descriptor)}")
+                os.ftruncate(descriptor, 0)
+                self._files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
+            with self._without_orphans() as workers:
+                yield workers
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _without_orphans(self) -> Iterator[int]:
+        """A second lock, shared with worker processes: those of a run that was killed may write for a moment yet."""
+        with self._writing(WORKERS):
+            descriptor = self._files.open(self.run / WORKERS, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        try:
+            until = time.monotonic() + ORPHANS_S
+            while not _locks(descriptor):
+                if time.monotonic() > until:
+                    raise OutputInUse(
+                        f"worker processes of a killed run still work on {self.output}: try again, or end them"
+                    )
+                time.sleep(0.01)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def running(self) -> str | None:
+        """Who works on the run now, or None."""
+        try:
+            descriptor = os.open(self.run / LOCK, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(descriptor)
+        finally:
+            os.close(descriptor)
+        return None
+
+    def clear(self) -> None:
+        """Removes what a run wrote, and nothing else; the lock stays.
+
+        The marker goes first, for those who wait for it, and the plan last: were it gone before the journal, the next
+        run would take the entries of this one for its own. Parts go before the journal that names them, without which
+        the next run would leave them among its own. What is named in a line is gone for good before the next.
+        """
+        replies = self.run / "replies"
+        with self._writing("the output folder"):
+            self._files.remove([self.output / name for name in _FILES])
+            for folder in (self.output, self.parts):  # formats before 3 had the parts in the output folder itself
+                self._files.remove(path for path in _entries(folder) if _is_part(path))
+            self._files.remove([self.journal])  # before its log, without which it may be torn
+            self._files.remove(self.run.glob(f"{JOURNAL}*"))
+            self._files.remove(self.run.glob("journal-*.sqlite"))
+            self._files.remove(self.run.glob("journal-*"))
+            self._files.remove(replies.glob("*"))
+            self._files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
+
+    def sweep(self) -> None:
+        """Removes files that a killed run had not finished writing."""
+        with self._writing("the output folder"):
+            for folder in (self.output, self.run, self.run / "replies"):
+                self._files.remove(folder.glob(f".*{TEMPORARY}"))
+
+    def load(self) -> Plan | None:
+        """The plan of the run in this folder; None when there is none yet. Raises `Misuse` when it is not readable."""
+        try:
+            content = orjson.loads((self.run / PLAN).read_bytes())
+            self._require_format(content)
+            return _plan_of(content)
+        except (FileNotFoundError, NotADirectoryError):
+            _refuse_the_parts_of_a_run(self.output)
+            return None
+        except OSError as error:
+            remedy = "a run is for the user who made it" if isinstance(error, PermissionError) else "mend its path"
+            raise Misuse(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise Misuse(
+                f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"
+            ) from error
+
+    def _require_format(self, content: Any) -> None:
+        """Raises `Misuse` for the plan of a run in another format."""
+        format_ = content.get("format") if isinstance(content, dict) else None
+        if isinstance(format_, int) and format_ != FORMAT:
+            raise Misuse(
+                f"{self.output} holds a run in format {format_}, and this version reads format {FORMAT}: go on with it "
+                f"in the version that wrote it, choose another --output, or start over with --fresh, which deletes it; "
+                f"its Parquet files can be read as they are"
+            )
+
+    def save(self, plan: Plan) -> None:
+        """Writes the plan, durably, and makes the folder of the parts if it is not there."""
+        with self._writing(PARTS):
+            self._files.make_folder(self.parts)
+        with self._writing(PLAN):
+            content = orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2)
+            self._files.put(self.run / PLAN, content, mode=PRIVATE_FILE)
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """A block in which whatever the disk refuses is raised as `Broken`."""
+        try:
+            yield
+        except OSError as error:
+            told = f"{what} of {self.output} cannot be written: {error}"
+            raise Broken(f"{told}; mend the disk, then run again") from error
+
+
+def _refuse_the_parts_of_a_run(folder: Path) -> None:
+    """Raises `Misuse` for the folder of a run's parts, where its output folder is meant."""
+    if folder.name == PARTS and (folder.parent / "_run" / PLAN).is_file():
+        raise Misuse(f"{folder} holds the parts of a run: name its output folder, {folder.parent}")
+
+
+def differences(before: Plan, now: Plan) -> list[str]:
+    """What makes `now` another run than `before`, a sentence for each field."""
+    found = [
+        f"{name} changed: {_shown(before.job.get(name, ''), now.job.get(name, ''))}"
+        for name in dict.fromkeys([*before.job, *now.job])
+        if before.job.get(name) != now.job.get(name)
+    ]
+    if before.limit != now.limit and not now.extends(before):
+        found.append(f"limit changed: {before.limit} -> {now.limit}")
+    if before.simulated != now.simulated:
+        found.append("it was answered by the emulator" if before.simulated else "it was answered by a real endpoint")
+    return found
+
+
+def _plan_of(content: dict[str, Any]) -> Plan:
+    plan = Plan(**{field.name: content[field.name] for field in fields(Plan) if field.name != "target_sha256"})
+    if not (isinstance(plan.survey, dict) and isinstance(plan.job, dict) and isinstance(plan.target, str)):
+        raise TypeError("its fields have other types")
+    return replace(plan, target_sha256=content.get("target_sha256"))
+
+
+def _shown(before: str, now: str) -> str:
+    """The two texts from shortly before where they part."""
+    pairs = zip(before, now, strict=False)
+    same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(before), len(now)))
+    start = max(0, same - 20)
+    return f"{_short(before, start)} -> {_short(now, start)}"
+
+
+def _short(text: str, start: int) -> str:
+    piece = " ".join(text[start : start + 60].split())
+    return repr(("..." if start else "") + piece + ("..." if len(text) > start + 60 else ""))
+
+
+def _is_strange(path: Path) -> bool:
+    return path.name not in _OURS and not _is_part(path) and not path.name.startswith("._") and path.name not in _FOUND
+
+
+def _is_part(path: Path) -> bool:
+    return is_part_name(path.name.removeprefix(".").removesuffix(TEMPORARY))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing when it is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    for _ in range(50):
+        if text := os.pread(descriptor, 200, 0).decode("utf-8", "replace"):
+            return text
+        time.sleep(0.01)  # it has the lock, and has not signed it yet
+    return "it does not say who"

@@ -1,0 +1,106 @@
+"""Answers of a row that is not finished, kept so that a stop between its calls does not pay for them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import orjson
+
+from pipeline.data import Reply, Request
+from pipeline.job.attachments import Attachment
+from pipeline.storage.codec import decode, encode
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS turns (
+    ordinal INTEGER NOT NULL, number INTEGER NOT NULL, digest BLOB NOT NULL,
+    meta BLOB NOT NULL, body BLOB, results BLOB, PRIMARY KEY (ordinal, number)
+) STRICT;
+"""
+
+Results = list[dict[str, Any]]
+"""The messages that hand back what tools have said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One answered call of a row, by the digest of its request; `results` once the tools that it called have run."""
+
+    digest: bytes
+    reply: Reply
+    results: Results | None = None
+
+
+def digest_of(request: Request) -> bytes:
+    """What tells one request of a row from another: all of its body, attachments by their place or their bytes."""
+    try:
+        written = orjson.dumps(request.payload, default=_named, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError:  # it cannot be sent either
+        written = b""
+    return hashlib.sha256(written).digest()
+
+
+def _named(value: object) -> Any:
+    if isinstance(value, Attachment):
+        return [value.kind, value.column, value.value if isinstance(value.value, str) else _hashed(value.value)]
+    raise TypeError(type(value).__name__)
+
+
+def _hashed(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# In a journal's database.
+
+
+def write(database: sqlite3.Connection, turns: Iterable[tuple[int, int, Turn]]) -> None:
+    """Keeps turns, by their row and their number in it."""
+    rows = [
+        (ordinal, number, turn.digest, *encode(turn.reply), _packed(turn.results)) for ordinal, number, turn in turns
+    ]
+    if rows:
+        database.executemany("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def drop(database: sqlite3.Connection, ordinals: Iterable[int]) -> None:
+    """Lets the turns of rows go."""
+    database.executemany("DELETE FROM turns WHERE ordinal = ?", [(ordinal,) for ordinal in ordinals])
+
+
+def drop_range(database: sqlite3.Connection, first: int, end: int) -> None:
+    """Lets the turns of `[first, end)` go."""
+    database.execute("DELETE FROM turns WHERE ordinal >= ? AND ordinal < ?", (first, end))
+
+
+def read(database: sqlite3.Connection, first: int, rows: int) -> dict[int, dict[int, Turn]]:
+    """The turns of `[first, first + rows)`, by row and number."""
+    query = "SELECT * FROM turns WHERE ordinal >= ? AND ordinal < ?"
+    found: dict[int, dict[int, Turn]] = {}
+    for ordinal, number, digest, meta, body, results in database.execute(query, (first, first + rows)):
+        reply = decode(meta, body)
+        if isinstance(reply, Reply):
+            known = None if results is None else json.loads(results)
+            found.setdefault(ordinal, {})[number] = Turn(digest, reply, known)
+    return found
+
+
+def take_over(database: sqlite3.Connection, schema: str) -> None:
+    """Copies the turns of an attached database."""
+    known = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'turns'"  # noqa: S608 - a name of ours
+    if database.execute(known).fetchone():
+        database.execute(f"INSERT OR REPLACE INTO main.turns SELECT * FROM {schema}.turns")  # noqa: S608 - as above
+
+
+def merged(*found: Mapping[int, Mapping[int, Turn]]) -> dict[int, dict[int, Turn]]:
+    """The turns of several journals; those of the later ones count."""
+    ordinals = set(chain.from_iterable(found))
+    return {ordinal: {n: turn for one in found for n, turn in one.get(ordinal, {}).items()} for ordinal in ordinals}
+
+
+def _packed(results: Results | None) -> bytes | None:
+    return None if results is None else json.dumps(results).encode()
