@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from pipeline.evaluation.gates import AtMost as AtMost
     from pipeline.evaluation.gates import NeverBreak as NeverBreak
     from pipeline.evaluation.gates import NoWorse as NoWorse
-    from pipeline.faults import Unusable as Unusable
+    from pipeline.faults import InvalidRow as InvalidRow
     from pipeline.job.attachments import audio as audio
     from pipeline.job.attachments import image as image
     from pipeline.job.attachments import media as media
     from pipeline.job.job import Job as Job
 
 __version__ = "0.1.0"
-__all__ = ["AtLeast", "AtMost", "Eval", "Job", "NeverBreak", "NoWorse", "Unusable", "audio", "image", "media"]
+__all__ = ["AtLeast", "AtMost", "Eval", "Job", "NeverBreak", "NoWorse", "InvalidRow", "audio", "image", "media"]
 
 _HOMES = {
     "Job": "pipeline.job.job",
-    "Unusable": "pipeline.faults",
+    "InvalidRow": "pipeline.faults",
     **dict.fromkeys(("audio", "image", "media"), "pipeline.job.attachments"),
     "Eval": "pipeline.evaluation.definition",
     **dict.fromkeys(("AtLeast", "AtMost", "NeverBreak", "NoWorse"), "pipeline.evaluation.gates"),

@@ -17,7 +17,7 @@ _PRESENT = {
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """Counters of one start of a run. Written on the event loop only."""
 
     rows: int = 0
@@ -52,7 +52,7 @@ class Tally:
     """What the calls of this start have cost, as they are answered."""
     cost_before_usd: float = 0.0
     """What those of earlier starts did."""
-    notes: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     """What the user is to be told, once each."""
     unpriced: int = 0
     """Calls without a known price, which `cost_usd` leaves out."""
@@ -70,7 +70,7 @@ class Tally:
         else:
             self.ok += 1
 
-    def take(self) -> dict[str, Any]:
+    def drain(self) -> dict[str, Any]:
         """What was counted since this was called last."""
         counted = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _PRESENT}
         for name, value in counted.items():

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.data import Failure
-from pipeline.faults import TooManyFailures, Unusable
+from pipeline.faults import InvalidRow, TooManyFailures
 
 ALIKE = 100
 """So many rows that all failed alike, before any had a value, are no chance: the others would fail, too."""
@@ -87,7 +87,7 @@ class Failures:
 
     def bare(self) -> Failures:
         """The failures as they may be written outside of the dataset: an unusable row's own words may quote the row."""
-        quoting = Unusable.__name__
+        quoting = InvalidRow.__name__
         return Failures(tuple(replace(kind, example="") if kind.type == quoting else kind for kind in self.kinds))
 
     def to_json(self) -> list[dict[str, Any]]:

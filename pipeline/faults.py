@@ -3,25 +3,25 @@
 ::
 
     Fault
-    |- Passing            worth another try; a row that outlives its tries becomes a Failure
-    |  |- Throttled       429; carries retry_after. Shared by all workers; waiting it out uses up no attempt
-    |  |- Unavailable     408, 5xx, connection lost, deadline passed, body cut short or not JSON
-    |  `- Expired         401 once: the token is renewed (one renewal for all), the call repeated, no attempt used
-    |- Settled            becomes a Failure row at once
-    |  |- Unusable        the row cannot be asked: a broken line, a missing value, an unreadable file
-    |  |- Refused         400, content filter, blocked prompt; 403, 404 and the like for this row alone
-    |  |- Cut             finish_reason length (often: thinking ate max_tokens)
-    |  `- Unparsable      the reply does not fit the schema, after the allowed re-asks
-    `- Halt               stops the run cleanly: everything sealed, everything resumable
-       |- Denied          401 with a new token, an account without billing; 403, 404 and the like for everybody
-       |- Spent           the budget is used up
-       |- TooManyFailures more rows have failed than the job allows, or all of the first ones alike
-       |- Broken          the disk, the journal, the token source
-       `- Interrupted     the run is stopping: the row stays undone, for the next start
+    |- Transient           worth another try; a row that outlives its tries becomes a Failure
+    |  |- Throttled        429; carries retry_after. Shared by all workers; waiting it out uses up no attempt
+    |  |- Unavailable      408, 5xx, connection lost, deadline passed, body cut short or not JSON
+    |  `- Expired          401 once: the token is renewed (one renewal for all), the call repeated, no attempt used
+    |- Permanent           becomes a Failure row at once
+    |  |- InvalidRow       the row cannot be asked: a broken line, a missing value, an unreadable file
+    |  |- Refused          400, content filter, blocked prompt; 403, 404 and the like for this row alone
+    |  |- Truncated        finish_reason length (often: thinking used up max_tokens)
+    |  `- Unparsable       the reply does not fit the schema, after the allowed re-asks
+    `- Halt                stops the run cleanly: everything sealed, everything resumable
+       |- ProviderUnusable 401 with a new token, an account without billing; 403, 404 and the like for everybody
+       |- BudgetExhausted  the budget is used up
+       |- TooManyFailures  more rows have failed than the job allows, or all of the first ones alike
+       |- Broken           the disk, the journal, the token source
+       `- Interrupted      the run is stopping: the row stays undone, for the next start
 
-    Misuse                not a fault of the world: what the user can mend before anything is spent (exit 2)
-    `- OutputInUse        another process works on the same output: nothing to correct, try again later (exit 8)
-    NothingToDo           no row matched (exit 5)
+    UsageError             not a fault of the world: what the user can fix before anything is spent (exit 2)
+    `- OutputInUse         another process works on the same output: nothing to correct, try again later (exit 8)
+    NothingToDo            no row matched (exit 5)
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Fault(Exception):
         return f"{type(self).__name__}({self.message!r}{status})"
 
 
-class Passing(Fault):
+class Transient(Fault):
     """Worth another try."""
 
 
-class Throttled(Passing):
+class Throttled(Transient):
     """The quota is used up for now. `retry_after` is the server's own floor for the wait, in seconds."""
 
     def __init__(self, message: str, *, http_status: int | None = 429, retry_after: float | None = None) -> None:
@@ -69,7 +69,7 @@ class Throttled(Passing):
         self.retry_after = retry_after
 
 
-class Unavailable(Passing):
+class Unavailable(Transient):
     """The endpoint did not answer, or not with a whole answer. `retry_after` as in `Throttled`.
 
     `own` is set when the failure was found to be the row's own, and not the endpoint's as a whole. `cause` says why no
@@ -83,19 +83,19 @@ class Unavailable(Passing):
         self.cause: str | None = None
 
 
-class Expired(Passing):
+class Expired(Transient):
     """The token was not accepted; a renewed one may be."""
 
 
-class Settled(Fault):
+class Permanent(Fault):
     """Asking again would not help: the row fails now."""
 
 
-class Unusable(Settled):
+class InvalidRow(Permanent):
     """The row cannot be asked."""
 
 
-class Refused(Settled):
+class Refused(Permanent):
     """The endpoint will not answer this request.
 
     `suspect` is set when the reason may be everybody's (403, 404 ...) and not the row's own; `kind` is equal for
@@ -110,11 +110,11 @@ class Refused(Settled):
         self.kind = kind
 
 
-class Cut(Settled):
+class Truncated(Permanent):
     """The answer stopped at the token limit."""
 
 
-class Unparsable(Settled):
+class Unparsable(Permanent):
     """The answer does not fit the schema."""
 
 
@@ -122,7 +122,7 @@ class Halt(Fault):
     """Stops the run; every row not done yet stays undone and is asked when the run is started again."""
 
 
-class Denied(Halt):
+class ProviderUnusable(Halt):
     """The provider is unusable: credentials, permission, model.
 
     `kind` is set when the answer to one row says so: proxies send such answers for the trouble of one model. As with
@@ -134,7 +134,7 @@ class Denied(Halt):
         self.kind = kind
 
 
-class Spent(Halt):
+class BudgetExhausted(Halt):
     """The budget is used up."""
 
 
@@ -150,11 +150,11 @@ class Interrupted(Halt):
     """The run is stopping, and this row was not finished."""
 
 
-class Misuse(Exception):
+class UsageError(Exception):
     """What the user can mend: the message names the field, the file or the flag, and the remedy."""
 
 
-class OutputInUse(Misuse):
+class OutputInUse(UsageError):
     """Another process works on this output folder: there is nothing to correct, and a later start may find it free.
 
     Schedulers tell it from a mistake by its exit code of its own.

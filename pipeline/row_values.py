@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.faults import Unusable
+from pipeline.faults import InvalidRow
 
 
 class RowValues(dict[str, Any]):
     """The columns that could be read; `problems` says in words what is wrong with the others.
 
-    Asking for one of those by name raises `Unusable`, so that a prompt which does not look at it can be made.
+    Asking for one of those by name raises `InvalidRow`, so that a prompt which does not look at it can be made.
     """
 
     def __init__(self, values: Mapping[str, Any], problems: Mapping[str, str]) -> None:
@@ -20,7 +20,7 @@ class RowValues(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         if name in self.problems:
-            raise Unusable(self.problems[name])
+            raise InvalidRow(self.problems[name])
         raise KeyError(name)
 
     def get(self, name: str, default: Any = None) -> Any:

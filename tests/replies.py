@@ -14,7 +14,7 @@ from pipeline.endpoint.client import Endpoint, Target, open_endpoint
 from pipeline.endpoint.streaming import whole_body
 from pipeline.endpoint.token_source import ApiKey
 from pipeline.endpoint.wire import Answer, read_completion
-from pipeline.job.parsing import Reader
+from pipeline.job.parsing import ReplyParser
 from pipeline.schema.from_pydantic import shape_of
 from tests.mutations import written
 from tests.servers import Answer as Says
@@ -31,7 +31,7 @@ class Out(BaseModel):
     size: int
 
 
-TEXT, TYPED = Reader(None), Reader(shape_of(Out))
+TEXT, TYPED = ReplyParser(None), ReplyParser(shape_of(Out))
 GOOD = '{"word": "one", "size": 3}'
 
 
@@ -69,7 +69,7 @@ def answer(body: bytes) -> Answer:
     return found
 
 
-def ended(reader: Reader, body: bytes) -> Any:
+def ended(reader: ReplyParser, body: bytes) -> Any:
     """The value of a reply, or the fault."""
     outcome = reader.outcome(0, Reply(body))
     return outcome.fault if isinstance(outcome, Failure) else outcome.value

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.endpoint.address import base_url_of, chat_url, is_vertex, weighted_url, without_query
 from pipeline.endpoint.client import Target
 from pipeline.endpoint.connection import Connection, api_key
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 RIGHT = {
     "https://example.com/v1": "https://example.com/v1/chat/completions",
@@ -75,7 +75,7 @@ WRONG = [
 
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_base_url_is_refused_and_not_repeated(text: str) -> None:
-    with pytest.raises(Misuse, match="--base-url") as refused:
+    with pytest.raises(UsageError, match="--base-url") as refused:
         Connection(base_urls=[text])
     assert "canary" not in str(refused.value)
 
@@ -85,7 +85,7 @@ def test_the_host_that_is_judged_is_the_host_that_is_asked(text: str) -> None:
     """Urlsplit decides whose token may go there, and yarl where the call goes."""
     try:
         base_url = base_url_of(text)
-    except Misuse:
+    except UsageError:
         return
     assert yarl.URL(chat_url(base_url)).host == urlsplit(base_url).hostname
     assert base_url_of(base_url) == base_url
@@ -98,7 +98,7 @@ def test_a_base_url_may_have_a_weight(text: str, weight: float) -> None:
 
 @pytest.mark.parametrize("weight", ["nan", "inf", "-inf", "-1", "0", "-0", "1e-320", "1e9", "two", "", "1,5", "0x2"])
 def test_a_weight_that_divides_no_work_is_refused(weight: str) -> None:
-    with pytest.raises(Misuse, match="weight"):
+    with pytest.raises(UsageError, match="weight"):
         Connection(base_urls=[f"{weight}*https://example.com/v1", "https://other.example/v1"])
 
 
@@ -111,20 +111,20 @@ def test_a_star_within_a_url_is_no_weight() -> None:
     ["127.0.0.1:1234/x?", "us central1", "", "evil.test/", "US-CENTRAL1", "a@b", "a#b", "a\nb", "%2e", "a.b"],
 )
 def test_s5_a_location_becomes_part_of_a_host_and_is_a_plain_name(location: str) -> None:
-    with pytest.raises(Misuse, match="--location"):
+    with pytest.raises(UsageError, match="--location"):
         Connection(project="p", locations=[location])
 
 
 @pytest.mark.parametrize("project", ["../other", "a/b", "a?b", "a b", "a#b", "{}", '{"type": "service_account"}'])
 def test_s5_a_project_becomes_part_of_a_path_and_is_a_plain_name(project: str) -> None:
-    with pytest.raises(Misuse, match="--project") as refused:
+    with pytest.raises(UsageError, match="--project") as refused:
         Connection(project=project)
     assert "service_account" not in str(refused.value)
 
 
 def test_s5_an_endpoint_id_becomes_part_of_a_path_and_is_a_plain_name() -> None:
     for endpoint in ("1/2", "a b", ""):
-        with pytest.raises(Misuse, match="--endpoint-id"):
+        with pytest.raises(UsageError, match="--endpoint-id"):
             Connection(endpoint_id=endpoint)
     Connection(project="example.com:old-project\n", locations=["global", "europe-west4"], endpoint_id="4567890123")
 
@@ -146,7 +146,7 @@ def test_no_key_is_none(value: str | None) -> None:
     "value", ["sk-\ncanary", "sk- canary", "sk-\x00canary", "“canary”", "sk-é-canary", "a\tcanary"]
 )
 def test_s4_a_key_that_no_header_can_hold_is_refused_and_not_repeated(value: str) -> None:
-    with pytest.raises(Misuse, match="OPENAI_API_KEY") as refused:
+    with pytest.raises(UsageError, match="OPENAI_API_KEY") as refused:
         api_key(value)
     assert "canary" not in str(refused.value)
 

@@ -1,27 +1,6 @@
-"""The shape of the package: imports go down, never up or sideways, and nothing heavy is loaded before it is needed.
+"""The shape of the package: imports go down the list of its rooms, never up, and nothing heavy is loaded too early.
 
-::
-
-                       cli        - emulator (imports nothing of ours; only cli imports it)
-                        |
-                      report
-                        |
-             evaluate  gold  judging
-                        |
-                reparse  processes
-                        |
-               execute  run_status
-                        |
-       watching  records  run_rows  input_rows
-                        |
-           run  working  composition
-                        |
-    source auth endpoint policy journal cache dataset          edges: one imports a sibling
-    plan references integrity slices
-                        |
-       job and what users write, and its meaning: wire, prompt, schema, prices ...
-                        |
-           data  faults  ledger  pace  tally  disk  token              values: the standard library only
+The order is the map in docs/architecture.md. No import is exempt, and none inside a function.
 """
 
 from __future__ import annotations
@@ -42,113 +21,26 @@ import pipeline
 
 ROOT = Path(pipeline.__file__).parent
 
-LAYERS = {
-    "values": {
-        "address",
-        "data",
-        "disk",
-        "failures",
-        "faults",
-        "ledger",
-        "network",
-        "pace",
-        "row_values",
-        "tally",
-        "token",
-    },
-    "meaning": {
-        "asked",
-        "attachments",
-        "bigquery",
-        "spark",
-        "columns",
-        "conversation",
-        "endings",
-        "entry",
-        "error_body",
-        "events",
-        "conversions",
-        "dialects",
-        "exact",
-        "foreign",
-        "grade",
-        "job",
-        "job_errors",
-        "jobfile",
-        "message",
-        "own_secret",
-        "model_reading",
-        "parameters",
-        "prices",
-        "prompt",
-        "reading",
-        "redaction",
-        "refusals",
-        "schema",
-        "schema_file",
-        "shapes",
-        "siblings",
-        "streaming",
-        "tools",
-        "turns",
-        "usage",
-        "wire",
-    },
-    "edges": {
-        "auth",
-        "cache",
-        "dataset",
-        "endpoint",
-        "integrity",
-        "credentials",
-        "journal",
-        "plan",
-        "policy",
-        "public_client",
-        "references",
-        "sdk",
-        "slices",
-        "source",
-        "transport",
-    },
-    "engine": {"composition", "granted", "run", "working"},
-    "observation": {"input_rows", "records", "run_rows", "watching"},
-    "execution": {"execute", "run_status"},
-    "executions": {"processes", "reparse"},
-    "judgement": {"evaluate", "gold", "judging"},
-    "telling": {"report"},
-    "face": {"__main__", "cli"},
-}
-ORDER = list(LAYERS)
-LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+VALUES = ["faults", "data", "row_values", "ledger", "failures", "counters"]
+PACKAGES = [
+    "pace",
+    "schema",
+    "source",
+    "endpoint",
+    "job",
+    "policy",
+    "storage",
+    "execution",
+    "evaluation",
+    "report",
+    "cli",
+]
+ORDER = [*VALUES, *PACKAGES, "__main__"]
+"""From the bottom to the top: each may import those before it."""
 
-SIDEWAYS = {
-    "values": {
-        ("address", "faults"),
-        ("data", "faults"),
-        ("failures", "data"),
-        ("failures", "faults"),
-        ("ledger", "data"),
-        ("network", "faults"),
-        ("row_values", "faults"),
-        ("tally", "data"),
-        ("tally", "failures"),
-        ("token", "faults"),
-    },
-    "edges": {
-        ("auth", "credentials"),
-        ("dataset", "slices"),
-        ("endpoint", "public_client"),
-        ("endpoint", "sdk"),
-        ("endpoint", "transport"),
-        ("public_client", "sdk"),
-    },
-    "engine": {("working", "run")},
-    "observation": {("run_rows", "input_rows")},
-    "judgement": {("evaluate", "gold")},
-    "face": {("__main__", "cli")},
-}
-"""The only imports within a layer; inside of `meaning` every one is allowed that makes no cycle."""
+NETWORK = {"openai", "aiohttp", "anyio", "httpx2", "google", "requests", "tenacity"}
+ENDPOINT_AT_WORK = {"auth", "client", "connection", "credentials", "network", "token_source", "transport"}
+"""The modules of `endpoint` that send, or wait; the others say what messages mean."""
 
 HEAVY = {"openai", "pyarrow", "aiohttp", "scipy", "numpy", "pandas", "pydantic", "httpx2", "google", "jinja2", "anyio"}
 
@@ -227,28 +119,31 @@ def foreign(*parts: str) -> dict[str, set[str]]:
     return {name: who for name, who in found.items() if name not in sys.stdlib_module_names}
 
 
-# The layers.
+def meaning() -> set[str]:
+    """The modules that say what jobs, schemas and messages mean, and do nothing."""
+    found = {name for name in modules() if part_of(name) in {"schema", "job"}}
+    endpoint = {name for name in modules() if part_of(name) == "endpoint"}
+    return found | {name for name in endpoint if name.rpartition(".")[2] not in ENDPOINT_AT_WORK}
 
 
-def test_every_module_has_its_layer() -> None:
-    """A new module is put into a layer here, and the layer says what it may import."""
-    parts = {part_of(name) for name in modules()} - {""}
-    assert parts - {"emulator"} == LAYER.keys()
+def foreign_of(names: set[str], *, eager: bool = False) -> set[str]:
+    """The foreign packages that these modules import."""
+    steps = (step for step in imports() if step.foreign and step.source in names and not (eager and step.lazy))
+    return {step.target.partition(".")[0] for step in steps} - set(sys.stdlib_module_names)
 
 
-def test_no_module_imports_one_of_a_higher_layer() -> None:
-    upward = {
-        (source, target)
-        for source, target in between_parts()
-        if "emulator" not in (source, target) and ORDER.index(LAYER[target]) > ORDER.index(LAYER[source])
-    }
-    assert upward == set()
+# The order.
 
 
-@pytest.mark.parametrize("layer", [layer for layer in ORDER if layer != "meaning"])
-def test_no_module_imports_a_sibling_unless_it_is_named_here(layer: str) -> None:
-    siblings = {(a, b) for a, b in between_parts() if LAYER.get(a) == LAYER.get(b) == layer}
-    assert siblings == SIDEWAYS.get(layer, set())
+def test_every_room_has_its_place() -> None:
+    """A new package is put into the order here, and the order says what it may import."""
+    assert {part_of(name) for name in modules()} - {"", "emulator"} == set(ORDER)
+
+
+def test_no_import_points_up() -> None:
+    """Not inside of functions either."""
+    inside = ((source, target) for source, target in between_parts() if "emulator" not in (source, target))
+    assert {(source, target) for source, target in inside if ORDER.index(target) > ORDER.index(source)} == set()
 
 
 def test_the_emulator_stands_alone_and_only_the_command_line_knows_it() -> None:
@@ -256,18 +151,16 @@ def test_the_emulator_stands_alone_and_only_the_command_line_knows_it() -> None:
     assert {source for source, target in between_parts() if target == "emulator"} == {"cli"}
 
 
-def test_the_engine_takes_nothing_from_the_edges_but_the_stop() -> None:
-    tree = ast.parse((ROOT / "run.py").read_text())
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "pipeline.policy"]
-    assert [alias.name for node in taken for alias in node.names] == ["Stop"]
-    assert {target for source, target in between_parts() if source == "run"} == {"data", "faults", "policy"}
+def test_the_engine_takes_nothing_from_the_policies_but_the_shutdown() -> None:
+    taken = {step.target for step in imports() if step.source == "pipeline.execution.engine" and not step.foreign}
+    assert taken == {"pipeline.data", "pipeline.faults", "pipeline.policy.shutdown"}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Neither when they are loaded nor when functions are called; the command line's own pages may refer to another."""
+    """Neither when they are loaded nor when functions are called."""
     graph: dict[str, set[str]] = {name: set() for name in modules()}
     for step in imports():
-        if not step.foreign and step.target != "pipeline" and not (step.lazy and part_of(step.source) == "cli"):
+        if not step.foreign and step.target != "pipeline":
             graph[step.source].add(step.target)
     try:
         TopologicalSorter(graph).prepare()
@@ -279,27 +172,24 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_the_values_are_made_of_the_standard_library() -> None:
-    assert foreign(*LAYERS["values"]) == {}
+    assert foreign(*VALUES, "pace") == {}
 
 
 def test_meaning_is_pure_and_knows_no_network_and_no_event_loop() -> None:
-    assert (
-        not {"openai", "aiohttp", "anyio", "httpx2", "google", "requests", "tenacity"}
-        & foreign(*LAYERS["meaning"]).keys()
-    )
+    assert not NETWORK & foreign_of(meaning())
 
 
 def test_meaning_loads_pyarrow_only_where_a_type_is_asked_for() -> None:
-    eager = {step.source for step in imports() if step.target.startswith("pyarrow") and not step.lazy}
-    assert not {part_of(name) for name in eager} & LAYERS["meaning"]
+    graders = {name for name in modules() if name.startswith("pipeline.evaluation.graders")}
+    assert "pyarrow" not in foreign_of(meaning() | graders, eager=True)
 
 
 def test_the_engine_knows_only_the_event_loop() -> None:
-    assert foreign("run").keys() == {"anyio"}
+    assert foreign_of({"pipeline.execution.engine"}) == {"anyio"}
 
 
 def test_the_sdk_is_known_in_one_place() -> None:
-    assert foreign(*LAYER)["openai"] == {"sdk"}
+    assert foreign(*ORDER)["openai"] == {"endpoint"}
 
 
 # What is loaded when.

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Reply, Request
-from pipeline.faults import Unusable
+from pipeline.faults import InvalidRow
 from pipeline.job.attachments import (
     INLINE_LIMIT,
     Attachment,
@@ -59,7 +59,7 @@ def picture(value: str | bytes) -> Attachment:
 
 def refusal(value: str | bytes, root: Path | None, *, kind: Kind = "image", budget: int = INLINE_LIMIT) -> str:
     """Why the value is refused, in words."""
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(InvalidRow) as caught:
         load(Attachment(kind, "photo", value), root, budget)
     assert "'photo'" in caught.value.message
     return caught.value.message
@@ -176,7 +176,7 @@ def test_s3_other_urls_are_refused_and_never_taken_for_paths(uri: str, tmp_path:
 
 def test_a_data_url_of_a_recording_that_is_not_base64_is_refused() -> None:
     """Its bytes could not be taken over; an empty recording would be sent in their place."""
-    with pytest.raises(Unusable, match="base64"):
+    with pytest.raises(InvalidRow, match="base64"):
         load(Attachment("audio", "sound", "data:audio/wav,RIFF"), None)
 
 
@@ -191,12 +191,12 @@ def test_each_function_names_its_kind() -> None:
 
 @pytest.mark.parametrize("value", [None, "", b"", [], ["a.png", None], ["a.png", ""], 7, {"path": "a"}, [["a.png"]]])
 def test_a_column_without_media_fails_the_row_by_its_name(value: object) -> None:
-    with pytest.raises(Unusable, match="column 'photo' holds no audio"):
+    with pytest.raises(InvalidRow, match="column 'photo' holds no audio"):
         attachments(audio("photo"), {"photo": value})
 
 
 def test_a_column_that_the_row_lacks_fails_the_row_by_its_name() -> None:
-    with pytest.raises(Unusable, match="column 'photo' holds no image"):
+    with pytest.raises(InvalidRow, match="column 'photo' holds no image"):
         attachments(image("photo"), {"other": "a.png"})
 
 
@@ -349,7 +349,7 @@ async def test_a_request_of_text_only_is_passed_on_untouched() -> None:
 @pytest.mark.anyio
 async def test_a_file_that_cannot_be_read_fails_the_row_before_any_call(tmp_path: Path) -> None:
     endpoint = Endpoint()
-    with pytest.raises(Unusable, match="cannot be read"):
+    with pytest.raises(InvalidRow, match="cannot be read"):
         await attaching(endpoint.ask, tmp_path)(asked(picture(PNG), picture("none.png")))
     assert endpoint.requests == []
 
@@ -384,6 +384,6 @@ async def test_the_limit_is_on_all_parts_of_a_request_together(tmp_path: Path) -
     ask = attaching(endpoint.ask, tmp_path)
     await ask(asked(picture("a.png"), picture("b.png")))
     messages = [{"role": "user", "content": [picture(f"{name}.png")]} for name in "abc"]
-    with pytest.raises(Unusable, match="can be sent inline"):
+    with pytest.raises(InvalidRow, match="can be sent inline"):
         await ask(Request(1, {"messages": messages}))
     assert len(endpoint.requests) == 1

@@ -23,9 +23,16 @@ from trio.testing import MockClock
 from pipeline.emulator import Options
 from pipeline.emulator.server.credentials import ServiceAccount
 from pipeline.emulator.testing import Vertex, emulated
-from pipeline.endpoint.auth import FIRST_PATIENCE_S, MARGIN_S, PATIENCE_S, GoogleToken, find_credentials, keep_fresh
+from pipeline.endpoint.auth import (
+    FIRST_PATIENCE_S,
+    MARGIN_S,
+    PATIENCE_S,
+    GoogleTokenSource,
+    find_credentials,
+    refreshing,
+)
 from pipeline.endpoint.token_source import ApiKey
-from pipeline.faults import Denied, Misuse
+from pipeline.faults import ProviderUnusable, UsageError
 from tests.servers import PATIENCE_S as TEST_PATIENCE_S
 from tests.servers import Answer, Raw, Says, served
 
@@ -101,9 +108,9 @@ INVALID_GRANT = fail(RefreshError("invalid_grant: Bad Request", {"error": "inval
 DOWN = fail(TransportError("connection refused"))  # type: ignore[no-untyped-call] # google-auth leaves it so
 
 
-def fresh(credentials: Credentials) -> GoogleToken:
+def fresh(credentials: Credentials) -> GoogleTokenSource:
     """A token on the clock of the event loop, which may be virtual."""
-    return GoogleToken(credentials, clock=anyio.current_time)
+    return GoogleTokenSource(credentials, clock=anyio.current_time)
 
 
 @in_virtual_time
@@ -154,7 +161,7 @@ async def test_t1_a_service_account_of_short_lived_tokens_is_never_answered_401(
     # Announced as 3 s, renewed after 2.4, honoured for 3.99: a machine that stands still for 1.5 s costs no 401.
     async with emulated(Options(token_life=3.99)) as vertex:
         credentials, project = find_credentials(Path(vertex.address.credentials_file))
-        async with keep_fresh(credentials) as token:
+        async with refreshing(credentials) as token:
             async with anyio.create_task_group() as tasks:
                 for _ in range(8):
                     tasks.start_soon(_ask_until, vertex, token, 3)
@@ -168,7 +175,7 @@ async def test_t1_a_service_account_of_short_lived_tokens_is_never_answered_401(
 HELLO = {"model": "google/gemini-test", "messages": [{"role": "user", "content": "hello"}]}
 
 
-async def _ask_until(vertex: Vertex, token: GoogleToken, refreshes: int) -> None:
+async def _ask_until(vertex: Vertex, token: GoogleTokenSource, refreshes: int) -> None:
     with anyio.fail_after(TEST_PATIENCE_S):
         while token.refreshes < refreshes:
             await vertex.ask(HELLO, await token())
@@ -265,7 +272,7 @@ async def test_t3_a_token_server_that_stays_away_is_given_up_after_the_patience(
     assert patience <= anyio.current_time() <= patience + 31
 
 
-async def _use(token: GoogleToken, *, until: float) -> Denied | None:
+async def _use(token: GoogleTokenSource, *, until: float) -> ProviderUnusable | None:
     """Asks for a token now and then; what it was denied with, if it was."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(token.keep)
@@ -273,7 +280,7 @@ async def _use(token: GoogleToken, *, until: float) -> Denied | None:
             while anyio.current_time() < until:
                 await token()
                 await anyio.sleep(100)
-        except Denied as denied:
+        except ProviderUnusable as denied:
             return denied
         finally:
             tasks.cancel_scope.cancel()
@@ -283,7 +290,7 @@ async def _use(token: GoogleToken, *, until: float) -> Denied | None:
 async def test_t3_workers_go_on_when_the_emulated_token_server_comes_back() -> None:
     async with emulated(Options(token_life=1.0)) as vertex:
         credentials, _ = find_credentials(Path(vertex.address.credentials_file))
-        async with keep_fresh(credentials) as token:
+        async with refreshing(credentials) as token:
             first = await token()
             await vertex.control(token_server="down")
             while (await vertex.ask(HELLO, first)).status == 200:
@@ -296,7 +303,7 @@ async def test_t3_workers_go_on_when_the_emulated_token_server_comes_back() -> N
             assert token.refreshes == 2
 
 
-async def _another_than(old: str, token: GoogleToken) -> None:
+async def _another_than(old: str, token: GoogleTokenSource) -> None:
     with anyio.fail_after(TEST_PATIENCE_S):
         while await token() == old:
             await anyio.lowlevel.checkpoint()
@@ -456,7 +463,7 @@ async def test_t6_a_renewal_that_is_refused_is_denied_to_everyone() -> None:
     async def renew(rejected: str) -> None:
         nonlocal denied
         await token.renew(rejected)
-        with pytest.raises(Denied, match="invalid_grant"):
+        with pytest.raises(ProviderUnusable, match="invalid_grant"):
             await token()
         denied += 1
 
@@ -475,15 +482,15 @@ async def test_t6_an_account_that_the_token_server_does_not_know_is_denied(tmp_p
     async with emulated(Options()) as vertex:
         stranger = ServiceAccount.generate("a-project")
         credentials = _credentials(stranger, tmp_path, vertex.address.token_uri)
-        async with keep_fresh(credentials) as token:
-            with pytest.raises(Denied, match="Invalid JWT Signature"):
+        async with refreshing(credentials) as token:
+            with pytest.raises(ProviderUnusable, match="Invalid JWT Signature"):
                 await token()
 
 
 async def test_an_api_key_cannot_be_renewed() -> None:
     key = ApiKey("sk-x")
     assert await key() == "sk-x"
-    with pytest.raises(Denied, match="OPENAI_API_KEY"):
+    with pytest.raises(ProviderUnusable, match="OPENAI_API_KEY"):
         await key.renew("sk-x")
 
 
@@ -504,7 +511,7 @@ async def test_t1_t2_a_slow_refresh_blocks_neither_the_event_loop_nor_those_who_
         """Once there is a token it is time to renew it, which leaves it minutes to live, however slow the machine."""
         return HOUR - MARGIN_S if token.refreshes else 0.0
 
-    token = GoogleToken(credentials, clock=clock)
+    token = GoogleTokenSource(credentials, clock=clock)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(token.keep)
         first = await token()
@@ -539,7 +546,7 @@ async def longest_standstill(refreshes: int) -> float:
         while not over.wait(TICK_S):
             ticks += 1
 
-    async with keep_fresh(Scripted([slow_grant])) as token:
+    async with refreshing(Scripted([slow_grant])) as token:
         beside = threading.Thread(target=tick)
         beside.start()
         try:
@@ -566,7 +573,7 @@ async def test_leaving_the_block_does_not_wait_for_a_refresh_that_hangs() -> Non
         is_refreshing.set()
         assert left.wait(TEST_PATIENCE_S)
 
-    async with keep_fresh(Scripted([hang])):
+    async with refreshing(Scripted([hang])):
         while not is_refreshing.is_set():
             await anyio.lowlevel.checkpoint()
     assert not left.is_set()
@@ -585,11 +592,11 @@ def test_the_quota_project_of_a_user_goes_with_every_request(tmp_path: Path) -> 
     path = tmp_path / "user.json"
     user = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
     path.write_text(json.dumps({**user, "quota_project_id": "billed-project"}))
-    assert GoogleToken(find_credentials(path)[0]).headers == {"x-goog-user-project": "billed-project"}
+    assert GoogleTokenSource(find_credentials(path)[0]).headers == {"x-goog-user-project": "billed-project"}
 
 
 def test_without_a_quota_project_no_header_is_sent(account: ServiceAccount, tmp_path: Path) -> None:
-    assert GoogleToken(_credentials(account, tmp_path, "http://127.0.0.1:1/token")).headers == {}
+    assert GoogleTokenSource(_credentials(account, tmp_path, "http://127.0.0.1:1/token")).headers == {}
 
 
 @pytest.mark.parametrize(
@@ -598,13 +605,13 @@ def test_without_a_quota_project_no_header_is_sent(account: ServiceAccount, tmp_
 def test_a_broken_credentials_file_is_told_in_one_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(content)
-    with pytest.raises(Misuse, match="credentials") as caught:
+    with pytest.raises(UsageError, match="credentials") as caught:
         find_credentials(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_credentials_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match=r"there is no credentials file .*nowhere\.json"):
+    with pytest.raises(UsageError, match=r"there is no credentials file .*nowhere\.json"):
         find_credentials(tmp_path / "nowhere.json")
 
 
@@ -612,5 +619,5 @@ def test_without_any_credentials_the_remedies_are_named(monkeypatch: pytest.Monk
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    with pytest.raises(Misuse, match="gcloud auth application-default login"):
+    with pytest.raises(UsageError, match="gcloud auth application-default login"):
         find_credentials()

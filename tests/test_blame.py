@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
-from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable
-from pipeline.pace import FEW, AdaptiveRate, Blame, Breaker, Refusal, RetryBudget, Weather
+from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavailable
+from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
-from pipeline.policy import Dispatcher, Lane, Limits, Stop, retrying
+from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream, retrying
 from pipeline.policy.failure_handling import UNREACHABLE_S
 from tests import virtual
 
@@ -73,9 +73,9 @@ class Run:
     hangs: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.stop, self.tally = Stop(), Tally(ok_before=self.ok_before, done_before=self.ok_before)
+        self.stop, self.tally = Shutdown(), Counters(ok_before=self.ok_before, done_before=self.ok_before)
         self.endpoints = [
-            Lane(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=Breaker())
+            Upstream(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=CircuitBreaker())
             for number in range(self.lanes)
         ]
         self.dispatcher = Dispatcher(
@@ -84,7 +84,7 @@ class Run:
         self.ask = retrying(
             self.dispatcher.ask,
             attempts=self.attempts,
-            weather=Weather(),
+            weather=FailureRate(),
             budget=RetryBudget(),
             stop=self.stop,
             tally=self.tally,
@@ -116,7 +116,7 @@ class Run:
                 try:
                     self.results[ordinal] = await self.ask(Request(ordinal, {}))
                     self.tally.ok += 1
-                except Denied as fault:
+                except ProviderUnusable as fault:
                     self.stop.request(fault)
                 except Fault as fault:
                     if not self.stop.requested:
@@ -225,7 +225,7 @@ async def test_t6_when_nobody_is_answered_the_run_stops_with_nothing_failed_and_
     status: int, concurrency: int
 ) -> None:
     run = await Run(lambda *_: suspect(status), concurrency).over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert f"{status} said the server" in str(run.stop.reason)
     assert not run.results
     assert sum(run.tries.values()) <= max(concurrency, FEW)
@@ -234,7 +234,7 @@ async def test_t6_when_nobody_is_answered_the_run_stops_with_nothing_failed_and_
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 async def test_t6_a_permission_that_is_revoked_in_the_middle_leaves_every_later_row_undone(concurrency: int) -> None:
     run = await Run(lambda *_: suspect(403) if anyio.current_time() >= 20.2 else REPLY, concurrency).over(3000)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
     assert 0 < len(run.results) < 3000
     asked_again = 1  # what was answered before is asked once more, which tells a revocation from many bad rows
@@ -257,20 +257,20 @@ async def test_t6_slow_calls_that_left_before_a_revocation_clear_no_row_refused_
 
     run.endpoints[0].ask = ask
     await run.over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
 
 
 async def test_t6_a_run_of_one_row_whose_model_is_unknown_stops() -> None:
     run = await Run(lambda *_: suspect(404)).over(1)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.results
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 async def test_h11a_the_same_400_for_each_of_the_first_rows_stops_the_run(concurrency: int) -> None:
     run = await Run(lambda *_: bad_request(), concurrency).over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert "too many states" in str(run.stop.reason)
     assert not run.results
     assert sum(run.tries.values()) <= max(concurrency, FEW)
@@ -296,7 +296,7 @@ async def test_a_location_that_refuses_everybody_stops_the_run_and_is_named() ->
 
     run.endpoints[1].ask = refusing
     await run.over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert "by 1" in str(run.stop.reason)
     assert not run.failed
 
@@ -377,7 +377,7 @@ async def test_h13_an_endpoint_that_was_never_reached_ends_the_run_within_a_minu
     cause: str, rows: int
 ) -> None:
     run = await Run(lambda *_: out_of_reach(cause)).over(rows)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert f"cannot be reached: no answer: {cause}" in str(run.stop.reason)
     assert UNREACHABLE_S <= anyio.current_time() <= 60.0
     assert not run.results
@@ -402,7 +402,7 @@ async def test_h13_once_it_was_reached_an_endpoint_that_is_gone_is_waited_for() 
 
 async def test_a_server_on_which_every_request_hangs_ends_the_run_when_patience_ends_and_says_so() -> None:
     run = await Run(only({}), hangs=frozenset(range(300)), give_up_s=100.0).over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert str(run.stop.reason).startswith("the endpoint has failed for 100 s (--give-up-after): no answer within 30 s")
     assert anyio.current_time() <= 100.0 + 30.0 + 2.0
     assert not run.results

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Usage
 from pipeline.endpoint.prices import Price
-from pipeline.faults import Fault, Halt, Spent, Unavailable
+from pipeline.faults import BudgetExhausted, Fault, Halt, Unavailable
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
-from pipeline.policy import Purse, Stop
-from pipeline.policy.compose import Bounds, Opened, compose, purses_for
+from pipeline.policy import LocalBudget, Shutdown
+from pipeline.policy.compose import OpenEndpoint, RunLimits, budgets_for, compose
 from pipeline.policy.estimates import ANSWER_TOKENS, BYTES_PER_TOKEN, CallEstimate, Size, size_of, usage_by_size
 from tests import virtual
 
@@ -81,17 +81,17 @@ class Start:
     """A start of a run of so many rows under a budget, and how it ended."""
 
     market: Market
-    bounds: Bounds
+    bounds: RunLimits
     text: Callable[[int], int] = lambda _: 100
     books: Books = field(default_factory=Books)
-    stop: Stop = field(default_factory=Stop)
-    tally: Tally = field(default_factory=Tally)
-    purses: Sequence[Purse] = ()
+    stop: Shutdown = field(default_factory=Shutdown)
+    tally: Counters = field(default_factory=Counters)
+    purses: Sequence[LocalBudget] = ()
 
     async def run(self, rows: int, first: int = 0) -> None:
         """Asks rows, by twice as many workers as may be in flight."""
-        self.purses = purses_for(JOB, self.bounds, self.books.charged)
-        endpoints = [Opened("here", 1.0, self.market.ask)]
+        self.purses = budgets_for(JOB, self.bounds, self.books.charged)
+        endpoints = [OpenEndpoint("here", 1.0, self.market.ask)]
         composed = compose(JOB, self.bounds, endpoints, self.purses, tally=self.tally, stop=self.stop, books=self.books)
         left = iter(range(first, first + rows))
 
@@ -115,9 +115,9 @@ def request(row: int, text: int, **more: object) -> Request:
     return Request(row, {"model": "m", "messages": [{"role": "user", "content": "x" * text}], **more})
 
 
-def bounds(cap: float, unit: str = "USD", concurrency: int = 64, **more: object) -> Bounds:
+def bounds(cap: float, unit: str = "USD", concurrency: int = 64, **more: object) -> RunLimits:
     budget = {"budget_usd": cap / MILLION} if unit == "USD" else {"budget_tokens": cap}
-    return Bounds(concurrency=concurrency, adaptive=False, **budget, **more)  # type: ignore[arg-type] # by name
+    return RunLimits(concurrency=concurrency, adaptive=False, **budget, **more)  # type: ignore[arg-type] # by name
 
 
 KINDS: dict[str, Callable[[random.Random], int]] = {
@@ -201,7 +201,7 @@ def test_a_budget_that_is_used_up_says_so_and_is_used_by_ninety_percent() -> Non
     market = Market(lambda _: 1000)
     start = Start(market, bounds(1_000_000))
     virtual.run(lambda: start.run(3000))
-    assert isinstance(start.stop.reason, Spent)
+    assert isinstance(start.stop.reason, BudgetExhausted)
     assert "of 1 USD" in start.stop.reason.message
     assert 900_000 <= sum(market.billed) <= 1_000_000
     assert (start.purses[0].in_flight, start.purses[0].reserved, start.books.held) == (0, 0.0, NOTHING)
@@ -230,7 +230,7 @@ def test_m2_an_answer_without_a_usage_stops_a_budget_and_says_what_to_do() -> No
         start = Start(market, bounds(1_000_000, unit))
         virtual.run(partial(start.run, 100))
         assert len(market.billed) == 1
-        assert isinstance(start.stop.reason, Spent)
+        assert isinstance(start.stop.reason, BudgetExhausted)
         assert "without usage" in start.stop.reason.message
         assert "--assume-price" in start.stop.reason.message
         assert (start.books.charged.calls, start.books.charged.unmetered_calls) == (1, 1)
@@ -242,7 +242,7 @@ def test_m2_the_next_start_makes_no_call_before_the_price_is_given() -> None:
     for _ in range(3):
         start = Start(market, bounds(1_000_000), books=books)
         virtual.run(partial(start.run, 100))
-        assert isinstance(start.stop.reason, Spent)
+        assert isinstance(start.stop.reason, BudgetExhausted)
     assert len(market.billed) == 1
     assumed = bounds(1_000_000, assumed_price=Price(input=1, output=1))
     start = Start(market, assumed, books=books)
@@ -259,13 +259,13 @@ def test_m2_a_row_whose_model_has_no_known_price_is_not_asked_on_a_budget_in_dol
         composed = compose(
             JOB,
             bounds(1000),
-            [Opened("here", 1.0, market.ask)],
-            purses_for(JOB, bounds(1000)),
-            tally=Tally(),
-            stop=Stop(),
+            [OpenEndpoint("here", 1.0, market.ask)],
+            budgets_for(JOB, bounds(1000)),
+            tally=Counters(),
+            stop=Shutdown(),
         )
         asked = Request(0, {"model": "another", "messages": []})
-        with pytest.raises(Spent, match=r"price of another is not known.*--assume-price"):
+        with pytest.raises(BudgetExhausted, match=r"price of another is not known.*--assume-price"):
             await composed.ask(asked)
         assert market.billed == []
         return None

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Failure, Reply, Success, Usage
-from pipeline.faults import Misuse, Unavailable, Unparsable
-from pipeline.storage.reply_cache import FILE, Cache, bring_in, export, holdings, prune, size_of
+from pipeline.faults import Unavailable, Unparsable, UsageError
+from pipeline.storage.reply_cache import FILE, Cache, export, holdings, import_from, prune, size_of
 from pipeline.storage.reply_cache.store import packed, unpacked
 
 pytestmark = pytest.mark.anyio
@@ -295,20 +295,20 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
 def test_a_file_that_cannot_be_used_is_told_with_the_remedy(tmp_path: Path, bad: str) -> None:
     spoil, said = BAD[bad]
     spoil(tmp_path / FILE)
-    with pytest.raises(Misuse, match=said):
+    with pytest.raises(UsageError, match=said):
         Cache(tmp_path, "vertex")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(Misuse, match="cannot be used: Permission denied"):
+    with pytest.raises(UsageError, match="cannot be used: Permission denied"):
         Cache(tmp_path / "c", "vertex")
 
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("a file")
-    with pytest.raises(Misuse, match="cannot be used"):
+    with pytest.raises(UsageError, match="cannot be used"):
         Cache(tmp_path / "c", "vertex")
 
 
@@ -397,9 +397,9 @@ async def test_what_is_exported_can_be_brought_in_elsewhere(tmp_path: Path) -> N
     await fill(tmp_path / "there", 5, text="from there")
     assert export(tmp_path / "here", tmp_path / "file") == 20
     assert oct((tmp_path / "file").stat().st_mode & 0o777) == "0o600"
-    assert bring_in(tmp_path / "there", tmp_path / "file") == 15
-    assert bring_in(tmp_path / "there", tmp_path / "file") == 0
-    assert bring_in(tmp_path / "new", tmp_path / "file") == 20
+    assert import_from(tmp_path / "there", tmp_path / "file") == 15
+    assert import_from(tmp_path / "there", tmp_path / "file") == 0
+    assert import_from(tmp_path / "new", tmp_path / "file") == 20
     async with working(tmp_path / "there") as (cache, _):
         assert await cache.find(0, b"%032d" % 4) == reply("from there")
         assert await cache.find(0, b"%032d" % 5) == reply("from here")
@@ -413,19 +413,19 @@ async def test_an_export_beside_a_run_holds_what_was_committed(tmp_path: Path) -
         assert export(tmp_path / "c", tmp_path / "file") == 20
         stored(cache, 0, KEY, reply())
     assert told == []
-    assert bring_in(tmp_path / "new", tmp_path / "file") == 20
+    assert import_from(tmp_path / "new", tmp_path / "file") == 20
 
 
 def test_keeping_what_is_not_there_is_told(tmp_path: Path) -> None:
     for keep in (holdings, prune):
-        with pytest.raises(Misuse, match="there is no reply cache in"):
+        with pytest.raises(UsageError, match="there is no reply cache in"):
             keep(tmp_path)
-    with pytest.raises(Misuse, match="there is no file"):
-        bring_in(tmp_path, tmp_path / "file")
+    with pytest.raises(UsageError, match="there is no file"):
+        import_from(tmp_path, tmp_path / "file")
     (tmp_path / "file").write_text("something else entirely, " * 100)
-    with pytest.raises(Misuse, match="cannot be used"):
-        bring_in(tmp_path / "new", tmp_path / "file")
+    with pytest.raises(UsageError, match="cannot be used"):
+        import_from(tmp_path / "new", tmp_path / "file")
     assert not (tmp_path / "new").exists()
     Cache(tmp_path, "vertex").close()
-    with pytest.raises(Misuse, match="cannot be written"):
+    with pytest.raises(UsageError, match="cannot be written"):
         export(tmp_path, tmp_path / "no folder" / "file")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Price, Prices
-from pipeline.faults import Fault, Refused, Unavailable, Unusable
+from pipeline.faults import Fault, InvalidRow, Refused, Unavailable
 from pipeline.job.attachments import Attachment
-from pipeline.policy import Account, Keys, Purse, Stop, cached, charged
+from pipeline.policy import Account, Keys, LocalBudget, Shutdown, cached, charged
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -61,15 +61,15 @@ def request(text: str = "hello", ordinal: int = 0, **more: Any) -> Request:
     return Request(ordinal, {"model": "m", "messages": [{"role": "user", "content": text}], **more})
 
 
-def over(endpoint: Endpoint, shelf: Shelf | None = None, tally: Tally | None = None) -> Ask:
-    return cached(endpoint.ask, shelf or Shelf(), KEYS.of, tally or Tally())
+def over(endpoint: Endpoint, shelf: Shelf | None = None, tally: Counters | None = None) -> Ask:
+    return cached(endpoint.ask, shelf or Shelf(), KEYS.of, tally or Counters())
 
 
 # Asked once
 
 
 async def test_the_same_request_is_asked_once_and_says_so_the_second_time() -> None:
-    endpoint, tally = Endpoint(), Tally()
+    endpoint, tally = Endpoint(), Counters()
     ask = over(endpoint, tally=tally)
     first, second = await ask(request()), await ask(request(ordinal=1))
     assert endpoint.asked == [0]
@@ -96,8 +96,8 @@ async def test_a_fault_is_not_stored() -> None:
 
 
 async def test_a_hit_is_not_charged() -> None:
-    endpoint, tally, purse = Endpoint(), Tally(), Purse(10_000, "tokens")
-    account = Account(Prices(assumed=Price(input=1, output=1)), tally, Stop(), [purse])
+    endpoint, tally, purse = Endpoint(), Counters(), LocalBudget(10_000, "tokens")
+    account = Account(Prices(assumed=Price(input=1, output=1)), tally, Shutdown(), [purse])
     ask = cached(charged(endpoint.ask, account), Shelf(), KEYS.of, tally)
     for ordinal in range(5):
         await ask(request(ordinal=ordinal))
@@ -130,7 +130,7 @@ async def all_at_once(ask: Ask, count: int) -> dict[int, Reply | Fault]:
 
 
 async def test_requests_that_are_alike_at_one_time_are_asked_once() -> None:
-    endpoint, tally = Endpoint(), Tally()
+    endpoint, tally = Endpoint(), Counters()
     results = await all_at_once(over(endpoint, tally=tally), 50)
     assert len(endpoint.asked) == 1
     assert {reply.body for reply in results.values() if isinstance(reply, Reply)} == {b"1"}
@@ -274,10 +274,10 @@ async def test_media_elsewhere_count_by_their_address_and_kind() -> None:
 
 
 async def test_a_row_whose_media_cannot_be_read_fails_as_it_would_without_a_cache(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="cannot be read: No such file"):
+    with pytest.raises(InvalidRow, match="cannot be read: No such file"):
         await key(showing("gone.png"), root=tmp_path)
 
 
 async def test_a_request_that_is_no_json_fails_as_it_would_without_a_cache() -> None:
-    with pytest.raises(Unusable, match="cannot be written as JSON"):
+    with pytest.raises(InvalidRow, match="cannot be written as JSON"):
         await key(request(seed=2**70))

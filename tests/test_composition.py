@@ -12,15 +12,15 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Row, Usage
 from pipeline.endpoint.prices import Price
-from pipeline.faults import Misuse, Spent, Unavailable, Unusable
+from pipeline.faults import BudgetExhausted, InvalidRow, Unavailable, UsageError
 from pipeline.job.attachments import image
 from pipeline.job.job import Job
 from pipeline.ledger import Charges
-from pipeline.policy import Stop
-from pipeline.policy.compose import Bounds, Composed, Opened, compose, prices_for, purses_for, workers_for
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import ComposedAsk, OpenEndpoint, RunLimits, budgets_for, compose, prices_for, workers_for
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -68,15 +68,15 @@ class Endpoint:
 class Setup:
     """A job composed over endpoints, with the purses of its bounds."""
 
-    def __init__(self, job: Job, bounds: Bounds, *endpoints: Endpoint, weights: tuple[float, ...] = (1.0,)) -> None:
+    def __init__(self, job: Job, bounds: RunLimits, *endpoints: Endpoint, weights: tuple[float, ...] = (1.0,)) -> None:
         self.job = job
-        self.tally = Tally()
+        self.tally = Counters()
         opened = [
-            Opened(f"place-{number}", weight, endpoint.ask)
+            OpenEndpoint(f"place-{number}", weight, endpoint.ask)
             for number, (endpoint, weight) in enumerate(zip(endpoints, weights, strict=True))
         ]
-        purses = purses_for(job, bounds)
-        self.composed: Composed = compose(job, bounds, opened, purses, tally=self.tally, stop=Stop())
+        purses = budgets_for(job, bounds)
+        self.composed: ComposedAsk = compose(job, bounds, opened, purses, tally=self.tally, stop=Shutdown())
 
     async def answer(self, ordinal: int = 0, **values: Any) -> Reply:
         return await self.composed.ask(self.job.request(Row(ordinal, {"word": "x", **values})))
@@ -86,13 +86,13 @@ def job(**fields: Any) -> Job:
     return Job(name="j", **{"model": FLASH, "user": "{{ word }}"} | fields)
 
 
-def bounds(**fields: Any) -> Bounds:
-    return Bounds(**{"adaptive": False} | fields)
+def bounds(**fields: Any) -> RunLimits:
+    return RunLimits(**{"adaptive": False} | fields)
 
 
 async def test_a_budget_that_affords_no_call_stops_before_any() -> None:
     endpoint = Endpoint()
-    with pytest.raises(Spent, match="USD"):
+    with pytest.raises(BudgetExhausted, match="USD"):
         await Setup(job(), bounds(budget_usd=1e-9), endpoint).answer()
     assert endpoint.requests == []
 
@@ -100,7 +100,7 @@ async def test_a_budget_that_affords_no_call_stops_before_any() -> None:
 async def test_every_budget_counts() -> None:
     """The one in tokens stops the run, whatever the one in dollars still affords."""
     endpoint = Endpoint()
-    with pytest.raises(Spent, match="tokens"):
+    with pytest.raises(BudgetExhausted, match="tokens"):
         await Setup(job(), bounds(budget_usd=100.0, budget_tokens=400), endpoint).answer()
     assert endpoint.requests == []
 
@@ -118,7 +118,7 @@ async def test_turns_of_tools_are_counted_priced_and_paid_from_the_budget() -> N
 
 async def test_a_turn_that_the_budget_does_not_afford_is_not_asked() -> None:
     endpoint = Endpoint(completion(None, CALL))
-    with pytest.raises(Spent):
+    with pytest.raises(BudgetExhausted):
         await Setup(job(tools=[look_up]), bounds(budget_tokens=2000), endpoint).answer()
     assert len(endpoint.requests) == 1
 
@@ -133,7 +133,7 @@ async def test_repairs_are_counted_and_paid_from_the_budget() -> None:
 
 async def test_a_repair_that_the_budget_does_not_afford_is_not_asked() -> None:
     endpoint = Endpoint(completion("no JSON"))
-    with pytest.raises(Spent):
+    with pytest.raises(BudgetExhausted):
         await Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=2000), endpoint).answer()
     assert len(endpoint.requests) == 1
 
@@ -180,9 +180,9 @@ async def test_a_try_that_failed_is_repeated_within_one_turn() -> None:
 async def test_media_are_read_when_the_call_leaves_and_their_faults_fail_the_row_before_it() -> None:
     endpoint = Endpoint()
     setup = Setup(job(user=["{{ word }}", image("photo")]), bounds(), endpoint)
-    with pytest.raises(Unusable, match="holds no image"):
+    with pytest.raises(InvalidRow, match="holds no image"):
         await setup.answer(photo=None)
-    with pytest.raises(Unusable, match="media_root"):
+    with pytest.raises(InvalidRow, match="media_root"):
         await setup.answer(photo="a.png")
     await setup.answer(photo=b"\x89PNG\r\n\x1a\n")
     (request,) = endpoint.requests
@@ -235,37 +235,37 @@ async def test_calls_leave_no_faster_than_the_declared_rate_whatever_makes_them(
 
 
 def test_a_budget_in_dollars_needs_the_models_price() -> None:
-    with pytest.raises(Misuse, match=r"--prices.*--assume-price.*--budget-tokens"):
-        purses_for(job(model="no-such-model"), Bounds(budget_usd=1.0))
-    assert purses_for(job(model="no-such-model"), Bounds(budget_usd=1.0, assumed_price=Price(input=1, output=1)))
-    assert purses_for(job(model=""), Bounds(budget_usd=1.0))
+    with pytest.raises(UsageError, match=r"--prices.*--assume-price.*--budget-tokens"):
+        budgets_for(job(model="no-such-model"), RunLimits(budget_usd=1.0))
+    assert budgets_for(job(model="no-such-model"), RunLimits(budget_usd=1.0, assumed_price=Price(input=1, output=1)))
+    assert budgets_for(job(model=""), RunLimits(budget_usd=1.0))
 
 
 def test_a_budget_in_tokens_needs_no_price() -> None:
     earlier = Charges(cost_usd=1.0, input_tokens=1, reasoning_tokens=2)
-    (purse,) = purses_for(job(model="no-such-model"), Bounds(budget_tokens=5), earlier)
+    (purse,) = budgets_for(job(model="no-such-model"), RunLimits(budget_tokens=5), earlier)
     assert (purse.unit, purse.cap, purse.spent) == ("tokens", 5, 3)
 
 
 def test_an_own_price_is_enough_for_a_budget() -> None:
     mine = Price(input=1.0, output=3.0)
     for own, limits in [
-        (job(model="mine", prices={"mine": {"input": 1, "output": 3}}), Bounds(budget_usd=1.0)),
-        (job(model="mine"), Bounds(budget_usd=1.0, prices={"mine": mine})),
+        (job(model="mine", prices={"mine": {"input": 1, "output": 3}}), RunLimits(budget_usd=1.0)),
+        (job(model="mine"), RunLimits(budget_usd=1.0, prices={"mine": mine})),
     ]:
-        (purse,) = purses_for(own, limits, Charges(cost_usd=0.25, input_tokens=9))
+        (purse,) = budgets_for(own, limits, Charges(cost_usd=0.25, input_tokens=9))
         assert (purse.unit, purse.cap, purse.spent) == ("USD", 1.0, 0.25)
 
 
 def test_the_command_lines_prices_come_before_the_jobs() -> None:
     own = job(model="mine", prices={"mine": {"input": 1, "output": 3}, "other": {"input": 9, "output": 9}})
-    prices = prices_for(own, Bounds(prices={"mine": Price(input=5.0, output=5.0)}))
+    prices = prices_for(own, RunLimits(prices={"mine": Price(input=5.0, output=5.0)}))
     assert prices.cost("mine", Usage(input=10**6)) == pytest.approx(5.0)
     assert prices.cost("other", Usage(input=10**6)) == pytest.approx(9.0)
 
 
 def test_without_a_budget_nothing_needs_a_price() -> None:
-    assert purses_for(job(model="no-such-model"), Bounds()) == []
+    assert budgets_for(job(model="no-such-model"), RunLimits()) == []
 
 
 async def test_a_reply_without_a_known_price_says_so() -> None:

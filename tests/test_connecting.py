@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.endpoint.connection import Connection, access
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 VERTEX = "/v1/projects/p/locations/l/endpoints/openapi"
 USER = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"}
@@ -39,7 +39,7 @@ def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("url", STRANGERS)
 def test_s5_google_credentials_that_lie_about_are_not_for_a_stranger(url: str) -> None:
-    with pytest.raises(Misuse, match="OPENAI_API_KEY"):
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
         access(Connection(base_urls=[url]))
 
 
@@ -62,7 +62,7 @@ def test_s5_google_gets_a_google_token_and_never_the_key_of_another_server(
 
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_s5_one_stranger_among_several_servers_keeps_the_token_at_home(stranger: str) -> None:
-    with pytest.raises(Misuse, match="OPENAI_API_KEY"):
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
         access(Connection(base_urls=[*GOOGLES, stranger]))
 
 
@@ -71,7 +71,7 @@ def test_s5_a_key_is_not_sent_to_google_because_a_stranger_shares_the_work(
     stranger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-theirs")
-    with pytest.raises(Misuse, match="--credentials"):
+    with pytest.raises(UsageError, match="--credentials"):
         access(Connection(base_urls=[*GOOGLES, stranger]))
 
 
@@ -84,6 +84,6 @@ def test_s5_credentials_that_are_named_go_where_the_command_says(credentials: Pa
 
 @pytest.mark.parametrize("url", ["https://user:secret@example.com/v1", "https://secret@aiplatform.googleapis.com/v1"])
 def test_s5_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         Connection(base_urls=[url])
     assert "secret" not in str(refused.value)

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from pipeline.data import Reply
-from pipeline.faults import Denied, Fault, Refused, Spent, Unavailable
+from pipeline.faults import BudgetExhausted, Fault, ProviderUnusable, Refused, Unavailable
 from pipeline.pace.attribution import FEW_ACCOUNTS, LEAST_ALIKE
 from tests import virtual
 from tests.test_blame import REPLY, Run, only, suspect
@@ -17,8 +17,8 @@ anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
 
 
-def account() -> Denied:
-    return Denied("400 said the server", http_status=400, kind="400 API_KEY_INVALID")
+def account() -> ProviderUnusable:
+    return ProviderUnusable("400 said the server", http_status=400, kind="400 API_KEY_INVALID")
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
@@ -36,7 +36,7 @@ async def test_h11_one_row_that_is_told_of_the_account_fails_alone_while_others_
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 async def test_h11a_the_accounts_trouble_from_the_start_stops_the_run_with_nothing_failed(concurrency: int) -> None:
     run = await Run(lambda *_: account(), concurrency).over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert "about the account" in str(run.stop.reason)
     assert not run.results
     assert sum(run.tries.values()) <= max(concurrency, FEW_ACCOUNTS)
@@ -45,7 +45,7 @@ async def test_h11a_the_accounts_trouble_from_the_start_stops_the_run_with_nothi
 @pytest.mark.parametrize("rows", [1, 3])
 async def test_h11a_the_accounts_trouble_of_the_last_rows_of_another_start_stops_the_run(rows: int) -> None:
     run = await Run(lambda *_: account(), ok_before=100).over(rows)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.results
 
 
@@ -55,7 +55,7 @@ async def test_t6_what_is_revoked_in_the_middle_costs_one_call_more_than_those_i
     concurrency: int, fault: Fault
 ) -> None:
     run = await Run(lambda *_: fault if anyio.current_time() >= 20.2 else REPLY, concurrency).over(3000)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
     assert sum(run.tries.values()) - len(run.results) <= max(concurrency, LEAST_ALIKE) + 1
 
@@ -77,15 +77,15 @@ async def test_h11_rows_of_one_bad_kind_side_by_side_are_their_own_fault(
 
 async def test_t6_a_permission_that_is_revoked_before_the_last_rows_leaves_them_undone() -> None:
     run = await Run(lambda row, tries: suspect(403) if row >= 290 or tries > 1 else REPLY, 8).over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
     assert len(run.results) == 290
 
 
-@pytest.mark.parametrize("fault", [Unavailable("503", http_status=503), Spent("no money left"), suspect(404)])
+@pytest.mark.parametrize("fault", [Unavailable("503", http_status=503), BudgetExhausted("no money left"), suspect(404)])
 async def test_t6_when_asking_again_tells_nothing_enough_refusals_alike_stop_the_run(fault: Fault) -> None:
     run = await Run(lambda row, tries: fault if tries > 1 else suspect(403) if row >= 100 else REPLY, 8).over(300)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
 
 
@@ -104,6 +104,6 @@ async def test_h11_a_lane_is_asked_again_for_itself_and_not_for_another() -> Non
 
     run.endpoints[1].ask = revoked
     await run.over(1000)
-    assert isinstance(run.stop.reason, Denied)
+    assert isinstance(run.stop.reason, ProviderUnusable)
     assert "by 1" in str(run.stop.reason)
     assert not run.failed

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.faults import Misuse, Refused, Unusable
+from pipeline.faults import InvalidRow, Refused, UsageError
 from pipeline.job.attachments import Attachment, MediaColumn, audio, image, media
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.job.job import Job
@@ -74,7 +74,7 @@ def test_a_list_of_one_template_is_plain_text() -> None:
 
 @pytest.mark.parametrize("content", [["{{ nothing }}", image("photo")], ["x", image("nothing")], [image("none")]])
 def test_a_value_that_is_missing_fails_the_row(content: Content) -> None:
-    with pytest.raises(Unusable, match=r"no(ne|thing)"):
+    with pytest.raises(InvalidRow, match=r"no(ne|thing)"):
         said(content)
 
 
@@ -89,12 +89,12 @@ def test_a_function_gets_the_row() -> None:
 
 @pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (7, "int"), ("", "str"), ([], "list"), ({}, "dict")])
 def test_a_function_that_returns_no_content_fails_the_row_and_says_what_it_was(value: object, kind: str) -> None:
-    with pytest.raises(Unusable, match=f"returned {kind}, not a text"):
+    with pytest.raises(InvalidRow, match=f"returned {kind}, not a text"):
         said(lambda _: value)
 
 
 def test_a_function_that_raises_fails_the_row_and_says_where() -> None:
-    with pytest.raises(Unusable, match=r"raised KeyError: 'surname' \(test_conversation.py:\d+\)"):
+    with pytest.raises(InvalidRow, match=r"raised KeyError: 'surname' \(test_conversation.py:\d+\)"):
         said(lambda row: row["surname"])
 
 
@@ -110,12 +110,12 @@ def test_a_fault_of_a_function_is_the_rows_own() -> None:
 
 @pytest.mark.parametrize("content", [[], ["x", 7], [None], [["x"]], None, 7, {"a": "b"}])
 def test_content_of_anything_else_is_refused_with_its_field(content: Any) -> None:
-    with pytest.raises(Misuse, match=r"`messages\[0\]` is made of templates and media columns"):
+    with pytest.raises(UsageError, match=r"`messages\[0\]` is made of templates and media columns"):
         Conversation(turns_of([{"role": "user", "content": content}]))
 
 
 def test_a_broken_template_is_refused_with_its_field() -> None:
-    with pytest.raises(Misuse, match=r"`messages\[1\]` is broken at line 2"):
+    with pytest.raises(UsageError, match=r"`messages\[1\]` is broken at line 2"):
         Job(name="j", messages=[{"role": "user", "content": "x"}, {"role": "user", "content": "\n{{ name"}])
 
 
@@ -129,7 +129,7 @@ def test_a_broken_template_is_refused_with_its_field() -> None:
     ],
 )
 def test_a_message_is_a_role_and_a_content_and_nothing_else(message: dict[str, str]) -> None:
-    with pytest.raises(Misuse, match=r"messages\[0\] needs a `role` \(system, user, assistant\)"):
+    with pytest.raises(UsageError, match=r"messages\[0\] needs a `role` \(system, user, assistant\)"):
         turns_of([message])
 
 
@@ -159,14 +159,14 @@ def test_any_text_of_an_example_survives(pairs: list[tuple[str, str]]) -> None:
 )
 def test_a_broken_example_is_named_by_file_and_line(line: bytes, tmp_path: Path) -> None:
     path = examples(tmp_path, b'{"user": "x", "assistant": "y"}\n\n' + line + b"\n")
-    with pytest.raises(Misuse, match=r"shots.jsonl:3: an example is an object with `user` and `assistant`"):
+    with pytest.raises(UsageError, match=r"shots.jsonl:3: an example is an object with `user` and `assistant`"):
         examples_of(path)
 
 
 def test_a_missing_file_of_examples_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match=r"none.jsonl' cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"none.jsonl' cannot be read: No such file"):
         examples_of(tmp_path / "none.jsonl")
-    with pytest.raises(Misuse, match="cannot be read: Is a directory"):
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
         examples_of(tmp_path)
 
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth.exceptions import GoogleAuthError, OAuthError, ReauthFailError, RefreshError, TransportError
 
-from pipeline.endpoint.auth import find_credentials, keep_fresh
+from pipeline.endpoint.auth import find_credentials, refreshing
 from pipeline.endpoint.credentials import is_refused, reason_of
-from pipeline.faults import Denied, Misuse
+from pipeline.faults import ProviderUnusable, UsageError
 from tests.commands import Shell
 from tests.servers import Answer, Call, Says, Served, chat, served
 
@@ -52,7 +52,7 @@ def private_key() -> str:
 
 def refusal(path: Path | None = None, *, needs_project: bool = True) -> str:
     """What is said of credentials that cannot be used."""
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         find_credentials(path, needs_project=needs_project)
     said = str(refused.value)
     assert "canary" not in said.lower()
@@ -242,8 +242,8 @@ REFUSALS = {
 async def _denied(path: Path) -> str:
     """What a token is denied with, at once: the clock is the real one, and the patience would be a minute."""
     credentials, _ = find_credentials(path, needs_project=False)
-    async with keep_fresh(credentials) as token:
-        with anyio.fail_after(40), pytest.raises(Denied) as denied:
+    async with refreshing(credentials) as token:
+        with anyio.fail_after(40), pytest.raises(ProviderUnusable) as denied:
             await token()
     assert " for 60 s" not in denied.value.message
     return denied.value.message

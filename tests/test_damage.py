@@ -25,7 +25,7 @@ from pipeline.faults import Broken, Refused
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.durable import stamp_of
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import Journal, entries_in, look
+from pipeline.storage.journal import Journal, entries_in, read_state
 from pipeline.storage.reply_cache import Cache, export
 from tests.commands import JOB, ROOT, Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, chat, served
@@ -185,7 +185,7 @@ def test_p13_a_part_that_is_damaged_during_the_run_is_found_at_its_end(
         shell.started("run", "job.py", "--base-url", server.base_url, "--quiet", "--json") as child,
     ):
         journal = shell.folder / "out/a_job/_run/journal.sqlite"
-        while not (part(shell).exists() and look(journal)[0]):  # its stamp is taken before it is recorded
+        while not (part(shell).exists() and read_state(journal)[0]):  # its stamp is taken before it is recorded
             assert child.poll() is None
             time.sleep(0.01)
         time.sleep(0.05)  # or it would be changed in the same tick of the disk's clock
@@ -275,12 +275,12 @@ def test_s8_a_part_of_the_journal_is_a_file_of_its_own_folder_or_damage(known: o
     stored = known if isinstance(known, bytes) else json.dumps({**whole, **dict(known)}).encode()  # type: ignore[call-overload] # a dict
     with closing(Journal(path)) as journal:
         journal.seal(Part.from_json(whole))
-    assert [one.name for one in look(path)[0]] == ["part-000000.parquet"]
+    assert [one.name for one in read_state(path)[0]] == ["part-000000.parquet"]
     with closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE parts SET part = ?", (stored,))
         database.commit()
     with pytest.raises(Broken, match="the journal is damaged"):
-        look(path)
+        read_state(path)
 
 
 @pytest.mark.parametrize("left", [None, b""], ids=["gone", "empty"])

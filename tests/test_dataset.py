@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from pipeline import Job
 from pipeline.data import PARTS, Entry, Part, Reply, Usage
-from pipeline.faults import Broken, Cut, Fault, Refused, Throttled, Unavailable, Unusable
+from pipeline.faults import Broken, Fault, InvalidRow, Refused, Throttled, Truncated, Unavailable
 from pipeline.storage.dataset import MANIFEST, SUCCESS, Dataset, kept_replies, part_name
 from tests.servers import chat
 
@@ -206,10 +206,10 @@ def test_a_good_row_has_its_value_and_what_it_cost(tmp_path: Path) -> None:
             False,
         ),
         (Throttled("slow down"), {"type": "Throttled", "message": "slow down", "http_status": 429}, False),
-        (Unusable("a bad line"), {"type": "Unusable", "message": "a bad line", "http_status": None}, False),
-        (Cut("too long"), {"type": "Cut", "message": "too long", "http_status": None}, False),
+        (InvalidRow("a bad line"), {"type": "InvalidRow", "message": "a bad line", "http_status": None}, False),
+        (Truncated("too long"), {"type": "Truncated", "message": "too long", "http_status": None}, False),
         (reply("no JSON"), {"type": "Unparsable", "http_status": None}, True),
-        (reply("{", finish_reason="length"), {"type": "Cut", "http_status": None}, True),
+        (reply("{", finish_reason="length"), {"type": "Truncated", "http_status": None}, True),
         (reply(None, finish_reason="content_filter"), {"type": "Refused", "http_status": None}, True),
         (reply('{"title": "\\ud800"}'), {"type": "Unparsable", "http_status": None}, True),
     ],

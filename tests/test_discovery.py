@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import Row
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source import Source, Survey, discover, survey
 
 LINE = b'{"text": "a"}\n'
@@ -54,7 +54,7 @@ UNREAD = {
 @pytest.mark.parametrize("name", UNREAD)
 def test_i7_a_folder_with_a_file_that_may_hold_rows_and_is_not_read_is_refused(tmp_path: Path, name: str) -> None:
     put(tmp_path, **{"a.jsonl": LINE, f"deep/{name}": UNREAD[name]})
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         discover(tmp_path)
     assert f"{tmp_path}/deep/{name}: " in str(refused.value)
     assert "--include '*.jsonl'" in str(refused.value)
@@ -88,7 +88,7 @@ def test_i7_include_chooses_by_name_or_by_the_end_of_the_path(
 
 def test_i7_include_that_matches_nothing_is_named(tmp_path: Path) -> None:
     put(tmp_path, **{"a.jsonl": LINE})
-    with pytest.raises(Misuse, match=r"no input file that --include \*\.csv selects matches"):
+    with pytest.raises(UsageError, match=r"no input file that --include \*\.csv selects matches"):
         discover(tmp_path, "*.csv")
 
 
@@ -112,7 +112,7 @@ def test_i7_a_table_of_a_lake_format_is_refused_with_the_way_to_export_it(
     put(table, **dict.fromkeys(markers.split(), b"{}"))
     put_table(table / part, text=["a"])
     named = {"the table": table, "inside": table / inside, "a pattern": table / "**" / "*.parquet"}[entry]
-    with pytest.raises(Misuse, match=rf"{table} is a table of {re.split('[, ]', kind)[0]}: .*Export the rows"):
+    with pytest.raises(UsageError, match=rf"{table} is a table of {re.split('[, ]', kind)[0]}: .*Export the rows"):
         discover(named)
 
 

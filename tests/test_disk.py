@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage.durable import FILES, TEMPORARY, Files
+from pipeline.storage.durable import FILES, TEMPORARY, FileSystem
 
 
 @dataclass
@@ -21,8 +21,10 @@ class Failing:
     fails_at: int = -1
     calls: list[str] = field(default_factory=list)
 
-    def files(self) -> Files:
-        return Files(**{each.name: self._noted(each.name, getattr(FILES, each.name)) for each in fields(Files)})
+    def files(self) -> FileSystem:
+        return FileSystem(
+            **{each.name: self._noted(each.name, getattr(FILES, each.name)) for each in fields(FileSystem)}
+        )
 
     def _noted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: Any) -> Any:
@@ -40,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_file_takes_its_place_with_its_whole_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with FILES.replaced(path) as file:
+    with FILES.atomic_writer(path) as file:
         file.write(b"first ")
         assert not path.exists()
         file.write(b"and last")
@@ -52,15 +54,15 @@ def test_large_contents_are_written_to_their_end(tmp_path: Path) -> None:
         return os.write(descriptor, data[:1000])
 
     content = os.urandom(100_000)
-    Files(write=little_by_little).put(tmp_path / "file", content)
+    FileSystem(write=little_by_little).write_atomic(tmp_path / "file", content)
     assert contents(tmp_path) == {"file": content}
 
 
 def test_a_failure_of_the_writer_leaves_what_was_there_before(tmp_path: Path) -> None:
-    FILES.put(tmp_path / "file", b"old")
+    FILES.write_atomic(tmp_path / "file", b"old")
 
     def fail_in_the_middle() -> None:
-        with FILES.replaced(tmp_path / "file") as file:
+        with FILES.atomic_writer(tmp_path / "file") as file:
             file.write(b"new, but not who")
             file.flush()
             raise ValueError
@@ -68,18 +70,18 @@ def test_a_failure_of_the_writer_leaves_what_was_there_before(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"^$"):
         fail_in_the_middle()
     assert (tmp_path / "file").read_bytes() == b"old"
-    FILES.put(tmp_path / "file", b"new")
+    FILES.write_atomic(tmp_path / "file", b"new")
     assert contents(tmp_path) == {"file": b"new"}
 
 
 def test_p3_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(tmp_path: Path) -> None:
     disk = Failing()
-    disk.files().put(tmp_path / "file", b"content")
+    disk.files().write_atomic(tmp_path / "file", b"content")
     assert disk.calls == ["open", "write", "sync", "replace", "open", "sync"]
 
 
 def test_p3_a_removal_is_synced(tmp_path: Path) -> None:
-    FILES.put(tmp_path / "file", b"")
+    FILES.write_atomic(tmp_path / "file", b"")
     disk = Failing()
     disk.files().remove([tmp_path / "file", tmp_path / "was never there"])
     assert disk.calls == ["unlink", "unlink", "open", "sync"]
@@ -89,10 +91,10 @@ def test_p3_a_removal_is_synced(tmp_path: Path) -> None:
 def test_p4_whichever_call_fails_the_file_is_the_old_or_the_new_one_and_no_sync_is_tried_again(tmp_path: Path) -> None:
     failed = 0
     while True:
-        FILES.put(tmp_path / "file", b"old")
+        FILES.write_atomic(tmp_path / "file", b"old")
         disk = Failing(failed)
         try:
-            disk.files().put(tmp_path / "file", b"new")
+            disk.files().write_atomic(tmp_path / "file", b"new")
         except OSError:
             assert (tmp_path / "file").read_bytes() in {b"old", b"new"}
             assert disk.calls[failed + 1 :].count("sync") == 0
@@ -104,7 +106,7 @@ def test_p4_whichever_call_fails_the_file_is_the_old_or_the_new_one_and_no_sync_
 
 
 def test_a_file_that_is_not_whole_yet_is_hidden_from_readers_of_a_dataset_and_can_be_told(tmp_path: Path) -> None:
-    with FILES.replaced(tmp_path / "part.parquet"):
+    with FILES.atomic_writer(tmp_path / "part.parquet"):
         (path,) = tmp_path.iterdir()
         assert path.name.startswith(".")
         assert path.suffix == TEMPORARY
@@ -112,7 +114,7 @@ def test_a_file_that_is_not_whole_yet_is_hidden_from_readers_of_a_dataset_and_ca
 
 @pytest.mark.parametrize("mode", [0o600, 0o640])
 def test_s6_a_file_has_the_mode_that_was_asked_for_from_its_first_byte_on(mode: int, tmp_path: Path) -> None:
-    with FILES.replaced(tmp_path / "file", mode=mode):
+    with FILES.atomic_writer(tmp_path / "file", mode=mode):
         (path,) = tmp_path.iterdir()
         assert path.stat().st_mode & 0o777 == mode
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
@@ -138,4 +140,4 @@ def test_a_folder_that_is_not_there_cannot_be_written_to(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError):
         FILES.sync_folder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
-        FILES.put(tmp_path / "nowhere" / "file", b"")
+        FILES.write_atomic(tmp_path / "nowhere" / "file", b"")

@@ -330,7 +330,7 @@ def test_the_output_columns_are_those_of_the_code() -> None:
 
 def test_every_fault_that_a_row_may_end_in_is_explained() -> None:
     explained = {code_of(name) for name, _ in tables_under(text_of("docs/output.md"), "## Columns")[3]}
-    assert explained == {kind.__name__ for kind in faults.Settled.__subclasses__()} | {faults.Unavailable.__name__}
+    assert explained == {kind.__name__ for kind in faults.Permanent.__subclasses__()} | {faults.Unavailable.__name__}
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Row
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import InvalidRow, UsageError
 from pipeline.source import Source, survey
 from pipeline.source.type_promotion import conformed, widened
 
@@ -122,7 +122,7 @@ def test_i4_a_column_that_no_type_holds_refuses_only_those_who_keep_it(tmp_path:
     two_files(tmp_path, pa.nulls(1, one), pa.nulls(1, other))
     found = survey(tmp_path)
     assert dict(found.columns) == {"x": "mixed", "n": "int64"}
-    with pytest.raises(Misuse, match=r"column 'x' is .* in .*2\.parquet but .* in .*1\.parquet: leave it out"):
+    with pytest.raises(UsageError, match=r"column 'x' is .* in .*2\.parquet but .* in .*1\.parquet: leave it out"):
         Source(found, needed=["n"], kept=["x", "n"])
     batches = list(Source(found, needed=["n", "x"], kept=["n"]).chunk(0))
     assert [row for batch in batches for row in batch.rows] == [
@@ -138,7 +138,9 @@ def test_a_value_that_does_not_fit_the_widened_type_fails_its_row_alone(tmp_path
     rows = [row for batch in batches for row in batch.rows]
     assert [value for batch in batches for value in batch.kept["x"].is_valid().to_pylist()] == [True, False, True]
     assert (rows[0].values["x"].year, rows[1].values["n"], rows[2].values["n"]) == (1970, 1, 2)
-    with pytest.raises(Unusable, match=r"row 1: column 'x' holds a timestamp\[ms\] that does not fit timestamp\[ns\]"):
+    with pytest.raises(
+        InvalidRow, match=r"row 1: column 'x' holds a timestamp\[ms\] that does not fit timestamp\[ns\]"
+    ):
         rows[1].values["x"]
 
 

@@ -22,10 +22,10 @@ from openai import AsyncOpenAI
 from pipeline.data import Reply, Request, Usage
 from pipeline.emulator import Options
 from pipeline.emulator.testing import emulated
-from pipeline.endpoint.auth import find_credentials, keep_fresh
+from pipeline.endpoint.auth import find_credentials, refreshing
 from pipeline.endpoint.client import Endpoint, Target, open_endpoint
-from pipeline.endpoint.token_source import ApiKey, Token
-from pipeline.faults import Denied, Expired, Fault, Refused, Throttled, Unavailable, Unparsable, Unusable
+from pipeline.endpoint.token_source import ApiKey, TokenSource
+from pipeline.faults import Expired, Fault, InvalidRow, ProviderUnusable, Refused, Throttled, Unavailable, Unparsable
 from tests.servers import (
     Answer,
     Call,
@@ -52,7 +52,7 @@ STREAMED = Request(0, {**PAYLOAD, "stream": True})
 
 @asynccontextmanager
 async def connected(
-    script: Script, token: Token | None = None, *, timeout_s: float = 20.0, idle_timeout_s: float = 10.0
+    script: Script, token: TokenSource | None = None, *, timeout_s: float = 20.0, idle_timeout_s: float = 10.0
 ) -> AsyncIterator[tuple[Endpoint, Server]]:
     """An endpoint, and the scripted server that it asks."""
     async with (
@@ -146,7 +146,7 @@ async def test_a_compressed_answer_is_kept_inflated() -> None:
 @pytest.mark.parametrize("value", ["\ud800", 2**64, {1, 2}])
 async def test_h10_a_request_that_is_no_json_fails_its_row_and_is_not_sent(value: object) -> None:
     async with connected(lambda _: chat("hello")) as (endpoint, server):
-        with pytest.raises(Unusable, match="cannot be written as JSON"):
+        with pytest.raises(InvalidRow, match="cannot be written as JSON"):
             await endpoint.ask(Request(0, {**PAYLOAD, "user": value}))
         assert server.calls == []
 
@@ -385,7 +385,7 @@ async def test_t5_a_401_renews_the_token_and_leaves_it_to_the_caller_to_send_the
 
 async def test_t6_a_401_to_an_api_key_is_denied_with_the_remedy() -> None:
     async with connected(rejecting("sk-canary")) as (endpoint, server):
-        with pytest.raises(Denied, match="OPENAI_API_KEY"):
+        with pytest.raises(ProviderUnusable, match="OPENAI_API_KEY"):
             await endpoint.ask(REQUEST)
         assert len(server.calls) == 1
 
@@ -421,7 +421,7 @@ async def test_t5_one_renewal_serves_all_calls_that_meet_a_revoked_token() -> No
     async with emulated(Options()) as vertex:
         credentials, _ = find_credentials(Path(vertex.address.credentials_file))
         async with (
-            keep_fresh(credentials) as token,
+            refreshing(credentials) as token,
             open_endpoint(Target.url(vertex.address.base_url), token, connections=50, timeout_s=20) as endpoint,
         ):
             await endpoint.ask(REQUEST)

@@ -22,7 +22,7 @@ from pipeline.evaluation.assessment import (
 from pipeline.evaluation.baseline import Baseline
 from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.graders.verdicts import Counts, Scored
-from pipeline.faults import Misuse, NothingToDo
+from pipeline.faults import NothingToDo, UsageError
 
 RIGHT = {"name": Counts(1.0, 1.0, match=1)}
 DATA = {"a": "1", "b": "2", "c": "3"}
@@ -45,7 +45,7 @@ def test_what_is_the_same_is_compared_without_a_word() -> None:
 
 @pytest.mark.parametrize("common", [False, True])
 def test_emulated_and_real_answers_are_never_compared(common: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    with pytest.raises(Misuse, match="the emulator's answers, this run has not"):
+    with pytest.raises(UsageError, match="the emulator's answers, this run has not"):
         compared(replace(scores_of(), simulated=True), scores_of(), common=common)
 
 
@@ -60,7 +60,7 @@ UNLIKE = {
 @pytest.mark.parametrize("what", UNLIKE)
 def test_what_is_unlike_is_refused_unless_the_common_rows_are_asked_for(what: str) -> None:
     now, told, rows = UNLIKE[what]
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         compared(scores_of(), now)
     left, (note,) = compared(scores_of(), now, common=True)
     assert left == rows
@@ -106,8 +106,8 @@ def test_a_run_is_finished_when_no_row_is_left_in_any_repeat(tmp_path: Path, sta
     (repeat / "_manifest.json").write_text(json.dumps({"status": status}))
     if finished:
         require_finished(tmp_path)
-        with pytest.raises(Misuse, match="run `pipeline eval` first"):
+        with pytest.raises(UsageError, match="run `pipeline eval` first"):
             read_scores(tmp_path)
     else:
-        with pytest.raises(Misuse, match="is not finished"):
+        with pytest.raises(UsageError, match="is not finished"):
             read_scores(tmp_path)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline import AtLeast, AtMost, Eval, Job, NoWorse
 from pipeline.evaluation import Exact, Ignore, Text
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 
 class Pet(BaseModel):
@@ -40,7 +40,7 @@ def job(**changes: Any) -> Job:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_no_run_could_decide_is_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         Eval(**({"job": job()} | fields))
 
 
@@ -48,7 +48,7 @@ def test_what_no_run_could_decide_is_refused(fields: dict[str, Any], told: str) 
     "fields", [{"repeats": 0}, {"least": 0}, {"gates": ["row_correct"]}, {"slices": "tier"}, {"slice": []}]
 )
 def test_values_of_another_kind_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises((ValidationError, Misuse)):
+    with pytest.raises((ValidationError, UsageError)):
         Eval(**({"job": job()} | fields))
 
 
@@ -60,7 +60,7 @@ def test_fields_that_are_not_named_are_graded_by_their_type() -> None:
 
 def test_a_replaced_field_is_checked_like_a_first_one() -> None:
     evaluation = Eval(job=job(), repeats=3, gates=[NoWorse("pass_at_3")])
-    with pytest.raises(Misuse, match="needs 3 repeats"):
+    with pytest.raises(UsageError, match="needs 3 repeats"):
         evaluation.replace(repeats=2)
 
 
@@ -70,5 +70,5 @@ def test_the_columns_that_are_needed_are_all_that_is_named() -> None:
     wanted = ["expected", "id", "language", "tier", "document"]
     assert evaluation.columns_needed(wanted) == wanted
     for missing in wanted:
-        with pytest.raises(Misuse, match=f"the column '{missing}'"):
+        with pytest.raises(UsageError, match=f"the column '{missing}'"):
             evaluation.columns_needed([name for name in wanted if name != missing])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage.journal import look
+from pipeline.storage.journal import read_state
 from pipeline.storage.run_folder import RunFolder
 from tests.commands import CHUNK, JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, Silence, chat, error, served
@@ -62,7 +62,7 @@ def require_whole(shell: Shell, rows: int, folder: str = "out/a_job") -> None:
 
 def recorded(shell: Shell) -> int:
     """How many rows are durable: sealed, or in the journal."""
-    parts, entries = look(shell.folder / "out/a_job/_run/journal.sqlite")
+    parts, entries = read_state(shell.folder / "out/a_job/_run/journal.sqlite")
     return sum(part.rows for part in parts) + entries
 
 
@@ -111,7 +111,7 @@ def test_i1_bad_lines_are_failed_rows_in_their_place_and_are_not_asked(shell: Sh
     rows = shell.output()
     assert [row["status"] for row in rows if row["status"] == "ok"] == ["ok", "ok"]
     bad = [row for row in rows if row["status"] == "failed"]
-    assert {row["error"]["type"] for row in bad} == {"Unusable"}
+    assert {row["error"]["type"] for row in bad} == {"InvalidRow"}
     assert done.json["failed"] == len(bad) >= 1
     assert rows[0]["id"] == 0
     assert rows[-1]["parsed"] == {"answer": "TEXT 2"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Failure
 from pipeline.failures import ALIKE, Failures, Tolerance
-from pipeline.faults import Fault, Refused, TooManyFailures, Unparsable, Unusable
+from pipeline.faults import Fault, InvalidRow, Refused, TooManyFailures, Unparsable
 from tests.commands import JOB, ROOT, Done, Shell
 from tests.servers import Answer, Call, Served, chat, error, served
 
@@ -153,7 +153,7 @@ def test_the_example_of_sealed_failures_comes_out_of_the_dataset(shell: Shell, s
     done = run(shell, server, "--set", "max_failed=1", json=False)
     assert done.code == 0
     (line,) = [line for line in done.out.splitlines() if line.startswith("failed ")]
-    assert line.startswith("failed   1 Unusable, as in row 1: ")
+    assert line.startswith("failed   1 InvalidRow, as in row 1: ")
     assert "line 2" in line
     status = shell.pipeline("status", "out/a_job")
     assert "line 2" in status.out
@@ -178,7 +178,7 @@ FAULTS: list[Fault] = [
     Refused("no", http_status=400),
     Refused("never", http_status=403),
     Unparsable("city: Field required"),
-    Unusable("line 7 is broken: 'secret'"),
+    InvalidRow("line 7 is broken: 'secret'"),
 ]
 failures = st.lists(st.tuples(st.integers(0, 99), st.sampled_from(FAULTS)), max_size=30).map(
     lambda rows: [Failure(row, fault) for row, fault in rows]

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pipeline import Eval, Job, NeverBreak
 from pipeline.evaluation.gold import data_hash, read_gold
 from pipeline.evaluation.graders.grading import Gold
-from pipeline.faults import Misuse, NothingToDo
+from pipeline.faults import NothingToDo, UsageError
 from pipeline.source import survey
 
 
@@ -69,14 +69,14 @@ def test_no_row_is_nothing_to_do(tmp_path: Path) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_not_sound_is_refused(tmp_path: Path, rows: list[Any], told: str) -> None:
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         read(jsonl(tmp_path, *rows))
 
 
 def test_columns_that_slices_gates_and_clusters_name_must_be_there(tmp_path: Path) -> None:
     path = jsonl(tmp_path, row())
     for change in ({"slices": ["teir"]}, {"cluster": "document"}, {"gates": [NeverBreak(where={"teir": "golden"})]}):
-        with pytest.raises(Misuse, match="which the gold data lacks"):
+        with pytest.raises(UsageError, match="which the gold data lacks"):
             read(path, **change)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.baseline import Baseline, as_kept, from_text, to_text
 from pipeline.evaluation.graders.verdicts import Counts, Scored
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 shares = st.integers(0, 10).map(lambda tenths: tenths / 10)
 texts = st.text(max_size=8)
@@ -90,5 +90,5 @@ def test_a_cost_of_nothing_is_not_an_unknown_cost() -> None:
     ],
 )
 def test_what_is_no_baseline_is_told(text: str, told: str) -> None:
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         from_text(text)

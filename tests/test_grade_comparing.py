@@ -15,7 +15,7 @@ from pipeline.evaluation.comparison import Change, change, compare, join
 from pipeline.evaluation.graders.verdicts import Counts, Scored
 from pipeline.evaluation.stats.paired_tests import mcnemar, sign_flip, tango
 from pipeline.evaluation.stats.power import smallest_effect
-from pipeline.faults import Misuse, NothingToDo
+from pipeline.faults import NothingToDo, UsageError
 from tests.scores import runs, scored
 
 
@@ -78,7 +78,7 @@ def test_nothing_is_never_compared() -> None:
 
 
 def test_a_row_that_is_there_twice_is_a_mistake() -> None:
-    with pytest.raises(Misuse, match="the later run has the row '001' more than once"):
+    with pytest.raises(UsageError, match="the later run has the row '001' more than once"):
         compare([scored(1)], [scored(1), scored(1)])
 
 
@@ -173,7 +173,7 @@ def test_a_field_that_the_earlier_run_lacks_is_told_and_left_out() -> None:
     assert compare(before, later).one_sided == ("date",)
     assert [one.metric for one in compare(before, later).fields] == ["right.name"]
     assert changed("right.date", before, later).why == "the earlier run has no field 'date'"
-    with pytest.raises(Misuse, match="no field 'dat'"):
+    with pytest.raises(UsageError, match="no field 'dat'"):
         changed("right.dat", before, later)
 
 

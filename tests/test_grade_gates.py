@@ -16,7 +16,7 @@ from pipeline.evaluation.decisions import Decision, decide
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
 from pipeline.evaluation.graders.verdicts import Counts, Scored
 from pipeline.evaluation.stats.intervals import wilson
-from pipeline.faults import Misuse, NothingToDo
+from pipeline.faults import NothingToDo, UsageError
 from tests.scores import runs, scored
 
 GATES: list[Gate] = [AtLeast("row_correct", 0.5), AtMost("failed", 0.5), NoWorse("row_correct"), NeverBreak()]
@@ -293,7 +293,7 @@ def test_no_gate_passes_without_rows(gate: Gate) -> None:
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
 def test_no_gate_passes_when_no_row_meets_it(gate: Gate, baseline: bool) -> None:  # noqa: FBT001 - a parameter of the test
     rows = [scored(i, slices={"tier": "silver"}) for i in range(9)]
-    with pytest.raises(Misuse, match=r"where tier is golden.*no row meets it"):
+    with pytest.raises(UsageError, match=r"where tier is golden.*no row meets it"):
         decide(dataclasses.replace(gate, where={"tier": "golden"}), rows, baseline=rows if baseline else None)
 
 
@@ -319,17 +319,17 @@ def test_no_gate_passes_when_no_row_meets_it(gate: Gate, baseline: bool) -> None
     ],
 )
 def test_a_gate_that_makes_no_sense_is_refused_when_it_is_written(write: Callable[[], Gate], complaint: str) -> None:
-    with pytest.raises(Misuse, match=complaint):
+    with pytest.raises(UsageError, match=complaint):
         write()
 
 
 def test_what_no_run_could_decide_is_found_before_any_call() -> None:
     check([*GATES, AtLeast("right.name", 0.9), AtLeast("pass_hat_3", 0.5)], ["name"], repeats=3)
-    with pytest.raises(Misuse, match="no field 'nmae'; did you mean 'name'"):
+    with pytest.raises(UsageError, match="no field 'nmae'; did you mean 'name'"):
         check([NoWorse("f1.nmae")], ["name", "date"])
-    with pytest.raises(Misuse, match="needs 3 repeats, and there are 2"):
+    with pytest.raises(UsageError, match="needs 3 repeats, and there are 2"):
         check([AtLeast("pass_at_3", 0.5)], ["name"], repeats=2)
-    with pytest.raises(Misuse, match="is there 2 times"):
+    with pytest.raises(UsageError, match="is there 2 times"):
         check([NeverBreak(), NeverBreak()], ["name"])
 
 

@@ -27,7 +27,7 @@ from pipeline.evaluation.graders.grading import Answer, Gold, Graders, grade_row
 from pipeline.evaluation.graders.judge import questions, ruled
 from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.results import LEAVES, ROWS, write
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.from_pydantic import shape_of
 from tests.test_grade_scalars import JSON
 
@@ -117,21 +117,21 @@ def test_a_named_grader_is_completed_by_the_schema() -> None:
     ids=str,
 )
 def test_a_grader_that_fits_no_field_is_a_misuse(named: Any, message: str) -> None:
-    with pytest.raises(Misuse, match=message.replace("?", r"\?")):
+    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         graders_for(SCHEMA, named)
 
 
 def test_without_a_schema_the_one_field_is_the_answer() -> None:
     assert graders_for(None, {}) == Graders({"answer": Text()}, whole=True)
     assert verdicts(graded(graders_for(None, {}), "Forty-two", "forty two.")) == {"answer": ["match"]}
-    with pytest.raises(Misuse, match="its one field is 'answer'"):
+    with pytest.raises(UsageError, match="its one field is 'answer'"):
         graders_for(None, {"name": Text()})
 
 
 def test_of_any_object_what_is_named_is_graded() -> None:
     graders = graders_for({"type": "object"}, {"a": Text()})
     assert verdicts(graded(graders, {"a": "x", "b": 1}, {"a": "x", "b": 2})) == {"a": ["match"]}
-    with pytest.raises(Misuse, match="grades no field"):
+    with pytest.raises(UsageError, match="grades no field"):
         graders_for({"type": "object"}, {})
 
 
@@ -202,7 +202,7 @@ def test_a_failed_row_fails_every_leaf_that_was_expected_and_every_empty_field_o
 
 
 def test_a_failed_row_is_wrong_even_where_nothing_is_required() -> None:
-    assert not grade_row(of(a=Text(required=False)), Gold("r", {}), Answer(fault="Cut")).correct
+    assert not grade_row(of(a=Text(required=False)), Gold("r", {}), Answer(fault="Truncated")).correct
 
 
 def test_an_answer_that_is_no_object_is_wrong_in_every_field() -> None:
@@ -221,7 +221,7 @@ def test_an_answer_that_is_no_object_is_wrong_in_every_field() -> None:
     ids=str,
 )
 def test_a_row_that_cannot_be_graded_by_its_gold_is_a_misuse(expected: Any, message: str) -> None:
-    with pytest.raises(Misuse, match=message):
+    with pytest.raises(UsageError, match=message):
         graded(graders_for(SCHEMA, {}), expected, {})
 
 

@@ -16,7 +16,7 @@ from pipeline.evaluation.graders.alignment import Pairs, assigned, in_order
 from pipeline.evaluation.graders.base import Grader, Place
 from pipeline.evaluation.graders.values import ABSENT
 from pipeline.evaluation.graders.verdicts import Leaf
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from tests.test_grade_scalars import JSON
 
 WRONG: Any = {"class": Text, "text": "sku", "number": 3}
@@ -285,5 +285,5 @@ def test_names_that_a_path_could_not_be_read_with_stand_in_brackets() -> None:
     ],
 )
 def test_a_mistake_is_found_when_the_grader_is_made(make: Any, message: str) -> None:
-    with pytest.raises(Misuse, match=message):
+    with pytest.raises(UsageError, match=message):
         make()

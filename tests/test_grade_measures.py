@@ -10,7 +10,7 @@ import pytest
 from pipeline.evaluation.graders.verdicts import Counts, Scored
 from pipeline.evaluation.stats.intervals import wilson
 from pipeline.evaluation.stats.metrics import measure, metric_of
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 
 def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:
@@ -154,12 +154,12 @@ def test_the_same_rows_give_the_same_figures_in_any_order() -> None:
     ],
 )
 def test_a_metric_that_is_not_known_is_a_mistake_and_the_nearest_is_named(name: str, hint: str) -> None:
-    with pytest.raises(Misuse, match=hint):
+    with pytest.raises(UsageError, match=hint):
         metric_of(name)
 
 
 def test_a_field_that_no_row_has_is_a_mistake() -> None:
-    with pytest.raises(Misuse, match=r"no field 'nam'.*name"):
+    with pytest.raises(UsageError, match=r"no field 'nam'.*name"):
         measure("right.nam", LEAVES)
 
 

@@ -21,8 +21,8 @@ from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Verdict
 from pipeline.evaluation.reducers import Flaky, by_row, consistency, flaky, reducer_of, scored
 from pipeline.evaluation.results import LEAVES, ROWS, read, write
 from pipeline.evaluation.stats.tables import confusions, tables
-from pipeline.faults import Misuse
-from pipeline.storage.durable import Files
+from pipeline.faults import UsageError
+from pipeline.storage.durable import FileSystem
 from tests.test_grade_scalars import JSON
 
 GRADERS = Graders({"kind": Enum(("a", "b")), "items": Items(fields={"n": Number(), "kind": Enum()}, key="n")})
@@ -30,7 +30,7 @@ GRADERS = Graders({"kind": Enum(("a", "b")), "items": Items(fields={"n": Number(
 
 def graded(row: str, *answers: Any, expected: Any = None, **more: Any) -> list[Graded]:
     gold = Gold(row, expected or {"kind": "a", "items": []}, **more)
-    made = [Answer(fault="Cut") if answer is None else Answer(answer) for answer in answers]
+    made = [Answer(fault="Truncated") if answer is None else Answer(answer) for answer in answers]
     return [grade_row(GRADERS, gold, dataclasses.replace(each, repeat=n)) for n, each in enumerate(made)]
 
 
@@ -64,12 +64,12 @@ def test_pass_at_k_and_pass_hat_k_are_the_shares_of_all_choices_of_k_repeats(rig
 
 @pytest.mark.parametrize("name", ["median", "pass_at_0", "pass_at_x", "at_least_"])
 def test_a_reducer_that_there_is_not_is_a_misuse(name: str) -> None:
-    with pytest.raises(Misuse, match=r"no reducer .* \(known: mean, majority"):
+    with pytest.raises(UsageError, match=r"no reducer .* \(known: mean, majority"):
         reducer_of(name)
 
 
 def test_more_repeats_than_there_are_is_a_misuse() -> None:
-    with pytest.raises(Misuse, match="give the evaluation at least 4 repeats"):
+    with pytest.raises(UsageError, match="give the evaluation at least 4 repeats"):
         scored(graded("r", RIGHT, RIGHT), reducer_of("pass_at_4"))
 
 
@@ -89,7 +89,7 @@ def test_an_unknown_cost_is_not_free() -> None:
 
 
 def test_rows_of_the_same_name_are_a_misuse() -> None:
-    with pytest.raises(Misuse, match="two rows of the gold data are called 'r'"):
+    with pytest.raises(UsageError, match="two rows of the gold data are called 'r'"):
         by_row([*graded("r", RIGHT), *graded("r", WRONG)])
 
 
@@ -212,9 +212,9 @@ def test_tables_of_different_runs_are_not_read_as_one(tmp_path: Path) -> None:
     kept = (tmp_path / ROWS).read_bytes()
     write(tmp_path, graded("s", RIGHT))
     (tmp_path / ROWS).write_bytes(kept)
-    with pytest.raises(Misuse, match="are not of the same run"):
+    with pytest.raises(UsageError, match="are not of the same run"):
         list(read(tmp_path))
-    with pytest.raises(Misuse, match="grade the run first"):
+    with pytest.raises(UsageError, match="grade the run first"):
         list(read(tmp_path / "nowhere"))
 
 
@@ -225,7 +225,7 @@ def test_a_table_that_cannot_be_written_whole_changes_nothing(tmp_path: Path) ->
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write(tmp_path, graded("s", RIGHT), Files(write=full))
+        write(tmp_path, graded("s", RIGHT), FileSystem(write=full))
     assert [each.row for each in read(tmp_path)] == ["r"]
 
 

@@ -17,7 +17,7 @@ from pipeline.evaluation.graders.base import Grader
 from pipeline.evaluation.graders.scalars import similarity
 from pipeline.evaluation.graders.values import ABSENT, plain, same
 from pipeline.evaluation.graders.verdicts import Leaf
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 _TEXTS = st.text(max_size=8) | st.sampled_from(["", " ", "2026-01-02"])
 JSON = st.recursive(
@@ -120,7 +120,7 @@ def test_the_graders_are_offered_by_name() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_is_found_when_the_grader_is_made(make: Any, message: str) -> None:
-    with pytest.raises(Misuse, match=message):
+    with pytest.raises(UsageError, match=message):
         make()
 
 
@@ -311,7 +311,7 @@ def test_a_function_is_not_called_where_one_side_gives_nothing() -> None:
 
 @pytest.mark.parametrize("said", [None, 1.5, float("nan"), -1, [True]], ids=str)
 def test_a_function_that_means_nothing_is_a_misuse(said: Any) -> None:
-    with pytest.raises(Misuse, match="a bool, a number from 0 to 1 or a label is due"):
+    with pytest.raises(UsageError, match="a bool, a number from 0 to 1 or a label is due"):
         leaf(Function(lambda _, __: said), "a", "b")
 
 

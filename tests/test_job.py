@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from pipeline.data import Failure, Outcome, Reply, Row, Success
-from pipeline.faults import Cut, Fault, Misuse, Refused, Unavailable, Unparsable, Unusable
+from pipeline.faults import Fault, InvalidRow, Refused, Truncated, Unavailable, Unparsable, UsageError
 from pipeline.job.job import OURS, Job
 
 MODEL = "google/gemini-3.5-flash"
@@ -48,7 +48,7 @@ def payload(of: Job, **values: Any) -> Mapping[str, Any]:
 
 
 def unusable(of: Job, **values: Any) -> str:
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(InvalidRow) as caught:
         payload(of, **values)
     return caught.value.message
 
@@ -137,13 +137,13 @@ def test_a_function_that_returns_no_text_fails_its_row(returned: object) -> None
 
 def test_a_function_may_refuse_a_row() -> None:
     def prompt(row: Mapping[str, Any]) -> str:
-        raise Unusable(f"no use: {row['text']}")
+        raise InvalidRow(f"no use: {row['text']}")
 
     assert unusable(job(user=prompt), text="x") == "no use: x"
 
 
 def test_i1_a_record_that_could_not_be_read_fails_with_its_own_problem() -> None:
-    with pytest.raises(Unusable, match="line 3 is not JSON"):
+    with pytest.raises(InvalidRow, match="line 3 is not JSON"):
         job().request(Row(2, {}, problem="line 3 is not JSON"))
 
 
@@ -230,7 +230,9 @@ def test_beside_plain_messages_the_columns_url_and_method_are_data(other: dict[s
 
 
 def test_an_input_without_a_prompt_and_without_requests_is_refused_with_the_remedy() -> None:
-    with pytest.raises(Misuse, match=r"no `messages` or `body` column .*id, text, note, photo.*give the job a prompt"):
+    with pytest.raises(
+        UsageError, match=r"no `messages` or `body` column .*id, text, note, photo.*give the job a prompt"
+    ):
         carrying().columns_needed(COLUMNS)
 
 
@@ -264,7 +266,7 @@ def test_a_column_called_like_a_function_of_templates_is_read(name: str) -> None
 
 
 def test_i6_an_unknown_column_in_a_prompt_is_refused_with_the_nearest() -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         job(system="{{ nots }}").columns_needed(COLUMNS)
     assert str(caught.value) == (
         "the template of `system` names the column 'nots', which is not in the input; did you mean 'note'?"
@@ -272,13 +274,13 @@ def test_i6_an_unknown_column_in_a_prompt_is_refused_with_the_nearest() -> None:
 
 
 def test_i6_an_unknown_column_like_no_other_is_refused_with_all() -> None:
-    with pytest.raises(Misuse, match=r"\(known: id, text, note, photo\)"):
+    with pytest.raises(UsageError, match=r"\(known: id, text, note, photo\)"):
         job(user="{{ zzz }}").columns_needed(COLUMNS)
 
 
 @pytest.mark.parametrize("fields", [{"key": "ID"}, {"keep": ["text", "nots"]}, {"rename": {"txt": "text"}}])
 def test_i6_an_unknown_column_in_key_keep_or_rename_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(Misuse, match=r"the job names the column '.*', which is not in the input"):
+    with pytest.raises(UsageError, match=r"the job names the column '.*', which is not in the input"):
         job(**fields).columns_kept(TYPES)
 
 
@@ -306,7 +308,7 @@ def test_binary_columns_of_every_kind_are_left_out(kind: str) -> None:
 
 @pytest.mark.parametrize("name", [*OURS, "Status", "ERROR"])
 def test_a_reserved_name_is_refused_with_a_remedy_that_works(name: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         job().columns_kept({**TYPES, name: "string"})
     message = str(caught.value)
     assert f"the input column {name!r} has the name of an output column" in message
@@ -316,13 +318,13 @@ def test_a_reserved_name_is_refused_with_a_remedy_that_works(name: str) -> None:
 
 
 def test_a_name_given_by_rename_may_be_no_reserved_one_either() -> None:
-    with pytest.raises(Misuse, match="has the name of an output column"):
+    with pytest.raises(UsageError, match="has the name of an output column"):
         job(rename={"text": "response"}).columns_kept(TYPES)
 
 
 @pytest.mark.parametrize("types", [{"Text": "string", "text": "string"}, {"a": "string", "b": "string"}])
 def test_two_output_columns_of_the_same_name_are_refused(types: dict[str, str]) -> None:
-    with pytest.raises(Misuse, match="two output columns would have the same name"):
+    with pytest.raises(UsageError, match="two output columns would have the same name"):
         Job(name="a", user="x", rename={"a": "B"} if "a" in types else {}).columns_kept(types)
 
 
@@ -369,7 +371,7 @@ def test_h8_an_answer_with_any_other_finish_reason_is_whole(reason: object) -> N
 @pytest.mark.parametrize("fields", [{}, {"schema": Event}, {"schema": "json_object"}])
 def test_h8_an_answer_that_ended_at_the_limit_is_cut_whatever_is_there(fields: dict[str, Any], message: object) -> None:
     found = fault(job(**fields), reply(message, "length"))
-    assert type(found) is Cut
+    assert type(found) is Truncated
 
 
 def test_an_answer_that_was_cut_says_how_much_went_into_thinking() -> None:
@@ -448,7 +450,7 @@ def test_several_answers_are_a_list_with_null_where_one_is_no_good() -> None:
 
 def test_several_answers_that_are_all_no_good_fail_the_row_with_the_first_fault() -> None:
     choices = [{"index": i, "message": {"content": "x"}, "finish_reason": r} for i, r in enumerate(["length", "stop"])]
-    assert type(fault(job(schema=Place, n=2), Reply(orjson.dumps({"choices": choices})))) is Cut
+    assert type(fault(job(schema=Place, n=2), Reply(orjson.dumps({"choices": choices})))) is Truncated
 
 
 def test_thoughts_between_their_tags_are_no_part_of_the_answer() -> None:
@@ -482,7 +484,7 @@ _JSON = st.recursive(
 def test_h8_any_message_becomes_an_outcome(message: object, reason: object, schema: object, n: int) -> None:
     """Nothing is raised, and a failure is one that a reply can mean."""
     result = outcome(job(schema=schema, n=n), reply(message, reason))
-    assert isinstance(result, Success) or isinstance(result.fault, Refused | Cut | Unparsable | Unavailable)
+    assert isinstance(result, Success) or isinstance(result.fault, Refused | Truncated | Unparsable | Unavailable)
 
 
 # Fingerprints.
@@ -654,7 +656,7 @@ def test_p8_a_fingerprint_is_text_by_field() -> None:
     ],
 )
 def test_what_cannot_go_together_is_refused_when_the_job_is_made(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(Misuse, match=said):
+    with pytest.raises(UsageError, match=said):
         job(**fields)
 
 
@@ -693,5 +695,5 @@ def test_a_job_never_changes_and_replace_makes_a_checked_copy() -> None:
     assert first.temperature == 0
     with pytest.raises(ValidationError):
         first.replace(temperature=3)
-    with pytest.raises(Misuse):
+    with pytest.raises(UsageError):
         first.replace(user="{{ text")

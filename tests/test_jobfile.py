@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.data import Row
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.errors import FIELD_WORDS
 from pipeline.job.job import Job
 from pipeline.job.loader import is_job_file, job_of_requests, load_evaluation, load_job, overridden
@@ -42,7 +42,7 @@ def written(folder: Path, text: str, name: str = "my_job.py") -> str:
 
 
 def complaint(target: str) -> str:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         load_job(target)
     return str(caught.value)
 
@@ -275,7 +275,7 @@ def test_what_is_set_is_compiled_and_checked_like_what_was_written() -> None:
     ],
 )
 def test_what_cannot_be_set_is_told_in_a_sentence(assignment: str, said: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         overridden(JOB, {}, [assignment])
     assert str(caught.value).startswith(said)
 
@@ -293,7 +293,7 @@ def test_no_assignment_raises_anything_but_misuse(text: str, value: Any) -> None
     for assignment in (text, f"extra={text}", f"google.{text}={value}", f"temperature={value}", f"rename={value}"):
         try:
             job = overridden(JOB, {}, [assignment])
-        except Misuse:
+        except UsageError:
             continue
         assert isinstance(job, Job)
 
@@ -409,14 +409,14 @@ def test_a_file_that_is_not_there_is_answered_with_its_neighbour(tmp_path: Path)
 def test_a_file_of_the_other_kind_is_answered_with_its_command(tmp_path: Path) -> None:
     """A job is run, and an evaluation evaluated."""
     target = written(tmp_path, HEAD + "job = Job(name='a', user='x')\n")
-    with pytest.raises(Misuse, match=f"it has a job: `pipeline run {target}` runs it"):
+    with pytest.raises(UsageError, match=f"it has a job: `pipeline run {target}` runs it"):
         load_evaluation(target)
 
 
 @pytest.mark.parametrize("prompt", ["Say {text}", "Say {text} and {id}", "{{ 'a' }} {text}"])
 def test_a_prompt_with_single_braces_is_refused_before_every_row_is_asked_the_same(prompt: str) -> None:
     """As in an f-string: the template would name no column."""
-    with pytest.raises(Misuse, match=r"the prompt has \{text\} in single braces"):
+    with pytest.raises(UsageError, match=r"the prompt has \{text\} in single braces"):
         Job(name="a", user=prompt).columns_needed(["id", "text"])
 
 

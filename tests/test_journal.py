@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from pipeline import faults
 from pipeline.data import Entry, Part, Reply, Usage
-from pipeline.faults import Broken, Denied, Fault, Refused, Unavailable
+from pipeline.faults import Broken, Fault, ProviderUnusable, Refused, Unavailable
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.journal import MAX_PENDING, Journal, look
+from pipeline.storage.journal import MAX_PENDING, Journal, read_state
 from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +46,15 @@ REPLIES = st.builds(
     saved=st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
     saved_usd=SECONDS,
 )
-KINDS = [Unavailable, Refused, faults.Cut, faults.Unparsable, faults.Unusable, faults.Throttled, Denied]
+KINDS = [
+    Unavailable,
+    Refused,
+    faults.Truncated,
+    faults.Unparsable,
+    faults.InvalidRow,
+    faults.Throttled,
+    ProviderUnusable,
+]
 FAULTS = st.builds(
     lambda kind, message, status: kind(message, http_status=status),
     st.sampled_from(KINDS),
@@ -293,7 +301,7 @@ def test_p4_a_damaged_journal_is_broken_whoever_reads_it(tmp_path: Path) -> None
     with pytest.raises(Broken), opened(path) as journal:
         list(journal.entries(0, 200))
     with pytest.raises(Broken):
-        look(path)
+        read_state(path)
 
 
 def test_s6_the_files_of_the_journal_are_private(tmp_path: Path) -> None:
@@ -334,7 +342,7 @@ async def test_entries_that_a_cut_short_seal_left_behind_go_when_the_journal_is_
         await journal.flush()
     with opened(tmp_path / "journal") as journal:
         assert journal.recorded(0, 4000) == set(range(3000, 3010))
-    assert look(tmp_path / "journal") == ([part(0, 0, 3000)], 10)
+    assert read_state(tmp_path / "journal") == ([part(0, 0, 3000)], 10)
 
 
 async def test_unseal_opens_a_chunk_again_with_the_entries_to_keep(tmp_path: Path) -> None:
@@ -407,13 +415,13 @@ def size_of(folder: Path) -> int:
 
 async def test_look_reads_beside_a_writer(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    assert look(path) == ([], 0)
+    assert read_state(path) == ([], 0)
     looked: list[tuple[list[Part], int]] = []
     done = threading.Event()
 
     def look_all_the_time() -> None:
         while not done.is_set():
-            looked.append(look(path))
+            looked.append(read_state(path))
 
     async with writing(path) as journal:
         looker = threading.Thread(target=look_all_the_time)
@@ -425,7 +433,7 @@ async def test_look_reads_beside_a_writer(tmp_path: Path) -> None:
                 journal.seal(part(chunk, chunk * 10, 10))
         done.set()
         looker.join()
-    assert look(path) == ([part(chunk, chunk * 10, 10) for chunk in range(20)], 0)
+    assert read_state(path) == ([part(chunk, chunk * 10, 10) for chunk in range(20)], 0)
     counts = [len(parts) for parts, _ in looked]
     assert counts == sorted(counts)
 
@@ -433,4 +441,4 @@ async def test_look_reads_beside_a_writer(tmp_path: Path) -> None:
 def test_look_at_a_journal_that_is_just_being_made_finds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.touch()
-    assert look(path) == ([], 0)
+    assert read_state(path) == ([], 0)

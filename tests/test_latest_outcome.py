@@ -9,7 +9,7 @@ import orjson
 
 from pipeline.data import Reply, Request, Success, Usage
 from pipeline.faults import Unavailable
-from pipeline.job.parsing import LatestOutcome, Reader
+from pipeline.job.parsing import LatestOutcome, ReplyParser
 
 
 def replying(text: str) -> Reply:
@@ -18,7 +18,7 @@ def replying(text: str) -> Reply:
 
 def test_only_the_same_reply_of_the_same_row_is_not_read_again() -> None:
     """Equal replies of other rows, other replies of the row, and a fault that was given a reply are."""
-    latest = LatestOutcome(Reader(None))
+    latest = LatestOutcome(ReplyParser(None))
     first, other = replying("yes"), replying("no")
     known = latest.of(1, first)
     assert latest.of(1, first) is known

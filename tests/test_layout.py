@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import PARTS
-from pipeline.faults import Misuse
-from pipeline.storage.run_folder import FORMAT, PLAN, Plan, RunFolder
+from pipeline.faults import UsageError
+from pipeline.storage.run_folder import FORMAT, PLAN, RunFolder, RunIdentity
 from tests.commands import JOB, Done, Shell
 from tests.servers import Answer, Call, Served, chat, served
 
@@ -171,7 +171,7 @@ def test_a_folder_whose_own_data_is_called_data_is_not_taken_for_an_output(
 ) -> None:
     (tmp_path / "project" / PARTS).mkdir(parents=True)
     (path := tmp_path / "project" / PARTS / inside).write_text("precious")
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         RunFolder(tmp_path / "project").prepare()
     assert path.read_text() == "precious"
     assert not (tmp_path / "project/_run").exists()
@@ -179,7 +179,7 @@ def test_a_folder_whose_own_data_is_called_data_is_not_taken_for_an_output(
 
 def test_a_file_in_the_place_of_the_folder_of_the_parts_is_refused(tmp_path: Path) -> None:
     (tmp_path / PARTS).write_text("precious")
-    with pytest.raises(Misuse, match=r"holds other files .data.: choose an empty one"):
+    with pytest.raises(UsageError, match=r"holds other files .data.: choose an empty one"):
         RunFolder(tmp_path).prepare()
     assert (tmp_path / PARTS).read_text() == "precious"
 
@@ -187,7 +187,7 @@ def test_a_file_in_the_place_of_the_folder_of_the_parts_is_refused(tmp_path: Pat
 def test_clear_takes_the_parts_of_every_format_and_leaves_the_rest(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.prepare()
-    folder.save(Plan(job_name="a", job={}, target="", survey={}, limit=None, simulated=False))
+    folder.save(RunIdentity(job_name="a", job={}, target="", survey={}, limit=None, simulated=False))
     for name in ("part-000000.parquet", "data/part-000000.parquet", "data/part-000000_01.parquet", "data/mine.parquet"):
         (tmp_path / name).write_bytes(b"x")
     folder.clear()

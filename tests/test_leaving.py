@@ -50,7 +50,7 @@ def test_s3_media_are_never_fetched_from_here_and_plain_http_fails_its_row(shell
         asked = [call.json()["messages"][-1]["content"][-1]["image_url"]["url"] for call in server.calls]
     assert done.json.items() >= {"ok": 2, "failed": 3}.items()
     assert sorted(asked) == sorted([pictures[0], pictures[4]])
-    assert [row["error"]["type"] for row in shell.output() if row["error"]] == ["Unusable"] * 3
+    assert [row["error"]["type"] for row in shell.output() if row["error"]] == ["InvalidRow"] * 3
 
 
 def test_s6_while_it_works_a_runs_own_folder_is_for_its_owner_only_whatever_the_umask(shell: Shell) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Reply, Usage
 from pipeline.ledger import NOTHING, Charges, total
-from pipeline.storage.journal import Journal, charged_in, of_worker
+from pipeline.storage.journal import Journal, charged_in, worker_journal_path
 
 CALL = Charges.of_call(Usage(10, 5, 3, 2), 0.25, Usage())
 HELD = Charges(lost_calls=2, lost_usd=0.5, lost_tokens=30.0)
@@ -85,7 +85,7 @@ def test_m4_rows_that_are_forgotten_or_opened_again_take_nothing_off(tmp_path: P
 
 def test_m4_a_journal_that_is_taken_over_twice_is_counted_once(tmp_path: Path) -> None:
     """The file may survive a crash in the middle of that."""
-    path, own = tmp_path / "journal.sqlite", of_worker(tmp_path / "journal.sqlite", 0)
+    path, own = tmp_path / "journal.sqlite", worker_journal_path(tmp_path / "journal.sqlite", 0)
     charge(path, CALL)
     charge(own, CALL, CALL, held=HELD)
     assert charged_in(path) == total([CALL] * 3)

@@ -141,7 +141,7 @@ def test_m3_a_row_that_ends_in_the_midst_of_its_turns_keeps_what_it_cost(
     assert done.json["cost_usd"] == done.json["run_cost_usd"] == pytest.approx(till.dollars, abs=1e-6)
     require_billed(shell, till, done.json["run_cost_usd"])
     rows = shell.output()
-    assert [row["error"]["type"] for row in rows] == ["Cut"] * 3
+    assert [row["error"]["type"] for row in rows] == ["Truncated"] * 3
     assert sum(row["response"]["cost_usd"] for row in rows) == pytest.approx(till.dollars)
     assert [row["response"]["input_tokens"] for row in rows] == [3000, 3003, 3006]
     assert [row["response"]["tool_calls"][0]["name"] for row in rows] == ["look_up"] * 3

@@ -17,13 +17,13 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import PARTS, Entry, Failure, Reply, Request
 from pipeline.endpoint.client import Endpoint, Target, open_endpoint
 from pipeline.endpoint.prices import Price, Prices
 from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Fault
-from pipeline.policy import Account, Stop, ToolLimits, charged, repairing, with_tools
+from pipeline.policy import Account, Shutdown, ToolLimits, charged, repairing, with_tools
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.dataset import Dataset, kept_replies
 from tests.mutations import script
@@ -58,7 +58,7 @@ PRICES = Prices({"google/own": Price(input=1.0, output=2.0, cached=0.5)})
 async def entry_of(job: Job, endpoint: Endpoint, number: int) -> Entry:
     """What is recorded of a row, asked as a run asks it."""
     tools = ToolLimits(turns=3, calls=4, timeout_s=5.0)
-    paid = charged(endpoint.ask, Account(PRICES, Tally(), Stop()))
+    paid = charged(endpoint.ask, Account(PRICES, Counters(), Shutdown()))
     ask = with_tools(paid, job.tool_list, tools, transcript=job.transcript)
     ask = repairing(ask, job.outcome, job.repairs)
     payload = {**job._parameters, "max_tokens": 100, "messages": [{"role": "user", "content": f"row {number}"}]}
@@ -115,7 +115,7 @@ async def test_h8a_any_type_at_any_path_is_a_value_or_a_fault_of_its_row(job: Jo
     for first in range(0, 1500, ROWS):
         ends += await sealed(job, first, ROWS, tmp_path)
     assert ends.total() == 1500
-    assert {"ok", "Unparsable", "Unavailable", "Refused", "Cut"} <= ends.keys()
+    assert {"ok", "Unparsable", "Unavailable", "Refused", "Truncated"} <= ends.keys()
 
 
 async def test_h8a_no_mutation_at_all_is_a_value(tmp_path: Path) -> None:

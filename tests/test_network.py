@@ -18,7 +18,7 @@ from pipeline.endpoint.client import Endpoint, Target, open_endpoint
 from pipeline.endpoint.credentials import Requester, reason_of
 from pipeline.endpoint.network import CA_VARIABLES, goes_straight, proxy_for, tls_context
 from pipeline.endpoint.token_source import ApiKey
-from pipeline.faults import Misuse, Unavailable
+from pipeline.faults import Unavailable, UsageError
 from tests.servers import Answer, Server, chat, scripted
 
 pytestmark = pytest.mark.anyio
@@ -84,7 +84,7 @@ def test_s9_a_proxy_that_cannot_be_used_is_told_by_its_variable_and_not_by_its_v
     address: str, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("HTTPS_PROXY", address)
-    with pytest.raises(Misuse, match="HTTPS_PROXY") as refused:
+    with pytest.raises(UsageError, match="HTTPS_PROXY") as refused:
         proxy_for("https://example.com/v1")
     assert "canary" not in str(refused.value)
 
@@ -301,7 +301,7 @@ def test_authorities_that_are_not_there_or_are_none_are_told_by_their_variable(
     (tmp_path / "none.pem").write_text("no certificate")
     for path in (tmp_path / "canary.pem", "x" * 5000, tmp_path / "none.pem"):
         environment.setenv(variable, str(path))
-        with pytest.raises(Misuse, match=variable) as refused:
+        with pytest.raises(UsageError, match=variable) as refused:
             tls_context()
         assert "canary" not in str(refused.value)
 

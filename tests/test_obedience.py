@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from typing_extensions import TypedDict
 
-from pipeline.schema.from_pydantic import Shape, shape_of
+from pipeline.schema.from_pydantic import AnswerSchema, shape_of
 from tests.obedient import answers
 
 
@@ -125,12 +125,12 @@ ANNOTATIONS: list[Any] = [
 ]  # fmt: skip
 
 
-def taken(shape: Shape, text: str) -> None:
+def taken(shape: AnswerSchema, text: str) -> None:
     """Raises when the answer does not fit the schema, or its value does not fit the columns."""
     pa.array([shape.plain(shape.parse(text))], type=shape.arrow_type())
 
 
-def model_of(annotation: Any) -> Shape:
+def model_of(annotation: Any) -> AnswerSchema:
     return shape_of(pydantic.create_model("Answer", x=(annotation, ...)))
 
 

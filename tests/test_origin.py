@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline import Job, image
 from pipeline.data import Row
 from pipeline.execution.chunks import source_of
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import InvalidRow, UsageError
 from pipeline.job.attachments import load
 from pipeline.schema.bigquery import is_refused, legal_names, legal_type, refused_names
 from pipeline.source import survey
@@ -86,7 +86,7 @@ def test_the_ordinal_is_there_unless_the_job_has_a_key_says_no_or_the_input_has_
     assert Job(name="a", user="x", add=[]).columns_added(kept) == ()
     assert Job(name="a", user="x").columns_added({"Row": "Row"}) == ()
     assert Job(name="a", user="x", key="id", add=["row"]).columns_added(kept) == ("row",)
-    with pytest.raises(Misuse, match=r"`add` and the input both have a column 'row'"):
+    with pytest.raises(UsageError, match=r"`add` and the input both have a column 'row'"):
         Job(name="a", user="x", add=["row"]).columns_added({"row": "row"})
     assert Job(name="a", user="x", add=["row"]).columns_added({"row": "input_row"}) == ("row",)
 
@@ -147,7 +147,7 @@ def test_a_schema_with_names_that_bigquery_refuses_is_refused_before_the_first_c
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     schema = {"type": "object", "properties": {"a.b": {"type": "string"}}}
     job = Job(name="a", model=MODEL, user="{{ text }}", schema=schema, rename="bigquery")
-    with pytest.raises(Misuse, match=r"BigQuery refuses 'parsed'\.'a\.b', of the job's schema"):
+    with pytest.raises(UsageError, match=r"BigQuery refuses 'parsed'\.'a\.b', of the job's schema"):
         source_of(job, survey(tmp_path))
 
 
@@ -193,7 +193,7 @@ def test_the_struct_of_hugging_face_is_an_image_by_its_bytes_or_its_path(tmp_pat
     for row in (one, two):
         part = job.request(row).payload["messages"][0]["content"][1]
         assert load(part, tmp_path / "media")["image_url"]["url"] == url
-    with pytest.raises(Unusable, match="column 'image' holds no image"):
+    with pytest.raises(InvalidRow, match="column 'image' holds no image"):
         job.request(three)
     several = job.replace(user=["{{ text }}", image("images")])
     request = several.request(Row(0, {"text": "x", "images": values[:2]}))

@@ -17,14 +17,14 @@ from pipeline.pace import (
     FIRST_RATE,
     PROBE_S,
     AdaptiveRate,
-    Breaker,
-    Gate,
-    Latencies,
-    Lateness,
+    CircuitBreaker,
+    FailureRate,
+    LatencyWindow,
+    Pacer,
+    RetryAfterHold,
     RetryBudget,
-    Spacing,
+    StragglerDetector,
     TokenEstimate,
-    Weather,
     first_rate,
 )
 from pipeline.pace.failure_rate import BAD_ROWS, BAD_SHARE, MOST_ATTEMPTS, UNLIKELY
@@ -42,7 +42,7 @@ STEPS = st.floats(0.0, 30.0)
 @settings(deadline=None)
 @given(MOMENTS)
 def test_a_gate_is_open_at_first(now: float) -> None:
-    assert Gate().wait(now) == 0.0
+    assert RetryAfterHold().wait(now) == 0.0
 
 
 @settings(deadline=None)
@@ -50,7 +50,7 @@ def test_a_gate_is_open_at_first(now: float) -> None:
 def test_h1_the_gate_never_opens_before_any_time_that_the_server_has_named(
     closings: list[tuple[float, float]], seed: int
 ) -> None:
-    gate, now, not_before = Gate(dice=Random(seed)), 0.0, 0.0
+    gate, now, not_before = RetryAfterHold(dice=Random(seed)), 0.0, 0.0
     for later, hint in closings:
         now += later
         gate.close(now, hint)
@@ -61,14 +61,14 @@ def test_h1_the_gate_never_opens_before_any_time_that_the_server_has_named(
 @settings(deadline=None)
 @given(MOMENTS, HINTS, SEEDS)
 def test_the_gate_opens_soon_after_that_time_and_for_everybody(now: float, hint: float, seed: int) -> None:
-    gate = Gate(dice=Random(seed))
+    gate = RetryAfterHold(dice=Random(seed))
     gate.close(now, hint)
     assert gate.wait(now) <= hint + 2.0 + 1e-6
     assert gate.wait(now + hint) == 0.0
 
 
 def test_callers_who_wait_together_are_told_different_times() -> None:
-    gate = Gate(dice=Random(7))
+    gate = RetryAfterHold(dice=Random(7))
     gate.close(10.0, 30.0)
     assert len({gate.wait(10.0) for _ in range(100)}) == 100
 
@@ -76,14 +76,14 @@ def test_callers_who_wait_together_are_told_different_times() -> None:
 # The breaker.
 
 
-def failing(breaker: Breaker, now: float, rows: range) -> bool:
+def failing(breaker: CircuitBreaker, now: float, rows: range) -> bool:
     """Every one of these rows fails now; whether that opened the breaker."""
     return sum(breaker.failed(now, row) for row in rows) > 0
 
 
-def opened(now: float = 100.0) -> Breaker:
+def opened(now: float = 100.0) -> CircuitBreaker:
     """A breaker that has opened at this moment."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.succeeded(now - 60.0)
     assert failing(breaker, now, range(10))
     assert breaker.opened_at == now
@@ -96,14 +96,14 @@ def test_h4_the_breaker_opens_when_ten_rows_have_failed_and_nothing_succeeded_fo
     silence: float,
     opens: bool,  # noqa: FBT001 - a table
 ) -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.succeeded(100.0)
     assert failing(breaker, 100.0 + silence, range(rows)) is opens
     assert (breaker.opened_at is not None) is opens
 
 
 def test_h4_before_any_success_the_silence_counts_from_the_first_request() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.sent(100.0)
     assert not failing(breaker, 104.9, range(50))
     assert failing(breaker, 105.0, range(1))
@@ -132,7 +132,7 @@ def test_h4_the_first_success_closes_the_breaker() -> None:
 
 
 def test_h4_failures_before_a_success_are_forgotten() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.sent(0.0)
     assert not failing(breaker, 50.0, range(9))
     breaker.succeeded(51.0)
@@ -143,7 +143,7 @@ def test_h4_failures_before_a_success_are_forgotten() -> None:
 @settings(deadline=None)
 @given(st.lists(st.floats(0.0, 1000.0)))
 def test_h11_one_row_that_always_fails_never_opens_it(steps: list[float]) -> None:
-    breaker, now = Breaker(), 0.0
+    breaker, now = CircuitBreaker(), 0.0
     breaker.sent(now)
     for step in steps:
         now += step
@@ -154,7 +154,7 @@ def test_h11_one_row_that_always_fails_never_opens_it(steps: list[float]) -> Non
 @given(st.integers(1, 2000), st.integers(1, 100))
 def test_h11_rows_that_failed_while_others_went_well_never_open_it(poison: int, rounds: int) -> None:
     """Also when they alone are left at the end of the run."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.sent(0.0)
     failing(breaker, 1.0, range(poison))
     breaker.succeeded(2.0)
@@ -164,7 +164,7 @@ def test_h11_rows_that_failed_while_others_went_well_never_open_it(poison: int, 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["sent", "succeeded", "failed"]), st.integers(0, 30), st.floats(0, 3))))
 def test_h4_it_opens_for_nothing_less_than_ten_rows_and_five_seconds(events: list[tuple[str, int, float]]) -> None:
-    breaker, now, last, rows = Breaker(), 0.0, 0.0, set[int]()
+    breaker, now, last, rows = CircuitBreaker(), 0.0, 0.0, set[int]()
     breaker.sent(now)
     for kind, row, step in events:
         now += step
@@ -364,7 +364,7 @@ def test_the_rate_is_always_a_rate(events: list[tuple[str, float, float]]) -> No
 @settings(deadline=None)
 @given(st.floats(1.0, 3000.0), st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 9)), max_size=200))
 def test_a_declared_rate_is_never_passed_in_any_minute(per_minute: float, calls: list[tuple[float, int]]) -> None:
-    spacing, now = Spacing(per_minute), 0.0
+    spacing, now = Pacer(per_minute), 0.0
     taken: list[tuple[float, int]] = []
     for late, units in calls:
         now += spacing.wait(now) + (late if late > 10.0 else 0.0)
@@ -377,7 +377,7 @@ def test_a_declared_rate_is_never_passed_in_any_minute(per_minute: float, calls:
 
 
 def test_a_declared_rate_is_used_to_the_full() -> None:
-    spacing, now = Spacing(60.0), 0.0
+    spacing, now = Pacer(60.0), 0.0
     for _ in range(100):
         now += spacing.wait(now)
         spacing.take(now)
@@ -389,7 +389,7 @@ def test_a_declared_rate_is_used_to_the_full() -> None:
 def test_an_estimate_that_is_settled_leaves_the_limit_as_if_it_had_been_known(
     per_minute: float, estimated: float, actual: float
 ) -> None:
-    guessed, known = Spacing(per_minute), Spacing(per_minute)
+    guessed, known = Pacer(per_minute), Pacer(per_minute)
     guessed.take(0.0, estimated)
     guessed.settle(estimated, actual)
     known.take(0.0, actual)
@@ -408,16 +408,16 @@ def test_tokens_of_a_request_are_learned_from_the_answers(size: int, asked: int,
 # Weather.
 
 
-def seen(outcomes: list[bool]) -> Weather:
-    weather = Weather()
+def seen(outcomes: list[bool]) -> FailureRate:
+    weather = FailureRate()
     for failed in outcomes:
         weather.saw(failed=failed)
     return weather
 
 
 def test_nothing_seen_is_good_weather() -> None:
-    assert Weather().share == 0.0
-    assert Weather().attempts(5) == 5
+    assert FailureRate().share == 0.0
+    assert FailureRate().attempts(5) == 5
 
 
 @settings(deadline=None)
@@ -510,7 +510,7 @@ def test_who_waits_as_long_as_the_budget_says_may_retry_then(spent: int, now: fl
 @settings(deadline=None)
 @given(st.lists(st.floats(0.0, 1000.0), max_size=60), st.integers(1, 20), st.floats(0.0, 1.0))
 def test_quantiles_are_those_of_the_latest_latencies(values: list[float], size: int, share: float) -> None:
-    latencies = Latencies(size)
+    latencies = LatencyWindow(size)
     for value in values:
         latencies.add(value)
     latest = sorted(values[-size:])
@@ -525,7 +525,7 @@ def test_quantiles_are_those_of_the_latest_latencies(values: list[float], size: 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(1.0, 1000.0), min_size=100, max_size=400, unique=True), st.floats(0.01, 0.5))
 def test_of_calls_that_begin_together_the_slowest_are_hedged(took: list[float], share: float) -> None:
-    lateness = Lateness(share)
+    lateness = StragglerDetector(share)
     calls = {seconds: lateness.begin(0.0) for seconds in took}
     hedged = []
     for now in sorted(took):
@@ -542,7 +542,7 @@ def test_of_calls_that_begin_together_the_slowest_are_hedged(took: list[float], 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0.0, 10.0), max_size=300), st.floats(0.01, 1.0), st.integers(100, 200))
 def test_hedges_are_always_less_than_their_share_of_the_calls(took: list[float], share: float, size: int) -> None:
-    lateness = Lateness(share, size)
+    lateness = StragglerDetector(share, size)
     for now, seconds in enumerate(took):
         call = lateness.begin(float(now))
         if lateness.may_hedge(call, now + seconds):
@@ -552,7 +552,7 @@ def test_hedges_are_always_less_than_their_share_of_the_calls(took: list[float],
 
 
 def test_a_call_is_not_late_because_younger_ones_were_quick() -> None:
-    lateness = Lateness(0.03, size=20_000)
+    lateness = StragglerDetector(0.03, size=20_000)
     wave = [lateness.begin(0.0) for _ in range(1000)]
     for call in wave[50:]:
         lateness.end(call, 1.0)
@@ -565,7 +565,7 @@ def test_a_call_is_not_late_because_younger_ones_were_quick() -> None:
 
 
 def test_a_call_that_is_older_than_a_late_one_is_late() -> None:
-    lateness = Lateness(0.03)
+    lateness = StragglerDetector(0.03)
     oldest = lateness.begin(0.0)
     for _ in range(99):
         lateness.end(lateness.begin(0.1), 1.0)
@@ -575,7 +575,7 @@ def test_a_call_that_is_older_than_a_late_one_is_late() -> None:
 
 
 def test_a_call_that_outlasts_all_that_are_remembered_is_late() -> None:
-    lateness = Lateness(0.03, size=100)
+    lateness = StragglerDetector(0.03, size=100)
     oldest = lateness.begin(0.0)
     for now in range(100):
         lateness.end(lateness.begin(float(now)), now + 200.0)
@@ -583,7 +583,7 @@ def test_a_call_that_outlasts_all_that_are_remembered_is_late() -> None:
 
 
 def test_one_looks_again_when_the_call_takes_longer_than_usual_and_then_now_and_again() -> None:
-    lateness = Lateness(0.05)
+    lateness = StragglerDetector(0.05)
     assert lateness.look_again(lateness.begin(0.0), 0.0) == 0.1
     for _ in range(100):
         lateness.end(lateness.begin(0.0), 8.0)

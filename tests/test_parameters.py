@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, HttpUrl
 from typing_extensions import TypedDict
 
 from pipeline.emulator.protocol.dialect import check_parameters, check_structured
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.tools import ToolError, tool_of
 from pipeline.schema.dialects import standard
 from pipeline.schema.from_pydantic import shape_of
@@ -204,9 +204,9 @@ POINT = {"type": "object", "properties": {"x": {"type": "number"}}, "required": 
 @given(SCHEMAS)
 def test_any_schema_makes_parameters_that_gemini_takes_and_an_answer_s_schema_or_misuse(inner: Any) -> None:
     document = {"type": "object", "properties": {"x": inner}, "$defs": {"text": {"type": "string"}, "point": POINT}}
-    with contextlib.suppress(Misuse):
+    with contextlib.suppress(UsageError):
         check_parameters("f", 0, gemini_parameters(document) or {})
-    with contextlib.suppress(Misuse):
+    with contextlib.suppress(UsageError):
         check_structured(json.loads(json.dumps(shape_of(document).json_schema)))
 
 
@@ -282,7 +282,7 @@ def test_a_name_that_gemini_refuses_is_misuse(name: str) -> None:
         """Has a name that is Python's and not Gemini's."""
 
     function.__name__ = name
-    with pytest.raises(Misuse, match="cannot have the name"):
+    with pytest.raises(UsageError, match="cannot have the name"):
         tool_of(function)
 
 

@@ -17,13 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.faults import Misuse
-from pipeline.storage.run_folder import LOCK, PLAN, WORKERS, Plan, RunFolder, differences
+from pipeline.faults import UsageError
+from pipeline.storage.run_folder import LOCK, PLAN, WORKERS, RunFolder, RunIdentity, differences
 
 ROOT = Path(__file__).parents[1]
 
 JOB = {"model": "google/gemini-test", "prompt": "Read {{ text }}", "schema": "{}", "parameters": '{"temperature": 0}'}
-A_PLAN = Plan(job_name="a-job", job=JOB, target="job.py", survey={"rows": 3, "files": []}, limit=None, simulated=False)
+A_PLAN = RunIdentity(
+    job_name="a-job", job=JOB, target="job.py", survey={"rows": 3, "files": []}, limit=None, simulated=False
+)
 
 
 def prepared(output: Path) -> RunFolder:
@@ -62,7 +64,7 @@ def test_p6_a_second_run_is_refused_and_told_the_pid_and_host_of_the_first(tmp_p
     folder = prepared(tmp_path / "out")
     with holder(folder.output) as child:
         who = f"pid {child.pid} on {socket.gethostname()}"
-        with pytest.raises(Misuse, match=f"another run works on {folder.output}: {who}"), folder.locked():
+        with pytest.raises(UsageError, match=f"another run works on {folder.output}: {who}"), folder.locked():
             pass
         assert folder.running() == who
 
@@ -96,7 +98,7 @@ def _race(output: Path, *, starts: int) -> list[str]:
                 all_tried.wait()
                 folder.sweep()
                 ended.append("got it")
-        except Misuse as refusal:
+        except UsageError as refusal:
             all_tried.wait()
             ended.append("told who" if f": pid {os.getpid()} on " in str(refusal) else str(refusal))
 
@@ -126,28 +128,28 @@ def test_p5_an_output_that_cannot_be_written_is_found_before_anything_is_asked(t
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder")
     for output in (in_the_way, in_the_way / "out", Path("/proc/nobody/out"), Path("/proc/self/out")):
-        with pytest.raises(Misuse, match="cannot be written"):
+        with pytest.raises(UsageError, match="cannot be written"):
             prepared(output)
     assert in_the_way.read_text() == "not a folder"
 
 
 def test_p5_a_file_in_place_of_the_run_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "_run").write_text("")
-    with pytest.raises(Misuse, match="cannot be written"):
+    with pytest.raises(UsageError, match="cannot be written"):
         prepared(tmp_path)
 
 
 @pytest.mark.parametrize("stranger", ["notes.txt", "data.parquet", "part-000000.csv", ".git"])
 def test_a_folder_with_other_files_is_refused(stranger: str, tmp_path: Path) -> None:
     (tmp_path / stranger).write_text("mine")
-    with pytest.raises(Misuse, match=f"holds other files .{stranger}.: choose an empty one"):
+    with pytest.raises(UsageError, match=f"holds other files .{stranger}.: choose an empty one"):
         prepared(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [stranger]
 
 
 def test_parts_without_their_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "part-000000.parquet").write_text("precious")
-    with pytest.raises(Misuse, match="without its run state"):
+    with pytest.raises(UsageError, match="without its run state"):
         prepared(tmp_path)
 
 
@@ -208,19 +210,19 @@ def test_a_plan_is_read_as_it_was_written_and_is_private(tmp_path: Path) -> None
 def test_a_plan_that_cannot_be_read_is_refused_with_the_remedy(content: bytes, tmp_path: Path) -> None:
     folder = prepared(tmp_path / "out")
     (folder.run / PLAN).write_bytes(content)
-    with pytest.raises(Misuse, match=r"is not a plan of this version .*: start over with --fresh"):
+    with pytest.raises(UsageError, match=r"is not a plan of this version .*: start over with --fresh"):
         folder.load()
 
 
 def test_every_run_has_an_id_of_its_own() -> None:
-    other = Plan(job_name="a-job", job={}, target="", survey={}, limit=None, simulated=False)
+    other = RunIdentity(job_name="a-job", job={}, target="", survey={}, limit=None, simulated=False)
     assert other.run_id != A_PLAN.run_id
 
 
 # What makes it another run
 
 
-def changed(**fields: str) -> Plan:
+def changed(**fields: str) -> RunIdentity:
     return replace(A_PLAN, job={**JOB, **fields})
 
 
@@ -239,7 +241,7 @@ def changed(**fields: str) -> Plan:
         ),
     ],
 )
-def test_p8_what_changed_is_told_field_by_field(now: Plan, told: list[str]) -> None:
+def test_p8_what_changed_is_told_field_by_field(now: RunIdentity, told: list[str]) -> None:
     assert differences(A_PLAN, now) == told
 
 

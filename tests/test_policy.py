@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Price, Prices
-from pipeline.faults import Denied, Fault, Interrupted, Refused, Throttled, Unavailable, Unparsable
-from pipeline.pace import PROBE_S, AdaptiveRate, Lateness, RetryBudget, Spacing, Weather
+from pipeline.faults import Fault, Interrupted, ProviderUnusable, Refused, Throttled, Unavailable, Unparsable
+from pipeline.pace import PROBE_S, AdaptiveRate, FailureRate, Pacer, RetryBudget, StragglerDetector
 from pipeline.pace.failure_rate import MOST_ATTEMPTS
-from pipeline.policy import Account, Dispatcher, Lane, Limits, Stop, charged, hedged, retrying, watched, within
+from pipeline.policy import Account, Dispatcher, Limits, Shutdown, Upstream, charged, hedged, retrying, watched, within
 from tests import virtual
 from tests.benchmarks.hedging import simulate
 
@@ -98,21 +98,21 @@ class Rig:
     rate: AdaptiveRate | None = None
     give_up_s: float = 1800.0
     budget: RetryBudget = field(default_factory=RetryBudget)
-    stop: Stop = field(default_factory=Stop)
-    tally: Tally = field(default_factory=Tally)
+    stop: Shutdown = field(default_factory=Shutdown)
+    tally: Counters = field(default_factory=Counters)
     dispatcher: Dispatcher = field(init=False)
     ask: Ask = field(init=False)
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.concurrency)
-        self.lane = Lane("here", self.endpoint.ask, rate=self.rate)
+        self.lane = Upstream("here", self.endpoint.ask, rate=self.rate)
         self.dispatcher = Dispatcher(
             [self.lane], self.limits, stop=self.stop, tally=self.tally, give_up_s=self.give_up_s
         )
         self.ask = retrying(
             self.dispatcher.ask,
             attempts=self.attempts,
-            weather=Weather(),
+            weather=FailureRate(),
             budget=self.budget,
             stop=self.stop,
             tally=self.tally,
@@ -241,7 +241,7 @@ async def test_a_turn_that_comes_as_its_row_is_given_up_goes_to_the_next() -> No
 def test_whoever_gives_up_waiting_the_others_leave_when_it_is_their_turn(given_up: dict[int, int]) -> None:
     """Also when it is the one that looks at the clock for all."""
     rig = Rig(Endpoint())
-    rig.limits.requests = Spacing(30.0)  # at 0, 2, 4 ...
+    rig.limits.requests = Pacer(30.0)  # at 0, 2, 4 ...
 
     async def ask(row: int) -> None:
         await anyio.sleep(0.01 * row)  # so that they come in order
@@ -353,14 +353,14 @@ async def test_who_waits_for_quota_holds_no_slot() -> None:
 
 async def test_a_declared_number_of_requests_a_minute_is_kept() -> None:
     rig = Rig(Endpoint())
-    rig.limits.requests = Spacing(30.0)
+    rig.limits.requests = Pacer(30.0)
     await asked(rig.ask, 61)
     assert rig.endpoint.moments == pytest.approx([2.0 * number for number in range(61)])
 
 
 async def test_a_declared_number_of_tokens_a_minute_is_kept() -> None:
     rig = Rig(Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=800, output=150, reasoning=50))))
-    rig.limits.tokens = Spacing(60_000.0)
+    rig.limits.tokens = Pacer(60_000.0)
     await asked(rig.ask, 200)
     assert 50 <= len(rig.endpoint.between(60.0, 120.0)) <= 61
 
@@ -388,7 +388,7 @@ async def test_the_last_fault_is_raised_when_no_try_succeeds() -> None:
     assert rig.endpoint.tries[0] == 5
 
 
-@pytest.mark.parametrize("fault", [Refused("400"), Unparsable("too large"), Denied("403")])
+@pytest.mark.parametrize("fault", [Refused("400"), Unparsable("too large"), ProviderUnusable("403")])
 async def test_faults_that_another_try_would_not_mend_are_raised_at_once(fault: Fault) -> None:
     rig = Rig(Endpoint(failing(fault)))
     results = await asked(rig.ask, 1)
@@ -554,7 +554,7 @@ async def test_a_row_that_is_throttled_forever_while_others_are_answered_ends() 
 
 async def test_a_quota_of_nothing_stops_the_run_after_the_time_that_was_given() -> None:
     rig = Rig(Endpoint(failing(Throttled("429"))), concurrency=4, give_up_s=300.0)
-    assert {type(result) for result in (await asked(rig.ask, 4)).values()} == {Denied}
+    assert {type(result) for result in (await asked(rig.ask, 4)).values()} == {ProviderUnusable}
 
 
 async def test_h4_rows_that_wait_for_the_end_of_an_outage_use_up_no_attempt() -> None:
@@ -575,7 +575,7 @@ async def test_h4_a_refusal_shows_as_well_as_an_answer_that_the_outage_is_over()
 def test_h4_after_an_outage_a_lane_begins_with_a_fifth_of_its_rate() -> None:
     rate = AdaptiveRate(100.0)
     rate.rate = 100.0
-    lane = Lane("here", Endpoint().ask, rate=rate)
+    lane = Upstream("here", Endpoint().ask, rate=rate)
     lane.sent(0.0)
     for row in range(10):
         lane.failed(10.0, row)
@@ -587,7 +587,7 @@ def test_h4_after_an_outage_a_lane_begins_with_a_fifth_of_its_rate() -> None:
 async def test_an_outage_without_an_end_stops_the_run_after_the_time_that_was_given() -> None:
     rig = Rig(Endpoint(failing(OUTAGE)), concurrency=16, give_up_s=300.0)
     results = await asked(rig.ask, 16)
-    assert {type(result) for result in results.values()} == {Denied}
+    assert {type(result) for result in results.values()} == {ProviderUnusable}
     assert "has failed for 300 s" in str(results[0])
     assert 300.0 <= anyio.current_time() <= 330.0
 
@@ -605,10 +605,12 @@ class Lanes:
 
     def __post_init__(self) -> None:
         lanes = [
-            Lane(str(number), endpoint.ask, weight, rate=None)
+            Upstream(str(number), endpoint.ask, weight, rate=None)
             for number, (endpoint, weight) in enumerate(zip(self.endpoints, self.weights, strict=True))
         ]
-        self.dispatcher = Dispatcher(lanes, Limits(self.concurrency), stop=Stop(), tally=Tally(), give_up_s=1800.0)
+        self.dispatcher = Dispatcher(
+            lanes, Limits(self.concurrency), stop=Shutdown(), tally=Counters(), give_up_s=1800.0
+        )
         self.ask = self.dispatcher.ask
 
 
@@ -637,9 +639,9 @@ async def test_while_one_lane_has_failed_the_others_take_its_work() -> None:
 # Hedges.
 
 
-def calm(share: float = 0.05, calls: int = 100) -> Lateness:
+def calm(share: float = 0.05, calls: int = 100) -> StragglerDetector:
     """What is known after so many calls of a second each."""
-    lateness = Lateness(share)
+    lateness = StragglerDetector(share)
     for call in [lateness.begin(-1.0) for _ in range(calls)]:
         lateness.end(call, 0.0)
     return lateness
@@ -651,16 +653,16 @@ class Hedging:
 
     endpoints: Sequence[Endpoint]
     concurrency: int = 64
-    lateness: Lateness = field(default_factory=calm)
-    tally: Tally = field(default_factory=Tally)
+    lateness: StragglerDetector = field(default_factory=calm)
+    tally: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         lanes = [
-            Lane(str(number), watched(endpoint.ask, self.lateness), rate=None)
+            Upstream(str(number), watched(endpoint.ask, self.lateness), rate=None)
             for number, endpoint in enumerate(self.endpoints)
         ]
         limits = Limits(self.concurrency)
-        self.dispatcher = Dispatcher(lanes, limits, stop=Stop(), tally=self.tally, give_up_s=1800.0)
+        self.dispatcher = Dispatcher(lanes, limits, stop=Shutdown(), tally=self.tally, give_up_s=1800.0)
         self.ask = hedged(self.dispatcher.ask, self.lateness, self.tally)
 
 
@@ -760,7 +762,7 @@ def test_hedging_halves_the_99_9th_percentile_at_under_three_percent_more_calls(
 
 
 def account(prices: Prices | None = None) -> Account:
-    return Account(prices or Prices(), Tally(), Stop())
+    return Account(prices or Prices(), Counters(), Shutdown())
 
 
 async def test_every_reply_says_where_it_came_from() -> None:
@@ -822,13 +824,13 @@ async def test_p2_a_call_that_fails_after_the_stop_is_not_tried_again() -> None:
 
 
 async def test_a_pause_without_a_stop_takes_its_time() -> None:
-    await Stop().pause(7.5)
+    await Shutdown().pause(7.5)
     assert anyio.current_time() == 7.5
 
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])
 async def test_a_pause_after_the_stop_is_refused(seconds: float) -> None:
-    stop = Stop()
+    stop = Shutdown()
     stop.request(signal.SIGINT)
     with pytest.raises(Interrupted):
         await stop.pause(seconds)
@@ -836,7 +838,7 @@ async def test_a_pause_after_the_stop_is_refused(seconds: float) -> None:
 
 
 async def test_whoever_waits_for_the_stop_is_told_of_it() -> None:
-    stop = Stop()
+    stop = Shutdown()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 3.0, stop.request, signal.SIGINT)
         await stop.wait()
@@ -844,15 +846,15 @@ async def test_whoever_waits_for_the_stop_is_told_of_it() -> None:
 
 
 def test_the_first_reason_to_stop_is_kept() -> None:
-    stop = Stop()
+    stop = Shutdown()
     stop.request(signal.SIGINT)
-    stop.request(Denied("later"))
+    stop.request(ProviderUnusable("later"))
     assert stop.requested
     assert stop.reason is signal.SIGINT
 
 
 def test_a_run_that_nobody_stops_goes_on() -> None:
-    assert not Stop().requested
+    assert not Shutdown().requested
 
 
 # Counting.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.endpoint.prices import Price, Prices, load_prices, prices_of
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 MILLION = 1_000_000
 FLASH = "gemini-2.5-flash"
@@ -148,12 +148,12 @@ def test_a_file_gives_a_table_for_each_model(tmp_path: Path) -> None:
 def test_a_file_that_is_not_toml_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_bytes(content)
-    with pytest.raises(Misuse, match=r"prices.toml is not TOML"):
+    with pytest.raises(UsageError, match=r"prices.toml is not TOML"):
         load_prices(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match=r"none.toml' cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"none.toml' cannot be read: No such file"):
         load_prices(tmp_path / "none.toml")
 
 
@@ -175,7 +175,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_anything_but_amounts_by_their_names_is_refused_by_file_and_model(table: str, tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(table)
-    with pytest.raises(Misuse, match=r"prices.toml: the price of 'mine' needs `input` and `output`"):
+    with pytest.raises(UsageError, match=r"prices.toml: the price of 'mine' needs `input` and `output`"):
         load_prices(path)
 
 

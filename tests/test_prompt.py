@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import InvalidRow, UsageError
 from pipeline.job.prompt import FUNCTIONS, Template
 
 
@@ -18,7 +18,7 @@ def rendered(source: str, **values: Any) -> str:
 
 
 def problem(source: str, **values: Any) -> str:
-    with pytest.raises(Unusable) as caught:
+    with pytest.raises(InvalidRow) as caught:
         rendered(source, **values)
     return caught.value.message
 
@@ -198,7 +198,7 @@ def test_a_row_that_does_not_fit_its_template_fails_alone(source: str) -> None:
     ],
 )
 def test_a_broken_template_is_found_when_it_is_made_with_its_line(source: str, line: int) -> None:
-    with pytest.raises(Misuse, match=rf"the template of `system` is broken at line {line}"):
+    with pytest.raises(UsageError, match=rf"the template of `system` is broken at line {line}"):
         Template(source, field="system")
 
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from pipeline.data import Failure, Reply, Success
 from pipeline.endpoint.wire import Answer
-from pipeline.faults import Cut, Fault, Refused, Unavailable, Unparsable
-from pipeline.job.parsing import Reader
+from pipeline.faults import Fault, Refused, Truncated, Unavailable, Unparsable
+from pipeline.job.parsing import ReplyParser
 from pipeline.schema.from_pydantic import shape_of
 
 Json = dict[str, Any]
@@ -25,7 +25,7 @@ class Line(BaseModel):
     sku: str
 
 
-TEXT, OBJECT, TYPED = Reader(None), Reader(None, json_object=True), Reader(shape_of(Line))
+TEXT, OBJECT, TYPED = ReplyParser(None), ReplyParser(None, json_object=True), ReplyParser(shape_of(Line))
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 AUDIO = {"data": base64.b64encode(b"png").decode(), "extra_content": {"google": {"mime_type": "image/png"}}}
 READERS = pytest.mark.parametrize("reader", [TEXT, OBJECT, TYPED], ids=["text", "object", "typed"])
@@ -39,14 +39,14 @@ def replying(*choices: Json, **more: Any) -> Reply:
     return Reply(orjson.dumps({"choices": [{"index": at, **one} for at, one in enumerate(choices)], **more}))
 
 
-def value(reader: Reader, reply: Reply) -> Any:
+def value(reader: ReplyParser, reply: Reply) -> Any:
     outcome = reader.outcome(7, reply)
     assert isinstance(outcome, Success), outcome
     assert (outcome.ordinal, outcome.reply) == (7, reply)
     return outcome.value
 
 
-def fault(reader: Reader, reply: Reply) -> Fault:
+def fault(reader: ReplyParser, reply: Reply) -> Fault:
     outcome = reader.outcome(7, reply)
     assert isinstance(outcome, Failure), outcome
     assert (outcome.ordinal, outcome.reply) == (7, reply)
@@ -65,9 +65,9 @@ def test_a_fault_stays_that_fault_without_a_reply() -> None:
         (replying(choice('{"sku": "a"}', "content_filter")), Refused, "content filter"),
         (replying({"finish_reason": "content_filter"}), Refused, "content filter"),
         (replying(choice(refusal="I will not")), Refused, "I will not"),
-        (replying(choice('{"sku": "a"}', "length")), Cut, "max_tokens"),
-        (replying({"finish_reason": "length"}), Cut, "max_tokens"),
-        (replying(choice(finish="length", tool_calls=[CALL])), Cut, "max_tokens"),
+        (replying(choice('{"sku": "a"}', "length")), Truncated, "max_tokens"),
+        (replying({"finish_reason": "length"}), Truncated, "max_tokens"),
+        (replying(choice(finish="length", tool_calls=[CALL])), Truncated, "max_tokens"),
         (replying({"finish_reason": "stop"}), Unparsable, "the answer is empty"),
         (replying({"finish_reason": "stop", "message": None}), Unparsable, "the answer is empty"),
         (replying(), Unavailable, 'no choices): {"choices":[]}'),
@@ -78,7 +78,7 @@ def test_a_fault_stays_that_fault_without_a_reply() -> None:
     ],
 )
 def test_what_is_no_whole_answer_is_the_fault_of_its_reason(
-    reader: Reader, reply: Reply, kind: type[Fault], says: str
+    reader: ReplyParser, reply: Reply, kind: type[Fault], says: str
 ) -> None:
     found = fault(reader, reply)
     assert type(found) is kind
@@ -101,7 +101,7 @@ def test_a_refusal_is_told_without_secrets_and_in_short() -> None:
 
 @pytest.mark.parametrize("content", [None, "", " \n"])
 @READERS
-def test_h8_an_empty_answer_is_no_value_of_any_job(reader: Reader, content: str | None) -> None:
+def test_h8_an_empty_answer_is_no_value_of_any_job(reader: ReplyParser, content: str | None) -> None:
     assert type(fault(reader, replying(choice(content)))) is Unparsable
 
 
@@ -109,7 +109,7 @@ def test_h8_an_empty_answer_is_no_value_of_any_job(reader: Reader, content: str 
 @pytest.mark.parametrize("message", [{"tool_calls": [CALL]}, {"audio": AUDIO}], ids=["calls", "media"])
 @pytest.mark.parametrize("finish", ["stop", "tool_calls"])
 def test_an_answer_of_only_calls_or_media_has_no_value_and_is_no_failure(
-    reader: Reader, message: Json, finish: str
+    reader: ReplyParser, message: Json, finish: str
 ) -> None:
     assert value(reader, replying(choice(finish=finish, **message))) is None
 
@@ -133,7 +133,7 @@ def test_what_is_no_json_object_is_unparsable(text: str) -> None:
     assert type(fault(OBJECT, replying(choice(text)))) is Unparsable
 
 
-SEVERAL = Reader(shape_of(Line), several=True)
+SEVERAL = ReplyParser(shape_of(Line), several=True)
 
 
 def test_of_several_answers_those_that_are_no_good_are_null_in_their_place() -> None:
@@ -146,23 +146,23 @@ def test_of_several_answers_those_that_are_no_good_are_null_in_their_place() -> 
 
 def test_several_answers_are_in_the_order_of_their_index() -> None:
     reply = replying({**choice("b"), "index": 1}, {**choice("a"), "index": 0})
-    assert value(Reader(None, several=True), reply) == ["a", "b"]
+    assert value(ReplyParser(None, several=True), reply) == ["a", "b"]
 
 
 def test_when_all_of_several_answers_fail_the_first_fault_is_the_rows() -> None:
-    assert type(fault(SEVERAL, replying(choice("{", "length"), choice("{")))) is Cut
+    assert type(fault(SEVERAL, replying(choice("{", "length"), choice("{")))) is Truncated
     assert type(fault(SEVERAL, replying())) is Unavailable
 
 
 def test_the_column_is_a_list_when_there_are_several_answers() -> None:
-    assert Reader(None).parsed_type() == pa.string()
-    assert Reader(None, several=True).parsed_type() == pa.list_(pa.field("element", pa.string()))
+    assert ReplyParser(None).parsed_type() == pa.string()
+    assert ReplyParser(None, several=True).parsed_type() == pa.list_(pa.field("element", pa.string()))
     assert SEVERAL.parsed_type().value_type == TYPED.parsed_type()
 
 
 def split(text: str | None, marker: str | None = "think", **message: Any) -> Answer:
     """The answer with thoughts and text told apart."""
-    return Reader(None, marker=marker).completion(replying(choice(text, **message))).answers[0]
+    return ReplyParser(None, marker=marker).completion(replying(choice(text, **message))).answers[0]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_what_was_thought_is_never_in_the_text(thought: str, said: str) -> None:
 
 
 def test_the_value_is_read_from_what_was_not_thought() -> None:
-    reader = Reader(shape_of(Line), marker="think")
+    reader = ReplyParser(shape_of(Line), marker="think")
     assert value(reader, replying(choice('<think>{"sku": "z"}</think>{"sku": "a"}'))) == {"sku": "a"}
     assert type(fault(reader, replying(choice('<think>{"sku": "z"}')))) is Unparsable
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.evaluation.at_commit import loaded_at
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import Job
 from pipeline.job.loader import load_job
 
@@ -78,13 +78,13 @@ def test_nothing_of_the_other_commit_stays_behind(repository: Repository, tmp_pa
 
 def test_a_commit_that_is_not_there_is_told(repository: Repository) -> None:
     repository(jobs__a_dot_py=JOB)
-    with pytest.raises(Misuse, match="no-such-ref"):
+    with pytest.raises(UsageError, match="no-such-ref"):
         loaded_at("no-such-ref", load)
 
 
 def test_a_folder_without_a_repository_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Misuse, match="not a git repository"):
+    with pytest.raises(UsageError, match="not a git repository"):
         loaded_at("HEAD", load)
 
 
@@ -93,7 +93,7 @@ def test_a_name_that_is_no_commit_is_said_to_be_none_and_never_reaches_git_as_an
     repository: Repository, tmp_path: Path, name: str
 ) -> None:
     repository(jobs__a_dot_py=JOB)
-    with pytest.raises(Misuse, match=r"^there is no commit ") as refused:
+    with pytest.raises(UsageError, match=r"^there is no commit ") as refused:
         loaded_at(name, load)
     assert repr(name) in str(refused.value)
     assert not (tmp_path / "x").exists()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.endpoint.error_body import fault_in, fault_of_status
-from pipeline.faults import Denied, Fault, Refused, Throttled, Unavailable
+from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavailable
 
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 QUOTA = "type.googleapis.com/google.rpc.QuotaFailure"
@@ -62,7 +62,7 @@ ACCOUNT = {
 def test_h11a_the_accounts_trouble_ends_the_run_whatever_its_status(case: str) -> None:
     status, body = ACCOUNT[case]
     found = fault(status, body)
-    assert isinstance(found, Denied)
+    assert isinstance(found, ProviderUnusable)
     assert found.kind is not None
     assert found.kind.startswith(str(status))
     assert found.http_status == status
@@ -83,7 +83,7 @@ IN_WORDS = {
 def test_h11a_the_accounts_trouble_is_known_in_a_body_of_any_shape(case: str) -> None:
     status, body = IN_WORDS[case]
     found = fault_of_status(status, body, {})
-    assert isinstance(found, Denied)
+    assert isinstance(found, ProviderUnusable)
     assert found.kind is not None
 
 
@@ -91,12 +91,14 @@ def test_h11a_the_accounts_trouble_is_known_in_a_body_of_any_shape(case: str) ->
     "body", [b"Bad text: API key not valid", b"no insufficient_quota here", b"<p>you said API key expired"]
 )
 def test_h11a_a_body_that_speaks_of_keys_further_on_may_quote_a_row(body: bytes) -> None:
-    assert not isinstance(fault_of_status(400, body, {}), Denied)
+    assert not isinstance(fault_of_status(400, body, {}), ProviderUnusable)
 
 
 def test_h2b_a_spent_quota_ends_the_run_also_inside_a_200_and_a_stream() -> None:
     body = openai("You exceeded your current quota.", "insufficient_quota", "insufficient_quota")
-    assert isinstance(fault_in({"error": {**body["error"], "code": 429, "type": "insufficient_quota"}}), Denied)
+    assert isinstance(
+        fault_in({"error": {**body["error"], "code": 429, "type": "insufficient_quota"}}), ProviderUnusable
+    )
 
 
 SUSPECT = {

@@ -19,8 +19,8 @@ from pipeline.endpoint.finish_reasons import Ending, ending_of
 from pipeline.endpoint.streaming import whole_body
 from pipeline.endpoint.untrusted_json import decode, json_text, read
 from pipeline.endpoint.wire import read_completion
-from pipeline.faults import Cut, Expired, Fault, Refused, Throttled, Unavailable, Unparsable
-from pipeline.job.parsing import Reader
+from pipeline.faults import Expired, Fault, Refused, Throttled, Truncated, Unavailable, Unparsable
+from pipeline.job.parsing import ReplyParser
 from tests.mutations import written
 from tests.replies import (
     DONE,
@@ -65,7 +65,7 @@ TABLE: dict[Ending, list[str | None]] = {
         "COMPLETE", "FINISH_REASON_UNSPECIFIED", "unknown", "", None,
     ],
 }  # fmt: skip
-FAULTS: dict[Ending, type[Fault]] = {Ending.CUT: Cut, Ending.BLOCKED: Refused, Ending.BROKEN: Unavailable}
+FAULTS: dict[Ending, type[Fault]] = {Ending.CUT: Truncated, Ending.BLOCKED: Refused, Ending.BROKEN: Unavailable}
 REASONS = [(reason, ending) for ending, reasons in TABLE.items() for reason in reasons]
 
 
@@ -76,7 +76,9 @@ def test_h8_a_finish_reason_means_the_same_in_every_spelling(reason: str | None,
 
 @pytest.mark.parametrize(("reason", "ending"), REASONS)
 @pytest.mark.parametrize("reader", [TEXT, TYPED], ids=["text", "typed"])
-def test_h8_whole_looking_text_is_ok_only_if_it_ended_well(reader: Reader, reason: str | None, ending: Ending) -> None:
+def test_h8_whole_looking_text_is_ok_only_if_it_ended_well(
+    reader: ReplyParser, reason: str | None, ending: Ending
+) -> None:
     for body in both({"content": GOOD}, reason or "stop"):
         found = ended(reader, body)
         assert type(found) is FAULTS[ending] if ending in FAULTS else not isinstance(found, Fault)
@@ -84,7 +86,7 @@ def test_h8_whole_looking_text_is_ok_only_if_it_ended_well(reader: Reader, reaso
 
 @pytest.mark.parametrize("content", [None, "", " \n", [], {}, [{"type": "text", "text": ""}]])
 @pytest.mark.parametrize("reader", [TEXT, TYPED], ids=["text", "typed"])
-def test_h8_an_empty_answer_is_no_value_streamed_or_not(reader: Reader, content: object) -> None:
+def test_h8_an_empty_answer_is_no_value_streamed_or_not(reader: ReplyParser, content: object) -> None:
     """litellm#24442: STOP with no content. That tokens were counted all the same is said."""
     for body in both({"content": content}):
         found = ended(reader, body)

@@ -11,7 +11,7 @@ import pytest
 from pipeline import Job
 from pipeline.data import Request, Row, Usage
 from pipeline.endpoint.wire import ToolCall
-from pipeline.faults import Cut, Fault, Refused, Unparsable, Unusable
+from pipeline.faults import Fault, InvalidRow, Refused, Truncated, Unparsable
 from pipeline.job.tools import tool_of
 from pipeline.policy import Keys, ToolLimits, repairing, with_tools
 from tests.replies import (
@@ -154,7 +154,7 @@ async def test_h8a_arguments_that_mean_an_object_are_carried_out_in_every_form(g
 
 async def test_h8b_too_many_calls_in_a_turn_fail_their_row_and_none_is_carried_out() -> None:
     end, asked = await asked_with_tools([turn(*['{"text": "x"}'] * 20_000)])
-    assert type(end) is Cut
+    assert type(end) is Truncated
     assert end.message == "the model calls 20000 tools in one turn (max_calls_per_turn 32)"
     assert end.reply.usage == Usage(9, 4)
     assert (ran, len(asked)) == ([], 1)
@@ -186,13 +186,13 @@ CARRYING = Job(name="carrying", model="google/gemini-test")
 
 @pytest.mark.parametrize("messages", [["hi"], [None], [1], [[]], [{"role": "user", "content": "x"}, "y"]])
 def test_h8a_a_rows_own_messages_that_are_no_objects_fail_that_row(messages: list[Any]) -> None:
-    with pytest.raises(Unusable, match=r"messages\[\d\] is not an object"):
+    with pytest.raises(InvalidRow, match=r"messages\[\d\] is not an object"):
         CARRYING.request(Row(0, {"body": {"messages": messages}}))
 
 
 @pytest.mark.parametrize("odd", ["\ud83d", 2**70, b"bytes", object()])
 def test_h10_a_rows_own_request_that_is_no_json_fails_that_row(odd: object) -> None:
-    with pytest.raises(Unusable, match="cannot be written as JSON"):
+    with pytest.raises(InvalidRow, match="cannot be written as JSON"):
         CARRYING.request(Row(0, {"body": {"messages": [{"role": "user", "content": odd}]}}))
 
 
@@ -201,7 +201,7 @@ def test_h10_a_rows_own_request_that_is_no_json_fails_that_row(odd: object) -> N
 async def test_h8a_an_odd_request_that_was_cut_ends_in_a_value_or_a_fault(room: object, effort: object) -> None:
     payload: dict[str, Any] = {"max_tokens": room, "reasoning_effort": effort, "extra_body": [[["deep"]]]}
     end, asked = await asked_with_tools([plain({"content": "Li"}, "length")], **payload)
-    assert type(ended(TEXT, end.body)) is Cut
+    assert type(ended(TEXT, end.body)) is Truncated
     assert [payload["max_tokens"] for payload in asked] == ([room, 128] if room in ("64", 64) else [room])
 
 

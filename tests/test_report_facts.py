@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.execution.monitor import EVENTS
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.report.charts import charts_of, duration, number, step_of, time_ticks
 from pipeline.report.facts import RunFacts, run_facts
 from pipeline.report.timeline import PAUSE_S, POINTS, STARTS, timeline_of
@@ -119,7 +119,7 @@ def test_a_part_that_is_gone_is_told_of(output: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no run"):
         run_facts(tmp_path)
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Request
 from pipeline.endpoint.client import Endpoint, Target, open_endpoint
-from pipeline.endpoint.token_source import ApiKey, Token
+from pipeline.endpoint.token_source import ApiKey, TokenSource
 from pipeline.endpoint.transport import IDLE_S, ROUND_TRIP_S
-from pipeline.faults import Denied, Fault, Throttled, Unavailable
-from pipeline.policy import Dispatcher, Lane, Limits, Stop
+from pipeline.faults import Fault, ProviderUnusable, Throttled, Unavailable
+from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream
 from tests.servers import Answer, Call, Raw, Says, Script, Server, chat, error, scripted
 
 pytestmark = pytest.mark.anyio
@@ -42,16 +42,16 @@ class Rig:
     endpoint: Endpoint
     server: Server
     clock: Clock
-    tally: Tally = field(default_factory=Tally)
+    tally: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        lane = Lane("here", self.endpoint.ask, rate=None)
-        self.dispatcher = Dispatcher([lane], Limits(32), stop=Stop(), tally=self.tally, give_up_s=1800.0)
+        lane = Upstream("here", self.endpoint.ask, rate=None)
+        self.dispatcher = Dispatcher([lane], Limits(32), stop=Shutdown(), tally=self.tally, give_up_s=1800.0)
         self.ask = self.dispatcher.ask
 
 
 @asynccontextmanager
-async def rig(script: Script, token: Token | None = None) -> AsyncIterator[Rig]:
+async def rig(script: Script, token: TokenSource | None = None) -> AsyncIterator[Rig]:
     clock = Clock()
     async with (
         scripted(script) as server,
@@ -192,7 +192,7 @@ async def test_t5_a_call_whose_token_was_revoked_is_sent_again_once_counted_and_
 
 async def test_t6_a_401_to_the_renewed_token_is_denied_with_the_servers_words() -> None:
     async with rig(rejecting("token-0", "token-1"), Renewable()) as to:
-        with pytest.raises(Denied, match="does not accept a fresh token either: 401 UNAUTHENTICATED"):
+        with pytest.raises(ProviderUnusable, match="does not accept a fresh token either: 401 UNAUTHENTICATED"):
             await to.ask(REQUEST)
         assert len(to.server.calls) == to.tally.requests == 2
 

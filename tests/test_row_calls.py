@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 
 from pipeline.data import Ask, Failure, Reply, Request, Row, Success, Usage
 from pipeline.execution.chunks import answered
-from pipeline.faults import Cut, Fault, Refused, Spent, Unavailable, Unparsable
+from pipeline.faults import BudgetExhausted, Fault, Refused, Truncated, Unavailable, Unparsable
 from pipeline.job.attachments import Attachment
 from pipeline.job.job import Job
-from pipeline.job.parsing import Reader
+from pipeline.job.parsing import ReplyParser
 from pipeline.job.tools import tool_of
 from pipeline.policy import RowCalls, logged
 from pipeline.policy.repair import repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools
 from pipeline.schema.from_pydantic import shape_of
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.journal import Journal, of_worker
+from pipeline.storage.journal import Journal, worker_journal_path
 from pipeline.storage.unfinished_rows import Turn, digest_of
 from tests import virtual
 
@@ -127,11 +127,11 @@ async def test_m3_a_row_that_was_stopped_goes_on_where_it_was(stopped_after: int
     """With neither calls nor tools repeated, however often it is stopped, and the same reply in the end."""
     says = [reply(None, "count"), reply(None, "count"), reply(None, "count"), reply("done")]
     books, tools = Books(), Tools()
-    first = Model([*says[:stopped_after], Spent("enough")])
-    with pytest.raises(Spent):
+    first = Model([*says[:stopped_after], BudgetExhausted("enough")])
+    with pytest.raises(BudgetExhausted):
         await entry(tools.ask_for(first), RowCalls(3, books))
-    with pytest.raises(Spent):
-        await entry(tools.ask_for(Model([Spent("still")])), RowCalls(3, books, dict(books.turns)))
+    with pytest.raises(BudgetExhausted):
+        await entry(tools.ask_for(Model([BudgetExhausted("still")])), RowCalls(3, books, dict(books.turns)))
     second = Model(says[stopped_after:])
     calls = RowCalls(3, books, dict(books.turns))
     final = await entry(tools.ask_for(second), calls)
@@ -144,15 +144,15 @@ async def test_m3_a_row_that_was_stopped_goes_on_where_it_was(stopped_after: int
 
 async def test_m3_what_was_kept_answers_the_same_request_only() -> None:
     books = Books()
-    with pytest.raises(Spent):
-        await Tools().ask_for(Model([reply(None, "count"), Spent("enough")]))(request(RowCalls(3, books)))
+    with pytest.raises(BudgetExhausted):
+        await Tools().ask_for(Model([reply(None, "count"), BudgetExhausted("enough")]))(request(RowCalls(3, books)))
     model = Model([reply("another")])
     calls = RowCalls(3, books, dict(books.turns))
     assert await Tools().ask_for(model)(request(calls, temperature=1)) == reply("another")
     assert len(model.asked) == 1
 
 
-@pytest.mark.parametrize("fault", [Refused("no", http_status=400), Unavailable("down"), Cut("again")])
+@pytest.mark.parametrize("fault", [Refused("no", http_status=400), Unavailable("down"), Truncated("again")])
 async def test_m3_a_fault_of_a_later_call_carries_what_all_calls_cost(fault: Fault) -> None:
     books = Books()
     ended = await entry(Tools().ask_for(Model([reply(None, "count"), reply(None, "count"), fault])), RowCalls(3, books))
@@ -163,8 +163,8 @@ async def test_m3_a_fault_of_a_later_call_carries_what_all_calls_cost(fault: Fau
 
 async def test_m3_a_row_that_never_ends_its_turns_is_cut_and_stays_cut() -> None:
     ended = await entry(Tools().ask_for(Model([reply(None, "count")]), max_turns=3), RowCalls(3, Books()))
-    assert isinstance(ended, Cut)
-    outcome = Reader(None).outcome(3, ended)
+    assert isinstance(ended, Truncated)
+    outcome = ReplyParser(None).outcome(3, ended)
     assert isinstance(outcome, Failure)
     assert outcome.reply is not None
     assert outcome.reply.usage == Usage(30, 15, 9, 6)
@@ -223,7 +223,7 @@ def refused(answer: Reply | None) -> Refused:
 
 def test_m3_the_answer_whose_repair_was_refused_counts_under_a_schema_that_it_fits() -> None:
     fault = refused(reply('{"b": "x"}'))
-    under, over = (Reader(shape_of(schema, "r")) for schema in (SCHEMA, ANOTHER))
+    under, over = (ReplyParser(shape_of(schema, "r")) for schema in (SCHEMA, ANOTHER))
     failed = under.outcome(3, fault)
     assert (type(failed), failed.reply) == (Failure, fault.reply)
     assert isinstance(failed, Failure)
@@ -232,11 +232,11 @@ def test_m3_the_answer_whose_repair_was_refused_counts_under_a_schema_that_it_fi
 
 
 def test_a_fault_without_an_answer_is_as_before() -> None:
-    assert Reader(None).outcome(3, fault := refused(None)) == Failure(3, fault)
+    assert ReplyParser(None).outcome(3, fault := refused(None)) == Failure(3, fault)
 
 
 @given(
-    st.sampled_from([Refused, Unavailable, Cut, Unparsable]),
+    st.sampled_from([Refused, Unavailable, Truncated, Unparsable]),
     st.text(),
     st.none() | st.integers(100, 599),
     st.none() | st.builds(reply, st.text(), usage=st.none() | st.just(USAGE), transcript=st.none() | st.text()),
@@ -295,11 +295,11 @@ def test_m3_turns_are_there_until_their_row_is_done(tmp_path: Path) -> None:
 
 def test_m3_turns_of_a_worker_that_is_gone_are_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    own = Journal(of_worker(path, 1))
+    own = Journal(worker_journal_path(path, 1))
     anyio.run(no_entry, own, 3, *TURNS)
     own.close()
     journal = Journal(path)
-    journal.absorb(of_worker(path, 1))
+    journal.absorb(worker_journal_path(path, 1))
     assert plain(journal.turns(0, 9)) == {3: KEPT}
     journal.close()
 

@@ -19,13 +19,13 @@ from pipeline.execution.engine import (
     OPEN_CHUNKS,
     ROWS_AHEAD,
     Chunk,
-    Hands,
+    EngineCallbacks,
     in_order,
     open_chunks_for,
-    work_through,
+    process_chunks,
 )
-from pipeline.faults import Broken, Denied, Fault, Halt, Interrupted, Refused
-from pipeline.policy import Stop
+from pipeline.faults import Broken, Fault, Halt, Interrupted, ProviderUnusable, Refused
+from pipeline.policy import Shutdown
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -60,7 +60,7 @@ class World:
     record_fault: Halt | None = None
     read_fault: Halt | None = None
 
-    stop: Stop = field(default_factory=Stop)
+    stop: Shutdown = field(default_factory=Shutdown)
     read: list[int] = field(default_factory=list)
     asked: dict[int, float] = field(default_factory=dict)
     recorded: dict[int, Entry] = field(default_factory=dict)
@@ -82,8 +82,8 @@ class World:
 
     async def work(self, workers: int = 4, grace_s: float = GRACE_S) -> float:
         """Runs the engine to its end, and says when that was."""
-        hands = Hands(self._read, self._done, self._answer, self._record, self._seal)
-        await work_through(in_order(self.chunks), hands, workers=workers, stop=self.stop, grace_s=grace_s)
+        hands = EngineCallbacks(self._read, self._done, self._answer, self._record, self._seal)
+        await process_chunks(in_order(self.chunks), hands, workers=workers, stop=self.stop, grace_s=grace_s)
         self.ended = anyio.current_time()
         return self.ended
 
@@ -397,7 +397,7 @@ async def test_an_interruption_without_a_stop_ends_the_run_instead_of_leaving_it
 
 
 async def test_a_halt_stops_the_run_and_leaves_its_row_undone_while_others_in_flight_finish() -> None:
-    denied = Denied("403")
+    denied = ProviderUnusable("403")
     world = World([100], scripted({5: denied, **dict.fromkeys((4, 6, 7), 10.5)}, 10.0), batch_rows=100)
     assert await world.work(workers=4) == 20.5
     assert world.stop.reason is denied
@@ -405,11 +405,11 @@ async def test_a_halt_stops_the_run_and_leaves_its_row_undone_while_others_in_fl
 
 
 async def test_the_first_of_several_halts_is_the_reason() -> None:
-    first = Denied("first")
+    first = ProviderUnusable("first")
 
     async def answer(row: Row) -> Entry:
         await anyio.sleep(1.0 if row.ordinal == 1 else 2.0)
-        raise first if row.ordinal == 1 else Denied("later")
+        raise first if row.ordinal == 1 else ProviderUnusable("later")
 
     world = World([4], answer)
     await world.work()
@@ -501,7 +501,7 @@ _ORDINALS = st.integers(0, 60)
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:
-    halts = draw(st.sampled_from([(), (Denied,), (Denied, Broken)]))
+    halts = draw(st.sampled_from([(), (ProviderUnusable,), (ProviderUnusable, Broken)]))
     return Script(
         sizes=draw(st.lists(st.integers(1, 6), max_size=14)),
         latencies=draw(st.lists(_SECONDS, min_size=1, max_size=9)),

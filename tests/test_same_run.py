@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.storage.run_folder import RunFolder
 from tests.commands import CHUNK, JOB, Done, Shell
 from tests.servers import Answer, Call, Served, chat, error, served
@@ -160,5 +160,5 @@ def test_what_a_fresh_volume_holds_is_no_obstacle(tmp_path: Path, name: str) -> 
 
 def test_an_output_that_is_a_broken_link_is_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(Misuse, match="out is a link to nothing: choose another --output"):
+    with pytest.raises(UsageError, match="out is a link to nothing: choose another --output"):
         RunFolder(tmp_path / "out").prepare()

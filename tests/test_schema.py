@@ -30,9 +30,9 @@ from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypeAliasType, TypedDict
 
-from pipeline.faults import Misuse, Unparsable
+from pipeline.faults import Unparsable, UsageError
 from pipeline.schema import from_pydantic as schema_module
-from pipeline.schema.from_pydantic import Shape, is_strict, json_schema, shape_of
+from pipeline.schema.from_pydantic import AnswerSchema, is_strict, json_schema, shape_of
 
 
 class _Unknown:
@@ -236,11 +236,11 @@ MAPPING: list[tuple[Any, pa.DataType, bool, str, Any]] = [
 ]
 
 
-def shape_with(annotation: Any) -> Shape:
+def shape_with(annotation: Any) -> AnswerSchema:
     return shape_of(pydantic.create_model("Answer", x=(annotation, ...)))
 
 
-def stored(shape: Shape, *values: Any) -> list[Any]:
+def stored(shape: AnswerSchema, *values: Any) -> list[Any]:
     """What a Parquet reader sees of these values, with a null before them as a failed row leaves it."""
     column = pa.array([None, *map(shape.plain, values)], type=shape.arrow_type())
     column.validate(full=True)
@@ -576,7 +576,7 @@ class Unnamed(BaseModel, arbitrary_types_allowed=True):
     ],
 )
 def test_a_schema_that_is_no_table_is_misuse_with_the_remedy(schema: Any, remedy: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         shape_of(schema)
     assert remedy in str(caught.value)
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
-from pipeline.faults import Misuse, Unparsable
-from pipeline.schema.from_pydantic import Shape, json_schema, shape_of
+from pipeline.faults import Unparsable, UsageError
+from pipeline.schema.from_pydantic import AnswerSchema, json_schema, shape_of
 
 TEXT, INT, INSTANT = pa.string(), pa.int64(), pa.timestamp("us", "UTC")
 NEW_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
@@ -39,7 +39,7 @@ def listed(element: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("element", element, nullable=False))
 
 
-def stored(shape: Shape, value: Any) -> Any:
+def stored(shape: AnswerSchema, value: Any) -> Any:
     """What a Parquet reader sees of this value."""
     file = io.BytesIO()
     pq.write_table(pa.table({"parsed": pa.array([shape.plain(value)], type=shape.arrow_type())}), file)
@@ -47,7 +47,7 @@ def stored(shape: Shape, value: Any) -> Any:
     return pq.read_table(file)["parsed"][0].as_py()
 
 
-def file_shape(inner: Any, *, required: bool = True, **defs: Any) -> Shape:
+def file_shape(inner: Any, *, required: bool = True, **defs: Any) -> AnswerSchema:
     return shape_of(
         {"type": "object", "properties": {"x": inner}, "required": ["x"] if required else [], "$defs": defs}
     )
@@ -163,6 +163,6 @@ def test_a_model_and_its_own_json_schema_make_the_same_columns() -> None:
     ],
 )
 def test_a_document_that_is_no_table_is_misuse_with_the_remedy(document: Any, remedy: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         shape_of(document)
     assert remedy in str(caught.value)

@@ -17,10 +17,10 @@ from pipeline.endpoint.redaction import (
     MOST_READ,
     REDACTED,
     quoted,
-    redacted,
+    redact_secret,
+    redact_secret_bytes,
+    redact_tokens,
     said_of_row,
-    unsaid,
-    unsaid_in,
 )
 from pipeline.endpoint.secret_redaction import IN_BODIES, IN_MESSAGES, SHORTEST_SECRET
 from pipeline.faults import MOST_MESSAGE, Refused
@@ -56,7 +56,7 @@ SHAPES = {
 @pytest.mark.parametrize("secret", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("place", ["bad key {}", '{{"said": "{}"}}', "\\n{}", "({})", "Bearer {} is wrong", "key={}"])
 def test_s4_what_looks_like_a_token_or_a_key_is_not_told(secret: str, place: str) -> None:
-    told = redacted(place.format(secret))
+    told = redact_tokens(place.format(secret))
     assert REDACTED in told
     assert not any(secret[at : at + 8] in told for at in range(len(secret) - 8))
 
@@ -79,7 +79,7 @@ KEYS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("written", KEYS.values(), ids=KEYS.keys())
 def test_s4_a_private_key_is_not_told_whole_or_in_part(written: Callable[[str], str]) -> None:
-    told = redacted(f"File {written(PEM)} was not found.")
+    told = redact_tokens(f"File {written(PEM)} was not found.")
     lines = [line for line in PEM.splitlines() if not line.startswith("-----")]
     assert REDACTED in told
     assert not any(line[at : at + 16] in told for line in lines for at in range(max(1, len(line) - 16)))
@@ -110,7 +110,7 @@ FIELDS = [
 @pytest.mark.parametrize("name", [*NAMES, "accessToken", "Client-Secret"])
 @pytest.mark.parametrize("form", FIELDS)
 def test_s4_the_value_of_a_field_that_is_secret_by_its_name_is_not_told(name: str, form: str) -> None:
-    told = redacted(form.format(name, "Quux77zebu"))
+    told = redact_tokens(form.format(name, "Quux77zebu"))
     assert "Quux" not in told
     assert "zebu" not in told
     assert name in told
@@ -127,13 +127,13 @@ def test_s4_the_value_of_a_field_that_is_secret_by_its_name_is_not_told(name: st
     ],
 )
 def test_s9_the_user_and_password_of_an_address_are_not_told_and_its_host_is(address: str) -> None:
-    told = redacted(f"cannot reach {address} today")
+    told = redact_tokens(f"cannot reach {address} today")
     assert "canary" not in told
     assert "proxy.example" in told or "127.0.0.1" in told or "[::1]" in told
 
 
 def test_s4_a_key_in_the_query_of_an_address_is_not_told() -> None:
-    told = redacted("no /v1/models?alt=sse&key=canary1&x=2 here")
+    told = redact_tokens("no /v1/models?alt=sse&key=canary1&x=2 here")
     assert told == f"no /v1/models?alt=sse&key={REDACTED}&x=2 here"
 
 
@@ -153,12 +153,12 @@ def test_s4_a_key_in_the_query_of_an_address_is_not_told() -> None:
     ],
 )
 def test_the_words_of_a_server_that_are_no_secret_are_told_as_they_are(said: str) -> None:
-    assert redacted(said) == said
+    assert redact_tokens(said) == said
 
 
 @given(st.integers(0, 3 * MOST_READ), st.sampled_from(list(SHAPES.values())))
 def test_s4_no_half_of_a_secret_is_left_where_a_long_text_is_cut(before: int, secret: str) -> None:
-    told = redacted("x " * (before // 2) + secret + " y" * MOST_READ)
+    told = redact_tokens("x " * (before // 2) + secret + " y" * MOST_READ)
     assert not any(secret[at : at + 12] in told for at in range(len(secret) - 12))
 
 
@@ -172,8 +172,8 @@ HOSTILE = [
 def test_s10_of_a_long_text_only_the_beginning_is_read(unit: str) -> None:
     """100 KB of a refusal once cost 28 s; a megabyte now costs what 8 KB cost."""
     enough, more = unit * (2 * MOST_READ // len(unit)), unit * (2**20 // len(unit))
-    assert redacted(more) == redacted(enough)
-    assert len(redacted(more)) <= 2 * MOST_READ
+    assert redact_tokens(more) == redact_tokens(enough)
+    assert len(redact_tokens(more)) <= 2 * MOST_READ
 
 
 # Our own secret
@@ -194,7 +194,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
     "end masked": lambda key: f"{key[:-4]}****",
     "its first half": lambda key: key[:18],
     "its last half": lambda key: key[-18:],
-    "as a pattern leaves it": redacted,
+    "as a pattern leaves it": redact_tokens,
 }
 
 
@@ -204,7 +204,11 @@ def test_s4_our_key_is_taken_out_of_messages_and_answers_however_it_is_written(
     written: Callable[[str], str], place: str
 ) -> None:
     said = place.format(written(KEY))
-    for told in (unsaid(redacted(said), KEY), redacted(unsaid(said, KEY)), unsaid_in(said.encode(), KEY).decode()):
+    for told in (
+        redact_secret(redact_tokens(said), KEY),
+        redact_tokens(redact_secret(said, KEY)),
+        redact_secret_bytes(said.encode(), KEY).decode(),
+    ):
         plain = told.replace("\\", "")
         assert not any(KEY[at : at + IN_BODIES] in plain for at in range(len(KEY) - IN_BODIES + 1)), told
         assert "CANARY" not in told, told
@@ -213,7 +217,7 @@ def test_s4_our_key_is_taken_out_of_messages_and_answers_however_it_is_written(
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-16"])
 def test_s4_our_key_is_taken_out_of_an_answer_in_utf_16(codec: str) -> None:
-    body = unsaid_in(json.dumps({"content": f"it is {KEY}, yes"}).encode(codec), KEY)
+    body = redact_secret_bytes(json.dumps({"content": f"it is {KEY}, yes"}).encode(codec), KEY)
     assert json.loads(body.decode(codec)) == {"content": f"it is {REDACTED}, yes"}
 
 
@@ -227,7 +231,7 @@ def test_s4_any_key_escaped_anywhere_is_taken_out_and_the_json_stays_json(
     escaped = data.draw(st.lists(st.booleans(), min_size=len(secret), max_size=len(secret)))
     written = "".join(f"\\u{ord(one):04x}" if so else one for one, so in zip(secret, escaped, strict=True))
     start, end = json.dumps(before)[:-1], json.dumps(after)[1:]
-    body = unsaid_in(f"{start}{written}{end}".encode(), secret)
+    body = redact_secret_bytes(f"{start}{written}{end}".encode(), secret)
     assert secret not in json.loads(body)
 
 
@@ -235,24 +239,24 @@ def test_s4_any_key_escaped_anywhere_is_taken_out_and_the_json_stays_json(
 def test_s4_any_part_of_a_key_is_taken_out_of_a_message(secret: str, first: int, length: int) -> None:
     first = min(first, len(secret) - IN_MESSAGES)
     part = secret[first : first + length]
-    told = unsaid(f"# {part} #", secret)
+    told = redact_secret(f"# {part} #", secret)
     assert part not in told
     assert told == f"# {REDACTED} #"
 
 
 @given(st.binary(max_size=200), SECRETS)
 def test_any_body_is_borne_and_one_without_the_secret_stays_as_it_is(body: bytes, secret: str) -> None:
-    assert unsaid_in(body, secret) == body
+    assert redact_secret_bytes(body, secret) == body
 
 
 def test_words_that_a_key_happens_to_hold_stay_in_an_answer() -> None:
     key = "my-production-endpoint-key-of-2026"
-    assert unsaid_in(b"the production endpoint of 2026", key) == b"the production endpoint of 2026"
+    assert redact_secret_bytes(b"the production endpoint of 2026", key) == b"the production endpoint of 2026"
 
 
 @pytest.mark.parametrize("piece", [KEY, KEY[:20], KEY[5:15], KEY.replace("/", "\\/")])
 def test_s10_an_answer_that_repeats_our_key_without_end_is_cleaned_too(piece: str) -> None:
-    told = unsaid_in(f"{piece} ".encode() * 20_000, KEY)
+    told = redact_secret_bytes(f"{piece} ".encode() * 20_000, KEY)
     assert KEY.encode() not in told.replace(b"\\", b"")
     assert piece == KEY[5:15] or KEY[:IN_BODIES].encode() not in told
 

@@ -196,11 +196,11 @@ def test_p14_the_folder_of_a_job_comes_before_the_working_directory(tmp_path: Pa
 
 
 def test_p14_an_import_that_finds_nothing_is_told_with_its_line(tmp_path: Path) -> None:
-    from pipeline.faults import Misuse
+    from pipeline.faults import UsageError
 
     path = tmp_path / "job.py"
     path.write_text(JOB_OF.format(imports="import nowhere_at_all", prompt="'x'"))
-    with pytest.raises(Misuse, match=r"job\.py:2: ModuleNotFoundError: No module named 'nowhere_at_all'"):
+    with pytest.raises(UsageError, match=r"job\.py:2: ModuleNotFoundError: No module named 'nowhere_at_all'"):
         load_job(str(path))
 
 

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request
-from pipeline.execution.processes.lease_allocator import Sharing, divided
-from pipeline.execution.processes.leased_limits import LeasedLane, LeasedPurse
+from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
+from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream
 from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
-from pipeline.faults import Spent
+from pipeline.faults import BudgetExhausted
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
-from pipeline.pace import PROBE_S, Gate, Spacing
-from pipeline.policy import Purse, Stop
-from pipeline.policy.compose import Bounds, Composed, Opened, compose
+from pipeline.pace import PROBE_S, Pacer, RetryAfterHold
+from pipeline.policy import LocalBudget, Shutdown
+from pipeline.policy.compose import ComposedAsk, OpenEndpoint, RunLimits, compose
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -31,12 +31,12 @@ async def never(_: Request) -> Reply:
     raise AssertionError("the parent asks nothing")
 
 
-def sharing(*purses: Purse, **bounds: object) -> tuple[Sharing, Composed, Tally, Stop]:
-    tally, stop = Tally(), Stop()
+def sharing(*purses: LocalBudget, **bounds: object) -> tuple[LeaseAllocator, ComposedAsk, Counters, Shutdown]:
+    tally, stop = Counters(), Shutdown()
     job = Job(name="j", model="m", user="{{ a }}")
     known: dict[str, Any] = {"concurrency": 10, "adaptive": False, **bounds}
-    composed = compose(job, Bounds(**known), [Opened("here", 1.0, never)], purses, tally=tally, stop=stop)
-    return Sharing(composed, tally, stop), composed, tally, stop
+    composed = compose(job, RunLimits(**known), [OpenEndpoint("here", 1.0, never)], purses, tally=tally, stop=stop)
+    return LeaseAllocator(composed, tally, stop), composed, tally, stop
 
 
 def report(lease: int = 0, *, in_flight: int = 0, waiting: int = 0, **more: object) -> Report:
@@ -143,7 +143,7 @@ def test_one_that_confirms_nothing_is_not_flooded() -> None:
     shared.join(0)
     told = 0
     for step in range(100):
-        composed.dispatcher.limits.requests = Spacing(600.0 + step)
+        composed.dispatcher.limits.requests = Pacer(600.0 + step)
         told += len(shared.leases(float(step)))
     assert told == 10
 
@@ -164,7 +164,7 @@ def test_declared_rates_sum_up_to_those_of_the_run(rpm: float, waiting: list[int
 
 @given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(1.0, 600.0)), min_size=1, max_size=50))
 def test_a_rate_that_changes_lets_through_no_more_than_its_sum_over_time(changes: list[tuple[float, float]]) -> None:
-    spacing, now, allowed, sent, rate = Spacing(60.0), 0.0, 1.0, 0, 60.0
+    spacing, now, allowed, sent, rate = Pacer(60.0), 0.0, 1.0, 0, 60.0
     for passed, per_minute in changes:
         until = now + passed
         while (wait := spacing.wait(now)) <= until - now:
@@ -201,7 +201,7 @@ def test_a_time_that_the_server_named_to_one_holds_for_all() -> None:
     shared.join(1)
     shared.report(0, report(lanes=[LaneReport(events=[("throttled", 0.9, 30.0)])]), 1.0)
     assert [lease.lanes[0].gate_opens for lease in shared.leases(1.0).values()] == [31.0, 31.0]
-    lane = LeasedLane("here", never, rate=None, gate=Gate())
+    lane = LeasedUpstream("here", never, rate=None, gate=RetryAfterHold())
     lane.renew(LaneLease(gate_opens=31.0), 1.0)
     assert lane.wait(1.0) >= 30.0
     assert lane.wait(31.0) == 0.0
@@ -227,7 +227,7 @@ def test_an_endpoint_that_fails_the_rows_of_several_workers_has_failed_for_all_a
 
 
 def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
-    lane = LeasedLane("here", never, rate=None)
+    lane = LeasedUpstream("here", never, rate=None)
     lane.renew(LaneLease(opened_at=5.0), 5.0)
     assert lane.wait(6.0) == math.inf
     lane.renew(LaneLease(opened_at=5.0, probes=1), 20.0)
@@ -241,9 +241,9 @@ def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
 # Money.
 
 
-def taught(cap: float = 100.0, cost: float = 10.0) -> Purse:
+def taught(cap: float = 100.0, cost: float = 10.0) -> LocalBudget:
     """A purse that knows well what a call costs."""
-    purse = Purse(cap + 10_000 * cost, "tokens")
+    purse = LocalBudget(cap + 10_000 * cost, "tokens")
     for _ in range(10_000):
         purse.charge(cost, cost)
     return purse
@@ -266,7 +266,7 @@ def test_calls_are_granted_as_far_as_the_budget_reaches_and_the_run_ends_when_it
         shared.report(number, report(1, waiting=45, purses=[paid]), 1.0)
     assert (purse.spent, purse.in_flight, purse.reserved) == (purse.cap, 0, 0.0)
     shared.leases(1.1)
-    assert isinstance(stop.reason, Spent)
+    assert isinstance(stop.reason, BudgetExhausted)
 
 
 def test_a_call_too_large_for_the_rest_does_not_end_the_run_while_a_smaller_one_fits() -> None:
@@ -314,7 +314,7 @@ def test_what_one_worker_learns_of_costs_reaches_the_others() -> None:
 
 
 def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:
-    purse = LeasedPurse("USD")
+    purse = LeasedBudget("USD")
     assert purse.take().wanted == 0
     purse.renew(30, 60.0)
     for _ in range(3):
@@ -334,7 +334,7 @@ def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:
 
 def test_a_worker_whose_next_call_is_too_large_gives_all_back_and_asks_for_more() -> None:
     """Else the run could not grant it the one call that it may have."""
-    purse = LeasedPurse("USD")
+    purse = LeasedBudget("USD")
     purse.renew(1, 2.0)
     assert not purse.affords(5.0)
     report = purse.take()

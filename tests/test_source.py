@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Row
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, UsageError
 from pipeline.source import Batch, Source, Survey, changed, discover, found_again, survey
 from pipeline.source.parquet import survey_parquet
 from pipeline.source.survey import ChunkRows
@@ -266,7 +266,7 @@ def test_i8_a_chunk_is_bounded_in_bytes_also_where_large_rows_come_late(tmp_path
 
 @pytest.mark.parametrize("options", [{"chunk_rows": 0}, {"limit": -1}])
 def test_impossible_numbers_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(Misuse, match="must be"):
+    with pytest.raises(UsageError, match="must be"):
         survey([write_jsonl(tmp_path / "a.jsonl", RECORDS)], **options)
 
 
@@ -297,9 +297,9 @@ def test_i2_rows_with_the_same_id_are_all_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_i5_a_missing_column_is_refused_with_the_names_there_are(tmp_path: Path, suffix: str) -> None:
     found = survey([(write_parquet if suffix == ".parquet" else write_jsonl)(tmp_path / f"a{suffix}", RECORDS)])
-    with pytest.raises(Misuse, match=r"no column 'body'; it has: id, text"):
+    with pytest.raises(UsageError, match=r"no column 'body'; it has: id, text"):
         Source(found, needed=["body"], kept=[])
-    with pytest.raises(Misuse, match=r"no column 'key'"):
+    with pytest.raises(UsageError, match=r"no column 'key'"):
         Source(found, needed=None, kept=["key"])
 
 

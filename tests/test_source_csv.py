@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Row
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source import Source, Survey, survey
 
 
@@ -151,7 +151,7 @@ def test_columns_without_a_name_are_numbered_and_files_may_differ_in_their_colum
     ],
 )
 def test_a_file_without_a_usable_header_is_refused(tmp_path: Path, content: str | bytes, told: str) -> None:
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         read(tmp_path, content)
 
 

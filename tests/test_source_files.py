@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source import Inputs, discover
 
 
@@ -72,38 +72,38 @@ def test_relative_paths_come_back_absolute(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["missing.jsonl", "*.parquet", "empty"])
 def test_an_input_that_matches_nothing_is_named_with_the_known_suffixes(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         found_in([tmp_path / name])
     assert str(refused.value).startswith(f"no input file matches '{tmp_path / name}'; known suffixes: .jsonl, .ndjson,")
 
 
 def test_no_input_at_all_is_refused() -> None:
-    with pytest.raises(Misuse, match="no input: name a file"):
+    with pytest.raises(UsageError, match="no input: name a file"):
         found_in([])
 
 
 @pytest.mark.parametrize("pattern", ["a.yaml", "*"])
 def test_a_named_file_of_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, pattern: str) -> None:
     touch(tmp_path, "a.yaml")
-    with pytest.raises(Misuse, match=r"a\.yaml: unknown kind of file; .*\.ndjson"):
+    with pytest.raises(UsageError, match=r"a\.yaml: unknown kind of file; .*\.ndjson"):
         found_in([tmp_path / pattern])
 
 
 def test_jsonl_and_parquet_together_are_refused_naming_one_of_each(tmp_path: Path) -> None:
     touch(tmp_path, "a.jsonl", "b.jsonl.gz", "c.parquet")
-    with pytest.raises(Misuse, match=r"mixes JSONL \(.*a\.jsonl\) and Parquet \(.*c\.parquet\)"):
+    with pytest.raises(UsageError, match=r"mixes JSONL \(.*a\.jsonl\) and Parquet \(.*c\.parquet\)"):
         found_in([tmp_path])
 
 
 def test_a_dangling_link_is_refused_as_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(Misuse, match=r"cannot read .*a\.jsonl: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*a\.jsonl: No such file"):
         found_in([tmp_path])
 
 
 def test_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(Misuse, match="not a regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         found_in([tmp_path])
 
 
@@ -111,5 +111,5 @@ def test_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
 def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
     (path,) = touch(tmp_path, "a.jsonl")
     path.chmod(0)
-    with pytest.raises(Misuse, match="Permission denied"):
+    with pytest.raises(UsageError, match="Permission denied"):
         found_in([path])

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Row
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source import Position, Source, Survey, survey
 from pipeline.source.json_documents import values as cut
 from pipeline.source.jsonl import MAX_LINE_BYTES
@@ -164,7 +164,7 @@ def test_i7_a_file_of_which_no_line_is_a_record_says_what_it_looks_like(
     (tmp_path / "b.jsonl").write_bytes(content)
     if together:
         (tmp_path / "a.jsonl").write_text('{"n": 0}\n')
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         survey(tmp_path)
     assert f"{tmp_path}/b.jsonl" in str(refused.value)
     assert told in str(refused.value)
@@ -175,7 +175,7 @@ def test_i7_the_command_that_is_told_makes_the_file_one_that_is_read(tmp_path: P
     source = tmp_path / "it's here"
     source.mkdir()
     (source / "b.jsonl").write_bytes(LOOKS[kind][0])
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         survey(source)
     command = str(refused.value).partition("alone: " if kind == "carriage returns" else ": ")[2]
     command = command[command.index(str(LOOKS[kind][2])) :]
@@ -186,7 +186,9 @@ def test_i7_the_command_that_is_told_makes_the_file_one_that_is_read(tmp_path: P
 
 def test_i7_an_input_of_bad_records_alone_is_refused_with_the_first(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('oops\n"text"\n')
-    with pytest.raises(Misuse, match=r"none of the 2 records of the input can be read; the first: .*line 1: not valid"):
+    with pytest.raises(
+        UsageError, match=r"none of the 2 records of the input can be read; the first: .*line 1: not valid"
+    ):
         survey(tmp_path)
 
 

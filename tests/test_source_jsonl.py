@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Row
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source import BadLine, Position, Source, Survey, survey
 from pipeline.source.jsonl import MAX_LINE_BYTES, MAX_NESTING, lines, parse
 
@@ -235,7 +235,7 @@ def test_a_compressed_file_that_was_cut_short_is_refused_before_the_first_call(
     content = COMPRESSED[suffix](b"".join(b'{"n": %d}\n' % n for n in range(10_000)))
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content[:-cut])
-    with pytest.raises(Misuse, match=f"{path} is damaged or cut short"):
+    with pytest.raises(UsageError, match=f"{path} is damaged or cut short"):
         survey([path])
 
 
@@ -244,11 +244,11 @@ def test_a_compressed_file_with_other_content_is_refused_before_the_first_call(t
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b'{"n": 1}\n')
     with pytest.raises(
-        Misuse, match=f"{path} is not compressed, though its name says so: mv {path} {tmp_path}/a.jsonl"
+        UsageError, match=f"{path} is not compressed, though its name says so: mv {path} {tmp_path}/a.jsonl"
     ):
         survey([path])
     path.write_bytes(COMPRESSED[suffix](b'{"n": 1}\n') + b"trailing")
-    with pytest.raises(Misuse, match=f"{path} is damaged or cut short"):
+    with pytest.raises(UsageError, match=f"{path} is damaged or cut short"):
         survey([path])
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data import Row
-from pipeline.faults import Broken, Misuse, Unusable
+from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.source import Batch, Source, Survey, survey
 
 
@@ -50,7 +50,7 @@ def test_i3_a_file_that_is_no_whole_parquet_is_refused_by_name_before_the_first_
         "broken footer": content[:-100] + b"\xff" * 60 + content[-40:],
     }
     path.write_bytes(harms[harm])
-    with pytest.raises(Misuse, match=rf"{path} is no whole Parquet file \(.*\); write it again or take it out"):
+    with pytest.raises(UsageError, match=rf"{path} is no whole Parquet file \(.*\); write it again or take it out"):
         survey([tmp_path])
 
 
@@ -98,7 +98,7 @@ def test_i4_a_column_of_two_types_is_refused_with_both_files(
         for index, kind in enumerate([pa.null(), one, other])
     ]
     found = survey([tmp_path])
-    with pytest.raises(Misuse) as refused:
+    with pytest.raises(UsageError) as refused:
         Source(found, needed=[], kept=["x"])
     assert str(refused.value).startswith(
         f"column 'x' is {other} in {paths[2]} but {one} in {paths[1]}: ".replace("item", "element")
@@ -157,7 +157,7 @@ def test_i5_a_file_without_any_row_has_no_chunk(tmp_path: Path) -> None:
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(Misuse, match=r"a\.parquet has several columns named x"):
+    with pytest.raises(UsageError, match=r"a\.parquet has several columns named x"):
         survey([tmp_path])
 
 
@@ -228,9 +228,9 @@ def test_i8_a_value_without_any_form_fails_its_row_only_where_it_is_asked_for(tm
     assert good == Row(0, {"n": 1, "x": datetime(1970, 1, 1, tzinfo=UTC)})
     assert (bad.ordinal, bad.values["n"], bad.problem) == (1, 2, None)
     told = r"row 1: column 'x' holds a timestamp\[us, tz=UTC\] that Python has no exact"
-    with pytest.raises(Unusable, match=told):
+    with pytest.raises(InvalidRow, match=told):
         bad.values["x"]
-    with pytest.raises(Unusable, match=told):
+    with pytest.raises(InvalidRow, match=told):
         bad.values.get("x")
 
 
@@ -240,5 +240,5 @@ def test_a_string_that_is_not_utf8_fails_its_row_alone(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     good, bad = rows(survey([tmp_path]))
     assert good == Row(0, {"x": "good"})
-    with pytest.raises(Unusable, match="row 1: column 'x' is not valid UTF-8"):
+    with pytest.raises(InvalidRow, match="row 1: column 'x' is not valid UTF-8"):
         bad.values["x"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source import Source, survey
 from pipeline.source.jsonl import MAX_NESTING
 from pipeline.source.type_inference import (
@@ -20,10 +20,10 @@ from pipeline.source.type_inference import (
     MAX_COLUMNS,
     MAX_DEPTH,
     MAX_FIELDS,
-    Columns,
+    ColumnTypes,
+    infer_type,
     json_text,
     merge,
-    shape,
 )
 
 
@@ -199,7 +199,7 @@ def test_a_row_with_too_many_keys_fails_alone(tmp_path: Path) -> None:
 def test_data_as_keys_is_refused_before_it_becomes_thousands_of_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"id": 1, "k{n}": 1}}\n' for n in range(MAX_COLUMNS * 2)))
-    with pytest.raises(Misuse, match=r"more than 2,000 different keys together.*one nested object"):
+    with pytest.raises(UsageError, match=r"more than 2,000 different keys together.*one nested object"):
         survey([path])
 
 
@@ -216,8 +216,8 @@ blocks = st.sampled_from(alike).flatmap(
 )
 
 
-def columns_of(blocks: Sequence[Sequence[Any]]) -> Columns:
-    columns = Columns()
+def columns_of(blocks: Sequence[Sequence[Any]]) -> ColumnTypes:
+    columns = ColumnTypes()
     for block in blocks:
         assert columns.add([{"x": value} for value in block]) == []
     return columns
@@ -237,7 +237,7 @@ def test_the_settled_type_does_not_depend_on_how_the_rows_are_cut_into_blocks(bl
         assert other.words() == cut.words()
 
 
-kinds = st.one_of(alike).map(lambda value: shape([value])).filter(lambda kind: kind is not None)
+kinds = st.one_of(alike).map(lambda value: infer_type([value])).filter(lambda kind: kind is not None)
 
 
 @settings(max_examples=400, deadline=None)

@@ -10,7 +10,7 @@ import sys
 import anyio
 import pytest
 
-from pipeline.execution.processes.messages import Link
+from pipeline.execution.processes.messages import Channel
 
 SCRIPT = """
 import os, resource, signal, sys
@@ -117,7 +117,7 @@ def test_where_ends_of_children_are_ignored_they_are_waited_for_all_the_same() -
 @pytest.mark.anyio
 async def test_a_shared_descriptor_comes_before_any_message_and_is_not_handed_on() -> None:
     one, other = socket.socketpair()
-    ours, theirs = await Link.over(one), await Link.over(other)
+    ours, theirs = await Channel.over(one), await Channel.over(other)
     reading, writing = os.pipe()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ours.share, writing)
@@ -140,7 +140,7 @@ async def test_a_shared_descriptor_comes_before_any_message_and_is_not_handed_on
 @pytest.mark.anyio
 async def test_of_a_parent_that_is_gone_there_is_no_descriptor() -> None:
     one, other = socket.socketpair()
-    link = await Link.over(other)
+    link = await Channel.over(other)
     one.close()
     assert await link.take() is None
     await link.close()

@@ -7,11 +7,11 @@ import pytest
 from google.auth.credentials import Credentials
 from google.auth.exceptions import TransportError
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Request
-from pipeline.endpoint.auth import GoogleToken
+from pipeline.endpoint.auth import GoogleTokenSource
 from pipeline.faults import Broken, Interrupted
-from pipeline.policy import Dispatcher, Lane, Limits, Stop
+from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -29,12 +29,12 @@ class Down(Credentials):
 
 
 async def test_p2_calls_that_wait_for_a_token_end_with_the_run_and_were_no_requests() -> None:
-    token, stop, tally = GoogleToken(Down(), clock=anyio.current_time), Stop(), Tally()
+    token, stop, tally = GoogleTokenSource(Down(), clock=anyio.current_time), Shutdown(), Counters()
 
     async def ask(_: Request) -> object:
         return await token()
 
-    dispatcher = Dispatcher([Lane("one", ask)], Limits(4), stop=stop, tally=tally, give_up_s=60.0)  # type: ignore[arg-type] # it never answers
+    dispatcher = Dispatcher([Upstream("one", ask)], Limits(4), stop=stop, tally=tally, give_up_s=60.0)  # type: ignore[arg-type] # it never answers
     stop.then(token.leave)
     interrupted: list[int] = []
 
@@ -58,14 +58,14 @@ async def test_p2_calls_that_wait_for_a_token_end_with_the_run_and_were_no_reque
 
 
 async def test_p2_a_token_that_lives_still_serves_when_the_run_is_stopping() -> None:
-    token = GoogleToken(Down(), clock=anyio.current_time)
+    token = GoogleTokenSource(Down(), clock=anyio.current_time)
     token._token, token._expires = "alive", anyio.current_time() + 100.0
     token.leave()
     assert await token() == "alive"
 
 
 def test_what_follows_the_stop_is_done_once_also_when_it_was_asked_for_before() -> None:
-    stop, done = Stop(), list[str]()
+    stop, done = Shutdown(), list[str]()
     stop.then(lambda: done.append("before"))
     stop.request(Interrupted("one"))
     stop.request(Broken("another"))

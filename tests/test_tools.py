@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.tools import ToolError, parameters, result_text, tool_of
 
 Json = dict[str, Any]
@@ -186,12 +186,12 @@ def private(_city: str) -> None:
 
 @pytest.mark.parametrize("function", [untyped, many, named, calling_back, climbing, private])
 def test_a_parameter_that_cannot_be_described_is_misuse(function: Callable[..., Any]) -> None:
-    with pytest.raises(Misuse):
+    with pytest.raises(UsageError):
         _ = tool_of(function).definition
 
 
 def test_a_recursive_model_is_misuse() -> None:
-    with pytest.raises(Misuse, match="recursive"):
+    with pytest.raises(UsageError, match="recursive"):
         parameters(Tree)
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.data import Ask, Reply, Request, Usage
-from pipeline.faults import Cut, Fault, Refused, Unavailable
-from pipeline.job.parsing import Reader
+from pipeline.faults import Fault, Refused, Truncated, Unavailable
+from pipeline.job.parsing import ReplyParser
 from pipeline.job.tools import tool_of
 from pipeline.policy.repair import MOST_TOKENS, repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools
@@ -38,7 +38,7 @@ class Weather(BaseModel):
     degrees: int
 
 
-READER = Reader(shape_of(Weather))
+READER = ReplyParser(shape_of(Weather))
 FITS, BROKEN = '{"degrees": 3}', '{"degrees": "mi'
 
 
@@ -228,7 +228,7 @@ async def test_a_call_that_is_required_is_required_once(choice: object, later: o
 
 async def test_a_model_that_never_stops_calling_is_cut_after_max_turns() -> None:
     model = Model([calling(call("lengths", text="a"))])
-    with pytest.raises(Cut, match="max_turns"):
+    with pytest.raises(Truncated, match="max_turns"):
         await tooled(model, lengths, max_turns=3)(request())
     assert len(model.asked) == 3
 

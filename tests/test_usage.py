@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.data import Usage
 from pipeline.endpoint.prices import Price, Prices, parse_price
 from pipeline.endpoint.usage import MOST_TOKENS, read_usage
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 PRO = "google/gemini-2.5-pro"
 
@@ -112,5 +112,5 @@ def test_a_price_is_two_numbers() -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "1,", "-1,2", "nan,1", "1,inf"])
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(Misuse, match=r"IN,OUT.*0\.30,2\.50"):
+    with pytest.raises(UsageError, match=r"IN,OUT.*0\.30,2\.50"):
         parse_price(text)

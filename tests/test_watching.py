@@ -11,15 +11,15 @@ import anyio.from_thread
 import orjson
 import pytest
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request
-from pipeline.execution.monitor import EVENTS, STATE, TUNE, Watch, apply, ask_to_tune, state_of
-from pipeline.faults import Broken, Misuse
+from pipeline.execution.monitor import EVENTS, STATE, TUNE, RunMonitor, apply, ask_to_tune, state_of
+from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
-from pipeline.pace import Change, Spacing
-from pipeline.policy import Limits, Purse, Stop
-from pipeline.policy.compose import Bounds, Composed, Opened, compose
-from pipeline.storage.durable import Files
+from pipeline.pace import Change, Pacer
+from pipeline.policy import Limits, LocalBudget, Shutdown
+from pipeline.policy.compose import ComposedAsk, OpenEndpoint, RunLimits, compose
+from pipeline.storage.durable import FileSystem
 from pipeline.storage.rate_memory import GrantedRates
 from tests import virtual
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 @dataclass(frozen=True)
-class Noting(Files):
+class Noting(FileSystem):
     """The disk, which notes when a state was written to it, and tells when that was done so many times.
 
     Nobody else may wait for a time meanwhile: the clock would jump while the disk works.
@@ -38,8 +38,8 @@ class Noting(Files):
     written: list[float] = field(default_factory=list)
     enough: anyio.Event = field(default_factory=anyio.Event)
 
-    def put(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
-        super().put(path, content, mode=mode)
+    def write_atomic(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        super().write_atomic(path, content, mode=mode)
         anyio.from_thread.run_sync(self._note)
 
     def _note(self) -> None:
@@ -59,22 +59,22 @@ async def answer(_: Request) -> Reply:
     return Reply(b"{}")
 
 
-def composed(*purses: Purse, concurrency: int = 8, adaptive: bool = True) -> Composed:
+def composed(*purses: LocalBudget, concurrency: int = 8, adaptive: bool = True) -> ComposedAsk:
     job = Job(name="j", model="m", user="{{ a }}")
-    bounds = Bounds(concurrency=concurrency, adaptive=adaptive)
-    endpoints = [Opened("here", 1.0, answer), Opened("there", 1.0, answer)]
-    return compose(job, bounds, endpoints, purses, tally=Tally(), stop=Stop())
+    bounds = RunLimits(concurrency=concurrency, adaptive=adaptive)
+    endpoints = [OpenEndpoint("here", 1.0, answer), OpenEndpoint("there", 1.0, answer)]
+    return compose(job, bounds, endpoints, purses, tally=Counters(), stop=Shutdown())
 
 
 class Run:
     """A watch over a run that does nothing by itself."""
 
-    def __init__(self, folder: Path, *purses: Purse, files: Files | None = None, **bounds: Any) -> None:
+    def __init__(self, folder: Path, *purses: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
         self.folder = folder
-        self.tally = Tally()
-        self.stop = Stop()
+        self.tally = Counters()
+        self.stop = Shutdown()
         self.composed = composed(*purses, **bounds)
-        self.watch = Watch(folder, self.composed, self.tally, self.stop, files or Files())
+        self.watch = RunMonitor(folder, self.composed, self.tally, self.stop, files or FileSystem())
 
     @property
     def limits(self) -> Limits:
@@ -159,12 +159,12 @@ async def test_a_change_is_applied_once_and_noted(tmp_path: Path) -> None:
     assert ask_to_tune(tmp_path, ["concurrency=4", "rpm=120"]) == {"concurrency": 4.0, "rpm": 120.0}
     run.second()
     first = run.limits.requests
-    assert (run.limits.concurrency, isinstance(first, Spacing)) == (4, True)
+    assert (run.limits.concurrency, isinstance(first, Pacer)) == (4, True)
     run.limits.concurrency = 6
     run.second()
     assert (run.limits.concurrency, run.limits.requests) == (6, first)
-    assert run.tally.notes == ["tuned: concurrency=4, rpm=120"]
-    assert [event["note"] for event in run.events() if "note" in event] == run.tally.notes
+    assert run.tally.notices == ["tuned: concurrency=4, rpm=120"]
+    assert [event["note"] for event in run.events() if "note" in event] == run.tally.notices
     assert not (tmp_path / TUNE).exists()
 
 
@@ -173,7 +173,7 @@ async def test_a_change_is_clamped_to_the_workers_of_the_start_and_the_note_says
     ask_to_tune(tmp_path, ["concurrency=5000"])
     run.second()
     assert run.limits.concurrency == run.limits.most == 200
-    assert run.tally.notes == ["tuned: concurrency=200"]
+    assert run.tally.notices == ["tuned: concurrency=200"]
 
 
 async def test_a_change_that_an_earlier_start_was_asked_for_is_over_with_it(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ async def test_a_change_that_an_earlier_start_was_asked_for_is_over_with_it(tmp_
     run = Run(tmp_path, files=files)
     ask_to_tune(tmp_path, ["concurrency=1"])
     await files.watched(run)
-    assert (run.limits.concurrency, run.tally.notes, (tmp_path / TUNE).exists()) == (8, [], False)
+    assert (run.limits.concurrency, run.tally.notices, (tmp_path / TUNE).exists()) == (8, [], False)
 
 
 async def test_a_change_that_comes_while_it_works_is_applied_within_a_second(tmp_path: Path) -> None:
@@ -191,12 +191,12 @@ async def test_a_change_that_comes_while_it_works_is_applied_within_a_second(tmp
         await anyio.sleep(0.5)
         ask_to_tune(tmp_path, ["tpm=6000"])
         await anyio.sleep(0.6)
-        assert isinstance(run.limits.tokens, Spacing)
+        assert isinstance(run.limits.tokens, Pacer)
         tasks.cancel_scope.cancel()
 
 
 def test_a_rate_of_0_lifts_the_limit_and_what_is_not_named_stays() -> None:
-    limits = Limits(8, Spacing(60), Spacing(1000))
+    limits = Limits(8, Pacer(60), Pacer(1000))
     tokens = limits.tokens
     apply(limits, {"rpm": 0})
     assert (limits.concurrency, limits.requests, limits.tokens) == (8, None, tokens)
@@ -214,20 +214,20 @@ def test_a_rate_of_0_lifts_the_limit_and_what_is_not_named_stays() -> None:
 def test_anything_but_a_number_for_what_can_be_tuned_is_refused_and_nothing_is_left(
     assignment: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(Misuse, match=assignment):
+    with pytest.raises(UsageError, match=assignment):
         ask_to_tune(tmp_path, ["rpm=100", assignment])
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_budget_is_warned_of_once_from_80_percent_on(tmp_path: Path) -> None:
-    purse = Purse(10.0, "USD", spent=7.9)
+    purse = LocalBudget(10.0, "USD", spent=7.9)
     run = Run(tmp_path, purse)
     run.second()
-    assert run.tally.notes == []
+    assert run.tally.notices == []
     for spent in (8.0, 9.0, 10.0):
         purse.spent = spent
         run.second()
-    assert run.tally.notes == ["80% of the budget of 10 USD is spent"]
+    assert run.tally.notices == ["80% of the budget of 10 USD is spent"]
 
 
 async def test_the_disk_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
         run.second()
     assert state_of(tmp_path)["rate_change"].endswith(" UTC: here: cut at 61")
     told = [f"here: cut at {at} (--no-adaptive leaves the rate alone)" for at in (0, 61)]
-    assert run.tally.notes == told
+    assert run.tally.notices == told
 
 
 async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -> None:

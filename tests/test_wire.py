@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.endpoint.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
-from pipeline.endpoint.redaction import redacted
+from pipeline.endpoint.redaction import redact_tokens
 from pipeline.endpoint.usage import MOST_TOKENS, read_usage
 from pipeline.endpoint.wire import Answer, Completion, Media, ToolCall, read_completion
 from pipeline.faults import Expired, Fault, Refused, Throttled, Unavailable
@@ -607,7 +607,7 @@ SECRETS = [
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("around", ["{}", "token={}", '{{"token":"{}"}}', "a\n{}\tb", r"a\nAuthorization:\n{}", "({})"])
 def test_s4_secrets_are_redacted_wherever_they_stand(secret: str, around: str) -> None:
-    kept = redacted(around.format(secret))
+    kept = redact_tokens(around.format(secret))
     assert "[redacted]" in kept
     assert not any(piece in kept for piece in (secret, TOKEN, "0123456789abcdef", "eyJpc3MiOiJ4In0"))
 
@@ -632,7 +632,7 @@ def test_s4_the_status_and_the_message_of_an_error_are_redacted(text: str) -> No
 
 @pytest.mark.parametrize("text", ["risk-management of the task-force", "the bearer", "Schlüssel: größer", "ya 29."])
 def test_ordinary_words_are_not_redacted(text: str) -> None:
-    assert redacted(text) == text
+    assert redact_tokens(text) == text
 
 
 @settings(deadline=None)

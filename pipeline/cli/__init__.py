@@ -14,11 +14,11 @@ import typer
 from pipeline import __version__
 from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, status, streams
 from pipeline.cli.examples import epilog
-from pipeline.cli.garbage import collect_seldom
+from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.tables import plain
-from pipeline.faults import Broken, Denied, Halt, Misuse, NothingToDo, OutputInUse, Spent
+from pipeline.faults import Broken, BudgetExhausted, Halt, NothingToDo, OutputInUse, ProviderUnusable, UsageError
 
-EXIT = {OutputInUse: 8, Misuse: 2, NothingToDo: 5, Spent: 6, Denied: 7, Broken: 1}
+EXIT = {OutputInUse: 8, UsageError: 2, NothingToDo: 5, BudgetExhausted: 6, ProviderUnusable: 7, Broken: 1}
 
 app = typer.Typer(
     name="pipeline",
@@ -82,7 +82,7 @@ def _explained(error: typer.TyperException) -> str:
 def main() -> NoReturn:
     """Runs the command line and ends the process with one of the documented exit codes, whoever reads its output."""
     streams.secure()
-    collect_seldom()
+    raise_gc_threshold()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
@@ -90,7 +90,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         print(f"error: {plain(_explained(error))} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
         code = error.exit_code
-    except (Misuse, NothingToDo, Halt) as error:
+    except (UsageError, NothingToDo, Halt) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
         code = next((code for kind, code in EXIT.items() if isinstance(error, kind)), 1)
     sys.stdout.flush()

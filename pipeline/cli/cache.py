@@ -11,7 +11,7 @@ import typer
 
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
 from pipeline.cli.tables import json_line, print_table
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 app = typer.Typer(help="Look at the reply cache, make it smaller, carry it elsewhere.")
 
@@ -65,7 +65,7 @@ def prune(
     from pipeline.storage.reply_cache import prune, size_of
 
     if unused_for is None and max_size is None:
-        raise Misuse("say what to delete: --unused-for 30d, --max-size 500MB, or both")
+        raise UsageError("say what to delete: --unused-for 30d, --max-size 500MB, or both")
     unused_s = None if unused_for is None else _amount(unused_for, _SECONDS, "--unused-for")
     most = None if max_size is None else _amount(max_size, _BYTES, "--max-size")
     deleted = prune(cache_dir, unused_s=unused_s, most_bytes=None if most is None else int(most))
@@ -85,9 +85,9 @@ def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson
 @app.command("import")
 def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Add what another cache has exported; what is here already stays."""
-    from pipeline.storage.reply_cache import bring_in, size_of
+    from pipeline.storage.reply_cache import import_from, size_of
 
-    added = bring_in(cache_dir, file)
+    added = import_from(cache_dir, file)
     return _told(f"added {added} replies from {file}", as_json=as_json, added=added, bytes=size_of(cache_dir))
 
 
@@ -99,7 +99,7 @@ def _told(text: str, *, as_json: bool, **facts: int) -> int:
 def _amount(text: str, units: dict[str, int], option: str) -> float:
     found = re.fullmatch(rf"(\d+(?:\.\d+)?)({'|'.join(units)})", text)
     if not found:
-        raise Misuse(f"{option} is a number and one of {', '.join(units)}, as in 30{[*units][1]}, not {text!r}")
+        raise UsageError(f"{option} is a number and one of {', '.join(units)}, as in 30{[*units][1]}, not {text!r}")
     return float(found[1]) * units[found[2]]
 
 

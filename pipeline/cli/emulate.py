@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 SIMULATED = "SIMULATED: answers come from the built-in emulator on this machine, not from a model"
 
@@ -95,7 +95,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             directory=directory,
         )
     except ValueError as error:
-        raise Misuse(str(error)) from None
+        raise UsageError(str(error)) from None
 
     def announce(address: Address) -> None:
         print(json.dumps(address.as_dict()) if as_json else _introduced(address.as_dict()), flush=True)
@@ -103,7 +103,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     try:
         asyncio.run(_serve(serve, options, announce, until_stdin_closes=until_stdin_closes))
     except OSError as error:
-        raise Misuse(f"the emulator cannot start: {error.strerror or error} (--port, --directory)") from error
+        raise UsageError(f"the emulator cannot start: {error.strerror or error} (--port, --directory)") from error
 
 
 async def _serve(serve: Any, options: Any, announce: Any, *, until_stdin_closes: bool) -> None:
@@ -146,6 +146,6 @@ def emulator(arguments: list[str]) -> Iterator[dict[str, str]]:
             raise RuntimeError("the emulator has no pipes")
         line = child.stdout.readline()
         if not line:
-            raise Misuse("the emulator did not start; see its message above")
+            raise UsageError("the emulator did not start; see its message above")
         yield json.loads(line)
         child.stdin.close()

@@ -30,8 +30,8 @@ from pipeline.storage.durable import FILES
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
     from pipeline.evaluation.stats.tables import FieldTable
-    from pipeline.evaluation.workspace import Subject
-    from pipeline.execution.group import Together
+    from pipeline.evaluation.workspace import EvalWorkspace
+    from pipeline.execution.group import RunGroup
 
 SUMMARY, JUNIT, MARKDOWN = "summary.json", "junit.xml", "summary.md"
 
@@ -40,7 +40,7 @@ _IN_FILE_ONLY = ("tables", "confusions", "flaky", "consistency", "comparison")
 _NAMED = 10
 
 
-def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *, as_json: bool) -> int:
+def told(assessment: Assessment, subject: EvalWorkspace, asked: Sequence[RunGroup], *, as_json: bool) -> int:
     """Writes the files, tells GitHub, prints the result, gives the exit code. `asked` are the runs of this start."""
     code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
@@ -59,7 +59,7 @@ def told(assessment: Assessment, subject: Subject, asked: Sequence[Together], *,
     return code
 
 
-def told_stopped(together: Together, *, as_json: bool) -> int:
+def told_stopped(together: RunGroup, *, as_json: bool) -> int:
     """Tells that rows are left to ask; nothing is graded."""
     first = next(summary for summary in together.summaries if summary.status == "stopped")
     code, left = together.exit_code, sum(summary.left for summary in together.summaries)
@@ -104,9 +104,9 @@ def told_comparison(
 
 def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any], markdown: str) -> None:
     write(folder, assessment)
-    FILES.put(folder / SUMMARY, _json(facts).encode("utf-8", "backslashreplace") + b"\n")
-    FILES.put(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
-    FILES.put(folder / MARKDOWN, markdown.encode())
+    FILES.write_atomic(folder / SUMMARY, _json(facts).encode("utf-8", "backslashreplace") + b"\n")
+    FILES.write_atomic(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
+    FILES.write_atomic(folder / MARKDOWN, markdown.encode())
 
 
 def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ def _tell_github(assessment: Assessment, markdown: str) -> None:
             summary.write(markdown + "\n")
 
 
-def _costs(asked: Sequence[Together]) -> dict[str, Any]:
+def _costs(asked: Sequence[RunGroup]) -> dict[str, Any]:
     """What this start has cost: the sum over its rounds."""
     summaries = [each.summaries[0] for each in asked]
     known = [summary.cost_usd for summary in summaries]
@@ -145,7 +145,7 @@ def _costs(asked: Sequence[Together]) -> dict[str, Any]:
     }
 
 
-def _summary(assessment: Assessment, subject: Subject) -> dict[str, Any]:
+def _summary(assessment: Assessment, subject: EvalWorkspace) -> dict[str, Any]:
     whole = assessment.tables.whole
     return {
         "status": subject.status,
@@ -218,7 +218,7 @@ def _jsonable(value: Any) -> Any:
             return value
 
 
-def _print_assessment(assessment: Assessment, subject: Subject, facts: Mapping[str, Any]) -> None:
+def _print_assessment(assessment: Assessment, subject: EvalWorkspace, facts: Mapping[str, Any]) -> None:
     whole = assessment.tables.whole
     if subject.simulated:
         print(SIMULATED)

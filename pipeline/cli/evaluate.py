@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import EVALUATION, AsJson, Asking, with_options
+from pipeline.cli.options import EVALUATION, AsJson, RunOptions, with_options
 from pipeline.cli.tables import plain
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.cli.host import Place
+    from pipeline.cli.host import Target
     from pipeline.evaluation.graders.verdicts import Graded
-    from pipeline.evaluation.workspace import Subject
-    from pipeline.execution.group import Together
+    from pipeline.evaluation.workspace import EvalWorkspace
+    from pipeline.execution.group import RunGroup
     from pipeline.execution.run import Settings
 
-Target = Annotated[str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")
+]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
 JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation's file (default: the one that ran).")]
 Common = Annotated[
@@ -37,7 +39,7 @@ Common = Annotated[
 
 @with_options
 def evaluate(
-    target: Target,
+    target: TargetArgument,
     *,
     repeats: Annotated[
         int | None,
@@ -68,7 +70,7 @@ def evaluate(
         ),
     ] = False,
     common: Common = False,
-    options: Asking,
+    options: RunOptions,
 ) -> int:
     """Run a job on gold data, grade its answers, and let the gates decide."""
     from pipeline.cli.eval_output import told, told_stopped
@@ -79,7 +81,7 @@ def evaluate(
     from pipeline.execution.group import carried_out
 
     if vs_ref is not None and noise_floor:
-        raise Misuse("--vs-ref and --noise-floor are two questions: ask one after the other")
+        raise UsageError("--vs-ref and --noise-floor are two questions: ask one after the other")
     options = replace(options, cache=options.cache is not False)
     subject = workspace.subject_of(target, options, repeats, least=2 if noise_floor else 1)
     rival = None if vs_ref is None else workspace.subject_at(vs_ref, subject, options)
@@ -109,7 +111,7 @@ def evaluate(
     return code
 
 
-def _noise(subject: Subject, graded: Sequence[Graded], *, as_json: bool) -> int:
+def _noise(subject: EvalWorkspace, graded: Sequence[Graded], *, as_json: bool) -> int:
     """Keeps and tells what flips between two repeats of the same."""
     from pipeline.cli.eval_output import told_noise
     from pipeline.evaluation.assessment import noise_of, write_noise
@@ -120,11 +122,11 @@ def _noise(subject: Subject, graded: Sequence[Graded], *, as_json: bool) -> int:
     return told_noise(noise, subject.output, as_json=as_json)
 
 
-def _judged(subjects: Sequence[Subject], together: Together, settings: Settings, place: Place) -> list[Together]:
+def _judged(subjects: Sequence[EvalWorkspace], together: RunGroup, settings: Settings, place: Target) -> list[RunGroup]:
     """Asks the judges of all subjects, one after the other, until one is stopped; what their rounds came to."""
     from pipeline.evaluation.judging import ask_judges, paid_to_judges
 
-    rounds: list[Together] = []
+    rounds: list[RunGroup] = []
     paid = together.paid
     for subject in subjects:
         rounds += ask_judges(subject, subject.graded(), settings, place, paid)

@@ -15,12 +15,12 @@ OF_A_ROW = 200
 thousands in flight would spend a fifth of the processor's time on it."""
 
 
-def collect_seldom() -> None:
+def raise_gc_threshold() -> None:
     """For the start of a program, that loads much."""
     gc.set_threshold(LOADING)
 
 
-def spare(in_flight: int) -> None:
+def tune_gc(in_flight: int) -> None:
     """Leaves alone what is loaded by now, and as many objects as so many rows in flight have."""
     gc.freeze()
     gc.set_threshold(max(YOUNG, OF_A_ROW * in_flight))

@@ -15,28 +15,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import emulate
-from pipeline.cli.garbage import spare
+from pipeline.cli.garbage import tune_gc
 from pipeline.endpoint.connection import Access, Connection, Start, access
-from pipeline.faults import Broken, Denied, Spent, TooManyFailures
+from pipeline.faults import Broken, BudgetExhausted, ProviderUnusable, TooManyFailures
 
 if TYPE_CHECKING:
     from pipeline.cli.progress import Progress
-    from pipeline.counters import Tally
-    from pipeline.execution.processes.spawn import Workers
+    from pipeline.counters import Counters
+    from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.run import Run, Summary
-    from pipeline.policy import Stop
+    from pipeline.policy import Shutdown
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class PoolSpec:
     """The worker processes that carry a run out, and what each needs to begin."""
 
-    workers: Workers
+    workers: WorkerPool
     start: Start
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Target:
     """Where runs are carried out: an endpoint, or with arguments in `simulation` an emulator of their own.
 
     It is done in this process, or by a `team`.
@@ -45,16 +45,16 @@ class Place:
     connection: Connection
     simulation: list[str] | None
     quiet: bool = False
-    team: Team | None = None
+    team: PoolSpec | None = None
 
 
-def require_access(place: Place) -> None:
-    """Raises `Misuse` when credentials for a place are missing, to be told before anything is removed."""
+def require_access(place: Target) -> None:
+    """Raises `UsageError` when credentials for a place are missing, to be told before anything is removed."""
     if place.simulation is None:
         access(place.connection)
 
 
-def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> tuple[list[Summary], Stop]:
+def execute(runs: Sequence[Run], place: Target, tally: Counters, began: float) -> tuple[list[Summary], Shutdown]:
     """Asks, side by side in time, what is left to ask in opened runs; what they came to, and what stopped them.
 
     `tally` has counted what was there before; `began` is when the start did, by the monotonic clock.
@@ -63,9 +63,9 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
 
     from pipeline.cli.progress import stage
     from pipeline.ledger import total
-    from pipeline.policy import Stop
+    from pipeline.policy import Shutdown
 
-    stop = Stop()
+    stop = Shutdown()
     with ExitStack() as stack:
         if any(run.chunks() for run in runs):
             if place.simulation is not None:
@@ -75,11 +75,11 @@ def carry_out(runs: Sequence[Run], place: Place, tally: Tally, began: float) -> 
             ask_all = partial(_ask_all, runs, place, access(place.connection), tally, stop)
             # uvloop, where it is installed, takes a fifth off the cost of a row.
             options = {"use_uvloop": find_spec("uvloop") is not None}
-            spare(sum(run.settings.bounds.concurrency for run in runs))
+            tune_gc(sum(run.settings.bounds.concurrency for run in runs))
             anyio.run(ask_all, backend_options=options)
         seconds = time.monotonic() - began
         charged = total(run.charged for run in runs)
-        return [run.conclude(tally, stop, seconds, charged) for run in runs], stop
+        return [run.finish(tally, stop, seconds, charged) for run in runs], stop
 
 
 def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:
@@ -88,12 +88,12 @@ def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:
     return Connection(base_urls=base_urls, credentials=Path(address["credentials_file"]))
 
 
-def _moved(place: Place, connection: Connection) -> Place:
+def _moved(place: Target, connection: Connection) -> Target:
     team = place.team and replace(place.team, start=replace(place.team.start, connection=connection))
     return replace(place, connection=connection, team=team)
 
 
-async def _ask_all(runs: Sequence[Run], place: Place, opening: Access, tally: Tally, stop: Stop) -> None:
+async def _ask_all(runs: Sequence[Run], place: Target, opening: Access, tally: Counters, stop: Shutdown) -> None:
     import anyio
 
     from pipeline.cli.progress import Progress
@@ -118,17 +118,17 @@ async def _tell_of_changed_sdk() -> None:
         print(f"note: {CHANGED_SDK}", file=sys.stderr)
 
 
-async def _ask(run: Run, team: Team | None, opening: Access, tally: Tally, stop: Stop) -> None:
+async def _ask(run: Run, team: PoolSpec | None, opening: Access, tally: Counters, stop: Shutdown) -> None:
     if team is not None:
         from pipeline.execution.processes import parent
 
-        crew = parent.Crew(workers=team.workers, start=team.start, lanes=opening.lanes)
-        await parent.carry_out(run, crew, tally, stop)
+        crew = parent.PoolSpec(workers=team.workers, start=team.start, lanes=opening.lanes)
+        await parent.execute(run, crew, tally, stop)
         return
-    await run.carry_out(opening.connecting(run.job, run.settings.bounds.concurrency), tally, stop)
+    await run.execute(opening.connecting(run.job, run.settings.bounds.concurrency), tally, stop)
 
 
-async def _watch_signals(runs: Sequence[Run], stop: Stop, tally: Tally, progress: Progress) -> None:
+async def _watch_signals(runs: Sequence[Run], stop: Shutdown, tally: Counters, progress: Progress) -> None:
     """Ends runs on SIGINT, SIGTERM and SIGHUP: drained on the first, at once on the second, nothing received lost.
 
     Where SIGHUP is ignored, as under nohup, it stays so.
@@ -158,9 +158,9 @@ def exit_code(summary: Summary, reason: object) -> int:
             return 3 if summary.status == "failed" else 0
         case signal.Signals():
             return 128 + reason.value
-        case Denied():
+        case ProviderUnusable():
             return 7
-        case Spent():
+        case BudgetExhausted():
             return 6
         case TooManyFailures():
             return 3

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def messages_of(job: Job, row: Row) -> str:
-    """What is asked of a row: each message below its role. Raises `Unusable` when the row cannot be asked."""
+    """What is asked of a row: each message below its role. Raises `InvalidRow` when the row cannot be asked."""
     messages = job.request(row).payload["messages"]
     return "\n".join(f"[{message['role']}]\n{readable(message.get('content'))}" for message in messages)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -28,7 +28,7 @@ PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED =
 )
 """The parts of --help, in order."""
 
-Target = Annotated[
+TargetArgument = Annotated[
     str, typer.Argument(metavar="JOB.py", help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")
 ]
 Inputs = Annotated[
@@ -93,7 +93,7 @@ AsJson = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class RunOptions:
     """The options of every command that asks: the job's overrides, how fast and for how much, where, as whom."""
 
     inputs: Inputs = None
@@ -343,7 +343,7 @@ def load(
     from pipeline.job.loader import is_job_file, job_of_requests, load_job, overridden
 
     if Path(f"{target}.py").is_file() and not Path(target).exists():
-        raise Misuse(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
+        raise UsageError(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
     changes["include"] = include

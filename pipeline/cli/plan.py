@@ -12,10 +12,10 @@ import typer
 
 from pipeline.cli import figures
 from pipeline.cli.messages import messages_of, readable
-from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, Target, load
+from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load
 from pipeline.cli.tables import json_line, plain
 from pipeline.execution.estimate import estimate
-from pipeline.faults import Unusable
+from pipeline.faults import InvalidRow
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
-    target: Target,
+    target: TargetArgument,
     *,
     inputs: Inputs = None,
     include: Include = None,
@@ -98,7 +98,7 @@ def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_fa
     """What is left of the run in the output folder, if this plan goes on with it."""
     from pipeline.execution.run_status import run_status
     from pipeline.source import Survey
-    from pipeline.storage.run_folder import Plan, RunFolder, differences
+    from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
 
     everything = _Ahead(found.rows - found.bad_count)
     before = RunFolder(output).load()
@@ -107,7 +107,9 @@ def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_fa
     status = run_status(output)
     if not status.done:
         return everything
-    now = Plan(job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated)
+    now = RunIdentity(
+        job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
+    )
     different = differences(before, now)
     known = Survey.from_json(before.survey)
     if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
@@ -125,7 +127,7 @@ def _request(job: Job, row: Row) -> dict[str, Any]:
     """A request as JSON: what is sent, or why it cannot be."""
     try:
         return {"row": row.ordinal, "payload": job.request(row).payload}
-    except Unusable as fault:
+    except InvalidRow as fault:
         return {"row": row.ordinal, "payload": None, "problem": fault.message}
 
 
@@ -179,7 +181,7 @@ def _first_rows(source: Any, limit: int) -> Iterator[Row]:
 def _rendered(job: Job, row: Row) -> str:
     try:
         return messages_of(job, row)
-    except Unusable as fault:
+    except InvalidRow as fault:
         return f"(it cannot be asked: {fault.message})"
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, RecentRate, log_line, narrow_line, second_line, top_line
 from pipeline.cli.sampling import for_the_eye
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 
 REFRESH_S = 0.5
 HEARTBEAT_S = 30.0
@@ -56,7 +56,7 @@ def stage(text: str, *, quiet: bool) -> Iterator[None]:
 class Progress:
     """What is shown while a run works. Nothing in here can fail the run."""
 
-    def __init__(self, tally: Tally, *, quiet: bool) -> None:
+    def __init__(self, tally: Counters, *, quiet: bool) -> None:
         self._tally = tally
         self._quiet = quiet
         self._bars: _Bars | None = None
@@ -105,8 +105,8 @@ class Progress:
 
     def _tell_notes(self) -> None:
         """Says once each what the user is to be told."""
-        while self._tally.notes:
-            self.say(f"note: {self._tally.notes.pop(0)}")
+        while self._tally.notices:
+            self.say(f"note: {self._tally.notices.pop(0)}")
 
 
 class _AboveBars(io.TextIOBase):
@@ -134,7 +134,7 @@ class _Bars:
     is drawn, all of it is below, and is cleared from there.
     """
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Counters) -> None:
         self._tally = tally
         self._began = time.monotonic()
         self._rate = RecentRate(self._began, tally.done)

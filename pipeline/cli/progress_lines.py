@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.cli.tables import plain
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 
 WINDOW_S = 30.0
 """The rate is that of the last half minute: the mean since the start hides a quota that has just been cut."""
@@ -62,7 +62,7 @@ class _Piece:
     colour: str = ""
 
 
-def top_line(tally: Tally, elapsed_s: float, rate: RecentRate, width: int) -> str:
+def top_line(tally: Counters, elapsed_s: float, rate: RecentRate, width: int) -> str:
     """Percentage, bar, count, time and rate, as a format of tqdm's: it fills `{bar}` up to the width."""
     left = rate.seconds_left(tally.rows - tally.done)
     times = f"{_clock(elapsed_s)}<{_clock(left)}"
@@ -81,14 +81,14 @@ def top_line(tally: Tally, elapsed_s: float, rate: RecentRate, width: int) -> st
     return _escaped(head) + "{bar}" + _escaped(f"| {rest}".rstrip())
 
 
-def second_line(tally: Tally, width: int, *, coloured: bool = False) -> str:
+def second_line(tally: Counters, width: int, *, coloured: bool = False) -> str:
     """Rows by what became of them, what is waited for and why, and the dollars; what matters least goes first."""
     reason = _reason(tally, brief=True)
     pieces = [*_outcomes(tally), *_doing(tally), *([_Piece(reason, 2)] if reason else []), *_money(tally)]
     return _joined(_fitted(pieces, width, reason), coloured=coloured)
 
 
-def narrow_line(tally: Tally, rate: RecentRate, width: int, *, coloured: bool = False) -> str:
+def narrow_line(tally: Counters, rate: RecentRate, width: int, *, coloured: bool = False) -> str:
     """One line, for terminals of fewer than `NARROW` columns."""
     left = rate.seconds_left(tally.rows - tally.done)
     failed = [piece for piece in _outcomes(tally) if piece.text.startswith("failed")]
@@ -103,7 +103,7 @@ def narrow_line(tally: Tally, rate: RecentRate, width: int, *, coloured: bool = 
     return _joined(_fitted(pieces, width), coloured=coloured)
 
 
-def log_line(tally: Tally, rate: RecentRate) -> str:
+def log_line(tally: Counters, rate: RecentRate) -> str:
     """All of it in one line, for where nobody watches."""
     left = rate.seconds_left(tally.rows - tally.done)
     remaining = f", {_clock(left)} left" if left is not None and tally.done < tally.rows else ""
@@ -113,19 +113,19 @@ def log_line(tally: Tally, rate: RecentRate) -> str:
     return ", ".join([head, *(piece.text for piece in pieces)])
 
 
-def _outcomes(tally: Tally) -> list[_Piece]:
+def _outcomes(tally: Counters) -> list[_Piece]:
     ok, failed = tally.ok_before + tally.ok, tally.failures_before.count + tally.failed
     return [_Piece(f"ok {ok}", 1), _Piece(f"failed {failed}", 0, _RED if failed else "")]
 
 
-def _doing(tally: Tally) -> list[_Piece]:
+def _doing(tally: Counters) -> list[_Piece]:
     pieces = [_Piece(f"in flight {tally.in_flight}", 4)]
     pieces += [_Piece(f"{tally.retrying} retrying", 5)] if tally.retrying else []
     pieces += [_Piece(f"{tally.cache_hits} from the cache", 6)] if tally.cache_hits else []
     return pieces
 
 
-def _reason(tally: Tally, *, brief: bool = False) -> str:
+def _reason(tally: Counters, *, brief: bool = False) -> str:
     """What rows wait for, and why nothing is answered where nothing is; empty when all goes well.
 
     A brief one leaves out since when the endpoint fails, for what it says.
@@ -142,7 +142,7 @@ def _reason(tally: Tally, *, brief: bool = False) -> str:
     return f"{waits}: {trouble}" if waits else f"nothing is answered: {trouble}"
 
 
-def _money(tally: Tally) -> list[_Piece]:
+def _money(tally: Counters) -> list[_Piece]:
     spent = tally.cost_before_usd + tally.cost_usd
     if not spent:
         return [_Piece("cost unknown", _MONEY_RANK)] if tally.unpriced else []
@@ -182,12 +182,12 @@ def _joined(pieces: Sequence[_Piece], *, coloured: bool) -> str:
     return ", ".join(f"{one.colour}{one.text}{_PLAIN}" if coloured and one.colour else one.text for one in pieces)
 
 
-def _percent(tally: Tally) -> str:
+def _percent(tally: Counters) -> str:
     """Rounded down: 100 % is said when all rows are done, and not before."""
     return f"{100 * tally.done // tally.rows if tally.rows else 100}%"
 
 
-def _count(tally: Tally) -> str:
+def _count(tally: Counters) -> str:
     return f"{tally.done}/{tally.rows}"
 
 

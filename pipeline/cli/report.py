@@ -11,12 +11,12 @@ import typer
 
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line, plain
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import InvalidRow, UsageError
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.evaluation.assessment import Assessment
-    from pipeline.evaluation.workspace import Subject
+    from pipeline.evaluation.workspace import EvalWorkspace
     from pipeline.job.job import Job
 
 
@@ -43,7 +43,7 @@ def put_page(
     assessment: Assessment | None = None,
     prompts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes the page, and says where. Raises `Misuse` when there is no run, or the file cannot be written."""
+    """Writes the page, and says where. Raises `UsageError` when there is no run, or the file cannot be written."""
     from pipeline.report.facts import run_facts
     from pipeline.report.page import NAME, page_of, write_page
 
@@ -52,11 +52,11 @@ def put_page(
     try:
         write_page(page, path)
     except OSError as error:
-        raise Misuse(f"the page cannot be written to {path}: {error.strerror or error}") from error
+        raise UsageError(f"the page cannot be written to {path}: {error.strerror or error}") from error
     return path
 
 
-def prompts_of(subject: Subject) -> dict[str, str]:
+def prompts_of(subject: EvalWorkspace) -> dict[str, str]:
     """What is asked of every row of the gold data, as text."""
     from pipeline.data import Row
 
@@ -69,7 +69,7 @@ def _prompt(job: Job, row: Row) -> str:
 
     try:
         return messages_of(job, row)
-    except Unusable as fault:
+    except InvalidRow as fault:
         return f"cannot be asked: {fault.message}"
 
 
@@ -87,6 +87,6 @@ def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[s
         workspace.same_graders(subject)
         reference = workspace.reference_in(subject, common=False)
         return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
-    except Misuse as error:
+    except UsageError as error:
         print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)
         return None, {}

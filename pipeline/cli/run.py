@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.emulate import SIMULATED
-from pipeline.cli.host import Place, Team, carry_out, exit_code, require_access
-from pipeline.cli.options import LIMITS, AsJson, Asking, Assignments, Target, load, with_options
+from pipeline.cli.host import PoolSpec, Target, execute, exit_code, require_access
+from pipeline.cli.options import LIMITS, AsJson, Assignments, RunOptions, TargetArgument, load, with_options
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import Misuse, TooManyFailures
+from pipeline.faults import TooManyFailures, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.execution.processes.spawn import Workers
+    from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.run import Settings, Summary
     from pipeline.job.job import Job
-    from pipeline.policy.compose import Reuse
+    from pipeline.policy.compose import CacheSettings
 
 
 _ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
@@ -34,17 +34,17 @@ _ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the o
 
 @with_options
 def run(
-    target: Target,
+    target: TargetArgument,
     *,
     processes: Annotated[
         str,
         typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
     ] = "1",
-    options: Asking,
+    options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
     if options.fresh and options.retry_failed:
-        raise Misuse("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
+        raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
     with _workers(_count_of(processes)) as workers:
         _load_while_telling(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
@@ -55,8 +55,8 @@ def run(
             from pipeline.storage.rate_memory import state_file
 
             settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
-        team = Team(workers, _start(target, options, connection)) if workers else None
-        place = Place(connection, simulation_of(options), options.quiet, team)
+        team = PoolSpec(workers, _start(target, options, connection)) if workers else None
+        place = Target(connection, simulation_of(options), options.quiet, team)
         code = _run(job, settings, place, as_json=options.as_json)
     if options.report:
         from pipeline.cli.report import put_page
@@ -89,19 +89,19 @@ def reparse(
     return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
-def settings_of(options: Asking, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
+def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
     """How to run, as the command line says it."""
     from pipeline.endpoint.prices import load_prices, parse_price
     from pipeline.execution.run import Settings
-    from pipeline.policy.compose import Bounds
+    from pipeline.policy.compose import RunLimits
 
     if options.fresh and options.retry_failed:
         told = "--fresh and --retry-failed exclude each other"
-        raise Misuse(f"{told}: --fresh asks every row again, --retry-failed only those that failed")
+        raise UsageError(f"{told}: --fresh asks every row again, --retry-failed only those that failed")
     return Settings(
         output=output,
         target=target,
-        bounds=Bounds(
+        bounds=RunLimits(
             concurrency=options.concurrency,
             adaptive=options.adaptive,
             rpm=options.rpm,
@@ -125,20 +125,20 @@ def settings_of(options: Asking, target: str, output: Path, connection: Connecti
     )
 
 
-def _reuse_of(options: Asking, connection: Connection, repeat: int) -> Reuse:
+def _reuse_of(options: RunOptions, connection: Connection, repeat: int) -> CacheSettings:
     """The reply cache, as the command line says it.
 
     The emulator has a name instead of an address, which is another one at each start, and tells wrong answers apart.
     """
-    from pipeline.policy.compose import Reuse
+    from pipeline.policy.compose import CacheSettings
 
     emulated = " ".join(["emulated", *sorted(options.field_error or ())])
     endpoint = emulated if options.emulate else connection.provider
-    return Reuse(folder=options.cache_dir, endpoint=endpoint, repeat=repeat)
+    return CacheSettings(folder=options.cache_dir, endpoint=endpoint, repeat=repeat)
 
 
-def connection_of(options: Asking, job: Job) -> Connection:
-    """Where to ask, as the command line says it. Raises `Misuse` when the job cannot be asked there."""
+def connection_of(options: RunOptions, job: Job) -> Connection:
+    """Where to ask, as the command line says it. Raises `UsageError` when the job cannot be asked there."""
     connection = Connection(
         project=options.project,
         locations=options.location or job.locations or ["global"],
@@ -149,50 +149,50 @@ def connection_of(options: Asking, job: Job) -> Connection:
     connection.check_tier(job.tier)
     connection.check_model(job.model)
     if not (job.model or job.carries_requests):
-        raise Misuse("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
+        raise UsageError("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
     return connection
 
 
-def simulation_of(options: Asking) -> list[str] | None:
-    """The emulator's own arguments; None without one. Raises `Misuse` for those that are wrong, or go with none."""
+def simulation_of(options: RunOptions) -> list[str] | None:
+    """The emulator's own arguments; None without one. Raises `UsageError` for those that are wrong, or go with none."""
     from pipeline.emulator import parse_fault, parse_field_error
 
     try:
         arguments = ["--fault={}={}".format(*parse_fault(text)) for text in options.fault or ()]
         arguments += ["--field-error={}={}".format(*parse_field_error(text)) for text in options.field_error or ()]
     except ValueError as error:
-        raise Misuse(str(error)) from None
+        raise UsageError(str(error)) from None
     arguments += [f"--latency={options.latency}"] if options.latency else []
     arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
     arguments += [f"--token-life={options.token_life}"] if options.token_life != 3600.0 else []
     if arguments and not options.emulate:
-        raise Misuse(f"{arguments[0]} belongs to --emulate")
+        raise UsageError(f"{arguments[0]} belongs to --emulate")
     return arguments if options.emulate else None
 
 
-def _run(job: Job, settings: Settings, place: Place, *, as_json: bool) -> int:
+def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
     from pipeline.cli.progress import stage
-    from pipeline.counters import Tally
-    from pipeline.execution.run import opened
+    from pipeline.counters import Counters
+    from pipeline.execution.run import open_run
 
     if settings.fresh:
         require_access(place)
     began = time.monotonic()
     with ExitStack() as stack:
         with stage("reading the input", quiet=place.quiet):
-            run = stack.enter_context(opened(job, settings))
+            run = stack.enter_context(open_run(job, settings))
         if settings.retry_failed and (reopened := run.reopen_failed()):
             print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         for note in run.survey.notes:
             print(plain(f"note: {note}"), file=sys.stderr)
-        tally = Tally()
-        run.count_before(tally)
+        tally = Counters()
+        run.restore_counts(tally)
         if not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary], stop = carry_out([run], place, tally, began)
+        [summary], stop = execute([run], place, tally, began)
     return _told(job, summary, stop.reason, as_json=as_json, said=said)
 
 
@@ -201,21 +201,21 @@ def _count_of(processes: str) -> int:
     if processes == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not processes.isdecimal() or int(processes) < 1:
-        raise Misuse(f"--processes takes a number from 1 on, or auto, not {processes!r}")
+        raise UsageError(f"--processes takes a number from 1 on, or auto, not {processes!r}")
     return int(processes)
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[Workers | None]:
+def _workers(count: int) -> Iterator[WorkerPool | None]:
     """A crew that waits for its work, where there is to be one; without it at the end of the block."""
     if count == 1:
         yield None
         return
     from pipeline.cli.worker import load_all, main
-    from pipeline.execution.processes.spawn import Workers
+    from pipeline.execution.processes.spawn import WorkerPool
 
     load_all()
-    workers = Workers((sys.executable, "-P", "-m", "pipeline.cli.worker"), count)
+    workers = WorkerPool((sys.executable, "-P", "-m", "pipeline.cli.worker"), count)
     try:
         workers.fork(main)
         yield workers
@@ -223,7 +223,7 @@ def _workers(count: int) -> Iterator[Workers | None]:
         workers.reduce(0)
 
 
-def _start(target: str, options: Asking, connection: Connection) -> Start:
+def _start(target: str, options: RunOptions, connection: Connection) -> Start:
     return Start(
         target=target,
         inputs=options.inputs,

@@ -16,13 +16,13 @@ from pipeline.cli.messages import messages_of
 from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line, plain
-from pipeline.faults import Broken, Misuse, Unusable
+from pipeline.faults import Broken, InvalidRow, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.input_rows import InputRows
     from pipeline.execution.run_rows import RunRow, Selection
     from pipeline.job.job import Job
-    from pipeline.storage.run_folder import Plan
+    from pipeline.storage.run_folder import RunIdentity
 
 _MOST = 2000
 """Characters of a text that are shown of one row among several."""
@@ -52,7 +52,7 @@ def show(  # noqa: PLR0913 - one parameter an option
     folder, plan = require_run(output)
     column = key_column(plan)
     if key is not None and column is None:
-        raise Misuse("the job names no `key` column to find rows by: use --row ORDINAL")
+        raise UsageError("the job names no `key` column to find rows by: use --row ORDINAL")
     selection = Selection(failed=failed, ordinal=row, key=key, key_column=column)
     shown = 0
     with _asked(plan, output, job_file, needed=not as_json or _has_unsealed(folder.journal)) as asked:
@@ -72,16 +72,16 @@ def show(  # noqa: PLR0913 - one parameter an option
     return 0
 
 
-def _explain_nothing(selection: Selection, plan: Plan) -> None:
-    """Raises `Misuse` where a row was named that is not there; else says that there is none."""
+def _explain_nothing(selection: Selection, plan: RunIdentity) -> None:
+    """Raises `UsageError` where a row was named that is not there; else says that there is none."""
     total = plan.survey["rows"]
     if selection.ordinal is not None:
         if selection.ordinal >= total:
-            raise Misuse(f"there is no row {selection.ordinal}: the run has {total} rows, and the first is row 0")
+            raise UsageError(f"there is no row {selection.ordinal}: the run has {total} rows, and the first is row 0")
         if not selection.failed:
-            raise Misuse(f"row {selection.ordinal} has not been answered yet")
+            raise UsageError(f"row {selection.ordinal} has not been answered yet")
     if selection.key is not None and not selection.failed:
-        raise Misuse(f"no row that was answered has {selection.key!r} as its {selection.key_column}")
+        raise UsageError(f"no row that was answered has {selection.key!r} as its {selection.key_column}")
     print(f"no {'failed ' if selection.failed else ''}rows so far", file=sys.stderr)
 
 
@@ -96,7 +96,7 @@ class _Asked:
 
 
 @contextmanager
-def _asked(plan: Plan, output: Path, job_file: str | None, *, needed: bool) -> Iterator[_Asked]:
+def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: bool) -> Iterator[_Asked]:
     job = _job_of(plan, output, job_file) if needed else None
     if job is None:
         yield _Asked(None, None)
@@ -107,7 +107,7 @@ def _asked(plan: Plan, output: Path, job_file: str | None, *, needed: bool) -> I
     survey = Survey.from_json(plan.survey)
     try:
         inputs = InputRows(job, survey)
-    except (Misuse, Broken) as error:
+    except (UsageError, Broken) as error:
         kept = job.columns_kept(survey.columns)
         from_output = all(
             kept.get(name) == name and name not in survey.json_columns
@@ -124,15 +124,15 @@ def _asked(plan: Plan, output: Path, job_file: str | None, *, needed: bool) -> I
 
 
 def _has_unsealed(journal: Path) -> bool:
-    from pipeline.storage.journal import look
+    from pipeline.storage.journal import read_state
 
-    return look(journal)[1] > 0
+    return read_state(journal)[1] > 0
 
 
-def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
+def _job_of(plan: RunIdentity, output: Path, given: str | None) -> Job | None:
     """The job as its file is now, to render requests with; None, and a note, when it may not be run or has changed.
 
-    Raises `Misuse` when the one that was given is not the run's.
+    Raises `UsageError` when the one that was given is not the run's.
     """
     from pipeline.cli.trusted import target_of
     from pipeline.job.loader import is_job_file, job_of_requests, load_job
@@ -142,8 +142,8 @@ def _job_of(plan: Plan, output: Path, given: str | None) -> Job | None:
         job = load_job(target) if is_job_file(target) else job_of_requests([target])
         if job.fingerprint()["prompt"] == plan.job.get("prompt"):
             return job
-        problem = Misuse(f"the prompt of {target} is not the one that was asked")
-    except Misuse as error:
+        problem = UsageError(f"the prompt of {target} is not the one that was asked")
+    except UsageError as error:
         problem = error
     if given is not None:
         raise problem
@@ -187,14 +187,14 @@ class _View:
         """The request as it was sent; None when nobody can tell."""
         from pipeline.data import Row
 
-        if (row.record["error"] or {}).get("type") == "Unusable":
+        if (row.record["error"] or {}).get("type") == "InvalidRow":
             return "(the row was not asked)"
         if self.asked.job is None or not (self.asked.inputs or self.asked.from_output):
             return None
         try:
             asked = self.asked.inputs.row(row.ordinal)[0] if self.asked.inputs else Row(row.ordinal, row.record)
             return messages_of(self.asked.job, asked)
-        except Unusable as fault:  # it was asked once: a function or a file that the prompt uses is another one now
+        except InvalidRow as fault:  # it was asked once: a function or a file that the prompt uses is another one now
             return f"(it cannot be shown: {fault.message})"
 
 

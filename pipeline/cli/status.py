@@ -12,7 +12,7 @@ import typer
 from pipeline.cli import figures
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line, plain, short
-from pipeline.faults import Misuse, TooManyFailures
+from pipeline.faults import TooManyFailures, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
@@ -54,7 +54,7 @@ def tune(
     tuning_of(changes)  # a mistake is a mistake, whether or not anything is running
     folder, _ = require_run(output)
     if folder.running() is None:
-        raise Misuse(f"no job is running in {output}: give the limits to `pipeline run`, which resumes it")
+        raise UsageError(f"no job is running in {output}: give the limits to `pipeline run`, which resumes it")
     asked = ask_to_tune(folder.run, changes)
     requested = ", ".join(f"{name}={value:g}" for name, value in asked.items())
     print(f"requested: {requested}; the job applies it within a second, and `pipeline status {output}` shows it")

@@ -9,17 +9,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.loader import is_job_file, sha256_of
 
 if TYPE_CHECKING:
-    from pipeline.storage.run_folder import Plan
+    from pipeline.storage.run_folder import RunIdentity
 
 
-def target_of(plan: Plan, output: Path, given: str | None, *, name_it: str = "name it with --job") -> str:
+def target_of(plan: RunIdentity, output: Path, given: str | None, *, name_it: str = "name it with --job") -> str:
     """The job file to load for a run: the one given, or else the one that ran, if it is still the same.
 
-    Raises `Misuse` when that file lies in the output folder (or is imported from there), is gone, or has changed.
+    Raises `UsageError` when that file lies in the output folder (or is imported from there), is gone, or has changed.
     """
     if given is not None:
         return given
@@ -30,12 +30,12 @@ def target_of(plan: Plan, output: Path, given: str | None, *, name_it: str = "na
     try:
         places = (path.resolve(), Path.cwd())
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, a loop of links
-        raise Misuse(f"{output} names a job file that cannot be one: {name_it}") from error
+        raise UsageError(f"{output} names a job file that cannot be one: {name_it}") from error
     for place in places:
         if place.is_relative_to(folder):
-            raise Misuse(f"{output} names {target}, and nothing out of an output folder is run unasked: {name_it}")
+            raise UsageError(f"{output} names {target}, and nothing out of an output folder is run unasked: {name_it}")
     if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for names that are too long
-        raise Misuse(f"the job file {target} is not there: {name_it}")
+        raise UsageError(f"the job file {target} is not there: {name_it}")
     if plan.target_sha256 is None or sha256_of(target) != plan.target_sha256:
-        raise Misuse(f"{target} has changed since the run: if it is the right one, {name_it}")
+        raise UsageError(f"{target} has changed since the run: if it is the right one, {name_it}")
     return target

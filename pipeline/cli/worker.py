@@ -10,28 +10,28 @@ import traceback
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.cli.garbage import collect_seldom, spare
+from pipeline.cli.garbage import raise_gc_threshold, tune_gc
 from pipeline.cli.options import load
 from pipeline.cli.streams import secure
 from pipeline.endpoint.connection import Start, access
-from pipeline.faults import Halt, Misuse
+from pipeline.faults import Halt, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.execution.processes.messages import Link, Order
+    from pipeline.execution.processes.messages import Assignment, Channel
 
 
 async def _work(end: int, lifeline: int) -> int:
-    from pipeline.execution.processes.messages import Failed, Link
+    from pipeline.execution.processes.messages import Channel, Failed
 
-    link = await Link.over(socket.socket(fileno=end))
+    link = await Channel.over(socket.socket(fileno=end))
     # The lock is ours, too, as long as we live: who starts after a parent that was killed waits for us.
     lock = await link.take()
-    order: Order | None = None if lock is None else await link.receive()
+    order: Assignment | None = None if lock is None else await link.receive()
     if order is None:
         return 1
     try:
         await _carry_out(order, link, lifeline)
-    except (Misuse, Halt) as error:
+    except (UsageError, Halt) as error:
         await link.send(Failed(error))
     except Exception:  # noqa: BLE001 - a bug is told to the parent, with its traceback, and ends the run
         await link.send(Failed(traceback.format_exc()))
@@ -39,14 +39,14 @@ async def _work(end: int, lifeline: int) -> int:
     return 0
 
 
-async def _carry_out(order: Order, link: Link, lifeline: int) -> None:
+async def _carry_out(order: Assignment, link: Channel, lifeline: int) -> None:
     from pipeline.execution.processes.worker import work
 
     start: Start = order.start
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
     job, _ = load(start.target, inputs, start.model, assignments, start.output)
     connect = access(start.connection).connecting(job, order.settings.bounds.concurrency)
-    spare(order.settings.bounds.concurrency // order.of)
+    tune_gc(order.settings.bounds.concurrency // order.of)
     await work(job, order, connect, link, lifeline)
 
 
@@ -54,7 +54,6 @@ def load_all() -> None:
     """Loads what a worker needs, before it is forked."""
     import pipeline.endpoint.client
     import pipeline.execution.processes.worker  # noqa: F401 - to have them
-    import pipeline.job.loader
 
     gc.freeze()
 
@@ -71,5 +70,5 @@ def main(end: int, lifeline: int) -> int:
 
 if __name__ == "__main__":
     secure()
-    collect_seldom()
+    raise_gc_threshold()
     sys.exit(main(*map(int, sys.argv[1:])))

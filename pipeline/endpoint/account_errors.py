@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.faults import Denied, Fault, Refused
+from pipeline.faults import Fault, ProviderUnusable, Refused
 
 ACCOUNT = frozenset({
     # google.rpc.ErrorInfo: https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto.
@@ -66,7 +66,7 @@ _TAG = re.compile(r"<[^<>]{0,200}>")
 """Of a page in the place of an error: each text between its tags is looked at by itself."""
 
 
-def account_fault(status: int, error: Mapping[str, Any], text: str) -> Denied | None:
+def account_fault(status: int, error: Mapping[str, Any], text: str) -> ProviderUnusable | None:
     """The end of the run, when the error says that it is about the account; `text` is the fault's message."""
     message = error.get("message")
     said = [part.strip() for part in _TAG.split(message[:_MOST_SEARCHED])] if isinstance(message, str) else []
@@ -75,7 +75,7 @@ def account_fault(status: int, error: Mapping[str, Any], text: str) -> Denied | 
     reason = next((reason for reason in named if reason in ACCOUNT), None)
     if reason is None and not (told and 400 <= status < 500):
         return None
-    return Denied(text, http_status=status, kind=f"{status} {reason or _words(message)}")
+    return ProviderUnusable(text, http_status=status, kind=f"{status} {reason or _words(message)}")
 
 
 def refusal(status: int, error: Mapping[str, Any], text: str) -> Fault:

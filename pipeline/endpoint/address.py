@@ -6,7 +6,7 @@ import math
 import re
 from urllib.parse import urlsplit, urlunsplit
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 COMPLETIONS = "/chat/completions"
 
@@ -21,24 +21,26 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[\w.]+)?")
 def base_url_of(text: str) -> str:
     """A base URL in one form: no blanks around it, no slash at its end, no `/chat/completions`; a query is kept.
 
-    Raises `Misuse` for what cannot be one. No message repeats the URL, which may hold a key in its query.
+    Raises `UsageError` for what cannot be one. No message repeats the URL, which may hold a key in its query.
     """
     url = text.strip()
     if re.search(r"[^\x21-\x7e]|\\", url):
-        raise Misuse("--base-url is no plain URL: it holds blanks, backslashes, or characters beyond printable ASCII")
+        raise UsageError(
+            "--base-url is no plain URL: it holds blanks, backslashes, or characters beyond printable ASCII"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:  # a port that is no number, or a bracket left open
-        raise Misuse("--base-url is no URL: its host or port cannot be read") from None
+        raise UsageError("--base-url is no URL: its host or port cannot be read") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise Misuse("--base-url must begin with https:// or http:// (or WEIGHT*https://)")
+        raise UsageError("--base-url must begin with https:// or http:// (or WEIGHT*https://)")
     if "@" in parts.netloc:
-        raise Misuse("--base-url takes no user name and password: set OPENAI_API_KEY, or name --credentials")
+        raise UsageError("--base-url takes no user name and password: set OPENAI_API_KEY, or name --credentials")
     if not _HOST.fullmatch(host) or port == 0:
-        raise Misuse("--base-url is no URL: its host or port cannot be read")
+        raise UsageError("--base-url is no URL: its host or port cannot be read")
     if "#" in url:
-        raise Misuse("--base-url ends in a fragment (#...), which no server would see: leave it off")
+        raise UsageError("--base-url ends in a fragment (#...), which no server would see: leave it off")
     path = parts.path.rstrip("/")
     while path.endswith(COMPLETIONS):
         path = path.removesuffix(COMPLETIONS).rstrip("/")
@@ -46,7 +48,7 @@ def base_url_of(text: str) -> str:
 
 
 def weighted_url(text: str) -> tuple[float, str]:
-    """`2*https://...` is a base URL that gets twice the work of one without a weight. Raises `Misuse`."""
+    """`2*https://...` is a base URL that gets twice the work of one without a weight. Raises `UsageError`."""
     weight, star, url = text.partition("*")
     if not star or "://" in weight:
         return 1.0, base_url_of(text)
@@ -55,7 +57,7 @@ def weighted_url(text: str) -> tuple[float, str]:
     except ValueError:
         share = math.nan
     if not _SMALLEST_WEIGHT <= share <= _LARGEST_WEIGHT:
-        raise Misuse(
+        raise UsageError(
             f"the weight of a --base-url is a number from {_SMALLEST_WEIGHT:g} to {_LARGEST_WEIGHT:g}, as in "
             f"2*https://example.com/v1"
         )

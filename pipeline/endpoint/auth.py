@@ -18,9 +18,9 @@ import anyio
 from google.auth.credentials import Credentials
 
 from pipeline.endpoint.credentials import FOREIGN_ERRORS, Requester, find_credentials, is_refused, reason_of
-from pipeline.faults import Denied, Interrupted
+from pipeline.faults import Interrupted, ProviderUnusable
 
-__all__ = ["GoogleToken", "find_credentials", "keep_fresh"]
+__all__ = ["GoogleTokenSource", "find_credentials", "refreshing"]
 
 MARGIN_S = 225.0
 """How long before expiry a token is renewed, at most: google-auth's own threshold."""
@@ -35,8 +35,8 @@ FIRST_PATIENCE_S = 45.0
 """The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
 
 
-class GoogleToken:
-    """A fresh token of google-auth credentials; see `keep_fresh`."""
+class GoogleTokenSource:
+    """A fresh token of google-auth credentials; see `refreshing`."""
 
     def __init__(self, credentials: Credentials, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._credentials = credentials
@@ -46,7 +46,7 @@ class GoogleToken:
         self._renew_at = 0.0
         self._changed = anyio.Event()
         self._wanted = anyio.Event()
-        self._denied: Denied | None = None
+        self._denied: ProviderUnusable | None = None
         self._is_left = False
         self._trouble: str | None = None
         self._request = Requester()
@@ -134,7 +134,7 @@ class GoogleToken:
             waited = "" if refused else f" for {patience:.0f} s"
             status = self._request.status or 200
             said = reason_of(error) + (f" (HTTP {status})" if status >= 400 else "")
-            self._denied = Denied(f"no access token{waited}: {said}; check the credentials, then run again")
+            self._denied = ProviderUnusable(f"no access token{waited}: {said}; check the credentials, then run again")
             self._announce()
 
     def _announce(self) -> None:
@@ -143,9 +143,9 @@ class GoogleToken:
 
 
 @asynccontextmanager
-async def keep_fresh(credentials: Credentials) -> AsyncIterator[GoogleToken]:
+async def refreshing(credentials: Credentials) -> AsyncIterator[GoogleTokenSource]:
     """A token that stays fresh inside the block."""
-    token = GoogleToken(credentials)
+    token = GoogleTokenSource(credentials)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(token.keep)
         yield token

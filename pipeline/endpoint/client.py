@@ -26,13 +26,13 @@ from pipeline.endpoint.address import base_url_of, chat_url
 from pipeline.endpoint.error_body import fault_of_status
 from pipeline.endpoint.finish_reasons import worth_another_try
 from pipeline.endpoint.public_client import PublicClient, Sender, hands_on
-from pipeline.endpoint.redaction import texts_of, unquoted, unsaid, unsaid_in
+from pipeline.endpoint.redaction import redact_quotes, redact_secret, redact_secret_bytes, user_texts
 from pipeline.endpoint.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream
 from pipeline.endpoint.streaming import Arriving, whole_body
-from pipeline.endpoint.token_source import Token
+from pipeline.endpoint.token_source import TokenSource
 from pipeline.endpoint.transport import NO_BYTES, Transport
 from pipeline.endpoint.wire import read_completion, usage_in
-from pipeline.faults import Denied, Expired, Fault, Unavailable, Unusable
+from pipeline.faults import Expired, Fault, InvalidRow, ProviderUnusable, Unavailable
 
 if TYPE_CHECKING:
     from pipeline.endpoint.sdk import FinalRequestOptions
@@ -65,7 +65,7 @@ class Target:
     def url(cls, base_url: str) -> Target:
         """Any OpenAI-compatible server; one with a location in its path goes by that.
 
-        Raises `Misuse` when it is no base URL, without repeating it.
+        Raises `UsageError` when it is no base URL, without repeating it.
         """
         base_url = base_url_of(base_url)
         parts = urlsplit(base_url)
@@ -142,7 +142,7 @@ class Client(AsyncOpenAI):
 class Endpoint:
     """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
 
-    def __init__(self, client: Sender, token: Token, *, timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(self, client: Sender, token: TokenSource, *, timeout_s: float, idle_timeout_s: float) -> None:
         self._client = client
         self._token = token
         self._timeout_s = timeout_s
@@ -151,13 +151,13 @@ class Endpoint:
     async def ask(self, request: Request) -> Reply:
         """One request, sent once.
 
-        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `Denied`; `Expired` when the token was not
+        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `ProviderUnusable`; `Expired` when the token was not
         accepted, and has been renewed. An answer that is worth another try is the `reply` of its fault.
         """
         try:
             body = orjson.dumps(request.payload)
         except TypeError as error:
-            raise Unusable(f"the request cannot be written as JSON: {error}") from None
+            raise InvalidRow(f"the request cannot be written as JSON: {error}") from None
         token = await self._token()
         try:
             return await self._attempt(body, request, token)
@@ -170,10 +170,10 @@ class Endpoint:
         """Gets another token. Where there can be none, the answer itself is raised as what ends the run, or its row."""
         try:
             await self._token.renew(token)
-        except Denied as fault:
+        except ProviderUnusable as fault:
             if fault.kind is None:
                 raise
-            denied = Denied(f"{fault.message} ({expired.message})", http_status=401, kind=fault.kind)
+            denied = ProviderUnusable(f"{fault.message} ({expired.message})", http_status=401, kind=fault.kind)
             denied.reply = expired.reply
             raise _discreet(denied, token, request) from None
 
@@ -191,7 +191,7 @@ class Endpoint:
                 answer = await self._post(body, headers)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
-        answer = unsaid_in(answer, token)  # or it would go into the journal, and into the dataset
+        answer = redact_secret_bytes(answer, token)  # or it would go into the journal, and into the dataset
         latency_s, finished_at = time.monotonic() - started, time.time_ns() // 1000
         try:
             completion = read_completion(answer)
@@ -255,7 +255,7 @@ class Endpoint:
 @asynccontextmanager
 async def open_endpoint(
     target: Target,
-    token: Token,
+    token: TokenSource,
     *,
     connections: int,
     timeout_s: float,
@@ -282,6 +282,6 @@ def _fault_of(response: httpx2.Response) -> Fault:
 
 def _discreet(fault: Fault, token: str, request: Request) -> Fault:
     """The fault, with neither the token nor what the request said in its message."""
-    fault.message = unquoted(unsaid(fault.message, token), texts_of(request.payload))
+    fault.message = redact_quotes(redact_secret(fault.message, token), user_texts(request.payload))
     fault.args = (fault.message,)
     return fault

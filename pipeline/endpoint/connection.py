@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.endpoint.address import is_here, is_vertex, weighted_url, without_query
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.endpoint.token_source import TellingToken
     from pipeline.execution.run import Connect
     from pipeline.job.job import Job
-    from pipeline.policy.compose import Opened
+    from pipeline.policy.compose import OpenEndpoint
 
 GLOBAL_TIERS = ("flex", "priority")
 """Request tiers that only the `global` location has."""
@@ -85,19 +85,19 @@ class Connection:
         return len(self.base_urls or self.locations)
 
     def check_tier(self, tier: str | None) -> None:
-        """Raises `Misuse` when a request tier is wanted where Vertex AI does not have it."""
+        """Raises `UsageError` when a request tier is wanted where Vertex AI does not have it."""
         elsewhere = [location for location in self.locations if location != "global"]
         if tier in GLOBAL_TIERS and elsewhere and not self.base_urls:
-            raise Misuse(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
+            raise UsageError(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
 
     def check_model(self, model: str) -> None:
-        """Raises `Misuse` for a model that is not named as Vertex AI names its own: `publisher/model`.
+        """Raises `UsageError` for a model that is not named as Vertex AI names its own: `publisher/model`.
 
         That it refuses other names is inferred: its documentation has this form alone. A deployed endpoint takes any.
         """
         if model and "/" not in model and not self.base_urls and self.endpoint_id in (None, "openapi"):
             told = f"write google/{model}" if model.startswith(("gemini", "gemma")) else "other servers need --base-url"
-            raise Misuse(f"Vertex AI names its models as in google/gemini-3.5-flash-lite, not {model!r}: {told}")
+            raise UsageError(f"Vertex AI names its models as in google/gemini-3.5-flash-lite, not {model!r}: {told}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +139,10 @@ class Access:
     @asynccontextmanager
     async def open(
         self, *, connections: int, timeout_s: float, idle_timeout_s: float
-    ) -> AsyncIterator[Sequence[Opened]]:
+    ) -> AsyncIterator[Sequence[OpenEndpoint]]:
         """The endpoints as asks, closed at the end of the block."""
         from pipeline.endpoint.client import open_endpoint
-        from pipeline.policy.compose import Opened
+        from pipeline.policy.compose import OpenEndpoint
 
         async with AsyncExitStack() as stack:
             token = await stack.enter_async_context(self._token())
@@ -152,7 +152,7 @@ class Access:
                     target, token, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s
                 )
                 endpoint = await stack.enter_async_context(opening)
-                opened.append(Opened(target.label, weight, endpoint.ask, token.hitch, token.leave))
+                opened.append(OpenEndpoint(target.label, weight, endpoint.ask, token.hitch, token.leave))
             yield opened
 
     @asynccontextmanager
@@ -162,14 +162,14 @@ class Access:
 
             yield ApiKey(self.api_key or "")
             return
-        from pipeline.endpoint.auth import keep_fresh  # google-auth takes a while to load, and a key needs none of it
+        from pipeline.endpoint.auth import refreshing  # google-auth takes a while to load, and a key needs none of it
 
-        async with keep_fresh(self.credentials) as token:
+        async with refreshing(self.credentials) as token:
             yield token
 
 
 def access(connection: Connection) -> Access:
-    """Finds credentials and the targets. Raises `Misuse` with the remedy when something is missing.
+    """Finds credentials and the targets. Raises `UsageError` with the remedy when something is missing.
 
     With a base URL of another server than Vertex's, OPENAI_API_KEY opens it; a Google token is sent only to Google,
     to this machine, to a URL of Vertex's form, or where --credentials says so. Proxies and certificate authorities
@@ -189,26 +189,30 @@ def _access(connection: Connection) -> Access:
         if connection.credentials is None and not all(is_vertex(url) for _, url in weighted):
             key = api_key(os.environ.get("OPENAI_API_KEY"))
             if key and any(is_vertex(url) and not is_here(url) for _, url in weighted):
-                raise Misuse("OPENAI_API_KEY is not for Google: run the servers apart, or name --credentials for all")
+                raise UsageError(
+                    "OPENAI_API_KEY is not for Google: run the servers apart, or name --credentials for all"
+                )
             if key:
                 return Access(targets, key, None)
             if not all(is_here(url) for _, url in weighted):
-                raise Misuse("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
+                raise UsageError("set OPENAI_API_KEY for this --base-url (any value, if its server wants none)")
         try:
             return Access(targets, None, _credentials(connection, needs_project=False)[0])
-        except Misuse as error:
+        except UsageError as error:
             if connection.credentials is None and any(is_here(url) for _, url in weighted):
-                raise Misuse(f"{error}; or set OPENAI_API_KEY, to any value, for a server that takes keys") from None
+                raise UsageError(
+                    f"{error}; or set OPENAI_API_KEY, to any value, for a server that takes keys"
+                ) from None
             raise
     try:
         credentials, found_project = _credentials(connection, needs_project=connection.project is None)
-    except Misuse as error:
+    except UsageError as error:
         if connection.credentials is None and os.environ.get("OPENAI_API_KEY"):
-            raise Misuse(f"{error}; OPENAI_API_KEY is for the server of a --base-url only") from None
+            raise UsageError(f"{error}; OPENAI_API_KEY is for the server of a --base-url only") from None
         raise
     project = connection.project or found_project
     if not project:
-        raise Misuse("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
+        raise UsageError("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
     _require_part("--project", project)
     endpoint = connection.endpoint_id or "openapi"
     targets = [(1.0, Target.vertex(project, location, endpoint)) for location in connection.locations]
@@ -218,24 +222,28 @@ def _access(connection: Connection) -> Access:
 def api_key(value: str | None) -> str | None:
     """The key that OPENAI_API_KEY holds: without blanks and line ends around it, quotes, and a `Bearer` before it.
 
-    None when it holds none. Raises `Misuse`, without the key, for what no header can hold.
+    None when it holds none. Raises `UsageError`, without the key, for what no header can hold.
     """
     key = (value or "").strip()
     if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'":
         key = key[1:-1].strip()
     key = re.sub(r"\Abearer(\s+|\Z)", "", key, flags=re.IGNORECASE)
     if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise Misuse("OPENAI_API_KEY holds a blank, a line end or a character beyond ASCII: set it to the key alone")
+        raise UsageError(
+            "OPENAI_API_KEY holds a blank, a line end or a character beyond ASCII: set it to the key alone"
+        )
     return key or None
 
 
 def _require_part(flag: str, value: str) -> None:
     if not _PARTS_OF_ADDRESSES[flag].fullmatch(value):
-        raise Misuse(f"{flag} is a plain name, of letters, digits and hyphens: its value cannot be part of an address")
+        raise UsageError(
+            f"{flag} is a plain name, of letters, digits and hyphens: its value cannot be part of an address"
+        )
 
 
 def _require_way(base_urls: Sequence[str], *, signs_in: bool) -> None:
-    """Raises `Misuse` for a proxy, or certificate authorities, that calls or token requests could not use."""
+    """Raises `UsageError` for a proxy, or certificate authorities, that calls or token requests could not use."""
     from pipeline.endpoint.network import ca_bundles, proxy_for, tls_context
 
     for url in [*base_urls, *(["https://oauth2.googleapis.com"] if signs_in else [])]:

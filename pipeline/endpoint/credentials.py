@@ -31,8 +31,8 @@ from google.auth.exceptions import (
 )
 
 from pipeline.endpoint.network import ca_bundles, proxy_for
-from pipeline.endpoint.redaction import redacted
-from pipeline.faults import Misuse
+from pipeline.endpoint.redaction import redact_tokens
+from pipeline.faults import UsageError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -88,7 +88,7 @@ Found = tuple[Credentials, str | None]
 def find_credentials(path: Path | None = None, *, needs_project: bool = True) -> Found:
     """Google credentials and their project: of a file, or wherever `google.auth.default` finds them.
 
-    Raises `Misuse` with the reason, which names a setting and never its value. Unless a project is needed, nothing is
+    Raises `UsageError` with the reason, which names a setting and never its value. Unless a project is needed, nothing is
     asked for over the network.
     """
     named = _named(path)
@@ -102,9 +102,11 @@ def find_credentials(path: Path | None = None, *, needs_project: bool = True) ->
             project = next(filter(None, map(os.environ.get, variables)), project)
         credentials = with_scopes_if_required(credentials, [SCOPE])  # type: ignore[no-untyped-call] # google-auth
     except DefaultCredentialsError as error:
-        raise Misuse(f"no usable Google credentials: {reason_of(error)} ({_REMEDY}; --emulate needs none)") from None
+        raise UsageError(
+            f"no usable Google credentials: {reason_of(error)} ({_REMEDY}; --emulate needs none)"
+        ) from None
     except FOREIGN_ERRORS as error:
-        raise Misuse(f"the Google credentials cannot be used: {reason_of(error)}") from None
+        raise UsageError(f"the Google credentials cannot be used: {reason_of(error)}") from None
     if project is None and needs_project and hasattr(credentials, "get_project_id"):
         project = _looked_up(credentials)
     return credentials, project
@@ -115,7 +117,7 @@ def _looked_up(credentials: Any) -> str | None:
     try:
         project: str | None = credentials.get_project_id(request=Requester())
     except FOREIGN_ERRORS as error:
-        raise Misuse(
+        raise UsageError(
             f"the project of these credentials cannot be looked up: {reason_of(error)} (name it with --project)"
         ) from None
     return project
@@ -145,29 +147,29 @@ def _gcloud_file() -> Path:
 def _read(setting: str, value: str) -> dict[str, Any]:
     """The object in a credentials file. No message repeats what the setting or the file holds."""
     if re.search(r"[{}\"\n]|PRIVATE KEY", value):
-        raise Misuse(f"{setting} holds JSON or a key, and must be a path: write it to a file, and name that")
+        raise UsageError(f"{setting} holds JSON or a key, and must be a path: write it to a file, and name that")
     try:
         is_file = Path(value).is_file()
         content = _beginning(Path(value)) if is_file else b""
     except (OSError, ValueError) as error:  # a name that is too long, a null byte, no permission
         reason = getattr(error, "strerror", None) or "it is no path"
-        raise Misuse(f"the credentials file that {setting} names cannot be read: {reason}") from None
+        raise UsageError(f"the credentials file that {setting} names cannot be read: {reason}") from None
     if not is_file:
         shown = _shown(value) or "of the name"
-        raise Misuse(f"there is no credentials file {shown}: correct the path that {setting} gives")
+        raise UsageError(f"there is no credentials file {shown}: correct the path that {setting} gives")
     file = f"the credentials file of {setting}"
     if len(content) > LARGEST_FILE:
-        raise Misuse(f"{file} is too large to hold credentials")
+        raise UsageError(f"{file} is too large to hold credentials")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\x00" in content[:4]:
-        raise Misuse(f"{file} is in UTF-16: save it as UTF-8")
+        raise UsageError(f"{file} is in UTF-16: save it as UTF-8")
     try:
         info = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise Misuse(f"{file} is not in UTF-8: save it as UTF-8") from None
+        raise UsageError(f"{file} is not in UTF-8: save it as UTF-8") from None
     except (ValueError, RecursionError):
-        raise Misuse(f"{file} is not JSON") from None
+        raise UsageError(f"{file} is not JSON") from None
     if not isinstance(info, dict):
-        raise Misuse(f"{file} holds no credentials: they are a JSON object")
+        raise UsageError(f"{file} holds no credentials: they are a JSON object")
     return info
 
 
@@ -178,7 +180,7 @@ def _beginning(path: Path) -> bytes:
 
 def _shown(value: str) -> str:
     """A path that can be shown: a plain one to a JSON file. Anything else may be a secret in the wrong place."""
-    plain = re.fullmatch(r"[\w./~ -]{1,200}\.json", value, re.ASCII) and redacted(value) == value
+    plain = re.fullmatch(r"[\w./~ -]{1,200}\.json", value, re.ASCII) and redact_tokens(value) == value
     return repr(value) if plain else ""
 
 
@@ -186,8 +188,8 @@ def _loaded(setting: str, info: dict[str, Any]) -> Found:
     kind = info.get("type")
     if kind not in TYPES:
         if {"installed", "web"} & info.keys():
-            raise Misuse(f"the credentials file of {setting} holds an OAuth client, not credentials: {_REMEDY}")
-        raise Misuse(f"the credentials file of {setting} has no `type` that is known: {', '.join(TYPES)}")
+            raise UsageError(f"the credentials file of {setting} holds an OAuth client, not credentials: {_REMEDY}")
+        raise UsageError(f"the credentials file of {setting} has no `type` that is known: {', '.join(TYPES)}")
     if kind == "external_account":
         return _external(setting, info), None
     key = info.get("private_key")
@@ -210,7 +212,7 @@ def _external(setting: str, info: dict[str, Any]) -> Credentials:
     source = source if isinstance(source, dict) else {}
     file = source.get("file")
     if isinstance(file, str) and not Path(file).is_file():
-        raise Misuse(f"the credentials of {setting} name a file for the subject token that is not there")
+        raise UsageError(f"the credentials of {setting} name a file for the subject token that is not there")
     kind: Any = identity_pool
     if info.get("subject_token_type") == "urn:ietf:params:aws:token-type:aws4_request":
         kind = aws
@@ -330,7 +332,7 @@ def reason_of(error: Exception) -> str:
     for argument in error.args[1:]:
         inner = str(argument) if isinstance(argument, Exception) else _description(argument)
         said = f"{said}: {inner}" if inner and inner not in said else said
-    return redacted(" ".join(said.split()))[:300]
+    return redact_tokens(" ".join(said.split()))[:300]
 
 
 def _description(value: object) -> str:
@@ -353,15 +355,17 @@ def _unreached(error: requests.RequestException) -> str:
     system = f": {reason[1]}" if reason else ""
     match error:
         case requests.exceptions.ProxyError():
-            return f"the proxy on the way to {host} cannot be used{system or f': {redacted(text)[-150:]}'}"
+            return f"the proxy on the way to {host} cannot be used{system or f': {redact_tokens(text)[-150:]}'}"
         case requests.exceptions.SSLError():
             certificate = re.search(r"certificate verify failed: ([\w ,'.-]+)", text)
-            return f"no TLS connection to {host}: {certificate[1].strip() if certificate else redacted(text)[-150:]}"
+            return (
+                f"no TLS connection to {host}: {certificate[1].strip() if certificate else redact_tokens(text)[-150:]}"
+            )
         case requests.exceptions.Timeout():
             return f"{host} gave no answer in time"
         case requests.exceptions.ConnectionError() if "resolve" in text or "NameResolution" in text:
             return f"the name {host} cannot be resolved (DNS){system}"
         case requests.exceptions.ConnectionError():
-            return f"{host} cannot be reached{system or f': {redacted(text)[-150:]}'}"
+            return f"{host} cannot be reached{system or f': {redact_tokens(text)[-150:]}'}"
         case _:
-            return redacted(f"{host}: {text}")[:300]
+            return redact_tokens(f"{host}: {text}")[:300]

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pipeline.endpoint.account_errors import account_fault, grants_nothing, refusal
-from pipeline.endpoint.redaction import redacted
+from pipeline.endpoint.redaction import redact_tokens
 from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, decode, decoded, objects
 from pipeline.faults import Expired, Fault, Throttled, Unavailable
 
@@ -62,7 +62,7 @@ def excerpt(body: bytes) -> str:
 
 def _told(text: str) -> str:
     """The beginning of a server's own words; redacted before it is cut, so that no half of a secret is left."""
-    return redacted(text[: 2 * EXCERPT])[:EXCERPT]
+    return redact_tokens(text[: 2 * EXCERPT])[:EXCERPT]
 
 
 def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: str) -> Fault:

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 from pipeline.data import Usage
 from pipeline.endpoint.error_body import fault_in
-from pipeline.endpoint.redaction import one_line, redacted
+from pipeline.endpoint.redaction import one_line, redact_tokens
 from pipeline.endpoint.wire import Answer, Completion
-from pipeline.faults import Cut, Fault, Refused, Throttled, Unavailable
+from pipeline.faults import Fault, Refused, Throttled, Truncated, Unavailable
 
 
 class Ending(Enum):
@@ -77,7 +77,7 @@ def fault_of(answer: Answer, completion: Completion) -> Fault | None:
         case _ if answer.refusal:
             return Refused(f"the model refused: {_told(answer.refusal)}")
         case Ending.CUT:
-            return Cut(f"the answer was cut at max_tokens{_after(completion.usage)}")
+            return Truncated(f"the answer was cut at max_tokens{_after(completion.usage)}")
         case Ending.BROKEN:
             return Unavailable(f"the endpoint failed to make an answer (finish_reason {_spelled(answer)})")
     return None
@@ -116,4 +116,4 @@ def _spelled(answer: Answer) -> str:
 
 def _told(text: str) -> str:
     """The beginning of a server's own words. Cut twice: redaction takes its time with long texts."""
-    return redacted(text[:1000])[:300]
+    return redact_tokens(text[:1000])[:300]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 """Who may name the certificate authorities to trust, in order of precedence."""
@@ -48,7 +48,7 @@ def proxy_for(url: str) -> Proxy | None:
     """The proxy that the environment names for this URL; None when the way is straight.
 
     It is so to this machine and to the metadata server, whatever the environment says: a token on its way there would
-    pass a stranger in the clear. Raises `Misuse`, which names the variable and not its value, for a proxy that cannot
+    pass a stranger in the clear. Raises `UsageError`, which names the variable and not its value, for a proxy that cannot
     be used.
     """
     parts = urlsplit(url)
@@ -75,7 +75,7 @@ def goes_straight(host: str) -> bool:
 def ca_bundles() -> list[str]:
     """The files or folders of certificate authorities that the environment names, by precedence.
 
-    Raises `Misuse` when one is not there: OpenSSL would pass over it, and then trust nobody.
+    Raises `UsageError` when one is not there: OpenSSL would pass over it, and then trust nobody.
     """
     return [_existing(name, os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)]
 
@@ -83,7 +83,7 @@ def ca_bundles() -> list[str]:
 def tls_context() -> ssl.SSLContext | None:
     """The trust that the environment asks for, besides the system's; None when it asks for none.
 
-    Raises `Misuse` when what it names holds no certificates.
+    Raises `UsageError` when what it names holds no certificates.
     """
     bundles = ca_bundles()
     if not bundles:
@@ -95,7 +95,7 @@ def tls_context() -> ssl.SSLContext | None:
             context.load_verify_locations(None if is_folder else bundle, bundle if is_folder else None)
         except OSError as error:  # SSLError is one
             names = " and ".join(name for name in CA_VARIABLES if os.environ.get(name) == bundle)
-            raise Misuse(f"{names} names a file that holds no certificates in PEM form: {error.strerror}") from None
+            raise UsageError(f"{names} names a file that holds no certificates in PEM form: {error.strerror}") from None
     return context
 
 
@@ -105,19 +105,19 @@ def _existing(name: str, path: str) -> str:
     except (OSError, ValueError):  # too long for a path, or a null byte in it
         found = False
     if not found:
-        raise Misuse(f"{name} names a file of certificate authorities that is not there")
+        raise UsageError(f"{name} names a file of certificate authorities that is not there")
     return path
 
 
 def _proxy(address: str, variable: str) -> Proxy:
     parts = _split(address if "://" in address else f"http://{address}", variable)
     if parts.scheme.startswith("socks"):
-        raise Misuse(
+        raise UsageError(
             f"{variable} names a SOCKS proxy, and only HTTP proxies can be used: name one, unset the variable, or put "
             f"the endpoint's host into NO_PROXY"
         )
     if parts.scheme not in {"http", "https"}:
-        raise Misuse(f"{variable} names no HTTP proxy: it must be like http://host:port")
+        raise UsageError(f"{variable} names no HTTP proxy: it must be like http://host:port")
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
     port = "" if parts.port is None else f":{parts.port}"
@@ -131,7 +131,7 @@ def _split(address: str, variable: str) -> SplitResult:
     except ValueError:  # a port that is no number, or a bracket left open
         usable = None
     if not usable:
-        raise Misuse(f"{variable} cannot be read: it must be like http://host:port")
+        raise UsageError(f"{variable} cannot be read: it must be like http://host:port")
     return parts
 
 

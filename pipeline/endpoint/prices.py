@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import Usage
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 _TIERS = {"": 1.0, "on_demand": 1.0, "on_demand_flex": 0.5, "on_demand_priority": 1.8}
 """What the traffic type of an answer makes of the standard price; for others (provisioned throughput, off-peak, what is
@@ -67,32 +67,32 @@ def load_prices(path: Path) -> dict[str, Price]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise Misuse(f"the prices {str(path)!r} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the prices {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Misuse(f"{path} is not TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     return prices_of(tables, str(path))
 
 
 def prices_of(tables: Mapping[str, Any], where: str) -> dict[str, Price]:
-    """Prices by model. Raises `Misuse` for anything but numbers by their names."""
+    """Prices by model. Raises `UsageError` for anything but numbers by their names."""
     known = {field.name for field in fields(Price)}
     for model, table in tables.items():
         numbers = isinstance(table, Mapping) and all(map(_is_price, table.values()))
         if not numbers or not {"input", "output"} <= set(table) <= known:
-            raise Misuse(
+            raise UsageError(
                 f"{where}: the price of {model!r} needs `input` and `output` (and may have `cached`), in numbers"
             )
     return {model: Price(**table) for model, table in tables.items()}
 
 
 def parse_price(text: str) -> Price:
-    """The price that `IN,OUT` gives, in dollars per million tokens. Raises `Misuse`."""
+    """The price that `IN,OUT` gives, in dollars per million tokens. Raises `UsageError`."""
     try:
         read, written = (float(number) for number in text.split(","))
     except ValueError:
         read = written = math.nan
     if not (_is_price(read) and _is_price(written)):
-        raise Misuse(f"{text!r} is not IN,OUT: dollars per million tokens of input and output, as in 0.30,2.50")
+        raise UsageError(f"{text!r} is not IN,OUT: dollars per million tokens of input and output, as in 0.30,2.50")
     return Price(input=read, output=written)
 
 

@@ -68,7 +68,7 @@ _FEWEST_DIGITS = 3
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def redacted(text: str) -> str:
+def redact_tokens(text: str) -> str:
     """The beginning of `text` on one line, without anything that looks like a token, a key or a password.
 
     At most `MOST_READ` characters of it: time is bounded, whatever a server sends, and no half of a secret is left
@@ -92,10 +92,10 @@ def quoted(value: str) -> str:
 
 def said_of_row(said: str, values: Mapping[str, Any]) -> str:
     """What an exception says that a row's values have raised, without what it quotes of their texts."""
-    return unquoted(_beginning(said), _texts_in(values))[:MOST_QUOTED]
+    return redact_quotes(_beginning(said), _texts_in(values))[:MOST_QUOTED]
 
 
-def unsaid(message: str, secret: str | None) -> str:
+def redact_secret(message: str, secret: str | None) -> str:
     """`message` without the secret, nor any part of it of 8 characters or more, in whatever way it is written."""
     if secret is None:
         return message
@@ -103,12 +103,12 @@ def unsaid(message: str, secret: str | None) -> str:
     return told.decode("utf-8", "surrogatepass")
 
 
-def unsaid_in(body: bytes, secret: str) -> bytes:
+def redact_secret_bytes(body: bytes, secret: str) -> bytes:
     """A body without the secret that it was asked with, nor a good part of it, in whatever way it is written."""
     return without_secret(body, secret, IN_BODIES, REDACTED.encode())
 
 
-def unquoted(message: str, texts: Iterable[str]) -> str:
+def redact_quotes(message: str, texts: Iterable[str]) -> str:
     """`message` with `[...]` for what it quotes of `texts`: whole texts, runs of 23 characters, some shorter ones."""
     for text in map(one_line, texts):
         if len(text) >= _STEP:
@@ -134,7 +134,7 @@ def _quote(message: str, at: int, text: str) -> tuple[int, int]:
     return start, end
 
 
-def texts_of(payload: Mapping[str, Any]) -> Iterator[str]:
+def user_texts(payload: Mapping[str, Any]) -> Iterator[str]:
     """The texts that a request sends, but for the instructions, which are the job's own."""
     messages = payload.get("messages")
     for message in messages if isinstance(messages, list | tuple) else ():

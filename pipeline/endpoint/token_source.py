@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pipeline.faults import Denied
+from pipeline.faults import ProviderUnusable
 
 
-class Token(Protocol):
+class TokenSource(Protocol):
     """What the endpoint needs of a credential."""
 
     headers: dict[str, str]
     """Headers that go with every request, besides `Authorization`."""
 
     async def __call__(self) -> str:
-        """A token that is alive now; waits for one if need be. Raises `Denied` when there will be none."""
+        """A token that is alive now; waits for one if need be. Raises `ProviderUnusable` when there will be none."""
 
     async def renew(self, rejected: str) -> None:
-        """Has `rejected` replaced by another token; one renewal serves everyone who asks. Raises `Denied`.
+        """Has `rejected` replaced by another token; one renewal serves everyone who asks. Raises `ProviderUnusable`.
 
         That has a `kind` where there can be no other, and so it is the answer that counts.
         """
 
 
-class TellingToken(Token, Protocol):
+class TellingToken(TokenSource, Protocol):
     """A token that says why it is waited for."""
 
     def hitch(self) -> str | None:
@@ -51,5 +51,7 @@ class ApiKey:
         """Nobody waits for a key."""
 
     async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
-        """Raises `Denied`: there is no other key."""
-        raise Denied("the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401, kind="401")
+        """Raises `ProviderUnusable`: there is no other key."""
+        raise ProviderUnusable(
+            "the endpoint does not accept the API key: check OPENAI_API_KEY", http_status=401, kind="401"
+        )

@@ -25,7 +25,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 
 from pipeline.endpoint.address import chat_url
 from pipeline.endpoint.network import CA_VARIABLES, Proxy, proxy_for, tls_context
-from pipeline.endpoint.redaction import redacted, unsaid_in
+from pipeline.endpoint.redaction import redact_secret_bytes, redact_tokens
 from pipeline.faults import Unavailable, Unparsable
 
 MAX_BODY = 16 * 2**20
@@ -66,7 +66,7 @@ class Transport(httpx2.AsyncClient):
     """The SDK's HTTP client: requests go straight to one aiohttp session.
 
     No redirects are followed, bodies are capped at `MAX_BODY`, and what goes wrong on the way is raised as our faults.
-    Making one raises `Misuse` when the environment's proxy or certificate authorities cannot be used.
+    Making one raises `UsageError` when the environment's proxy or certificate authorities cannot be used.
     """
 
     def __init__(self, base_url: str, connections: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,7 +129,7 @@ class Transport(httpx2.AsyncClient):
         found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
         headers = [(name, value) for name, value in found if value and value.isascii()]
         # Before anything reads it: the rest of a secret of which half was taken for another is not known any more.
-        content = unsaid_in(await body.whole(), _secret_of(request))
+        content = redact_secret_bytes(await body.whole(), _secret_of(request))
         return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
@@ -252,7 +252,7 @@ class _NoTransport(httpx2.AsyncBaseTransport):
 def lost(error: Exception, proxy: Proxy | None = None) -> Unavailable:
     """The fault that an error of aiohttp's stands for, which says in plain words what did not work."""
     cause, said = _cause(error, proxy)
-    fault = Unavailable(f"no whole answer: {redacted(said)[:300]}")
+    fault = Unavailable(f"no whole answer: {redact_tokens(said)[:300]}")
     fault.cause = cause
     return fault
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("Exact", "Text", "Regex", "Enum", "Bool", "Number"), "scalars"),
-    **dict.fromkeys(("Date", "Time"), "moments"),
+    **dict.fromkeys(("Date", "Time"), "dates"),
     **dict.fromkeys(("Set", "Ordered", "Items"), "lists"),
     "Object": "objects",
-    "Ignore": "graders",
+    "Ignore": "base",
     "Function": "functions",
     "Judge": "judge",
 }
@@ -56,4 +56,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pipeline.evaluation' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pipeline.evaluation.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"pipeline.evaluation.graders.{_HOMES[name]}"), name)

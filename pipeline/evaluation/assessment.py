@@ -26,7 +26,7 @@ from pipeline.evaluation.graders.verdicts import Graded, Scored
 from pipeline.evaluation.nested import with_nested
 from pipeline.evaluation.reducers import Flaky, flaky, scored
 from pipeline.evaluation.stats.tables import Confusion, Tables, confusions, tables
-from pipeline.faults import Misuse, NothingToDo
+from pipeline.faults import NothingToDo, UsageError
 from pipeline.storage.dataset import MANIFEST
 from pipeline.storage.durable import FILES
 
@@ -86,22 +86,24 @@ def status_of(output: Path) -> str:
 
 
 def require_finished(output: Path) -> None:
-    """Raises `Misuse` when rows of the run in a folder, or of one of its repeats, are left to ask."""
+    """Raises `UsageError` when rows of the run in a folder, or of one of its repeats, are left to ask."""
     for folder in (output, *sorted((output / REPEATS).glob("*"))):
         if status_of(folder) == "stopped":
-            raise Misuse(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+            raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
 
 
 def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:
     """Every row of every repeat, graded but for what judges have to say.
 
-    Raises `Misuse` when the answers are not those to the gold data.
+    Raises `UsageError` when the answers are not those to the gold data.
     """
     rows: list[Graded] = []
     for repeat in range(evaluation.repeats):
         answers = list(read_answers(evaluation.job, output_of(output, repeat), repeat))
         if len(answers) != len(gold):
-            raise Misuse(f"{output} has {len(answers)} answers to {len(gold)} rows of gold data: run `pipeline eval`")
+            raise UsageError(
+                f"{output} has {len(answers)} answers to {len(gold)} rows of gold data: run `pipeline eval`"
+            )
         rows += [grade_row(evaluation.graders, one, answer) for one, answer in zip(gold, answers, strict=True)]
     return tuple(rows)
 
@@ -136,7 +138,7 @@ def assess(
     reference: Reference | None = None,
     notes: Sequence[str] = (),
 ) -> Assessment:
-    """The run, judged. Raises `Misuse` when the reference is of other data or graders and this is not allowed."""
+    """The run, judged. Raises `UsageError` when the reference is of other data or graders and this is not allowed."""
     before, comparison, told = None, None, list(notes)
     if reference is not None:
         before, told_of = comparable_rows(reference, scores)
@@ -173,13 +175,13 @@ def assess(
 def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Scored, ...], list[str]]:
     """The reference's rows that may be compared, and what is to be said of it.
 
-    Raises `Misuse` for what is unlike: answers of the emulator and real ones always, changed data or graders unless
+    Raises `UsageError` for what is unlike: answers of the emulator and real ones always, changed data or graders unless
     `common_only`, which leaves only the rows that are the same in both.
     """
     before = reference.scores
     if before.simulated != scores.simulated:
         which = "the emulator's" if before.simulated else "a real endpoint's"
-        raise Misuse(f"{reference.of} has {which} answers, this run has not: bless a run of the same kind")
+        raise UsageError(f"{reference.of} has {which} answers, this run has not: bless a run of the same kind")
     changed = sorted(row for row, data in before.data.items() if scores.data.get(row, data) != data)
     added = sorted(scores.data.keys() - before.data.keys())
     graders = sorted(name for name in {*before.graders, *scores.graders} if _differs(before, scores, name))
@@ -189,7 +191,7 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
         *([f"graded otherwise: {', '.join(graders)}"] if graders else []),
     ]
     if unlike and not reference.common_only:
-        raise Misuse(
+        raise UsageError(
             f"{reference.of} is not comparable: {'; '.join(unlike)}. Bless a run again, or compare what is common "
             f"with --common"
         )
@@ -227,7 +229,7 @@ def write_noise(folder: Path, noise: Comparison, scores: Baseline) -> None:
     FILES.make_folder(folder)
     flips = sorted([*noise.broken, *noise.fixed])
     kept = {"share": len(flips) / noise.rows, "rows": flips, "of": _what_flips(scores)}
-    FILES.put(folder / NOISE, orjson.dumps(kept))
+    FILES.write_atomic(folder / NOISE, orjson.dumps(kept))
 
 
 def with_noise(scores: Baseline, folder: Path) -> Baseline:
@@ -245,7 +247,7 @@ def keep_reference(folder: Path, reference: Reference) -> None:
     """Keeps what a run was compared with where that is no file of its own: the job at another commit."""
     FILES.make_folder(folder)
     kept = {"of": reference.of, "scores": to_text(reference.scores, timed=True)}
-    FILES.put(folder / REFERENCE, orjson.dumps(kept))
+    FILES.write_atomic(folder / REFERENCE, orjson.dumps(kept))
 
 
 def kept_reference(folder: Path) -> Reference | None:
@@ -261,11 +263,11 @@ def write(folder: Path, assessment: Assessment) -> None:
     """Keeps what was graded and scored, so that it can be decided upon again."""
     FILES.make_folder(folder)
     results.write(folder, assessment.graded)
-    FILES.put(folder / SCORES, to_text(assessment.scores, timed=True).encode())
+    FILES.write_atomic(folder / SCORES, to_text(assessment.scores, timed=True).encode())
 
 
 def read_scores(path: Path) -> Baseline:
-    """The scores of a finished run (its output folder) or of a baseline (a file). Raises `Misuse` without any."""
+    """The scores of a finished run (its output folder) or of a baseline (a file). Raises `UsageError` without any."""
     if path.is_dir():
         require_finished(path)
     file = path / FOLDER / SCORES if path.is_dir() else path
@@ -273,9 +275,9 @@ def read_scores(path: Path) -> Baseline:
         return from_text(file.read_text())
     except FileNotFoundError:
         remedy = "run `pipeline eval` first" if path.is_dir() else "write it with `pipeline bless`"
-        raise Misuse(f"there is no {file}: {remedy}") from None
-    except Misuse as error:
-        raise Misuse(f"{file}: {error}") from error
+        raise UsageError(f"there is no {file}: {remedy}") from None
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def _what_flips(scores: Baseline) -> str:

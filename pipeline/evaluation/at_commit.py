@@ -14,20 +14,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 _T = TypeVar("_T")
 
 
 def commit_of(reference: str) -> str:
-    """The hash of the commit that a branch, tag or hash names. Raises `Misuse` when there is none."""
+    """The hash of the commit that a branch, tag or hash names. Raises `UsageError` when there is none."""
     _git("rev-parse", "--show-toplevel")  # another complaint, where there is no repository
     try:
         if not reference.startswith("-"):
             return _git("rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}").decode().strip()
-    except Misuse:
+    except UsageError:
         pass
-    raise Misuse(f"there is no commit {reference!r}: --vs-ref takes a branch, a tag or a hash")
+    raise UsageError(f"there is no commit {reference!r}: --vs-ref takes a branch, a tag or a hash")
 
 
 def present_commit() -> str | None:
@@ -35,7 +35,7 @@ def present_commit() -> str | None:
     try:
         changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
         return commit_of("HEAD") + ("+" if changed.strip() else "")
-    except Misuse:
+    except UsageError:
         return None
 
 
@@ -43,7 +43,7 @@ def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
     """What `load` makes of the files as they stood at a commit, with modules of their own.
 
     `load` runs in the same folder of that commit's tree, which is gone afterwards: what it returns must have read all
-    that it needs. The pipeline itself is the present one. Raises `Misuse` when git does not know the commit.
+    that it needs. The pipeline itself is the present one. Raises `UsageError` when git does not know the commit.
     """
     root = Path(_git("rev-parse", "--show-toplevel").decode().strip())
     commit = commit_of(reference)
@@ -53,7 +53,7 @@ def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")
         if not (Path(folder) / here).is_dir():
-            raise Misuse(f"the folder {here} was not there at {reference}")
+            raise UsageError(f"the folder {here} was not there at {reference}")
         with _modules_apart(root, Path(folder)), chdir(Path(folder) / here):
             return load()
 
@@ -62,10 +62,10 @@ def _git(*arguments: str) -> bytes:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, check=True)  # noqa: S603, S607 - git, wherever it is
     except FileNotFoundError:
-        raise Misuse("--vs-ref needs git, which is not installed") from None
+        raise UsageError("--vs-ref needs git, which is not installed") from None
     except subprocess.CalledProcessError as error:
         told = error.stderr.decode(errors="replace").strip().splitlines()
-        raise Misuse(f"git {arguments[-1]}: {told[-1] if told else 'failed'}") from None
+        raise UsageError(f"git {arguments[-1]}: {told[-1] if told else 'failed'}") from None
     return done.stdout
 
 

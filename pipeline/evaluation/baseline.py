@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.evaluation.graders.verdicts import Counts, Scored
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 FORMAT = 1
 
@@ -63,11 +63,11 @@ def to_text(baseline: Baseline, *, timed: bool = False) -> str:
 
 
 def from_text(text: str) -> Baseline:
-    """The baseline that a file holds. Raises `Misuse` when it holds none, or one of another format."""
+    """The baseline that a file holds. Raises `UsageError` when it holds none, or one of another format."""
     try:
         content = json.loads(text)
         if content["format"] != FORMAT:
-            raise Misuse(f"the baseline has format {content['format']}, not {FORMAT}: bless a run again")
+            raise UsageError(f"the baseline has format {content['format']}, not {FORMAT}: bless a run again")
         known = {one.name for one in fields(Baseline)} - {"rows", "data", "flaky"}
         rows = content["rows"]
         return Baseline(
@@ -77,7 +77,7 @@ def from_text(text: str) -> Baseline:
             flaky=tuple(content["flaky"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Misuse(f"it is no baseline ({type(error).__name__}: {error}): bless a run again") from error
+        raise UsageError(f"it is no baseline ({type(error).__name__}: {error}): bless a run again") from error
 
 
 def as_kept(rows: Sequence[Scored]) -> tuple[Scored, ...]:

@@ -37,7 +37,7 @@ from pipeline.evaluation.stats.metrics import (
 )
 from pipeline.evaluation.stats.paired_tests import difference_interval, paired_interval, sign_flip, swap_test
 from pipeline.evaluation.stats.power import smallest_effect, standard_errors
-from pipeline.faults import Misuse, NothingToDo
+from pipeline.faults import NothingToDo, UsageError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.stats.intervals import Numbers
@@ -152,7 +152,7 @@ def compare(
 ) -> Comparison:
     """The rows joined, and every field and slice compared.
 
-    Raises `Misuse` when a run has a row twice, `NothingToDo` when there is no row to compare.
+    Raises `UsageError` when a run has a row twice, `NothingToDo` when there is no row to compare.
     """
     pairs = join(before, after, common_only=common_only)
     shared, one_sided = _fields(before, after)
@@ -189,7 +189,7 @@ def compare(
 def join(before: Sequence[Scored], after: Sequence[Scored], *, common_only: bool = False) -> list[Pair]:
     """The rows of both runs by their ids, sorted; of all rows that either has, or of those that both have.
 
-    Raises `Misuse` when a run has a row twice, `NothingToDo` when there is none to compare.
+    Raises `UsageError` when a run has a row twice, `NothingToDo` when there is none to compare.
     """
     earlier, later = _by_id(before, "earlier"), _by_id(after, "later")
     names = sorted(earlier.keys() & later.keys() if common_only else earlier.keys() | later.keys())
@@ -240,7 +240,7 @@ def _by_id(rows: Sequence[Scored], which: str) -> dict[str, Scored]:
     found = {row.row: row for row in rows}
     if len(found) < len(rows):
         twice = min(name for name, count in Counter(row.row for row in rows).items() if count > 1)
-        raise Misuse(f"the {which} run has the row {twice!r} more than once: rows need ids of their own")
+        raise UsageError(f"the {which} run has the row {twice!r} more than once: rows need ids of their own")
     return found
 
 

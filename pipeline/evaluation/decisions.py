@@ -62,7 +62,7 @@ def decide(
     """What the gate comes to.
 
     Rows that the baseline has and the run lacks count as failed, unless `common_only`. Raises `NothingToDo` when no row
-    was scored, and `Misuse` when no row has the slice values of the gate: neither can be green.
+    was scored, and `UsageError` when no row has the slice values of the gate: neither can be green.
     """
     if not scored:
         raise NothingToDo(f"{gate.name}: no row was scored")

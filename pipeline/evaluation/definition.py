@@ -15,7 +15,7 @@ from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse
 from pipeline.evaluation.graders.defaults import graders_for
 from pipeline.evaluation.graders.grading import Graders
 from pipeline.evaluation.reducers import Reducer, reducer_of
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import Job
 
 
@@ -50,12 +50,12 @@ class Eval:
 
     def __post_init__(self) -> None:
         if self.job.key is None:
-            raise Misuse("an evaluation joins runs by their rows' key: give the job one, as in key='id'")
+            raise UsageError("an evaluation joins runs by their rows' key: give the job one, as in key='id'")
         if (self.job.n or 1) > 1:
-            raise Misuse("an evaluation grades one answer a row: use `repeats` rather than the job's `n`")
+            raise UsageError("an evaluation grades one answer a row: use `repeats` rather than the job's `n`")
         for gate in self.gates:
             if not isinstance(gate, AtLeast | AtMost | NoWorse | NeverBreak):
-                raise Misuse(f"`gates` holds {gate!r}, which is no gate: AtLeast, AtMost, NoWorse or NeverBreak")
+                raise UsageError(f"`gates` holds {gate!r}, which is no gate: AtLeast, AtMost, NoWorse or NeverBreak")
         # Resolved now, so that a mistake in them is found before the first call.
         check(self.gates, list(self.graders.fields), repeats=self.repeats)
         self.reducer([True] * self.repeats)
@@ -85,7 +85,7 @@ class Eval:
         return list(dict.fromkeys([*self.slices, *wheres]))
 
     def columns_needed(self, available: Sequence[str]) -> list[str]:
-        """The columns of the gold data that grading reads. Raises `Misuse` when one is not there."""
+        """The columns of the gold data that grading reads. Raises `UsageError` when one is not there."""
         wanted = {
             self.expected: "`expected`",
             str(self.job.key): "the job's `key`",
@@ -94,5 +94,5 @@ class Eval:
         }
         for name, who in wanted.items():
             if name not in available:
-                raise Misuse(f"{who} names the column {name!r}, which the gold data lacks ({', '.join(available)})")
+                raise UsageError(f"{who} names the column {name!r}, which the gold data lacks ({', '.join(available)})")
         return list(wanted)

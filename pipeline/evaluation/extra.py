@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 
 @contextmanager
 def needs_eval(purpose: str) -> Iterator[None]:
-    """Around imports of scipy, numpy and rapidfuzz: Misuse, with the remedy, when they are not installed."""
+    """Around imports of scipy, numpy and rapidfuzz: UsageError, with the remedy, when they are not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Misuse(
+        raise UsageError(
             f"{purpose} needs the extra `eval` ({error.name} is missing): pip install 'vertex-pipeline[eval]'"
         ) from error

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from pipeline.evaluation.comparison import meets
 from pipeline.evaluation.stats.metrics import metric_of
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import nearest
 
 Severity = Literal["fail", "warn", "info"]
@@ -80,9 +80,9 @@ class NoWorse:
     def __post_init__(self) -> None:
         unit = metric_of(self.metric).unit
         if not 0 <= self.tolerance < (1 if unit == "share" else math.inf):
-            raise Misuse(f"{self.name}: a tolerance is 0 or more, and of a share below 1 (0.02 for two points)")
+            raise UsageError(f"{self.name}: a tolerance is 0 or more, and of a share below 1 (0.02 for two points)")
         if not 0 < self.alpha < 0.5:
-            raise Misuse(f"{self.name}: alpha is a chance between 0 and 0.5, not {self.alpha:g}")
+            raise UsageError(f"{self.name}: alpha is a chance between 0 and 0.5, not {self.alpha:g}")
         _check_choice(self, "on_inconclusive", self.on_inconclusive, get_args(Inconclusive))
         _check_choice(self, "severity", self.severity, get_args(Severity))
         _check_where(self)
@@ -114,52 +114,54 @@ Gate = AtLeast | AtMost | NoWorse | NeverBreak
 
 
 def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> None:
-    """Finds before any call what no run could decide: `Misuse` for an unknown field, or more repeats than there are."""
+    """Finds before any call what no run could decide: `UsageError` for an unknown field, or more repeats than there are."""
     for name, count in Counter(gate.name for gate in gates).items():
         if count > 1:
-            raise Misuse(f"the gate {name!r} is there {count} times: remove all but one")
+            raise UsageError(f"the gate {name!r} is there {count} times: remove all but one")
     for gate in gates:
         if isinstance(gate, NeverBreak):
             continue
         metric = metric_of(gate.metric)
         if metric.field and metric.field not in fields:
-            raise Misuse(f"{gate.name}: there is no field {metric.field!r}{nearest(metric.field, sorted(fields))}")
+            raise UsageError(f"{gate.name}: there is no field {metric.field!r}{nearest(metric.field, sorted(fields))}")
         if metric.family.startswith("pass_") and metric.k > repeats:
-            raise Misuse(f"{gate.name}: it needs {metric.k} repeats, and there are {repeats}: raise `repeats`")
+            raise UsageError(f"{gate.name}: it needs {metric.k} repeats, and there are {repeats}: raise `repeats`")
 
 
 def require_rows(gates: Sequence[Gate], slices: Sequence[Mapping[str, str]]) -> None:
-    """`Misuse`, before any call, when no row of the gold data has the slice values of a gate."""
+    """`UsageError`, before any call, when no row of the gold data has the slice values of a gate."""
     for gate in gates:
         if not any(meets(each, gate.where) for each in slices):
             raise nobody(gate)
 
 
-def nobody(gate: Gate) -> Misuse:
+def nobody(gate: Gate) -> UsageError:
     """What is wrong with a gate that no row meets."""
-    return Misuse(f"{gate.name}: no row meets it: correct `where`, or add such rows to the gold data")
+    return UsageError(f"{gate.name}: no row meets it: correct `where`, or add such rows to the gold data")
 
 
 def _check_bound(gate: AtLeast | AtMost) -> None:
     unit = metric_of(gate.metric).unit
     if unit == "share" and not 0 <= gate.value <= 1:
         hint = f" (write {gate.value / 100:g})" if 1 < gate.value <= 100 else ""
-        raise Misuse(f"{gate.name}: a share is between 0 and 1{hint}")
+        raise UsageError(f"{gate.name}: a share is between 0 and 1{hint}")
     if not 0 <= gate.value < math.inf:
-        raise Misuse(f"{gate.name}: a bound is a number from 0 on")
+        raise UsageError(f"{gate.name}: a bound is a number from 0 on")
     _check_choice(gate, "severity", gate.severity, get_args(Severity))
     _check_where(gate)
 
 
 def _check_choice(gate: Gate, name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise Misuse(f"{gate.name}: {name} is one of {', '.join(known)}, not {value!r}")
+        raise UsageError(f"{gate.name}: {name} is one of {', '.join(known)}, not {value!r}")
 
 
 def _check_where(gate: Gate) -> None:
     wrong = [value for value in (gate.where or {}).values() if not isinstance(value, str)]
     if gate.where is not None and (not gate.where or wrong):
-        raise Misuse(f"{type(gate).__name__}: where names slices with their values as text, as in {{'tier': 'golden'}}")
+        raise UsageError(
+            f"{type(gate).__name__}: where names slices with their values as text, as in {{'tier': 'golden'}}"
+        )
 
 
 def _of(where: Mapping[str, str] | None) -> str:

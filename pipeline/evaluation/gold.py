@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from pipeline.data import Row
 from pipeline.evaluation.definition import Eval
 from pipeline.evaluation.graders.grading import Answer, Gold
-from pipeline.faults import Misuse, NothingToDo, Unparsable
+from pipeline.faults import NothingToDo, Unparsable, UsageError
 from pipeline.job.job import Job
 from pipeline.schema.shape import bare_json
 from pipeline.source import Source, Survey
@@ -25,7 +25,7 @@ _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
     """The gold data of a surveyed input, in order.
 
-    Raises `NothingToDo` when there is no row, and `Misuse` for a row that cannot be read, that expects nothing, that
+    Raises `NothingToDo` when there is no row, and `UsageError` for a row that cannot be read, that expects nothing, that
     names a field which the job's schema lacks, or whose key another row has, too.
     """
     if not found.rows:
@@ -37,7 +37,7 @@ def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
     for row in _rows(found, columns):
         one = _gold(evaluation, row)
         if one.row in gold:
-            raise Misuse(f"two rows of the gold data have the {evaluation.job.key} {one.row!r}: it must be unique")
+            raise UsageError(f"two rows of the gold data have the {evaluation.job.key} {one.row!r}: it must be unique")
         gold[one.row] = one
     return tuple(gold.values())
 
@@ -68,12 +68,12 @@ def _rows(found: Survey, needed: list[str]) -> Iterator[Row]:
 def _gold(evaluation: Eval, row: Row) -> Gold:
     problems = [row.problem] if row.problem else list(getattr(row.values, "problems", {}).values())
     if problems:
-        raise Misuse(f"row {row.ordinal} of the gold data cannot be read: {problems[0]}")
+        raise UsageError(f"row {row.ordinal} of the gold data cannot be read: {problems[0]}")
     key, expected = row.values[str(evaluation.job.key)], _json_value(evaluation, row)
     if key is None:
-        raise Misuse(f"row {row.ordinal} of the gold data has no {evaluation.job.key}")
+        raise UsageError(f"row {row.ordinal} of the gold data has no {evaluation.job.key}")
     if expected is None:
-        raise Misuse(f"row {key} of the gold data expects nothing ({evaluation.expected!r} is null)")
+        raise UsageError(f"row {key} of the gold data expects nothing ({evaluation.expected!r} is null)")
     _require_known(evaluation, key, expected)
     marks = {name: _label(row.values[name]) for name in evaluation.marks if row.values[name] is not None}
     cluster = row.values[evaluation.cluster] if evaluation.cluster else None
@@ -93,7 +93,9 @@ def _json_value(evaluation: Eval, row: Row) -> Any:
         try:
             return json.loads(value)
         except ValueError:
-            raise Misuse(f"row {row.ordinal} of the gold data: {evaluation.expected!r} is text, but no JSON") from None
+            raise UsageError(
+                f"row {row.ordinal} of the gold data: {evaluation.expected!r} is text, but no JSON"
+            ) from None
     return _ANY.dump_python(value, mode="json")
 
 
@@ -101,11 +103,13 @@ def _require_known(evaluation: Eval, key: object, expected: Any) -> None:
     if evaluation.job.shape is None:
         return
     if not isinstance(expected, dict):
-        raise Misuse(f"row {key} of the gold data: {evaluation.expected!r} must be an object, shaped like the schema")
+        raise UsageError(
+            f"row {key} of the gold data: {evaluation.expected!r} must be an object, shaped like the schema"
+        )
     unknown = sorted(set(expected) - set(evaluation.graders.fields))
     if unknown:
         known = ", ".join(evaluation.graders.fields)
-        raise Misuse(f"row {key} of the gold data expects {unknown[0]!r}, which the schema lacks (it has: {known})")
+        raise UsageError(f"row {key} of the gold data expects {unknown[0]!r}, which the schema lacks (it has: {known})")
 
 
 def _hashed(value: object) -> str:

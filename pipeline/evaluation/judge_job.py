@@ -81,7 +81,7 @@ def still_open(questions: Iterable[Question], cast: Mapping[str, Sequence[bool]]
 
 def write_questions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as JSONL, for `judge_job`."""
-    FILES.put(path, b"".join(orjson.dumps(row) + b"\n" for row in rows), mode=PRIVATE_FILE)
+    FILES.write_atomic(path, b"".join(orjson.dumps(row) + b"\n" for row in rows), mode=PRIVATE_FILE)
 
 
 def read_votes(output: Path) -> Iterator[tuple[str, bool]]:
@@ -102,7 +102,9 @@ def load_votes(folder: Path) -> Cast:
 
 def save_votes(folder: Path, cast: Cast) -> None:
     """Keeps them, so that a run can be graded again without a call."""
-    FILES.put(folder / VOTES, orjson.dumps(cast, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), mode=PRIVATE_FILE)
+    FILES.write_atomic(
+        folder / VOTES, orjson.dumps(cast, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), mode=PRIVATE_FILE
+    )
 
 
 def by_address(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.host import Place
+from pipeline.cli.host import Target
 from pipeline.evaluation.graders.judge import Judge, Question, questions, ruled
 from pipeline.evaluation.judge_job import (
     JUDGE,
@@ -22,7 +22,7 @@ from pipeline.evaluation.judge_job import (
     still_open,
     write_questions,
 )
-from pipeline.execution.group import Together, carried_out
+from pipeline.execution.group import RunGroup, carried_out
 from pipeline.ledger import NOTHING, Charges, total
 from pipeline.storage.dataset import MANIFEST
 from pipeline.storage.durable import FILES
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.evaluation.graders.verdicts import Graded
-    from pipeline.evaluation.workspace import Subject
+    from pipeline.evaluation.workspace import EvalWorkspace
     from pipeline.execution.run import Settings
 
 Judged = tuple[tuple["Graded", ...], list[str]]
 """Graded rows, and what is to be said of them."""
 
 
-def judged(subject: Subject, graded: Sequence[Graded]) -> Judged:
+def judged(subject: EvalWorkspace, graded: Sequence[Graded]) -> Judged:
     """The rows with the votes that were cast in earlier runs."""
     graders, model = subject.evaluation.graders, subject.evaluation.job.model
     asked = list(questions(graders, graded))
@@ -52,25 +52,25 @@ def judged(subject: Subject, graded: Sequence[Graded]) -> Judged:
     return rows, [note] if left else []
 
 
-def require_prices(subject: Subject, settings: Settings) -> None:
-    """Raises `Misuse`, before any call, when a judge's price is not known and a budget in dollars needs it."""
-    from pipeline.policy.compose import purses_for
+def require_prices(subject: EvalWorkspace, settings: Settings) -> None:
+    """Raises `UsageError`, before any call, when a judge's price is not known and a budget in dollars needs it."""
+    from pipeline.policy.compose import budgets_for
 
     for _, judge in _judges(subject):
         job = judge_job(judge.model or subject.evaluation.job.model, subject.folder, subject.folder)
-        purses_for(job, settings.bounds)
+        budgets_for(job, settings.bounds)
 
 
 def ask_judges(
-    subject: Subject, graded: Sequence[Graded], settings: Settings, place: Place, paid: Charges
-) -> list[Together]:
+    subject: EvalWorkspace, graded: Sequence[Graded], settings: Settings, place: Target, paid: Charges
+) -> list[RunGroup]:
     """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped.
 
     A round has a folder of its own in which it resumes. `paid` is what its budget was spent on before.
     """
     model = subject.evaluation.job.model
     asked = list(questions(subject.evaluation.graders, graded))
-    rounds: list[Together] = []
+    rounds: list[RunGroup] = []
     for _ in range(max((judge.votes for _, judge in _judges(subject)), default=0)):
         cast = load_votes(subject.folder)
         if not (by_model := still_open(asked, cast, model)):
@@ -86,8 +86,13 @@ def ask_judges(
 
 
 def _round(
-    subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]], settings: Settings, place: Place, paid: Charges
-) -> Together:
+    subject: EvalWorkspace,
+    judge: str,
+    rows: Sequence[Mapping[str, Any]],
+    settings: Settings,
+    place: Target,
+    paid: Charges,
+) -> RunGroup:
     folder = _folder(subject, judge, rows)
     FILES.make_folder(subject.folder)
     write_questions(file := folder.with_suffix(".jsonl"), rows)
@@ -97,12 +102,12 @@ def _round(
         return together
 
 
-def paid_to_judges(subject: Subject, *, but: Path | None = None) -> Charges:
+def paid_to_judges(subject: EvalWorkspace, *, but: Path | None = None) -> Charges:
     """What the rounds about a run have cost, of all its starts, but for that in one folder."""
     return total(_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but)
 
 
-def _folder(subject: Subject, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+def _folder(subject: EvalWorkspace, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     content = json.dumps([judge, [(row["question"], row["juror"]) for row in rows]])
     return subject.folder / f"{JUDGE}{subject.run_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
@@ -116,7 +121,7 @@ def _paid_in(folder: Path) -> Charges:
     return Charges.from_json(manifest["charged"])
 
 
-def _judges(subject: Subject) -> list[tuple[str, Judge]]:
+def _judges(subject: EvalWorkspace) -> list[tuple[str, Judge]]:
     graders = subject.evaluation.graders
     return [(path, grader) for path, grader in graders.walk() if isinstance(grader, Judge)]
 

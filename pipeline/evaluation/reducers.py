@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Scored, Verdict
 from pipeline.evaluation.stats.intervals import pass_at_k, pass_hat_k
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 Reducer = Callable[[Sequence[bool]], float]
 """From which repeats of a row are right to how far the row is: 0 to 1."""
@@ -54,7 +54,9 @@ def pass_hat(k: int) -> Reducer:
 
 def _of(k: int, right: Sequence[bool]) -> int:
     if not 1 <= k <= len(right):
-        raise Misuse(f"{k} of {len(right)} repeats cannot be told: give the evaluation at least {max(k, 1)} repeats")
+        raise UsageError(
+            f"{k} of {len(right)} repeats cannot be told: give the evaluation at least {max(k, 1)} repeats"
+        )
     return k
 
 
@@ -66,7 +68,7 @@ def reducer_of(name: str) -> Reducer:
     if family in _COUNTED and k.isascii() and k.isdigit() and int(k) > 0:
         return _COUNTED[family](int(k))
     known = [*_PLAIN, *(f"{family}_K" for family in _COUNTED)]
-    raise Misuse(f"there is no reducer {name!r} (known: {', '.join(known)})")
+    raise UsageError(f"there is no reducer {name!r} (known: {', '.join(known)})")
 
 
 _PLAIN: Mapping[str, Reducer] = {"mean": mean, "majority": majority, "any": any_right, "all": all_right}
@@ -74,14 +76,14 @@ _COUNTED: Mapping[str, Callable[[int], Reducer]] = {"at_least": at_least, "pass_
 
 
 def by_row(graded: Iterable[Graded]) -> dict[str, list[Graded]]:
-    """The repeats of every row, in their order; rows as they first come. Misuse when a repeat comes twice."""
+    """The repeats of every row, in their order; rows as they first come. UsageError when a repeat comes twice."""
     rows: dict[str, list[Graded]] = {}
     for each in graded:
         rows.setdefault(each.row, []).append(each)
     for row, repeats in rows.items():
         repeats.sort(key=lambda each: each.repeat)
         if len({each.repeat for each in repeats}) < len(repeats):
-            raise Misuse(f"two rows of the gold data are called {row!r}: name a column that tells rows apart")
+            raise UsageError(f"two rows of the gold data are called {row!r}: name a column that tells rows apart")
     return rows
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.graders.verdicts import Graded, Leaf, Verdict
-from pipeline.faults import Misuse
-from pipeline.storage.durable import FILES, Files
+from pipeline.faults import UsageError
+from pipeline.storage.durable import FILES, FileSystem
 
 LEAVES, ROWS = "leaves.parquet", "rows.parquet"
 
@@ -25,7 +25,7 @@ _SLICE = 1_000
 """Rows that are written at once."""
 
 
-def write(folder: Path, graded: Iterable[Graded], files: Files = FILES) -> None:
+def write(folder: Path, graded: Iterable[Graded], files: FileSystem = FILES) -> None:
     """Puts both tables into the folder: each whole or not at all, and durable. OSError when the disk fails."""
     rest = iter(graded)
     with ExitStack() as stack:
@@ -37,12 +37,12 @@ def write(folder: Path, graded: Iterable[Graded], files: Files = FILES) -> None:
 
 
 def read(folder: Path) -> Iterator[Graded]:
-    """The rows that were written, in their order. Misuse when they are not there, or do not belong together."""
+    """The rows that were written, in their order. UsageError when they are not there, or do not belong together."""
     fields = groupby(_lines(folder / LEAVES), key=itemgetter("row", "repeat"))
     for line in _lines(folder / ROWS):
         at, lines = next(fields, (None, iter(())))
         if at != (line["row"], line["repeat"]):
-            raise Misuse(f"{folder}: {LEAVES} and {ROWS} are not of the same run: grade it again")
+            raise UsageError(f"{folder}: {LEAVES} and {ROWS} are not of the same run: grade it again")
         yield _graded(line, lines)
 
 
@@ -148,11 +148,11 @@ def _batch(lines: Sequence[Mapping[str, Any]], schema: Any) -> Any:
 
 
 @contextmanager
-def _writer(path: Path, schema: Any, files: Files) -> Iterator[Any]:
+def _writer(path: Path, schema: Any, files: FileSystem) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with (
-        files.replaced(path) as file,
+        files.atomic_writer(path) as file,
         pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         yield writer
@@ -164,7 +164,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        raise Misuse(f"{path} is not there: grade the run first") from None
+        raise UsageError(f"{path} is not there: grade the run first") from None
     with file:
         for batch in file.iter_batches():
             yield from batch.to_pylist()

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.host import Place
+from pipeline.cli.host import Target
 from pipeline.cli.run import connection_of, settings_of, simulation_of
 from pipeline.cli.trusted import target_of
 from pipeline.data import Row
@@ -47,14 +47,14 @@ from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.judge_job import JUDGE, VOTES
 from pipeline.evaluation.results import read
 from pipeline.execution.run import Settings, inputs_of
-from pipeline.faults import Broken, Misuse, Unusable
+from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.job.loader import load_evaluation, overridden
 from pipeline.source import Survey, changed, survey
 from pipeline.storage.durable import FILES, PRIVATE_FILE
-from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.run_folder import RunFolder, RunIdentity
 
 if TYPE_CHECKING:
-    from pipeline.cli.options import Asking
+    from pipeline.cli.options import RunOptions
     from pipeline.evaluation.baseline import Baseline
     from pipeline.job.job import Job
 
@@ -67,7 +67,7 @@ HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalWorkspace:
     """An evaluation that is being looked into.
 
     `simulated` says whether the emulator answers, `sampled` whether only the first rows of the gold data are asked.
@@ -96,7 +96,7 @@ class Subject:
         return with_noise(scores, self.folder)
 
     def check(self, reference: Reference | None) -> None:
-        """Raises `Misuse`, before any call, when what comes out could not be compared or decided upon."""
+        """Raises `UsageError`, before any call, when what comes out could not be compared or decided upon."""
         require_rows(self.evaluation.gates, [gold.slices for gold in self.gold])
         if reference is not None:
             comparable_rows(reference, self.scores((), self.evaluation.job.fingerprint()))
@@ -131,7 +131,7 @@ class Subject:
         return _answer_key(self)
 
 
-def begin(subjects: Sequence[Subject]) -> None:
+def begin(subjects: Sequence[EvalWorkspace]) -> None:
     """Removes what was made of earlier answers, whose place others take now. Votes, noise floor and history stay.
 
     What the emulator is to know of all of them is put beside the first.
@@ -149,7 +149,7 @@ def begin(subjects: Sequence[Subject]) -> None:
     if first.simulated:
         FILES.make_folder(first.folder)
         key = b"".join(subject.answer_key for subject in subjects)
-        FILES.put(first.folder / ANSWER_KEY, key, mode=PRIVATE_FILE)
+        FILES.write_atomic(first.folder / ANSWER_KEY, key, mode=PRIVATE_FILE)
 
 
 def name_of(target: str) -> str:
@@ -158,24 +158,24 @@ def name_of(target: str) -> str:
     return "-".join(filter(None, [Path(path).stem, name]))
 
 
-def plan_in(output: Path) -> Plan:
-    """The plan of the run in a folder. Raises `Misuse` when there is none."""
+def plan_in(output: Path) -> RunIdentity:
+    """The plan of the run in a folder. Raises `UsageError` when there is none."""
     plan = RunFolder(output).load()
     if plan is None:
-        raise Misuse(f"{output} holds no run: `pipeline eval FILE.py` makes one")
+        raise UsageError(f"{output} holds no run: `pipeline eval FILE.py` makes one")
     return plan
 
 
-def subject_of(target: str, options: Asking, repeats: int | None, *, least: int = 1) -> Subject:
+def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: int = 1) -> EvalWorkspace:
     """The evaluation that the command line describes, of so many repeats at `least`, with its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
     gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
     output = options.output or Path("out") / name_of(target)
-    return Subject(evaluation, target, output, gold, options.emulate, options.limit is not None)
+    return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None)
 
 
-def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
+def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
     """The same rows and graders for the job as it stood at a commit."""
     inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
     path, _, name = subject.target.partition(":")
@@ -188,8 +188,8 @@ def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
     commit = commit_of(reference)
     try:
         job = loaded_at(commit, load)
-    except Misuse as error:
-        raise Misuse(f"at {reference}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"at {reference}: {error}") from error
     known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)
     fields = {name: grader for name, grader in subject.evaluation.fields.items() if name in known}
     evaluation = subject.evaluation.replace(job=job, fields=fields, gates=())
@@ -197,14 +197,14 @@ def subject_at(reference: str, subject: Subject, options: Asking) -> Subject:
     return replace(subject, evaluation=evaluation, gold=gold, output=subject.output / REFERENCE)
 
 
-def subject_in(output: Path, target: str | None) -> Subject:
-    """The evaluation whose finished run is in a folder. Raises `Misuse` when its gold data has changed since."""
+def subject_in(output: Path, target: str | None) -> EvalWorkspace:
+    """The evaluation whose finished run is in a folder. Raises `UsageError` when its gold data has changed since."""
     plan = plan_in(output)
     require_finished(output)
     target = target_of(plan, output, target)
     found = Survey.from_json(plan.survey)
     if differences := changed(found):
-        raise Misuse(f"the gold data has changed since the run: {differences[0]}; run `pipeline eval` again")
+        raise UsageError(f"the gold data has changed since the run: {differences[0]}; run `pipeline eval` again")
     evaluation = load_evaluation(target)
     # What the command line said when it ran is what judges are known by, and how often rows were asked.
     evaluation = evaluation.replace(
@@ -212,10 +212,10 @@ def subject_in(output: Path, target: str | None) -> Subject:
         repeats=read_scores(output).repeats if (output / FOLDER / SCORES).exists() else evaluation.repeats,
     )
     gold = read_gold(evaluation, found)
-    return Subject(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
+    return EvalWorkspace(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
 
 
-def baseline_of(subject: Subject, *, common: bool) -> Reference | None:
+def baseline_of(subject: EvalWorkspace, *, common: bool) -> Reference | None:
     """The evaluation's baseline; None when it names none, or none has been blessed yet.
 
     A sample of the gold data is compared with the same rows of it: those that were not asked have not failed.
@@ -229,21 +229,21 @@ def baseline_of(subject: Subject, *, common: bool) -> Reference | None:
     return Reference(of=str(path), scores=scores, common_only=common)
 
 
-def reference_in(subject: Subject, *, common: bool) -> Reference | None:
+def reference_in(subject: EvalWorkspace, *, common: bool) -> Reference | None:
     """What the run in the folder was compared with: the job at another commit, or else the baseline as it is now."""
     kept = kept_reference(subject.folder)
     return baseline_of(subject, common=common) if kept is None else replace(kept, common_only=common)
 
 
-def same_graders(subject: Subject) -> None:
-    """Raises `Misuse` when the leaves in the folder were graded by other graders than the file has now."""
+def same_graders(subject: EvalWorkspace) -> None:
+    """Raises `UsageError` when the leaves in the folder were graded by other graders than the file has now."""
     before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
     if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
         again = f"pipeline grade {subject.output} --job {subject.target}"
-        raise Misuse(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
+        raise UsageError(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
 
 
-def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
+def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Settings]]:
     """What is to be run: the job, once for each repeat."""
     evaluation = subject.evaluation
     connection = connection_of(options, evaluation.job)
@@ -262,15 +262,17 @@ def runs_of(subject: Subject, options: Asking) -> list[tuple[Job, Settings]]:
     return runs
 
 
-def place_of(subject: Subject, options: Asking) -> Place:
+def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
     """Where to ask. An emulator is given the gold data: it plays a model that errs as it is told, and no more."""
     simulation = simulation_of(options)
     if simulation is not None:
         simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
-    return Place(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
+    return Target(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
 
 
-def reference_of(name: str, subject: Subject, rival: Subject, graded: Sequence[Graded], *, common: bool) -> Reference:
+def reference_of(
+    name: str, subject: EvalWorkspace, rival: EvalWorkspace, graded: Sequence[Graded], *, common: bool
+) -> Reference:
     """What a subject is compared with when that is a rival: the same gold data, the same graders. It is kept."""
     own, scores = subject.scores((), plan_in(subject.output).job), rival.scores(graded, plan_in(rival.output).job)
     scores = replace(scores, data=own.data, graders=own.graders)
@@ -282,30 +284,36 @@ def reference_of(name: str, subject: Subject, rival: Subject, graded: Sequence[G
 def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
     """Writes the baseline and reads it back; where it is.
 
-    Raises `Misuse` for a run that is not whole, was sampled, has too many failed rows, or was emulated.
+    Raises `UsageError` for a run that is not whole, was sampled, has too many failed rows, or was emulated.
     """
     plan, scores = plan_in(output), read_scores(output)
     for folder in [output_of(output, repeat) for repeat in range(scores.repeats)]:
         if status_of(folder) != "complete":
-            raise Misuse(f"too many rows of {folder} failed for a baseline: `pipeline eval --retry-failed` asks again")
+            raise UsageError(
+                f"too many rows of {folder} failed for a baseline: `pipeline eval --retry-failed` asks again"
+            )
     if plan.limit is not None:
-        raise Misuse(f"only the first {plan.limit} rows were asked, and all make a baseline: run again without --limit")
+        raise UsageError(
+            f"only the first {plan.limit} rows were asked, and all make a baseline: run again without --limit"
+        )
     if plan.simulated and not allow_emulated:
-        raise Misuse("the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same")
+        raise UsageError(
+            "the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same"
+        )
     if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
-        raise Misuse("questions to judges are open: `pipeline eval` asks them")
+        raise UsageError("questions to judges are open: `pipeline eval` asks them")
     path = to or load_evaluation(target_of(plan, output, None, name_it="name the baseline's file with --to")).baseline
     if path is None:
-        raise Misuse("the evaluation names no `baseline`: name the file with --to")
+        raise UsageError("the evaluation names no `baseline`: name the file with --to")
     kept = from_text(to_text(scores))
     FILES.make_folder(Path(path).parent)
-    FILES.put(Path(path), to_text(kept).encode())
+    FILES.write_atomic(Path(path), to_text(kept).encode())
     if read_scores(Path(path)) != kept:
         raise Broken(f"{path} does not hold what was written to it")
     return Path(path)
 
 
-def _changed(evaluation: Eval, options: Asking, repeats: int | None) -> Eval:
+def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
     changes = {"model": options.model, "input": options.inputs, "include": options.include}
     job = overridden(evaluation.job, changes, options.assignments or ())
     return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)
@@ -319,12 +327,12 @@ def _without_unknown(gold: Gold, evaluation: Eval) -> Gold:
     return replace(gold, expected=known)
 
 
-def _answer_key(subject: Subject) -> bytes:
+def _answer_key(subject: EvalWorkspace) -> bytes:
     lines = []
     for ordinal, gold in enumerate(subject.gold):
         try:
             request = subject.evaluation.job.request(Row(ordinal, gold.columns))
-        except Unusable:  # it will fail by itself
+        except InvalidRow:  # it will fail by itself
             continue
         said = [message for message in request.payload["messages"] if message.get("role") == "user"]
         if said:

@@ -10,17 +10,17 @@ from typing import Protocol
 import pyarrow as pa
 from anyio import to_thread
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Failure, Outcome, Part, Reply, Row
 from pipeline.execution import engine
-from pipeline.faults import Fault, Halt, Misuse
+from pipeline.faults import Fault, Halt, UsageError
 from pipeline.job.job import Job
 from pipeline.policy import RowCalls
 from pipeline.schema.bigquery import legal_type, refused_names
 from pipeline.source import Source, Survey
 from pipeline.storage.dataset import Dataset, output_schema
-from pipeline.storage.durable import FILES, Files
-from pipeline.storage.run_folder import Plan
+from pipeline.storage.durable import FILES, FileSystem
+from pipeline.storage.run_folder import RunIdentity
 from pipeline.storage.unfinished_rows import Turn
 
 KEPT_BYTES = 128 << 20
@@ -69,10 +69,10 @@ class Settling(Protocol):
         """What became of a row."""
 
 
-class Work:
+class ChunkWorker:
     """The rows of a run, and the dataset that they go to. Needs nothing but the job, the plan and the folder."""
 
-    def __init__(self, job: Job, plan: Plan, output: Path, files: Files = FILES) -> None:
+    def __init__(self, job: Job, plan: RunIdentity, output: Path, files: FileSystem = FILES) -> None:
         self.job = job
         self.plan = plan
         self.survey = Survey.from_json(plan.survey)
@@ -96,10 +96,10 @@ class Work:
         ask: Ask,
         journal: Records,
         keep: Keep,
-        tally: Tally,
+        tally: Counters,
         cache: Settling | None = None,
         failed: Callable[[], None] = lambda: None,
-    ) -> engine.Hands:
+    ) -> engine.EngineCallbacks:
         """What the engine needs to take chunks from rows to kept parts; `failed` is called after each failed row."""
         unfinished: dict[int, dict[int, Turn]] = {}
 
@@ -128,7 +128,9 @@ class Work:
             self._kept_bytes -= sum(kept.nbytes for kept in chunk.kept if kept is not None)
 
         ahead = max(1, min(engine.ROWS_AHEAD, int(ROWS_AHEAD_BYTES / max(self.survey.mean_row_bytes, 1.0))))
-        return engine.Hands(read=self._read, done=done, answer=answer, record=record, seal=seal, rows_ahead=ahead)
+        return engine.EngineCallbacks(
+            read=self._read, done=done, answer=answer, record=record, seal=seal, rows_ahead=ahead
+        )
 
     def close(self) -> None:
         """Closes the input."""
@@ -196,7 +198,7 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
 
     Unless it `asks`, rows come without the values that requests are made of.
 
-    Raises `Misuse` when the job does not fit the columns of its input, or when its schema has names that BigQuery
+    Raises `UsageError` when the job does not fit the columns of its input, or when its schema has names that BigQuery
     refuses and the job renames columns for it.
     """
     kept = job.columns_kept(survey.columns)
@@ -207,11 +209,13 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
     names = [*kept.values(), *added]
     schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
     if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):
-        raise Misuse(f"BigQuery refuses {', '.join(refused)}, of the job's schema: give the fields other names there")
+        raise UsageError(
+            f"BigQuery refuses {', '.join(refused)}, of the job's schema: give the fields other names there"
+        )
     return source, schema
 
 
-def _footer(plan: Plan) -> dict[str, str]:
+def _footer(plan: RunIdentity) -> dict[str, str]:
     """What the footer of every part says; pandas drops it, so the manifest says it too."""
     return {
         "pipeline.run_id": plan.run_id,

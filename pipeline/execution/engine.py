@@ -18,7 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from pipeline.data import Entry, Row
 from pipeline.faults import Broken, Fault, Halt
-from pipeline.policy import Stop
+from pipeline.policy import Shutdown
 
 OPEN_CHUNKS = 8
 """How many chunks are worked on at once, at least: a straggler in the oldest holds up no more than these."""
@@ -65,7 +65,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Hands:
+class EngineCallbacks:
     """What the engine is given to work with.
 
     `read` yields the rows of a chunk in order; `done` tells which of them have an entry already. `answer` makes an
@@ -81,11 +81,11 @@ class Hands:
     """How many rows may wait for a worker: fewer where they are large."""
 
 
-Take = Callable[[], Awaitable[Chunk | None]]
+NextChunk = Callable[[], Awaitable[Chunk | None]]
 """Gives the chunk to open next; None when there are no more. Asked once there is room for one."""
 
 
-def in_order(chunks: Iterable[Chunk]) -> Take:
+def in_order(chunks: Iterable[Chunk]) -> NextChunk:
     """Gives these chunks, one after the other."""
     left = iter(chunks)
 
@@ -101,8 +101,14 @@ def open_chunks_for(concurrency: int, chunk_rows: int, row_bytes: float) -> int:
     return max(OPEN_CHUNKS, min(wanted, int(OPEN_BYTES / (chunk_rows * max(row_bytes, 1.0)))))
 
 
-async def work_through(
-    take: Take, hands: Hands, *, workers: int, stop: Stop, grace_s: float, open_chunks: int = OPEN_CHUNKS
+async def process_chunks(
+    take: NextChunk,
+    hands: EngineCallbacks,
+    *,
+    workers: int,
+    stop: Shutdown,
+    grace_s: float,
+    open_chunks: int = OPEN_CHUNKS,
 ) -> None:
     """Takes every row of the chunks given to a recorded entry, and every chunk to its seal.
 
@@ -117,7 +123,7 @@ _Taken = tuple[Chunk, Row]
 
 
 class _Engine:
-    def __init__(self, hands: Hands, stop: Stop, open_chunks: int) -> None:
+    def __init__(self, hands: EngineCallbacks, stop: Shutdown, open_chunks: int) -> None:
         self._hands = hands
         self._stop = stop
         self._open_chunks = open_chunks
@@ -130,7 +136,7 @@ class _Engine:
         self._watching = anyio.CancelScope()
         self._full: MemoryObjectSendStream[Chunk]
 
-    async def work(self, take: Take, workers: int, grace_s: float) -> None:
+    async def work(self, take: NextChunk, workers: int, grace_s: float) -> None:
         send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, self._hands.rows_ahead))
         self._full, full = anyio.create_memory_object_stream[Chunk](self._open_chunks)
         async with anyio.create_task_group() as around:
@@ -151,7 +157,7 @@ class _Engine:
             await anyio.sleep(grace_s)
             self._working.cancel()
 
-    async def _feed(self, take: Take, rows: MemoryObjectSendStream[_Taken]) -> None:
+    async def _feed(self, take: NextChunk, rows: MemoryObjectSendStream[_Taken]) -> None:
         with self._feeding, rows:
             await self._room()
             while (chunk := await take()) is not None:

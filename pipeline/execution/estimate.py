@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import Usage
-from pipeline.faults import Broken, Unusable
+from pipeline.faults import Broken, InvalidRow
 
 if TYPE_CHECKING:
     from pipeline.data import Part, Row
@@ -83,7 +83,7 @@ def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, 
 
 def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> float | None:
     """Of so many rows; None where the model has no known price."""
-    from pipeline.policy.compose import Bounds, prices_for
+    from pipeline.policy.compose import RunLimits, prices_for
 
     if not job.model:
         return None
@@ -91,16 +91,16 @@ def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> flo
     usage = Usage(
         input=round(read * calls), output=round(written * calls), cached=round(read * calls * means.cached_share)
     )
-    cost = prices_for(job, Bounds()).cost(job.model, usage)
+    cost = prices_for(job, RunLimits()).cost(job.model, usage)
     return None if cost is None else round(cost * rows / calls, 6)
 
 
 def measured(output: Path) -> Means | None:
     """The means of the rows that an earlier run has asked, ok or failed; None when there is none."""
-    from pipeline.storage.journal import charged_in, look
+    from pipeline.storage.journal import charged_in, read_state
 
     journal = output / "_run" / "journal.sqlite"
-    parts, pending = look(journal)
+    parts, pending = read_state(journal)
     asked = sum(max(0, part.rows - part.from_cache - part.unmetered) for part in parts)
     if asked:
         read, written, seconds = _spread(output, parts)
@@ -154,7 +154,7 @@ def guessed(job: Job, rows: list[Row]) -> Means:
     for row in rows:
         try:
             sizes.append(len(json.dumps(job.request(row).payload["messages"], ensure_ascii=False, default=str)))
-        except Unusable:
+        except InvalidRow:
             continue
     mean = sum(sizes) / len(sizes) if sizes else 0.0
     read = Figure(mean / CHARACTERS_PER_TOKEN, mean / MOST_PER_TOKEN, mean / FEWEST_PER_TOKEN)

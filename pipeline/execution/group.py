@@ -9,24 +9,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.cli.host import Place, carry_out, exit_code, require_access
+from pipeline.cli.host import Target, execute, exit_code, require_access
 from pipeline.ledger import NOTHING, Charges, total
 from pipeline.storage.run_folder import RunFolder, differences
 
 if TYPE_CHECKING:
     from pipeline.execution.run import Run, Settings, Summary
     from pipeline.job.job import Job
-    from pipeline.policy import Flights, Stop
-    from pipeline.storage.run_folder import Plan
+    from pipeline.policy import Shutdown, SingleFlight
+    from pipeline.storage.run_folder import RunIdentity
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class RunGroup:
     """Runs that went side by side. Calls, tokens and cost in any of the summaries are those of all runs."""
 
     runs: Sequence[Run]
     summaries: Sequence[Summary]
-    stop: Stop
+    stop: Shutdown
 
     @property
     def stopped(self) -> bool:
@@ -44,7 +44,7 @@ class Together:
         """For all of them, in all of their starts."""
         return total(summary.run for summary in self.summaries)
 
-    def first(self, count: int) -> Together:
+    def first(self, count: int) -> RunGroup:
         """The same, of its first runs alone."""
         return replace(self, runs=self.runs[:count], summaries=self.summaries[:count])
 
@@ -52,34 +52,34 @@ class Together:
 @contextmanager
 def carried_out(
     jobs: Sequence[tuple[Job, Settings]],
-    place: Place,
+    place: Target,
     *,
     paid: Charges = NOTHING,
     begin: Callable[[], None] = lambda: None,
-) -> Iterator[Together]:
+) -> Iterator[RunGroup]:
     """The runs, done or stopped, and still ours alone within the block.
 
     They are asked side by side in time, and share what may be in flight, what may be spent (less what others have
     `paid`), and their replies. `begin` is called when they are ours, before the first call.
     """
     from pipeline.cli.progress import stage
-    from pipeline.execution.run import opened
-    from pipeline.policy import Flights
+    from pipeline.execution.run import open_run
+    from pipeline.policy import SingleFlight
 
     if any(settings.fresh for _, settings in jobs):
         require_access(place)
-    began, flights = time.monotonic(), Flights()
+    began, flights = time.monotonic(), SingleFlight()
     with ExitStack() as stack:
         before = [None if settings.fresh else RunFolder(settings.output).load() for _, settings in jobs]
         shared = [(job, _sharing(settings, len(jobs), flights)) for job, settings in jobs]
         with stage("reading the gold data", quiet=place.quiet):
-            runs = [stack.enter_context(opened(job, settings)) for job, settings in shared]
+            runs = [stack.enter_context(open_run(job, settings)) for job, settings in shared]
         _tell_superseded(before[0], runs[0])
         begin()
         yield _carried_out(runs, place, paid, began)
 
 
-def _tell_superseded(before: Plan | None, run: Run) -> None:
+def _tell_superseded(before: RunIdentity | None, run: Run) -> None:
     if before is None or before.run_id == run.plan.run_id:
         return
     data = [] if before.survey["files"] == run.plan.survey["files"] else ["the gold data changed"]
@@ -88,19 +88,19 @@ def _tell_superseded(before: Plan | None, run: Run) -> None:
         print(f"note: {run.folder.output} holds another run: {what}; {told}", file=sys.stderr)
 
 
-def _carried_out(runs: Sequence[Run], place: Place, paid: Charges, began: float) -> Together:
-    from pipeline.counters import Tally
+def _carried_out(runs: Sequence[Run], place: Target, paid: Charges, began: float) -> RunGroup:
+    from pipeline.counters import Counters
 
-    tally = Tally()
+    tally = Counters()
     for run in runs:
         if run.settings.retry_failed and (reopened := run.reopen_failed()):
             print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
-        run.count_before(tally)
+        run.restore_counts(tally)
     _share_purses(runs, paid)
-    return Together(runs, *carry_out(runs, place, tally, began))
+    return RunGroup(runs, *execute(runs, place, tally, began))
 
 
-def _sharing(settings: Settings, runs: int, flights: Flights) -> Settings:
+def _sharing(settings: Settings, runs: int, flights: SingleFlight) -> Settings:
     """The settings of one of several runs: its share of the rates and of the calls in flight."""
     bounds = settings.bounds
     shared = replace(
@@ -115,11 +115,11 @@ def _sharing(settings: Settings, runs: int, flights: Flights) -> Settings:
 
 def _share_purses(runs: Sequence[Run], paid: Charges) -> None:
     """One budget for all of them, less what all of them and others have spent."""
-    from pipeline.policy.compose import purses_for
+    from pipeline.policy.compose import budgets_for
 
     first = runs[0]
     if first.purses:
         charged = total([paid, *(run.charged_before for run in runs)])
-        purses = purses_for(first.job, first.settings.bounds, charged)
+        purses = budgets_for(first.job, first.settings.bounds, charged)
         for run in runs:
             run.purses = purses

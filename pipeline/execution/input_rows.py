@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.data import Row
 from pipeline.execution.chunks import source_of
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import Job
 from pipeline.source import Survey, changed, found_again
 
@@ -16,7 +16,7 @@ from pipeline.source import Survey, changed, found_again
 class InputRows:
     """Any row by its ordinal; quick where ordinals ascend. Reading one means reading its chunk up to it.
 
-    Raises `Misuse`, with what differs, when the input is no longer the one that was asked, or does not fit the job.
+    Raises `UsageError`, with what differs, when the input is no longer the one that was asked, or does not fit the job.
     """
 
     def __init__(self, job: Job, survey: Survey) -> None:
@@ -52,4 +52,4 @@ def _where_it_is(job: Job, survey: Survey) -> Survey:
         moved, others = found_again(survey, job.input, job.include)
         if not others:
             return moved
-    raise Misuse(f"the input is no longer the one that was asked: {differences[0]}")
+    raise UsageError(f"the input is no longer the one that was asked: {differences[0]}")

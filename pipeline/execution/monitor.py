@@ -16,12 +16,12 @@ from typing import Any
 import anyio
 import orjson
 
-from pipeline.counters import Tally
-from pipeline.faults import Broken, Misuse
-from pipeline.pace import Spacing
-from pipeline.policy import WARNING_SHARE, Lane, Limits, Stop
-from pipeline.policy.compose import Composed
-from pipeline.storage.durable import FILES, PRIVATE_FILE, Files
+from pipeline.counters import Counters
+from pipeline.faults import Broken, UsageError
+from pipeline.pace import Pacer
+from pipeline.policy import WARNING_SHARE, Limits, Shutdown, Upstream
+from pipeline.policy.compose import ComposedAsk
+from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.rate_memory import GrantedRates
 
 EVENTS = "events.jsonl"
@@ -42,7 +42,7 @@ _TUNE_REMEDY = (
 )
 
 
-class Watch:
+class RunMonitor:
     """Writes and reads the files of a run folder beside the work: `events.jsonl`, `state.json`, `tune.json`.
 
     Requests the stop when the disk fails.
@@ -51,10 +51,10 @@ class Watch:
     def __init__(
         self,
         folder: Path,
-        composed: Composed,
-        tally: Tally,
-        stop: Stop,
-        files: Files = FILES,
+        composed: ComposedAsk,
+        tally: Counters,
+        stop: Shutdown,
+        files: FileSystem = FILES,
         rates: GrantedRates | None = None,
     ) -> None:
         self._folder = folder
@@ -154,7 +154,7 @@ class Watch:
     def _lanes_changed(self) -> list[Any]:
         return [lane for lane in self._composed.dispatcher.lanes if lane.rate and lane.rate.change]
 
-    def _change_of(self, lane: Lane) -> str:
+    def _change_of(self, lane: Upstream) -> str:
         text = lane.rate.change.text if lane.rate and lane.rate.change else ""
         return text if len(self._composed.dispatcher.lanes) == 1 else f"{lane.name}: {text}"
 
@@ -163,7 +163,7 @@ class Watch:
             told = self._told_of.get(lane.name, -math.inf)
             if lane.rate.change.at >= told + (_SAID_AGAIN_S if told > -math.inf else 0.0):
                 self._told_of[lane.name] = lane.rate.change.at
-                self._tally.notes.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
+                self._tally.notices.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
 
     def _counts(self) -> dict[str, int]:
         tally = self._tally
@@ -180,7 +180,7 @@ class Watch:
         self._append({**event, "note": note} if note else event)
         failures = self._tally.failures_before + self._tally.failures
         state = {**event, "failures": failures.bare().to_json()}
-        self._files.put(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
+        self._files.write_atomic(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
 
     def _append(self, event: Mapping[str, Any] | None = None) -> None:
         line = b"" if event is None else orjson.dumps(event)
@@ -201,7 +201,7 @@ class Watch:
         limits = self._composed.dispatcher.limits
         now = {**changes, **({"concurrency": limits.concurrency} if "concurrency" in changes else {})}
         text = ", ".join(f"{name}={value:g}" for name, value in now.items())
-        self._tally.notes.append(f"tuned: {text}")
+        self._tally.notices.append(f"tuned: {text}")
         self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
 
     def _look(self) -> None:
@@ -215,7 +215,7 @@ class Watch:
             if purse.unit not in self._warned and purse.spent >= WARNING_SHARE * purse.cap:
                 self._warned.add(purse.unit)
                 share = purse.spent / purse.cap
-                self._tally.notes.append(f"{share:.0%} of the budget of {purse.cap:g} {purse.unit} is spent")
+                self._tally.notices.append(f"{share:.0%} of the budget of {purse.cap:g} {purse.unit} is spent")
 
 
 def apply(limits: Limits, changes: Mapping[str, float]) -> None:
@@ -223,33 +223,33 @@ def apply(limits: Limits, changes: Mapping[str, float]) -> None:
     if "concurrency" in changes:
         limits.concurrency = max(1, min(int(changes["concurrency"]), limits.most or int(changes["concurrency"])))
     if "rpm" in changes:
-        limits.requests = Spacing(changes["rpm"]) if changes["rpm"] else None
+        limits.requests = Pacer(changes["rpm"]) if changes["rpm"] else None
     if "tpm" in changes:
-        limits.tokens = Spacing(changes["tpm"]) if changes["tpm"] else None
+        limits.tokens = Pacer(changes["tpm"]) if changes["tpm"] else None
 
 
 def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
-    """The changes that a user asks for. Raises `Misuse` for anything but NAME=NUMBER of what can be tuned."""
+    """The changes that a user asks for. Raises `UsageError` for anything but NAME=NUMBER of what can be tuned."""
     changes = {}
     for assignment in assignments:
         name, _, text = assignment.partition("=")
         if name not in TUNABLE:
             meant = get_close_matches(name.lower(), TUNABLE, n=1, cutoff=0.4)
             remedy = f"did you mean {meant[0]}={text or 300}?" if meant and text else _TUNE_REMEDY
-            raise Misuse(f"{assignment!r}: there is no limit called {name!r}; {remedy}")
+            raise UsageError(f"{assignment!r}: there is no limit called {name!r}; {remedy}")
         try:
             changes[name] = float(text)
         except ValueError:
-            raise Misuse(f"{assignment!r} is not {name}=NUMBER, as in {name}=300") from None
+            raise UsageError(f"{assignment!r} is not {name}=NUMBER, as in {name}=300") from None
         if not (least := 1 if name == "concurrency" else 0) <= changes[name] < math.inf:
-            raise Misuse(f"{assignment!r} cannot be set: {name} takes a number from {least} on; {_TUNE_REMEDY}")
+            raise UsageError(f"{assignment!r} cannot be set: {name} takes a number from {least} on; {_TUNE_REMEDY}")
     return changes
 
 
 def ask_to_tune(folder: Path, assignments: Sequence[str]) -> dict[str, float]:
-    """Leaves changes for a running job to find. Raises `Misuse` as `tuning_of`."""
+    """Leaves changes for a running job to find. Raises `UsageError` as `tuning_of`."""
     changes = tuning_of(assignments)
-    FILES.put(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
+    FILES.write_atomic(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
     return changes
 
 

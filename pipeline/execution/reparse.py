@@ -9,37 +9,39 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Part
 from pipeline.execution.run import Run, Settings, Summary
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import Job
-from pipeline.policy import Stop
+from pipeline.policy import Shutdown
 from pipeline.source import changed
 from pipeline.storage.batches import bounded_batches, parquet_at
 from pipeline.storage.dataset import kept_replies
-from pipeline.storage.durable import FILES, Files
+from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.run_folder import RunFolder, differences
 
 
-def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
+def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
     """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
 
-    Only the schema (and what it does to columns) may differ from the run's job. Raises `Misuse` otherwise. When it
+    Only the schema (and what it does to columns) may differ from the run's job. Raises `UsageError` otherwise. When it
     is cut short, the run is marked, and running it again finishes it.
     """
     started = time.monotonic()
     folder = RunFolder(output, files)
     before = folder.load()
     if before is None:
-        raise Misuse(f"{output} holds no run")
+        raise UsageError(f"{output} holds no run")
     with folder.locked():
         plan = replace(before, job=job.fingerprint(), reparsing=True)
         other = [text for text in differences(before, plan) if not text.startswith("schema ")]
         if other:
-            raise Misuse(f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again")
+            raise UsageError(
+                f"only the schema may change in a re-parse, but {'; '.join(other)}: use --fresh to ask again"
+            )
         if not before.keep_replies:
-            raise Misuse("the run did not keep its replies: use --fresh to ask again")
+            raise UsageError("the run did not keep its replies: use --fresh to ask again")
         run = Run(job, Settings(output=output, files=files), folder, plan)
         try:
             damage = run.damage()
@@ -51,7 +53,7 @@ def reparse(job: Job, output: Path, files: Files = FILES) -> Summary:
                 run.parts[part.chunk] = _parsed_again(run, part, kept)
             run.plan = replace(plan, reparsing=False)
             folder.save(run.plan)
-            return run.conclude(Tally(), Stop(), time.monotonic() - started)
+            return run.finish(Counters(), Shutdown(), time.monotonic() - started)
         finally:
             run.work.close()
             run.journal.close()
@@ -75,10 +77,12 @@ def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
 
 
 def _require_input(run: Run, damage: Mapping[int, str]) -> None:
-    """Raises `Misuse` when parts are damaged and the input, which has their kept columns too, has changed."""
+    """Raises `UsageError` when parts are damaged and the input, which has their kept columns too, has changed."""
     for wrong in damage.values():
         if different := changed(run.survey):
-            raise Misuse(f"{wrong}, and the input is no longer what it was read from ({different[0]}): restore either")
+            raise UsageError(
+                f"{wrong}, and the input is no longer what it was read from ({different[0]}): restore either"
+            )
 
 
 def _empty(rows: int) -> pa.RecordBatch:

@@ -16,27 +16,27 @@ import anyio
 import pyarrow as pa
 from anyio import to_thread
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Entry, Failure, Part, is_part_name
 from pipeline.execution import engine
-from pipeline.execution.chunks import Work, source_of
-from pipeline.execution.monitor import Watch
+from pipeline.execution.chunks import ChunkWorker, source_of
+from pipeline.execution.monitor import RunMonitor
 from pipeline.failures import ALIKE, FailureKind, Failures, Tolerance
-from pipeline.faults import Broken, Misuse, NothingToDo
+from pipeline.faults import Broken, NothingToDo, UsageError
 from pipeline.job.job import Job
 from pipeline.job.loader import sha256_of
 from pipeline.ledger import KINDS, NOTHING, Charges
-from pipeline.policy import Purse, Stop
-from pipeline.policy.compose import Bounds, Opened, Reuse, compose, purses_for, workers_for
+from pipeline.policy import LocalBudget, Shutdown
+from pipeline.policy.compose import CacheSettings, OpenEndpoint, RunLimits, budgets_for, compose, workers_for
 from pipeline.source import Survey, discover, found_again, survey
 from pipeline.storage.dataset import kept_replies
-from pipeline.storage.durable import FILES, Files
+from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import Journal, beside, look
+from pipeline.storage.journal import Journal, read_state, worker_journals
 from pipeline.storage.rate_memory import GrantedRates
 from pipeline.storage.records import with_examples
 from pipeline.storage.reply_cache import Cache
-from pipeline.storage.run_folder import Plan, RunFolder, differences
+from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
 
 SPARE_DESCRIPTORS = 64
 """Files and sockets that are open besides the connections to the endpoint."""
@@ -52,7 +52,7 @@ class Settings:
 
     output: Path
     target: str = ""
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: RunLimits = field(default_factory=RunLimits)
     limit: int | None = None
     fresh: bool = False
     supersede: bool = False
@@ -66,7 +66,7 @@ class Settings:
     simulated: bool = False
     chunk_rows: int | None = None
     """Rows of a chunk; None lets their size decide."""
-    files: Files = FILES
+    files: FileSystem = FILES
     rates: Path | None = None
     """Where the rates that were granted are kept beyond this run; None keeps them in its folder only."""
     endpoints: int = 1
@@ -128,30 +128,30 @@ class Summary:
         return {**start, "left": self.left, **run}
 
 
-Connect = Callable[[], AbstractAsyncContextManager[Sequence[Opened]]]
+Connect = Callable[[], AbstractAsyncContextManager[Sequence[OpenEndpoint]]]
 """Opens the endpoints, and closes them at the end of the block."""
 
 
 class Run:
-    """A job in its output folder, locked and checked. Make one with `opened`."""
+    """A job in its output folder, locked and checked. Make one with `open_run`."""
 
-    def __init__(self, job: Job, settings: Settings, folder: RunFolder, plan: Plan) -> None:
+    def __init__(self, job: Job, settings: Settings, folder: RunFolder, plan: RunIdentity) -> None:
         self.started = _now()
         self.job = job
         self.settings = settings
         self.folder = folder
         self.plan = plan
-        self.work = Work(job, plan, folder.output, settings.files)
+        self.work = ChunkWorker(job, plan, folder.output, settings.files)
         self._check = PartCheck(folder.output)
         self.survey, self.dataset = self.work.survey, self.work.dataset
         self.journal = Journal(folder.journal, settings.files)
-        for left in beside(folder.journal):  # by the worker processes of a start that was killed
+        for left in worker_journals(folder.journal):  # by the worker processes of a start that was killed
             self.journal.absorb(left)
         self.charged_before = self.journal.charged()
         self.lock: int | None = None
         """The lock that worker processes share, when it is held."""
         self.cache: Cache | None = None
-        self.purses: list[Purse] = []
+        self.purses: list[LocalBudget] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
 
     def chunks(self) -> list[engine.Chunk]:
@@ -161,7 +161,7 @@ class Run:
     def reopen_failed(self) -> int:
         """Makes every failed row a row to ask again; how many there are."""
         if not self.plan.keep_replies and any(part.failed for part in self.parts.values()):
-            raise Misuse("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
+            raise UsageError("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
         reopened = 0
         for part in [part for part in self.parts.values() if part.failed]:
             entries = kept_replies(self.folder.output, part.chunk)
@@ -178,22 +178,22 @@ class Run:
     def extend(self, before: Survey) -> int:
         """Makes room for more rows: parts that other chunks, or other columns, take the place of are opened again.
 
-        Nothing is asked again. Returns how many parts were opened. Raises `Misuse` when their replies were not kept.
+        Nothing is asked again. Returns how many parts were opened. Raises `UsageError` when their replies were not kept.
         """
         now = self.survey
         same = (now.schema, now.json_columns, now.chunk_rows) == (before.schema, before.json_columns, before.chunk_rows)
-        opened = [part for part in self.parts.values() if not same or part.rows != self.work.chunk(part.chunk).rows]
-        if opened and not self.plan.keep_replies:
-            raise Misuse("the run did not keep its replies, so it cannot be extended: use --fresh")
+        open_run = [part for part in self.parts.values() if not same or part.rows != self.work.chunk(part.chunk).rows]
+        if open_run and not self.plan.keep_replies:
+            raise UsageError("the run did not keep its replies, so it cannot be extended: use --fresh")
         self.dataset.unfinish()
-        for part in opened:
+        for part in open_run:
             self.journal.unseal(part.chunk, kept_replies(self.folder.output, part.chunk))
             del self.parts[part.chunk]
-        for part in opened:
+        for part in open_run:
             self.dataset.discard(part.chunk)
-        return len(opened)
+        return len(open_run)
 
-    async def carry_out(self, connect: Connect, tally: Tally, stop: Stop) -> None:
+    async def execute(self, connect: Connect, tally: Counters, stop: Shutdown) -> None:
         """Asks what is left to ask, and seals it. Returns at the end, or when `stop` was requested and drained."""
         chunks = self.chunks()
         if not chunks:
@@ -215,12 +215,12 @@ class Run:
             )
             tasks.start_soon(self.journal.keep_writing)
             if self.cache is not None:
-                tasks.start_soon(self.cache.keep_working, tally.notes.append)
-            tasks.start_soon(Watch(self.folder.run, composed, tally, stop, self.settings.files, rates).keep)
-            await engine.work_through(
+                tasks.start_soon(self.cache.keep_working, tally.notices.append)
+            tasks.start_soon(RunMonitor(self.folder.run, composed, tally, stop, self.settings.files, rates).keep)
+            await engine.process_chunks(
                 engine.in_order(chunks),
                 self.work.hands(
-                    composed.ask, self.journal, self.keep, tally, self.cache, partial(self.check, tally, stop)
+                    composed.ask, self.journal, self.record_part, tally, self.cache, partial(self.check, tally, stop)
                 ),
                 workers=workers_for(bounds.concurrency),
                 stop=stop,
@@ -235,12 +235,12 @@ class Run:
         """Where the rates that the endpoints granted are kept."""
         return GrantedRates(self.folder.run, self.settings.rates, self.settings.files)
 
-    async def keep(self, part: Part) -> None:
+    async def record_part(self, part: Part) -> None:
         """Records a written part."""
         await to_thread.run_sync(self.journal.seal, part)
         self.parts[part.chunk] = part
 
-    def check(self, tally: Tally, stop: Stop) -> None:
+    def check(self, tally: Counters, stop: Shutdown) -> None:
         """Requests the stop when more rows have failed than the run goes on with, and it would spare calls."""
         in_play = tally.in_flight + tally.waiting + tally.retrying
         if (tally.failed or tally.failures_before.kinds) and tally.rows - tally.done > min(in_play, FEW_LEFT):
@@ -258,7 +258,7 @@ class Run:
                 return Tolerance(alike=ALIKE)
         return Tolerance()
 
-    def conclude(self, tally: Tally, stop: Stop, seconds: float, charged: Charges = NOTHING) -> Summary:
+    def finish(self, tally: Counters, stop: Shutdown, seconds: float, charged: Charges = NOTHING) -> Summary:
         """Counts what there is, writes the manifest and, when every row is accounted for, the success marker.
 
         `charged` is what this start was, with all that went side by side.
@@ -299,7 +299,7 @@ class Run:
         self.dataset.finish(self._manifest(summary, stop), success=status == "complete")
         return summary
 
-    def count_before(self, tally: Tally) -> None:
+    def restore_counts(self, tally: Counters) -> None:
         """Tells the tally and the budgets what earlier starts have done and spent."""
         tally.rows += self.survey.rows
         tally.done_before += sum(part.rows for part in self.parts.values()) + self.journal.count()
@@ -307,7 +307,7 @@ class Run:
         tally.ok_before += ok
         tally.failures_before += failures
         tally.cost_before_usd += self.charged_before.cost_usd
-        self.purses = purses_for(self.job, self.settings.bounds, self.charged_before)
+        self.purses = budgets_for(self.job, self.settings.bounds, self.charged_before)
 
     def damage(self) -> dict[int, str]:
         """What is wrong with the files of sealed parts, a sentence for each chunk that is damaged."""
@@ -325,7 +325,7 @@ class Run:
         again = f", or `pipeline reparse {self.folder.output} --job {self.plan.target or 'JOB.py'}` makes it again"
         return f"restore the file{f'{again} at no cost' if self.plan.keep_replies else ''}; --fresh starts over"
 
-    def _unsound(self, stop: Stop) -> list[Part] | None:
+    def _unsound(self, stop: Shutdown) -> list[Part] | None:
         """None when the parts, and nothing else, are there as they were sealed; or those that are damaged.
 
         Then the run has not ended, but was stopped.
@@ -358,7 +358,7 @@ class Run:
                     ok += 1
         return ok, failures
 
-    def _manifest(self, summary: Summary, stop: Stop) -> dict[str, Any]:
+    def _manifest(self, summary: Summary, stop: Shutdown) -> dict[str, Any]:
         plan, figures = self.plan, summary.run.figures()
         return {
             "status": summary.status,
@@ -384,17 +384,17 @@ class Run:
 
 
 @contextmanager
-def opened(job: Job, settings: Settings) -> Iterator[Run]:
+def open_run(job: Job, settings: Settings) -> Iterator[Run]:
     """A run, new or resumed, for us alone. Nothing was asked yet; everything that can be refused has been.
 
-    Raises `Misuse` (with the remedy), or `NothingToDo` when the input has no row.
+    Raises `UsageError` (with the remedy), or `NothingToDo` when the input has no row.
     """
     discover(inputs_of(job), job.include)  # refused here, before an output folder is made for it
-    equip(settings)
+    prepare_process(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
     # The cache, too, is opened before anything is removed.
-    with folder.locked() as lock, reusing(settings.bounds.reuse) as cache:
+    with folder.locked() as lock, open_cache(settings.bounds.reuse) as cache:
         before = None if settings.fresh else folder.load()
         plan = _planned(job, settings, folder)
         _require_columns(job, Survey.from_json(plan.survey))
@@ -419,8 +419,8 @@ def allowed_failures(job: Job, rows: int) -> float:
     return job.max_failed * rows if job.max_failed < 1 else job.max_failed
 
 
-def equip(settings: Settings) -> None:
-    """Makes this process fit for a run: for its many small batches, and for its many connections. Raises `Misuse`."""
+def prepare_process(settings: Settings) -> None:
+    """Makes this process fit for a run: for its many small batches, and for its many connections. Raises `UsageError`."""
     # Arrow's own pools keep what many small batches leave behind, and a long run grows by it.
     pa.set_memory_pool(pa.system_memory_pool())
     ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
@@ -429,14 +429,14 @@ def equip(settings: Settings) -> None:
 def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
     """Raises the soft limit of open files to what the concurrency needs, as it is and as it may be tuned to.
 
-    Raises `Misuse` when the hard limit is below what it needs as it is.
+    Raises `UsageError` when the hard limit is below what it needs as it is.
     """
     needed = concurrency * endpoints + SPARE_DESCRIPTORS
     wanted = workers_for(concurrency) * endpoints + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         told = f"{concurrency} calls in flight" + (f" to each of {endpoints} endpoints" if endpoints > 1 else "")
-        raise Misuse(f"{told} need {needed} open files, but the limit is {hard} (ulimit -Hn): lower --concurrency")
+        raise UsageError(f"{told} need {needed} open files, but the limit is {hard} (ulimit -Hn): lower --concurrency")
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
@@ -444,8 +444,8 @@ def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
 
 
 @contextmanager
-def reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
-    """The replies of earlier runs, where they may be used. Raises `Misuse` when they cannot be read."""
+def open_cache(reuse: CacheSettings | None) -> Iterator[Cache | None]:
+    """The replies of earlier runs, where they may be used. Raises `UsageError` when they cannot be read."""
     if reuse is None:
         yield None
         return
@@ -453,14 +453,16 @@ def reusing(reuse: Reuse | None) -> Iterator[Cache | None]:
         yield cache
 
 
-def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
+def _planned(job: Job, settings: Settings, folder: RunFolder) -> RunIdentity:
     before = None if settings.fresh else folder.load()
-    if before is not None and look(folder.journal) == ([], 0):
+    if before is not None and read_state(folder.journal) == ([], 0):
         for part in PartCheck(folder.output).unrecorded(()):
-            raise Misuse(f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh")
+            raise UsageError(
+                f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"
+            )
         before = None  # a start that recorded nothing binds nobody to its settings
     found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
-    plan = Plan(
+    plan = RunIdentity(
         job_name=job.name,
         job=job.fingerprint(),
         target=settings.target,
@@ -473,7 +475,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
     if before is None:
         return plan
     if before.reparsing:
-        raise Misuse(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
+        raise UsageError(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
     found, moved = found_again(found, inputs_of(job), job.include)
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
@@ -486,7 +488,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
             else ""
         )
         listed = "".join(f"\n  - {text}" for text in different)
-        raise Misuse(
+        raise UsageError(
             f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
         )
     here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
@@ -496,7 +498,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> Plan:
 
 
 def _require_columns(job: Job, found: Survey) -> None:
-    """Raises `Misuse` when the job does not fit the columns of its input."""
+    """Raises `UsageError` when the job does not fit the columns of its input."""
     source, _ = source_of(job, found)
     source.close()
 
@@ -513,7 +515,7 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
         raise NothingToDo("the input holds no row")
     if found.bad_count and job.max_failed == 0:
         first = found.bad_lines[0]
-        raise Misuse(
+        raise UsageError(
             f"records that cannot be read: {found.bad_count}, and the job allows no failed row; the first: "
             f"{first.path}: {first.problem}"
         )
@@ -521,7 +523,7 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
 
 
 def check_parts(run: Run) -> None:
-    """Raises `Misuse` when a part is not there or not what was sealed, or when files lie there that are no parts.
+    """Raises `UsageError` when a part is not there or not what was sealed, or when files lie there that are no parts.
 
     The success marker is then taken away: it stands for a whole dataset.
     """
@@ -529,9 +531,9 @@ def check_parts(run: Run) -> None:
     if damage or strangers:
         run.dataset.unfinish()
     for wrong in damage.values():
-        raise Misuse(f"{wrong}: {run.remedy()}")
+        raise UsageError(f"{wrong}: {run.remedy()}")
     for stranger in strangers:
-        raise Misuse(f"{stranger}: move it elsewhere")
+        raise UsageError(f"{stranger}: move it elsewhere")
 
 
 def _listed(part: Part) -> dict[str, Any]:
@@ -546,17 +548,17 @@ def _listed(part: Part) -> dict[str, Any]:
 def inputs_of(job: Job) -> list[str | Path]:
     """What the job reads: files, folders, globs."""
     if not job.input:
-        raise Misuse("the job has no input: name one with --input")
+        raise UsageError("the job has no input: name one with --input")
     return [job.input] if isinstance(job.input, str | Path) else list(job.input)
 
 
-def _reason(stop: Stop) -> str | None:
+def _reason(stop: Shutdown) -> str | None:
     if isinstance(stop.reason, signal.Signals):
         return stop.reason.name
     return str(stop.reason) if stop.reason else None
 
 
-def _stopped_by(stop: Stop) -> str | None:
+def _stopped_by(stop: Shutdown) -> str | None:
     """The name of the signal, or the kind of error, that stopped a start."""
     return (
         stop.reason.name

@@ -21,12 +21,12 @@ from pipeline.data import Entry, Failure, Part
 from pipeline.execution.input_rows import InputRows
 from pipeline.faults import Broken, Fault
 from pipeline.job.job import Job
-from pipeline.job.parsing import Reader
+from pipeline.job.parsing import ReplyParser
 from pipeline.schema.bigquery import legal_names
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.dataset import Dataset
-from pipeline.storage.journal import beside, entries_in, look, recorded_in
-from pipeline.storage.run_folder import JOURNAL, Plan
+from pipeline.storage.journal import entries_in, read_state, recorded_in, worker_journals
+from pipeline.storage.run_folder import JOURNAL, RunIdentity
 
 _EVERY_ROW = 2**62
 
@@ -77,11 +77,11 @@ class RunRows:
         self._output = output
         self._inputs = inputs
         self._reader = job.reader if job is not None else None
-        self._preview = Dataset(output, inputs.kept if inputs else _NO_COLUMNS, self._reader or Reader(None), {})
+        self._preview = Dataset(output, inputs.kept if inputs else _NO_COLUMNS, self._reader or ReplyParser(None), {})
 
     def select(self, selection: Selection) -> Iterator[RunRow]:
         """The rows that are wanted, in order. Raises `Broken` when a part or the journal is missing or damaged."""
-        parts, pending = look(self._output / "_run" / JOURNAL)
+        parts, pending = read_state(self._output / "_run" / JOURNAL)
         unsealed = _unsealed(self._output / "_run" / JOURNAL, parts) if pending else []
         rows = merge(self._sealed(parts, selection), self._unsealed(unsealed, selection), key=lambda row: row.ordinal)
         return (row for row in rows if selection.takes(row.ordinal, row.record))
@@ -116,7 +116,7 @@ _NO_COLUMNS = pa.schema([])
 _NOTHING_KEPT = pa.RecordBatch.from_struct_array(pa.array([{}], pa.struct([])))
 
 
-def key_column(plan: Plan) -> str | None:
+def key_column(plan: RunIdentity) -> str | None:
     """The output column that people know a row by; None when the job names none."""
     columns = orjson.loads(plan.job.get("columns") or "{}")
     key, rename = columns.get("key"), columns.get("rename") or {}
@@ -155,7 +155,7 @@ def _unsealed(journal: Path, parts: Sequence[Part]) -> list[tuple[int, Path]]:
     ends = sorted((part.first, part.first + part.rows) for part in parts)
     starts = [first for first, _ in ends]
     found: dict[int, Path] = {}
-    for path in [journal, *beside(journal)]:
+    for path in [journal, *worker_journals(journal)]:
         with suppress(Broken):  # a worker's journal that has just begun, or was taken over
             found |= dict.fromkeys(recorded_in(path, 0, _EVERY_ROW), path)
 

@@ -16,12 +16,12 @@ import orjson
 
 from pipeline.execution.monitor import state_of
 from pipeline.failures import Failures
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.ledger import Charges
 from pipeline.storage.dataset import MANIFEST, SUCCESS
-from pipeline.storage.journal import charged_in, look
+from pipeline.storage.journal import charged_in, read_state
 from pipeline.storage.records import with_examples
-from pipeline.storage.run_folder import LOCK, Plan, RunFolder
+from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only where the success marker is. `failed`: every row is done, and
@@ -110,9 +110,9 @@ class RunStatus:
 
 
 def run_status(output: Path) -> RunStatus:
-    """Raises `Misuse` when the folder holds no run, or its manifest is damaged; `Broken` when its journal is."""
+    """Raises `UsageError` when the folder holds no run, or its manifest is damaged; `Broken` when its journal is."""
     folder, plan = require_run(output)
-    parts, pending = look(folder.journal)
+    parts, pending = read_state(folder.journal)
     holder = folder.running()
     state = _state_of(folder, running=holder is not None)
     told = manifest_of(output) or {}
@@ -170,24 +170,24 @@ def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done:
     return "stopped"
 
 
-def require_run(output: Path) -> tuple[RunFolder, Plan]:
-    """The folder and the plan of a run. Raises `Misuse` when there is none."""
+def require_run(output: Path) -> tuple[RunFolder, RunIdentity]:
+    """The folder and the plan of a run. Raises `UsageError` when there is none."""
     folder = RunFolder(output)
     found = folder.load()
     if found is None:
-        raise Misuse(f"there is no run in {output}: {output / '_run' / 'plan.json'} does not exist")
+        raise UsageError(f"there is no run in {output}: {output / '_run' / 'plan.json'} does not exist")
     return folder, found
 
 
 def manifest_of(output: Path) -> dict[str, Any] | None:
-    """What the last start wrote at its end; None when none has ended. Raises `Misuse` when it is damaged."""
+    """What the last start wrote at its end; None when none has ended. Raises `UsageError` when it is damaged."""
     try:
         content = orjson.loads((output / MANIFEST).read_bytes())
         return _sound(content)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
-        raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
+        raise UsageError(f"{output / MANIFEST} is damaged: {error}") from error
 
 
 def _sound(manifest: dict[str, Any]) -> dict[str, Any]:

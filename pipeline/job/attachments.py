@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pipeline.endpoint.redaction import quoted
-from pipeline.faults import Unusable
+from pipeline.faults import InvalidRow
 
 INLINE_LIMIT = 20_000_000
 """Bytes of a request that Vertex AI documents as the most it takes inline."""
@@ -60,11 +60,11 @@ class Attachment:
 
 
 def attachments(part: MediaColumn, values: Mapping[str, Any]) -> list[Attachment]:
-    """The attachments of a row. Raises `Unusable` when the column holds nothing that could be one."""
+    """The attachments of a row. Raises `InvalidRow` when the column holds nothing that could be one."""
     value = values.get(part.column)
     items = [_content(item) for item in (value if isinstance(value, list) else [value])]
     if not items or not all(isinstance(item, str | bytes) and item for item in items):
-        raise Unusable(f"column {part.column!r} holds no {part.kind}: it is null, empty or of another type")
+        raise InvalidRow(f"column {part.column!r} holds no {part.kind}: it is null, empty or of another type")
     return [Attachment(part.kind, part.column, item) for item in items]
 
 
@@ -78,7 +78,7 @@ def _content(item: Any) -> Any:
 def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) -> dict[str, Any]:
     """The message part, with the bytes in it where they are ours to send. Blocking: call it in a thread.
 
-    Raises `Unusable` for a file that is missing, unreadable, empty, outside `root`, of no known type, or that
+    Raises `InvalidRow` for a file that is missing, unreadable, empty, outside `root`, of no known type, or that
     would take more than `budget` bytes of the request.
     """
     value = attachment.value
@@ -86,26 +86,26 @@ def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) 
         if len(value) > budget:
             raise _too_large(attachment, len(value))
         if attachment.kind == "audio" and value.startswith("data:") and ";base64," not in value:
-            raise Unusable(f"column {attachment.column!r}: a data: URL of a recording has to be in base64")
+            raise InvalidRow(f"column {attachment.column!r}: a data: URL of a recording has to be in base64")
         return _part(attachment, value, _type_of_uri(value))
     if isinstance(value, str) and "://" in value:
-        raise Unusable(f"column {attachment.column!r}: only gs:// and https:// URLs can be handed to the endpoint")
+        raise InvalidRow(f"column {attachment.column!r}: only gs:// and https:// URLs can be handed to the endpoint")
     content = value if isinstance(value, bytes) else _read(attachment, value, root, budget)
     if not content:
-        raise Unusable(f"column {attachment.column!r}: the {attachment.kind} is empty")
+        raise InvalidRow(f"column {attachment.column!r}: the {attachment.kind} is empty")
     if encoded_size(len(content)) > budget:
         raise _too_large(attachment, encoded_size(len(content)))
     mime_type = sniff(content)
     if mime_type is None or not _fits(attachment.kind, mime_type):
         found = mime_type or "of no known type"
-        raise Unusable(f"column {attachment.column!r}: {_name(value)} is {found}, which is no {attachment.kind}")
+        raise InvalidRow(f"column {attachment.column!r}: {_name(value)} is {found}, which is no {attachment.kind}")
     return _part(attachment, f"data:{mime_type};base64,{base64.b64encode(content).decode()}", mime_type)
 
 
 def content_id(attachment: Attachment, root: Path | None) -> str:
     """What tells an attachment from others: its URL, or the digest of its bytes. Blocking: call it in a thread.
 
-    Raises `Unusable` for a file that cannot be read, as `load` does.
+    Raises `InvalidRow` for a file that cannot be read, as `load` does.
     """
     value = attachment.value
     if isinstance(value, str) and (value.startswith(_URLS) or "://" in value):
@@ -170,22 +170,22 @@ def _read(attachment: Attachment, name: str, root: Path | None, budget: int) -> 
     """The file below the root: a regular one, found without following a way out."""
     column = attachment.column
     if root is None:
-        raise Unusable(f"column {column!r} names a file, but the job has no `media_root`")
+        raise InvalidRow(f"column {column!r} names a file, but the job has no `media_root`")
     try:
         path = os.path.realpath(root / name)
     except ValueError as error:  # a null byte, or half of a surrogate pair: no file can have such a name
-        raise Unusable(f"column {column!r}: {quoted(name)} cannot be read: {error}") from None
+        raise InvalidRow(f"column {column!r}: {quoted(name)} cannot be read: {error}") from None
     if not Path(path).is_relative_to(os.path.realpath(root)):
-        raise Unusable(f"column {column!r}: {quoted(name)} is outside the job's media root")
+        raise InvalidRow(f"column {column!r}: {quoted(name)} is outside the job's media root")
     try:
         # Not blocking, so that a FIFO in the place of a file holds nobody up.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise Unusable(f"column {column!r}: {quoted(name)} cannot be read: {error.strerror}") from None
+        raise InvalidRow(f"column {column!r}: {quoted(name)} cannot be read: {error.strerror}") from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)  # here, because a folder cannot even be made a file object
-        raise Unusable(f"column {column!r}: {quoted(name)} is no regular file")
+        raise InvalidRow(f"column {column!r}: {quoted(name)} is no regular file")
     with os.fdopen(descriptor, "rb") as file:
         if encoded_size(found.st_size) > budget:
             raise _too_large(attachment, encoded_size(found.st_size))
@@ -210,8 +210,8 @@ def _fits(kind: Kind, mime_type: str) -> bool:
     return kind == "media" or mime_type.startswith(f"{kind}/")
 
 
-def _too_large(attachment: Attachment, size: int) -> Unusable:
-    return Unusable(
+def _too_large(attachment: Attachment, size: int) -> InvalidRow:
+    return InvalidRow(
         f"column {attachment.column!r}: the {attachment.kind} takes {size} bytes of the request, more than the "
         f"{INLINE_LIMIT} that can be sent inline; put it on gs://"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.data import Message
 from pipeline.endpoint.redaction import said_of_row
-from pipeline.faults import Fault, Misuse, Unusable
+from pipeline.faults import Fault, InvalidRow, UsageError
 from pipeline.job.attachments import MediaColumn, attachments
 from pipeline.job.prompt import Template
 
@@ -29,7 +29,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class Conversation:
-    """Messages that are filled in from a row. Making one compiles its templates; mistakes are `Misuse`.
+    """Messages that are filled in from a row. Making one compiles its templates; mistakes are `UsageError`.
 
     `turns` are roles with their contents, each with the name of the job's field that it came from.
     """
@@ -79,7 +79,7 @@ class Conversation:
         return json.dumps(self._source, ensure_ascii=False)
 
     def messages(self, values: Mapping[str, Any]) -> list[Message]:
-        """The messages for one row. Raises `Unusable` when a value that they need is missing."""
+        """The messages for one row. Raises `InvalidRow` when a value that they need is missing."""
         return [{"role": role, "content": _filled(content, values)} for role, content in self._turns]
 
 
@@ -89,7 +89,7 @@ def examples_of(path: Path) -> list[tuple[str, Content, str]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise Misuse(f"the examples {str(path)!r} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the examples {str(path)!r} cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -97,7 +97,7 @@ def examples_of(path: Path) -> list[tuple[str, Content, str]]:
             pair = json.loads(line)
             user, assistant = pair["user"], pair["assistant"]
         except (ValueError, KeyError, TypeError):
-            raise Misuse(f"{path}:{number}: an example is an object with `user` and `assistant`") from None
+            raise UsageError(f"{path}:{number}: an example is an object with `user` and `assistant`") from None
         turns += [("user", _verbatim(user), "examples"), ("assistant", _verbatim(assistant), "examples")]
     return turns
 
@@ -107,7 +107,9 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Content, 
     turns: list[tuple[str, Content, str]] = []
     for number, message in enumerate(messages):
         if set(message) != {"role", "content"} or message["role"] not in ROLES:
-            raise Misuse(f"messages[{number}] needs a `role` ({', '.join(ROLES)}) and a `content`, and nothing else")
+            raise UsageError(
+                f"messages[{number}] needs a `role` ({', '.join(ROLES)}) and a `content`, and nothing else"
+            )
         turns.append((message["role"], message["content"], f"messages[{number}]"))
     return turns
 
@@ -134,7 +136,7 @@ def _compiled(content: Content, field: str) -> _Compiled:
         return content
     parts: list[Any] = [content] if isinstance(content, str) or not isinstance(content, Sequence) else list(content)
     if not parts or not all(isinstance(part, str | MediaColumn) for part in parts):
-        raise Misuse(f"`{field}` is made of templates and media columns: image(...), audio(...), media(...)")
+        raise UsageError(f"`{field}` is made of templates and media columns: image(...), audio(...), media(...)")
     return [part if isinstance(part, MediaColumn) else Template(part, field=field) for part in parts]
 
 
@@ -164,13 +166,13 @@ def _called(function: Callable[[Mapping[str, Any]], Any], values: Mapping[str, A
         code = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(code.filename).name}:{code.lineno}"
         said = said_of_row(str(error), values)
-        raise Unusable(f"the prompt's function raised {type(error).__name__}: {said} ({place})") from error
+        raise InvalidRow(f"the prompt's function raised {type(error).__name__}: {said} ({place})") from error
 
 
 def _returned(value: object) -> Any:
     if isinstance(value, str | list) and value:
         return value
-    raise Unusable(f"the prompt's function returned {type(value).__name__}, not a text or a list of content parts")
+    raise InvalidRow(f"the prompt's function returned {type(value).__name__}, not a text or a list of content parts")
 
 
 def _source_of(content: Content) -> Any:

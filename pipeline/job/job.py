@@ -17,13 +17,13 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.endpoint.redaction import quoted
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import InvalidRow, UsageError
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
-from pipeline.job.parsing import LatestOutcome, Reader
+from pipeline.job.parsing import LatestOutcome, ReplyParser
 from pipeline.job.prompt import FUNCTIONS
 from pipeline.job.tools import Tool, tool_of
 from pipeline.schema.bigquery import legal_names
-from pipeline.schema.from_pydantic import Shape, shape_of
+from pipeline.schema.from_pydantic import AnswerSchema, shape_of
 
 Added = Literal["row", "source_file", "source_row"]
 ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
@@ -142,13 +142,13 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.reasoning_effort is not None and self._thinking_config is not None:
-            raise Misuse("`reasoning_effort` and google's `thinking_config` exclude each other: keep one of them")
+            raise UsageError("`reasoning_effort` and google's `thinking_config` exclude each other: keep one of them")
         if self.user is not None and self.messages:
-            raise Misuse("`user` and `messages` exclude each other: put the text into `messages`")
+            raise UsageError("`user` and `messages` exclude each other: put the text into `messages`")
         if self.carries_requests and (self.system is not None or self.examples is not None):
-            raise Misuse("`system` and `examples` need a `user` prompt (or `messages`) to go with")
+            raise UsageError("`system` and `examples` need a `user` prompt (or `messages`) to go with")
         if (self.stream or self.tools) and (self.n or 1) > 1:
-            raise Misuse("`n` answers go with neither `stream` nor `tools`")
+            raise UsageError("`n` answers go with neither `stream` nor `tools`")
         # Compiled now, so that a mistake in them is found when the job is made.
         _ = self.conversation, self.reader, self._parameters
 
@@ -165,7 +165,7 @@ class Job:
         return Conversation([*system, *shots, *turns_of(self.messages), *user])
 
     @cached_property
-    def shape(self) -> Shape | None:
+    def shape(self) -> AnswerSchema | None:
         """The compiled schema; None when the answer is text or any JSON object."""
         if self.schema is None or self.schema == "json_object":
             return None
@@ -178,12 +178,12 @@ class Job:
         return LatestOutcome(self.reader)
 
     @cached_property
-    def reader(self) -> Reader:
+    def reader(self) -> ReplyParser:
         """How replies are read."""
         config = self._thinking_config or {}
         thoughts = config.get("include_thoughts") or config.get("includeThoughts")
         marker = (self.google or {}).get("thought_tag_marker", THOUGHTS) if thoughts else None
-        return Reader(self.shape, self.schema == "json_object", marker, (self.n or 1) > 1)
+        return ReplyParser(self.shape, self.schema == "json_object", marker, (self.n or 1) > 1)
 
     @cached_property
     def tool_list(self) -> list[Tool]:
@@ -201,15 +201,15 @@ class Job:
         return self.user is None and not self.messages
 
     def columns_needed(self, available: Sequence[str]) -> list[str]:
-        """The input columns that requests are made of. Raises `Misuse` when one is not in the input."""
+        """The input columns that requests are made of. Raises `UsageError` when one is not in the input."""
         if self.carries_requests:
             if not {"body", "messages"} & set(available):
-                raise Misuse(
+                raise UsageError(
                     f"the job has no `user` prompt, and the input has no `messages` or `body` column "
                     f"(its columns: {', '.join(available)}): give the job a prompt"
                 )
             if not self.model and "body" not in available:
-                raise Misuse("rows with `messages` name no model: give one with --model")
+                raise UsageError("rows with `messages` name no model: give one with --model")
             return [name for name in ("body", "messages", "method", "url") if name in available]
         named = self.conversation.columns
         if named is None:
@@ -221,17 +221,19 @@ class Job:
         return [name for name in available if name in named or name in FUNCTIONS]
 
     def _refuse_single_braces(self, available: Sequence[str]) -> None:
-        """Raises `Misuse` for a prompt that names no column but has one in single braces, as in an f-string.
+        """Raises `UsageError` for a prompt that names no column but has one in single braces, as in an f-string.
 
         Every row would be asked the same, and paid for.
         """
         written = dict.fromkeys(re.findall(r"\{(\w+)\}", self.conversation.fingerprint))
         if meant := [name for name in written if name in available]:
             name = meant[0]
-            raise Misuse(f"the prompt has {{{name}}} in single braces, which stays as it is: write {{{{ {name} }}}}")
+            raise UsageError(
+                f"the prompt has {{{name}}} in single braces, which stays as it is: write {{{{ {name} }}}}"
+            )
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
-        """Output name by input column, in input order. Raises `Misuse` on unknown columns and clashing names."""
+        """Output name by input column, in input order. Raises `UsageError` on unknown columns and clashing names."""
         others = {} if isinstance(self.rename, str) else self.rename
         for name in [*(self.keep or ()), *others, *([self.key] if self.key else [])]:
             _require(name, list(types), "the job")
@@ -245,16 +247,16 @@ class Job:
         kept = {name: others.get(name, name) for name in chosen}
         for source, target in kept.items():
             if target.lower() in OURS:
-                raise Misuse(
+                raise UsageError(
                     f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
                     f'or give it another name: rename={{"{source}": "input_{source}"}}'
                 )
         if len({name.lower() for name in kept.values()}) < len(kept):
-            raise Misuse(f"two output columns would have the same name (case aside): {', '.join(kept.values())}")
+            raise UsageError(f"two output columns would have the same name (case aside): {', '.join(kept.values())}")
         return kept
 
     def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:
-        """The columns that say where a row comes from. Raises `Misuse` when a kept one has the name of one asked for.
+        """The columns that say where a row comes from. Raises `UsageError` when a kept one has the name of one asked for.
 
         `row` that nobody asked for gives way to an input's own.
         """
@@ -263,16 +265,16 @@ class Job:
             return ("row",) if self.key is None and "row" not in taken else ()
         for name in self.add:
             if name in taken:
-                raise Misuse(
+                raise UsageError(
                     f"`add` and the input both have a column {name!r}: leave the input's out with `keep`, "
                     f'or give it another name: rename={{"{name}": "input_{name}"}}'
                 )
         return tuple(name for name in ADDED if name in self.add)
 
     def request(self, row: Row, calls: CallLog | None = None) -> Request:
-        """What to ask for this row, with the log of its calls. Pure. Raises `Unusable` when it cannot be asked."""
+        """What to ask for this row, with the log of its calls. Pure. Raises `InvalidRow` when it cannot be asked."""
         if row.problem is not None:
-            raise Unusable(row.problem)
+            raise InvalidRow(row.problem)
         asked = (
             self._carried(row.values) if self.carries_requests else {"messages": self.conversation.messages(row.values)}
         )
@@ -335,9 +337,9 @@ class Job:
         else:
             _refuse_other_calls(values)
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
-            raise Unusable("the row carries no request: `messages` must be a list with at least one message")
+            raise InvalidRow("the row carries no request: `messages` must be a list with at least one message")
         if not (self.model or body.get("model")):
-            raise Unusable("neither the row nor the job names a model: give one with --model")
+            raise InvalidRow("neither the row nor the job names a model: give one with --model")
         _require_writable(body)
         return {**body, "model": self.model} if self.model else body
 
@@ -350,7 +352,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def _require(name: str, available: Sequence[str], who: str) -> None:
     if name not in available:
-        raise Misuse(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
+        raise UsageError(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
 
 
 def _refuse_other_calls(values: Mapping[str, Any]) -> None:
@@ -358,32 +360,32 @@ def _refuse_other_calls(values: Mapping[str, Any]) -> None:
     url, method = values.get("url"), values.get("method")
     if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
         other = f"{quoted(str(method or 'POST'))} {quoted(str(url))}"
-        raise Unusable(f"only POST {_BATCH_URLS[0]} can be asked, not {other}")
+        raise InvalidRow(f"only POST {_BATCH_URLS[0]} can be asked, not {other}")
 
 
 def _require_writable(body: Mapping[str, Any]) -> None:
-    """Raises `Unusable` for a row's own request that cannot be sent: what governs calls counts on messages and JSON."""
+    """Raises `InvalidRow` for a row's own request that cannot be sent: what governs calls counts on messages and JSON."""
     for number, message in enumerate(body["messages"]):
         if not isinstance(message, dict):
-            raise Unusable(f"the row's request is not one: messages[{number}] is not an object")
+            raise InvalidRow(f"the row's request is not one: messages[{number}] is not an object")
     try:
         orjson.dumps(body)
     except TypeError as error:
-        raise Unusable(f"the row's request cannot be written as JSON: {error}") from None
+        raise InvalidRow(f"the row's request cannot be written as JSON: {error}") from None
 
 
 def _schema_file(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise Misuse(
+        raise UsageError(
             f"`schema`: the file {str(path)!r} cannot be read from {Path.cwd()} ({error.strerror}); "
             f'it is a path to a JSON Schema, or "json_object"'
         ) from None
     except ValueError as error:
-        raise Misuse(f"`schema`: {path} is not JSON: {error}") from None
+        raise UsageError(f"`schema`: {path} is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise Misuse(f"`schema`: {path} holds no JSON Schema")
+        raise UsageError(f"`schema`: {path} holds no JSON Schema")
     return document
 
 
@@ -393,7 +395,7 @@ def _tool_choice(choice: str, tools: Sequence[Tool]) -> Any:
     names = [tool.name for tool in tools]
     if choice in names:
         return {"type": "function", "function": {"name": choice}}
-    raise Misuse(f"`tool_choice` is none, auto, required, validated or a tool's name, not {choice!r}")
+    raise UsageError(f"`tool_choice` is none, auto, required, validated or a tool's name, not {choice!r}")
 
 
 def _canonical(value: Mapping[str, Any]) -> str:
@@ -408,4 +410,4 @@ def _json_value(value: object) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise Unusable("the row's request is not JSON") from None
+        raise InvalidRow("the row's request is not JSON") from None

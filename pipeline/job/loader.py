@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.errors import advised, explained
 from pipeline.job.job import Job, nearest
 from pipeline.job.local_imports import importable_beside
@@ -60,7 +60,7 @@ def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     if not path.is_file():
         beside = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         close = nearest(path_text, beside)
-        raise Misuse(f"there is no job file {path_text!r}{close if 'did you mean' in close else ''}")
+        raise UsageError(f"there is no job file {path_text!r}{close if 'did you mean' in close else ''}")
     module = _run_file(path)
     value = getattr(module, name or usual, None)
     if isinstance(value, kind):
@@ -70,10 +70,10 @@ def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
         return next(iter(found.values()))
     missing = f"{path_text} defines no {usual} called {name or usual!r}"
     if found:
-        raise Misuse(f"{missing}; it has {', '.join(found)}: name one as {path_text}:{next(iter(found))}")
+        raise UsageError(f"{missing}; it has {', '.join(found)}: name one as {path_text}:{next(iter(found))}")
     if value is not None:
-        raise Misuse(f"{missing}: that is a {type(value).__name__}; {remedy}")
-    raise Misuse(f"{missing}; {_other_kind(path_text, module) or remedy}")
+        raise UsageError(f"{missing}: that is a {type(value).__name__}; {remedy}")
+    raise UsageError(f"{missing}; {_other_kind(path_text, module) or remedy}")
 
 
 def _other_kind(path: str, module: ModuleType) -> str | None:
@@ -97,7 +97,7 @@ def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] 
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise Misuse(f"--set takes FIELD=VALUE, not {assignment!r}")
+            raise UsageError(f"--set takes FIELD=VALUE, not {assignment!r}")
         field, *keys = path.strip().split(".")
         _require_field(field)
         current = merged.get(field, getattr(job, field))
@@ -105,7 +105,7 @@ def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] 
     try:
         return job.replace(**merged) if merged else job
     except ValidationError as error:
-        raise Misuse(explained(error)) from None
+        raise UsageError(explained(error)) from None
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -114,20 +114,20 @@ def _run_file(path: Path) -> ModuleType:
     name = f"pipeline_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
     if spec is None or spec.loader is None:
-        raise Misuse(f"{path} is not a Python file")
+        raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pydantic resolves annotations through sys.modules
     try:
         spec.loader.exec_module(module)
-    except Misuse as error:
-        raise Misuse(f"{path}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
-        raise Misuse(f"{path}: {explained(error)}") from None
+        raise UsageError(f"{path}: {explained(error)}") from None
     except SystemExit as error:  # it would end the run with a code of its own
         told = f"a job file is loaded, not run: remove its sys.exit({error.code})"
-        raise Misuse(f"{_place(error, path)}: {told}") from None
+        raise UsageError(f"{_place(error, path)}: {told}") from None
     except Exception as error:  # a user's file may raise anything; it is theirs to fix
-        raise Misuse(f"{_place(error, path)}: {type(error).__name__}: {_reason(error)}") from error
+        raise UsageError(f"{_place(error, path)}: {type(error).__name__}: {_reason(error)}") from error
     return module
 
 
@@ -164,7 +164,7 @@ def _place(error: BaseException, path: Path) -> str:
 def _require_field(name: str) -> None:
     known = [field.name for field in fields(Job)]
     if name not in known:
-        raise Misuse(f"a job has no field {name!r}{advised(name, known)}")
+        raise UsageError(f"a job has no field {name!r}{advised(name, known)}")
 
 
 def _value(text: str) -> Any:

@@ -11,18 +11,18 @@ from pipeline.data import Failure, Outcome, Reply, Success
 from pipeline.endpoint.finish_reasons import fault_of, fault_of_all
 from pipeline.endpoint.wire import Answer, Completion, completion_of_reply
 from pipeline.faults import Fault, Unparsable
-from pipeline.schema.shape import Shape, bare_json
+from pipeline.schema.shape import AnswerSchema, bare_json
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ReplyParser:
     """How a job's replies are read: pure, so that a kept reply can be read again under another schema.
 
     `marker` is the tag around thought summaries, when the job asks for them. `several` makes the value a list, one
     item for each answer, null where that answer is no good.
     """
 
-    shape: Shape | None
+    shape: AnswerSchema | None
     json_object: bool = False
     marker: str | None = None
     several: bool = False
@@ -108,7 +108,7 @@ class LatestOutcome:
     Used by one thread.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: ReplyParser) -> None:
         self._reader = reader
         self._latest: tuple[int, Reply, Outcome] | None = None
 

@@ -14,7 +14,7 @@ from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.endpoint.redaction import said_of_row
-from pipeline.faults import Misuse, Unusable
+from pipeline.faults import InvalidRow, UsageError
 from pipeline.row_values import RowValues
 
 WHOLE_ROW = "row"
@@ -80,19 +80,19 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _require_known(tree: nodes.Template, field: str) -> None:
-    """Raises `Misuse` for an unknown filter or test, also in a branch that Jinja looks at only when it is taken."""
+    """Raises `UsageError` for an unknown filter or test, also in a branch that Jinja looks at only when it is taken."""
     for kind, known in (("filter", _environment().filters), ("test", _environment().tests)):
         for node in tree.find_all(nodes.Filter if kind == "filter" else nodes.Test):
             if node.name not in known:
                 close = difflib.get_close_matches(node.name, list(known), n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise Misuse(
+                raise UsageError(
                     f"the template of `{field}` is broken at line {node.lineno}: there is no {kind} {node.name!r}{hint}"
                 )
 
 
 class Template:
-    """A prompt template. Making one compiles it; a mistake in it is a `Misuse` that names the line.
+    """A prompt template. Making one compiles it; a mistake in it is a `UsageError` that names the line.
 
     A null value that reaches the text fails the row, unless the template gives a default:
     `{{ note | default("none", true) }}` or `{{ note or "none" }}`.
@@ -107,7 +107,7 @@ class Template:
             _require_known(tree, field)
             self._template = _environment().from_string(tree)
         except TemplateSyntaxError as error:
-            raise Misuse(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error
+            raise UsageError(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error
         self.names = frozenset(meta.find_undeclared_variables(tree))
         self.field = field
         # Most system prompts name nothing at all: their one text is made once.
@@ -120,7 +120,7 @@ class Template:
         return None if WHOLE_ROW in self.names else self.names
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text for one row. Raises `Unusable` when a value that it needs is null or does not fit."""
+        """The text for one row. Raises `InvalidRow` when a value that it needs is null or does not fit."""
         if self._constant is not None:
             return self._constant
         text = self._rendered(values)
@@ -136,13 +136,13 @@ class Template:
         except NullValueError:
             nulls = sorted(name for name in self.names if values.get(name) is None and name != WHOLE_ROW)
             named = f"column {', '.join(map(repr, nulls))} is null" if nulls else "a value is null"
-            raise Unusable(f"{named}, and the template of `{self.field}` gives no default for it") from None
+            raise InvalidRow(f"{named}, and the template of `{self.field}` gives no default for it") from None
         except UndefinedError as error:
             if isinstance(values, RowValues):
                 for name in self.names & values.problems.keys():
-                    raise Unusable(values.problems[name]) from None
+                    raise InvalidRow(values.problems[name]) from None
             said = said_of_row(str(error.message), values)
-            raise Unusable(f"the template of `{self.field}` does not fit this row: {said}") from None
+            raise InvalidRow(f"the template of `{self.field}` does not fit this row: {said}") from None
         except (
             TemplateError,
             TypeError,
@@ -153,4 +153,4 @@ class Template:
             RecursionError,
         ) as error:
             said = f"{type(error).__name__}: {said_of_row(str(error), values)}"
-            raise Unusable(f"the template of `{self.field}` failed: {said}") from None
+            raise InvalidRow(f"the template of `{self.field}` failed: {said}") from None

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.conversions import ENTRIES, read_model
 from pipeline.schema.tool_parameters import gemini_parameters
 
@@ -57,13 +57,13 @@ class Tool:
 def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
     """A tool of a function (its signature and docstring describe it) or of a pydantic model (calls are only recorded).
 
-    Raises `Misuse` when a parameter has no type, and for a name that Gemini refuses.
+    Raises `UsageError` when a parameter has no type, and for a name that Gemini refuses.
     """
     if not callable(thing):
-        raise Misuse(f"a tool is a Python function or a pydantic model, not {thing!r}")
+        raise UsageError(f"a tool is a Python function or a pydantic model, not {thing!r}")
     name = getattr(thing, "__name__", type(thing).__name__)
     if not NAME.fullmatch(name):
-        raise Misuse(f"a tool cannot have the name {name!r}: letters, digits, `_`, `-`, `.` and `:`, 64 at most")
+        raise UsageError(f"a tool cannot have the name {name!r}: letters, digits, `_`, `-`, `.` and `:`, 64 at most")
     if isinstance(thing, type) and issubclass(thing, BaseModel):
         return Tool(thing.__name__, inspect.cleandoc(thing.__doc__ or ""), thing, None)
     return Tool(thing.__name__, _description(thing), _arguments_of(thing), thing)
@@ -72,12 +72,12 @@ def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
 def parameters(model: type[BaseModel]) -> dict[str, Any] | None:
     """A model's fields as parameters, in the schema that Gemini takes; None when it has no fields.
 
-    Raises `Misuse` for a recursive model, and for a type without a schema.
+    Raises `UsageError` for a recursive model, and for a type without a schema.
     """
     try:
         schema = model.model_json_schema()
     except PydanticUserError as error:
-        raise Misuse(f"the tool {model.__name__} has a parameter that JSON cannot carry: {error}") from None
+        raise UsageError(f"the tool {model.__name__} has a parameter that JSON cannot carry: {error}") from None
     return gemini_parameters(schema)
 
 
@@ -107,7 +107,7 @@ def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            raise Misuse(f"the tool {function.__name__} has a parameter without a type: {name}")
+            raise UsageError(f"the tool {function.__name__} has a parameter without a type: {name}")
         default = ... if parameter.default is parameter.empty else parameter.default
         # A description of None would hide that of an annotation.
         about: dict[str, Any] = {"description": told[name]} if told.get(name) else {}
@@ -115,4 +115,4 @@ def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     try:
         return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as error:
-        raise Misuse(f"the tool {function.__name__} has a parameter that JSON cannot carry: {error}") from None
+        raise UsageError(f"the tool {function.__name__} has a parameter that JSON cannot carry: {error}") from None

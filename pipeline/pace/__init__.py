@@ -1,12 +1,12 @@
 """Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
 
 from pipeline.pace.attribution import FEW, Blame, Refusal
-from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, Breaker, Gate
-from pipeline.pace.declared_limits import LATE_S, Spacing, TokenEstimate
-from pipeline.pace.failure_rate import Latencies, RetryBudget, Weather
+from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, CircuitBreaker, RetryAfterHold
+from pipeline.pace.declared_limits import LATE_S, Pacer, TokenEstimate
+from pipeline.pace.failure_rate import FailureRate, LatencyWindow, RetryBudget
 from pipeline.pace.rate import AdaptiveRate, Change
 from pipeline.pace.slow_start import FIRST_RATE, first_rate
-from pipeline.pace.stragglers import Call, Lateness
+from pipeline.pace.stragglers import Call, StragglerDetector
 
 __all__ = [
     "FEW",
@@ -18,16 +18,16 @@ __all__ = [
     "SILENCE_S",
     "AdaptiveRate",
     "Blame",
-    "Breaker",
+    "CircuitBreaker",
     "Call",
     "Change",
-    "Gate",
-    "Latencies",
-    "Lateness",
+    "RetryAfterHold",
+    "LatencyWindow",
+    "StragglerDetector",
     "Refusal",
     "RetryBudget",
-    "Spacing",
+    "Pacer",
     "TokenEstimate",
-    "Weather",
+    "FailureRate",
     "first_rate",
 ]

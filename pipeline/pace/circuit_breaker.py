@@ -21,7 +21,7 @@ _SUSPECTS = 10_000
 
 
 @dataclass(slots=True)
-class Gate:
+class RetryAfterHold:
     """One gate for all workers, closed until the time that the server named last.
 
     The server's time is a floor: nobody passes before it, and those who waited come back one after the other over
@@ -47,7 +47,7 @@ class Gate:
 
 
 @dataclass(slots=True)
-class Breaker:
+class CircuitBreaker:
     """Whether the endpoint as a whole has failed, as against single rows.
 
     It opens when ten different rows (or all that are in play, but two at least) have failed since the last success

@@ -9,7 +9,7 @@ LATE_S = 0.02
 
 
 @dataclass(slots=True)
-class Spacing:
+class Pacer:
     """A declared rate, kept exactly: at most `per_minute` units in any minute, and no more than its share of a second.
 
     Units are requests, or tokens: those are estimated before a request leaves and settled when it is answered. It

@@ -23,7 +23,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
-class Weather:
+class FailureRate:
     """How often the endpoint fails rows in general: what tells a bad hour from a bad row.
 
     Only the first try of each row counts, so that one row that always fails weighs no more than any other. Old
@@ -86,7 +86,7 @@ class RetryBudget:
 
 
 @dataclass(slots=True)
-class Latencies:
+class LatencyWindow:
     """Quantiles of the latest latencies, in seconds."""
 
     size: int = 2000

@@ -24,7 +24,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Lateness:
+class StragglerDetector:
     """Says of running calls that they are among the slowest `share` of all, as soon as that can be known.
 
     A call is late when all but `share` of the calls that began no later took no longer than it has run; and when a

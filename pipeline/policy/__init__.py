@@ -7,8 +7,8 @@ holding a slot or a part of the budget; and media are held for no more rows than
 """
 
 from pipeline.policy.account import Account, Bid, Books, charged
-from pipeline.policy.budget import WARNING_SHARE, Budget, Purse
-from pipeline.policy.cache import Flights, Keys, Store, cached
+from pipeline.policy.budget import WARNING_SHARE, Budget, LocalBudget
+from pipeline.policy.cache import Keys, SingleFlight, Store, cached
 from pipeline.policy.dispatcher import Dispatcher
 from pipeline.policy.failure_handling import GIVE_UP_S, Judge
 from pipeline.policy.hedging import hedged, watched
@@ -16,9 +16,9 @@ from pipeline.policy.media import attaching
 from pipeline.policy.repair import repairing
 from pipeline.policy.retry import retrying, within
 from pipeline.policy.row_calls import RowCalls, TurnBooks, logged
-from pipeline.policy.shutdown import Stop
+from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.tool_loop import ToolLimits, with_tools
-from pipeline.policy.upstream import Lane, Limits
+from pipeline.policy.upstream import Limits, Upstream
 
 __all__ = [
     "GIVE_UP_S",
@@ -28,14 +28,14 @@ __all__ = [
     "Books",
     "Budget",
     "Dispatcher",
-    "Flights",
+    "SingleFlight",
     "Judge",
     "Keys",
-    "Lane",
+    "Upstream",
     "Limits",
-    "Purse",
+    "LocalBudget",
     "RowCalls",
-    "Stop",
+    "Shutdown",
     "Store",
     "ToolLimits",
     "TurnBooks",

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Prices
-from pipeline.faults import Fault, Spent
+from pipeline.faults import BudgetExhausted, Fault
 from pipeline.ledger import Charges
-from pipeline.policy.budget import Budget, Purse
+from pipeline.policy.budget import Budget, LocalBudget
 from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
-from pipeline.policy.shutdown import Stop
+from pipeline.policy.shutdown import Shutdown
 
 ASSUME = "--assume-price IN,OUT (dollars per million tokens) counts such calls by an assumed price"
 
@@ -39,8 +39,8 @@ class Account:
     """What calls cost, and whether one more may leave: prices, budgets, and the books that all is written to."""
 
     prices: Prices
-    tally: Tally
-    stop: Stop
+    tally: Counters
+    stop: Shutdown
     budgets: Sequence[Budget] = ()
     books: Books | None = None
     estimate: CallEstimate = field(default_factory=CallEstimate)
@@ -49,12 +49,12 @@ class Account:
     """What is reserved for them together, by budget: kept, because thousands may be in flight."""
 
     def bid(self, request: Request) -> Bid | None:
-        """A call that asks for leave, under a budget. Raises `Spent` when its price is not known to one in dollars."""
+        """A call that asks for leave, under a budget. Raises `BudgetExhausted` when its price is not known to one in dollars."""
         if not self.budgets:
             return None
         size = size_of(request)
         if any(budget.unit == "USD" for budget in self.budgets) and not self.prices.knows(size.model):
-            raise Spent(
+            raise BudgetExhausted(
                 f"the price of {size.model or 'a row that names no model'} is not known, and a budget in dollars needs "
                 f"it: give it in the job's `prices` or with --prices; {ASSUME}"
             )
@@ -135,7 +135,7 @@ class Account:
             budget.charge(one.cost_usd if budget.unit == "USD" else one.tokens, amount)
 
     def _fail(self, budget: Budget, why: str) -> None:
-        fault = Spent(f"the budget in {budget.unit} cannot be kept: {why}")
+        fault = BudgetExhausted(f"the budget in {budget.unit} cannot be kept: {why}")
         budget.fail(fault)
         self.stop.request(fault)
 
@@ -173,7 +173,7 @@ class Bid:
         amounts = self.account.amounts(self.size)
         return all(budget.affords(amount) for budget, amount in self._each(amounts))
 
-    def refusal(self) -> Spent | None:
+    def refusal(self) -> BudgetExhausted | None:
         """Why it never will; None as long as it may."""
         amounts = self.account.amounts(self.size)
         return next((why for budget, amount in self._each(amounts) if (why := budget.refusal(amount))), None)
@@ -201,7 +201,7 @@ class Bid:
         """What is reserved for it, by what is known now."""
         before, self.amounts = self.amounts, self.account.amounts(self.size)
         for budget, now, old in zip(self.account.budgets, self.amounts, before, strict=True):
-            if isinstance(budget, Purse):
+            if isinstance(budget, LocalBudget):
                 budget.change(now, old)
 
     def _each(self, amounts: Sequence[float]) -> zip[tuple[Budget, float]]:

@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.faults import Spent
+from pipeline.faults import BudgetExhausted
 
 WARNING_SHARE = 0.8
 
@@ -41,7 +41,7 @@ class Budget(Protocol):
     def affords(self, amount: float) -> bool:
         """Whether one more call may leave now for which this is to be reserved."""
 
-    def refusal(self, amount: float) -> Spent | None:
+    def refusal(self, amount: float) -> BudgetExhausted | None:
         """Why no such call will ever leave; None as long as one may."""
 
     def reserve(self, amount: float) -> None:
@@ -56,12 +56,12 @@ class Budget(Protocol):
         None for one that was given up, and of which nothing is learned.
         """
 
-    def fail(self, why: Spent) -> None:
+    def fail(self, why: BudgetExhausted) -> None:
         """What was paid is not known, so that nothing holds any more."""
 
 
 @dataclass(slots=True)
-class Purse:
+class LocalBudget:
     """An amount that a run may spend, of dollars or tokens, over all its starts."""
 
     cap: float
@@ -69,7 +69,7 @@ class Purse:
     spent: float = 0.0
     in_flight: int = 0
     reserved: float = 0.0
-    failure: Spent | None = None
+    failure: BudgetExhausted | None = None
     _squares: float = 0.0
     _answered: int = 0
     _costs: float = 0.0
@@ -89,11 +89,11 @@ class Purse:
         surprise = max(0.0, SURPRISE * self._costs / self._answered - amount)
         return self.spent + need + likely_surprises(calls, self._answered) * surprise <= self.cap
 
-    def refusal(self, amount: float) -> Spent | None:
+    def refusal(self, amount: float) -> BudgetExhausted | None:
         """Why no such call will ever leave; None as long as one may."""
         if self.in_flight or self.affords(amount):
             return None
-        return self.failure or Spent(
+        return self.failure or BudgetExhausted(
             f"the budget is used up: {self.spent:.6g} of {self.cap:.6g} {self.unit}, and one more call may "
             f"pass it (at up to {amount:.6g}, for its size); run again with a larger one to go on"
         )
@@ -126,7 +126,7 @@ class Purse:
             self._shares += share
             self._squared_shares += share * share
 
-    def fail(self, why: Spent) -> None:
+    def fail(self, why: BudgetExhausted) -> None:
         """What was paid is not known, so that nothing holds any more."""
         self.failure = self.failure or why
 

@@ -12,9 +12,9 @@ import anyio
 import orjson
 from anyio import to_thread
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
-from pipeline.faults import Settled, Unusable
+from pipeline.faults import InvalidRow, Permanent
 from pipeline.job.attachments import Attachment, content_id
 
 _FORM = 1
@@ -33,7 +33,7 @@ class Store(Protocol):
         """A reply that may be stored, once it is known what became of its row."""
 
 
-def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally, shared: Flights | None = None) -> Ask:
+def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Counters, shared: SingleFlight | None = None) -> Ask:
     """Ask, unless the store has the reply to the same request.
 
     Requests that are alike at one time are asked once: the others wait for that reply, and if the endpoint refuses it
@@ -41,7 +41,7 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally, shared: Flights 
     (`from_cache`), and what it cost when it was. Runs that go side by side and have their flights `shared` ask once,
     too: what one of them was answered is there for the others at once, before it is stored.
     """
-    flights = Flights() if shared is None else shared
+    flights = SingleFlight() if shared is None else shared
 
     async def cached_ask(request: Request) -> Reply:
         key = await key_of(request)
@@ -65,7 +65,7 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally, shared: Flights 
             return _recalled(flight.reply, tally)
         try:
             flight.reply = await ask(request)
-        except Settled as fault:
+        except Permanent as fault:
             flight.fault = fault
             raise
         store.hold(request.ordinal, key, flight.reply)
@@ -74,7 +74,7 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Tally, shared: Flights 
     return cached_ask
 
 
-class Flights(dict[bytes, "_Flight"]):
+class SingleFlight(dict[bytes, "_Flight"]):
     """Requests that are being answered, by their keys."""
 
 
@@ -84,10 +84,10 @@ class _Flight:
 
     landed: anyio.Event = field(default_factory=anyio.Event)
     reply: Reply | None = None
-    fault: Settled | None = None
+    fault: Permanent | None = None
 
 
-def _recalled(reply: Reply, tally: Tally) -> Reply:
+def _recalled(reply: Reply, tally: Counters) -> Reply:
     tally.cache_hits += 1
     return replace(reply, from_cache=True, saved=reply.usage or Usage(), saved_usd=reply.cost_usd or 0.0)
 
@@ -107,7 +107,7 @@ class Keys:
     repeat: int = 0
 
     async def of(self, request: Request) -> bytes:
-        """The key of a request. Raises `Unusable` when it cannot be sent."""
+        """The key of a request. Raises `InvalidRow` when it cannot be sent."""
         payload: Mapping[str, Any] = request.payload
         if any(map(_has_attachment, payload["messages"])):
             messages = await to_thread.run_sync(_identified, payload["messages"], self.root)
@@ -115,7 +115,7 @@ class Keys:
         try:
             text = orjson.dumps([_FORM, self.endpoint, self.repeat, sorted(payload.items())])
         except TypeError as error:
-            raise Unusable(f"the request cannot be written as JSON: {error}") from None
+            raise InvalidRow(f"the request cannot be written as JSON: {error}") from None
         return hashlib.sha256(text).digest()
 
 

@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Usage
 from pipeline.endpoint.prices import Price, Prices, prices_of
-from pipeline.faults import Misuse, Spent
+from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import (
     SILENCE_AMONG_S,
     SILENCE_S,
     AdaptiveRate,
-    Breaker,
-    Lateness,
+    CircuitBreaker,
+    FailureRate,
+    Pacer,
     RetryBudget,
-    Spacing,
-    Weather,
+    StragglerDetector,
     first_rate,
 )
 from pipeline.policy import (
@@ -28,14 +28,14 @@ from pipeline.policy import (
     Account,
     Books,
     Dispatcher,
-    Flights,
     Keys,
-    Lane,
     Limits,
-    Purse,
-    Stop,
+    LocalBudget,
+    Shutdown,
+    SingleFlight,
     Store,
     ToolLimits,
+    Upstream,
     attaching,
     cached,
     charged,
@@ -57,7 +57,7 @@ _MEMORY = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reuse:
+class CacheSettings:
     """Which earlier replies a run may use instead of calls, and where it stores its own.
 
     `endpoint` is who answers, by a name that stays the same from run to run. Where the same rows are asked several
@@ -67,11 +67,11 @@ class Reuse:
     folder: Path
     endpoint: str
     repeat: int = 0
-    flights: Flights | None = None
+    flights: SingleFlight | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class RunLimits:
     """What a run may use: of calls in flight, of requests and tokens a minute, of money, of patience, of the past."""
 
     concurrency: int = 64
@@ -87,11 +87,11 @@ class Bounds:
     prices: Mapping[str, Price] | None = None
     assumed_price: Price | None = None
     """Of every call for which none is known otherwise."""
-    reuse: Reuse | None = None
+    reuse: CacheSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenEndpoint:
     """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
 
     `leave` ends the waiting for what no call has left without.
@@ -105,22 +105,22 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Composed:
+class ComposedAsk:
     """The ask of a run, and the parts of it that can be looked at and changed while it works."""
 
     ask: Ask
     dispatcher: Dispatcher
     account: Account
-    purses: Sequence[Purse]
+    purses: Sequence[LocalBudget]
 
 
-def prices_for(job: Job, bounds: Bounds) -> Prices:
+def prices_for(job: Job, bounds: RunLimits) -> Prices:
     """The prices that a run uses: the command line's, else the job's, else the built-in ones."""
     return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})}, bounds.assumed_price)
 
 
-def purses_for(job: Job, bounds: Bounds, charged: Charges = NOTHING) -> list[Purse]:
-    """The budgets of a run, less what earlier starts were charged. Raises `Misuse` when its model's price is unknown.
+def budgets_for(job: Job, bounds: RunLimits, charged: Charges = NOTHING) -> list[LocalBudget]:
+    """The budgets of a run, less what earlier starts were charged. Raises `UsageError` when its model's price is unknown.
 
     A job whose rows name their models is not refused: the price of each is looked up before it is asked.
     """
@@ -128,7 +128,7 @@ def purses_for(job: Job, bounds: Bounds, charged: Charges = NOTHING) -> list[Pur
     prices = prices_for(job, bounds)
     if bounds.budget_usd is not None:
         if job.model and not prices.knows(job.model):
-            raise Misuse(
+            raise UsageError(
                 f"a budget in dollars needs the price of {job.model}, which is not known: give it in the job's "
                 f"`prices`, with --prices or with --assume-price, or use --budget-tokens"
             )
@@ -138,40 +138,40 @@ def purses_for(job: Job, bounds: Bounds, charged: Charges = NOTHING) -> list[Pur
     return purses
 
 
-def _dollars(cap: float, charged: Charges, prices: Prices, model: str) -> Purse:
+def _dollars(cap: float, charged: Charges, prices: Prices, model: str) -> LocalBudget:
     """A budget in dollars. What earlier calls without a price have used is priced now, as far as that can be."""
     late = Usage(charged.unpriced_input, charged.unpriced_output)
     cost = prices.cost(model or None, late) if charged.unpriced_calls else 0.0
-    purse = Purse(cap, "USD", spent=charged.cost_usd + charged.lost_usd + (cost or 0.0))
+    purse = LocalBudget(cap, "USD", spent=charged.cost_usd + charged.lost_usd + (cost or 0.0))
     if cost is None or (charged.unmetered_calls and prices.assumed is None):
         purse.fail(_unknown("USD", charged.unpriced_calls or charged.unmetered_calls, "price"))
     return purse
 
 
-def _tokens(cap: float, charged: Charges, prices: Prices) -> Purse:
-    purse = Purse(cap, "tokens", spent=charged.tokens)
+def _tokens(cap: float, charged: Charges, prices: Prices) -> LocalBudget:
+    purse = LocalBudget(cap, "tokens", spent=charged.tokens)
     if charged.unmetered_calls and prices.assumed is None:
         purse.fail(_unknown("tokens", charged.unmetered_calls, "usage"))
     return purse
 
 
-def _unknown(unit: str, calls: int, what: str) -> Spent:
-    return Spent(
+def _unknown(unit: str, calls: int, what: str) -> BudgetExhausted:
+    return BudgetExhausted(
         f"the budget in {unit} cannot be kept: {calls} earlier calls were answered without a known {what}; {ASSUME}"
     )
 
 
 def compose(  # noqa: PLR0913 - everything that a run is made of
     job: Job,
-    bounds: Bounds,
-    endpoints: Sequence[Opened],
-    purses: Sequence[Purse],
+    bounds: RunLimits,
+    endpoints: Sequence[OpenEndpoint],
+    purses: Sequence[LocalBudget],
     *,
-    tally: Tally,
-    stop: Stop,
+    tally: Counters,
+    stop: Shutdown,
     store: Store | None = None,
     books: Books | None = None,
-) -> Composed:
+) -> ComposedAsk:
     """The ask of a run over its endpoints, and what bounds it. What its calls cost is written to the books.
 
     The cache is in it when `bounds` allow the reuse of earlier replies, and there is a store of them.
@@ -182,22 +182,22 @@ def compose(  # noqa: PLR0913 - everything that a run is made of
     lanes = [_lane(job, bounds, endpoint, silence_s, account, lateness) for endpoint in endpoints]
     limits = Limits(
         bounds.concurrency,
-        Spacing(bounds.rpm) if bounds.rpm else None,
-        Spacing(bounds.tpm) if bounds.tpm else None,
+        Pacer(bounds.rpm) if bounds.rpm else None,
+        Pacer(bounds.tpm) if bounds.tpm else None,
         most=workers_for(bounds.concurrency),
     )
     dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s, account=account)
-    ask = governed(job, bounds, dispatcher, account, lateness=lateness, store=store)
-    return Composed(ask, dispatcher, account, purses)
+    ask = with_policies(job, bounds, dispatcher, account, lateness=lateness, store=store)
+    return ComposedAsk(ask, dispatcher, account, purses)
 
 
-def governed(
+def with_policies(
     job: Job,
-    bounds: Bounds,
+    bounds: RunLimits,
     dispatcher: Dispatcher,
     account: Account,
     *,
-    lateness: Lateness | None = None,
+    lateness: StragglerDetector | None = None,
     store: Store | None = None,
     retries: RetryBudget | None = None,
 ) -> Ask:
@@ -208,7 +208,7 @@ def governed(
         ask = hedged(ask, lateness, tally, account.charge_again)
     budget = retries or RetryBudget()
     # Whoever says how often a row is tried means it, whatever the weather.
-    attempts, weather = (job.attempts, Weather(job.attempts)) if job.attempts else (ATTEMPTS, Weather())
+    attempts, weather = (job.attempts, FailureRate(job.attempts)) if job.attempts else (ATTEMPTS, FailureRate())
     ask = retrying(ask, attempts=attempts, weather=weather, budget=budget, stop=stop, tally=tally)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
@@ -224,7 +224,7 @@ def governed(
     return ask
 
 
-def laned(job: Job, endpoint: Opened, account: Account, lateness: Lateness | None = None) -> Ask:
+def lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, lateness: StragglerDetector | None = None) -> Ask:
     """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached.
 
     When the run is stopping nobody waits for a token: such a call has not left, and there is nothing to drain.
@@ -247,18 +247,23 @@ def workers_for(concurrency: int) -> int:
     return max(64, concurrency + min(concurrency, 512))
 
 
-def lateness_for(bounds: Bounds) -> Lateness | None:
+def lateness_for(bounds: RunLimits) -> StragglerDetector | None:
     """What tells which calls are late, where those are asked a second time."""
-    return Lateness(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
+    return StragglerDetector(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
 
 
 def _lane(
-    job: Job, bounds: Bounds, endpoint: Opened, silence_s: float, account: Account, lateness: Lateness | None
-) -> Lane:
-    ask = laned(job, endpoint, account, lateness)
+    job: Job,
+    bounds: RunLimits,
+    endpoint: OpenEndpoint,
+    silence_s: float,
+    account: Account,
+    lateness: StragglerDetector | None,
+) -> Upstream:
+    ask = lane_ask(job, endpoint, account, lateness)
     known = bounds.granted.get(endpoint.name)
     rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
-    return Lane(endpoint.name, ask, endpoint.weight, rate, breaker=Breaker(silence_s), hitch=endpoint.hitch)
+    return Upstream(endpoint.name, ask, endpoint.weight, rate, breaker=CircuitBreaker(silence_s), hitch=endpoint.hitch)
 
 
 def _media_root(job: Job) -> Path | None:

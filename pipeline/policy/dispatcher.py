@@ -10,26 +10,26 @@ from typing import NoReturn
 
 import anyio
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.faults import (
-    Denied,
     Expired,
     Fault,
     Interrupted,
-    Passing,
+    InvalidRow,
+    Permanent,
+    ProviderUnusable,
     Refused,
-    Settled,
     Throttled,
+    Transient,
     Unavailable,
     Unparsable,
-    Unusable,
 )
-from pipeline.pace import Latencies, Refusal, TokenEstimate
+from pipeline.pace import LatencyWindow, Refusal, TokenEstimate
 from pipeline.policy.account import Account, Bid
 from pipeline.policy.failure_handling import LOOK_S, Judge, Throttles
-from pipeline.policy.shutdown import Stop
-from pipeline.policy.upstream import Lane, Limits
+from pipeline.policy.shutdown import Shutdown
+from pipeline.policy.upstream import Limits, Upstream
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
@@ -39,24 +39,24 @@ _BUDGET_NAP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
+class _Permit:
     """A slot that was taken: by which lane a try leaves, since when, and for how many tokens."""
 
-    lane: Lane
+    lane: Upstream
     at: float
     tokens: float
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
+class _Waiter:
     """A try in the queue. It is called when it may leave, or when it is to look at the clock sooner than it meant."""
 
     size: int
-    avoid: Sequence[Lane]
+    avoid: Sequence[Upstream]
     goes_first: bool = False
     bid: Bid | None = None
     """What it asks of the budgets, where there are any."""
-    leave: _Leave | None = None
+    leave: _Permit | None = None
     looks_at: float = float("inf")
     called: anyio.Event | None = None
 
@@ -70,7 +70,7 @@ class _Turn:
 class _Doubt:
     """A refusal of a row, and the note of it where it may be everybody's."""
 
-    fault: Refused | Denied
+    fault: Refused | ProviderUnusable
     refusal: Refusal | None
 
 
@@ -79,7 +79,7 @@ class _Row:
     """What became of one row's tries so far; `tried` are the lanes that failed it, or work on it already."""
 
     ordinal: int
-    tried: list[Lane]
+    tried: list[Upstream]
     goes_first: bool = False
     throttles: Throttles = field(default_factory=Throttles)
     renewed: bool = False
@@ -100,24 +100,24 @@ class Dispatcher:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        lanes: Sequence[Upstream],
         limits: Limits,
         *,
-        stop: Stop,
-        tally: Tally,
+        stop: Shutdown,
+        tally: Counters,
         give_up_s: float,
         account: Account | None = None,
         dice: random.Random | None = None,
     ) -> None:
         self.lanes = list(lanes)
         self.limits = limits
-        self.latencies = Latencies()
+        self.latencies = LatencyWindow()
         self._stop = stop
         self._tally = tally
         self._account = account
         self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s, dice=dice)
-        self._queue: deque[_Turn] = deque()
-        self._lookout: _Turn | None = None
+        self._queue: deque[_Waiter] = deque()
+        self._lookout: _Waiter | None = None
         """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""
         self._told = False
         """Whether those who wait have been called because of the stop."""
@@ -126,15 +126,15 @@ class Dispatcher:
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`.
 
-        Under budgets a call leaves when what it may cost is left of them, and raises `Spent` when it never will be.
+        Under budgets a call leaves when what it may cost is left of them, and raises `BudgetExhausted` when it never will be.
         """
         return await self._ask(request, [lane for lane in self.lanes if request.ordinal in lane.rows])
 
-    async def _ask_of(self, lane: Lane, request: Request) -> Reply:
+    async def _ask_of(self, lane: Upstream, request: Request) -> Reply:
         """The reply of this lane, where that can be; before all others that wait."""
         return await self._ask(request, [other for other in self.lanes if other is not lane], goes_first=True)
 
-    async def _ask(self, request: Request, avoid: list[Lane], *, goes_first: bool = False) -> Reply:
+    async def _ask(self, request: Request, avoid: list[Upstream], *, goes_first: bool = False) -> Reply:
         pause: float | None = 0.0
         row = _Row(request.ordinal, avoid, goes_first)
         size = _size(request) if self.limits.tokens else 0
@@ -177,24 +177,24 @@ class Dispatcher:
             else:
                 pause = follows
 
-    def _unanswered(self, lane: Lane, fault: Fault, left_at: float, row: _Row) -> float | _Doubt | None:
+    def _unanswered(self, lane: Upstream, fault: Fault, left_at: float, row: _Row) -> float | _Doubt | None:
         """What follows when a call was not answered: a pause before the next, a doubt whose fault it is, or its end."""
         match fault:
             case Expired() if row.renewed:
                 denied = _unaccepted(fault)
                 return _Doubt(denied, self.judge.refused(lane, row.ordinal, denied, left_at))
-            case Passing():
+            case Transient():
                 return self._passing(lane, fault, left_at, row)
-            case Refused() | Denied(kind=str()):
+            case Refused() | ProviderUnusable(kind=str()):
                 return _Doubt(fault, self.judge.refused(lane, row.ordinal, fault, left_at))
-            case Settled():
-                self._tally.requests -= isinstance(fault, Unusable)  # it never left
+            case Permanent():
+                self._tally.requests -= isinstance(fault, InvalidRow)  # it never left
                 lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
-            case Denied() | Interrupted():
+            case ProviderUnusable() | Interrupted():
                 self._tally.requests -= 1  # it waited for a token, and never left
         return None
 
-    def _passing(self, lane: Lane, fault: Passing, left_at: float, row: _Row) -> float | None:
+    def _passing(self, lane: Upstream, fault: Transient, left_at: float, row: _Row) -> float | None:
         """The pause after which the call is made again; None when its failure counts, and uses up an attempt."""
         match fault:
             case Throttled():
@@ -212,7 +212,7 @@ class Dispatcher:
                 return self.judge.failed(lane, fault, row.ordinal, left_at, row.tried)
         return None
 
-    async def _refuse(self, lane: Lane, doubt: _Doubt) -> NoReturn:
+    async def _refuse(self, lane: Upstream, doubt: _Doubt) -> NoReturn:
         """Raises the refusal once it is known to be the row's own, or what ends the run. Holds no slot meanwhile."""
         fault = doubt.fault
         if doubt.refusal is not None:
@@ -234,9 +234,9 @@ class Dispatcher:
         finally:
             self._tally.waiting -= 1
 
-    async def _enter(self, size: int, row: _Row, bid: Bid | None) -> _Leave:
+    async def _enter(self, size: int, row: _Row, bid: Bid | None) -> _Permit:
         """Waits for a turn; says which lane to use, whose slot is then taken, and paid for."""
-        turn = _Turn(size, row.tried, row.goes_first, bid)
+        turn = _Waiter(size, row.tried, row.goes_first, bid)
         self._queue.appendleft(turn) if row.goes_first else self._queue.append(turn)
         self._tally.waiting += 1
         try:
@@ -283,7 +283,7 @@ class Dispatcher:
                 self._look_again(now + min(wait, _LONGEST_NAP_S))
                 return
             self._queue.popleft()
-            turn.leave = _Leave(lane, now, self._take(lane, now, turn.size))
+            turn.leave = _Permit(lane, now, self._take(lane, now, turn.size))
             if turn.bid:
                 turn.bid.reserve()
             turn.call()
@@ -295,7 +295,7 @@ class Dispatcher:
             self._lookout.looks_at = at
             self._lookout.call()
 
-    async def _nap(self, turn: _Turn) -> None:
+    async def _nap(self, turn: _Waiter) -> None:
         """Sleeps until the turn is called, or it is time to look."""
         turn.called = anyio.Event()
         if turn is not self._lookout:
@@ -305,7 +305,7 @@ class Dispatcher:
             await turn.called.wait()
         turn.looks_at = float("inf")
 
-    def _abandon(self, turn: _Turn) -> None:
+    def _abandon(self, turn: _Waiter) -> None:
         """Gives up a place in the queue, or the slot that was taken meanwhile."""
         if turn is self._lookout:
             self._lookout = None
@@ -319,7 +319,7 @@ class Dispatcher:
             self._tally.requests -= 1
         self.admit()
 
-    def _next(self, now: float, avoid: Sequence[Lane]) -> tuple[float, Lane]:
+    def _next(self, now: float, avoid: Sequence[Upstream]) -> tuple[float, Upstream]:
         """The lane that may send soonest, the emptiest of several; and in how many seconds.
 
         A lane that fails fast looks empty: what share of its calls succeed counts as its room. Lanes to `avoid` are
@@ -350,7 +350,7 @@ class Dispatcher:
         since = self.judge.failed_since()
         return None if since is None else f"the endpoint, which has failed for {now - since:.0f} s"
 
-    def _take(self, lane: Lane, now: float, size: int) -> float:
+    def _take(self, lane: Upstream, now: float, size: int) -> float:
         lane.sent(now)
         lane.in_flight += 1
         self._tally.requests += 1
@@ -371,16 +371,16 @@ class Dispatcher:
         self.limits.tokens.settle(estimated, usage.input + answered)
         self._estimate.learn(size, usage.input, answered)
 
-    def _check_budgets(self, turn: _Turn) -> None:
+    def _check_budgets(self, turn: _Waiter) -> None:
         refusal = turn.bid.refusal() if turn.bid and self._queue[0] is turn else None
         if refusal is not None:
             raise refusal
 
 
-def _unaccepted(fault: Expired) -> Denied:
+def _unaccepted(fault: Expired) -> ProviderUnusable:
     """What a 401 to a renewed token says."""
     said = f"the endpoint does not accept a fresh token either: {fault.message}"
-    denied = Denied(said, http_status=401, kind="401")
+    denied = ProviderUnusable(said, http_status=401, kind="401")
     denied.reply = fault.reply
     return denied
 

@@ -10,12 +10,12 @@ from functools import partial
 
 import anyio
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
-from pipeline.faults import Denied, Passing, Refused, Settled, Spent, Throttled, Unavailable
-from pipeline.pace import FEW, ROWS, Refusal, Weather
-from pipeline.policy.shutdown import Stop
-from pipeline.policy.upstream import Control, Lane, Limits
+from pipeline.faults import BudgetExhausted, Permanent, ProviderUnusable, Refused, Throttled, Transient, Unavailable
+from pipeline.pace import FEW, ROWS, FailureRate, Refusal
+from pipeline.policy.shutdown import Shutdown
+from pipeline.policy.upstream import Control, Limits, Upstream
 
 GIVE_UP_S = 1800.0
 """How long an endpoint may fail as a whole before the run ends, resumable."""
@@ -46,7 +46,7 @@ _MOST_WORDS = 300
 _CONTROLS = 3
 """How often what was answered before is asked again, when that fails for reasons that tell nothing."""
 
-AskOf = Callable[[Lane, Request], Awaitable[Reply]]
+AskOf = Callable[[Upstream, Request], Awaitable[Reply]]
 
 
 @dataclass(slots=True)
@@ -71,11 +71,11 @@ class Judge:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        lanes: Sequence[Upstream],
         limits: Limits,
         *,
-        stop: Stop,
-        tally: Tally,
+        stop: Shutdown,
+        tally: Counters,
         give_up_s: float,
         dice: random.Random | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class Judge:
         self._stop = stop
         self._tally = tally
         self._give_up_s = give_up_s
-        self._scarcity = Weather()
+        self._scarcity = FailureRate()
         self._dice = dice or random.Random()  # noqa: S311 - jitter
 
     def answered(self, row: Throttles) -> None:
@@ -93,7 +93,7 @@ class Judge:
         if row.last_at is None:
             self._scarcity.saw(failed=False)
 
-    def throttled(self, lane: Lane, fault: Throttled, left_at: float, row: Throttles) -> float:
+    def throttled(self, lane: Upstream, fault: Throttled, left_at: float, row: Throttles) -> float:
         """Takes note of a 429, and says how long its row pauses. Raises when waiting for quota would have no end.
 
         A 429 between whose predecessor and itself others were answered is about this row rather than about the quota:
@@ -119,12 +119,16 @@ class Judge:
             told = "while other rows were answered" if passed_over else "after all others had ended"
             raise Refused(f"{fault.message} (throttled again and again {told})", http_status=fault.http_status)
         if out_of_patience:
-            raise Denied(f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}")
+            raise ProviderUnusable(
+                f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}"
+            )
         row.pause = min(15.0 if row.own else 30.0, max(0.5, 2.0 * row.pause))
         pause = row.pause * self._dice.uniform(0.5, 1.0)
         return max(pause, fault.retry_after or 0.0) if row.own else pause
 
-    def failed(self, lane: Lane, fault: Unavailable, row: int, left_at: float, tried: Sequence[Lane]) -> float | None:
+    def failed(
+        self, lane: Upstream, fault: Unavailable, row: int, left_at: float, tried: Sequence[Upstream]
+    ) -> float | None:
         """Takes note of a failure: None when it uses up one of the row's attempts, else the pause before it goes on."""
         now = anyio.current_time()
         if fault.reply is not None:  # it was answered and paid, with nothing that can be used
@@ -141,7 +145,7 @@ class Judge:
             return None
         return _REACH_AGAIN_S if out_of_reach else 0.0
 
-    def refused(self, lane: Lane, row: int, fault: Refused | Denied, left_at: float) -> Refusal | None:
+    def refused(self, lane: Upstream, row: int, fault: Refused | ProviderUnusable, left_at: float) -> Refusal | None:
         """Takes note of a refusal; None when it is the row's own beyond doubt. What it returns must be `settled`."""
         now = anyio.current_time()
         lane.answered(now, left_at, served=False)
@@ -149,15 +153,15 @@ class Judge:
         if fault.kind is None or not (suspect or not self._has_served()):
             return None
         lane.control.refused(row, left_at)
-        refusal = Refusal(row, fault.kind, suspect, fault.message, left_at, now, isinstance(fault, Denied))
+        refusal = Refusal(row, fault.kind, suspect, fault.message, left_at, now, isinstance(fault, ProviderUnusable))
         lane.refused(refusal)
         self.undecided += 1
         if (denied := self.verdict(now)) is not None:
             self._stop.request(denied)  # now, or the slot that becomes free would be taken once more
         return refusal
 
-    async def settled(self, lane: Lane, refusal: Refusal, ask: AskOf) -> None:
-        """Returns when a refusal is known to be the row's own. Raises `Denied` when it is everybody's.
+    async def settled(self, lane: Upstream, refusal: Refusal, ask: AskOf) -> None:
+        """Returns when a refusal is known to be the row's own. Raises `ProviderUnusable` when it is everybody's.
 
         `ask` asks a lane for a request, if that is in doubt otherwise.
         """
@@ -184,9 +188,9 @@ class Judge:
         control.out = request
         try:
             await ask(request)
-        except (Settled, Spent):
+        except (Permanent, BudgetExhausted):
             control.told_nothing(most=1)
-        except Passing:
+        except Transient:
             control.told_nothing(most=_CONTROLS)
             await self._stop.pause(_REACH_AGAIN_S)
         else:
@@ -195,7 +199,7 @@ class Judge:
         finally:
             control.out = None
 
-    def verdict(self, now: float) -> Denied | None:
+    def verdict(self, now: float) -> ProviderUnusable | None:
         """The end of the run, when what rows were refused for was found to be everybody's."""
         for lane in self._lanes:
             if not lane.blame.is_open:
@@ -209,10 +213,10 @@ class Judge:
                 where = f" by {lane.name}" if len(self._lanes) > 1 else ""
                 about = "this is about the account, not about a row: " if found.accounts else ""
                 said = f"{about}every row was refused alike{where}, and none was answered since"
-                return Denied(f"{found.message} ({said})")
+                return ProviderUnusable(f"{found.message} ({said})")
         return None
 
-    def despair(self, now: float) -> Denied | None:
+    def despair(self, now: float) -> ProviderUnusable | None:
         """The end of the run, when the endpoint was out of reach from the start, or has failed for long."""
         troubles = [lane.trouble for lane in self._lanes if lane.trouble is not None]
         words = next(filter(None, (_words(lane) for lane in self._lanes)), "no answer")
@@ -221,13 +225,15 @@ class Judge:
         if began and len(unreached) == len(self._lanes) and not self._has_served_here():
             patience = min(UNREACHABLE_S, self._give_up_s)
             if now - min(began) >= patience:
-                return Denied(f"the endpoint cannot be reached: {words} (nothing was answered for {patience:.0f} s)")
+                return ProviderUnusable(
+                    f"the endpoint cannot be reached: {words} (nothing was answered for {patience:.0f} s)"
+                )
         since = self.failed_since()
         if since is not None and now - since >= self._give_up_s:
-            return Denied(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after): {words}")
+            return ProviderUnusable(f"the endpoint has failed for {self._give_up_s:.0f} s (--give-up-after): {words}")
         return None
 
-    def look(self, now: float) -> Denied | None:
+    def look(self, now: float) -> ProviderUnusable | None:
         """Says in the tally what is wrong, when nothing is answered; and how the run ends, when it does.
 
         To be called every second, also while nobody asks.
@@ -236,7 +242,7 @@ class Judge:
         self._tally.trouble = told[0] if all(told) else None
         return self.despair(now) or self.verdict(now)
 
-    def require(self, denied: Denied | None) -> None:
+    def require(self, denied: ProviderUnusable | None) -> None:
         """Raises what ends the run, if there is anything."""
         if denied is not None:
             raise denied
@@ -273,6 +279,6 @@ class Judge:
         return self._tally.ok_before > 0 or self._has_served_here()
 
 
-def _words(lane: Lane) -> str | None:
+def _words(lane: Upstream) -> str | None:
     """What is wrong with a lane, as it was said last."""
     return lane.hitch() or (lane.trouble.message[:_MOST_WORDS] if lane.trouble is not None else None)

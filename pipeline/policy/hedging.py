@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio.lowlevel import checkpoint
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, together
 from pipeline.faults import Fault
-from pipeline.pace import Call, Lateness
+from pipeline.pace import Call, StragglerDetector
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
+class _Attempt:
     """A request on its way. Of a first one: its call, while one runs; of a second one: whether it was ever sent."""
 
     second: bool = False
@@ -26,10 +26,10 @@ class _Flight:
 
 @dataclass(frozen=True, slots=True)
 class _Watched(Request):
-    flight: _Flight = field(default_factory=_Flight)
+    flight: _Attempt = field(default_factory=_Attempt)
 
 
-def watched(ask: Ask, lateness: Lateness) -> Ask:
+def watched(ask: Ask, lateness: StragglerDetector) -> Ask:
     """Ask, and tell `hedged` when a request of its own leaves and how long it takes. Stands where requests are sent.
 
     Waiting for a turn makes no request late: a second one would only wait behind it.
@@ -55,7 +55,9 @@ def watched(ask: Ask, lateness: Lateness) -> Ask:
     return watched_ask
 
 
-def hedged(ask: Ask, lateness: Lateness, tally: Tally, give_up: Callable[[Reply], object] = lambda _: None) -> Ask:
+def hedged(
+    ask: Ask, lateness: StragglerDetector, tally: Counters, give_up: Callable[[Reply], object] = lambda _: None
+) -> Ask:
     """Ask, and once more when the answer is later than nearly all others were: the first answer wins.
 
     There is one reply, never two; its latency counts from the first request, and its usage and cost are those of both
@@ -66,10 +68,10 @@ def hedged(ask: Ask, lateness: Lateness, tally: Tally, give_up: Callable[[Reply]
     async def hedged_ask(request: Request) -> Reply:
         replies: list[Reply] = []
         faults: list[Fault] = []
-        second: _Flight | None = None
+        second: _Attempt | None = None
         since = 0.0
 
-        async def race(flight: _Flight) -> None:
+        async def race(flight: _Attempt) -> None:
             try:
                 replies.append(
                     await ask(_Watched(request.ordinal, request.payload, request.headers, request.calls, flight))
@@ -82,10 +84,10 @@ def hedged(ask: Ask, lateness: Lateness, tally: Tally, give_up: Callable[[Reply]
                 tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
-            first = _Flight()
+            first = _Attempt()
             tasks.start_soon(race, first)
             since = await _late(first, lateness)
-            second = _Flight(second=True)
+            second = _Attempt(second=True)
             tasks.start_soon(race, second)
         both = second is not None and second.sent
         tally.hedged += both
@@ -98,7 +100,7 @@ def hedged(ask: Ask, lateness: Lateness, tally: Tally, give_up: Callable[[Reply]
     return hedged_ask
 
 
-async def _late(flight: _Flight, lateness: Lateness) -> float:
+async def _late(flight: _Attempt, lateness: StragglerDetector) -> float:
     """Waits until the request is late, and is to be hedged; says when it was sent."""
     while True:
         while flight.call is not None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pipeline.data import Ask, Failure, Outcome, Reply, Request, together
 from pipeline.endpoint.untrusted_json import as_integer, dig
 from pipeline.endpoint.wire import completion_of_reply
-from pipeline.faults import Cut, Fault, Unparsable
+from pipeline.faults import Fault, Truncated, Unparsable
 
 MOST_TOKENS = 65_536
 """Room beyond which a cut answer is not asked for again."""
@@ -38,7 +38,7 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
             again = _again(reply.asked or request, reply, fault, widened=widened, left=left)
             if again is None:
                 return reply
-            widened, left = (True, left) if isinstance(fault, Cut) else (widened, left - 1)
+            widened, left = (True, left) if isinstance(fault, Truncated) else (widened, left - 1)
             request = again
             reply = together(reply, await ask(request))
         return reply
@@ -48,7 +48,7 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
 
 def _again(request: Request, reply: Reply, fault: Fault | None, *, widened: bool, left: int) -> Request | None:
     match fault:
-        case Cut() if not widened:
+        case Truncated() if not widened:
             return _with_more_room(request, reply)
         case Unparsable() if left:
             text = _text_of(reply)

@@ -8,17 +8,19 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Unavailable
-from pipeline.pace import RetryBudget, Weather
-from pipeline.policy.shutdown import Stop
+from pipeline.pace import FailureRate, RetryBudget
+from pipeline.policy.shutdown import Shutdown
 
 
-def retrying(ask: Ask, *, attempts: int, weather: Weather, budget: RetryBudget, stop: Stop, tally: Tally) -> Ask:
+def retrying(
+    ask: Ask, *, attempts: int, weather: FailureRate, budget: RetryBudget, stop: Shutdown, tally: Counters
+) -> Ask:
     """Ask, up to `attempts` times against `Unavailable`: truncated exponential backoff with jitter (1 s, x2, 60 s).
 
-    While the endpoint fails many rows, each gets as many more tries as chance alone may use up (see `Weather`);
+    While the endpoint fails many rows, each gets as many more tries as chance alone may use up (see `FailureRate`);
     together they stay within the retry budget. A server's own `retry_after` is a floor of the wait. The reply
     carries how many attempts it took; the last fault is raised when none succeeds.
     """
@@ -80,7 +82,7 @@ def within(ask: Ask, seconds: float) -> Ask:
     return asking_within
 
 
-def _tries(state: RetryCallState, weather: Weather, attempts: int) -> int:
+def _tries(state: RetryCallState, weather: FailureRate, attempts: int) -> int:
     """How many tries the row has: no more than `attempts` once its failure was found to be its own."""
     fault = state.outcome.exception() if state.outcome else None
     return attempts if isinstance(fault, Unavailable) and fault.own else weather.attempts(attempts)

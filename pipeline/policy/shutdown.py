@@ -11,7 +11,7 @@ import anyio
 from pipeline.faults import Broken, Fault, Interrupted
 
 
-class Stop:
+class Shutdown:
     """The run is to end: no new row, no new try. Waiting ends at once; calls in flight may finish."""
 
     def __init__(self) -> None:

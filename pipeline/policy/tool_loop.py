@@ -20,7 +20,7 @@ from pipeline.data import Ask, Reply, Request, together
 from pipeline.endpoint.finish_reasons import fault_of
 from pipeline.endpoint.messages import is_object
 from pipeline.endpoint.wire import completion_of_reply, first_message
-from pipeline.faults import Cut, Fault
+from pipeline.faults import Fault, Truncated
 from pipeline.job.attachments import Attachment
 from pipeline.job.tools import Tool, ToolError, result_text
 
@@ -41,7 +41,7 @@ def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcrip
     thought signatures and all; only ids that are missing or repeated, and arguments that are not a JSON object, are
     replaced. What goes wrong with a call is reported to the model. A call of a tool without a function is recorded,
     as the answer. Of a turn that was cut or blocked nothing is carried out: its reply is returned, with the request
-    that it answers (`asked`). Raises `Cut` when the model still calls tools after the last turn, or calls too many in
+    that it answers (`asked`). Raises `Truncated` when the model still calls tools after the last turn, or calls too many in
     one.
     """
     known = {tool.name: tool for tool in tools}
@@ -70,8 +70,8 @@ def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcrip
     return asking_with_tools
 
 
-def _cut(message: str, reply: Reply | None) -> Cut:
-    fault = Cut(message)
+def _cut(message: str, reply: Reply | None) -> Truncated:
+    fault = Truncated(message)
     fault.reply = reply
     return fault
 

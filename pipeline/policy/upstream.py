@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.data import Ask, Request
 from pipeline.faults import Fault
-from pipeline.pace import ROWS, AdaptiveRate, Blame, Breaker, Gate, Refusal, Spacing
+from pipeline.pace import ROWS, AdaptiveRate, Blame, CircuitBreaker, Pacer, Refusal, RetryAfterHold
 
 
 @dataclass(slots=True)
@@ -15,8 +15,8 @@ class Limits:
     """The bounds of a run, which may be changed while it works; `concurrency` up to `most`, if that is given."""
 
     concurrency: int
-    requests: Spacing | None = None
-    tokens: Spacing | None = None
+    requests: Pacer | None = None
+    tokens: Pacer | None = None
     most: int | None = None
 
 
@@ -53,15 +53,15 @@ class Control:
 
 
 @dataclass(slots=True)
-class Lane:
+class Upstream:
     """One endpoint, and what is known of it. `rate` is None when only the bound on calls in flight counts."""
 
     name: str
     ask: Ask
     weight: float = 1.0
     rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
-    gate: Gate = field(default_factory=Gate)
-    breaker: Breaker = field(default_factory=Breaker)
+    gate: RetryAfterHold = field(default_factory=RetryAfterHold)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     in_flight: int = 0
     rows: set[int] = field(default_factory=set)
     """The rows that it works on."""

@@ -14,7 +14,7 @@ from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import Measure, Unit, metric_of
 from pipeline.evaluation.stats.tables import Confusion, FieldTable, Table
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.report.wording import chance, difference, figure, place, row_told, value, wrong_leaves, wrong_rows
 
 HEAT = 8
@@ -139,7 +139,7 @@ def unit_of(metric: str | None) -> Unit:
     """The unit of a metric by its name."""
     try:
         return metric_of(metric).unit if metric else "share"
-    except Misuse:
+    except UsageError:
         return "share"
 
 

@@ -14,14 +14,14 @@ from pipeline.data import Part
 from pipeline.execution.monitor import EVENTS
 from pipeline.execution.run_status import Status, manifest_of, status_of
 from pipeline.failures import Failures
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.ledger import Charges
 from pipeline.report.scan import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
 from pipeline.storage.dataset import MANIFEST
-from pipeline.storage.journal import charged_in, look
-from pipeline.storage.run_folder import Plan, RunFolder
+from pipeline.storage.journal import charged_in, read_state
+from pipeline.storage.run_folder import RunFolder, RunIdentity
 
 _TOKENS = ("input", "output", "reasoning", "cached")
 
@@ -106,20 +106,20 @@ def _parts_told(output: Path, told: Mapping[str, Any]) -> list[Part]:
     try:
         return [Part.from_json(part) for part in told.get("parts", ())]
     except ValueError as error:
-        raise Misuse(f"{output / MANIFEST} is damaged: {error}") from error
+        raise UsageError(f"{output / MANIFEST} is damaged: {error}") from error
 
 
 def run_facts(output: Path) -> RunFacts:
     """Reads what a run left in its folder, or what it has written so far.
 
-    The plan and the manifest say the same of a finished run: either will do. Raises `Misuse` when neither is there.
+    The plan and the manifest say the same of a finished run: either will do. Raises `UsageError` when neither is there.
     """
     folder = RunFolder(output)
     plan, manifest = folder.load(), manifest_of(output)
     if plan is None and manifest is None:
-        raise Misuse(f"{output} holds no run (neither a plan nor a manifest)")
+        raise UsageError(f"{output} holds no run (neither a plan nor a manifest)")
     told = manifest if manifest is not None else {}
-    parts, pending = look(folder.journal)
+    parts, pending = read_state(folder.journal)
     if not folder.journal.exists():
         parts = _parts_told(output, told)
     charged = charged_in(folder.journal) if folder.journal.exists() else Charges.from_json(told.get("charged", {}))
@@ -158,7 +158,7 @@ def run_facts(output: Path) -> RunFacts:
     )
 
 
-def _identity(plan: Plan | None, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> dict[str, Any]:
     fingerprint = _fingerprint(plan, manifest)
     run = manifest.get("run", {})
     return {
@@ -172,7 +172,7 @@ def _identity(plan: Plan | None, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fingerprint(plan: Plan | None, manifest: Mapping[str, Any]) -> Mapping[str, str]:
+def _fingerprint(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> Mapping[str, str]:
     fingerprint: Mapping[str, str] = plan.job if plan else manifest["job"]
     return fingerprint
 
@@ -184,7 +184,7 @@ def _key(fingerprint: Mapping[str, str]) -> str | None:
     return None if key is None else (columns.get("rename") or {}).get(key, key)
 
 
-def _inputs(plan: Plan | None, manifest: Mapping[str, Any]) -> tuple[InputFile, ...]:
+def _inputs(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> tuple[InputFile, ...]:
     files = [asdict(file) for file in Survey.from_json(plan.survey).files] if plan else manifest["input"]
     return tuple(InputFile(file["path"], file["rows"], file["size"], file["sha256"]) for file in files)
 

@@ -77,7 +77,7 @@ def page_of(
 
 def write_page(page: str, path: Path) -> None:
     """Puts the page there, whole or not at all. OSError when the disk fails."""
-    FILES.put(path, page.encode())
+    FILES.write_atomic(path, page.encode())
 
 
 def _rendered(facts: RunFacts, assessment: Assessment | None, prompts: Mapping[str, str], caps: Caps) -> str:

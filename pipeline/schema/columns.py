@@ -14,7 +14,7 @@ from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation,
 from enum import Enum
 from typing import Any
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.exact_numbers import json_of
 
 
@@ -172,10 +172,12 @@ WALL_TIME = Column("timestamp[us]", lambda: _pyarrow().timestamp("us"), _wall_ti
 
 
 def decimal(precision: int = 38, scale: int = 9) -> Column:
-    """Exact decimals; trailing zeros do not count. Misuse above 38 digits, which DuckDB and BigQuery cannot hold."""
+    """Exact decimals; trailing zeros do not count. UsageError above 38 digits, which DuckDB and BigQuery cannot hold."""
     precision = max(precision, scale, 1)
     if precision > 38:
-        raise Misuse(f"a decimal of {precision} digits fits no column (38 at most): use max_digits=38 or less, or str")
+        raise UsageError(
+            f"a decimal of {precision} digits fits no column (38 at most): use max_digits=38 or less, or str"
+        )
     label = f"decimal128({precision}, {scale})"
     quantum = Decimal((0, (1,), -scale))
     context = Context(prec=precision, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
@@ -281,7 +283,7 @@ class Field:
 
 
 def struct_of(fields: Sequence[Field], kind: type, where: str) -> Column:
-    """A struct of `fields`, taken from a `kind`. Misuse when two names differ by case only: BigQuery refuses them."""
+    """A struct of `fields`, taken from a `kind`. UsageError when two names differ by case only: BigQuery refuses them."""
     _refuse_twins([field.name for field in fields], where)
     steps = [(field.name, field.get, field.column.take) for field in fields]
 
@@ -312,6 +314,6 @@ def _refuse_twins(names: Sequence[str], where: str) -> None:
     for name in names:
         twin = seen.setdefault(name.casefold(), name)
         if twin is not name:
-            raise Misuse(
+            raise UsageError(
                 f"{where}: the fields {twin!r} and {name!r} differ by case only, which warehouses refuse: rename one"
             )

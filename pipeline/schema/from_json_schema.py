@@ -1,4 +1,4 @@
-"""From a JSON Schema document to its `Shape`, for jobs that keep their schema in a file.
+"""From a JSON Schema document to its `AnswerSchema`, for jobs that keep their schema in a file.
 
 | in the schema | in Parquet |
 |---|---|
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.columns import (
     BOOL,
     DATE,
@@ -45,13 +45,13 @@ from pipeline.schema.columns import (
 from pipeline.schema.conversions import without_leap_second
 from pipeline.schema.dialects import asked, standard
 from pipeline.schema.exact_numbers import Inexact
-from pipeline.schema.shape import JsonSchema, Shape, bare_json, load, resolve, subschemas, unparsable
+from pipeline.schema.shape import AnswerSchema, JsonSchema, bare_json, load, resolve, subschemas, unparsable
 
 
-def shape_of_document(document: JsonSchema, name: str) -> Shape:
+def shape_of_document(document: JsonSchema, name: str) -> AnswerSchema:
     """The shape of a JSON Schema (draft 2020-12 unless `$schema` says otherwise); its values are dicts.
 
-    Misuse for an invalid schema, a root that is not an object with properties, and a `$ref` to another document,
+    UsageError for an invalid schema, a root that is not an object with properties, and a `$ref` to another document,
     which would have to be fetched.
     """
     document = standard(document)
@@ -59,9 +59,9 @@ def shape_of_document(document: JsonSchema, name: str) -> Shape:
     _refuse_foreign_references(document)
     columns = _column(document, document, frozenset())
     if not columns.label.startswith("struct<") or columns.label == "struct<>":
-        raise Misuse("the schema's root must be an object with properties: give its value a name in one")
+        raise UsageError("the schema's root must be an object with properties: give its value a name in one")
     sent = {key: value for key, value in document.items() if key != "$schema"}
-    return Shape(name, asked(sent), columns, lambda text: _read(validator, text))
+    return AnswerSchema(name, asked(sent), columns, lambda text: _read(validator, text))
 
 
 def _validator(document: JsonSchema) -> Any:
@@ -72,7 +72,9 @@ def _validator(document: JsonSchema) -> Any:
     try:
         kind.check_schema(dict(document))
     except jsonschema.SchemaError as error:
-        raise Misuse(f"the schema is not valid JSON Schema: {error.json_path}: {excerpt(error.message, 200)}") from None
+        raise UsageError(
+            f"the schema is not valid JSON Schema: {error.json_path}: {excerpt(error.message, 200)}"
+        ) from None
     formats = jsonschema.FormatChecker(formats=())
     for format_name, column in _FORMATS.items():
         formats.checks(format_name, raises=Misfit)(functools.partial(_has_format, column))
@@ -87,7 +89,9 @@ def _has_format(column: Column, value: Any) -> bool:
 
 def _refuse_foreign_references(schema: JsonSchema) -> None:
     if not str(schema.get("$ref", "#")).startswith("#"):
-        raise Misuse(f"the schema refers to another document, {schema['$ref']!r}: copy it into $defs and refer to that")
+        raise UsageError(
+            f"the schema refers to another document, {schema['$ref']!r}: copy it into $defs and refer to that"
+        )
     for inner in subschemas(schema):
         _refuse_foreign_references(inner)
 
@@ -179,7 +183,7 @@ def _target(root: JsonSchema, reference: str) -> JsonSchema:
     try:
         target = resolve(root, reference)
     except (LookupError, TypeError):
-        raise Misuse(f"the schema's $ref {reference!r} leads nowhere") from None
+        raise UsageError(f"the schema's $ref {reference!r} leads nowhere") from None
     return target if isinstance(target, Mapping) else {}
 
 

@@ -1,4 +1,4 @@
-r"""From a job's schema to its `Shape`: pydantic model <-> JSON schema for the endpoint <-> Arrow type for Parquet.
+r"""From a job's schema to its `AnswerSchema`: pydantic model <-> JSON schema for the endpoint <-> Arrow type for Parquet.
 
 Every column is declared before row 1. What a type becomes:
 
@@ -53,7 +53,7 @@ import pydantic
 from pydantic import BaseModel, RootModel
 from pydantic_core import to_jsonable_python
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.columns import (
     BINARY,
     BOOL,
@@ -75,33 +75,33 @@ from pipeline.schema.columns import (
 )
 from pipeline.schema.from_json_schema import shape_of_document
 from pipeline.schema.model_validation import input_name, read_answer
-from pipeline.schema.shape import Shape, is_strict
+from pipeline.schema.shape import AnswerSchema, is_strict
 from pipeline.schema.strict_schema import json_schema
 
-__all__ = ["Shape", "is_strict", "json_schema", "shape_of"]
+__all__ = ["AnswerSchema", "is_strict", "json_schema", "shape_of"]
 
 
-def shape_of(schema: type[BaseModel] | Mapping[str, Any], name: str | None = None) -> Shape:
+def shape_of(schema: type[BaseModel] | Mapping[str, Any], name: str | None = None) -> AnswerSchema:
     """The shape of a job's answers, from a pydantic model or from a JSON Schema. `name` is what the endpoint sees.
 
-    Misuse, with the remedy, for what cannot be a table: no fields, a root that is not an object, names that differ
+    UsageError, with the remedy, for what cannot be a table: no fields, a root that is not an object, names that differ
     by case only, a type without a JSON schema.
     """
     if isinstance(schema, Mapping):
         return shape_of_document(schema, name or str(schema.get("title", "answer")))
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
-        raise Misuse(f"the schema must be a pydantic model or a JSON Schema, not {schema!r}")
+        raise UsageError(f"the schema must be a pydantic model or a JSON Schema, not {schema!r}")
     if issubclass(schema, RootModel):
-        raise Misuse(
+        raise UsageError(
             f"{schema.__name__} is a RootModel: put its value in a field of a BaseModel, to give it a column name"
         )
     document = json_schema(schema)
     if not schema.model_fields:
-        raise Misuse(
+        raise UsageError(
             f"{schema.__name__} has no fields, so it has no columns: give it one, or drop the schema for plain text"
         )
     columns = _struct(schema, frozenset())
-    return Shape(name or schema.__name__, document, columns, lambda text: read_answer(schema, text))
+    return AnswerSchema(name or schema.__name__, document, columns, lambda text: read_answer(schema, text))
 
 
 _SCALARS: tuple[tuple[type, Column], ...] = (  # the first that fits: bool is an int, datetime is a date
@@ -163,7 +163,7 @@ def _class(kind: type, metadata: tuple[Any, ...], above: frozenset[Any]) -> Colu
     if issubclass(kind, _TEXTUAL) or hasattr(kind, "unicode_string"):  # the last: URLs with several hosts
         return via(str, STRING)
     if issubclass(kind, _SECRETS):
-        raise Misuse(f"{kind.__name__} hides its value, so it cannot be a column: use str or bytes")
+        raise UsageError(f"{kind.__name__} hides its value, so it cannot be a column: use str or bytes")
     scalars = (column for scalar, column in _SCALARS if issubclass(kind, scalar))
     return next(scalars, _json_text(nullable=kind in (Any, object, type(None), pydantic.Json)))
 

@@ -26,7 +26,7 @@ _BEYOND_STRICT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AnswerSchema:
     """What every answer of a job looks like. Build it with `pipeline.schema.from_pydantic.shape_of`, once per job.
 
     `json_schema` goes to the endpoint; `columns` is the struct that the dataset's `parsed` column holds; `read`
@@ -45,7 +45,7 @@ class Shape:
         schema = {"name": name, "schema": self.json_schema, "strict": is_strict(self.json_schema)}
         return {"type": "json_schema", "json_schema": schema}
 
-    def with_times_as_text(self) -> Shape:
+    def with_times_as_text(self) -> AnswerSchema:
         """The same shape with times of day as text columns."""
         return replace(self, columns=times_as_text(self.columns))
 

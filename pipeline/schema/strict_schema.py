@@ -15,7 +15,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUndefinedAnnot
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.dialects import any_of_tagged, listed_values
 from pipeline.schema.shape import JsonSchema, mapped, resolve, subschemas
 
@@ -71,14 +71,14 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 
     Objects are closed and their properties required, but for optional ones that lead back to where they are: Gemini
     takes cyclic references in properties that are not required only. Defaults are left out; a `$ref` stands alone, or
-    is replaced by what it refers to. Free-form dicts stay open: see `pipeline.schema.shape.is_strict`. Misuse for a type
+    is replaced by what it refers to. Free-form dicts stay open: see `pipeline.schema.shape.is_strict`. UsageError for a type
     without a JSON schema.
     """
     try:
         model.model_rebuild()
         document = model.model_json_schema(schema_generator=_Narrow)
     except (PydanticInvalidForJsonSchema, PydanticUndefinedAnnotation, PydanticUserError) as error:
-        raise Misuse(f"{model.__name__} has no JSON schema: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{model.__name__} has no JSON schema: {str(error).splitlines()[0]}") from error
     return _strict(document, document, ())
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.schema.dialects import listed_values, standard
 from pipeline.schema.shape import JsonSchema, resolve
 
@@ -57,7 +57,7 @@ def gemini_parameters(schema: JsonSchema) -> dict[str, Any] | None:
     """The parameters that a JSON Schema of an object declares; None for one without any: they are left out then.
 
     References are put in place, `T | None` becomes `nullable`, and free-form objects become lists of their entries,
-    which `pipeline.schema.conversions` makes objects of again. Raises `Misuse` for a recursive schema.
+    which `pipeline.schema.conversions` makes objects of again. Raises `UsageError` for a recursive schema.
     """
     root = standard(schema)
     declared = _Dialect(root).object_of(root, ())
@@ -171,7 +171,7 @@ class _Dialect:
             parts = list(schema.get("allOf", ()))
             if reference := schema.get("$ref"):
                 if reference in inside:
-                    raise Misuse(
+                    raise UsageError(
                         "a tool's parameters cannot hold themselves: the endpoint takes no recursive schemas there"
                     )
                 inside = (*inside, reference)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source.format_detection import HEAD_BYTES
 from pipeline.source.jsonl import BOM, MAX_LINE_BYTES, Line, all_lines
 from pipeline.source.survey import Position
@@ -37,11 +37,11 @@ class Dialect:
 
 
 def dialect_of(path: str, read: Callable[[int], bytes], *, tabs: bool) -> Dialect:
-    """The dialect, judged by the beginning of a text. Raises `Misuse` when there is no header that names columns."""
+    """The dialect, judged by the beginning of a text. Raises `UsageError` when there is no header that names columns."""
     text = _beginning(read).removeprefix(BOM)
     if b"\r" in text and b"\n" not in text:
         name = shlex.quote(path)
-        raise Misuse(f"{path}: its lines end with a carriage return alone: tr '\\r' '\\n' < {name} > new.csv")
+        raise UsageError(f"{path}: its lines end with a carriage return alone: tr '\\r' '\\n' < {name} > new.csv")
     lines = [line for line in text.split(b"\n") if line.strip()]
     if not lines:
         return Dialect(",", (), 0)
@@ -85,11 +85,11 @@ def _columns(path: str, text: bytes, delimiter: str) -> tuple[str, ...]:
     record = next(_joined(((0, 0, line) for line in text.split(b"\n")), delimiter, None), None)
     header = [] if record is None else _fields(record[2], delimiter)
     if isinstance(header, str):
-        raise Misuse(f"{path}: its first line is no header: {header}")
+        raise UsageError(f"{path}: its first line is no header: {header}")
     names = [name.strip() or f"column_{index}" for index, name in enumerate(header, 1)]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise Misuse(f"{path} has several columns named {', '.join(repeated)}; give them different names")
+        raise UsageError(f"{path} has several columns named {', '.join(repeated)}; give them different names")
     return tuple(names)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from urllib.parse import unquote
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
@@ -62,13 +62,13 @@ def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
     matches one of its globs are looked at. Folders named `key=value`, in what the user named and below it, become
     columns: see `partitions_of`.
 
-    Raises `Misuse` when an input matches no file; when a file cannot be read; when one that may hold rows is of no
+    Raises `UsageError` when an input matches no file; when a file cannot be read; when one that may hold rows is of no
     kind that is read; when the files are of several formats; and when a folder is a table of a lake format.
     """
     search = _Search((include,) if isinstance(include, str) else tuple(include))
     entries = [inputs] if isinstance(inputs, str | Path) else inputs
     if not entries:
-        raise Misuse("no input: name a file, a directory or a pattern")
+        raise UsageError("no input: name a file, a directory or a pattern")
     for entry in entries:
         search.add(entry)
     paths = list(search.found)
@@ -104,13 +104,13 @@ class _Search:
         self._passed: list[Path] = []
 
     def add(self, entry: str | Path) -> None:
-        """Takes in what one input names. Raises `Misuse` when that is nothing."""
+        """Takes in what one input names. Raises `UsageError` when that is nothing."""
         _refuse_address(str(entry))
         path = Path(os.path.abspath(entry))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
         matches = sorted(self._matches(path), key=str)
         if not matches and not self.unknown:
             chosen = f" that --include {' '.join(self._include)} selects" if self._include else ""
-            raise Misuse(f"no input file{chosen} matches {str(entry)!r}; known suffixes: {known_suffixes()}")
+            raise UsageError(f"no input file{chosen} matches {str(entry)!r}; known suffixes: {known_suffixes()}")
         for match in matches:
             real = os.path.realpath(match)
             if real not in self._real:
@@ -158,14 +158,14 @@ class _Search:
         return not self._include or any(PurePath(path).match(pattern) for pattern in self._include)
 
     def require_known(self) -> None:
-        """Raises `Misuse` for files in folders that may hold rows and are of no kind that is read."""
+        """Raises `UsageError` for files in folders that may hold rows and are of no kind that is read."""
         if not self.unknown:
             return
         told = [f"{path}: {kind_of_rows(path) or 'unknown kind of file'}" for path in self.unknown[:_LISTED]]
         if len(self.unknown) > _LISTED:
             told.append(f"and {len(self.unknown) - _LISTED} more")
         listed = "".join(f"\n  - {text}" for text in told)
-        raise Misuse(
+        raise UsageError(
             f"files of the input that may hold rows are of no kind that is read:{listed}\n"
             f"rename or convert them ({known_suffixes()}), move them away, "
             f"or say which files are the input: --include '*{_ending(self.found)}'"
@@ -199,31 +199,31 @@ def _ending(found: Iterable[Path]) -> str:
 
 
 def _refuse(error: OSError) -> None:
-    raise Misuse(f"cannot read {error.filename}: {error.strerror}") from error
+    raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _refuse_address(entry: str) -> None:
     scheme = _ADDRESS.match(entry)
     if scheme and not os.path.lexists(entry):
         tool = _FETCHED_BY.get(scheme[1], "the tool of its store")
-        raise Misuse(f"input files are on this machine, and {entry!r} is not: copy it here first, with {tool}")
+        raise UsageError(f"input files are on this machine, and {entry!r} is not: copy it here first, with {tool}")
 
 
 def _known_file(path: Path) -> Path:
     if path.is_symlink() and not path.exists():
-        raise Misuse(f"{path} is a link to nothing: correct the link, or name another input")
+        raise UsageError(f"{path} is a link to nothing: correct the link, or name another input")
     if format_of(path) is None:
-        raise Misuse(f"{path}: unknown kind of file; rename or convert it to one of: {known_suffixes()}")
+        raise UsageError(f"{path}: unknown kind of file; rename or convert it to one of: {known_suffixes()}")
     return path
 
 
 def _check_readable(path: Path) -> None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise Misuse(f"{path}: not a regular file; copy its content to one first")
+            raise UsageError(f"{path}: not a regular file; copy its content to one first")
         path.open("rb").close()
     except OSError as error:
-        raise Misuse(f"cannot read {path}: {error.strerror}; mend its path or its permissions") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}; mend its path or its permissions") from error
 
 
 def _one_format(paths: Sequence[Path]) -> Format:
@@ -231,5 +231,5 @@ def _one_format(paths: Sequence[Path]) -> Format:
     first = {format_of(path): path for path in reversed(paths)}
     if len(first) > 1:
         told = " and ".join(f"{words[kind]} ({first[kind]})" for kind in words if kind in first)
-        raise Misuse(f"the input mixes {told}; run them one after the other, or choose with --include")
+        raise UsageError(f"the input mixes {told}; run them one after the other, or choose with --include")
     return next(kind for kind in first if kind)

@@ -106,7 +106,7 @@ def digest_of(path: str) -> str:
         return content.sealed("", (), 0).sha256
 
 
-class Watch:
+class UnchangedCheck:
     """Notices when a file is no longer the one that was surveyed."""
 
     def __init__(self, file: File) -> None:

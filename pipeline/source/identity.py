@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, UsageError
 from pipeline.source.discovery import Found, Inputs, discover
 from pipeline.source.files import difference, digest_of, stamp
 from pipeline.source.survey import File, Partitions, Survey
@@ -24,7 +24,7 @@ def found_again(survey: Survey, inputs: Inputs, include: str | Sequence[str] = (
     """
     try:
         now = discover(inputs, include).files
-    except Misuse as misuse:
+    except UsageError as misuse:
         return survey, [str(misuse)]
     if len(now) != len(survey.files):
         return survey, _joined_or_left(survey.files, now)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 _ICEBERG_METADATA = re.compile(r"(v\d+|\d+-[0-9a-f-]{36})(\.\w+)?\.metadata\.json(\.gz)?|version-hint\.text")
 
@@ -20,7 +20,7 @@ _READERS = {
 
 
 def require_no_lake(paths: Iterable[Path]) -> None:
-    """Raises `Misuse` when one of the files lies in a table of a lake format: only its log says which rows count."""
+    """Raises `UsageError` when one of the files lies in a table of a lake format: only its log says which rows count."""
     seen: set[Path] = set()
     for path in paths:
         for folder in path.parents:
@@ -28,7 +28,7 @@ def require_no_lake(paths: Iterable[Path]) -> None:
                 break
             seen.add(folder)
             if kind := _lake_at(folder):
-                raise Misuse(
+                raise UsageError(
                     f"{folder} is a table of {kind}: its files also hold rows that were deleted or replaced. "
                     f"Export the rows that it has now, and read those: {_READERS[kind].format(table=folder)}"
                 )

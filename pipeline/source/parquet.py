@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pyarrow.types as t
 
 from pipeline.data import Row
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, UsageError
 from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
-from pipeline.source.files import HashedFile, Watch
+from pipeline.source.files import HashedFile, UnchangedCheck
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
@@ -46,7 +46,7 @@ _CALENDAR_SECONDS = 1e12
 def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
     """Read every footer and hash every file; no data page is decoded.
 
-    Raises `Misuse` for a file that is corrupt or cut short. A column of types that nothing holds exactly is a
+    Raises `UsageError` for a file that is corrupt or cut short. A column of types that nothing holds exactly is a
     conflict, which matters only to those who use it.
     """
     footers = [_footer(found.path) for found in discovery.files]
@@ -79,12 +79,12 @@ def _footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
         with pq.ParquetFile(path) as file:
             metadata, schema = file.metadata, file.schema_arrow
     except _UNREADABLE as error:
-        raise Misuse(
+        raise UsageError(
             f"{path} is no whole Parquet file ({one_line(error)}); write it again or take it out of the input"
         ) from error
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
-        raise Misuse(f"{path} has several columns named {', '.join(repeated)}; give them different names")
+        raise UsageError(f"{path} has several columns named {', '.join(repeated)}; give them different names")
     return metadata, schema
 
 
@@ -157,7 +157,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
         if number < start.file:
             continue
         skip = start.offset if number == start.file else 0
-        watch = Watch(file)
+        watch = UnchangedCheck(file)
         watch.check()
         for batch in _slices(_decoded(file, skip, columns), ordinal, end, survey.chunk_rows):
             watch.check()

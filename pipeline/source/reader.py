@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import pyarrow as pa
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.source.discovery import Inputs, discover
 from pipeline.source.parquet import read_parquet, survey_parquet
 from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
@@ -38,14 +38,14 @@ def survey(
     `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they
     keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. No chunk has more rows than make
     256 MiB. With `limit` only the first so many rows count; files are listed and hashed in full all the same. Text is
-    parsed record by record and every column's type settled; of Parquet only the footers are read. Raises `Misuse` for
+    parsed record by record and every column's type settled; of Parquet only the footers are read. Raises `UsageError` for
     what the user can mend: see `discover`, damaged files, an input without one record that can be read. Memory does
     not grow with the number of rows.
     """
     if chunk_rows is not None and chunk_rows < 1:
-        raise Misuse(f"chunk_rows must be 1 or more, not {chunk_rows}")
+        raise UsageError(f"chunk_rows must be 1 or more, not {chunk_rows}")
     if limit is not None and limit < 0:
-        raise Misuse(f"limit must be 0 or more, not {limit}")
+        raise UsageError(f"limit must be 0 or more, not {limit}")
 
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
@@ -66,7 +66,7 @@ class Source:
     `needed` names the columns of `Row.values`, None all of them: every row has them all, None where a record lacks
     one. `kept` names the columns of `Batch.kept`, after which come those of `added`, which say where a row comes from:
     `row`, its ordinal; `source_file`, the name of its file; `source_row`, its place in it, from 0. `as_type` gives
-    the type of a kept column other names for its fields. Raises `Misuse` for a column that the input does not have
+    the type of a kept column other names for its fields. Raises `UsageError` for a column that the input does not have
     and for a kept one that fits no one type.
     """
 

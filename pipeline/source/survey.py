@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.data import Row
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 Format = Literal["jsonl", "csv", "parquet"]
 """`jsonl` is JSON in any arrangement: one object a line, an array, objects one after the other."""
@@ -137,11 +137,13 @@ class Survey:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Survey:
-        """The survey that `to_json` wrote. Raises `Misuse` for any other value."""
+        """The survey that `to_json` wrote. Raises `UsageError` for any other value."""
         try:
             return Survey._read(value)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise Misuse(f"what the run folder says of its input cannot be read ({error!r}): use --fresh") from error
+            raise UsageError(
+                f"what the run folder says of its input cannot be read ({error!r}): use --fresh"
+            ) from error
 
     @staticmethod
     def _read(value: Mapping[str, Any]) -> Survey:
@@ -189,11 +191,11 @@ def record_batch(columns: Sequence[pa.Array], schema: pa.Schema, rows: int) -> p
 def kept_schema(survey: Survey, kept: Sequence[str]) -> pa.Schema:
     """The schema of the kept columns, in the order asked for.
 
-    Raises `Misuse` for a column that the input does not have, or that fits no one type.
+    Raises `UsageError` for a column that the input does not have, or that fits no one type.
     """
     for conflict in survey.conflicts:
         if conflict.column in kept:
-            raise Misuse(conflict.problem)
+            raise UsageError(conflict.problem)
     schema = survey.arrow_schema()
     require(survey, kept)
     types = {field.name: field.type for field in schema}
@@ -201,12 +203,12 @@ def kept_schema(survey: Survey, kept: Sequence[str]) -> pa.Schema:
 
 
 def require(survey: Survey, names: Sequence[str]) -> None:
-    """Raise `Misuse` when the input lacks one of the columns. An input without any readable row lacks none."""
+    """Raise `UsageError` when the input lacks one of the columns. An input without any readable row lacks none."""
     if not survey.columns:
         return
     for name in names:
         if name not in survey.columns:
-            raise Misuse(f"the input has no column {name!r}; it has: {', '.join(survey.columns)}")
+            raise UsageError(f"the input has no column {name!r}; it has: {', '.join(survey.columns)}")
 
 
 def one_line(error: Exception) -> str:

@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.data import Row
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, UsageError
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, parse_record, records
 from pipeline.source.discovery import Discovery, Found
-from pipeline.source.files import HashedFile, InputFile, Watch
+from pipeline.source.files import HashedFile, InputFile, UnchangedCheck
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
@@ -36,7 +36,7 @@ from pipeline.source.survey import (
     Survey,
     record_batch,
 )
-from pipeline.source.type_inference import MAX_COLUMNS, Columns, json_text
+from pipeline.source.type_inference import MAX_COLUMNS, ColumnTypes, json_text
 
 MAX_BLOCK_BYTES = 8 << 20
 
@@ -81,10 +81,10 @@ def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) 
     """Read everything once: every record is parsed, every file hashed, every column settled.
 
     `chunk_rows` is asked for the size of a chunk once the mean size of the first rows is known; where larger rows come
-    later, chunks are made smaller, and everything is read again. Raises `Misuse` for compressed data that is damaged
+    later, chunks are made smaller, and everything is read again. Raises `UsageError` for compressed data that is damaged
     or cut short, and when no record can be read, with what the input looks like.
     """
-    layouts = [_layout(str(found.path), Misuse) for found in discovery.files]
+    layouts = [_layout(str(found.path), UsageError) for found in discovery.files]
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
         total = _Pass(size, limit)
@@ -121,7 +121,7 @@ class _Pass:
         self.bad_count = 0
         self.bad_lines: list[BadLine] = []
         self.chunks: list[Position] = []
-        self.columns = Columns()
+        self.columns = ColumnTypes()
         self.largest_chunk = 0
         self._chunk_bytes = 0
         self._wide = 0
@@ -130,7 +130,7 @@ class _Pass:
         """Take in one file, up to the limit; hash all of it."""
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
-        with HashedFile(path) as raw, Stream(raw, Misuse) as stream:
+        with HashedFile(path) as raw, Stream(raw, UsageError) as stream:
             lines_found = layout.split(stream.read, Position(index, 0, 1))
             wanted = lines_found if self.limit is None else islice(lines_found, self.limit - self.rows)
             for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
@@ -168,12 +168,12 @@ class _Pass:
             self.bad_lines.append(BadLine(str(found.path), number, ordinal, _problem(number, problem)))
 
     def _require_no_other_kind(self, path: str) -> None:
-        """Raises `Misuse` when a file without any record looks like a file of another kind."""
+        """Raises `UsageError` when a file without any record looks like a file of another kind."""
         if format_of(Path(path)) != "jsonl" or is_json(path):
             return
-        if hint := looks_like(path, _head(path, Misuse)):
+        if hint := looks_like(path, _head(path, UsageError)):
             first = next((bad.problem for bad in self.bad_lines if bad.path == path), "none can be read")
-            raise Misuse(f"no line of {path} is a JSON object ({first}): {hint}")
+            raise UsageError(f"no line of {path} is a JSON object ({first}): {hint}")
 
     def notes(self) -> Iterator[str]:
         """What the user should know of the records."""
@@ -182,15 +182,15 @@ class _Pass:
             yield f"{told}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
 
     def require_readable(self) -> None:
-        """Raises `Misuse` when there are records, and none of them can be read; or many that have too many keys."""
+        """Raises `UsageError` when there are records, and none of them can be read; or many that have too many keys."""
         if self._wide > _WIDE_SHARE * self.rows:
-            raise Misuse(
+            raise UsageError(
                 f"the records have more than {MAX_COLUMNS:,} different keys together, and {self._wide:,} of "
                 f"{self.rows:,} rows could not be used; put data that is keyed by values into one nested object"
             )
         if self.rows and self.bad_count == self.rows:
             first = self.bad_lines[0]
-            raise Misuse(
+            raise UsageError(
                 f"none of the {self.rows:,} records of the input can be read; the first: {first.path}: {first.problem}"
             )
 
@@ -199,7 +199,7 @@ def _mean_of_first(files: Sequence[Found], layouts: Sequence[_Layout]) -> float:
     """Mean bytes of the first records: a thousand of them, or as many as make up a few MiB."""
     count = size = 0
     for found, layout in zip(files, layouts, strict=True):
-        with InputFile(found.path) as raw, Stream(raw, Misuse) as stream:
+        with InputFile(found.path) as raw, Stream(raw, UsageError) as stream:
             for _, _, line in layout.split(stream.read, Position(0, 0, 1)):
                 count, size = count + 1, size + len(line)
                 if count == 1000 or size >= MAX_BLOCK_BYTES:
@@ -218,7 +218,7 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
         if number < start.file:
             continue
         position = start if number == start.file else Position(number, 0, 1)
-        watch = Watch(file)
+        watch = UnchangedCheck(file)
         layout = _layout(file.path, Broken)
         batch = _Batches(survey, layout, file.partitions, needed, kept)
         with InputFile(file.path) as raw, Stream(raw, Broken) as stream:

@@ -83,7 +83,7 @@ def _is_nested(kind: pa.DataType) -> bool:
     return bool(kind == JSON_TEXT or pa.types.is_nested(kind))
 
 
-def shape(values: Sequence[Any], *, as_text: bool = False) -> pa.DataType | None:
+def infer_type(values: Sequence[Any], *, as_text: bool = False) -> pa.DataType | None:
     """The type of JSON values, with the markers above, or None when they fit no one type.
 
     With `as_text`, lists and objects count as JSON text at once.
@@ -155,7 +155,7 @@ def _settled(kind: pa.DataType) -> pa.DataType | None:
     return {_NULL: _STRING, SMALL_INT: _INT}.get(kind, kind)
 
 
-class Columns:
+class ColumnTypes:
     """The columns seen so far and their types. Memory grows with the number of columns, not of rows."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class Columns:
         for name in names:
             before = self._types.get(name, _NULL)
             values = [record.get(name) for record in records]
-            block = shape(values, as_text=name in ALWAYS_JSON or before == JSON_TEXT) if before != MIXED else MIXED
+            block = infer_type(values, as_text=name in ALWAYS_JSON or before == JSON_TEXT) if before != MIXED else MIXED
             self._types[name] = merge_columns(before, block)
         return refused
 

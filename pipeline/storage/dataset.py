@@ -22,10 +22,10 @@ from pipeline.data import PARTS, Entry, Failure, Outcome, Part, PartFile, Reply,
 from pipeline.endpoint.wire import Answer, Completion
 from pipeline.failures import Failures
 from pipeline.faults import Broken, Fault
-from pipeline.job.parsing import Reader
+from pipeline.job.parsing import ReplyParser
 from pipeline.storage.batches import bounded_batches, parquet_at, slices
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.durable import FILES, PRIVATE_FILE, PRIVATE_FOLDER, Files, stamp_of
+from pipeline.storage.durable import FILES, PRIVATE_FILE, PRIVATE_FOLDER, FileSystem, stamp_of
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -77,7 +77,7 @@ class Dataset:
     """
 
     def __init__(
-        self, folder: Path, kept: pa.Schema, reader: Reader, metadata: Mapping[str, str], files: Files = FILES
+        self, folder: Path, kept: pa.Schema, reader: ReplyParser, metadata: Mapping[str, str], files: FileSystem = FILES
     ) -> None:
         self.folder = folder
         self.parts = folder / PARTS
@@ -118,7 +118,7 @@ class Dataset:
     def opened(self, path: Path, files: ExitStack) -> BinaryIO:
         """A new file, which takes its place when `files` ends well."""
         # Not in the folder of the parts: ClickHouse reads hidden files, too.
-        return files.enter_context(self._files.replaced(path, written_in=self.folder / RUN))
+        return files.enter_context(self._files.atomic_writer(path, written_in=self.folder / RUN))
 
     def _remove_others(self, chunk: int, sealed: Sequence[PartFile]) -> None:
         """Removes the further files of a part that was sealed before with more of them."""
@@ -150,9 +150,9 @@ class Dataset:
         """Writes the manifest, then the marker that make and schedulers wait for (or takes it away)."""
         self.unfinish()
         with _written("the manifest"):
-            self._files.put(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+            self._files.write_atomic(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
             if success:
-                self._files.put(self.folder / SUCCESS, b"")
+                self._files.write_atomic(self.folder / SUCCESS, b"")
 
     def discard(self, chunk: int) -> None:
         """Removes a part whose rows are in the journal again, with its kept replies."""
@@ -169,11 +169,11 @@ class Dataset:
         """A writer for the kept replies of one part, which are there, durable, when the block ends well."""
         path = _replies_path(self.folder, chunk)
         self._files.make_folder(path.parent, mode=PRIVATE_FOLDER)
-        with self._files.replaced(path, mode=PRIVATE_FILE) as file, _writer(file, _REPLIES) as writer:
+        with self._files.atomic_writer(path, mode=PRIVATE_FILE) as file, _writer(file, _REPLIES) as writer:
             yield writer
 
 
-def output_schema(kept: pa.Schema, reader: Reader) -> pa.Schema:
+def output_schema(kept: pa.Schema, reader: ReplyParser) -> pa.Schema:
     """The columns of the output: the kept ones of the input, then ours."""
     ours = [("status", STATUS), ("parsed", reader.parsed_type()), ("response", RESPONSE), ("error", ERROR)]
     return pa.schema([*kept, *(pa.field(name, kind) for name, kind in ours)])

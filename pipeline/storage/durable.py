@@ -30,7 +30,7 @@ def stamp_of(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class FileSystem:
     """The system's calls that durability rests on, and what is made of them; a failed sync is never tried again.
 
     All of it raises `OSError`. Other calls can be given in the place of the system's, which record what they do, or
@@ -45,7 +45,7 @@ class Files:
     mkdir: Callable[[Path, int], None] = os.mkdir
 
     @contextmanager
-    def replaced(self, path: Path, *, mode: int = 0o644, written_in: Path | None = None) -> Iterator[BinaryIO]:
+    def atomic_writer(self, path: Path, *, mode: int = 0o644, written_in: Path | None = None) -> Iterator[BinaryIO]:
         """A new file that takes the place of `path` when the block ends well, durably; otherwise nothing changes.
 
         Until then it is in the same folder under another name, or in `written_in`, which must be on the same file
@@ -60,9 +60,9 @@ class Files:
         self.replace(temporary, path)
         self.sync_folder(path.parent)
 
-    def put(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    def write_atomic(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
         """Puts `content` in the place of `path`, durably, whole or not at all."""
-        with self.replaced(path, mode=mode) as file:
+        with self.atomic_writer(path, mode=mode) as file:
             file.write(content)
 
     def remove(self, paths: Iterable[Path]) -> None:
@@ -101,7 +101,7 @@ class Files:
         folder.chmod(PRIVATE_FOLDER)
 
 
-FILES = Files()
+FILES = FileSystem()
 """The system's own."""
 
 

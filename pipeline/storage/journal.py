@@ -29,7 +29,7 @@ from pipeline.faults import Broken
 from pipeline.ledger import NOTHING, Charges
 from pipeline.storage import unfinished_rows
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.durable import FILES, PRIVATE_FILE, Files
+from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.unfinished_rows import Turn
 
 TICK_S = 0.01
@@ -66,7 +66,7 @@ class Journal:
     Whatever goes wrong with the disk is raised as `Broken`, once, and never retried.
     """
 
-    def __init__(self, path: Path, files: Files = FILES) -> None:
+    def __init__(self, path: Path, files: FileSystem = FILES) -> None:
         _make(path, files)
         self._path = path
         self._files = files
@@ -227,9 +227,9 @@ class Journal:
             self._database.execute(
                 "INSERT OR REPLACE INTO parts VALUES (?, ?)", (part.chunk, orjson.dumps(asdict(part)))
             )
-        self.let_go(part)
+        self.discard(part)
 
-    def let_go(self, part: Part) -> None:
+    def discard(self, part: Part) -> None:
         """Drops the entries of a part that is recorded, durably."""
         for start in range(part.first, part.first + part.rows, _FORGET_ROWS):
             end = min(start + _FORGET_ROWS, part.first + part.rows)
@@ -319,14 +319,14 @@ class Journal:
                     self._database.rollback()
 
 
-def look(path: Path) -> tuple[list[Part], int]:
+def read_state(path: Path) -> tuple[list[Part], int]:
     """The sealed parts and the number of entries not sealed yet, read beside a run that may be at work.
 
     The journals of its worker processes, which lie beside the run's own, are read, too.
     Raises `Broken` when a journal is damaged.
     """
     parts = _parts_in(path) if path.exists() else []
-    return parts, sum(_unsealed(one, parts) for one in [path, *beside(path)])
+    return parts, sum(_unsealed(one, parts) for one in [path, *worker_journals(path)])
 
 
 def charged_in(path: Path, *, ended: bool = False) -> Charges:
@@ -335,7 +335,7 @@ def charged_in(path: Path, *, ended: bool = False) -> Charges:
     Of one that has `ended`, with the calls that were in flight when it was killed.
     """
     writers: dict[str, Charges] = {}
-    for one in [path, *beside(path)]:
+    for one in [path, *worker_journals(path)]:
         with suppress(FileNotFoundError), _reading(one) as database:
             writers |= {
                 name: charged for name, charged in ledger.read(database, ended=ended).items() if name not in writers
@@ -343,12 +343,12 @@ def charged_in(path: Path, *, ended: bool = False) -> Charges:
     return ledger.total(writers.values())
 
 
-def beside(path: Path) -> list[Path]:
+def worker_journals(path: Path) -> list[Path]:
     """The journals of worker processes that lie beside the run's own."""
     return sorted(path.parent.glob(f"{path.stem}-[0-9]*{path.suffix}"))
 
 
-def of_worker(path: Path, number: int) -> Path:
+def worker_journal_path(path: Path, number: int) -> Path:
     """Where a worker process keeps its journal, beside the run's own."""
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
@@ -429,7 +429,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise _broken(error) from error
 
 
-def _make(path: Path, files: Files) -> None:
+def _make(path: Path, files: FileSystem) -> None:
     """A private file, if there is none: SQLite gives its mode to the others that it makes beside it."""
     try:
         os.close(files.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE))

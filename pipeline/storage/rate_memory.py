@@ -11,8 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from pipeline.policy import Lane
-from pipeline.storage.durable import FILES, PRIVATE_FILE, Files
+from pipeline.policy import Upstream
+from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 
 RATES = "rates.json"
 
@@ -36,7 +36,7 @@ def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Pa
 class GrantedRates:
     """The rates by the endpoints' names, in the files where they are kept. The first is in the run folder."""
 
-    def __init__(self, run_folder: Path, beyond: Path | None = None, files: Files = FILES) -> None:
+    def __init__(self, run_folder: Path, beyond: Path | None = None, files: FileSystem = FILES) -> None:
         self._own = run_folder / RATES
         self._beyond = beyond
         self._files = files
@@ -46,18 +46,18 @@ class GrantedRates:
         kept = [_read(path) for path in (self._own, self._beyond) if path is not None]
         return max(kept, key=lambda one: one[0])[1]
 
-    def save(self, lanes: Sequence[Lane]) -> None:
+    def save(self, lanes: Sequence[Upstream]) -> None:
         """Keeps what the lanes were granted. Raises `OSError` when the disk of the run folder fails."""
         granted = {lane.name: lane.rate.granted for lane in lanes if lane.rate}
         rates = {name: round(rate, 3) for name, rate in granted.items() if rate is not None}
         if not rates:
             return
         content = orjson.dumps({"version": _VERSION, "rates": rates})
-        self._files.put(self._own, content, mode=PRIVATE_FILE)
+        self._files.write_atomic(self._own, content, mode=PRIVATE_FILE)
         if self._beyond is not None:
             with suppress(OSError):  # a home that cannot be written costs the next run a second
                 self._files.make_private(self._beyond.parent)
-                self._files.put(self._beyond, content, mode=PRIVATE_FILE)
+                self._files.write_atomic(self._beyond, content, mode=PRIVATE_FILE)
 
 
 def _read(path: Path) -> tuple[float, dict[str, float]]:

@@ -20,8 +20,8 @@ import orjson
 
 from pipeline import __version__
 from pipeline.data import PARTS, is_part_name
-from pipeline.faults import Broken, Misuse, OutputInUse
-from pipeline.storage.durable import FILES, PRIVATE_FILE, TEMPORARY, Files
+from pipeline.faults import Broken, OutputInUse, UsageError
+from pipeline.storage.durable import FILES, PRIVATE_FILE, TEMPORARY, FileSystem
 
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
@@ -62,7 +62,7 @@ _OURS = ("_run", PARTS, *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunIdentity:
     """What a run is: fixed when it is created, the same at every resume."""
 
     job_name: str
@@ -83,7 +83,7 @@ class Plan:
     version: str = __version__
     format: int = FORMAT
 
-    def extends(self, before: Plan) -> bool:
+    def extends(self, before: RunIdentity) -> bool:
         """Whether this is the same run with more of its input: its rows begin with those of `before`."""
         return before.limit is not None and (self.limit is None or self.limit > before.limit)
 
@@ -91,7 +91,7 @@ class Plan:
 class RunFolder:
     """An output folder and the `_run` folder in it. Raises `Broken` when the disk fails."""
 
-    def __init__(self, output: Path, files: Files = FILES) -> None:
+    def __init__(self, output: Path, files: FileSystem = FILES) -> None:
         self.output = output
         self.run = output / "_run"
         self.parts = output / PARTS
@@ -103,9 +103,11 @@ class RunFolder:
         return self.run / JOURNAL
 
     def prepare(self) -> None:
-        """Makes the folders. Raises `Misuse` when that cannot be, or when the folder belongs to something else."""
+        """Makes the folders. Raises `UsageError` when that cannot be, or when the folder belongs to something else."""
         if _ADDRESS.match(str(self.output)):
-            raise Misuse(f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards")
+            raise UsageError(
+                f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards"
+            )
         try:
             self._files.make_folder(self.output)
             if not self.run.exists():
@@ -116,20 +118,20 @@ class RunFolder:
         except FileExistsError as error:
             kind = "a link to nothing" if Path(error.filename).is_symlink() else "a file"
             told = f"{error.filename} is {kind}: choose another --output"
-            raise Misuse(f"the output folder {self.output} cannot be written: {told}") from error
+            raise UsageError(f"the output folder {self.output} cannot be written: {told}") from error
         except OSError as error:
-            raise Misuse(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
+            raise UsageError(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
 
     def _require_free(self) -> None:
-        """Raises `Misuse` when something other than a run is in the folder."""
+        """Raises `UsageError` when something other than a run is in the folder."""
         _refuse_the_parts_of_a_run(self.output)
         found = [*self.output.iterdir(), *_entries(self.parts)]
         a_file = [] if self.parts.is_dir() else [self.parts]
         strange = [path.relative_to(self.output) for path in found if _is_strange(path) or path in a_file]
         if strange:
-            raise Misuse(f"the output folder {self.output} holds other files ({strange[0]}): choose an empty one")
+            raise UsageError(f"the output folder {self.output} holds other files ({strange[0]}): choose an empty one")
         if any(_is_part(path) for path in found):
-            raise Misuse(f"{self.output} holds a dataset without its run state (_run): choose another --output")
+            raise UsageError(f"{self.output} holds a dataset without its run state (_run): choose another --output")
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -206,8 +208,8 @@ class RunFolder:
             for folder in (self.output, self.run, self.run / "replies"):
                 self._files.remove(folder.glob(f".*{TEMPORARY}"))
 
-    def load(self) -> Plan | None:
-        """The plan of the run in this folder; None when there is none yet. Raises `Misuse` when it is not readable."""
+    def load(self) -> RunIdentity | None:
+        """The plan of the run in this folder; None when there is none yet. Raises `UsageError` when it is not readable."""
         try:
             content = orjson.loads((self.run / PLAN).read_bytes())
             self._require_format(content)
@@ -217,29 +219,29 @@ class RunFolder:
             return None
         except OSError as error:
             remedy = "a run is for the user who made it" if isinstance(error, PermissionError) else "mend its path"
-            raise Misuse(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
+            raise UsageError(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise Misuse(
+            raise UsageError(
                 f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"
             ) from error
 
     def _require_format(self, content: Any) -> None:
-        """Raises `Misuse` for the plan of a run in another format."""
+        """Raises `UsageError` for the plan of a run in another format."""
         format_ = content.get("format") if isinstance(content, dict) else None
         if isinstance(format_, int) and format_ != FORMAT:
-            raise Misuse(
+            raise UsageError(
                 f"{self.output} holds a run in format {format_}, and this version reads format {FORMAT}: go on with it "
                 f"in the version that wrote it, choose another --output, or start over with --fresh, which deletes it; "
                 f"its Parquet files can be read as they are"
             )
 
-    def save(self, plan: Plan) -> None:
+    def save(self, plan: RunIdentity) -> None:
         """Writes the plan, durably, and makes the folder of the parts if it is not there."""
         with self._writing(PARTS):
             self._files.make_folder(self.parts)
         with self._writing(PLAN):
             content = orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2)
-            self._files.put(self.run / PLAN, content, mode=PRIVATE_FILE)
+            self._files.write_atomic(self.run / PLAN, content, mode=PRIVATE_FILE)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -252,12 +254,12 @@ class RunFolder:
 
 
 def _refuse_the_parts_of_a_run(folder: Path) -> None:
-    """Raises `Misuse` for the folder of a run's parts, where its output folder is meant."""
+    """Raises `UsageError` for the folder of a run's parts, where its output folder is meant."""
     if folder.name == PARTS and (folder.parent / "_run" / PLAN).is_file():
-        raise Misuse(f"{folder} holds the parts of a run: name its output folder, {folder.parent}")
+        raise UsageError(f"{folder} holds the parts of a run: name its output folder, {folder.parent}")
 
 
-def differences(before: Plan, now: Plan) -> list[str]:
+def differences(before: RunIdentity, now: RunIdentity) -> list[str]:
     """What makes `now` another run than `before`, a sentence for each field."""
     found = [
         f"{name} changed: {_shown(before.job.get(name, ''), now.job.get(name, ''))}"
@@ -271,8 +273,10 @@ def differences(before: Plan, now: Plan) -> list[str]:
     return found
 
 
-def _plan_of(content: dict[str, Any]) -> Plan:
-    plan = Plan(**{field.name: content[field.name] for field in fields(Plan) if field.name != "target_sha256"})
+def _plan_of(content: dict[str, Any]) -> RunIdentity:
+    plan = RunIdentity(
+        **{field.name: content[field.name] for field in fields(RunIdentity) if field.name != "target_sha256"}
+    )
     if not (isinstance(plan.survey, dict) and isinstance(plan.job, dict) and isinstance(plan.target, str)):
         raise TypeError("its fields have other types")
     return replace(plan, target_sha256=content.get("target_sha256"))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import anyio
 
 from pipeline import Job
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
-from pipeline.execution.engine import Chunk, Hands, in_order, work_through
-from pipeline.policy import Stop
-from pipeline.policy.compose import Bounds, Opened, compose, workers_for
+from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, process_chunks
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import OpenEndpoint, RunLimits, compose, workers_for
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.figures import Line
 from tests.benchmarks.scale import Scale
@@ -47,12 +47,14 @@ async def answered(_: Request) -> Reply:
 
 async def engine(rows: int) -> None:
     """Rows through both streams, the retries and the queue."""
-    tally, stop = Tally(rows=rows), Stop()
-    bounds = Bounds(concurrency=CONCURRENCY)
-    composed = compose(Job(name="bench", user="x"), bounds, [Opened("here", 1.0, answered)], [], tally=tally, stop=stop)
+    tally, stop = Counters(rows=rows), Shutdown()
+    bounds = RunLimits(concurrency=CONCURRENCY)
+    composed = compose(
+        Job(name="bench", user="x"), bounds, [OpenEndpoint("here", 1.0, answered)], [], tally=tally, stop=stop
+    )
     chunks = [Chunk(number, number * 1000, 1000) for number in range(rows // 1000)]
     workers = workers_for(CONCURRENCY)
-    await work_through(in_order(chunks), _hands(composed.ask), workers=workers, stop=stop, grace_s=1.0)
+    await process_chunks(in_order(chunks), _hands(composed.ask), workers=workers, stop=stop, grace_s=1.0)
 
 
 async def semaphore(rows: int) -> None:
@@ -66,7 +68,7 @@ async def semaphore(rows: int) -> None:
     await asyncio.gather(*(one(ordinal) for ordinal in range(rows)))
 
 
-def _hands(ask: Ask) -> Hands:
+def _hands(ask: Ask) -> EngineCallbacks:
     async def read(chunk: int) -> AsyncGenerator[Rows, None]:
         for first in range(chunk * 1000, chunk * 1000 + 1000, _BATCH):
             await anyio.lowlevel.checkpoint()
@@ -84,7 +86,7 @@ def _hands(ask: Ask) -> Hands:
     async def seal(_: Chunk) -> None:
         pass
 
-    return Hands(read=read, done=done, answer=answer, record=record, seal=seal)
+    return EngineCallbacks(read=read, done=done, answer=answer, record=record, seal=seal)
 
 
 def _cpu_us(rows: int, work: object) -> float:

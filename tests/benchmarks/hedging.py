@@ -10,10 +10,10 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request
-from pipeline.pace import Lateness
-from pipeline.policy import Dispatcher, Lane, Limits, Stop, hedged, watched
+from pipeline.pace import StragglerDetector
+from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream, hedged, watched
 from tests.benchmarks.figures import Line, Target, percentile
 from tests.benchmarks.scale import Scale
 
@@ -46,9 +46,9 @@ def simulate(
     endpoint, latencies = Dragging(sigma, random.Random(seed)), list[float]()
 
     async def main() -> None:
-        lateness, tally = Lateness(share, 20 * in_flight), Tally()
-        lane = Lane("here", watched(endpoint.ask, lateness), rate=None)
-        dispatcher = Dispatcher([lane], Limits(in_flight), stop=Stop(), tally=tally, give_up_s=1e9)
+        lateness, tally = StragglerDetector(share, 20 * in_flight), Counters()
+        lane = Upstream("here", watched(endpoint.ask, lateness), rate=None)
+        dispatcher = Dispatcher([lane], Limits(in_flight), stop=Shutdown(), tally=tally, give_up_s=1e9)
         ask = hedged(dispatcher.ask, lateness, tally) if share else dispatcher.ask
 
         async def work(numbers: Iterator[int]) -> None:

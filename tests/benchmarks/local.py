@@ -19,13 +19,13 @@ import anyio
 
 import pipeline.endpoint.client  # noqa: F401 - a real run has it in memory, too
 from pipeline import Job
-from pipeline.cli.garbage import collect_seldom, spare
-from pipeline.counters import Tally
+from pipeline.cli.garbage import raise_gc_threshold, tune_gc
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.wire import read_completion
-from pipeline.execution.run import Run, Settings, opened
-from pipeline.policy import Stop
-from pipeline.policy.compose import Bounds, Opened
+from pipeline.execution.run import Run, Settings, open_run
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import OpenEndpoint, RunLimits
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.contenders import MODEL, SYSTEM, Event
 from tests.benchmarks.figures import percentile, stalls
@@ -39,7 +39,7 @@ LATENCY_S = 0.05
 class Local:
     """The synthetic endpoint: when it was asked first, and when it wants the run to stop."""
 
-    stop: Stop
+    stop: Shutdown
     stop_after: int
     latency_s: float
     first_asked: float | None = None
@@ -58,9 +58,9 @@ class Local:
         return Reply(BODY, completion.usage, finished_at=finished_at, completion=completion, model=completion.model)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Sequence[Opened]]:
+    async def connect(self) -> AsyncIterator[Sequence[OpenEndpoint]]:
         """As an endpoint is opened."""
-        yield [Opened("local", 1.0, self.ask)]
+        yield [OpenEndpoint("local", 1.0, self.ask)]
 
 
 @dataclass(slots=True)
@@ -105,23 +105,23 @@ def job(source: Path) -> Job:
 
 def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> Told:
     """Runs it, to its end or until so many rows were asked."""
-    tally, stop, watched = Tally(), Stop(), Watched()
+    tally, stop, watched = Counters(), Shutdown(), Watched()
     local = Local(stop, stop_after, latency_s=LATENCY_S if rate else 0.0)
     # By Little's law, so many calls in flight make the rate.
-    bounds = Bounds(concurrency=round(rate * LATENCY_S) or 256, adaptive=False)
+    bounds = RunLimits(concurrency=round(rate * LATENCY_S) or 256, adaptive=False)
     began, cpu = time.monotonic(), time.process_time()
 
     async def main(run: Run) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watched.loop)
             tasks.start_soon(watched.journal, run)
-            await run.carry_out(local.connect, tally, stop)
+            await run.execute(local.connect, tally, stop)
             tasks.cancel_scope.cancel()
 
-    with opened(job(source), Settings(output=output, bounds=bounds)) as run:
-        run.count_before(tally)
+    with open_run(job(source), Settings(output=output, bounds=bounds)) as run:
+        run.restore_counts(tally)
         anyio.run(main, run, backend_options={"use_uvloop": True})
-        summary = run.conclude(tally, stop, time.monotonic() - began)
+        summary = run.finish(tally, stop, time.monotonic() - began)
     return Told(
         local.first_asked,
         summary.seconds,
@@ -135,7 +135,7 @@ def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> 
 if __name__ == "__main__":
     given, output, rate, stop_after = sys.argv[1:]
     # As the command line does.
-    collect_seldom()
-    spare(256)
+    raise_gc_threshold()
+    tune_gc(256)
     told = carried_out(Path(given), Path(output), rate=float(rate), stop_after=int(stop_after))
     print(json.dumps(asdict(told)))

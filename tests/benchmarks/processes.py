@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Cost:
 
 
 def cost_of(command: Sequence[str]) -> Cost:
-    """Runs a command to its end. Raises `Misuse` with what it said when it fails.
+    """Runs a command to its end. Raises `UsageError` with what it said when it fails.
 
     Modules are compiled as for any user, whatever the environment says: else each start would compile them all.
     """
@@ -40,7 +40,7 @@ def cost_of(command: Sequence[str]) -> Cost:
         child.returncode = os.waitstatus_to_exitcode(status)
     wall_s = time.monotonic() - began
     if child.returncode != 0:
-        raise Misuse(f"{' '.join(command)} ended with {child.returncode}: {said[-2000:]}")
+        raise UsageError(f"{' '.join(command)} ended with {child.returncode}: {said[-2000:]}")
     return Cost(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss / 1024, started, said)
 
 

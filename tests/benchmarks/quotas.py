@@ -13,11 +13,11 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.faults import Interrupted, Throttled
 from pipeline.pace import AdaptiveRate, first_rate
-from pipeline.policy import Dispatcher, Lane, Limits, Stop
+from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream
 
 _SLICE_S = 0.1
 
@@ -157,11 +157,11 @@ class Client:
 
     async def work(self) -> None:
         """Until all rows are done, or for ever."""
-        stop = Stop()
+        stop = Shutdown()
         self.rate = AdaptiveRate(first_rate(self.concurrency), self.known) if self.adaptive else None
-        lane = Lane("server", self.server.ask, rate=self.rate)
+        lane = Upstream("server", self.server.ask, rate=self.rate)
         lanes, limits = [lane], Limits(self.concurrency)
-        dispatcher = Dispatcher(lanes, limits, stop=stop, tally=Tally(), give_up_s=1e9, dice=self.server.dice)
+        dispatcher = Dispatcher(lanes, limits, stop=stop, tally=Counters(), give_up_s=1e9, dice=self.server.dice)
         numbers = iter(range(10**9 if self.rows is None else self.rows))
 
         async def worker() -> None:

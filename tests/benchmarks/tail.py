@@ -15,11 +15,11 @@ import trio
 from trio.testing import MockClock
 
 from pipeline import Job
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
-from pipeline.execution.engine import Chunk, Hands, in_order, open_chunks_for, work_through
-from pipeline.policy import Stop
-from pipeline.policy.compose import Bounds, Opened, compose, workers_for
+from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, open_chunks_for, process_chunks
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import OpenEndpoint, RunLimits, compose, workers_for
 from tests.benchmarks.canned import Latency
 from tests.benchmarks.engine import Rows
 from tests.benchmarks.figures import Line, Target
@@ -67,12 +67,12 @@ def took(slow: Slow, concurrency: int) -> float:
     """How long the engine takes, in virtual seconds."""
 
     async def main() -> float:
-        tally, stop, bounds = Tally(), Stop(), Bounds(concurrency=concurrency)
-        endpoint = [Opened("here", 1.0, slow.ask)]
+        tally, stop, bounds = Counters(), Shutdown(), RunLimits(concurrency=concurrency)
+        endpoint = [OpenEndpoint("here", 1.0, slow.ask)]
         composed = compose(Job(name="bench", user="x"), bounds, endpoint, [], tally=tally, stop=stop)
         chunks = [Chunk(number, number * CHUNK, CHUNK) for number in range(len(slow.seconds) // CHUNK)]
         began = anyio.current_time()
-        await work_through(
+        await process_chunks(
             in_order(chunks),
             _hands(composed.ask),
             workers=workers_for(concurrency),
@@ -85,7 +85,7 @@ def took(slow: Slow, concurrency: int) -> float:
     return trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-def _hands(ask: Ask) -> Hands:
+def _hands(ask: Ask) -> EngineCallbacks:
     async def read(chunk: int) -> AsyncGenerator[Rows, None]:
         await anyio.lowlevel.checkpoint()
         yield Rows([Row(ordinal, {}) for ordinal in range(chunk * CHUNK, (chunk + 1) * CHUNK)])
@@ -102,4 +102,4 @@ def _hands(ask: Ask) -> Hands:
     async def seal(_: Chunk) -> None:
         await anyio.sleep(SEAL_S)
 
-    return Hands(read=read, done=done, answer=answer, record=record, seal=seal)
+    return EngineCallbacks(read=read, done=done, answer=answer, record=record, seal=seal)

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NoReturn
 
-from pipeline.storage.durable import Files
+from pipeline.storage.durable import FileSystem
 
 NAMES = ("open", "write", "sync", "replace", "unlink", "mkdir")
 
@@ -31,14 +31,14 @@ Between = Callable[[Call, Callable[[], Any]], Any]
 """What happens at a call: gets the call, and what carries it out."""
 
 
-def tapped(between: Between) -> Files:
+def tapped(between: Between) -> FileSystem:
     """Files whose calls go through `between`, one at a time."""
     lock = RLock()
     paths: dict[int, Path] = {}
     seen: Counter[str] = Counter()
 
     def tap(name: str) -> Callable[..., Any]:
-        carry_out = getattr(Files(), name)
+        carry_out = getattr(FileSystem(), name)
 
         def call(*given: Any) -> Any:
             with lock:
@@ -52,7 +52,7 @@ def tapped(between: Between) -> Files:
 
         return call
 
-    return Files(**{name: tap(name) for name in NAMES})
+    return FileSystem(**{name: tap(name) for name in NAMES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Kill:
         return carry_out()
 
 
-def in_place(files: Files) -> Files:
+def in_place(files: FileSystem) -> FileSystem:
     """The same files, written carelessly: in their place, where everybody sees them before they are whole."""
 
     def open_in_place(path: Path, flags: int, mode: int) -> int:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.execution.run import opened
-from pipeline.faults import Fault, Misuse
+from pipeline.execution.run import open_run
+from pipeline.faults import Fault, UsageError
 from tests.crash.power import Journal, Log, Tree, alive, crashed, journal_between, plant
 from tests.crash.small import PART, Place, recorded, require_finished, require_whole
 
@@ -65,7 +65,7 @@ class Cutter:
             figures.resumed += resumes
             try:
                 self._look(at, journal, tree, resumes=resumes)
-            except (AssertionError, Fault, Misuse, OSError, ValueError) as error:
+            except (AssertionError, Fault, UsageError, OSError, ValueError) as error:
                 figures.trouble.append(f"after {at} steps: {type(error).__name__}: {error}")
 
     def _unseen(self, dice: random.Random) -> tuple[int, Journal, Tree]:
@@ -83,7 +83,7 @@ class Cutter:
         with self._planted(tree) as place:
             self._read(tree, place)
             if self._run.steady:
-                with opened(place.job(), place.settings()):
+                with open_run(place.job(), place.settings()):
                     _require(durable, recorded(place.output))
             if resumes:
                 self._run.resume(place)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.durable import Files
+from pipeline.storage.durable import FileSystem
 from tests.crash.calls import Call, tapped
 
 JOURNAL = "out/_run/journal.sqlite"
@@ -76,7 +76,7 @@ def plant(tree: Tree, folder: Path) -> None:
             (folder / path).write_bytes(content)
 
 
-def record(folder: Path, work: Callable[[Files], Any]) -> Log:
+def record(folder: Path, work: Callable[[FileSystem], Any]) -> Log:
     """Does the work with files that record it."""
     before = tree_of(folder)
     steps: list[Step] = []

@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import PARTS, Reply, Request, Usage
-from pipeline.execution.run import Connect, Settings, Summary, opened
+from pipeline.execution.run import Connect, Settings, Summary, open_run
 from pipeline.faults import Refused
-from pipeline.policy import Stop
-from pipeline.policy.compose import Bounds, Opened
-from pipeline.storage.durable import FILES, Files
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import OpenEndpoint, RunLimits
+from pipeline.storage.durable import FILES, FileSystem
 
 PART = re.compile(r"out/(data/part-\d+\.parquet|_run/replies/part-\d+\.replies)")
 """What a sealed part is made of: its rows, and the replies kept beside them."""
@@ -92,16 +92,16 @@ class Place:
         """The same place with another job."""
         return Place(self.folder, self.shape, self.rows, **{**self._job, **changes})
 
-    def settings(self, files: Files = FILES, **changes: Any) -> Settings:
-        bounds = Bounds(concurrency=self.shape.concurrency, adaptive=False)
+    def settings(self, files: FileSystem = FILES, **changes: Any) -> Settings:
+        bounds = RunLimits(concurrency=self.shape.concurrency, adaptive=False)
         fields: dict[str, Any] = {"bounds": bounds, "chunk_rows": self.shape.chunk_rows, "limit": self.shape.rows}
         return Settings(output=self.output, files=files, grace_s=5.0, **{**fields, **changes})
 
-    def connect(self, stop: Stop, stop_after: int | None) -> Connect:
+    def connect(self, stop: Shutdown, stop_after: int | None) -> Connect:
         """Opens the endpoint that gives nonces, and asks for the stop after so many answers."""
 
         @asynccontextmanager
-        async def connect() -> AsyncIterator[Sequence[Opened]]:
+        async def connect() -> AsyncIterator[Sequence[OpenEndpoint]]:
             descriptor = os.open(self.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             answers = count(1)
 
@@ -112,7 +112,7 @@ class Place:
                 return self._answer(request, descriptor)
 
             try:
-                yield [Opened("small", 1.0, ask)]
+                yield [OpenEndpoint("small", 1.0, ask)]
             finally:
                 os.close(descriptor)
 
@@ -147,16 +147,16 @@ class Place:
             yield from (json.loads(line) for line in self.notes.read_text().splitlines())
 
 
-def start(place: Place, files: Files = FILES, *, stop_after: int | None = None, **changes: Any) -> Summary:
-    """One start of the run, to its end. Raises what `opened` and the engine raise."""
-    stop = Stop()
-    with opened(place.job(), place.settings(files, **changes)) as run:
-        tally = Tally()
+def start(place: Place, files: FileSystem = FILES, *, stop_after: int | None = None, **changes: Any) -> Summary:
+    """One start of the run, to its end. Raises what `open_run` and the engine raise."""
+    stop = Shutdown()
+    with open_run(place.job(), place.settings(files, **changes)) as run:
+        tally = Counters()
         if run.settings.retry_failed:
             run.reopen_failed()
-        run.count_before(tally)
-        anyio.run(run.carry_out, place.connect(stop, stop_after), tally, stop)
-        return run.conclude(tally, stop, 0.0)
+        run.restore_counts(tally)
+        anyio.run(run.execute, place.connect(stop, stop_after), tally, stop)
+        return run.finish(tally, stop, 0.0)
 
 
 def _kept_now(journal: Path) -> list[int]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.faults import Broken, Misuse
-from pipeline.storage.journal import look
+from pipeline.faults import Broken, UsageError
+from pipeline.storage.journal import read_state
 from tests.commands import JOB, Done, Shell, ended
 from tests.crash.calls import Call, Failing, tapped
 from tests.crash.lives import calls_of_a_start
@@ -29,7 +29,7 @@ def failed_start(place: Place, failing: Failing) -> str:
     """What a start says whose disk fails."""
     try:
         summary = start(place, tapped(failing))
-    except (Broken, Misuse) as stopped:
+    except (Broken, UsageError) as stopped:
         return str(stopped)
     assert summary.status == "stopped"
     assert summary.reason is not None
@@ -107,7 +107,7 @@ def require_stopped(done: Done) -> None:
 
 def require_rest(done: Done, journal: Path) -> None:
     """All is done, and just the rows were asked that the journal of the start before did not have."""
-    parts, entries = look(journal)
+    parts, entries = read_state(journal)
     left = ROWS - entries - sum(part.rows for part in parts)
     assert done.json.items() >= {"status": "complete", "ok": ROWS, "failed": 0, "requests": left}.items()
 

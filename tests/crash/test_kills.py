@@ -22,7 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from pipeline.data import PARTS
 from pipeline.emulator.options import Options
 from pipeline.emulator.testing import Vertex, emulated
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, UsageError
 from tests.commands import Shell, ended
 from tests.crash import SEED
 from tests.crash.calls import Call, Failing, Kill, tapped
@@ -67,7 +67,7 @@ def test_p1_a_fresh_start_that_is_cut_short_leaves_no_row_of_the_run_before_it(s
         place, _ = begun(at)
         try:
             assert start(place).status == "complete"
-        except Misuse as refusal:
+        except UsageError as refusal:
             assert "--fresh" in str(refusal)  # noqa: PT017 - it need not be refused
             assert start(place, fresh=True).status == "complete"
             refused += 1

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.execution.reparse import reparse
 from pipeline.execution.run import Settings
-from pipeline.faults import Misuse
-from pipeline.storage.durable import Files
+from pipeline.faults import UsageError
+from pipeline.storage.durable import FileSystem
 from tests.crash import SEED
 from tests.crash.cuts import Cutter, Figures, Recorded
 from tests.crash.mistakes import MISTAKES, Mistake
@@ -63,7 +63,7 @@ def a_fresh_start(folder: Path) -> Recorded:
     def resume(place: Place) -> None:
         try:
             finish(place)
-        except Misuse as refusal:
+        except UsageError as refusal:
             assert "--fresh" in str(refusal)  # noqa: PT017 - it need not be refused
             assert start(place, fresh=True).status == "complete"
 
@@ -84,7 +84,7 @@ def reparsed(place: Place) -> None:
 
 
 def test_p3_a_run_uses_the_calls_of_the_system_itself() -> None:
-    assert Settings(output=Path()).files == Files(os.open, os.write, os.fsync, os.replace, os.unlink, os.mkdir)
+    assert Settings(output=Path()).files == FileSystem(os.open, os.write, os.fsync, os.replace, os.unlink, os.mkdir)
 
 
 History = Callable[[Path], Recorded]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The emulator's HTTP server: responses, streams, quotas, faults, tokens and counters."""

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pipeline.evaluation.graders.values import ABSENT, Nothing, is_nothing, same
 from pipeline.evaluation.graders.verdicts import Leaf, Verdict
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 Part = tuple[str, tuple[int, ...], Any]
 """A value inside of another one: its path from there, the places in the lists on the way, and the value."""
@@ -82,7 +82,7 @@ class Grader(ABC):
 
     def _require(self, true: bool, remedy: str) -> None:  # noqa: FBT001 - an assertion
         if not true:
-            raise Misuse(f"{type(self).__name__}: {remedy}")
+            raise UsageError(f"{type(self).__name__}: {remedy}")
 
     @property
     def inner(self) -> Mapping[str, Grader]:
@@ -188,11 +188,11 @@ class Ignore(Grader):
 
 
 def require_grader(value: object, where: str) -> None:
-    """Misuse when the value is no grader, or its class where an instance is wanted."""
+    """UsageError when the value is no grader, or its class where an instance is wanted."""
     if isinstance(value, type) and issubclass(value, Grader):
-        raise Misuse(f"{where}: {value.__name__} is a class, write {value.__name__}()")
+        raise UsageError(f"{where}: {value.__name__} is a class, write {value.__name__}()")
     if not isinstance(value, Grader):
-        raise Misuse(f"{where}: {value!r} is no grader; take one of pipeline.evaluation, such as Text()")
+        raise UsageError(f"{where}: {value!r} is no grader; take one of pipeline.evaluation, such as Text()")
 
 
 def mistyped(grader: Grader, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:

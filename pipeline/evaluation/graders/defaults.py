@@ -27,7 +27,7 @@ from pipeline.evaluation.graders.lists import Items, Listed, Set
 from pipeline.evaluation.graders.objects import Object
 from pipeline.evaluation.graders.scalars import Bool, Enum, Exact, Number, Text
 from pipeline.evaluation.graders.schema_refs import Here, followed, kind_of
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import nearest
 from pipeline.schema.shape import JsonSchema
 
@@ -39,21 +39,21 @@ def graders_for(schema: JsonSchema | None, named: Mapping[str, Grader]) -> Grade
     """A grader for every field: the named ones, what is inside of them completed, and the schema's for the others.
 
     `schema` is the JSON Schema of the answers; None when they are text (then the one field is `answer`), and
-    `{"type": "object"}` when they are any object (then only what is named is graded). Misuse, with the nearest name,
+    `{"type": "object"}` when they are any object (then only what is named is graded). UsageError, with the nearest name,
     for a grader of a field that there is not; and when nothing is left to grade.
     """
     for name, grader in named.items():
         require_grader(grader, f"fields[{name!r}]")
     graders = _of_text(named) if schema is None else _of_schema(schema, named)
     if all(isinstance(grader, Ignore) for grader in graders.fields.values()):
-        raise Misuse("the evaluation grades no field: name one in `fields`")
+        raise UsageError("the evaluation grades no field: name one in `fields`")
     return graders
 
 
 def _of_text(named: Mapping[str, Grader]) -> Graders:
     for name in named:
         if name != ANSWER:
-            raise Misuse(f"the job has no schema, so its one field is {ANSWER!r}: there is no {name!r} to grade")
+            raise UsageError(f"the job has no schema, so its one field is {ANSWER!r}: there is no {name!r} to grade")
     return Graders({ANSWER: named.get(ANSWER, Text())}, whole=True)
 
 
@@ -70,7 +70,7 @@ def _fields(here: Here, named: Mapping[str, Grader], where: str) -> dict[str, Gr
     for name in named:
         if name not in properties:
             hint = nearest(name, [*properties])
-            raise Misuse(f"a grader is named for the field {name!r}, which {where} does not have{hint}")
+            raise UsageError(f"a grader is named for the field {name!r}, which {where} does not have{hint}")
     places = {name: here.inside(inner) for name, inner in properties.items()}
     return {
         name: _completed(named[name], place, f"the field {name!r}") if name in named else _default(place)
@@ -97,10 +97,10 @@ def _completed_list(grader: Listed, items: Here, where: str) -> Grader:
         fields = _fields(found, grader.fields, where)
         for name in grader.keys:
             if name not in fields:
-                raise Misuse(f"{where} has the key {name!r}, which its items do not have{nearest(name, [*fields])}")
+                raise UsageError(f"{where} has the key {name!r}, which its items do not have{nearest(name, [*fields])}")
         return replace(grader, fields=fields)
     if isinstance(grader, Items) and (grader.fields or grader.keys):
-        raise Misuse(f"{where} has `fields` or a `key`, but its items are no objects: name their grader with `of`")
+        raise UsageError(f"{where} has `fields` or a `key`, but its items are no objects: name their grader with `of`")
     return replace(grader, of=_default(items))
 
 

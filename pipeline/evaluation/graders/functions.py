@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.evaluation.graders.base import Finding, Scalar
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Function(Scalar):
     """`function(expected, got)` or `function(expected, got, row)`, called where both sides give a value.
 
     What it returns is its meaning: a bool is a check; a number from 0 to 1 is a score, right from `at_least` on; a
-    string is a label, right when it is one of `right`. Anything else is a Misuse. It must depend on nothing else than
+    string is a label, right when it is one of `right`. Anything else is a UsageError. It must depend on nothing else than
     its arguments. To compare the items of a list it is called for every pair of them.
     """
 
@@ -60,4 +60,6 @@ class Function(Scalar):
             case str():
                 return Finding(said in self.right, float(said in self.right), said)
             case _:
-                raise Misuse(f"Function: {self.name} returned {said!r}: a bool, a number from 0 to 1 or a label is due")
+                raise UsageError(
+                    f"Function: {self.name} returned {said!r}: a bool, a number from 0 to 1 or a label is due"
+                )

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.evaluation.graders.base import Grader, Ignore, Place
 from pipeline.evaluation.graders.values import ABSENT, plain
 from pipeline.evaluation.graders.verdicts import Graded, Leaf, Verdict
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import nearest
 
 ANSWER = "answer"
@@ -71,7 +71,7 @@ class Answer:
 def grade_row(graders: Graders, gold: Gold, answer: Answer) -> Graded:
     """The answer, graded. Pure. Values of Python's own types (dates, decimals, models) are taken as their JSON.
 
-    An answer of any JSON is graded, never refused. Misuse when the row has no expected answer to grade by.
+    An answer of any JSON is graded, never refused. UsageError when the row has no expected answer to grade by.
     """
     expected = _by_field(graders, gold)
     fields = {
@@ -105,15 +105,15 @@ def _lies_in(path: str, outer: str) -> bool:
 def _by_field(graders: Graders, gold: Gold) -> Mapping[str, Any]:
     expected = plain(gold.expected)
     if expected is None:
-        raise Misuse(f"the row {gold.row} has no expected answer: add it, or leave the row out")
+        raise UsageError(f"the row {gold.row} has no expected answer: add it, or leave the row out")
     if graders.whole:
         return {ANSWER: expected}
     if not isinstance(expected, Mapping):
-        raise Misuse(f"the expected answer of the row {gold.row} must be an object with the fields of the schema")
+        raise UsageError(f"the expected answer of the row {gold.row} must be an object with the fields of the schema")
     for name in expected if graders.closed else ():
         if name not in graders.fields:
             hint = nearest(name, [*graders.fields])
-            raise Misuse(f"the expected answer of the row {gold.row} has the unknown field {name!r}{hint}")
+            raise UsageError(f"the expected answer of the row {gold.row} has the unknown field {name!r}{hint}")
     return expected
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.evaluation.extra import needs_eval
 from pipeline.evaluation.graders.base import Finding, Scalar
 from pipeline.evaluation.graders.values import same
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Regex(Scalar):
         try:
             compiled = re.compile(self.pattern)
         except (re.error, TypeError) as error:
-            raise Misuse(f"Regex: the pattern {self.pattern!r} is not valid: {error}") from None
+            raise UsageError(f"Regex: the pattern {self.pattern!r} is not valid: {error}") from None
         known = self.group in (None, *compiled.groupindex, *range(compiled.groups + 1))
         self._require(known, f"the pattern {self.pattern!r} has no group {self.group!r}")
 

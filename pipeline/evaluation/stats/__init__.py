@@ -1,1 +1,1 @@
-"""TODO."""
+"""Statistics of evaluations: intervals, paired tests, power and the figures they are about. Pure."""

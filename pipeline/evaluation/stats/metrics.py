@@ -39,7 +39,7 @@ from pipeline.evaluation.stats.intervals import (
     share_interval,
     t_interval,
 )
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.job.job import nearest
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ Sample = Means | Totals | Quantile
 
 
 def metric_of(name: str) -> Metric:
-    """Raises `Misuse` when there is no such metric, and names the nearest."""
+    """Raises `UsageError` when there is no such metric, and names the nearest."""
     family, dot, field = name.partition(".")
     if dot and family in OF_A_FIELD and field:
         return Metric(name, family, field)
@@ -135,15 +135,15 @@ def metric_of(name: str) -> Metric:
             name, counted[1].removesuffix("_") if counted[1] != "latency_p" else counted[1], k=int(counted[2])
         )
     if not dot and name in OF_A_FIELD:
-        raise Misuse(f"the metric {name!r} is of a field: write {name}.FIELD")
+        raise UsageError(f"the metric {name!r} is of a field: write {name}.FIELD")
     known = [*WHOLE, *BOTH, *_EXAMPLES, *(f"{each}.{field or 'FIELD'}" for each in OF_A_FIELD)]
-    raise Misuse(f"there is no metric {name!r}{nearest(name, known)}")
+    raise UsageError(f"there is no metric {name!r}{nearest(name, known)}")
 
 
 def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Measure:
     """The figure and its interval. What cannot be told has no value: a cost with an unknown price, a share of nothing.
 
-    Raises `Misuse` when there is no such metric, or no such field in the rows.
+    Raises `UsageError` when there is no such metric, or no such field in the rows.
     """
     with needs_eval("an evaluation"):
         import scipy.special  # noqa: F401 - asked for before anything is computed
@@ -163,7 +163,7 @@ def sample_of(metric: Metric, rows: Sequence[Scored]) -> Sample | str:
         return "there are no rows"
     if metric.field and not any(metric.field in row.fields for row in rows):
         known = sorted({field for row in rows for field in row.fields})
-        raise Misuse(f"{metric.name}: there is no field {metric.field!r}{nearest(metric.field, known)}")
+        raise UsageError(f"{metric.name}: there is no field {metric.field!r}{nearest(metric.field, known)}")
     if metric.family == "latency_p":
         timed = [row for row in rows if row.latency_s is not None]
         latencies = tuple(row.latency_s for row in timed if row.latency_s is not None)

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
 from pipeline.ledger import Charges
-from pipeline.pace import Spacing
-from pipeline.policy import Judge, Lane, Purse, Stop
-from pipeline.policy.compose import Composed
+from pipeline.pace import Pacer
+from pipeline.policy import Judge, LocalBudget, Shutdown, Upstream
+from pipeline.policy.compose import ComposedAsk
 
 _STEADY = 0.05
 """Shares that change by less stay as they are."""
@@ -64,10 +64,10 @@ class _Worker:
         return max(1, self.in_flight + self.waiting)
 
 
-class Sharing:
+class LeaseAllocator:
     """The limits of a run among its workers, which go by their numbers."""
 
-    def __init__(self, composed: Composed, tally: Tally, stop: Stop) -> None:
+    def __init__(self, composed: ComposedAsk, tally: Counters, stop: Shutdown) -> None:
         self._dispatcher = composed.dispatcher
         self._account = composed.account
         self._purses = composed.purses
@@ -108,7 +108,7 @@ class Sharing:
             worker.ceilings.popleft()
         worker.held = max(worker.granted, report.in_flight, *(places for _, places in worker.ceilings))
         self._tally.add(report.counted)
-        self._tally.notes.extend(report.notes)
+        self._tally.notices.extend(report.notices)
         for latency in report.latencies:
             self._dispatcher.latencies.add(latency)
         self._sum_up()
@@ -231,7 +231,7 @@ def divided(most: int, demands: Sequence[int], *, first: int = 0) -> list[int]:
     return [count + even + (index in turns) for index, count in enumerate(places)]
 
 
-def _settle(purse: Purse, granted: _Granted, report: PurseReport) -> None:
+def _settle(purse: LocalBudget, granted: _Granted, report: PurseReport) -> None:
     """What a worker says of its calls, in the run's purse."""
     for cost, reserved in report.costs:
         purse.charge(cost, reserved)
@@ -241,7 +241,7 @@ def _settle(purse: Purse, granted: _Granted, report: PurseReport) -> None:
     granted.each = report.each
 
 
-def _grant(purse: Purse, granted: _Granted) -> None:
+def _grant(purse: LocalBudget, granted: _Granted) -> None:
     purse.reserve(granted.each)
     granted.outstanding += 1
     granted.reserved += granted.each
@@ -250,7 +250,7 @@ def _grant(purse: Purse, granted: _Granted) -> None:
     granted.wanted -= 1
 
 
-def _end(purse: Purse, granted: _Granted, calls: int, amount: float) -> None:
+def _end(purse: LocalBudget, granted: _Granted, calls: int, amount: float) -> None:
     """So many of the calls that were granted are no more in flight, nor to come."""
     for _ in range(calls):
         purse.release(amount / calls)
@@ -258,7 +258,7 @@ def _end(purse: Purse, granted: _Granted, calls: int, amount: float) -> None:
     granted.reserved -= amount
 
 
-def _replay(lane: Lane, report: LaneReport, now: float, judge: Judge) -> None:
+def _replay(lane: Upstream, report: LaneReport, now: float, judge: Judge) -> None:
     """What happened on a worker's lane, on the run's own; at the present, for its clock must never go back."""
     if lane.rate:
         lane.rate.held_back(report.held_back_at)
@@ -276,7 +276,7 @@ def _replay(lane: Lane, report: LaneReport, now: float, judge: Judge) -> None:
                 lane.failed(now, row, judge.rows_in_play(cause), left_at)
 
 
-def _part(limit: Spacing | None, share: float) -> float | None:
+def _part(limit: Pacer | None, share: float) -> float | None:
     return None if limit is None else limit.per_minute * share
 
 

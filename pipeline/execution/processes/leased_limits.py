@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport
-from pipeline.faults import Spent, Unavailable
-from pipeline.pace import LATE_S, Refusal, Spacing
-from pipeline.policy import Dispatcher, Lane
+from pipeline.faults import BudgetExhausted, Unavailable
+from pipeline.pace import LATE_S, Pacer, Refusal
+from pipeline.policy import Dispatcher, Upstream
 
 _SPARE_CALLS = 8
 
@@ -17,10 +17,10 @@ _ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
-class LeasedLane(Lane):
+class LeasedUpstream(Upstream):
     """A lane whose rate, breaker and gate are the run's. Make it with `rate=None`: `pace` is its share."""
 
-    pace: Spacing | None = None
+    pace: Pacer | None = None
     lease: LaneLease = field(default_factory=LaneLease)
     probed: int = 0
     report: LaneReport = field(default_factory=LaneReport)
@@ -54,7 +54,7 @@ class LeasedLane(Lane):
         if lease.rate is None:
             self.pace = None
         elif self.pace is None:
-            self.pace = Spacing(60.0 * lease.rate, late_s=LATE_S)
+            self.pace = Pacer(60.0 * lease.rate, late_s=LATE_S)
         else:
             self.pace.change(now, 60.0 * lease.rate)
 
@@ -108,7 +108,7 @@ class LeasedLane(Lane):
         return report
 
 
-class LeasedPurse:
+class LeasedBudget:
     """A purse of the run: calls leave as far as they and their amounts were granted; what they cost is reported."""
 
     def __init__(self, unit: str) -> None:
@@ -131,7 +131,7 @@ class LeasedPurse:
         self._each = max(self._each, amount)
         return False
 
-    def refusal(self, amount: float) -> Spent | None:  # noqa: ARG002 - the run knows
+    def refusal(self, amount: float) -> BudgetExhausted | None:  # noqa: ARG002 - the run knows
         """Nobody here knows why one will never leave: the run ends, then."""
         return None
 
@@ -151,7 +151,7 @@ class LeasedPurse:
         """A call was answered, or given up for another."""
         self._report.costs.append((cost, reserved))
 
-    def fail(self, why: Spent) -> None:
+    def fail(self, why: BudgetExhausted) -> None:
         """What was paid is not known: the run is told by the stop."""
 
     def renew(self, granted: int, amount: float) -> None:
@@ -184,16 +184,16 @@ def renew(dispatcher: Dispatcher, lease: Lease, now: float, *, offset: float) ->
     limits.requests = _renewed(limits.requests, lease.rpm, now, offset)
     limits.tokens = _renewed(limits.tokens, lease.tpm, now, offset)
     for lane, leased in zip(dispatcher.lanes, lease.lanes, strict=True):
-        if isinstance(lane, LeasedLane):
+        if isinstance(lane, LeasedUpstream):
             lane.renew(leased, now)
     dispatcher.admit()
 
 
-def _renewed(spacing: Spacing | None, per_minute: float | None, now: float, offset: float) -> Spacing | None:
+def _renewed(spacing: Pacer | None, per_minute: float | None, now: float, offset: float) -> Pacer | None:
     if per_minute is None:
         return None
     if spacing is None:
-        spacing = Spacing(per_minute)
+        spacing = Pacer(per_minute)
         spacing.take(now, offset)
     else:
         spacing.change(now, per_minute)

@@ -15,17 +15,17 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pipeline.data import Part
 from pipeline.execution.run import Settings
-from pipeline.faults import Broken, Fault, Misuse
-from pipeline.storage.run_folder import Plan
+from pipeline.faults import Broken, Fault, UsageError
+from pipeline.storage.run_folder import RunIdentity
 
 _LENGTH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Assignment:
     """The first message to a worker: the run, and the worker's place in it. `start` is what its command needs."""
 
-    plan: Plan
+    plan: RunIdentity
     settings: Settings
     number: int
     of: int
@@ -104,7 +104,7 @@ class Report:
     waits_for: str | None = None
     trouble: str | None = None
     counted: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notices: Sequence[str] = ()
     latencies: Sequence[float] = ()
     lanes: Sequence[LaneReport] = ()
     purses: Sequence[PurseReport] = ()
@@ -113,26 +113,26 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
+class ChunkWanted:
     """The worker has room for another chunk."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hand:
+class ChunkAssigned:
     """A chunk to work on; None when there will be no more."""
 
     chunk: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class PartWritten:
     """A part is on the disk, durably; its entries wait to be let go."""
 
     part: Part
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class PartRecorded:
     """The part of that chunk is recorded, durably; or it could not be."""
 
     chunk: int
@@ -140,7 +140,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class StopRequested:
     """The run is ending for that reason: drain."""
 
     reason: Any
@@ -150,7 +150,7 @@ class End:
 class Failed:
     """The worker's part of the run ends: for a known reason, or because of a bug, with its traceback."""
 
-    reason: Fault | Misuse | str
+    reason: Fault | UsageError | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Done:
     """The worker's last word: all that it was handed is sealed or recorded."""
 
 
-class Link:
+class Channel:
     """One end of the pair of sockets. Nobody else has the other, so that what comes from it may be unpickled."""
 
     def __init__(self, stream: UNIXSocketStream) -> None:
@@ -167,7 +167,7 @@ class Link:
         self._sending = anyio.Lock(fast_acquire=True)
 
     @classmethod
-    async def over(cls, end: socket.socket) -> Link:
+    async def over(cls, end: socket.socket) -> Channel:
         """A link over one end of a pair; takes the socket over."""
         return cls(await UNIXSocketStream.from_socket(end))
 

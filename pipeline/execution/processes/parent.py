@@ -13,19 +13,30 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Part, Reply, Request
-from pipeline.execution.monitor import Watch
-from pipeline.execution.processes.lease_allocator import Sharing
-from pipeline.execution.processes.messages import Done, End, Failed, Hand, Kept, Link, Order, Report, Wants, Written
-from pipeline.execution.processes.spawn import Process, Workers
+from pipeline.execution.monitor import RunMonitor
+from pipeline.execution.processes.lease_allocator import LeaseAllocator
+from pipeline.execution.processes.messages import (
+    Assignment,
+    Channel,
+    ChunkAssigned,
+    ChunkWanted,
+    Done,
+    Failed,
+    PartRecorded,
+    PartWritten,
+    Report,
+    StopRequested,
+)
+from pipeline.execution.processes.spawn import Process, WorkerPool
 from pipeline.execution.run import Run
-from pipeline.faults import Broken, Misuse
+from pipeline.faults import Broken, UsageError
 from pipeline.ledger import NOTHING
-from pipeline.policy import Stop
-from pipeline.policy.compose import Composed, Opened, compose
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import ComposedAsk, OpenEndpoint, compose
 from pipeline.storage.durable import FILES
-from pipeline.storage.journal import of_worker
+from pipeline.storage.journal import worker_journal_path
 
 TICK_S = 0.02
 """How often leases are looked at."""
@@ -38,19 +49,19 @@ LAST_WORDS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class PoolSpec:
     """Where worker processes come from, as many as are wanted, and what each needs to begin.
 
     `lanes` names the endpoints that every worker will open, with their weights. No secret is among all this: workers
     get their own tokens, and an API key from the environment.
     """
 
-    workers: Workers
+    workers: WorkerPool
     start: Any
     lanes: Sequence[tuple[str, float]]
 
 
-async def carry_out(run: Run, crew: Crew, tally: Tally, stop: Stop) -> None:
+async def execute(run: Run, crew: PoolSpec, tally: Counters, stop: Shutdown) -> None:
     """As `Run.carry_out`, in worker processes: the same dataset, under the limits of the one run."""
     chunks = run.chunks()
     if not chunks:
@@ -59,11 +70,11 @@ async def carry_out(run: Run, crew: Crew, tally: Tally, stop: Stop) -> None:
     run.check(tally, stop)
     rates, files = run.rates(), run.settings.files
     bounds = replace(run.settings.bounds, granted=rates.load())
-    endpoints = [Opened(name, weight, _unasked) for name, weight in crew.lanes]
+    endpoints = [OpenEndpoint(name, weight, _unasked) for name, weight in crew.lanes]
     composed = compose(run.job, bounds, endpoints, run.purses, tally=tally, stop=stop)
     await to_thread.run_sync(crew.workers.reduce, min(crew.workers.count, len(chunks), bounds.concurrency))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Watch(run.folder.run, composed, tally, stop, files, rates).keep)
+        tasks.start_soon(RunMonitor(run.folder.run, composed, tally, stop, files, rates).keep)
         await _Parent(run, crew, composed, tally, stop).work([chunk.index for chunk in chunks])
         tasks.cancel_scope.cancel()
 
@@ -78,7 +89,7 @@ class _Child:
 
     number: int
     process: Process
-    link: Link
+    link: Channel
     lifeline: int
     open: set[int] = field(default_factory=set)
     """The chunks that it was handed and that are not sealed."""
@@ -94,12 +105,12 @@ class _Child:
 
 
 class _Parent:
-    def __init__(self, run: Run, crew: Crew, composed: Composed, tally: Tally, stop: Stop) -> None:
+    def __init__(self, run: Run, crew: PoolSpec, composed: ComposedAsk, tally: Counters, stop: Shutdown) -> None:
         self._run = run
         self._crew = crew
         self._tally = tally
         self._stop = stop
-        self._sharing = Sharing(composed, tally, stop)
+        self._sharing = LeaseAllocator(composed, tally, stop)
         self._left: deque[int] = deque()
         self._children: dict[int, _Child] = {}
         self._barren = 0
@@ -119,7 +130,7 @@ class _Parent:
         while not self._stop.requested and (self._left or self._open()):
             with anyio.CancelScope(shield=True):  # or nobody would know of a process that has begun
                 started = self._crew.workers.start()
-                child = _Child(number, started.process, await Link.over(started.link), started.lifeline)
+                child = _Child(number, started.process, await Channel.over(started.link), started.lifeline)
             try:
                 await self._order(child)
                 await self._serve(child)
@@ -138,12 +149,14 @@ class _Parent:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # as in `_send`
             await child.link.share(run.lock)
         settings = replace(run.settings, files=FILES)
-        order = Order(plan=run.plan, settings=settings, number=child.number, of=crew.workers.count, start=crew.start)
+        order = Assignment(
+            plan=run.plan, settings=settings, number=child.number, of=crew.workers.count, start=crew.start
+        )
         await self._send(child, order)
         self._children[child.number] = child
         self._sharing.join(child.number)
         if self._stop.requested:
-            await self._send(child, End(self._stop.reason))
+            await self._send(child, StopRequested(self._stop.reason))
 
     async def _serve(self, child: _Child) -> None:
         """Answers what a worker says, until it says no more."""
@@ -154,10 +167,10 @@ class _Parent:
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
                         self._run.check(self._tally, self._stop)
-                case Wants():
+                case ChunkWanted():
                     child.wants = True
                     await self._hand_out()
-                case Written():
+                case PartWritten():
                     await self._keep(child, message.part)
                 case Failed():
                     self._failed(message)
@@ -166,19 +179,19 @@ class _Parent:
 
     async def _keep(self, child: _Child, part: Part) -> None:
         try:
-            await self._run.keep(part)
+            await self._run.record_part(part)
         except Broken as fault:
             self._stop.request(fault)
-            await self._send(child, Kept(part.chunk, fault))
+            await self._send(child, PartRecorded(part.chunk, fault))
             return
         child.open.discard(part.chunk)
-        await self._send(child, Kept(part.chunk))
+        await self._send(child, PartRecorded(part.chunk))
         await self._hand_out()
 
     def _failed(self, message: Failed) -> None:
         if isinstance(message.reason, str):
             raise RuntimeError(f"a worker process failed:\n{message.reason}")  # noqa: TRY004 - a bug of ours, not a wrong type
-        if isinstance(message.reason, Misuse):
+        if isinstance(message.reason, UsageError):
             self._stop.request(Broken(f"a worker process cannot begin: {message.reason}"))
         else:
             self._stop.request(message.reason)
@@ -190,7 +203,7 @@ class _Parent:
             child.wants = False
             if chunk is not None:
                 child.open.add(chunk)
-            await self._send(child, Hand(chunk))
+            await self._send(child, ChunkAssigned(chunk))
 
     def _next(self) -> tuple[_Child, int | None] | None:
         """Who gets which chunk now; no chunk when all are sealed."""
@@ -215,7 +228,7 @@ class _Parent:
         if child.process.returncode is None:
             child.process.kill()
             await to_thread.run_sync(child.process.wait)
-        journal, charged = of_worker(self._run.folder.journal, child.number), NOTHING
+        journal, charged = worker_journal_path(self._run.folder.journal, child.number), NOTHING
         if journal.exists():
             try:
                 charged = await to_thread.run_sync(self._run.journal.absorb, journal)
@@ -229,7 +242,7 @@ class _Parent:
         """Takes note of a death. Workers that die before they have recorded anything would do so for ever."""
         self._barren += not child.recorded
         how = _ended(child.process.returncode)
-        self._tally.notes.append(f"a worker process has ended ({how}); another goes on from its journal")
+        self._tally.notices.append(f"a worker process has ended ({how}); another goes on from its journal")
         if self._barren >= MOST_BARREN:
             told = f"{self._barren} worker processes in a row ended before they recorded a row ({how})"
             self._stop.request(Broken(f"{told}: mend what ends them, then run again"))
@@ -244,7 +257,7 @@ class _Parent:
     async def _tell_of_the_stop(self) -> None:
         await self._stop.wait()
         for child in list(self._children.values()):
-            await self._send(child, End(self._stop.reason))
+            await self._send(child, StopRequested(self._stop.reason))
 
     async def _send(self, child: _Child, message: object) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # that it is gone is seen where we listen

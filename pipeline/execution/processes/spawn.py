@@ -76,7 +76,7 @@ class Started:
 
 
 @dataclass(slots=True)
-class Workers:
+class WorkerPool:
     """Where the worker processes of a crew come from: `count` are forked beforehand, others `command` starts.
 
     Two descriptors are added to the command, as `Main` takes them. Workers are deaf to Ctrl-C, SIGTERM and SIGHUP:

@@ -12,31 +12,31 @@ from operator import itemgetter
 import anyio
 from anyio import to_thread
 
-from pipeline.counters import Tally
+from pipeline.counters import Counters
 from pipeline.data import Entry, Part
 from pipeline.execution import engine
-from pipeline.execution.chunks import Work
-from pipeline.execution.processes.leased_limits import LeasedLane, LeasedPurse, renew
+from pipeline.execution.chunks import ChunkWorker
+from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream, renew
 from pipeline.execution.processes.messages import (
+    Assignment,
+    Channel,
+    ChunkAssigned,
+    ChunkWanted,
     Done,
-    End,
     Failed,
-    Hand,
-    Kept,
     Lease,
-    Link,
-    Order,
+    PartRecorded,
+    PartWritten,
     Report,
-    Wants,
-    Written,
+    StopRequested,
 )
-from pipeline.execution.run import Connect, equip, reusing
-from pipeline.faults import Broken, Fault, Interrupted, Misuse
+from pipeline.execution.run import Connect, open_cache, prepare_process
+from pipeline.faults import Broken, Fault, Interrupted, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import RetryBudget
-from pipeline.policy import Account, Dispatcher, Limits, Stop
-from pipeline.policy.compose import governed, laned, lateness_for, prices_for, workers_for
-from pipeline.storage.journal import Journal, entries_in, of_worker, recorded_in, turns_in
+from pipeline.policy import Account, Dispatcher, Limits, Shutdown
+from pipeline.policy.compose import lane_ask, lateness_for, prices_for, with_policies, workers_for
+from pipeline.storage.journal import Journal, entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.reply_cache import Cache
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import Turn, merged
@@ -84,19 +84,19 @@ class Records:
         return heapq.merge(*both, key=itemgetter(0))
 
 
-async def work(job: Job, order: Order, connect: Connect, link: Link, lifeline: int) -> None:
+async def work(job: Job, order: Assignment, connect: Connect, link: Channel, lifeline: int) -> None:
     """Works until there is nothing left, or the run ends. When the parent dies, who holds the lifeline, so do we.
 
-    Raises `Misuse` when the job is not the run's.
+    Raises `UsageError` when the job is not the run's.
     """
     if job.fingerprint() != order.plan.job:
-        raise Misuse("the job was changed while the run was starting its processes: run again")
-    equip(order.settings)
+        raise UsageError("the job was changed while the run was starting its processes: run again")
+    prepare_process(order.settings)
     folder = RunFolder(order.settings.output, order.settings.files)
-    journal = Journal(of_worker(folder.journal, order.number), order.settings.files)
+    journal = Journal(worker_journal_path(folder.journal, order.number), order.settings.files)
     threading.Thread(target=_outlived, args=(lifeline, journal), daemon=True).start()
     try:
-        with reusing(order.settings.bounds.reuse) as cache:
+        with open_cache(order.settings.bounds.reuse) as cache:
             await _Worker(job, order, link, journal, cache).work(connect)
     finally:
         journal.close()
@@ -111,36 +111,36 @@ def _outlived(lifeline: int, journal: Journal) -> None:
 
 
 class _Worker:
-    def __init__(self, job: Job, order: Order, link: Link, journal: Journal, cache: Cache | None) -> None:
+    def __init__(self, job: Job, order: Assignment, link: Channel, journal: Journal, cache: Cache | None) -> None:
         self._job = job
         self._cache = cache
         self._order = order
         self._link = link
         self._journal = journal
-        self._tally = Tally()
-        self._stop = Stop()
+        self._tally = Counters()
+        self._stop = Shutdown()
         self._told = False
         self._leased = anyio.Event()
         self._lease = 0
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, PartRecorded] = {}
         self._news = anyio.Event()
-        self._hands: list[Hand] = []
-        self._purses = [LeasedPurse(unit) for unit in _units(order)]
+        self._hands: list[ChunkAssigned] = []
+        self._purses = [LeasedBudget(unit) for unit in _units(order)]
         prices = prices_for(job, order.settings.bounds)
         self._account = Account(prices, self._tally, self._stop, self._purses, journal)
         self._dispatcher: Dispatcher
 
     async def work(self, connect: Connect) -> None:
         order, settings = self._order, self._order.settings
-        chunks = Work(self._job, order.plan, settings.output, settings.files)
+        chunks = ChunkWorker(self._job, order.plan, settings.output, settings.files)
         records = Records(self._journal, RunFolder(settings.output, settings.files))
         try:
             async with anyio.create_task_group() as tasks, connect() as endpoints:
                 lateness = lateness_for(settings.bounds)
                 lanes = [
-                    LeasedLane(
+                    LeasedUpstream(
                         one.name,
-                        laned(self._job, one, self._account, lateness),
+                        lane_ask(self._job, one, self._account, lateness),
                         one.weight,
                         rate=None,
                         hitch=one.hitch,
@@ -160,10 +160,10 @@ class _Worker:
                 tasks.start_soon(self._tell_of_the_stop)
                 tasks.start_soon(self._journal.keep_writing)
                 if self._cache is not None:
-                    tasks.start_soon(self._cache.keep_working, self._tally.notes.append)
+                    tasks.start_soon(self._cache.keep_working, self._tally.notices.append)
                 await self._leased.wait()
                 retries = RetryBudget(per_second=1.0 / order.of, most=max(1.0, 50.0 / order.of))
-                ask = governed(
+                ask = with_policies(
                     self._job,
                     settings.bounds,
                     self._dispatcher,
@@ -172,7 +172,7 @@ class _Worker:
                     store=self._cache,
                     retries=retries,
                 )
-                await engine.work_through(
+                await engine.process_chunks(
                     self._take_from(chunks),
                     chunks.hands(ask, records, self._keep, self._tally, self._cache),
                     workers=workers_for(settings.bounds.concurrency),
@@ -190,9 +190,9 @@ class _Worker:
             await self._tell(Failed(self._stop.reason))
         await self._tell(Done())
 
-    def _take_from(self, chunks: Work) -> engine.Take:
+    def _take_from(self, chunks: ChunkWorker) -> engine.NextChunk:
         async def take() -> engine.Chunk | None:
-            await self._tell(Wants())
+            await self._tell(ChunkWanted())
             while not self._hands:
                 await self._news.wait()
             chunk = self._hands.pop().chunk
@@ -202,24 +202,24 @@ class _Worker:
 
     async def _keep(self, part: Part) -> None:
         """Has the part recorded by the parent, and only then lets its entries go."""
-        await self._tell(Written(part))
+        await self._tell(PartWritten(part))
         while part.chunk not in self._kept:
             await self._news.wait()
         kept = self._kept.pop(part.chunk)
         if kept.broken is not None:
             raise kept.broken
-        await to_thread.run_sync(self._journal.let_go, part)
+        await to_thread.run_sync(self._journal.discard, part)
 
     async def _listen(self) -> None:
         while (message := await self._link.receive()) is not None:
             match message:
                 case Lease():
                     self._renew(message)
-                case Hand():
+                case ChunkAssigned():
                     self._hands.append(message)
-                case Kept():
+                case PartRecorded():
                     self._kept[message.chunk] = message
-                case End():
+                case StopRequested():
                     self._told = True
                     self._stop.request(message.reason)
             self._news.set()
@@ -252,7 +252,7 @@ class _Worker:
         tally = self._tally
         if (denied := self._dispatcher.judge.look(anyio.current_time())) is not None:
             self._stop.request(denied)
-        counted = tally.take()
+        counted = tally.drain()
         answered = counted.get("ok", 0) + counted.get("failed", 0)
         return Report(
             lease=self._lease,
@@ -262,15 +262,15 @@ class _Worker:
             waits_for=tally.waits_for,
             trouble=tally.trouble,
             counted=counted,
-            notes=self._notes(),
+            notices=self._notes(),
             latencies=self._dispatcher.latencies.newest(min(answered, _LATENCIES)),
-            lanes=[lane.take() for lane in self._dispatcher.lanes if isinstance(lane, LeasedLane)],
+            lanes=[lane.take() for lane in self._dispatcher.lanes if isinstance(lane, LeasedUpstream)],
             purses=[purse.take() for purse in self._purses],
             maxima=dict(self._account.estimate.maxima) if self._purses else {},
         )
 
     def _notes(self) -> list[str]:
-        notes, self._tally.notes[:] = list(self._tally.notes), []
+        notes, self._tally.notices[:] = list(self._tally.notices), []
         return notes
 
     async def _tell_of_the_stop(self) -> None:
@@ -279,7 +279,7 @@ class _Worker:
             await self._tell(Failed(self._stop.reason))
 
 
-def _units(order: Order) -> list[str]:
+def _units(order: Assignment) -> list[str]:
     bounds = order.settings.bounds
     named = {"USD": bounds.budget_usd, "tokens": bounds.budget_tokens}
     return [unit for unit, cap in named.items() if cap is not None]

@@ -5,8 +5,8 @@ cache of a run at work, `keeping` what people do with it, `database` the file it
 in `pipeline.policy.cache`.
 """
 
-from pipeline.storage.reply_cache.admin import Holding, bring_in, export, holdings, prune, size_of
+from pipeline.storage.reply_cache.admin import CacheStats, export, holdings, import_from, prune, size_of
 from pipeline.storage.reply_cache.file import FILE
 from pipeline.storage.reply_cache.store import Cache
 
-__all__ = ["FILE", "Cache", "Holding", "bring_in", "export", "holdings", "prune", "size_of"]
+__all__ = ["FILE", "Cache", "CacheStats", "import_from", "export", "holdings", "prune", "size_of"]

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.faults import Misuse
-from pipeline.storage.reply_cache.file import FILE, beside, connect, connected, make, transaction
+from pipeline.faults import UsageError
+from pipeline.storage.reply_cache.file import FILE, connect, connected, lock_file, make, transaction
 
 _AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class CacheStats:
     """The replies of one model at one endpoint. `cost_usd` is what they cost when they were made, where it is known."""
 
     endpoint: str
@@ -28,15 +28,15 @@ class Holding:
     last_used: datetime
 
 
-def holdings(folder: Path) -> list[Holding]:
-    """What the cache in this folder holds, the largest first. Raises `Misuse` when there is none."""
+def holdings(folder: Path) -> list[CacheStats]:
+    """What the cache in this folder holds, the largest first. Raises `UsageError` when there is none."""
     query = (
         "SELECT endpoint, model, count(*), sum(length(reply)), total(cost_usd), min(made), max(used) "
         "FROM replies GROUP BY endpoint, model ORDER BY 4 DESC"
     )
     with connected(_there(folder)) as database:
         return [
-            Holding(endpoint, model, replies, size, cost, *(datetime.fromtimestamp(at, UTC) for at in (made, used)))
+            CacheStats(endpoint, model, replies, size, cost, *(datetime.fromtimestamp(at, UTC) for at in (made, used)))
             for endpoint, model, replies, size, cost, made, used in database.execute(query)
         ]
 
@@ -69,21 +69,21 @@ def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None
 def export(folder: Path, file: Path) -> int:
     """Writes everything into one file, whole or not at all; how many replies there are. Takes the place of `file`."""
     try:
-        with beside(file) as temporary:
+        with lock_file(file) as temporary:
             with connected(_there(folder)) as database:
                 database.execute("VACUUM INTO ?", (str(temporary),))
             with connected(temporary) as copy:
                 (count,) = copy.execute("SELECT count(*) FROM replies").fetchone()
             temporary.replace(file)
     except OSError as error:
-        raise Misuse(f"{file} cannot be written: {error.strerror or error}") from error
+        raise UsageError(f"{file} cannot be written: {error.strerror or error}") from error
     return int(count)
 
 
-def bring_in(folder: Path, file: Path) -> int:
+def import_from(folder: Path, file: Path) -> int:
     """Adds what `export` wrote; how many replies are new. Those that are here already stay as they are."""
     if not file.is_file():
-        raise Misuse(f"there is no file {file}")
+        raise UsageError(f"there is no file {file}")
     connect(file).close()  # told apart from other files, before anything is made
     with connected(make(folder)) as database:
         database.execute("ATTACH ? AS other", (f"{file.absolute().as_uri()}?mode=ro",))
@@ -99,7 +99,7 @@ def bring_in(folder: Path, file: Path) -> int:
 def _there(folder: Path) -> Path:
     path = folder / FILE
     if not path.is_file():
-        raise Misuse(f"there is no reply cache in {folder} (--cache-dir names another folder)")
+        raise UsageError(f"there is no reply cache in {folder} (--cache-dir names another folder)")
     return path
 
 

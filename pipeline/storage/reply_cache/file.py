@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.storage.durable import FILES, PRIVATE_FOLDER, TEMPORARY
 
 FILE = "replies.sqlite"
@@ -39,7 +39,7 @@ CREATE TABLE replies (
 
 
 def make(folder: Path) -> Path:
-    """The file of the cache in this folder, made if there is none. Raises `Misuse` when it cannot be."""
+    """The file of the cache in this folder, made if there is none. Raises `UsageError` when it cannot be."""
     path = folder / FILE
     try:
         if not folder.exists():
@@ -53,7 +53,7 @@ def make(folder: Path) -> Path:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The file, opened. Raises `Misuse` when it is not one of ours, is damaged, or was made by a newer version."""
+    """The file, opened. Raises `UsageError` when it is not one of ours, is damaged, or was made by a newer version."""
     try:
         database = _opened(path)
     except sqlite3.Error as error:
@@ -63,7 +63,7 @@ def connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         database.close()
         raise _unusable(path, error) from error
-    except Misuse:
+    except UsageError:
         database.close()
         raise
     return database
@@ -71,7 +71,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """The file, open for as long as the block. Whatever goes wrong with it is a `Misuse` with the remedy."""
+    """The file, open for as long as the block. Whatever goes wrong with it is a `UsageError` with the remedy."""
     try:
         with closing(connect(path)) as database:
             yield database
@@ -80,7 +80,7 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def lock_file(path: Path) -> Iterator[Path]:
     """A new private file in the same folder, which nobody else uses, and whose name readers pass over.
 
     It goes at the end of the block; so do those of processes that were killed before theirs went. Raises `OSError`.
@@ -132,7 +132,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 def _put_empty(path: Path) -> None:
     """A new file, which appears whole: two processes that start at once do not see each other's half-made one."""
-    with beside(path) as temporary:
+    with lock_file(path) as temporary:
         with closing(sqlite3.connect(temporary, isolation_level=None)) as database:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             database.execute(f"PRAGMA application_id={_APPLICATION}")
@@ -162,15 +162,17 @@ def _require_ours(database: sqlite3.Connection, path: Path) -> None:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise Misuse(f"{path} is no reply cache: choose another folder (--cache-dir), or move the file away")
+        raise UsageError(f"{path} is no reply cache: choose another folder (--cache-dir), or move the file away")
     if version > FORMAT:
-        raise Misuse(f"{path} was made by a newer version of pipeline: upgrade, or choose another folder (--cache-dir)")
+        raise UsageError(
+            f"{path} was made by a newer version of pipeline: upgrade, or choose another folder (--cache-dir)"
+        )
     database.execute("SELECT key, endpoint, model, made, used, cost_usd, reply FROM replies LIMIT 1").fetchone()
 
 
-def _unusable(path: Path, error: Exception) -> Misuse:
+def _unusable(path: Path, error: Exception) -> UsageError:
     said = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return Misuse(
+    return UsageError(
         f"the reply cache {path} cannot be used: {said}; delete it if it is damaged, choose another folder "
         f"(--cache-dir), or run without a cache"
     )

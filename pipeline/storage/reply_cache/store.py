@@ -17,7 +17,7 @@ import anyio
 from anyio import to_thread
 
 from pipeline.data import Failure, Outcome, Reply
-from pipeline.faults import Misuse
+from pipeline.faults import UsageError
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.reply_cache.file import connect, make, transaction
 
@@ -42,7 +42,7 @@ class Cache:
     What was answered is held until its row is settled, and stored only if the row came to a value: an answer that is
     cut, refused or does not fit is asked for again the next time. `endpoint` says in the file who has answered.
 
-    All but the making and the closing belong to the event loop. Raises `Misuse` when the file cannot be opened. When
+    All but the making and the closing belong to the event loop. Raises `UsageError` when the file cannot be opened. When
     it fails later, the run goes on without: nothing is found or stored any more.
     """
 
@@ -52,7 +52,7 @@ class Cache:
         self._reader = connect(self._path)
         try:
             self._writer = connect(self._path)
-        except Misuse:
+        except UsageError:
             self._reader.close()
             raise
         self._works = True
