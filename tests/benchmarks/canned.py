@@ -182,10 +182,10 @@ def canned_server(latency: Latency | None = None) -> Iterator[Canned]:
 
 
 if __name__ == "__main__":
+    latency = Latency(*map(float, sys.argv[1:]))
     try:
         import uvloop
     except ImportError:
-        run = asyncio.run
+        asyncio.run(serve(latency))
     else:
-        run = uvloop.run
-    run(serve(Latency(*map(float, sys.argv[1:]))))
+        uvloop.run(serve(latency))

@@ -190,7 +190,10 @@ def _coin_flips(count: int) -> Numbers:
     from scipy.special import gammaln
 
     heads = np.arange(count + 1, dtype=np.float64)
-    return np.exp(gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1) - count * math.log(2))
+    chances: Numbers = np.exp(
+        gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1) - count * math.log(2)
+    )
+    return chances
 
 
 def _all_tried(count: int, draws: int) -> bool:
