@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job as Job
 
 __version__ = "0.1.0"
-__all__ = ["AtLeast", "AtMost", "Eval", "Job", "NeverBreak", "NoWorse", "InvalidRow", "audio", "image", "media"]
+__all__ = ["AtLeast", "AtMost", "Eval", "InvalidRow", "Job", "NeverBreak", "NoWorse", "audio", "image", "media"]
 
 _HOMES = {
     "Job": "pipeline.job.job",

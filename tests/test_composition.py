@@ -14,13 +14,14 @@ from pydantic import BaseModel
 
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Row, Usage
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price
 from pipeline.faults import BudgetExhausted, InvalidRow, Unavailable, UsageError
 from pipeline.job.attachments import image
 from pipeline.job.job import Job
 from pipeline.ledger import Charges
 from pipeline.policy import Shutdown
-from pipeline.policy.compose import ComposedAsk, OpenEndpoint, RunLimits, budgets_for, compose, prices_for, workers_for
+from pipeline.policy.compose import ComposedAsk, RunLimits, budgets_for, compose, prices_for, workers_for
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

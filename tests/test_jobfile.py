@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.data import Row
+from pipeline.evaluation.definition import load_evaluation
 from pipeline.faults import UsageError
 from pipeline.job.errors import FIELD_WORDS
 from pipeline.job.job import Job
-from pipeline.job.loader import is_job_file, job_of_requests, load_evaluation, load_job, overridden
+from pipeline.job.loader import is_job_file, job_of_requests, load_job, overridden
 
 HEAD = "from pipeline import Job\n"
 

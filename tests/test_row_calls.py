@@ -23,10 +23,10 @@ from pipeline.job.tools import tool_of
 from pipeline.policy import RowCalls, logged
 from pipeline.policy.repair import repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools
+from pipeline.policy.turns import Turn, digest_of
 from pipeline.schema.from_pydantic import shape_of
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.journal import Journal, worker_journal_path
-from pipeline.storage.unfinished_rows import Turn, digest_of
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -77,6 +77,7 @@ print(len(found), len(set(found)))
 
 def test_a_name_that_no_package_has_is_an_attribute_error() -> None:
     told = said(
-        "import pipeline.endpoint.sdk, openai; print(hasattr(openai.types, 'Nothing'), hasattr(openai.types, '__odd__'))"
+        "import pipeline.endpoint.sdk, openai\n"
+        "print(hasattr(openai.types, 'Nothing'), hasattr(openai.types, '__odd__'))"
     )
     assert told == "False False\n"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream
 from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
@@ -21,7 +22,7 @@ from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import PROBE_S, Pacer, RetryAfterHold
 from pipeline.policy import LocalBudget, Shutdown
-from pipeline.policy.compose import ComposedAsk, OpenEndpoint, RunLimits, compose
+from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

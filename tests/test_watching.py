@@ -13,12 +13,13 @@ import pytest
 
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.monitor import EVENTS, STATE, TUNE, RunMonitor, apply, ask_to_tune, state_of
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import Change, Pacer
 from pipeline.policy import Limits, LocalBudget, Shutdown
-from pipeline.policy.compose import ComposedAsk, OpenEndpoint, RunLimits, compose
+from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
 from pipeline.storage.rate_memory import GrantedRates
 from tests import virtual

@@ -16,9 +16,8 @@ from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, stat
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.tables import plain
-from pipeline.faults import Broken, BudgetExhausted, Halt, NothingToDo, OutputInUse, ProviderUnusable, UsageError
-
-EXIT = {OutputInUse: 8, UsageError: 2, NothingToDo: 5, BudgetExhausted: 6, ProviderUnusable: 7, Broken: 1}
+from pipeline.execution.exit_codes import code_of
+from pipeline.faults import Halt, NothingToDo, UsageError
 
 app = typer.Typer(
     name="pipeline",
@@ -92,7 +91,7 @@ def main() -> NoReturn:
         code = error.exit_code
     except (UsageError, NothingToDo, Halt) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
-        code = next((code for kind, code in EXIT.items() if isinstance(error, kind)), 1)
+        code = code_of(error)
     sys.stdout.flush()
     if (lost := streams.result_lost()) is not None:
         print(

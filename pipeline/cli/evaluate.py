@@ -74,6 +74,7 @@ def evaluate(
 ) -> int:
     """Run a job on gold data, grade its answers, and let the gates decide."""
     from pipeline.cli.eval_output import told, told_stopped
+    from pipeline.cli.eval_setup import place_of, runs_of, subject_at, subject_of
     from pipeline.cli.report import prompts_of, put_page
     from pipeline.cli.sampling import for_the_eye
     from pipeline.evaluation import workspace
@@ -83,14 +84,14 @@ def evaluate(
     if vs_ref is not None and noise_floor:
         raise UsageError("--vs-ref and --noise-floor are two questions: ask one after the other")
     options = replace(options, cache=options.cache is not False)
-    subject = workspace.subject_of(target, options, repeats, least=2 if noise_floor else 1)
-    rival = None if vs_ref is None else workspace.subject_at(vs_ref, subject, options)
+    subject = subject_of(target, options, repeats, least=2 if noise_floor else 1)
+    rival = None if vs_ref is None else subject_at(vs_ref, subject, options)
     reference = None if rival or noise_floor else workspace.baseline_of(subject, common=common)
     subject.check(reference)
     subjects = [subject] if rival is None else [subject, rival]
-    jobs = [run for one in subjects for run in workspace.runs_of(one, options)]
+    jobs = [run for one in subjects for run in runs_of(one, options)]
     require_prices(subject, jobs[0][1])
-    place = workspace.place_of(subject, options)
+    place = place_of(subject, options)
     with carried_out(jobs, place, begin=lambda: workspace.begin(subjects)) as together:
         rounds = [] if together.stopped else _judged(subjects, together, jobs[0][1], place)
         if (last := [together, *rounds][-1]).stopped:

@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import emulate
 from pipeline.cli.garbage import tune_gc
+from pipeline.cli.tables import plain
 from pipeline.endpoint.connection import Access, Connection, Start, access
-from pipeline.faults import Broken, BudgetExhausted, ProviderUnusable, TooManyFailures
+from pipeline.faults import Broken
 
 if TYPE_CHECKING:
     from pipeline.cli.progress import Progress
@@ -47,39 +48,54 @@ class Target:
     quiet: bool = False
     team: PoolSpec | None = None
 
+    def require_access(self) -> None:
+        """Raises `UsageError` when credentials are missing, to be told before anything is removed."""
+        if self.simulation is None:
+            access(self.connection)
 
-def require_access(place: Target) -> None:
-    """Raises `UsageError` when credentials for a place are missing, to be told before anything is removed."""
-    if place.simulation is None:
-        access(place.connection)
+    def execute(self, runs: Sequence[Run], tally: Counters, began: float) -> tuple[list[Summary], Shutdown]:
+        """Asks, side by side in time, what is left to ask in opened runs; what they came to, and what stopped them.
 
+        `tally` has counted what was there before; `began` is when the start did, by the monotonic clock.
+        """
+        import anyio
 
-def execute(runs: Sequence[Run], place: Target, tally: Counters, began: float) -> tuple[list[Summary], Shutdown]:
-    """Asks, side by side in time, what is left to ask in opened runs; what they came to, and what stopped them.
+        from pipeline.ledger import total
+        from pipeline.policy import Shutdown
 
-    `tally` has counted what was there before; `began` is when the start did, by the monotonic clock.
-    """
-    import anyio
+        stop = Shutdown()
+        with ExitStack() as stack:
+            if any(run.chunks() for run in runs):
+                there = stack.enter_context(self._emulated())
+                ask_all = partial(_ask_all, runs, there, access(there.connection), tally, stop)
+                # uvloop, where it is installed, takes a fifth off the cost of a row.
+                options = {"use_uvloop": find_spec("uvloop") is not None}
+                tune_gc(sum(run.settings.bounds.concurrency for run in runs))
+                anyio.run(ask_all, backend_options=options)
+            seconds = time.monotonic() - began
+            charged = total(run.charged for run in runs)
+            return [run.finish(tally, stop, seconds, charged) for run in runs], stop
 
-    from pipeline.cli.progress import stage
-    from pipeline.ledger import total
-    from pipeline.policy import Shutdown
+    @contextmanager
+    def _emulated(self) -> Iterator[Target]:
+        """Where to ask for as long as the block: this target, or the emulator that it wants."""
+        if self.simulation is None:
+            yield self
+            return
+        with ExitStack() as stack:
+            with self.stage("starting the emulator"):
+                address = stack.enter_context(emulate.emulator(self.simulation))
+            yield _moved(self, emulated(address, self.connection.locations))
 
-    stop = Shutdown()
-    with ExitStack() as stack:
-        if any(run.chunks() for run in runs):
-            if place.simulation is not None:
-                with stage("starting the emulator", quiet=place.quiet):
-                    address = stack.enter_context(emulate.emulator(place.simulation))
-                place = _moved(place, emulated(address, place.connection.locations))
-            ask_all = partial(_ask_all, runs, place, access(place.connection), tally, stop)
-            # uvloop, where it is installed, takes a fifth off the cost of a row.
-            options = {"use_uvloop": find_spec("uvloop") is not None}
-            tune_gc(sum(run.settings.bounds.concurrency for run in runs))
-            anyio.run(ask_all, backend_options=options)
-        seconds = time.monotonic() - began
-        charged = total(run.charged for run in runs)
-        return [run.finish(tally, stop, seconds, charged) for run in runs], stop
+    def stage(self, text: str) -> AbstractContextManager[None]:
+        """Says on a terminal what goes on before the first call, for as long as the block."""
+        from pipeline.cli.progress import stage
+
+        return stage(text, quiet=self.quiet)
+
+    def note(self, text: str) -> None:
+        """Says it on stderr."""
+        print(plain(text), file=sys.stderr)
 
 
 def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:
@@ -125,7 +141,11 @@ async def _ask(run: Run, team: PoolSpec | None, opening: Access, tally: Counters
         crew = parent.PoolSpec(workers=team.workers, start=team.start, lanes=opening.lanes)
         await parent.execute(run, crew, tally, stop)
         return
-    await run.execute(opening.connecting(run.job, run.settings.bounds.concurrency), tally, stop)
+    from pipeline.policy.compose import workers_for
+
+    job, connections = run.job, workers_for(run.settings.bounds.concurrency)
+    connect = opening.connecting(connections=connections, timeout_s=job.timeout_s, idle_timeout_s=job.idle_timeout_s)
+    await run.execute(connect, tally, stop)
 
 
 async def _watch_signals(runs: Sequence[Run], stop: Shutdown, tally: Counters, progress: Progress) -> None:
@@ -149,20 +169,3 @@ async def _watch_signals(runs: Sequence[Run], stop: Shutdown, tally: Counters, p
             name, calls, grace = signal.Signals(number).name, tally.in_flight, runs[0].settings.grace_s
             progress.say(f"{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now")
             stop.request(signal.Signals(number))
-
-
-def exit_code(summary: Summary, reason: object) -> int:
-    """What a run ends the process with, given why it stopped."""
-    match reason:
-        case _ if summary.status != "stopped":
-            return 3 if summary.status == "failed" else 0
-        case signal.Signals():
-            return 128 + reason.value
-        case ProviderUnusable():
-            return 7
-        case BudgetExhausted():
-            return 6
-        case TooManyFailures():
-            return 3
-        case _:
-            return 1

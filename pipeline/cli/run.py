@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.emulate import SIMULATED
-from pipeline.cli.host import PoolSpec, Target, execute, exit_code, require_access
+from pipeline.cli.host import PoolSpec, Target
 from pipeline.cli.options import LIMITS, AsJson, Assignments, RunOptions, TargetArgument, load, with_options
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
@@ -171,15 +171,14 @@ def simulation_of(options: RunOptions) -> list[str] | None:
 
 
 def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
-    from pipeline.cli.progress import stage
     from pipeline.counters import Counters
     from pipeline.execution.run import open_run
 
     if settings.fresh:
-        require_access(place)
+        place.require_access()
     began = time.monotonic()
     with ExitStack() as stack:
-        with stage("reading the input", quiet=place.quiet):
+        with place.stage("reading the input"):
             run = stack.enter_context(open_run(job, settings))
         if settings.retry_failed and (reopened := run.reopen_failed()):
             print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
@@ -192,7 +191,7 @@ def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary], stop = execute([run], place, tally, began)
+        [summary], stop = place.execute([run], tally, began)
     return _told(job, summary, stop.reason, as_json=as_json, said=said)
 
 
@@ -236,6 +235,8 @@ def _start(target: str, options: RunOptions, connection: Connection) -> Start:
 
 def _told(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bool = False) -> int:
     """Prints the result and gives the exit code; `said` tells that its reader knows already who answered."""
+    from pipeline.execution.exit_codes import exit_code
+
     code = exit_code(summary, reason)
     if as_json:
         failures = Failures(tuple(summary.failures)).bare().to_json()  # lines of JSON are kept as logs

@@ -134,7 +134,7 @@ def _job_of(plan: RunIdentity, output: Path, given: str | None) -> Job | None:
 
     Raises `UsageError` when the one that was given is not the run's.
     """
-    from pipeline.cli.trusted import target_of
+    from pipeline.execution.job_trust import target_of
     from pipeline.job.loader import is_job_file, job_of_requests, load_job
 
     try:

@@ -41,11 +41,17 @@ async def _work(end: int, lifeline: int) -> int:
 
 async def _carry_out(order: Assignment, link: Channel, lifeline: int) -> None:
     from pipeline.execution.processes.worker import work
+    from pipeline.policy.compose import workers_for
 
     start: Start = order.start
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
     job, _ = load(start.target, inputs, start.model, assignments, start.output)
-    connect = access(start.connection).connecting(job, order.settings.bounds.concurrency)
+    connecting = access(start.connection).connecting
+    connect = connecting(
+        connections=workers_for(order.settings.bounds.concurrency),
+        timeout_s=job.timeout_s,
+        idle_timeout_s=job.idle_timeout_s,
+    )
     tune_gc(order.settings.bounds.concurrency // order.of)
     await work(job, order, connect, link, lifeline)
 

@@ -2,8 +2,8 @@
 
 The cheap road through the SDK is `AsyncOpenAI.request` with ready bytes and the raw response: it walks no TypedDicts
 and builds no models, yet keeps the SDK's headers, hooks and errors. `Client` builds requests as the SDK does, the part
-that is the same in all of them once. Its `http_client` is `pipeline.endpoint.transport.Transport`, which does only what a batch
-needs.
+that is the same in all of them once. Its `http_client` is `pipeline.endpoint.transport.Transport`, which does only what
+a batch needs.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class Endpoint:
     async def ask(self, request: Request) -> Reply:
         """One request, sent once.
 
-        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `ProviderUnusable`; `Expired` when the token was not
-        accepted, and has been renewed. An answer that is worth another try is the `reply` of its fault.
+        Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `ProviderUnusable`; `Expired` when the token was
+        not accepted, and has been renewed. An answer that is worth another try is the `reply` of its fault.
         """
         try:
             body = orjson.dumps(request.payload)

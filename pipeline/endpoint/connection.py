@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data import Ask
 from pipeline.endpoint.address import is_here, is_vertex, weighted_url, without_query
 from pipeline.faults import UsageError
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from pipeline.endpoint.client import Target
     from pipeline.endpoint.token_source import TellingToken
-    from pipeline.execution.run import Connect
-    from pipeline.job.job import Job
-    from pipeline.policy.compose import OpenEndpoint
 
 GLOBAL_TIERS = ("flex", "priority")
 """Request tiers that only the `global` location has."""
@@ -113,6 +111,24 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenEndpoint:
+    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
+
+    `leave` ends the waiting for what no call has left without.
+    """
+
+    name: str
+    weight: float
+    ask: Ask
+    hitch: Callable[[], str | None] = lambda: None
+    leave: Callable[[], None] = lambda: None
+
+
+Connect = Callable[[], AbstractAsyncContextManager[Sequence[OpenEndpoint]]]
+"""Opens the endpoints, and closes them at the end of the block."""
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
     """Targets, and what opens them: an API key, or Google credentials."""
 
@@ -125,16 +141,9 @@ class Access:
         """The names and weights of what `open` opens."""
         return [(target.label, weight) for weight, target in self.targets]
 
-    def connecting(self, job: Job, concurrency: int) -> Connect:
-        """`open` for a run of this job, with connections for as many calls in flight as it may be tuned to."""
-        from pipeline.policy.compose import workers_for
-
-        return partial(
-            self.open,
-            connections=workers_for(concurrency),
-            timeout_s=job.timeout_s,
-            idle_timeout_s=job.idle_timeout_s,
-        )
+    def connecting(self, *, connections: int, timeout_s: float, idle_timeout_s: float) -> Connect:
+        """`open` for a run: with so many `connections` to each endpoint, and these limits of a call's time."""
+        return partial(self.open, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
 
     @asynccontextmanager
     async def open(
@@ -142,7 +151,6 @@ class Access:
     ) -> AsyncIterator[Sequence[OpenEndpoint]]:
         """The endpoints as asks, closed at the end of the block."""
         from pipeline.endpoint.client import open_endpoint
-        from pipeline.policy.compose import OpenEndpoint
 
         async with AsyncExitStack() as stack:
             token = await stack.enter_async_context(self._token())

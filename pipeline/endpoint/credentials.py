@@ -88,8 +88,8 @@ Found = tuple[Credentials, str | None]
 def find_credentials(path: Path | None = None, *, needs_project: bool = True) -> Found:
     """Google credentials and their project: of a file, or wherever `google.auth.default` finds them.
 
-    Raises `UsageError` with the reason, which names a setting and never its value. Unless a project is needed, nothing is
-    asked for over the network.
+    Raises `UsageError` with the reason, which names a setting and never its value. Unless a project is needed, nothing
+    is asked for over the network.
     """
     named = _named(path)
     try:
@@ -261,7 +261,7 @@ class Requester(google.auth.transport.requests.Request):
 
 
 class _Session(requests.Session):
-    """Proxies and authorities by `pipeline.endpoint.network`; nothing else of the environment, such as a .netrc, has a say."""
+    """Proxies and authorities by `pipeline.endpoint.network`; nothing else of the environment (a .netrc) has a say."""
 
     def __init__(self) -> None:
         super().__init__()

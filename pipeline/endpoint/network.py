@@ -48,8 +48,8 @@ def proxy_for(url: str) -> Proxy | None:
     """The proxy that the environment names for this URL; None when the way is straight.
 
     It is so to this machine and to the metadata server, whatever the environment says: a token on its way there would
-    pass a stranger in the clear. Raises `UsageError`, which names the variable and not its value, for a proxy that cannot
-    be used.
+    pass a stranger in the clear. Raises `UsageError`, which names the variable and not its value, for a proxy that
+    cannot be used.
     """
     parts = urlsplit(url)
     if parts.hostname is None or goes_straight(parts.hostname) or _is_exempt(parts.hostname, _port(parts)):

@@ -1,7 +1,7 @@
 """The SDK's public way to send a request, for a release whose private hooks are not those that `Client` overrides.
 
-`pipeline.endpoint.client.Client` overrides hooks that the SDK does not promise to keep. `hands_on` tries it once, without a
-network; where it does not hold, `PublicClient` takes its place: every request costs more, and none fails.
+`pipeline.endpoint.client.Client` overrides hooks that the SDK does not promise to keep. `hands_on` tries it once,
+without a network; where it does not hold, `PublicClient` takes its place: every request costs more, and none fails.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class PublicClient:
 
 
 class _Handing(httpx2.AsyncClient):
-    """Takes content and headers out of the SDK's own request, and hands them to `pipeline.endpoint.transport.Transport`."""
+    """Hands content and headers of the SDK's own request to `pipeline.endpoint.transport.Transport`."""
 
     def __init__(self, transport: httpx2.AsyncClient) -> None:
         super().__init__(transport=httpx2.AsyncBaseTransport())

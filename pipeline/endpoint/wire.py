@@ -129,7 +129,8 @@ def choices_in(document: object) -> list[dict[str, Any]]:
 def first_message(body: bytes) -> dict[str, Any]:
     """The first answer's message with all that the endpoint put into it; empty when there is none.
 
-    Its calls are as `pipeline.endpoint.messages` reads them, and otherwise as they came: thought signatures go back unchanged.
+    Its calls are as `pipeline.endpoint.messages` reads them, and otherwise as they came: thought signatures go back
+    unchanged.
     """
 
     def message_of(document: object) -> dict[str, Any]:

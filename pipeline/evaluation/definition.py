@@ -16,7 +16,9 @@ from pipeline.evaluation.graders.defaults import graders_for
 from pipeline.evaluation.graders.grading import Graders
 from pipeline.evaluation.reducers import Reducer, reducer_of
 from pipeline.faults import UsageError
+from pipeline.job.errors import describe
 from pipeline.job.job import Job
+from pipeline.job.loader import load_defined
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -96,3 +98,11 @@ class Eval:
             if name not in available:
                 raise UsageError(f"{who} names the column {name!r}, which the gold data lacks ({', '.join(available)})")
         return list(wanted)
+
+
+describe(Eval, "an", "evaluation")
+
+
+def load_evaluation(target: str) -> Eval:
+    """The evaluation that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `evaluation`."""
+    return load_defined(target, Eval, "evaluation", "write `evaluation = Eval(...)`")

@@ -1,4 +1,7 @@
-"""What an evaluation must come to: gates as users write them. What each comes to is in `pipeline.evaluation.decisions`."""
+"""What an evaluation must come to: gates as users write them.
+
+What each comes to is in `pipeline.evaluation.decisions`.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,10 @@ Gate = AtLeast | AtMost | NoWorse | NeverBreak
 
 
 def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> None:
-    """Finds before any call what no run could decide: `UsageError` for an unknown field, or more repeats than there are."""
+    """Finds before any call what no run could decide.
+
+    Raises `UsageError` for an unknown field, or more repeats than there are.
+    """
     for name, count in Counter(gate.name for gate in gates).items():
         if count > 1:
             raise UsageError(f"the gate {name!r} is there {count} times: remove all but one")

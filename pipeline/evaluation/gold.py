@@ -25,8 +25,8 @@ _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
     """The gold data of a surveyed input, in order.
 
-    Raises `NothingToDo` when there is no row, and `UsageError` for a row that cannot be read, that expects nothing, that
-    names a field which the job's schema lacks, or whose key another row has, too.
+    Raises `NothingToDo` when there is no row, and `UsageError` for a row that cannot be read, that expects nothing,
+    that names a field which the job's schema lacks, or whose key another row has, too.
     """
     if not found.rows:
         raise NothingToDo("the gold data holds no row")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.host import Target
 from pipeline.evaluation.graders.judge import Judge, Question, questions, ruled
 from pipeline.evaluation.judge_job import (
     JUDGE,
@@ -22,7 +21,7 @@ from pipeline.evaluation.judge_job import (
     still_open,
     write_questions,
 )
-from pipeline.execution.group import RunGroup, carried_out
+from pipeline.execution.group import Host, RunGroup, carried_out
 from pipeline.ledger import NOTHING, Charges, total
 from pipeline.storage.dataset import MANIFEST
 from pipeline.storage.durable import FILES
@@ -62,7 +61,7 @@ def require_prices(subject: EvalWorkspace, settings: Settings) -> None:
 
 
 def ask_judges(
-    subject: EvalWorkspace, graded: Sequence[Graded], settings: Settings, place: Target, paid: Charges
+    subject: EvalWorkspace, graded: Sequence[Graded], settings: Settings, host: Host, paid: Charges
 ) -> list[RunGroup]:
     """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped.
 
@@ -76,7 +75,7 @@ def ask_judges(
         if not (by_model := still_open(asked, cast, model)):
             break
         for judge, rows in by_model.items():
-            together = _round(subject, judge, rows, settings, place, paid)
+            together = _round(subject, judge, rows, settings, host, paid)
             rounds.append(together)
             if together.stopped:
                 return rounds
@@ -90,7 +89,7 @@ def _round(
     judge: str,
     rows: Sequence[Mapping[str, Any]],
     settings: Settings,
-    place: Target,
+    host: Host,
     paid: Charges,
 ) -> RunGroup:
     folder = _folder(subject, judge, rows)
@@ -98,7 +97,7 @@ def _round(
     write_questions(file := folder.with_suffix(".jsonl"), rows)
     own = replace(settings, output=folder, fresh=False, limit=None, retry_failed=True, keep_replies=True)
     before = paid + paid_to_judges(subject, but=folder)
-    with carried_out([(judge_job(judge, file, folder), own)], place, paid=before) as together:
+    with carried_out([(judge_job(judge, file, folder), own)], host, paid=before) as together:
         return together
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.host import Target
-from pipeline.cli.run import connection_of, settings_of, simulation_of
-from pipeline.cli.trusted import target_of
 from pipeline.data import Row
 from pipeline.evaluation.assessment import (
     FOLDER,
@@ -36,9 +31,8 @@ from pipeline.evaluation.assessment import (
     status_of,
     with_noise,
 )
-from pipeline.evaluation.at_commit import commit_of, loaded_at
 from pipeline.evaluation.baseline import from_text, to_text
-from pipeline.evaluation.definition import Eval
+from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gates import require_rows
 from pipeline.evaluation.gold import read_gold
 from pipeline.evaluation.graders.grading import Gold
@@ -46,17 +40,14 @@ from pipeline.evaluation.graders.judge import PENDING
 from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.judge_job import JUDGE, VOTES
 from pipeline.evaluation.results import read
-from pipeline.execution.run import Settings, inputs_of
+from pipeline.execution.job_trust import target_of
 from pipeline.faults import Broken, InvalidRow, UsageError
-from pipeline.job.loader import load_evaluation, overridden
-from pipeline.source import Survey, changed, survey
+from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 
 if TYPE_CHECKING:
-    from pipeline.cli.options import RunOptions
     from pipeline.evaluation.baseline import Baseline
-    from pipeline.job.job import Job
 
 REFERENCE = "_ref"
 """Where the answers of the job at another commit are, inside of the output."""
@@ -166,37 +157,6 @@ def plan_in(output: Path) -> RunIdentity:
     return plan
 
 
-def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: int = 1) -> EvalWorkspace:
-    """The evaluation that the command line describes, of so many repeats at `least`, with its gold data read."""
-    evaluation = _changed(load_evaluation(target), options, repeats)
-    evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
-    gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
-    output = options.output or Path("out") / name_of(target)
-    return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None)
-
-
-def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
-    """The same rows and graders for the job as it stood at a commit."""
-    inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
-    path, _, name = subject.target.partition(":")
-    target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute one would name the present file
-
-    def load() -> Job:
-        there = _changed(load_evaluation(target), options, None)
-        return there.job.replace(input=inputs)
-
-    commit = commit_of(reference)
-    try:
-        job = loaded_at(commit, load)
-    except UsageError as error:
-        raise UsageError(f"at {reference}: {error}") from error
-    known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)
-    fields = {name: grader for name, grader in subject.evaluation.fields.items() if name in known}
-    evaluation = subject.evaluation.replace(job=job, fields=fields, gates=())
-    gold = tuple(_without_unknown(one, evaluation) for one in subject.gold)
-    return replace(subject, evaluation=evaluation, gold=gold, output=subject.output / REFERENCE)
-
-
 def subject_in(output: Path, target: str | None) -> EvalWorkspace:
     """The evaluation whose finished run is in a folder. Raises `UsageError` when its gold data has changed since."""
     plan = plan_in(output)
@@ -243,33 +203,6 @@ def same_graders(subject: EvalWorkspace) -> None:
         raise UsageError(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
 
 
-def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Settings]]:
-    """What is to be run: the job, once for each repeat."""
-    evaluation = subject.evaluation
-    connection = connection_of(options, evaluation.job)
-    # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
-    known = f" knowing {hashlib.sha256(subject.answer_key).hexdigest()[:16]}" if subject.simulated else ""
-    runs = []
-    for repeat in range(evaluation.repeats):
-        settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
-        if settings.fail_fast == "job":  # gates decide on all the rows, and how many fail is among what they see
-            settings = replace(settings, fail_fast="alike")
-        reuse = settings.bounds.reuse
-        if reuse is not None:
-            bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))
-            settings = replace(settings, bounds=bounds, supersede=True)
-        runs.append((evaluation.job, replace(settings, fresh=settings.fresh or subject.simulated)))
-    return runs
-
-
-def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
-    """Where to ask. An emulator is given the gold data: it plays a model that errs as it is told, and no more."""
-    simulation = simulation_of(options)
-    if simulation is not None:
-        simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
-    return Target(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
-
-
 def reference_of(
     name: str, subject: EvalWorkspace, rival: EvalWorkspace, graded: Sequence[Graded], *, common: bool
 ) -> Reference:
@@ -313,13 +246,7 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
     return Path(path)
 
 
-def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
-    changes = {"model": options.model, "input": options.inputs, "include": options.include}
-    job = overridden(evaluation.job, changes, options.assignments or ())
-    return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)
-
-
-def _without_unknown(gold: Gold, evaluation: Eval) -> Gold:
+def without_unknown(gold: Gold, evaluation: Eval) -> Gold:
     """The gold data of a schema that lacks fields of today's."""
     if evaluation.graders.whole or not isinstance(gold.expected, Mapping):
         return gold

@@ -16,12 +16,12 @@ from pipeline.execution import engine
 from pipeline.faults import Fault, Halt, UsageError
 from pipeline.job.job import Job
 from pipeline.policy import RowCalls
+from pipeline.policy.turns import Turn
 from pipeline.schema.bigquery import legal_type, refused_names
 from pipeline.source import Source, Survey
 from pipeline.storage.dataset import Dataset, output_schema
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.run_folder import RunIdentity
-from pipeline.storage.unfinished_rows import Turn
 
 KEPT_BYTES = 128 << 20
 """What the kept columns of open chunks may hold in memory; beyond it they are read again when their part is written."""

@@ -18,7 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from pipeline.data import Entry, Row
 from pipeline.faults import Broken, Fault, Halt
-from pipeline.policy import Shutdown
+from pipeline.policy.shutdown import Shutdown
 
 OPEN_CHUNKS = 8
 """How many chunks are worked on at once, at least: a straggler in the oldest holds up no more than these."""

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from pipeline.cli.host import Target, execute, exit_code, require_access
+from pipeline.execution.exit_codes import exit_code
 from pipeline.ledger import NOTHING, Charges, total
 from pipeline.storage.run_folder import RunFolder, differences
 
 if TYPE_CHECKING:
+    from pipeline.counters import Counters
     from pipeline.execution.run import Run, Settings, Summary
     from pipeline.job.job import Job
     from pipeline.policy import Shutdown, SingleFlight
     from pipeline.storage.run_folder import RunIdentity
+
+
+class Host(Protocol):
+    """Where runs are carried out, and who hears of it: given by whoever started them."""
+
+    def require_access(self) -> None:
+        """Raises `UsageError` when credentials are missing, before anything is removed."""
+
+    def execute(self, runs: Sequence[Run], tally: Counters, began: float) -> tuple[list[Summary], Shutdown]:
+        """Asks what is left to ask in opened runs; what they came to, and what stopped them."""
+
+    def stage(self, text: str) -> AbstractContextManager[None]:
+        """Says what goes on for as long as the block."""
+
+    def note(self, text: str) -> None:
+        """Says something once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +68,7 @@ class RunGroup:
 @contextmanager
 def carried_out(
     jobs: Sequence[tuple[Job, Settings]],
-    place: Target,
+    host: Host,
     *,
     paid: Charges = NOTHING,
     begin: Callable[[], None] = lambda: None,
@@ -62,42 +78,43 @@ def carried_out(
     They are asked side by side in time, and share what may be in flight, what may be spent (less what others have
     `paid`), and their replies. `begin` is called when they are ours, before the first call.
     """
-    from pipeline.cli.progress import stage
     from pipeline.execution.run import open_run
     from pipeline.policy import SingleFlight
 
     if any(settings.fresh for _, settings in jobs):
-        require_access(place)
+        host.require_access()
     began, flights = time.monotonic(), SingleFlight()
     with ExitStack() as stack:
         before = [None if settings.fresh else RunFolder(settings.output).load() for _, settings in jobs]
         shared = [(job, _sharing(settings, len(jobs), flights)) for job, settings in jobs]
-        with stage("reading the gold data", quiet=place.quiet):
+        with host.stage("reading the gold data"):
             runs = [stack.enter_context(open_run(job, settings)) for job, settings in shared]
-        _tell_superseded(before[0], runs[0])
+        for note in _superseded(before[0], runs[0]):
+            host.note(note)
         begin()
-        yield _carried_out(runs, place, paid, began)
+        yield _carried_out(runs, host, paid, began)
 
 
-def _tell_superseded(before: RunIdentity | None, run: Run) -> None:
+def _superseded(before: RunIdentity | None, run: Run) -> list[str]:
+    """What is to be said of a run whose place another takes."""
     if before is None or before.run_id == run.plan.run_id:
-        return
+        return []
     data = [] if before.survey["files"] == run.plan.survey["files"] else ["the gold data changed"]
-    for what in [*differences(before, run.plan), *data]:
-        told = "starting over; what the reply cache knows is not asked again"
-        print(f"note: {run.folder.output} holds another run: {what}; {told}", file=sys.stderr)
+    told = "starting over; what the reply cache knows is not asked again"
+    changes = [*differences(before, run.plan), *data]
+    return [f"note: {run.folder.output} holds another run: {what}; {told}" for what in changes]
 
 
-def _carried_out(runs: Sequence[Run], place: Target, paid: Charges, began: float) -> RunGroup:
+def _carried_out(runs: Sequence[Run], host: Host, paid: Charges, began: float) -> RunGroup:
     from pipeline.counters import Counters
 
     tally = Counters()
     for run in runs:
         if run.settings.retry_failed and (reopened := run.reopen_failed()):
-            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
+            host.note(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again")
         run.restore_counts(tally)
     _share_purses(runs, paid)
-    return RunGroup(runs, *execute(runs, place, tally, began))
+    return RunGroup(runs, *host.execute(runs, tally, began))
 
 
 def _sharing(settings: Settings, runs: int, flights: SingleFlight) -> Settings:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, closing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from pipeline.counters import Counters
 from pipeline.data import Entry, Failure, Part, is_part_name
+from pipeline.endpoint.connection import Connect
 from pipeline.execution import engine
 from pipeline.execution.chunks import ChunkWorker, source_of
 from pipeline.execution.monitor import RunMonitor
@@ -27,7 +28,7 @@ from pipeline.job.job import Job
 from pipeline.job.loader import sha256_of
 from pipeline.ledger import KINDS, NOTHING, Charges
 from pipeline.policy import LocalBudget, Shutdown
-from pipeline.policy.compose import CacheSettings, OpenEndpoint, RunLimits, budgets_for, compose, workers_for
+from pipeline.policy.compose import CacheSettings, RunLimits, budgets_for, compose, workers_for
 from pipeline.source import Survey, discover, found_again, survey
 from pipeline.storage.dataset import kept_replies
 from pipeline.storage.durable import FILES, FileSystem
@@ -128,10 +129,6 @@ class Summary:
         return {**start, "left": self.left, **run}
 
 
-Connect = Callable[[], AbstractAsyncContextManager[Sequence[OpenEndpoint]]]
-"""Opens the endpoints, and closes them at the end of the block."""
-
-
 class Run:
     """A job in its output folder, locked and checked. Make one with `open_run`."""
 
@@ -178,20 +175,21 @@ class Run:
     def extend(self, before: Survey) -> int:
         """Makes room for more rows: parts that other chunks, or other columns, take the place of are opened again.
 
-        Nothing is asked again. Returns how many parts were opened. Raises `UsageError` when their replies were not kept.
+        Nothing is asked again. Returns how many parts were opened. Raises `UsageError` when their replies were not
+        kept.
         """
         now = self.survey
         same = (now.schema, now.json_columns, now.chunk_rows) == (before.schema, before.json_columns, before.chunk_rows)
-        open_run = [part for part in self.parts.values() if not same or part.rows != self.work.chunk(part.chunk).rows]
-        if open_run and not self.plan.keep_replies:
+        opened = [part for part in self.parts.values() if not same or part.rows != self.work.chunk(part.chunk).rows]
+        if opened and not self.plan.keep_replies:
             raise UsageError("the run did not keep its replies, so it cannot be extended: use --fresh")
         self.dataset.unfinish()
-        for part in open_run:
+        for part in opened:
             self.journal.unseal(part.chunk, kept_replies(self.folder.output, part.chunk))
             del self.parts[part.chunk]
-        for part in open_run:
+        for part in opened:
             self.dataset.discard(part.chunk)
-        return len(open_run)
+        return len(opened)
 
     async def execute(self, connect: Connect, tally: Counters, stop: Shutdown) -> None:
         """Asks what is left to ask, and seals it. Returns at the end, or when `stop` was requested and drained."""
@@ -420,7 +418,10 @@ def allowed_failures(job: Job, rows: int) -> float:
 
 
 def prepare_process(settings: Settings) -> None:
-    """Makes this process fit for a run: for its many small batches, and for its many connections. Raises `UsageError`."""
+    """Makes this process fit for a run: for its many small batches, and for its many connections.
+
+    Raises `UsageError`.
+    """
     # Arrow's own pools keep what many small batches leave behind, and a long run grows by it.
     pa.set_memory_pool(pa.system_memory_pool())
     ensure_descriptors(settings.bounds.concurrency, settings.endpoints)

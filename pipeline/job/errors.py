@@ -96,13 +96,20 @@ _TYPES = {
 }
 
 
+_DESCRIBED: dict[str, tuple[str, str, list[str]]] = {}
+
+
+def describe(kind: type, article: str, what: str) -> None:
+    """Makes known what users call a dataclass that they make, so that mistakes in it are explained in these words."""
+    _DESCRIBED[kind.__name__] = (article, what, [field.name for field in fields(kind)])
+
+
+describe(Job, "a", "job")
+
+
 def explained(error: ValidationError) -> str:
     """Pydantic's complaints about a job or an evaluation, a short sentence for each field that it names."""
-    article, what, known = "a", "job", [field.name for field in fields(Job)]
-    if error.title == "Eval":
-        from pipeline.evaluation.definition import Eval
-
-        article, what, known = "an", "evaluation", [field.name for field in fields(Eval)]
+    article, what, known = _DESCRIBED.get(error.title, _DESCRIBED["Job"])
     complaints = error.errors(include_url=False)
     sentences = []
     for complaint in complaints:

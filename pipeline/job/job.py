@@ -256,7 +256,9 @@ class Job:
         return kept
 
     def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:
-        """The columns that say where a row comes from. Raises `UsageError` when a kept one has the name of one asked for.
+        """The columns that say where a row comes from.
+
+        Raises `UsageError` when a kept one has the name of one asked for.
 
         `row` that nobody asked for gives way to an input's own.
         """
@@ -364,7 +366,7 @@ def _refuse_other_calls(values: Mapping[str, Any]) -> None:
 
 
 def _require_writable(body: Mapping[str, Any]) -> None:
-    """Raises `InvalidRow` for a row's own request that cannot be sent: what governs calls counts on messages and JSON."""
+    """Raises `InvalidRow` for a row's own request that cannot be sent: policies count on messages and JSON."""
     for number, message in enumerate(body["messages"]):
         if not isinstance(message, dict):
             raise InvalidRow(f"the row's request is not one: messages[{number}] is not an object")

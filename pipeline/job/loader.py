@@ -12,7 +12,7 @@ from dataclasses import fields
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,9 +20,6 @@ from pipeline.faults import UsageError
 from pipeline.job.errors import advised, explained
 from pipeline.job.job import Job, nearest
 from pipeline.job.local_imports import importable_beside
-
-if TYPE_CHECKING:
-    from pipeline.evaluation.definition import Eval
 
 _T = TypeVar("_T")
 
@@ -44,17 +41,11 @@ def sha256_of(target: str) -> str | None:
 
 def load_job(target: str) -> Job:
     """The job that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `job`."""
-    return _defined(target, Job, "job", "write `job = Job(...)`")
+    return load_defined(target, Job, "job", "write `job = Job(...)`")
 
 
-def load_evaluation(target: str) -> Eval:
-    """The evaluation that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `evaluation`."""
-    from pipeline.evaluation.definition import Eval
-
-    return _defined(target, Eval, "evaluation", "write `evaluation = Eval(...)`")
-
-
-def _defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
+def load_defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
+    """What a Python file defines of a kind: by its name in the target, its `usual` name, or as the only one."""
     path_text, _, name = target.partition(":")
     path = Path(path_text)
     if not path.is_file():

@@ -49,7 +49,10 @@ class Account:
     """What is reserved for them together, by budget: kept, because thousands may be in flight."""
 
     def bid(self, request: Request) -> Bid | None:
-        """A call that asks for leave, under a budget. Raises `BudgetExhausted` when its price is not known to one in dollars."""
+        """A call that asks for leave, under a budget.
+
+        Raises `BudgetExhausted` when its price is not known to one in dollars.
+        """
         if not self.budgets:
             return None
         size = size_of(request)

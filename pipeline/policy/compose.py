@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.counters import Counters
 from pipeline.data import Ask, Usage
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price, Prices, prices_of
 from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.job.job import Job
@@ -91,20 +92,6 @@ class RunLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenEndpoint:
-    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
-
-    `leave` ends the waiting for what no call has left without.
-    """
-
-    name: str
-    weight: float
-    ask: Ask
-    hitch: Callable[[], str | None] = lambda: None
-    leave: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True)
 class ComposedAsk:
     """The ask of a run, and the parts of it that can be looked at and changed while it works."""
 
@@ -120,7 +107,9 @@ def prices_for(job: Job, bounds: RunLimits) -> Prices:
 
 
 def budgets_for(job: Job, bounds: RunLimits, charged: Charges = NOTHING) -> list[LocalBudget]:
-    """The budgets of a run, less what earlier starts were charged. Raises `UsageError` when its model's price is unknown.
+    """The budgets of a run, less what earlier starts were charged.
+
+    Raises `UsageError` when its model's price is unknown.
 
     A job whose rows name their models is not refused: the price of each is looked up before it is asked.
     """

@@ -126,7 +126,8 @@ class Dispatcher:
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`.
 
-        Under budgets a call leaves when what it may cost is left of them, and raises `BudgetExhausted` when it never will be.
+        Under budgets a call leaves when what it may cost is left of them, and raises `BudgetExhausted` when it never
+        will be.
         """
         return await self._ask(request, [lane for lane in self.lanes if request.ordinal in lane.rows])
 

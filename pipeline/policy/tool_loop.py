@@ -39,9 +39,9 @@ def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcrip
 
     Calls of one turn run side by side, each with its own deadline. The model's message is handed back as it came,
     thought signatures and all; only ids that are missing or repeated, and arguments that are not a JSON object, are
-    replaced. What goes wrong with a call is reported to the model. A call of a tool without a function is recorded,
-    as the answer. Of a turn that was cut or blocked nothing is carried out: its reply is returned, with the request
-    that it answers (`asked`). Raises `Truncated` when the model still calls tools after the last turn, or calls too many in
+    replaced. What goes wrong with a call is reported to the model. A call of a tool without a function is recorded, as
+    the answer. Of a turn that was cut or blocked nothing is carried out: its reply is returned, with the request that
+    it answers (`asked`). Raises `Truncated` when the model still calls tools after the last turn, or calls too many in
     one.
     """
     known = {tool.name: tool for tool in tools}

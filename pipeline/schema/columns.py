@@ -172,7 +172,10 @@ WALL_TIME = Column("timestamp[us]", lambda: _pyarrow().timestamp("us"), _wall_ti
 
 
 def decimal(precision: int = 38, scale: int = 9) -> Column:
-    """Exact decimals; trailing zeros do not count. UsageError above 38 digits, which DuckDB and BigQuery cannot hold."""
+    """Exact decimals; trailing zeros do not count.
+
+    UsageError above 38 digits, which DuckDB and BigQuery cannot hold.
+    """
     precision = max(precision, scale, 1)
     if precision > 38:
         raise UsageError(
@@ -283,7 +286,10 @@ class Field:
 
 
 def struct_of(fields: Sequence[Field], kind: type, where: str) -> Column:
-    """A struct of `fields`, taken from a `kind`. UsageError when two names differ by case only: BigQuery refuses them."""
+    """A struct of `fields`, taken from a `kind`.
+
+    UsageError when two names differ by case only: BigQuery refuses them.
+    """
     _refuse_twins([field.name for field in fields], where)
     steps = [(field.name, field.get, field.column.take) for field in fields]
 

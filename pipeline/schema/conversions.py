@@ -51,7 +51,7 @@ def _network(value: Any) -> str:
 
 
 def _from_entries(value: Any) -> dict[str, Any]:
-    """An object out of a list of its entries, which is how `pipeline.schema.tool_parameters` asks for free-form objects."""
+    """An object out of a list of its entries, as `pipeline.schema.tool_parameters` asks for free-form ones."""
     if not isinstance(value, list):
         raise TypeError("not a list of entries")
     record = {}

@@ -1,4 +1,4 @@
-r"""From a job's schema to its `AnswerSchema`: pydantic model <-> JSON schema for the endpoint <-> Arrow type for Parquet.
+r"""A job's `AnswerSchema`: pydantic model <-> JSON schema for the endpoint <-> Arrow type for Parquet.
 
 Every column is declared before row 1. What a type becomes:
 

@@ -1,8 +1,8 @@
 """A pydantic model's JSON Schema, as narrow as the model: an answer that obeys it is one that the model takes.
 
 Pydantic describes some of its types by formats of its own (`uuid4`, `ipv4network`), which mean nothing to an endpoint,
-or not at all (digits of a decimal, keys that are numbers). Those are told by patterns here. `pipeline.schema.conversions` has
-what no pattern can tell.
+or not at all (digits of a decimal, keys that are numbers). Those are told by patterns here.
+`pipeline.schema.conversions` has what no pattern can tell.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 
     Objects are closed and their properties required, but for optional ones that lead back to where they are: Gemini
     takes cyclic references in properties that are not required only. Defaults are left out; a `$ref` stands alone, or
-    is replaced by what it refers to. Free-form dicts stay open: see `pipeline.schema.shape.is_strict`. UsageError for a type
-    without a JSON schema.
+    is replaced by what it refers to. Free-form dicts stay open: see `pipeline.schema.shape.is_strict`. UsageError for a
+    type without a JSON schema.
     """
     try:
         model.model_rebuild()

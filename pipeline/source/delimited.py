@@ -37,7 +37,10 @@ class Dialect:
 
 
 def dialect_of(path: str, read: Callable[[int], bytes], *, tabs: bool) -> Dialect:
-    """The dialect, judged by the beginning of a text. Raises `UsageError` when there is no header that names columns."""
+    """The dialect, judged by the beginning of a text.
+
+    Raises `UsageError` when there is no header that names columns.
+    """
     text = _beginning(read).removeprefix(BOM)
     if b"\r" in text and b"\n" not in text:
         name = shlex.quote(path)

@@ -20,7 +20,7 @@ _READERS = {
 
 
 def require_no_lake(paths: Iterable[Path]) -> None:
-    """Raises `UsageError` when one of the files lies in a table of a lake format: only its log says which rows count."""
+    """Raises `UsageError` for a file in a table of a lake format: only its log says which rows count."""
     seen: set[Path] = set()
     for path in paths:
         for folder in path.parents:

@@ -35,11 +35,11 @@ def survey(
     """Read the whole input once and say what it holds.
 
     Without `chunk_rows`, a chunk has as many rows as make 8 MiB, judged by the first ones: at least 1,000 and
-    `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they
-    keep 1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. No chunk has more rows than make
-    256 MiB. With `limit` only the first so many rows count; files are listed and hashed in full all the same. Text is
-    parsed record by record and every column's type settled; of Parquet only the footers are read. Raises `UsageError` for
-    what the user can mend: see `discover`, damaged files, an input without one record that can be read. Memory does
+    `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they keep
+    1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. No chunk has more rows than make 256
+    MiB. With `limit` only the first so many rows count; files are listed and hashed in full all the same. Text is
+    parsed record by record and every column's type settled; of Parquet only the footers are read. Raises `UsageError`
+    for what the user can mend: see `discover`, damaged files, an input without one record that can be read. Memory does
     not grow with the number of rows.
     """
     if chunk_rows is not None and chunk_rows < 1:

@@ -81,8 +81,8 @@ def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) 
     """Read everything once: every record is parsed, every file hashed, every column settled.
 
     `chunk_rows` is asked for the size of a chunk once the mean size of the first rows is known; where larger rows come
-    later, chunks are made smaller, and everything is read again. Raises `UsageError` for compressed data that is damaged
-    or cut short, and when no record can be read, with what the input looks like.
+    later, chunks are made smaller, and everything is read again. Raises `UsageError` for compressed data that is
+    damaged or cut short, and when no record can be read, with what the input looks like.
     """
     layouts = [_layout(str(found.path), UsageError) for found in discovery.files]
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))

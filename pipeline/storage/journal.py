@@ -27,10 +27,10 @@ from pipeline import ledger
 from pipeline.data import Entry, Part
 from pipeline.faults import Broken
 from pipeline.ledger import NOTHING, Charges
+from pipeline.policy.turns import Turn
 from pipeline.storage import unfinished_rows
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
-from pipeline.storage.unfinished_rows import Turn
 
 TICK_S = 0.01
 """How long replies gather before they are committed together."""

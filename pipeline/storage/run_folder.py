@@ -209,7 +209,10 @@ class RunFolder:
                 self._files.remove(folder.glob(f".*{TEMPORARY}"))
 
     def load(self) -> RunIdentity | None:
-        """The plan of the run in this folder; None when there is none yet. Raises `UsageError` when it is not readable."""
+        """The plan of the run in this folder; None when there is none yet.
+
+        Raises `UsageError` when it is not readable.
+        """
         try:
             content = orjson.loads((self.run / PLAN).read_bytes())
             self._require_format(content)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
-import orjson
-
-from pipeline.data import Reply, Request
-from pipeline.job.attachments import Attachment
+from pipeline.data import Reply
+from pipeline.policy.turns import Results, Turn
 from pipeline.storage.codec import decode, encode
 
 SCHEMA = """
@@ -22,40 +17,6 @@ CREATE TABLE IF NOT EXISTS turns (
     meta BLOB NOT NULL, body BLOB, results BLOB, PRIMARY KEY (ordinal, number)
 ) STRICT;
 """
-
-Results = list[dict[str, Any]]
-"""The messages that hand back what tools have said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One answered call of a row, by the digest of its request; `results` once the tools that it called have run."""
-
-    digest: bytes
-    reply: Reply
-    results: Results | None = None
-
-
-def digest_of(request: Request) -> bytes:
-    """What tells one request of a row from another: all of its body, attachments by their place or their bytes."""
-    try:
-        written = orjson.dumps(request.payload, default=_named, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except TypeError:  # it cannot be sent either
-        written = b""
-    return hashlib.sha256(written).digest()
-
-
-def _named(value: object) -> Any:
-    if isinstance(value, Attachment):
-        return [value.kind, value.column, value.value if isinstance(value.value, str) else _hashed(value.value)]
-    raise TypeError(type(value).__name__)
-
-
-def _hashed(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-# In a journal's database.
 
 
 def write(database: sqlite3.Connection, turns: Iterable[tuple[int, int, Turn]]) -> None:

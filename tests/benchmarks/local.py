@@ -22,10 +22,11 @@ from pipeline import Job
 from pipeline.cli.garbage import raise_gc_threshold, tune_gc
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.wire import read_completion
 from pipeline.execution.run import Run, Settings, open_run
 from pipeline.policy import Shutdown
-from pipeline.policy.compose import OpenEndpoint, RunLimits
+from pipeline.policy.compose import RunLimits
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.contenders import MODEL, SYSTEM, Event
 from tests.benchmarks.figures import percentile, stalls

@@ -17,9 +17,10 @@ from trio.testing import MockClock
 from pipeline import Job
 from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, open_chunks_for, process_chunks
 from pipeline.policy import Shutdown
-from pipeline.policy.compose import OpenEndpoint, RunLimits, compose, workers_for
+from pipeline.policy.compose import RunLimits, compose, workers_for
 from tests.benchmarks.canned import Latency
 from tests.benchmarks.engine import Rows
 from tests.benchmarks.figures import Line, Target

@@ -1,9 +1,9 @@
 """The power cut, modelled: what a disk may hold after it, given the calls that were made before.
 
-A run is recorded through the seam of `pipeline.storage.durable`. At any call the power may go: of what was written and not synced,
-all, nothing, a beginning or a mixture with stale sectors is there; of the names that were made, moved or removed and
-whose folder was not synced, a beginning (a file system with a log of metadata) or any subset. SQLite keeps its promise:
-a commit that returned is there, and the folder of a new log was synced with it.
+A run is recorded through the seam of `pipeline.storage.durable`. At any call the power may go: of what was written and
+not synced, all, nothing, a beginning or a mixture with stale sectors is there; of the names that were made, moved or
+removed and whose folder was not synced, a beginning (a file system with a log of metadata) or any subset. SQLite keeps
+its promise: a commit that returned is there, and the folder of a new log was synced with it.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ from pydantic import BaseModel
 from pipeline import Job
 from pipeline.counters import Counters
 from pipeline.data import PARTS, Reply, Request, Usage
-from pipeline.execution.run import Connect, Settings, Summary, open_run
+from pipeline.endpoint.connection import Connect, OpenEndpoint
+from pipeline.execution.run import Settings, Summary, open_run
 from pipeline.faults import Refused
 from pipeline.policy import Shutdown
-from pipeline.policy.compose import OpenEndpoint, RunLimits
+from pipeline.policy.compose import RunLimits
 from pipeline.storage.durable import FILES, FileSystem
 
 PART = re.compile(r"out/(data/part-\d+\.parquet|_run/replies/part-\d+\.replies)")

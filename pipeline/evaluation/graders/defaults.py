@@ -38,9 +38,9 @@ _FORMATS: Mapping[str, Grader] = {"date": Date(), "date-time": Date(by="second")
 def graders_for(schema: JsonSchema | None, named: Mapping[str, Grader]) -> Graders:
     """A grader for every field: the named ones, what is inside of them completed, and the schema's for the others.
 
-    `schema` is the JSON Schema of the answers; None when they are text (then the one field is `answer`), and
-    `{"type": "object"}` when they are any object (then only what is named is graded). UsageError, with the nearest name,
-    for a grader of a field that there is not; and when nothing is left to grade.
+    `schema` is the JSON Schema of the answers; None when they are text (then the one field is `answer`), and `{"type":
+    "object"}` when they are any object (then only what is named is graded). UsageError, with the nearest name, for a
+    grader of a field that there is not; and when nothing is left to grade.
     """
     for name, grader in named.items():
         require_grader(grader, f"fields[{name!r}]")

@@ -18,8 +18,8 @@ class Function(Scalar):
     """`function(expected, got)` or `function(expected, got, row)`, called where both sides give a value.
 
     What it returns is its meaning: a bool is a check; a number from 0 to 1 is a score, right from `at_least` on; a
-    string is a label, right when it is one of `right`. Anything else is a UsageError. It must depend on nothing else than
-    its arguments. To compare the items of a list it is called for every pair of them.
+    string is a label, right when it is one of `right`. Anything else is a UsageError. It must depend on nothing else
+    than its arguments. To compare the items of a list it is called for every pair of them.
     """
 
     function: Callable[..., bool | float | str]

@@ -1,6 +1,7 @@
 """Tables for people: what an evaluation found by field, by slice and, for enums, by value.
 
-Every figure is one of `pipeline.evaluation.stats.metrics`, with its interval; here it is only said which stand in a table.
+Every figure is one of `pipeline.evaluation.stats.metrics`, with its interval; here it is only said which stand in a
+table.
 """
 
 from __future__ import annotations

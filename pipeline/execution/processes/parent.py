@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from pipeline.counters import Counters
 from pipeline.data import Part, Reply, Request
+from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.monitor import RunMonitor
 from pipeline.execution.processes.lease_allocator import LeaseAllocator
 from pipeline.execution.processes.messages import (
@@ -34,7 +35,7 @@ from pipeline.execution.run import Run
 from pipeline.faults import Broken, UsageError
 from pipeline.ledger import NOTHING
 from pipeline.policy import Shutdown
-from pipeline.policy.compose import ComposedAsk, OpenEndpoint, compose
+from pipeline.policy.compose import ComposedAsk, compose
 from pipeline.storage.durable import FILES
 from pipeline.storage.journal import worker_journal_path
 

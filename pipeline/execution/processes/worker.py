@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from pipeline.counters import Counters
 from pipeline.data import Entry, Part
+from pipeline.endpoint.connection import Connect
 from pipeline.execution import engine
 from pipeline.execution.chunks import ChunkWorker
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream, renew
@@ -30,16 +31,17 @@ from pipeline.execution.processes.messages import (
     Report,
     StopRequested,
 )
-from pipeline.execution.run import Connect, open_cache, prepare_process
+from pipeline.execution.run import open_cache, prepare_process
 from pipeline.faults import Broken, Fault, Interrupted, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import RetryBudget
 from pipeline.policy import Account, Dispatcher, Limits, Shutdown
 from pipeline.policy.compose import lane_ask, lateness_for, prices_for, with_policies, workers_for
+from pipeline.policy.turns import Turn
 from pipeline.storage.journal import Journal, entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.reply_cache import Cache
 from pipeline.storage.run_folder import RunFolder
-from pipeline.storage.unfinished_rows import Turn, merged
+from pipeline.storage.unfinished_rows import merged
 
 TICK_S = 0.02
 """How often a worker reports; within so much time a change of its share reaches it."""

@@ -9,4 +9,4 @@ from pipeline.storage.reply_cache.admin import CacheStats, export, holdings, imp
 from pipeline.storage.reply_cache.file import FILE
 from pipeline.storage.reply_cache.store import Cache
 
-__all__ = ["FILE", "Cache", "CacheStats", "import_from", "export", "holdings", "prune", "size_of"]
+__all__ = ["FILE", "Cache", "CacheStats", "export", "holdings", "import_from", "prune", "size_of"]

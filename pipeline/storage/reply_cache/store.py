@@ -42,8 +42,8 @@ class Cache:
     What was answered is held until its row is settled, and stored only if the row came to a value: an answer that is
     cut, refused or does not fit is asked for again the next time. `endpoint` says in the file who has answered.
 
-    All but the making and the closing belong to the event loop. Raises `UsageError` when the file cannot be opened. When
-    it fails later, the run goes on without: nothing is found or stored any more.
+    All but the making and the closing belong to the event loop. Raises `UsageError` when the file cannot be opened.
+    When it fails later, the run goes on without: nothing is found or stored any more.
     """
 
     def __init__(self, folder: Path, endpoint: str) -> None:

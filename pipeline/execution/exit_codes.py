@@ -1,0 +1,42 @@
+"""What a process ends with: one table, for runs that stopped and for what was raised."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from pipeline.faults import (
+    BudgetExhausted,
+    NothingToDo,
+    OutputInUse,
+    ProviderUnusable,
+    TooManyFailures,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from pipeline.execution.run import Summary
+
+CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (OutputInUse, 8),  # before its base class
+    (UsageError, 2),
+    (TooManyFailures, 3),
+    (NothingToDo, 5),
+    (BudgetExhausted, 6),
+    (ProviderUnusable, 7),
+)
+"""By the first that it is an instance of; anything else is 1. 4 is that of a gate that has failed."""
+
+
+def code_of(reason: object) -> int:
+    """That of an exception, or of the signal that stopped a run."""
+    if isinstance(reason, signal.Signals):
+        return 128 + reason.value
+    return next((code for kind, code in CODES if isinstance(reason, kind)), 1)
+
+
+def exit_code(summary: Summary, reason: object) -> int:
+    """What a run ends the process with, given why it stopped."""
+    if summary.status != "stopped":
+        return 3 if summary.status == "failed" else 0
+    return code_of(reason)
