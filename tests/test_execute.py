@@ -504,7 +504,7 @@ def test_reparse_is_refused_when_more_than_the_schema_changed(change: str, said:
 
 
 def test_reparse_without_kept_replies_or_without_a_run_is_refused(shell: Shell, server: Served) -> None:
-    refused(shell.pipeline("reparse", "out/a_job", "--job", "job.py"), "holds no run")
+    refused(shell.pipeline("reparse", "out/a_job", "--job", "job.py"), "there is no run in out/a_job")
     assert run(shell, server, "--no-keep-replies").code == 0
     refused(shell.pipeline("reparse", "out/a_job", "--job", "job.py"), "did not keep its replies")
 

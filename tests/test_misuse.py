@@ -173,7 +173,7 @@ def test_a_path_a_model_or_a_template_that_is_wrong_is_answered_with_the_remedy(
 def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> None:
     """A job without its suffix, a file where a run should be, a port that there is not, a key for no server."""
     assert "there is no 'job'; did you mean 'job.py'?" in error_of(shell.pipeline("run", "job"))
-    assert "holds no run" in error_of(shell.pipeline("status", "rows.jsonl"))
+    assert "there is no run in rows.jsonl" in error_of(shell.pipeline("status", "rows.jsonl"))
     assert "--port takes at most 65535, not '99999'" in error_of(shell.pipeline("emulate", "--port", "99999"))
     told = error_of(shell.pipeline("run", "job.py"))
     assert "OPENAI_API_KEY is for the server of a --base-url only" in told

@@ -119,7 +119,7 @@ def test_a_part_that_is_gone_is_told_of(output: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="holds neither the plan nor the manifest of a run"):
         run_facts(tmp_path)
 
 

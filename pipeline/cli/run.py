@@ -43,8 +43,6 @@ def run(
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
-    if options.fresh and options.retry_failed:
-        raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
     with _workers(_count_of(processes)) as workers:
         _load_while_telling(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
@@ -96,8 +94,7 @@ def settings_of(options: RunOptions, target: str, output: Path, connection: Conn
     from pipeline.policy.compose import RunLimits
 
     if options.fresh and options.retry_failed:
-        told = "--fresh and --retry-failed exclude each other"
-        raise UsageError(f"{told}: --fresh asks every row again, --retry-failed only those that failed")
+        raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
     return Settings(
         output=output,
         target=target,

@@ -34,6 +34,9 @@ PATIENCE_S = 600.0
 FIRST_PATIENCE_S = 45.0
 """The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
 
+CLOCK_DRIFT_S = 1.0
+"""How far the wall clock may run from the monotonic one while a token is fetched; more, and it was set meanwhile."""
+
 
 class GoogleTokenSource:
     """A fresh token of google-auth credentials; see `refreshing`."""
@@ -109,10 +112,14 @@ class GoogleTokenSource:
 
     async def _refresh(self) -> None:
         self._request = Requester()
+        wall, monotonic = time.time(), time.monotonic()
         await anyio.to_thread.run_sync(self._credentials.refresh, self._request, abandon_on_cancel=True)
         token, expiry = self._credentials.token, self._credentials.expiry
         if not isinstance(token, str) or not token:
             raise ValueError("the token server sent no token")
+        if abs((time.time() - wall) - (time.monotonic() - monotonic)) > CLOCK_DRIFT_S:
+            # google-auth turned the token's life into a moment of the wall clock: there is no saying of which one.
+            raise ValueError("the clock was set while a token was fetched")
         now = self._clock()
         left = float("inf") if expiry is None else (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
         if left <= 0:

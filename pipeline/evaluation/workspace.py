@@ -151,10 +151,7 @@ def name_of(target: str) -> str:
 
 def plan_in(output: Path) -> RunIdentity:
     """The plan of the run in a folder. Raises `UsageError` when there is none."""
-    plan = RunFolder(output).load()
-    if plan is None:
-        raise UsageError(f"{output} holds no run: `pipeline eval FILE.py` makes one")
-    return plan
+    return RunFolder(output).require()
 
 
 def subject_in(output: Path, target: str | None) -> EvalWorkspace:

@@ -30,9 +30,7 @@ def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
     """
     started = time.monotonic()
     folder = RunFolder(output, files)
-    before = folder.load()
-    if before is None:
-        raise UsageError(f"{output} holds no run")
+    before = folder.require()
     with folder.locked():
         plan = replace(before, job=job.fingerprint(), reparsing=True)
         other = [text for text in differences(before, plan) if not text.startswith("schema ")]

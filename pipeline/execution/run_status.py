@@ -173,10 +173,7 @@ def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done:
 def require_run(output: Path) -> tuple[RunFolder, RunIdentity]:
     """The folder and the plan of a run. Raises `UsageError` when there is none."""
     folder = RunFolder(output)
-    found = folder.load()
-    if found is None:
-        raise UsageError(f"there is no run in {output}: {output / '_run' / 'plan.json'} does not exist")
-    return folder, found
+    return folder, folder.require()
 
 
 def manifest_of(output: Path) -> dict[str, Any] | None:

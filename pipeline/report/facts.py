@@ -117,7 +117,7 @@ def run_facts(output: Path) -> RunFacts:
     folder = RunFolder(output)
     plan, manifest = folder.load(), manifest_of(output)
     if plan is None and manifest is None:
-        raise UsageError(f"{output} holds no run (neither a plan nor a manifest)")
+        raise UsageError(f"{output} holds neither the plan nor the manifest of a run")
     told = manifest if manifest is not None else {}
     parts, pending = read_state(folder.journal)
     if not folder.journal.exists():

@@ -218,6 +218,8 @@ class RunFolder:
             self._require_format(content)
             return _plan_of(content)
         except (FileNotFoundError, NotADirectoryError):
+            if self.run.exists() and not self.run.is_dir():
+                raise UsageError(f"{self.run} is not a folder; fix its path") from None
             _refuse_the_parts_of_a_run(self.output)
             return None
         except OSError as error:
@@ -227,6 +229,13 @@ class RunFolder:
             raise UsageError(
                 f"{self.run / PLAN} is not a plan of this version ({error}): start over with --fresh"
             ) from error
+
+    def require(self) -> RunIdentity:
+        """The plan of the run in this folder. Raises `UsageError` when there is none, or it is not readable."""
+        found = self.load()
+        if found is None:
+            raise UsageError(f"there is no run in {self.output}: {self.run / PLAN} does not exist")
+        return found
 
     def _require_format(self, content: Any) -> None:
         """Raises `UsageError` for the plan of a run in another format."""
