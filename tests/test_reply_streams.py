@@ -211,7 +211,7 @@ _SLOW = """
 import resource
 import orjson
 from pipeline.data import Reply
-from pipeline.job.parsing import Reader
+from pipeline.job.parsing import ReplyParser
 from pipeline.endpoint.streaming import Arriving, whole_body
 
 def stream(deltas):

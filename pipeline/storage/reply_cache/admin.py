@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.faults import UsageError
-from pipeline.storage.reply_cache.file import FILE, connect, connected, written_beside, make, transaction
+from pipeline.storage.reply_cache.file import FILE, connect, connected, make, temporary_beside, transaction
 
 _AT_ONCE = 50
 
@@ -69,7 +69,7 @@ def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None
 def export(folder: Path, file: Path) -> int:
     """Writes everything into one file, whole or not at all; how many replies there are. Takes the place of `file`."""
     try:
-        with written_beside(file) as temporary:
+        with temporary_beside(file) as temporary:
             with connected(_there(folder)) as database:
                 database.execute("VACUUM INTO ?", (str(temporary),))
             with connected(temporary) as copy:

@@ -80,7 +80,7 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
+def temporary_beside(path: Path) -> Iterator[Path]:
     """A new private file in the same folder, which nobody else uses, and whose name readers pass over.
 
     It goes at the end of the block; so do those of processes that were killed before theirs went. Raises `OSError`.
@@ -132,7 +132,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 def _put_empty(path: Path) -> None:
     """A new file, which appears whole: two processes that start at once do not see each other's half-made one."""
-    with written_beside(path) as temporary:
+    with temporary_beside(path) as temporary:
         with closing(sqlite3.connect(temporary, isolation_level=None)) as database:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             database.execute(f"PRAGMA application_id={_APPLICATION}")
