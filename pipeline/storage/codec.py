@@ -1,4 +1,4 @@
-"""Entries as bytes: how the journal and the kept replies store what became of a row."""
+"""Entries as bytes: how the journal and the kept replies store the result of a row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.faults import Fault
 
 
 def encode(entry: Entry) -> tuple[bytes, bytes]:
-    """An entry as its two columns: what we know of it as JSON, and what others said, as it came.
+    """An entry as its two columns: our metadata as JSON, and the text received, byte for byte.
 
-    Text of rows is in the second one only: the body, and the transcript after it; or a fault's message, after the body
-    of the row's last reply, if there was one.
+    Row content is in the second column only: the body followed by the transcript; or a fault's message, preceded by
+    the body of the row's last reply if there was one.
     """
     if isinstance(entry, Reply):
         known, said = _encoded(entry)
         return orjson.dumps(known), said
-    message = entry.message.encode("utf-8", "replace")  # it may quote half a surrogate pair
+    message = entry.message.encode("utf-8", "replace")  # it may quote a lone surrogate
     known = {"fault": type(entry).__name__, "http_status": entry.http_status}
     if not isinstance(entry.reply, Reply):
         return orjson.dumps(known), message
@@ -97,7 +97,7 @@ _KINDS = {
     "saved_usd": _NUMBER,
     "location": (str, type(None)),
 }
-"""What the fields of an entry may be, where they are there at all."""
+"""The types allowed for the fields of an entry; a missing field counts as None."""
 
 
 def _usage(counts: list[int]) -> Usage:
