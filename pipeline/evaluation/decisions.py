@@ -90,7 +90,7 @@ def _chosen(gate: Gate, scored: Sequence[Scored]) -> list[Scored]:
 
 def _of_bound(gate: AtLeast | AtMost, rows: Sequence[Scored], seed: int) -> Decision:
     found, unit = measure(gate.metric, rows, seed=seed), metric_of(gate.metric).unit
-    limit = _told(gate.value, unit)
+    limit = _render(gate.value, unit)
     if found.value is None:
         message = f"{gate.metric} cannot be told: {found.why}."
         return Decision(
@@ -212,8 +212,8 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
     if gate.tolerance < found.smallest_effect:
         seen += f", so that a tolerance of {_apart(gate.tolerance, unit)} is finer than they can see"
     if not found.changed:
-        return f"{gate.metric} is {_told(found.after, unit)} as in the baseline, and no row changed; {seen}."
-    moved = f"{gate.metric} went from {_told(found.before, unit)} to {_told(found.after, unit)}"
+        return f"{gate.metric} is {_render(found.after, unit)} as in the baseline, and no row changed; {seen}."
+    moved = f"{gate.metric} went from {_render(found.before, unit)} to {_render(found.after, unit)}"
     interval = f"{100 * (1 - gate.alpha):g} % interval {_signed(found.low, unit)} to {_signed(found.high, unit)}"
     decides = ", which decides whether it is noise" if found.torn(gate.alpha) else ""
     rows = f"{_rows(found.worse)} worse, {found.better} better, p = {_chance(found.p)}{decides}"
@@ -228,18 +228,18 @@ _CONCLUSIONS: Mapping[Answer, str] = {
 
 
 def _spread(found: Measure, unit: Unit) -> str:
-    interval = f"95 % interval {_told(found.low, unit)} to {_told(found.high, unit)}"
-    return f"{_told(found.value or 0.0, unit)} ({interval}, {_rows(found.n)})"
+    interval = f"95 % interval {_render(found.low, unit)} to {_render(found.high, unit)}"
+    return f"{_render(found.value or 0.0, unit)} ({interval}, {_rows(found.n)})"
 
 
-def _told(value: float, unit: Unit) -> str:
+def _render(value: float, unit: Unit) -> str:
     if math.isinf(value):
         return "unknown"
     return {"share": f"{100 * value:.1f} %", "usd": f"${value:.4g}", "s": f"{value:.3g} s"}[unit]
 
 
 def _apart(difference: float, unit: Unit) -> str:
-    return f"{100 * difference:.1f} points" if unit == "share" else _told(difference, unit)
+    return f"{100 * difference:.1f} points" if unit == "share" else _render(difference, unit)
 
 
 def _signed(difference: float, unit: Unit) -> str:
