@@ -283,8 +283,8 @@ def without_its_table(path: Path) -> None:
 
 BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("no database at all, but long enough to be one" * 50), "delete it"),
-    "empty": (lambda path: path.write_bytes(b""), "is no reply cache"),
-    "a stranger's": (of_a_stranger, "is no reply cache"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a reply cache"),
+    "a stranger's": (of_a_stranger, "is not a reply cache"),
     "newer": (of_the_future, "newer version of pipeline: upgrade"),
     "no table": (without_its_table, "delete it"),
     "a folder": (lambda path: path.mkdir(), "cannot be used"),

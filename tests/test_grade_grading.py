@@ -110,7 +110,7 @@ def test_a_named_grader_is_completed_by_the_schema() -> None:
         ({"totl": Number()}, "for the field 'totl', which the schema does not have; did you mean 'total'?"),
         ({"lines": Items(fields={"amont": Number()})}, "the field 'lines' does not have; did you mean 'amount'?"),
         ({"lines": Items(key="descr")}, "'lines' has the key 'descr', which its items do not have"),
-        ({"tags": Items(key="name")}, "its items are no objects"),
+        ({"tags": Items(key="name")}, "its items are not objects"),
         ({"total": Number}, r"fields\['total'\]: Number is a class, write Number\(\)"),
         (dict.fromkeys(EXPECTED, Ignore()), "grades no field"),
     ],

@@ -188,7 +188,7 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
     unlike = [
         *([f"{len(changed)} rows of the gold data were changed ({changed[0]})"] if changed else []),
         *([f"{len(added)} rows are new ({added[0]})"] if added else []),
-        *([f"graded otherwise: {', '.join(graders)}"] if graders else []),
+        *([f"graded differently: {', '.join(graders)}"] if graders else []),
     ]
     if unlike and not reference.common_only:
         raise UsageError(

@@ -77,7 +77,7 @@ def from_text(text: str) -> Baseline:
             flaky=tuple(content["flaky"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"it is no baseline ({type(error).__name__}: {error}): bless a run again") from error
+        raise UsageError(f"it is not a baseline ({type(error).__name__}: {error}): bless a run again") from error
 
 
 def as_kept(rows: Sequence[Scored]) -> tuple[Scored, ...]:

@@ -241,7 +241,7 @@ def _by_id(rows: Sequence[Scored], which: str) -> dict[str, Scored]:
     found = {row.row: row for row in rows}
     if len(found) < len(rows):
         twice = min(name for name, count in Counter(row.row for row in rows).items() if count > 1)
-        raise UsageError(f"the {which} run has the row {twice!r} more than once: rows need ids of their own")
+        raise UsageError(f"the {which} run has the row {twice!r} more than once: row ids must be unique")
     return found
 
 

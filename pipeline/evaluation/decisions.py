@@ -92,7 +92,7 @@ def _of_bound(gate: AtLeast | AtMost, rows: Sequence[Scored], seed: int) -> Deci
     found, unit = measure(gate.metric, rows, seed=seed), metric_of(gate.metric).unit
     limit = _render(gate.value, unit)
     if found.value is None:
-        message = f"{gate.metric} cannot be told: {found.why}."
+        message = f"{gate.metric} cannot be computed: {found.why}."
         return Decision(
             gate=gate.name,
             answer="cannot tell",
@@ -223,7 +223,7 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
 _CONCLUSIONS: Mapping[Answer, str] = {
     "regressed": "Worse beyond noise and beyond the tolerance",
     "not regressed": "No worse than the tolerance allows",
-    "cannot tell": "It cannot be told whether a loss exceeds the tolerance",
+    "cannot tell": "It is not clear whether a loss exceeds the tolerance",
 }
 
 

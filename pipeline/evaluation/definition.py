@@ -53,10 +53,10 @@ class Eval:
         if self.job.key is None:
             raise UsageError("an evaluation joins runs by their rows' key: give the job one, as in key='id'")
         if (self.job.n or 1) > 1:
-            raise UsageError("an evaluation grades one answer a row: use `repeats` rather than the job's `n`")
+            raise UsageError("an evaluation grades one answer per row: use `repeats` rather than the job's `n`")
         for gate in self.gates:
             if not isinstance(gate, AtLeast | AtMost | NoWorse | NeverBreak):
-                raise UsageError(f"`gates` holds {gate!r}, which is no gate: AtLeast, AtMost, NoWorse or NeverBreak")
+                raise UsageError(f"`gates` holds {gate!r}, not a gate: use AtLeast, AtMost, NoWorse or NeverBreak")
         # Resolved now, so that mistakes in them are found before the first call.
         check(self.gates, list(self.graders.fields), repeats=self.repeats)
         self.reducer([True] * self.repeats)

@@ -123,7 +123,7 @@ def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> 
     """
     for name, count in Counter(gate.name for gate in gates).items():
         if count > 1:
-            raise UsageError(f"the gate {name!r} is there {count} times: remove all but one")
+            raise UsageError(f"the gate {name!r} is given {count} times: remove all but one")
     for gate in gates:
         if isinstance(gate, NeverBreak):
             continue
@@ -152,7 +152,7 @@ def _check_bound(gate: AtLeast | AtMost) -> None:
         hint = f" (write {gate.value / 100:g})" if 1 < gate.value <= 100 else ""
         raise UsageError(f"{gate.name}: a share is between 0 and 1{hint}")
     if not 0 <= gate.value < math.inf:
-        raise UsageError(f"{gate.name}: a bound is a number from 0 on")
+        raise UsageError(f"{gate.name}: a bound is a finite number of at least 0")
     _check_choice(gate, "severity", gate.severity, get_args(Severity))
     _check_where(gate)
 

@@ -94,7 +94,7 @@ def _json_value(evaluation: Eval, row: Row) -> Any:
             return json.loads(value)
         except ValueError:
             raise UsageError(
-                f"row {row.ordinal} of the gold data: {evaluation.expected!r} is text, but no JSON"
+                f"row {row.ordinal} of the gold data: {evaluation.expected!r} is text, but not JSON"
             ) from None
     return _ANY.dump_python(value, mode="json")
 

@@ -55,7 +55,7 @@ def pass_hat(k: int) -> Reducer:
 def _of(k: int, right: Sequence[bool]) -> int:
     if not 1 <= k <= len(right):
         raise UsageError(
-            f"{k} of {len(right)} repeats cannot be told: give the evaluation at least {max(k, 1)} repeats"
+            f"{k} of {len(right)} repeats cannot be computed: give the evaluation at least {max(k, 1)} repeats"
         )
     return k
 
@@ -83,7 +83,7 @@ def by_row(graded: Iterable[Graded]) -> dict[str, list[Graded]]:
     for row, repeats in rows.items():
         repeats.sort(key=lambda each: each.repeat)
         if len({each.repeat for each in repeats}) < len(repeats):
-            raise UsageError(f"two rows of the gold data are called {row!r}: name a column that tells rows apart")
+            raise UsageError(f"two rows of the gold data are named {row!r}: use a column with unique values")
     return rows
 
 

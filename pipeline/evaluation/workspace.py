@@ -200,7 +200,7 @@ def same_graders(subject: EvalWorkspace) -> None:
     before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
     if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
         again = f"pipeline grade {subject.output} --job {subject.target}"
-        raise UsageError(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
+        raise UsageError(f"the graders of {', '.join(changed)} changed: run `{again}` to apply them")
 
 
 def reference_of(
@@ -227,11 +227,11 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
             )
     if plan.limit is not None:
         raise UsageError(
-            f"only the first {plan.limit} rows were asked, and all make a baseline: run again without --limit"
+            f"only the first {plan.limit} rows were asked, and a baseline needs all: run again without --limit"
         )
     if plan.simulated and not allow_emulated:
         raise UsageError(
-            "the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same"
+            "the emulator's answers are not a baseline for real ones; --allow-emulated blesses them anyway"
         )
     if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
         raise UsageError("questions to judges are open: `pipeline eval` asks them")

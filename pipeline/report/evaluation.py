@@ -242,7 +242,7 @@ def _bar(
 
 
 def field_groups(table: Table) -> list[list[FieldRow]]:
-    """The fields in the order of the schema, each followed by the leaves inside of it."""
+    """The fields in the order of the schema, each followed by the leaves inside it."""
     return [[_field_row(field), *(_field_row(leaf, inside=True) for leaf in field.nested)] for field in table.fields]
 
 

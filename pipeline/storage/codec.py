@@ -42,7 +42,7 @@ def _entry(known: dict[str, Any], said: bytes) -> Entry:
     _require_kinds(known)
     size, kind = known.get("message", len(said)), getattr(faults, known["fault"])
     if not issubclass(kind, Fault) or not 0 <= size <= len(said):
-        raise ValueError(f"{known['fault']} is no fault, or cut short")
+        raise ValueError(f"{known['fault']} is not a fault, or is truncated")
     fault: Fault = kind(said[len(said) - size :].decode(), http_status=known["http_status"])
     if "reply" in known:
         fault.reply = _decoded(known["reply"], said[: len(said) - size])
@@ -52,7 +52,7 @@ def _entry(known: dict[str, Any], said: bytes) -> Entry:
 def _require_kinds(known: dict[str, Any]) -> None:
     wrong = [name for name, kinds in _KINDS.items() if not isinstance(known.get(name), kinds)]
     if wrong:
-        raise ValueError(f"{wrong[0]} has no value that it can have")
+        raise ValueError(f"{wrong[0]} has an invalid value")
 
 
 def _encoded(reply: Reply) -> tuple[dict[str, Any], bytes]:

@@ -431,7 +431,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     """
     if not path.exists():
         remedy = "it was moved or removed while it was in use: put it back, then run again"
-        raise Broken(f"the journal {path} is gone: {remedy}; what it held and is in no part is asked again")
+        raise Broken(f"the journal {path} is gone: {remedy}; rows that are in no part are asked again")
     try:
         address = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as database:

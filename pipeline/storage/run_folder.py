@@ -105,9 +105,7 @@ class RunFolder:
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
         if _ADDRESS.match(str(self.output)):
-            raise UsageError(
-                f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards"
-            )
+            raise UsageError(f"the output must be a local folder, and {self.output} is not: copy it there afterwards")
         try:
             self._files.make_folder(self.output)
             if not self.run.exists():
@@ -221,7 +219,7 @@ class RunFolder:
             _refuse_the_parts_of_a_run(self.output)
             return None
         except OSError as error:
-            remedy = "a run is for the user who made it" if isinstance(error, PermissionError) else "fix its path"
+            remedy = "only its owner can read it" if isinstance(error, PermissionError) else "fix its path"
             raise UsageError(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
@@ -281,7 +279,7 @@ def _plan_of(content: dict[str, Any]) -> RunIdentity:
         **{field.name: content[field.name] for field in fields(RunIdentity) if field.name != "target_sha256"}
     )
     if not (isinstance(plan.survey, dict) and isinstance(plan.job, dict) and isinstance(plan.target, str)):
-        raise TypeError("its fields have other types")
+        raise TypeError("its fields have the wrong types")
     return replace(plan, target_sha256=content.get("target_sha256"))
 
 

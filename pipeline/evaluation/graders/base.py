@@ -192,7 +192,7 @@ def require_grader(value: object, where: str) -> None:
     if isinstance(value, type) and issubclass(value, Grader):
         raise UsageError(f"{where}: {value.__name__} is a class, write {value.__name__}()")
     if not isinstance(value, Grader):
-        raise UsageError(f"{where}: {value!r} is no grader; take one of pipeline.evaluation, such as Text()")
+        raise UsageError(f"{where}: {value!r} is not a grader; use one of pipeline.evaluation, such as Text()")
 
 
 def mistyped(grader: Grader, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:

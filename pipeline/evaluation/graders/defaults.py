@@ -100,7 +100,7 @@ def _completed_list(grader: Listed, items: Here, where: str) -> Grader:
                 raise UsageError(f"{where} has the key {name!r}, which its items do not have{nearest(name, [*fields])}")
         return replace(grader, fields=fields)
     if isinstance(grader, Items) and (grader.fields or grader.keys):
-        raise UsageError(f"{where} has `fields` or a `key`, but its items are no objects: name their grader with `of`")
+        raise UsageError(f"{where} has `fields` or a `key`, but its items are not objects: name their grader with `of`")
     return replace(grader, of=_default(items))
 
 

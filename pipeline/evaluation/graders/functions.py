@@ -61,5 +61,5 @@ class Function(Scalar):
                 return Finding(said in self.right, float(said in self.right), said)
             case _:
                 raise UsageError(
-                    f"Function: {self.name} returned {said!r}: a bool, a number from 0 to 1 or a label is due"
+                    f"Function: {self.name} returned {said!r}: it must return a bool, a number from 0 to 1 or a label"
                 )

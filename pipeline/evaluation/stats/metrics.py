@@ -11,7 +11,7 @@
 `invented.FIELD`                           share of the given values that were not expected
 `pass_at_K`, `pass_hat_K`                  chance that one of K repeats is right, and that all of them are
 `cost_usd`, `cost_usd_per_row`             dollars of the run, and of a row with all its repeats
-`latency_p50`, `latency_p95`, ...          seconds that so many percent of the rows did not exceed
+`latency_p50`, `latency_p95`, ...          percentile of the rows' latencies, in seconds
 ========================================== =====================================================================
 """
 

@@ -162,7 +162,7 @@ def _require_ours(database: sqlite3.Connection, path: Path) -> None:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise UsageError(f"{path} is no reply cache: choose another folder (--cache-dir), or move the file away")
+        raise UsageError(f"{path} is not a reply cache: choose another folder (--cache-dir), or move the file away")
     if version > FORMAT:
         raise UsageError(
             f"{path} was made by a newer version of pipeline: upgrade, or choose another folder (--cache-dir)"

@@ -221,7 +221,7 @@ def unpacked(stored: bytes) -> Reply:
     known, _, body = zlib.decompress(stored).partition(b"\n")
     reply = decode(known, body)
     if not isinstance(reply, Reply):
-        raise TypeError("an entry without a body is no reply")
+        raise TypeError("an entry without a body is not a reply")
     return reply
 
 
