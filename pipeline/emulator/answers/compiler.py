@@ -231,7 +231,7 @@ def _mention(value: Any) -> re.Pattern[str] | None:
 
 def _text(schema: Schema, hint: Hint) -> Text:
     form, pattern = str(schema.get("format", "")), str(schema.get("pattern", ""))
-    form = form or _form_told(str(schema.get("description", "")))
+    form = form or _described_form(str(schema.get("description", "")))
     return Text(
         hint=Hint(hint.words, KIND_OF_FORMAT.get(form, "")) if form else hint,
         form=form,
@@ -241,7 +241,7 @@ def _text(schema: Schema, hint: Hint) -> Text:
     )
 
 
-def _form_told(description: str) -> str:
+def _described_form(description: str) -> str:
     """The format named in a description, because function parameters cannot have a `format`."""
     return next((form for form, words in _TOLD.items() if words.search(description)), "")
 
