@@ -37,7 +37,7 @@ def reply(text: str = "fine", **more: object) -> Reply:
 
 @asynccontextmanager
 async def working(folder: Path, endpoint: str = "vertex") -> AsyncIterator[tuple[Cache, list[str]]]:
-    """A cache at work, and what it told; closed, and so committed, at the end of the block."""
+    """An active cache, and what it reported; closed, and so committed, at the end of the block."""
     told: list[str] = []
     with closing(Cache(folder, endpoint)) as cache:
         async with anyio.create_task_group() as tasks:
@@ -47,7 +47,7 @@ async def working(folder: Path, endpoint: str = "vertex") -> AsyncIterator[tuple
 
 
 def stored(cache: Cache, ordinal: int, key: bytes, one: Reply) -> None:
-    """A row that was answered, and came to a value."""
+    """A row that was answered and produced a value."""
     cache.hold(ordinal, key, one)
     cache.settle(Success(ordinal, "a value", one))
 
@@ -168,7 +168,7 @@ async def test_two_runs_use_one_file_at_once(tmp_path: Path) -> None:
 
 
 def test_those_that_start_at_once_share_one_file(tmp_path: Path) -> None:
-    """The file is made once, whoever comes first: nobody's work lands in one that is replaced."""
+    """The file is created once, whichever process is first: no writes are lost to a replaced file."""
     together = threading.Barrier(8)
 
     def start(number: int) -> None:
@@ -283,8 +283,8 @@ def without_its_table(path: Path) -> None:
 
 BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("no database at all, but long enough to be one" * 50), "delete it"),
-    "empty": (lambda path: path.write_bytes(b""), "is no reply cache"),
-    "a stranger's": (of_a_stranger, "is no reply cache"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a reply cache"),
+    "a stranger's": (of_a_stranger, "is not a reply cache"),
     "newer": (of_the_future, "newer version of pipeline: upgrade"),
     "no table": (without_its_table, "delete it"),
     "a folder": (lambda path: path.mkdir(), "cannot be used"),

@@ -122,7 +122,7 @@ def test_rows_that_ask_the_same_at_one_time_are_asked_once(shell: Shell, server:
 
 
 def stubborn(call: Call) -> Answer:
-    """Row 3 never fits, row 4 is cut, row 5 is refused; row 6 fits only when it is told that it did not."""
+    """Row 3 is never valid, row 4 is truncated, row 5 is refused; row 6 is valid only after a repair."""
     messages = call.json()["messages"]
     text = messages[0]["content"]
     if text == "Say text 3" or (text == "Say text 6" and len(messages) == 1):

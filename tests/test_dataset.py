@@ -98,7 +98,7 @@ def dataset(folder: Path, job: Job = STRUCTURED, kept: pa.Schema = KEPT) -> Data
 
 
 def batches(rows: int, first: int = 0) -> list[pa.RecordBatch]:
-    """The kept columns of so many rows, in batches as the source gives them."""
+    """The copied columns of this many rows, in batches as the source yields them."""
     ordinals = range(first, first + rows)
     return [
         pa.RecordBatch.from_pydict({"id": some, "text": [f"text {ordinal}" for ordinal in some]}, schema=KEPT)

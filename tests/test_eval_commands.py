@@ -102,7 +102,7 @@ def test_fresh_removes_no_answer_when_the_way_to_new_ones_is_missing(shell: Shel
     ("evaluation", "words"),
     [
         ({"fields": 'fields={"anwser": Text()},'}, "did you mean 'answer'"),
-        ({"fields": 'fields={"answer": "Text"},'}, "is no grader"),
+        ({"fields": 'fields={"answer": "Text"},'}, "is not a grader"),
         ({"gates": 'AtLeast("right.anwser", 0.5)'}, "there is no field 'anwser'"),
         ({"gates": 'AtLeast("row_corect", 0.5)'}, "there is no metric 'row_corect'"),
         ({"gates": 'NeverBreak(where={"tier": "gold"})'}, "no row meets it"),
@@ -238,7 +238,7 @@ def test_grade_and_gate_make_no_call_and_heed_what_the_file_says_now(shell: Shel
     assert evaluated(shell, server).code == 4
     write_evaluation(shell)  # Text() forgives case and punctuation
     refused(shell.pipeline("gate", "out/eval"), "eval.py has changed since the run")
-    refused(shell.pipeline("gate", "out/eval", "--job", "eval.py"), "graded otherwise now: answer")
+    refused(shell.pipeline("gate", "out/eval", "--job", "eval.py"), "the graders of answer changed")
     regraded = shell.pipeline("grade", "out/eval", "--job", "eval.py")
     assert (regraded.code, "row_correct 100.0 %" in regraded.out) == (0, True), regraded
     write_evaluation(shell, gates='AtMost("row_correct", 0.9)')
@@ -316,7 +316,7 @@ def test_a_prompt_that_reads_another_column_is_comparable(shell: Shell, server: 
 def test_changed_graders_are_2_before_any_call(shell: Shell, server: Served) -> None:
     blessed(shell, server)
     write_evaluation(shell, fields='fields={"answer": Text(at_least=0.5)},')
-    refused(evaluated(shell, server), "graded otherwise: answer")
+    refused(evaluated(shell, server), "graded differently: answer")
 
 
 def test_answers_of_the_emulator_are_not_compared_with_real_ones(shell: Shell, server: Served) -> None:

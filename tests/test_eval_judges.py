@@ -21,7 +21,7 @@ def is_judged(call: Call) -> bool:
 
 
 def judging(approvals: Sequence[bool] = (True,)) -> Callable[[Call], Answer]:
-    """Answers row 0 in other words; the judge's calls as told, the last ruling for all that come later."""
+    """Answers row 0 in other words, and the judge's calls with `approvals`, the last one for all later calls."""
     seen: list[int] = []
 
     def answer(call: Call) -> Answer:

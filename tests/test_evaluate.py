@@ -52,8 +52,8 @@ def test_emulated_and_real_answers_are_never_compared(common: bool) -> None:  # 
 UNLIKE = {
     "changed": (scores_of(DATA | {"b": "new"}), r"1 rows of the gold data were changed \(b\)", ["a", "c"]),
     "added": (scores_of(DATA | {"d": "4"}), r"1 rows are new \(d\)", ["a", "b", "c"]),
-    "graders": (replace(scores_of(), graders={"name": "h"}), "graded otherwise: name", ["a", "b", "c"]),
-    "fewer graders": (replace(scores_of(), graders={}), "graded otherwise: name", ["a", "b", "c"]),
+    "graders": (replace(scores_of(), graders={"name": "h"}), "graded differently: name", ["a", "b", "c"]),
+    "fewer graders": (replace(scores_of(), graders={}), "graded differently: name", ["a", "b", "c"]),
 }
 
 

@@ -32,7 +32,7 @@ def job(**changes: Any) -> Job:
         ({"fields": {"name": Ignore(), "age": Ignore()}}, "grades no field"),
         ({"gates": [AtLeast("right.nmae", 0.5)]}, "there is no field 'nmae'"),
         ({"gates": [AtLeast("pass_at_3", 0.5)]}, "needs 3 repeats, and there are 1"),
-        ({"gates": [AtMost("failed", 0.1), AtMost("failed", 0.1)]}, "is there 2 times"),
+        ({"gates": [AtMost("failed", 0.1), AtMost("failed", 0.1)]}, "is given 2 times"),
         ({"reduce": "median"}, "there is no reducer 'median'"),
         ({"reduce": "at_least_3", "repeats": 2}, "3 of 2 repeats"),
         ({"job": job(schema=None), "fields": {"name": Text()}}, "its one field is 'answer'"),

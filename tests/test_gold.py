@@ -62,7 +62,7 @@ def test_no_row_is_nothing_to_do(tmp_path: Path) -> None:
         ([row(), row("b") | {"expected": None}], "row b of the gold data expects nothing"),
         ([row(expected={"totl": "1"})], "expects 'totl', which the schema lacks"),
         ([row(expected=["12.50"])], "must be an object"),
-        ([row(expected="{12.50")], "is text, but no JSON"),
+        ([row(expected="{12.50")], "is text, but not JSON"),
         ([row(), "{not JSON"], "row 1 of the gold data cannot be read"),
         ([{"id": "a", "text": "t"}], "`expected` names the column 'expected', which the gold data lacks"),
     ],

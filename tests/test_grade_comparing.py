@@ -1,4 +1,4 @@
-"""Two runs over the same rows: nothing is dropped, every change is named, and noise is told from change."""
+"""Two runs over the same rows: nothing is dropped, every change is named, and noise is not reported as change."""
 
 from __future__ import annotations
 

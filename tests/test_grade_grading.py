@@ -110,7 +110,7 @@ def test_a_named_grader_is_completed_by_the_schema() -> None:
         ({"totl": Number()}, "for the field 'totl', which the schema does not have; did you mean 'total'?"),
         ({"lines": Items(fields={"amont": Number()})}, "the field 'lines' does not have; did you mean 'amount'?"),
         ({"lines": Items(key="descr")}, "'lines' has the key 'descr', which its items do not have"),
-        ({"tags": Items(key="name")}, "its items are no objects"),
+        ({"tags": Items(key="name")}, "its items are not objects"),
         ({"total": Number}, r"fields\['total'\]: Number is a class, write Number\(\)"),
         (dict.fromkeys(EXPECTED, Ignore()), "grades no field"),
     ],
@@ -269,7 +269,7 @@ def test_a_rejected_leaf_is_wrong_for_good() -> None:
 
 @given(st.lists(st.booleans(), max_size=7), st.sampled_from([1, 3, 5, 7]))
 def test_a_vote_is_asked_for_only_while_it_can_matter(cast: list[bool], votes: int) -> None:
-    """Asked as often as it says, a judge comes to the first approval or to the majority of all its votes."""
+    """Asked as often as `needed` says, a judge reaches the first approval or the majority of all its votes."""
     judge = Judge("Same?", votes=votes)
     ballots = (cast + [True] * votes)[:votes]
     asked: list[bool] = []

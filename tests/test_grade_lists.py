@@ -272,8 +272,8 @@ def test_names_that_a_path_could_not_be_read_with_stand_in_brackets() -> None:
     ("make", "message"),
     [
         (lambda: Items(WRONG["class"]), r"Items\(of=...\): Text is a class, write Text\(\)"),
-        (lambda: Items(WRONG["text"]), "is no grader; take one of pipeline.evaluation"),
-        (lambda: Items(fields={"a": WRONG["number"]}), "'a': 3 is no grader"),
+        (lambda: Items(WRONG["text"]), "is not a grader; use one of pipeline.evaluation"),
+        (lambda: Items(fields={"a": WRONG["number"]}), "'a': 3 is not a grader"),
         (lambda: Items(Text(), fields={"a": Text()}), "`of` and `fields` exclude each other"),
         (lambda: Items(Text(), key="a"), "a `key` is a field of objects"),
         (lambda: Items(at_least=1.5), "`at_least` is a similarity from 0 to 1"),

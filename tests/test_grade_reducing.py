@@ -89,7 +89,7 @@ def test_an_unknown_cost_is_not_free() -> None:
 
 
 def test_rows_of_the_same_name_are_a_misuse() -> None:
-    with pytest.raises(UsageError, match="two rows of the gold data are called 'r'"):
+    with pytest.raises(UsageError, match="two rows of the gold data are named 'r'"):
         by_row([*graded("r", RIGHT), *graded("r", WRONG)])
 
 

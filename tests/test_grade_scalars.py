@@ -311,7 +311,7 @@ def test_a_function_is_not_called_where_one_side_gives_nothing() -> None:
 
 @pytest.mark.parametrize("said", [None, 1.5, float("nan"), -1, [True]], ids=str)
 def test_a_function_that_means_nothing_is_a_misuse(said: Any) -> None:
-    with pytest.raises(UsageError, match="a bool, a number from 0 to 1 or a label is due"):
+    with pytest.raises(UsageError, match="it must return a bool, a number from 0 to 1 or a label"):
         leaf(Function(lambda _, __: said), "a", "b")
 
 

@@ -1,4 +1,4 @@
-"""What was flushed is there: after a close, a kill, a full disk; and what was sealed takes no room."""
+"""What was flushed survives a close, a kill and a full disk; sealed entries take no space."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
         (("-o", "afile"), "afile is a file: choose another --output"),
         (("-o", "dangling"), "dangling is a link to nothing: choose another --output"),
         (("-o", "afile/below"), "afile is a file: choose another --output"),
-        (("-o", "gs://bucket/out"), "the output is a folder of this machine, and gs:/bucket/out is not"),
+        (("-o", "gs://bucket/out"), "the output must be a local folder, and gs:/bucket/out is not"),
         (("-o", "other"), "holds other files (x.txt): choose an empty one"),
         (("-i", "gs://b/x.jsonl"), "copy it here first, with `gcloud storage cp`"),
         (("-i", "s3://b/x/*.parquet"), "copy it here first, with `aws s3 cp`"),

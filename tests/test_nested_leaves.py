@@ -1,4 +1,4 @@
-"""What lies inside of a field has figures of its own, the same in every form of a report and in leaves.parquet."""
+"""The values inside a field have their own figures, equal in every form of a report and in leaves.parquet."""
 
 from __future__ import annotations
 

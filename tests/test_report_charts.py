@@ -1,4 +1,4 @@
-"""What a chart is drawn from: axes that suit their values, limits that do not flatten them, lines without stripes."""
+"""The geometry of charts: axes that suit their values, limits that do not flatten them, lines without stripes."""
 
 from __future__ import annotations
 

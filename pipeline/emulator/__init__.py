@@ -5,36 +5,36 @@ What is emulated, on one loopback port:
 - the OpenAI-compatible chat endpoint (`/v1|v1beta1/projects/*/locations/*/endpoints/openapi|NUMBER/chat/completions`):
   request checks, bodies with sorted keys, Vertex's token arithmetic, `n`, `stop`, `max_tokens`, structured output for
   any JSON schema, error bodies in their list-wrapped and plain forms;
-- streams: a role in every delta, no `finish_reason` before the last chunk, which has the usage too. Put together they
-  are the answer that would have come unstreamed, tool calls in one delta or, on request, in Google's odd fragments;
-- function calling: `tool_choice` in all its forms, parallel calls, one prompt in three with a second turn; results
-  must come back one for each call, with the thought signature that the first call bore;
+- streams: a role in every delta, no `finish_reason` before the last chunk, which also has the usage. Assembled, they
+  equal the unstreamed answer; tool calls come in one delta or, on request, in Google's unusual fragments;
+- function calling: `tool_choice` in all its forms, parallel calls, one prompt in three with a second turn; every call
+  needs exactly one result, with the thought signature of the first call;
 - thinking: tokens by effort, level or budget, and summaries bare or in tags inside the text;
 - media in: PNG, JPEG, WebP, GIF, HEIC, WAV, MP3, FLAC, OGG, M4A, MP4, WebM, PDF and text, as data or by URL. Data is
-  checked and measured by its header, and the answer says what came (type, size, length, bytes, sha256), in prose and
-  in fields that are called like a description. Media out: a small PNG (`modalities`), or a tone as WAV;
+  checked and measured by its header, and the answer describes it (type, size, length, bytes, sha256), in prose and in
+  fields named like a description. Media out: a small PNG (`modalities`), or a tone as WAV;
 - safety settings (`BLOCK_LOW_AND_ABOVE` blocks prompts with the text `[unsafe]`), cached content, request tiers by
   header, with their `traffic_type`;
 - Google's token server (`/token`: service account JWTs, whose signature is verified, and refresh tokens) and the
   metadata server of a virtual machine, so that google-auth itself can be used unchanged;
-- access tokens that end, quota (a token bucket, whose rate may follow a schedule, and a cap on calls in flight),
+- access tokens that expire, quota (a token bucket, whose rate may follow a schedule, and a cap on calls in flight),
   latency, locations that are down, answers with wrong fields (`field_errors`), and faults on demand: see `FAULT_KINDS`;
 - `/stats`, `/stats/prompts`, `/stats/answers`, `/stats/reset` and `/control`, for tests and benchmarks. These need no
-  token. Streams answer in pieces only when there is latency to spread over them.
+  token. Streams are sent in pieces only if there is latency to spread over them.
 
-Limits of the imitation:
+Limitations:
 
-- answers are a deterministic function of the request and the seed, streamed or not. Facts that stand in the last user
-  message (dates, times, amounts, names, quoted titles, values of an enumeration ...) are found by patterns, not
-  understood; what is not found is null where the schema allows it and invented otherwise. Never judge a prompt by
-  them. Of several answers all but the first differ in one value, unless the temperature is 0;
-- which functions are called is decided by words that prompt and function share; `functions` and `function_call`,
-  OpenAI's older way, are ignored;
-- tokens are counted as a quarter of the characters; penalties and unknown parameters are ignored, web search finds
-  nothing, cached content counts as 4096 tokens whatever it is;
-- media are not looked at beyond their header, and URLs (gs://, https://) are never fetched;
-- any project, location and numeric endpoint is served; permissions do not exist;
-- TLS and HTTP/2 are not spoken.
+- answers are a deterministic function of the request and the seed, streamed or not. Facts in the last user message
+  (dates, times, amounts, names, quoted titles, enum values and so on) are found by patterns, not understood; a value
+  that is not found is null where the schema allows it and invented otherwise. Never judge a prompt by them. Of several
+  answers all but the first differ in one value, unless the temperature is 0;
+- functions to call are chosen by words that prompt and function share; `functions` and `function_call`, OpenAI's older
+  parameters, are ignored;
+- tokens are a quarter of the characters; penalties and unknown parameters are ignored, web search finds
+  nothing, any cached content counts as 4096 tokens;
+- media are not read beyond their header, and URLs (gs://, https://) are never fetched;
+- any project, location and numeric endpoint is served; there are no permissions;
+- TLS and HTTP/2 are not supported.
 
 Every response carries the header `X-Simulated: vertex-emulator`.
 """
@@ -55,7 +55,7 @@ from pipeline.emulator.options import (
     parse_schedule,
 )
 
-if TYPE_CHECKING:  # importing this package must cost nothing: the command line lists it among its commands
+if TYPE_CHECKING:  # importing this package must be cheap: the command line imports it to list its commands
     import asyncio
 
 __all__ = [
@@ -72,11 +72,11 @@ __all__ = [
 
 
 async def serve(options: Options, announce: Callable[[Address], None], stop: asyncio.Event) -> None:
-    """Serve on 127.0.0.1 until `stop` is set; `announce` is called once, when connections are accepted.
+    """Serves on 127.0.0.1 until `stop` is set; calls `announce` once, when connections are accepted.
 
-    Calls that still wait for their answer at the end are cut. Raises `OSError` when the port is taken or the
+    Calls still waiting for an answer at the end are disconnected. Raises `OSError` when the port is taken or the
     directory for the credentials cannot be written.
     """
-    from pipeline.emulator.server.server import run  # here, so that aiohttp and cryptography load only when it is used
+    from pipeline.emulator.server.server import run  # here, so that aiohttp and cryptography are loaded only when used
 
     await run(options, announce, stop)

@@ -1,4 +1,4 @@
-"""What can be set, and where the emulator was reached: plain values, of the standard library only."""
+"""The emulator's options and its address: plain values; standard library only."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
         "503": "UNAVAILABLE",
         "504": "DEADLINE_EXCEEDED",
         "drop": "the connection is closed without an answer",
-        "partial": "the connection is closed in mid-body",
-        "hang": "no answer, until the client leaves",
+        "partial": "the connection is closed in the middle of the body",
+        "hang": "no answer until the client disconnects",
         "html200": "status 200 with an HTML page",
         "list200": "status 200 with a list-wrapped error",
-        "truncated": "status 200 with JSON that breaks off",
+        "truncated": "status 200 with truncated JSON",
         "empty": "status 200 with an empty body",
         "no_choices": "a completion without `choices`",
         "empty_choices": "a completion with `choices: []`",
         "no_message": "a choice without `message`",
-        "length": "finish_reason `length` and no content: thinking ate the tokens",
+        "length": "finish_reason `length` and no content: thinking used up the tokens",
         "content_filter": "finish_reason `content_filter` and null content",
         "blocked": "the prompt is blocked, in one of its three forms",
         "fenced": "the answer inside a Markdown fence",
-        "invalid_json": "an answer that is no JSON",
+        "invalid_json": "an answer that is not JSON",
         "wrong_schema": "an answer that is JSON, but not the schema's",
         "big_signature": "a thought signature of 10 kB",
         "no_usage": "a completion without `usage`",
         "stream_cut": "a stream whose connection is closed before its end (unstreamed: partial)",
-        "stream_stall": "a stream that stops until the client leaves (unstreamed: hang)",
-        "stream_error": "a list-wrapped 503 in the midst of a stream (unstreamed: 503)",
+        "stream_stall": "a stream that stalls until the client disconnects (unstreamed: hang)",
+        "stream_error": "a list-wrapped 503 in the middle of a stream (unstreamed: 503)",
         "stream_error_object": "the same error as a plain object (unstreamed: 503)",
         "empty_ids": "tool calls with empty ids",
         "same_ids": "tool calls that all have the same id",
-        "bad_arguments": "a tool call whose arguments do not fit, until the model is told so",
-        "unknown_tool": "a call of a tool that does not exist, until the model is told so",
+        "bad_arguments": "a tool call with invalid arguments, until the model gets the error",
+        "unknown_tool": "a call of a tool that does not exist, until the model gets the error",
         "tool_stop": "tool calls with finish_reason `stop`",
     }
 )
@@ -67,21 +67,20 @@ class Options:
     `latency` is the time of every answer, or its median when `latency_sigma` (of a log-normal) is above 0.
     `quota_rps` refills a bucket that holds one second's worth and starts full; an empty bucket answers 429.
     `faults` maps a kind to its share of the requests; `poison` maps a text to the kind that every prompt with this
-    text gets, forever. `retry_after` is sent as it is with 429 and 503; `retry_info` goes into the body of a 429.
-    `models` and `unknown_models` are shell patterns: a model of none of the first, or of one of the second, is answered
-    404, and so is a name that is not `publisher/model`. Raises `ValueError` for values out of range.
+    text always gets. `retry_after` is sent unchanged with 429 and 503; `retry_info` goes into the body of a 429.
+    `models` and `unknown_models` are shell patterns: a model that matches none of the first, or one of the second, is
+    answered 404, and so is a name that is not `publisher/model`. Raises `ValueError` for values out of range.
 
-    `quota_rps` is refilled up to `quota_window_s` seconds' worth; with `quota_fixed` so much is granted anew in every
-    window of `quota_window_s` seconds instead. `capacity_schedule` moves it: pairs of seconds since
-    the first request and requests a second from then on (0 for none). A location in `down_locations` answers 503;
-    `location_latency` gives some locations a latency of their own.
+    `quota_rps` is refilled up to `quota_window_s` seconds' worth; with `quota_fixed` the same amount is
+    granted in every window of `quota_window_s` seconds instead. `capacity_schedule` changes it over time: pairs of
+    seconds since the first request and requests per second from then on (0 for none). A location in `down_locations`
+    answers 503; `location_latency` sets the latency of single locations.
 
     `field_errors` maps a field of the answers (`date`, or `lines.quantity` inside a list or an object) to the share of
-    the answers in which it is wrong, though valid: another date or number, another value of an enumeration, other
-    words, null or an item less. Which answers those are depends on seed, messages and field; a larger share has the
-    same ones and more. `answer_key` holds answers by prompt (the text of the last user message): where the prompt is
-    known, that is the answer, in which fields are then wrong as said. With `nonce` every answer has an id that never
-    comes again, and `/stats/answers` lists them.
+    the answers in which it is wrong, though valid: another date or number, another enum value, other words, null or
+    one item fewer. Which answers those are depends on seed, messages and field; a larger share includes those of a
+    smaller one. `answer_key` maps prompts (the text of the last user message) to answers, to which `field_errors`
+    still applies. With `nonce` every answer has a unique id, and `/stats/answers` lists them.
     """
 
     port: int = 0
@@ -145,7 +144,7 @@ class Options:
             raise ValueError(f"nonce is true or false, not {self.nonce!r}")  # noqa: TRY004 (all options: one error)
 
     def serves(self, model: str) -> bool:
-        """Whether there is such a model."""
+        """Whether this model is served."""
         known = any(fnmatchcase(model, pattern) for pattern in self.models)
         unknown = any(fnmatchcase(model, pattern) for pattern in self.unknown_models)
         return known and not unknown and _MODEL.fullmatch(model) is not None
@@ -159,7 +158,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a running emulator is reached, and the credentials that it accepts."""
+    """The address of a running emulator, and the credentials it accepts."""
 
     base_url: str
     origin: str
@@ -171,14 +170,14 @@ class Address:
     project: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by its name, ready for JSON."""
+        """All fields by name, ready for JSON."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def environment(self) -> dict[str, str]:
-        """Variables for a process that shall take its tokens from the emulated metadata server.
+        """Environment variables for a process that is to get its tokens from the emulated metadata server.
 
         They must be set before google-auth is imported, with GOOGLE_APPLICATION_CREDENTIALS unset and no gcloud
-        login in CLOUDSDK_CONFIG, since both come first. NO_PROXY keeps a configured proxy out of the way.
+        login in CLOUDSDK_CONFIG, since both take precedence. NO_PROXY bypasses a configured proxy.
         """
         return {
             "GCE_METADATA_HOST": self.metadata_host,
@@ -189,21 +188,21 @@ class Address:
 
 
 def check_kind(kind: str) -> str:
-    """The kind, when it is one of `FAULT_KINDS`; raises `ValueError` with the list of them otherwise."""
+    """The kind, if it is one of `FAULT_KINDS`; otherwise raises `ValueError` with the list."""
     if kind not in FAULT_KINDS:
         raise ValueError(f"unknown fault kind {kind!r}; known kinds: {', '.join(FAULT_KINDS)}")
     return kind
 
 
 def check_schedule(schedule: Sequence[tuple[float, float]]) -> None:
-    """Returns when times ascend from 0 or later and rates are not negative; raises `ValueError` otherwise."""
+    """Raises `ValueError` unless times ascend from 0 or later and rates are not negative."""
     times = [time for time, _ in schedule]
     if any(not 0 <= number < math.inf for step in schedule for number in step) or sorted(set(times)) != times:
         raise ValueError(f"capacity_schedule: ascending seconds, and rates of 0 or more, not {schedule!r}")
 
 
 def check_field_error(path: str, share: float) -> None:
-    """Returns for a path of names and a share from 0 to 1; raises `ValueError` otherwise."""
+    """Raises `ValueError` unless the path consists of names and the share is from 0 to 1."""
     if not isinstance(path, str) or not all(path.split(".")):
         raise ValueError(f"a field is written NAME or NAME.NAME, as in lines.quantity, not {path!r}")
     if not 0 <= share <= 1:
@@ -211,7 +210,7 @@ def check_field_error(path: str, share: float) -> None:
 
 
 def parse_schedule(text: str) -> tuple[tuple[float, float], ...]:
-    """`"0:100,20:200"` as `((0, 100), (20, 200))`: seconds and requests a second. Raises `ValueError`."""
+    """`"0:100,20:200"` as `((0, 100), (20, 200))`: seconds and requests per second. Raises `ValueError`."""
     try:
         pairs = [tuple(map(float, step.split(":"))) for step in text.split(",")]
         schedule = tuple((time, rate) for time, rate in pairs)
@@ -233,7 +232,7 @@ def parse_field_error(text: str) -> tuple[str, float]:
 
 
 def load_answer_key(path: Path) -> dict[str, Any]:
-    """The answers by prompt of a file with a line `{"prompt": ..., "answer": ...}` for each. Raises `ValueError`."""
+    """The answers by prompt, from a file with one line `{"prompt": ..., "answer": ...}` each. Raises `ValueError`."""
     try:
         lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
         return {line["prompt"]: line["answer"] for line in lines}

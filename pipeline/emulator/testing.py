@@ -1,4 +1,4 @@
-"""An emulator inside the own event loop, for tests: `async with emulated(Options()) as vertex`."""
+"""An emulator in the test's own event loop: `async with emulated(Options()) as vertex`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer as it came over the wire."""
+    """A response as received."""
 
     status: int
     headers: Mapping[str, str]
@@ -35,13 +35,13 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Vertex:
-    """A running emulator and a connection to it. `aiohttp.ClientError` comes out of every call that finds it broken."""
+    """A running emulator and a connection to it. A broken connection raises `aiohttp.ClientError`."""
 
     address: Address
     session: aiohttp.ClientSession
 
     async def token(self) -> str:
-        """A new access token, by the refresh token of the authorized user."""
+        """A new access token, obtained with the authorized user's refresh token."""
         text = await asyncio.to_thread(Path(self.address.authorized_user_file).read_text, encoding="utf-8")
         form = {**json.loads(text), "grant_type": "refresh_token"}
         async with self.session.post(self.address.token_uri, data=form) as response:
@@ -55,17 +55,17 @@ class Vertex:
         headers: Mapping[str, str] | None = None,
         location: str = "global",
     ) -> Answered:
-        """One chat completion of a location, with this token or with a new one."""
+        """One chat completion at a location, with this token or a new one."""
         sent = {"Authorization": f"Bearer {token or await self.token()}", **(headers or {})}
         base_url = self.address.base_url.replace("/locations/global/", f"/locations/{location}/")
         return await self.request("POST", f"{base_url}/chat/completions", json=payload, headers=sent)
 
     async def stats(self) -> JsonObject:
-        """What it has counted."""
+        """The counters."""
         return dict((await self.request("GET", self.address.stats_url)).json())
 
     async def answers(self) -> list[JsonObject]:
-        """What it has answered, one by one: `prompt` (the digest of the messages), `id` and `at`; needs `nonce`."""
+        """The answers one by one: `prompt` (the digest of the messages), `id` and `at`; needs `nonce`."""
         return list((await self.request("GET", f"{self.address.stats_url}/answers")).json())
 
     async def control(self, **changes: Any) -> JsonObject:
@@ -88,9 +88,9 @@ def _account(project: str) -> ServiceAccount:
 
 @asynccontextmanager
 async def emulated(options: Options) -> AsyncIterator[Vertex]:
-    """An emulator that runs while the block does. Raises what `pipeline.emulator.serve` raises.
+    """An emulator that runs for the duration of the block. Raises what `pipeline.emulator.serve` raises.
 
-    All emulators of a process have one service account for each project: its key takes longer to make than all else.
+    The emulators of a process share one service account per project: generating its key is the slowest step.
     """
     stop = asyncio.Event()
     announced: asyncio.Future[Address] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
-"""What a finished run of an evaluation comes to: graded, scored, compared with its baseline, and decided upon.
+"""Assesses a finished run of an evaluation: grades, scores, compares with the baseline and decides the gates.
 
-No call is made here: everything follows from the gold data, the run's answers, the votes that judges cast, and the
-baseline. So a run can be judged again at no cost.
+Makes no calls: everything follows from the gold data, the run's answers, the judges' votes and the baseline. So a run
+can be assessed again at no cost.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """All that is known of a run of an evaluation.
+    """The complete result of an evaluation run.
 
-    `graded` has every row of every repeat, `tables`, `confusions` and `flaky` what they come to. `comparison` is with
-    `against` (a baseline's file, a commit), when there is one. `notes` are what a reader must know, a sentence each.
+    `graded` has every row of every repeat; `tables`, `confusions` and `flaky` summarise them. `comparison` is with
+    `against` (a baseline file or a commit), if there is one. `notes` are caveats for the reader, a sentence each.
     """
 
     scores: Baseline
@@ -59,13 +59,13 @@ class Assessment:
 
     @property
     def failed(self) -> bool:
-        """Whether a gate says that the run is not good enough."""
+        """Whether a gate failed."""
         return any(decision.outcome == "fail" for decision in self.decisions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What a run is compared with. `of` says what that is. `common_only` allows other data or graders."""
+    """The scores a run is compared with. `of` names their origin. `common_only` allows other data or graders."""
 
     of: str
     scores: Baseline
@@ -73,12 +73,12 @@ class Reference:
 
 
 def output_of(output: Path, repeat: int) -> Path:
-    """Where the answers of a repeat are: those of the first are the dataset, the others lie inside of it."""
+    """The folder of a repeat's answers: the first is the dataset itself, the others are folders inside it."""
     return output if repeat == 0 else output / REPEATS / f"{repeat:03d}"
 
 
 def status_of(output: Path) -> str:
-    """What has become of a run: `complete`, `failed` (too many rows), or `stopped` while rows are left to ask."""
+    """The status of a run: `complete`, `failed` (too many failed rows), or `stopped` with rows left to ask."""
     try:
         return str(orjson.loads((output / MANIFEST).read_bytes())["status"])
     except FileNotFoundError:
@@ -86,16 +86,16 @@ def status_of(output: Path) -> str:
 
 
 def require_finished(output: Path) -> None:
-    """Raises `UsageError` when rows of the run in a folder, or of one of its repeats, are left to ask."""
+    """Raises `UsageError` when the run in a folder, or one of its repeats, has rows left to ask."""
     for folder in (output, *sorted((output / REPEATS).glob("*"))):
         if status_of(folder) == "stopped":
             raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
 
 
 def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:
-    """Every row of every repeat, graded but for what judges have to say.
+    """Every row of every repeat, graded except for the decisions of judges.
 
-    Raises `UsageError` when the answers are not those to the gold data.
+    Raises `UsageError` when the answers do not belong to the gold data.
     """
     rows: list[Graded] = []
     for repeat in range(evaluation.repeats):
@@ -117,7 +117,7 @@ def scores_of(
     job: Mapping[str, str],
     simulated: bool,
 ) -> Baseline:
-    """The scores of a run, with the fingerprints of what they were made from; `job` is that of the job which ran."""
+    """The scores of a run, with fingerprints of their origin; `job` is the fingerprint of the job that ran."""
     return Baseline(
         evaluation=name,
         model=job["model"],
@@ -138,11 +138,11 @@ def assess(
     reference: Reference | None = None,
     notes: Sequence[str] = (),
 ) -> Assessment:
-    """The run, judged. Raises `UsageError` when the reference is of other data or graders and this is not allowed."""
-    before, comparison, told = None, None, list(notes)
+    """Assesses the run. Raises `UsageError` when the reference has other data or graders and that is not allowed."""
+    before, comparison, caveats = None, None, list(notes)
     if reference is not None:
-        before, told_of = comparable_rows(reference, scores)
-        told += told_of
+        before, found_notes = comparable_rows(reference, scores)
+        caveats += found_notes
         comparison = compare(
             before, scores.rows, common_only=reference.common_only, least=evaluation.least, seed=evaluation.seed
         )
@@ -168,15 +168,15 @@ def assess(
         decisions=tuple(decisions),
         comparison=comparison,
         against=None if reference is None else reference.of,
-        notes=tuple(told),
+        notes=tuple(caveats),
     )
 
 
 def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Scored, ...], list[str]]:
-    """The reference's rows that may be compared, and what is to be said of it.
+    """The reference's rows that may be compared, and notes about them.
 
-    Raises `UsageError` for what is unlike: answers of the emulator and real ones always, changed data or graders unless
-    `common_only`, which leaves only the rows that are the same in both.
+    Raises `UsageError` when the runs are not comparable: emulated against real answers always, changed data or graders
+    unless `common_only`, which keeps only the rows that are the same in both.
     """
     before = reference.scores
     if before.simulated != scores.simulated:
@@ -188,7 +188,7 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
     unlike = [
         *([f"{len(changed)} rows of the gold data were changed ({changed[0]})"] if changed else []),
         *([f"{len(added)} rows are new ({added[0]})"] if added else []),
-        *([f"graded otherwise: {', '.join(graders)}"] if graders else []),
+        *([f"graded differently: {', '.join(graders)}"] if graders else []),
     ]
     if unlike and not reference.common_only:
         raise UsageError(
@@ -210,7 +210,7 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
 
 
 def only(scores: Baseline, rows: Collection[str]) -> Baseline:
-    """The scores of these rows alone."""
+    """The scores of these rows only."""
     return replace(
         scores,
         rows=tuple(row for row in scores.rows if row.row in rows),
@@ -219,13 +219,13 @@ def only(scores: Baseline, rows: Collection[str]) -> Baseline:
 
 
 def noise_of(evaluation: Eval, graded: Sequence[Graded]) -> Comparison:
-    """What differs between the first two repeats, in which nothing was changed."""
+    """Compares the first two repeats, between which nothing changed: the noise floor."""
     first, second = ([row for row in graded if row.repeat == repeat] for repeat in (0, 1))
     return compare(scored(first), scored(second), least=evaluation.least, seed=evaluation.seed)
 
 
 def write_noise(folder: Path, noise: Comparison, scores: Baseline) -> None:
-    """Keeps what flips by itself, for the scores of later runs of the same job under the same graders."""
+    """Saves the noise floor, for the scores of later runs of the same job under the same graders."""
     FILES.make_folder(folder)
     flips = sorted([*noise.broken, *noise.fixed])
     kept = {"share": len(flips) / noise.rows, "rows": flips, "of": _what_flips(scores)}
@@ -233,7 +233,7 @@ def write_noise(folder: Path, noise: Comparison, scores: Baseline) -> None:
 
 
 def with_noise(scores: Baseline, folder: Path) -> Baseline:
-    """The scores with what was kept by `write_noise`, if it was, and still holds."""
+    """The scores with the noise floor saved by `write_noise`, if there is one and it still applies."""
     try:
         noise = orjson.loads((folder / NOISE).read_bytes())
     except FileNotFoundError:
@@ -244,14 +244,14 @@ def with_noise(scores: Baseline, folder: Path) -> Baseline:
 
 
 def keep_reference(folder: Path, reference: Reference) -> None:
-    """Keeps what a run was compared with where that is no file of its own: the job at another commit."""
+    """Saves what a run was compared with if it has no file of its own: the job at another commit."""
     FILES.make_folder(folder)
     kept = {"of": reference.of, "scores": to_text(reference.scores, timed=True)}
     FILES.write_atomic(folder / REFERENCE, orjson.dumps(kept))
 
 
 def kept_reference(folder: Path) -> Reference | None:
-    """What was kept by `keep_reference`, if anything was."""
+    """The reference saved by `keep_reference`, if any."""
     try:
         kept = orjson.loads((folder / REFERENCE).read_bytes())
     except FileNotFoundError:
@@ -260,14 +260,14 @@ def kept_reference(folder: Path) -> Reference | None:
 
 
 def write(folder: Path, assessment: Assessment) -> None:
-    """Keeps what was graded and scored, so that it can be decided upon again."""
+    """Saves the graded and scored rows, so that the gates can be decided again."""
     FILES.make_folder(folder)
     results.write(folder, assessment.graded)
     FILES.write_atomic(folder / SCORES, to_text(assessment.scores, timed=True).encode())
 
 
 def read_scores(path: Path) -> Baseline:
-    """The scores of a finished run (its output folder) or of a baseline (a file). Raises `UsageError` without any."""
+    """The scores of a finished run (its output folder) or a baseline (a file). Raises `UsageError` without any."""
     if path.is_dir():
         require_finished(path)
     file = path / FOLDER / SCORES if path.is_dir() else path

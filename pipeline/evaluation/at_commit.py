@@ -1,4 +1,4 @@
-"""A job as it stood at another commit, loaded beside the present one."""
+"""Loads a job as of another commit, beside the current one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 def commit_of(reference: str) -> str:
     """The hash of the commit that a branch, tag or hash names. Raises `UsageError` when there is none."""
-    _git("rev-parse", "--show-toplevel")  # another complaint, where there is no repository
+    _git("rev-parse", "--show-toplevel")  # a clearer error when there is no repository
     try:
         if not reference.startswith("-"):
             return _git("rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}").decode().strip()
@@ -31,7 +31,7 @@ def commit_of(reference: str) -> str:
 
 
 def present_commit() -> str | None:
-    """The hash of the commit that is checked out here, with `+` where files differ from it; None without one."""
+    """The hash of the checked-out commit, with `+` if files differ from it; None outside a repository."""
     try:
         changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
         return commit_of("HEAD") + ("+" if changed.strip() else "")
@@ -40,10 +40,10 @@ def present_commit() -> str | None:
 
 
 def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
-    """What `load` makes of the files as they stood at a commit, with modules of their own.
+    """The result of `load` on the files of a commit, with its own modules.
 
-    `load` runs in the same folder of that commit's tree, which is gone afterwards: what it returns must have read all
-    that it needs. The pipeline itself is the present one. Raises `UsageError` when git does not know the commit.
+    `load` runs in the same folder of that commit's tree, which is removed afterwards: the result must not need files
+    later. The pipeline itself is the current one. Raises `UsageError` when git does not know the commit.
     """
     root = Path(_git("rev-parse", "--show-toplevel").decode().strip())
     commit = commit_of(reference)
@@ -60,18 +60,18 @@ def loaded_at(reference: str, load: Callable[[], _T]) -> _T:
 
 def _git(*arguments: str) -> bytes:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=True)  # noqa: S603, S607 - git, wherever it is
+        done = subprocess.run(["git", *arguments], capture_output=True, check=True)  # noqa: S603, S607 - git from the PATH
     except FileNotFoundError:
         raise UsageError("--vs-ref needs git, which is not installed") from None
     except subprocess.CalledProcessError as error:
-        told = error.stderr.decode(errors="replace").strip().splitlines()
-        raise UsageError(f"git {arguments[-1]}: {told[-1] if told else 'failed'}") from None
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        raise UsageError(f"git {arguments[-1]}: {lines[-1] if lines else 'failed'}") from None
     return done.stdout
 
 
 @contextmanager
 def _modules_apart(root: Path, tree: Path) -> Iterator[None]:
-    """A block in which the modules below `root` are loaded anew, from below `tree`; those of before then return."""
+    """A block in which modules below `root` are loaded again, from below `tree`; afterwards the old ones return."""
     path, before = list(sys.path), _modules_below(root)
     for name in before:
         del sys.modules[name]
@@ -86,7 +86,7 @@ def _modules_apart(root: Path, tree: Path) -> Iterator[None]:
 
 
 def _modules_below(folder: Path) -> dict[str, ModuleType]:
-    """The modules whose files lie in a folder; but for the pipeline, of which there is one."""
+    """The modules whose files are in a folder, except the pipeline's, which are shared."""
     return {
         name: module
         for name, module in sys.modules.items()
@@ -97,6 +97,6 @@ def _modules_below(folder: Path) -> dict[str, ModuleType]:
 
 
 def _is_below(path: Path, folder: Path) -> bool:
-    """Whether a path lies in a folder, and not in the environment of packages that may lie there, too."""
+    """Whether a path is in a folder, and not in a virtual environment inside it."""
     place = path.resolve()
     return place.is_relative_to(folder.resolve()) and not place.is_relative_to(Path(sys.prefix).resolve())

@@ -1,6 +1,6 @@
-"""A baseline: what a run of an evaluation came to, as a text file that is kept beside the job and reviewed in diffs.
+"""A baseline: the result of an evaluation run as a text file, kept beside the job and reviewed in diffs.
 
-One row a line, sorted by its key, nothing in it that changes from run to run without a reason: no times, no latencies.
+One row per line, sorted by key, without anything that changes from run to run for no reason: no times, no latencies.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pipeline.faults import UsageError
 FORMAT = 1
 
 _USUAL = {"right": 1, "score": 1}
-"""What goes without saying of a field."""
+"""Default values of a field, which are not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Scored rows, and what they were scored from: equal fingerprints make two of them comparable.
+    """Scored rows with fingerprints of their origin: two baselines with equal fingerprints are comparable.
 
-    `job` and `graders` tell field by field (as hashes) what was asked and how it was graded, `data` row by row what
-    the gold data said. `noise` is the share of rows that flipped when the same job ran twice, if that was measured,
-    and `flaky` names them.
+    `job` and `graders` record by field (as hashes) what was asked and how it was graded, `data` by row what the gold
+    data said. `noise` is the share of rows that flipped when the same job ran twice, if measured, and `flaky` names
+    them.
     """
 
     evaluation: str
@@ -40,11 +40,11 @@ class Baseline:
     noise: float | None = None
     flaky: tuple[str, ...] = ()
     measures: Mapping[str, float] = field(default_factory=dict)
-    """The headline figures, for people who read the diff; nothing is decided by them."""
+    """The headline figures, for readers of the diff; no decision uses them."""
 
 
 def to_text(baseline: Baseline, *, timed: bool = False) -> str:
-    """The file's content. `from_text` is its inverse. With `timed`, latencies are in it, too."""
+    """The file's content; `from_text` is the inverse. With `timed`, it includes latencies."""
     head = {
         "format": FORMAT,
         **{
@@ -63,7 +63,7 @@ def to_text(baseline: Baseline, *, timed: bool = False) -> str:
 
 
 def from_text(text: str) -> Baseline:
-    """The baseline that a file holds. Raises `UsageError` when it holds none, or one of another format."""
+    """The baseline in a file's content. Raises `UsageError` when there is none, or one of another format."""
     try:
         content = json.loads(text)
         if content["format"] != FORMAT:
@@ -77,11 +77,11 @@ def from_text(text: str) -> Baseline:
             flaky=tuple(content["flaky"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"it is no baseline ({type(error).__name__}: {error}): bless a run again") from error
+        raise UsageError(f"it is not a baseline ({type(error).__name__}: {error}): bless a run again") from error
 
 
 def as_kept(rows: Sequence[Scored]) -> tuple[Scored, ...]:
-    """The rows as a baseline keeps them: sorted, rounded, without what differs from run to run."""
+    """The rows as a baseline keeps them: sorted, rounded, without values that differ from run to run."""
     return tuple(_scored(row.row, _plain(row)) for row in sorted(rows, key=lambda row: row.row))
 
 
@@ -90,8 +90,8 @@ def _json(value: Any) -> str:
 
 
 def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
-    """What is kept of a row: only what is not as usual."""
-    told: dict[str, Any] = {
+    """The stored values of a row; defaults are left out."""
+    values: dict[str, Any] = {
         "correct": _rounded(row.correct),
         "fields": {name: _plain_counts(counts) for name, counts in row.fields.items()},
         "slices": dict(row.slices),
@@ -102,9 +102,9 @@ def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
         "repeats_right": row.repeats_right,
         **({"latency_s": row.latency_s} if timed and row.latency_s is not None else {}),
     }
-    always = {"correct", "fields", *(name for name in ("cost_usd", "repeats_right") if told[name] is not None)}
-    told |= {} if row.repeats == 1 else {"repeats": row.repeats}
-    return {name: value for name, value in told.items() if value or name in always}
+    always = {"correct", "fields", *(name for name in ("cost_usd", "repeats_right") if values[name] is not None)}
+    values |= {} if row.repeats == 1 else {"repeats": row.repeats}
+    return {name: value for name, value in values.items() if value or name in always}
 
 
 def _plain_counts(counts: Counts) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Two runs over the same rows: which rows broke and which were fixed, and what changed beyond noise."""
+"""Compares two runs over the same rows: which rows broke, which were fixed, and what changed beyond noise."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
     from pipeline.evaluation.stats.intervals import Numbers
 
 LEAST = 10
-"""A slice with fewer rows is named, and not compared."""
+"""A slice with fewer rows is only named, not compared."""
 
 _SAME = {"share": 1e-5, "usd": 1e-8, "s": 0.0}
-"""Baselines round: what differs by less is the same."""
+"""Baselines round their values: smaller differences count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One row in both runs. A row that one of them lacks has failed there, and its costs and times are not known."""
+    """One row in both runs. A row missing from a run counts as failed there, with unknown cost and latency."""
 
     row: str
     before: Scored
@@ -60,17 +60,17 @@ class Pair:
 
     @property
     def slices(self) -> Mapping[str, str]:
-        """As the later run has them."""
+        """The slice values, as in the later run."""
         return self.after.slices
 
     @property
     def broken(self) -> bool:
-        """Whether it was right, and is not any more."""
+        """Whether it was right and no longer is."""
         return is_right(self.before) and not is_right(self.after)
 
     @property
     def fixed(self) -> bool:
-        """Whether it was not right, and is now."""
+        """Whether it was not right and now is."""
         return is_right(self.after) and not is_right(self.before)
 
 
@@ -79,9 +79,9 @@ class Change:
     """One metric before and after, over the same rows: those with these slice values, or all.
 
     `difference` is after minus before, with its interval from `low` to `high`; `p` is the two-sided test of no
-    difference, `q` the same adjusted for all tests of its family. `changed` rows differ, `worse` and `better` say which
-    way. `smallest_effect` is the difference that such a comparison sees four times out of five. Where there is no
-    difference to tell, `why` says what is missing.
+    difference, `q` is p adjusted for all tests of its family. `changed` counts the rows that differ, `worse` and
+    `better` by direction. `smallest_effect` is the difference that such a comparison detects four times out of five.
+    Without a difference, `why` gives the reason.
     """
 
     metric: str
@@ -101,9 +101,9 @@ class Change:
     why: str = ""
 
     def torn(self, alpha: float = 0.05) -> bool:
-        """Whether interval and test disagree about noise: one excludes no difference, the other does not.
+        """Whether interval and test disagree: one excludes a difference of zero, the other does not.
 
-        The interval is an approximation, the test is exact, or nearly: so the test decides.
+        The interval is an approximation and the test is exact, or nearly so: the test decides.
         """
         return self.difference is not None and (self.low > 0 or self.high < 0) != (self.p < alpha)
 
@@ -119,11 +119,12 @@ class TooSmall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What became of the rows from one run to another; rows are named in sorted order.
+    """The changes of rows and metrics from one run to another; rows are named in sorted order.
 
-    `overall` is `row_correct`; `fields` are the `right.FIELD` and `slices` the `row_correct` of slice values, with the
-    `q` of one family; `rates` are the `f1.FIELD`, another family. `missing_before` and `missing_after` are rows that
-    one run lacks: counted as failed there, or left out when `common_only`. `one_sided` are fields that one run lacks.
+    `overall` is `row_correct`; `fields` are the `right.FIELD` and `slices` the `row_correct` of slice values, with `q`
+    adjusted as one family; `rates` are the `f1.FIELD`, another family. `missing_before` and `missing_after` are rows
+    missing from one run: counted as failed there, or left out when `common_only`. `one_sided` are fields that one run
+    lacks.
     """
 
     rows: int
@@ -150,7 +151,7 @@ def compare(
     least: int = LEAST,
     seed: int = 0,
 ) -> Comparison:
-    """The rows joined, and every field and slice compared.
+    """Joins the rows and compares every field and slice.
 
     Raises `UsageError` when a run has a row twice, `NothingToDo` when there is no row to compare.
     """
@@ -187,9 +188,9 @@ def compare(
 
 
 def join(before: Sequence[Scored], after: Sequence[Scored], *, common_only: bool = False) -> list[Pair]:
-    """The rows of both runs by their ids, sorted; of all rows that either has, or of those that both have.
+    """The rows of both runs joined by id, sorted; rows of either run, or with `common_only` of both.
 
-    Raises `UsageError` when a run has a row twice, `NothingToDo` when there is none to compare.
+    Raises `UsageError` when a run has a row twice, `NothingToDo` when there is no row to compare.
     """
     earlier, later = _by_id(before, "earlier"), _by_id(after, "later")
     names = sorted(earlier.keys() & later.keys() if common_only else earlier.keys() | later.keys())
@@ -206,9 +207,9 @@ def change(
     level: float = 0.95,
     seed: int = 0,
 ) -> Change:
-    """What one metric did from one run to the other, over rows with these slice values. Raises as `measure` does."""
+    """The change of one metric between the runs, over rows with these slice values. Raises what `measure` raises."""
     with needs_eval("a comparison"):
-        import scipy.special  # noqa: F401 - asked for before anything is computed
+        import scipy.special  # noqa: F401 - fails before anything is computed
     named, chosen = metric_of(metric), [pair for pair in pairs if meets(pair.slices, where)]
     known = [pair for pair in chosen if _comparable(named, pair)]
     unknown = Change(metric=metric, where=dict(where or {}), rows=len(known))
@@ -240,21 +241,21 @@ def _by_id(rows: Sequence[Scored], which: str) -> dict[str, Scored]:
     found = {row.row: row for row in rows}
     if len(found) < len(rows):
         twice = min(name for name, count in Counter(row.row for row in rows).items() if count > 1)
-        raise UsageError(f"the {which} run has the row {twice!r} more than once: rows need ids of their own")
+        raise UsageError(f"the {which} run has the row {twice!r} more than once: row ids must be unique")
     return found
 
 
 def _pair(name: str, before: Scored | None, after: Scored | None) -> Pair:
     if before is None or after is None:
         present = before or after
-        assert present is not None  # noqa: S101 - a name comes from one of them
+        assert present is not None  # noqa: S101 - every name is from one of the runs
         absent = _failed(present)
         return Pair(name, before or absent, after or absent, missing=True)
     return Pair(name, before, after)
 
 
 def _failed(row: Scored) -> Scored:
-    """The row as if it had no answer: everything that was to be found in it has failed."""
+    """The row as if it had no answer: every leaf has failed."""
     fields = {
         name: Counts(right=0.0, score=0.0, failed=own.match + own.wrong + own.missed + own.empty + own.failed)
         for name, own in row.fields.items()
@@ -265,7 +266,7 @@ def _failed(row: Scored) -> Scored:
 
 
 def _comparable(metric: Metric, pair: Pair) -> bool:
-    """Costs and times are compared over rows that both runs have; one without a price stays, so that it is told."""
+    """Whether a pair counts: cost and latency need the row in both runs. Unpriced rows stay, so that they are noted."""
     if metric.unit == "usd":
         return not pair.missing
     return metric.unit == "share" or None not in (pair.before.latency_s, pair.after.latency_s)
@@ -283,7 +284,7 @@ def _slice_values(pairs: Iterable[Pair]) -> dict[tuple[str, str], int]:
 
 
 def _adjusted(changes: Sequence[Change]) -> tuple[Change, ...]:
-    """With the q of those that could be tested."""
+    """Adds q to the changes that could be tested."""
     tested = [each for each in changes if each.difference is not None]
     qs = iter(benjamini_hochberg([each.p for each in tested]))
     return tuple(dataclasses.replace(each, q=next(qs)) if each.difference is not None else each for each in changes)
@@ -322,7 +323,7 @@ def _of_means(found: Change, first: Means, second: Means, clusters: Clusters, le
 
 
 def _of_quantiles(found: Change, first: Quantile, second: Quantile, clusters: Clusters, level: float) -> Change:
-    """Tested by the rows that exceed the quantile of both runs together: swapping a row's answers does not move it."""
+    """Tests which rows exceed the quantile of both runs pooled, which swapping a row's answers does not move."""
     line = quantile([*first.values, *second.values], first.q)
     above = _differences([float(v > line) for v in first.values], [float(v > line) for v in second.values])
     changed = _counted(found, _differences(first.values, second.values))
@@ -368,7 +369,7 @@ def _differences(before: Sequence[float], after: Sequence[float], same: float = 
 
 
 def _counted(found: Change, differences: Sequence[float]) -> Change:
-    """With the rows that differ, those that fell as the worse."""
+    """Adds the counts of rows that differ; a negative difference counts as worse."""
     worse, better = sum(each < 0 for each in differences), sum(each > 0 for each in differences)
     return dataclasses.replace(found, changed=worse + better, worse=worse, better=better)
 
@@ -379,6 +380,6 @@ def _seen(differences: Sequence[float], clusters: Clusters, level: float) -> flo
 
 
 def _seen_by(interval: Interval, level: float) -> float:
-    """The effect that an estimate with such an interval would show, from its standard error."""
+    """The smallest effect detectable with an interval of this width, from its standard error."""
     error = (interval.high - interval.low) / (2 * normal_quantile(level))
     return standard_errors(alpha=1 - level) * error if interval != ANYTHING else math.inf

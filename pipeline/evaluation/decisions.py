@@ -1,6 +1,7 @@
-"""What was decided by each gate, and why.
+"""The decision of each gate, and its reason.
 
-A regression has three answers, not two: a test that sees no difference has not shown that there is none. `NoWorse` says
+A regression test has three results, not two: a test that detects no difference has not shown that there is none.
+`NoWorse` answers
 `regressed` when the loss is significant and exceeds the tolerance, `not regressed` when the interval of the difference
 excludes a loss of more than the tolerance (or no row changed at all), and `cannot tell` otherwise.
 """
@@ -28,11 +29,11 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What one gate came to, over `n` rows; `message` says it in one sentence.
+    """The result of one gate over `n` rows; `message` states it in one sentence.
 
-    `interval` is that of `value`, or of its difference from the baseline's `before` where a gate compares. `limit` is
-    the bound or the tolerance. `smallest_effect` is the difference that so many rows show four times out of five.
-    `rows` names those that the gate complains of, sorted.
+    `interval` is that of `value`, or, where the gate compares, of its difference from the baseline's `before`. `limit`
+    is the bound or the tolerance. `smallest_effect` is the difference that this many rows detect four times out of
+    five. `rows` names the offending rows, sorted.
     """
 
     gate: str
@@ -48,7 +49,7 @@ class Decision:
     smallest_effect: float | None = None
     rows: tuple[str, ...] = ()
     metric: str | None = None
-    """What `value` is of; None for a gate on single rows."""
+    """The metric of `value`; None for a gate on single rows."""
 
 
 def decide(
@@ -59,10 +60,10 @@ def decide(
     common_only: bool = False,
     seed: int = 0,
 ) -> Decision:
-    """What the gate comes to.
+    """Decides the gate.
 
-    Rows that the baseline has and the run lacks count as failed, unless `common_only`. Raises `NothingToDo` when no row
-    was scored, and `UsageError` when no row has the slice values of the gate: neither can be green.
+    Rows of the baseline that are missing from the run count as failed, unless `common_only`. Raises `NothingToDo` when
+    no row was scored, and `UsageError` when no row has the slice values of the gate: neither may pass.
     """
     if not scored:
         raise NothingToDo(f"{gate.name}: no row was scored")
@@ -89,9 +90,9 @@ def _chosen(gate: Gate, scored: Sequence[Scored]) -> list[Scored]:
 
 def _of_bound(gate: AtLeast | AtMost, rows: Sequence[Scored], seed: int) -> Decision:
     found, unit = measure(gate.metric, rows, seed=seed), metric_of(gate.metric).unit
-    limit = _told(gate.value, unit)
+    limit = _render(gate.value, unit)
     if found.value is None:
-        message = f"{gate.metric} cannot be told: {found.why}."
+        message = f"{gate.metric} cannot be computed: {found.why}."
         return Decision(
             gate=gate.name,
             answer="cannot tell",
@@ -135,12 +136,12 @@ def _without_baseline(gate: NoWorse | NeverBreak, rows: Sequence[Scored]) -> Dec
             metric=gate.metric,
         )
     wrong = tuple(sorted(row.row for row in rows if not is_right(row)))
-    told = f"{len(wrong)} of {_rows(len(rows))} wrong now{_named(wrong)}"
+    state = f"{len(wrong)} of {_rows(len(rows))} wrong now{_named(wrong)}"
     return Decision(
         gate=gate.name,
         answer="no baseline",
         outcome=outcome,
-        message=f"There is no baseline to compare with; {told}.",
+        message=f"There is no baseline to compare with; {state}.",
         n=len(rows),
         rows=wrong,
     )
@@ -211,8 +212,8 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
     if gate.tolerance < found.smallest_effect:
         seen += f", so that a tolerance of {_apart(gate.tolerance, unit)} is finer than they can see"
     if not found.changed:
-        return f"{gate.metric} is {_told(found.after, unit)} as in the baseline, and no row changed; {seen}."
-    moved = f"{gate.metric} went from {_told(found.before, unit)} to {_told(found.after, unit)}"
+        return f"{gate.metric} is {_render(found.after, unit)} as in the baseline, and no row changed; {seen}."
+    moved = f"{gate.metric} went from {_render(found.before, unit)} to {_render(found.after, unit)}"
     interval = f"{100 * (1 - gate.alpha):g} % interval {_signed(found.low, unit)} to {_signed(found.high, unit)}"
     decides = ", which decides whether it is noise" if found.torn(gate.alpha) else ""
     rows = f"{_rows(found.worse)} worse, {found.better} better, p = {_chance(found.p)}{decides}"
@@ -222,23 +223,23 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
 _CONCLUSIONS: Mapping[Answer, str] = {
     "regressed": "Worse beyond noise and beyond the tolerance",
     "not regressed": "No worse than the tolerance allows",
-    "cannot tell": "It cannot be told whether a loss exceeds the tolerance",
+    "cannot tell": "It is not clear whether a loss exceeds the tolerance",
 }
 
 
 def _spread(found: Measure, unit: Unit) -> str:
-    interval = f"95 % interval {_told(found.low, unit)} to {_told(found.high, unit)}"
-    return f"{_told(found.value or 0.0, unit)} ({interval}, {_rows(found.n)})"
+    interval = f"95 % interval {_render(found.low, unit)} to {_render(found.high, unit)}"
+    return f"{_render(found.value or 0.0, unit)} ({interval}, {_rows(found.n)})"
 
 
-def _told(value: float, unit: Unit) -> str:
+def _render(value: float, unit: Unit) -> str:
     if math.isinf(value):
         return "unknown"
     return {"share": f"{100 * value:.1f} %", "usd": f"${value:.4g}", "s": f"{value:.3g} s"}[unit]
 
 
 def _apart(difference: float, unit: Unit) -> str:
-    return f"{100 * difference:.1f} points" if unit == "share" else _told(difference, unit)
+    return f"{100 * difference:.1f} points" if unit == "share" else _render(difference, unit)
 
 
 def _signed(difference: float, unit: Unit) -> str:

@@ -1,4 +1,4 @@
-"""Eval: a job whose rows carry the answer that is expected, and what its answers must be like."""
+"""Eval: a job whose rows carry the expected answer, with the criteria that its answers must meet."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ from pipeline.job.loader import load_defined
 class Eval:
     """An evaluation of a job on gold data.
 
-    `job` reads the gold data: `expected` names the column that holds what each row's answer should be, shaped like
-    the job's schema. The job's `key` names the rows: it must be there and tell them apart, because runs are joined
-    by it.
+    `job` reads the gold data: `expected` names the column with each row's expected answer, in the shape of the job's
+    schema. The job's `key` identifies the rows: it is required and must be unique, because runs are joined by it.
 
-    `fields` gives graders to fields of the schema; the others are graded by their type. `slices` names columns by
-    which everything is told apart (values with fewer than `least` rows are not), `cluster` one whose equal values
-    mark rows that belong together (the pages of a document), which makes intervals as wide as they have to be.
+    `fields` assigns graders to fields of the schema; the others are graded by their type. `slices` names columns by
+    whose values results are broken down (values with fewer than `least` rows are not reported). `cluster` names a
+    column whose equal values mark rows that belong together (the pages of a document): intervals account for it.
 
-    Every row is asked `repeats` times; `reduce` makes one verdict of them (`mean`, `majority`, `any`, `all`,
-    `at_least_K`, `pass_at_K`, `pass_hat_K`). `gates` decide whether the run is good enough, also against the
-    `baseline`, a file that `pipeline bless` writes. All that is drawn is drawn from `seed`.
+    Every row is asked `repeats` times; `reduce` turns the repeats into one verdict (`mean`, `majority`, `any`, `all`,
+    `at_least_K`, `pass_at_K`, `pass_hat_K`). `gates` decide whether the run is good enough, also compared with the
+    `baseline`, a file that `pipeline bless` writes. All random draws are seeded with `seed`.
     """
 
     job: Job
@@ -54,11 +53,11 @@ class Eval:
         if self.job.key is None:
             raise UsageError("an evaluation joins runs by their rows' key: give the job one, as in key='id'")
         if (self.job.n or 1) > 1:
-            raise UsageError("an evaluation grades one answer a row: use `repeats` rather than the job's `n`")
+            raise UsageError("an evaluation grades one answer per row: use `repeats` rather than the job's `n`")
         for gate in self.gates:
             if not isinstance(gate, AtLeast | AtMost | NoWorse | NeverBreak):
-                raise UsageError(f"`gates` holds {gate!r}, which is no gate: AtLeast, AtMost, NoWorse or NeverBreak")
-        # Resolved now, so that a mistake in them is found before the first call.
+                raise UsageError(f"`gates` holds {gate!r}, not a gate: use AtLeast, AtMost, NoWorse or NeverBreak")
+        # Resolved now, so that mistakes in them are found before the first call.
         check(self.gates, list(self.graders.fields), repeats=self.repeats)
         self.reducer([True] * self.repeats)
 
@@ -77,17 +76,17 @@ class Eval:
 
     @property
     def reducer(self) -> Reducer:
-        """What makes one verdict of a row's repeats."""
+        """The function that reduces a row's repeats to one verdict."""
         return reducer_of(self.reduce)
 
     @cached_property
     def marks(self) -> list[str]:
-        """The columns that slices and gates tell rows apart by."""
+        """The columns that slices and gates select rows by."""
         wheres = [name for gate in self.gates for name in gate.where or {}]
         return list(dict.fromkeys([*self.slices, *wheres]))
 
     def columns_needed(self, available: Sequence[str]) -> list[str]:
-        """The columns of the gold data that grading reads. Raises `UsageError` when one is not there."""
+        """The columns of the gold data that grading reads. Raises `UsageError` when one is missing."""
         wanted = {
             self.expected: "`expected`",
             str(self.job.key): "the job's `key`",

@@ -1,4 +1,4 @@
-"""What only evaluation needs is installed with the extra `eval`, and loaded when it is used."""
+"""Packages that only evaluation needs: installed with the extra `eval`, imported when used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.faults import UsageError
 
 @contextmanager
 def needs_eval(purpose: str) -> Iterator[None]:
-    """Around imports of scipy, numpy and rapidfuzz: UsageError, with the remedy, when they are not installed."""
+    """Wraps imports of scipy, numpy and rapidfuzz: raises UsageError, with the remedy, when one is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

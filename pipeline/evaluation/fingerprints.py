@@ -1,4 +1,4 @@
-"""What a grader is, as text that can be compared: whether two runs were graded alike."""
+"""Graders as comparable text, to decide whether two runs were graded the same way."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.evaluation.graders.grading import Graders
 
 
 def fingerprints(graders: Graders) -> dict[str, str]:
-    """Canonical JSON of every field's grader, by the field's name: equal when the field is graded alike.
+    """Canonical JSON of every field's grader, by field name: equal when the field is graded the same way.
 
-    A function is known by its name and its source; what it calls is not looked at.
+    A function is identified by its name and source; the functions it calls are not examined.
     """
     return {name: _canonical(_described(grader)) for name, grader in graders.fields.items()}
 
@@ -44,7 +44,7 @@ def _described(value: Any) -> Any:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    """The digest of the source, or of the compiled code where there is none to be found."""
+    """The digest of the source, or of the compiled code where the source is not available."""
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):

@@ -1,6 +1,6 @@
-"""What an evaluation must come to: gates as users write them.
+"""The conditions that an evaluation must meet: gates as users write them.
 
-What each comes to is in `pipeline.evaluation.decisions`.
+`pipeline.evaluation.decisions` evaluates them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Inconclusive = Literal["warn", "fail", "pass"]
 class AtLeast:
     """The metric, or with `on="lower"` the lower end of its 95 % interval, must be at least `value`.
 
-    Shares are between 0 and 1. `where` takes only the rows with these slice values.
+    Shares are between 0 and 1. `where` limits the gate to rows with these slice values.
     """
 
     metric: str
@@ -69,8 +69,8 @@ class AtMost:
 class NoWorse:
     """The metric must not be worse than the baseline's by more than `tolerance`, beyond noise.
 
-    `alpha` is the chance of a false alarm that the two-sided paired test may have. `on_inconclusive` says what becomes
-    of a comparison that cannot tell. Rows that the baseline lacks are left out: they cannot have become worse.
+    `alpha` is the accepted false-alarm rate of the two-sided paired test. `on_inconclusive` sets the result of an
+    inconclusive comparison. Rows missing from the baseline are left out: they cannot have become worse.
     """
 
     metric: str
@@ -98,7 +98,7 @@ class NoWorse:
 
 @dataclass(frozen=True, slots=True)
 class NeverBreak:
-    """No row with these slice values (or no row at all) that was right in the baseline may be wrong or missing now."""
+    """No row (or none with these slice values) that was right in the baseline may be wrong or missing now."""
 
     where: Mapping[str, str] | None = None
     severity: Severity = "fail"
@@ -117,13 +117,13 @@ Gate = AtLeast | AtMost | NoWorse | NeverBreak
 
 
 def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> None:
-    """Finds before any call what no run could decide.
+    """Rejects, before any call, gates that no run could decide.
 
-    Raises `UsageError` for an unknown field, or more repeats than there are.
+    Raises `UsageError` for an unknown field, or for more repeats than are asked.
     """
     for name, count in Counter(gate.name for gate in gates).items():
         if count > 1:
-            raise UsageError(f"the gate {name!r} is there {count} times: remove all but one")
+            raise UsageError(f"the gate {name!r} is given {count} times: remove all but one")
     for gate in gates:
         if isinstance(gate, NeverBreak):
             continue
@@ -135,14 +135,14 @@ def check(gates: Sequence[Gate], fields: Sequence[str], *, repeats: int = 1) -> 
 
 
 def require_rows(gates: Sequence[Gate], slices: Sequence[Mapping[str, str]]) -> None:
-    """`UsageError`, before any call, when no row of the gold data has the slice values of a gate."""
+    """Raises `UsageError`, before any call, when no row of the gold data has the slice values of a gate."""
     for gate in gates:
         if not any(meets(each, gate.where) for each in slices):
             raise nobody(gate)
 
 
 def nobody(gate: Gate) -> UsageError:
-    """What is wrong with a gate that no row meets."""
+    """The error for a gate whose slice values no row has."""
     return UsageError(f"{gate.name}: no row meets it: correct `where`, or add such rows to the gold data")
 
 
@@ -152,7 +152,7 @@ def _check_bound(gate: AtLeast | AtMost) -> None:
         hint = f" (write {gate.value / 100:g})" if 1 < gate.value <= 100 else ""
         raise UsageError(f"{gate.name}: a share is between 0 and 1{hint}")
     if not 0 <= gate.value < math.inf:
-        raise UsageError(f"{gate.name}: a bound is a number from 0 on")
+        raise UsageError(f"{gate.name}: a bound is a finite number of at least 0")
     _check_choice(gate, "severity", gate.severity, get_args(Severity))
     _check_where(gate)
 

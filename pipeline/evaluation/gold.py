@@ -1,4 +1,4 @@
-"""The two sides that an evaluation compares: what each row's answer should be, and what it was."""
+"""The two sides that an evaluation compares: each row's expected answer, and its actual answer."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
     """The gold data of a surveyed input, in order.
 
-    Raises `NothingToDo` when there is no row, and `UsageError` for a row that cannot be read, that expects nothing,
-    that names a field which the job's schema lacks, or whose key another row has, too.
+    Raises `NothingToDo` when there is no row, and `UsageError` for a row that cannot be read, has no expected answer,
+    names a field that the job's schema lacks, or has the key of another row.
     """
     if not found.rows:
         raise NothingToDo("the gold data holds no row")
@@ -43,13 +43,13 @@ def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
 
 
 def read_answers(job: Job, output: Path, repeat: int = 0) -> Iterator[Answer]:
-    """What a finished run answered, in the order of its rows."""
+    """The answers of a finished run, in row order."""
     columns = ["status", "response.text", "response.cost_usd", "response.latency_s", "error.type"]
     return (_answer(job, record, repeat) for _, record in records(output, columns))
 
 
 def data_hash(gold: Gold) -> str:
-    """A hash of the row as it stands in the gold data, whichever of its columns a job reads. Nulls are as if absent."""
+    """A hash of the whole gold row, whichever columns a job reads. A null equals an absent value."""
     given = {name: value for name, value in gold.columns.items() if value is not None}
     content = json.dumps([given, gold.expected], sort_keys=True, default=_hashed, ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -82,19 +82,19 @@ def _gold(evaluation: Eval, row: Row) -> Gold:
 
 
 def _label(value: object) -> str:
-    """A slice's value as a gate's `where` writes it: text as it is, `true`, `3`, `2026-11-22`."""
+    """A slice's value as a gate's `where` writes it: text unchanged, `true`, `3`, `2026-11-22`."""
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _json_value(evaluation: Eval, row: Row) -> Any:
-    """What is expected, as JSON: Parquet has it as a struct, or as text of JSON."""
+    """The expected answer as JSON; in Parquet it is a struct, or JSON text."""
     value = row.values[evaluation.expected]
     if isinstance(value, str) and evaluation.job.schema is not None:
         try:
             return json.loads(value)
         except ValueError:
             raise UsageError(
-                f"row {row.ordinal} of the gold data: {evaluation.expected!r} is text, but no JSON"
+                f"row {row.ordinal} of the gold data: {evaluation.expected!r} is text, but not JSON"
             ) from None
     return _ANY.dump_python(value, mode="json")
 
@@ -121,13 +121,13 @@ def _answer(job: Job, record: Mapping[str, Any], repeat: int) -> Answer:
     got, fault = None, (record["error"] or {}).get("type")
     try:
         got = _value(job, response["text"]) if fault is None else None
-    except Unparsable:  # the job's schema is another one now
+    except Unparsable:  # the job's schema has changed since
         fault = "Unparsable"
     return Answer(got, fault, repeat, response.get("cost_usd"), response.get("latency_s"))
 
 
 def _value(job: Job, text: str | None) -> Any:
-    """The answer as JSON, after the schema's own coercions and validators."""
+    """The answer as JSON, after the schema's coercions and validators."""
     if text is None or job.schema is None:
         return text
     if job.shape is None:

@@ -1,4 +1,4 @@
-"""Questions to a judge as a job like any other: rows out of them, votes out of its answers."""
+"""Questions to a judge as an ordinary job: questions become rows, and answers become votes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.storage.records import records
 
 VOTES = "votes.json"
 JUDGE = "judge-"
-"""How the folders of rounds begin: the run that they are about follows, and what they ask."""
+"""Prefix of the folders of rounds; the id of the judged run and a hash of the questions follow."""
 
 Cast = dict[str, list[bool]]
-"""The votes on every question that was asked, by its id."""
+"""The votes on every question asked, by its id."""
 
 
 class Ruling(BaseModel):
-    """What one juror says."""
+    """The vote of one juror."""
 
     reason: str = Field(description="In one sentence, why.")
     approved: bool = Field(description="Whether the answer is right by the rubric.")
@@ -59,14 +59,14 @@ def judge_job(model: str, questions: Path, output: Path) -> Job:
 
 
 def question_id(question: Question, model: str) -> str:
-    """The same for the same question to the same judge, whichever row it came from."""
+    """An id that is equal for the same question to the same judge, from whichever row it comes."""
     judge = question.judge
     content = json.dumps([judge.model or model, judge.rubric, question.path, question.expected, question.got])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 def still_open(questions: Iterable[Question], cast: Mapping[str, Sequence[bool]], model: str) -> dict[str, list[Any]]:
-    """What is to be asked now, by judge: a row for every juror whose vote may still matter, none twice."""
+    """The rows to ask now, by judge: one for every juror whose vote may still matter, none twice."""
     rows: dict[str, dict[str, Any]] = {}
     for question in questions:
         name = question_id(question, model)
@@ -92,7 +92,7 @@ def read_votes(output: Path) -> Iterator[tuple[str, bool]]:
 
 
 def load_votes(folder: Path) -> Cast:
-    """All votes that were ever cast in an evaluation's folder."""
+    """All votes ever cast in an evaluation's folder."""
     try:
         votes: Cast = orjson.loads((folder / VOTES).read_bytes())
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def load_votes(folder: Path) -> Cast:
 
 
 def save_votes(folder: Path, cast: Cast) -> None:
-    """Keeps them, so that a run can be graded again without a call."""
+    """Saves the votes, so that a run can be graded again without a call."""
     FILES.write_atomic(
         folder / VOTES, orjson.dumps(cast, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), mode=PRIVATE_FILE
     )
@@ -110,7 +110,7 @@ def save_votes(folder: Path, cast: Cast) -> None:
 def by_address(
     questions: Iterable[Question], cast: Mapping[str, Sequence[bool]], model: str
 ) -> dict[Address, Sequence[bool]]:
-    """The votes by the leaves that they decide."""
+    """The votes, by the leaves they decide."""
     return {question.address: cast.get(question_id(question, model), ()) for question in questions}
 
 

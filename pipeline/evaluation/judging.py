@@ -1,4 +1,4 @@
-"""Asking the judges of an evaluation: rounds of a job of their own, until every question is decided."""
+"""Asks the judges of an evaluation: rounds of a separate job, until every question is decided."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from pipeline.execution.run import Settings
 
 Judged = tuple[tuple["Graded", ...], list[str]]
-"""Graded rows, and what is to be said of them."""
+"""Graded rows, and notes about them."""
 
 
 def judged(subject: EvalWorkspace, graded: Sequence[Graded]) -> Judged:
-    """The rows with the votes that were cast in earlier runs."""
+    """The rows, with the votes cast in earlier runs applied."""
     graders, model = subject.evaluation.graders, subject.evaluation.job.model
     asked = list(questions(graders, graded))
     if not asked:
@@ -52,7 +52,7 @@ def judged(subject: EvalWorkspace, graded: Sequence[Graded]) -> Judged:
 
 
 def require_prices(subject: EvalWorkspace, settings: Settings) -> None:
-    """Raises `UsageError`, before any call, when a judge's price is not known and a budget in dollars needs it."""
+    """Raises `UsageError`, before any call, when a budget in dollars needs a judge's price that is not known."""
     from pipeline.policy.compose import budgets_for
 
     for _, judge in _judges(subject):
@@ -63,9 +63,9 @@ def require_prices(subject: EvalWorkspace, settings: Settings) -> None:
 def ask_judges(
     subject: EvalWorkspace, graded: Sequence[Graded], settings: Settings, host: Host, paid: Charges
 ) -> list[RunGroup]:
-    """Asks what is open and keeps the votes; what the rounds came to. Ends early when one of them is stopped.
+    """Asks the open questions and saves the votes; returns the rounds. Ends early when one of them is stopped.
 
-    A round has a folder of its own in which it resumes. `paid` is what its budget was spent on before.
+    A round has its own folder and resumes in it. `paid` is what was already spent from its budget.
     """
     model = subject.evaluation.job.model
     asked = list(questions(subject.evaluation.graders, graded))
@@ -102,7 +102,7 @@ def _round(
 
 
 def paid_to_judges(subject: EvalWorkspace, *, but: Path | None = None) -> Charges:
-    """What the rounds about a run have cost, of all its starts, but for that in one folder."""
+    """The cost of a run's rounds, over all its starts, except the round in the folder `but`."""
     return total(_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but)
 
 
@@ -112,7 +112,7 @@ def _folder(subject: EvalWorkspace, judge: str, rows: Sequence[Mapping[str, Any]
 
 
 def _paid_in(folder: Path) -> Charges:
-    """What an earlier round has paid; nothing for what is no folder of one."""
+    """The cost of an earlier round; zero for a folder that is not a round's."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
-"""The figures of what lies inside of a field: one table for each path of its leaves, as in `lines[].quantity`.
+"""Metrics inside a field: one table for each path of its leaves, such as `lines[].quantity`.
 
-A field of lists or objects is right or wrong as a whole; these tables tell where in it the errors are. They count the
-leaves that `leaves.parquet` has under the same path: means over the repeats, where there are several.
+A field of lists or objects is right or wrong as a whole; these tables show where its errors are. They count the leaves
+that `leaves.parquet` has under the same path, as means over the repeats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.evaluation.stats.tables import FieldTable, Tables, field_table
 
 
 def with_nested(found: Tables, graded: Iterable[Graded], graders: Graders, *, seed: int = 0) -> Tables:
-    """The same tables, in which the fields of all rows have the tables of their leaves, in the order of the schema."""
+    """The same tables, with the nested tables added to the fields of all rows, in the order of the schema."""
     repeats = list(by_row(graded).values())
     order = {path: place for place, (path, _) in enumerate(graders.walk())}
     fields = tuple(
@@ -29,7 +29,7 @@ def with_nested(found: Tables, graded: Iterable[Graded], graders: Graders, *, se
 def _nested(
     field: str, repeats: Sequence[Sequence[Graded]], order: Mapping[str, int], seed: int
 ) -> Iterator[FieldTable]:
-    """A table for every path of the field's leaves but its own; `n` of its shares counts the rows that have it."""
+    """A table for every path of the field's leaves except its own; `n` counts the rows that have the path."""
     rows: dict[str, list[Scored]] = {}
     for each in repeats:
         by_path = [_by_path(one.fields.get(field, ())) for one in each]
@@ -47,12 +47,12 @@ def _by_path(leaves: Sequence[Leaf]) -> dict[str, list[Leaf]]:
 
 
 def _scored(row: Graded, path: str, repeats: Sequence[Sequence[Leaf]]) -> Scored:
-    """The row as if the path were its only field."""
+    """The row, reduced to this path as its only field."""
     return Scored(row=row.row, correct=0.0, fields={path: _counts(repeats)}, cluster=row.cluster)
 
 
 def _counts(repeats: Sequence[Sequence[Leaf]]) -> Counts:
-    """The leaves by verdict, over all repeats; whether they are right, over those repeats that have any."""
+    """The leaves by verdict, over all repeats; `right` over the repeats that have any."""
     present = [leaves for leaves in repeats if leaves]
     found, part = counts(present), len(present) / len(repeats)
     return replace(found, **{verdict.value: getattr(found, verdict.value) * part for verdict in Verdict})

@@ -1,4 +1,4 @@
-"""From the graded repeats of a row to its score, and which rows do not answer twice alike."""
+"""Reduces the graded repeats of a row to its score, and finds rows whose repeats disagree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.evaluation.stats.intervals import pass_at_k, pass_hat_k
 from pipeline.faults import UsageError
 
 Reducer = Callable[[Sequence[bool]], float]
-"""From which repeats of a row are right to how far the row is: 0 to 1."""
+"""Maps which repeats of a row are right to the correctness of the row, from 0 to 1."""
 
 
 def mean(right: Sequence[bool]) -> float:
@@ -28,7 +28,7 @@ def majority(right: Sequence[bool]) -> float:
 
 
 def any_right(right: Sequence[bool]) -> float:
-    """1 when one repeat is right."""
+    """1 when at least one repeat is right."""
     return float(any(right))
 
 
@@ -38,30 +38,30 @@ def all_right(right: Sequence[bool]) -> float:
 
 
 def at_least(k: int) -> Reducer:
-    """1 when `k` repeats are right."""
+    """1 when at least `k` repeats are right."""
     return lambda right: float(sum(right) >= _of(k, right))
 
 
 def pass_at(k: int) -> Reducer:
-    """The chance that one of `k` repeats is right, unbiased from all that there are (Chen et al. 2021)."""
+    """The probability that at least one of `k` repeats is right, unbiased, from all repeats (Chen et al. 2021)."""
     return lambda right: pass_at_k(len(right), sum(right), _of(k, right))
 
 
 def pass_hat(k: int) -> Reducer:
-    """The chance that all of `k` repeats are right (pass^k), unbiased from all that there are."""
+    """The probability that all of `k` repeats are right (pass^k), unbiased, from all repeats."""
     return lambda right: pass_hat_k(len(right), sum(right), _of(k, right))
 
 
 def _of(k: int, right: Sequence[bool]) -> int:
     if not 1 <= k <= len(right):
         raise UsageError(
-            f"{k} of {len(right)} repeats cannot be told: give the evaluation at least {max(k, 1)} repeats"
+            f"{k} of {len(right)} repeats cannot be computed: give the evaluation at least {max(k, 1)} repeats"
         )
     return k
 
 
 def reducer_of(name: str) -> Reducer:
-    """The reducer that a name stands for: `mean`, `majority`, `any`, `all`, `at_least_K`, `pass_at_K`, `pass_hat_K`."""
+    """The reducer with this name: `mean`, `majority`, `any`, `all`, `at_least_K`, `pass_at_K`, `pass_hat_K`."""
     if name in _PLAIN:
         return _PLAIN[name]
     family, _, k = name.rpartition("_")
@@ -76,19 +76,19 @@ _COUNTED: Mapping[str, Callable[[int], Reducer]] = {"at_least": at_least, "pass_
 
 
 def by_row(graded: Iterable[Graded]) -> dict[str, list[Graded]]:
-    """The repeats of every row, in their order; rows as they first come. UsageError when a repeat comes twice."""
+    """The repeats of every row, in order; rows by first appearance. Raises UsageError for a duplicate repeat."""
     rows: dict[str, list[Graded]] = {}
     for each in graded:
         rows.setdefault(each.row, []).append(each)
     for row, repeats in rows.items():
         repeats.sort(key=lambda each: each.repeat)
         if len({each.repeat for each in repeats}) < len(repeats):
-            raise UsageError(f"two rows of the gold data are called {row!r}: name a column that tells rows apart")
+            raise UsageError(f"two rows of the gold data are named {row!r}: use a column with unique values")
     return rows
 
 
 def scored(graded: Iterable[Graded], reduce: Reducer = mean) -> list[Scored]:
-    """The score of every row. Each row counts once, however many repeats it has: means are over its own repeats."""
+    """The score of every row. Each row counts once, whatever its number of repeats: means are over its own repeats."""
     return [_scored(repeats, reduce) for repeats in by_row(graded).values()]
 
 
@@ -122,7 +122,7 @@ def counts(repeats: Sequence[Sequence[Leaf]]) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class Flaky:
-    """A row whose repeats disagree: which of them are right, in order, and the fields that are not always as right."""
+    """A row whose repeats disagree: whether each is right, in order, and the fields whose verdict varies."""
 
     row: str
     right: tuple[bool, ...]
@@ -146,9 +146,9 @@ def _flipping(repeats: Sequence[Graded]) -> tuple[str, ...]:
 
 
 def consistency(graded: Iterable[Graded]) -> dict[str, float]:
-    """For every field how often two repeats give the same values, right or wrong: the mean over rows with repeats.
+    """How often two repeats give the same value, right or wrong, for every field: the mean over rows with repeats.
 
-    Values are compared as JSON, lists without regard to order. A repeat that failed is like no other.
+    Values are compared as JSON, lists regardless of order. A failed repeat equals no other.
     """
     rows = [repeats for repeats in by_row(graded).values() if len(repeats) > 1]
     names = dict.fromkeys(name for repeats in rows for name in repeats[0].fields)

@@ -1,4 +1,4 @@
-"""Graded rows as two Parquet tables: a line a leaf, for questions; a line a row, for what became of the row.
+"""Graded rows as two Parquet tables: one line per leaf, for analysis, and one line per row, for its result.
 
 `leaves.parquet` has `row`, `repeat`, `slices`, `field`, `path`, `expected` and `got` as JSON text, `verdict`, `score`,
 `label`, `expected_index` and `got_index`. `rows.parquet` has `row`, `repeat`, `correct`, `fault`, `slices`, `cluster`,
@@ -22,11 +22,11 @@ from pipeline.storage.durable import FILES, FileSystem
 LEAVES, ROWS = "leaves.parquet", "rows.parquet"
 
 _SLICE = 1_000
-"""Rows that are written at once."""
+"""Rows per write."""
 
 
 def write(folder: Path, graded: Iterable[Graded], files: FileSystem = FILES) -> None:
-    """Puts both tables into the folder: each whole or not at all, and durable. OSError when the disk fails."""
+    """Writes both tables into the folder, each atomically and durably. Raises OSError when the disk fails."""
     rest = iter(graded)
     with ExitStack() as stack:
         leaves = stack.enter_context(_writer(folder / LEAVES, _leaf_schema(), files))
@@ -37,7 +37,7 @@ def write(folder: Path, graded: Iterable[Graded], files: FileSystem = FILES) -> 
 
 
 def read(folder: Path) -> Iterator[Graded]:
-    """The rows that were written, in their order. UsageError when they are not there, or do not belong together."""
+    """The rows that `write` wrote, in order. Raises UsageError when the tables are missing or do not match."""
     fields = groupby(_lines(folder / LEAVES), key=itemgetter("row", "repeat"))
     for line in _lines(folder / ROWS):
         at, lines = next(fields, (None, iter(())))
@@ -93,7 +93,7 @@ def _text(value: Any) -> str | None:
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
+    except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(value)
     return text
 

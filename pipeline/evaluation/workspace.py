@@ -1,4 +1,4 @@
-"""What the evaluation verbs work on: an evaluation, its gold data, and the folder of its answers."""
+"""The subject of the evaluation commands: an evaluation, its gold data, and the folder of its answers."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
 
 REFERENCE = "_ref"
-"""Where the answers of the job at another commit are, inside of the output."""
+"""The folder of the answers of the job at another commit, inside the output folder."""
 
 ANSWER_KEY = "answer_key.jsonl"
 HISTORY = "history.jsonl"
-"""A line for every evaluation that was run into the folder."""
+"""One line for every evaluation run into the folder."""
 
 
 @dataclass(frozen=True)
 class EvalWorkspace:
-    """An evaluation that is being looked into.
+    """An evaluation with its gold data and output folder.
 
     `simulated` says whether the emulator answers, `sampled` whether only the first rows of the gold data are asked.
     """
@@ -73,12 +73,12 @@ class EvalWorkspace:
 
     @property
     def name(self) -> str:
-        """What it goes by: the name of its file, and its own where the target has one."""
+        """Its name: that of its file, followed by its own if the target names one."""
         return name_of(self.target)
 
     @property
     def folder(self) -> Path:
-        """Where what was found out about it is kept."""
+        """The folder of its results."""
         return self.output / FOLDER
 
     def scores(self, graded: Sequence[Graded], job: Mapping[str, str]) -> Baseline:
@@ -87,45 +87,45 @@ class EvalWorkspace:
         return with_noise(scores, self.folder)
 
     def check(self, reference: Reference | None) -> None:
-        """Raises `UsageError`, before any call, when what comes out could not be compared or decided upon."""
+        """Raises `UsageError`, before any call, when the result could not be compared or a gate not decided."""
         require_rows(self.evaluation.gates, [gold.slices for gold in self.gold])
         if reference is not None:
             comparable_rows(reference, self.scores((), self.evaluation.job.fingerprint()))
 
     def graded(self) -> tuple[Graded, ...]:
-        """The answers in the folder, graded; those of judges are open still."""
+        """The answers in the folder, graded; questions to judges are still open."""
         return graded_rows(self.evaluation, self.gold, self.output)
 
     def assessed(self, graded: Sequence[Graded], reference: Reference | None, notes: Sequence[str] = ()) -> Assessment:
-        """The run in the folder, judged."""
-        told = [f"only the first {len(self.gold)} rows were asked (--limit): nothing final"] if self.sampled else []
+        """The assessment of the run in the folder."""
+        extra = [f"only the first {len(self.gold)} rows were asked (--limit): nothing final"] if self.sampled else []
         baseline = self.evaluation.baseline
         if reference is None and baseline is not None:
-            told.append(f"there is no {baseline} to compare with: `pipeline bless {self.output}` writes it")
+            extra.append(f"there is no {baseline} to compare with: `pipeline bless {self.output}` writes it")
         scores = self.scores(graded, plan_in(self.output).job)
-        return assess(self.evaluation, scores, graded, reference, [*notes, *told])
+        return assess(self.evaluation, scores, graded, reference, [*notes, *extra])
 
     @property
     def status(self) -> str:
-        """What has become of the run in the folder, with the worst of its repeats first."""
+        """The status of the run in the folder: the worst of its repeats."""
         found = {status_of(output_of(self.output, repeat)) for repeat in range(self.evaluation.repeats)}
         return next(status for status in ("stopped", "failed", "complete") if status in found)
 
     @property
     def run_id(self) -> str:
-        """Which run is in the folder."""
+        """The id of the run in the folder."""
         return plan_in(self.output).run_id
 
     @cached_property
     def answer_key(self) -> bytes:
-        """What an emulator is told of the gold data: a line for each request that can be made."""
+        """The gold answers for the emulator: one line for each request that can be built."""
         return _answer_key(self)
 
 
 def begin(subjects: Sequence[EvalWorkspace]) -> None:
-    """Removes what was made of earlier answers, whose place others take now. Votes, noise floor and history stay.
+    """Removes the results of earlier answers, which are about to be replaced. Votes, noise floor and history stay.
 
-    What the emulator is to know of all of them is put beside the first.
+    The gold answers of all of them, for the emulator, are written beside the first.
     """
     for subject in subjects:
         repeats = sorted((subject.output / REPEATS).glob("*"))[subject.evaluation.repeats - 1 :]
@@ -144,7 +144,7 @@ def begin(subjects: Sequence[EvalWorkspace]) -> None:
 
 
 def name_of(target: str) -> str:
-    """The name of the file that a target is in, with that of the evaluation if it is given."""
+    """The name of a target's file, followed by that of the evaluation if given."""
     path, _, name = target.partition(":")
     return "-".join(filter(None, [Path(path).stem, name]))
 
@@ -155,7 +155,7 @@ def plan_in(output: Path) -> RunIdentity:
 
 
 def subject_in(output: Path, target: str | None) -> EvalWorkspace:
-    """The evaluation whose finished run is in a folder. Raises `UsageError` when its gold data has changed since."""
+    """The evaluation of the finished run in a folder. Raises `UsageError` when its gold data has changed since."""
     plan = plan_in(output)
     require_finished(output)
     target = target_of(plan, output, target)
@@ -163,7 +163,7 @@ def subject_in(output: Path, target: str | None) -> EvalWorkspace:
     if differences := changed(found):
         raise UsageError(f"the gold data has changed since the run: {differences[0]}; run `pipeline eval` again")
     evaluation = load_evaluation(target)
-    # What the command line said when it ran is what judges are known by, and how often rows were asked.
+    # Judges and the number of repeats are those of the command line when it ran.
     evaluation = evaluation.replace(
         job=evaluation.job.replace(model=plan.job["model"] or evaluation.job.model),
         repeats=read_scores(output).repeats if (output / FOLDER / SCORES).exists() else evaluation.repeats,
@@ -175,7 +175,7 @@ def subject_in(output: Path, target: str | None) -> EvalWorkspace:
 def baseline_of(subject: EvalWorkspace, *, common: bool) -> Reference | None:
     """The evaluation's baseline; None when it names none, or none has been blessed yet.
 
-    A sample of the gold data is compared with the same rows of it: those that were not asked have not failed.
+    A sample of the gold data is compared with the same rows of the baseline: rows not asked have not failed.
     """
     path = subject.evaluation.baseline
     if path is None or not Path(path).exists():
@@ -187,23 +187,23 @@ def baseline_of(subject: EvalWorkspace, *, common: bool) -> Reference | None:
 
 
 def reference_in(subject: EvalWorkspace, *, common: bool) -> Reference | None:
-    """What the run in the folder was compared with: the job at another commit, or else the baseline as it is now."""
+    """What the run in the folder was compared with: the job at another commit, or else the current baseline."""
     kept = kept_reference(subject.folder)
     return baseline_of(subject, common=common) if kept is None else replace(kept, common_only=common)
 
 
 def same_graders(subject: EvalWorkspace) -> None:
-    """Raises `UsageError` when the leaves in the folder were graded by other graders than the file has now."""
+    """Raises `UsageError` when the leaves in the folder were graded by different graders than the file's."""
     before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
     if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
         again = f"pipeline grade {subject.output} --job {subject.target}"
-        raise UsageError(f"graded otherwise now: {', '.join(changed)}; `{again}` applies it")
+        raise UsageError(f"the graders of {', '.join(changed)} changed: run `{again}` to apply them")
 
 
 def reference_of(
     name: str, subject: EvalWorkspace, rival: EvalWorkspace, graded: Sequence[Graded], *, common: bool
 ) -> Reference:
-    """What a subject is compared with when that is a rival: the same gold data, the same graders. It is kept."""
+    """The rival as the subject's reference: same gold data, same graders. It is saved."""
     own, scores = subject.scores((), plan_in(subject.output).job), rival.scores(graded, plan_in(rival.output).job)
     scores = replace(scores, data=own.data, graders=own.graders)
     reference = Reference(of=name, scores=scores, common_only=common)
@@ -212,9 +212,9 @@ def reference_of(
 
 
 def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
-    """Writes the baseline and reads it back; where it is.
+    """Writes the baseline and reads it back; returns its path.
 
-    Raises `UsageError` for a run that is not whole, was sampled, has too many failed rows, or was emulated.
+    Raises `UsageError` for a run that is incomplete, was sampled, has too many failed rows, or was emulated.
     """
     plan, scores = plan_in(output), read_scores(output)
     for folder in [output_of(output, repeat) for repeat in range(scores.repeats)]:
@@ -224,11 +224,11 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
             )
     if plan.limit is not None:
         raise UsageError(
-            f"only the first {plan.limit} rows were asked, and all make a baseline: run again without --limit"
+            f"only the first {plan.limit} rows were asked, and a baseline needs all: run again without --limit"
         )
     if plan.simulated and not allow_emulated:
         raise UsageError(
-            "the emulator's answers are no baseline for real ones; --allow-emulated blesses them all the same"
+            "the emulator's answers are not a baseline for real ones; --allow-emulated blesses them anyway"
         )
     if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
         raise UsageError("questions to judges are open: `pipeline eval` asks them")
@@ -244,7 +244,7 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
 
 
 def without_unknown(gold: Gold, evaluation: Eval) -> Gold:
-    """The gold data of a schema that lacks fields of today's."""
+    """The gold row without fields that the evaluation's schema lacks."""
     if evaluation.graders.whole or not isinstance(gold.expected, Mapping):
         return gold
     known = {name: value for name, value in gold.expected.items() if name in evaluation.graders.fields}
@@ -256,7 +256,7 @@ def _answer_key(subject: EvalWorkspace) -> bytes:
     for ordinal, gold in enumerate(subject.gold):
         try:
             request = subject.evaluation.job.request(Row(ordinal, gold.columns))
-        except InvalidRow:  # it will fail by itself
+        except InvalidRow:  # the run reports it
             continue
         said = [message for message in request.payload["messages"] if message.get("role") == "user"]
         if said:

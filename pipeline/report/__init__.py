@@ -1,1 +1,1 @@
-"""A run told to those who did not watch it: a page, and the forms that CI shows."""
+"""Reports on a run for those who did not watch it: an HTML page, and the formats that CI displays."""

@@ -1,4 +1,4 @@
-"""Charts as geometry: what a template draws as SVG. Pure; lengths are in the units of the drawing."""
+"""Charts as geometry that a template draws as SVG. Pure; lengths are in the units of the drawing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ WIDTH, HEIGHT = 420.0, 165.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 10.0, 26.0
 
 CLIPPED_AT = 2.0
-"""How far above the other lines of its chart a clipped one is drawn."""
+"""The top of a clipped line, as a multiple of the other lines' maximum."""
 
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 BRIDGED = 3
-"""Points without a value that a line goes on over: nothing was answered in them, as happens in short runs."""
+"""Missing points that a line bridges: nothing was answered in them, as happens in short runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis: where, and what it says."""
+    """A mark on an axis: its position and label."""
 
     at: float
     text: str
@@ -31,9 +31,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a chart: `path` as SVG has it, `area` the same closed to the bottom. `style` is its class.
+    """A line of a chart: `path` is SVG path data, `area` the same closed to the bottom. `style` is its class.
 
-    `note` says how far it goes beyond the edge of the chart, where it does.
+    `note` gives the maximum of a line that exceeds the chart.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A stretch of a chart that a pointer can be over, and what there is to tell of it."""
+    """An area of a chart with the text shown when the pointer is over it."""
 
     x: float
     width: float
@@ -54,7 +54,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart, drawn: its lines, the marks of both axes, and where the run was taken up again."""
+    """A chart: its lines, the ticks of both axes, and the positions where the run was resumed."""
 
     title: str
     unit: str
@@ -71,7 +71,7 @@ class _Series:
     style: str
     value: Callable[[Point], float | None]
     clipped: bool = False
-    """Whether it may leave the chart, whose height is that of the other lines."""
+    """Whether the line may exceed the chart, whose height is set by the other lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ _CHARTS = (
 
 
 def charts_of(timeline: Timeline) -> list[Chart]:
-    """The charts for which the timeline has values; none when it has fewer than two points."""
+    """The charts for which the timeline has values; empty with fewer than two points."""
     if len(timeline.points) < 2:
         return []
     return [chart for wanted in _CHARTS if (chart := _chart(wanted, timeline)) is not None]
@@ -155,7 +155,7 @@ def _chart(wanted: _Wanted, timeline: Timeline) -> Chart | None:
 
 
 def _height(known: dict[_Series, list[float | None]]) -> float:
-    """The top of the value axis: that of the largest value, of a clipped line up to `CLIPPED_AT` times the others."""
+    """The top of the value axis: the largest value; clipped lines count up to `CLIPPED_AT` times the others."""
     largest = {series: max(value for value in each if value is not None) for series, each in known.items()}
     own = max((value for series, value in largest.items() if not series.clipped), default=None)
     if own is None:
@@ -172,7 +172,7 @@ def _y(value: float | None, top: float) -> float | None:
 
 
 def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], top: float) -> Line:
-    """The line, broken where values are missing for long, along the edge where one is beyond it."""
+    """The line, broken at longer gaps, and drawn along the edge where a value exceeds the chart."""
     ys = [None if value is None else _y(min(value, top), top) for value in values]
     largest = max((value for value in values if value is not None), default=0.0)
     note = f"up to {number(largest)}" if largest > top * (1 + 1e-9) else ""
@@ -190,7 +190,7 @@ def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], 
 
 
 def _pieces(xs: Sequence[float], ys: Sequence[float | None]) -> list[list[tuple[float, float]]]:
-    """The points that are joined; more than `BRIDGED` missing ones begin another piece."""
+    """The runs of joined points; more than `BRIDGED` missing points start a new one."""
     pieces: list[list[tuple[float, float]]] = []
     missing = BRIDGED + 1
     for x, y in zip(xs, ys, strict=True):
@@ -208,17 +208,17 @@ def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[f
     hits = []
     for place, point in enumerate(timeline.points):
         left, right = _x(point.at, end), _x(point.at + max(point.seconds, end / 500), end)
-        told = [
+        values = [
             f"{series.name} {number(value)}" for series, each in known.items() if (value := each[place]) is not None
         ]
-        said = f"{', '.join(told)} {unit}".strip() if told else "not known"
+        said = f"{', '.join(values)} {unit}".strip() if values else "not known"
         text = f"{duration(point.at + point.seconds / 2)}: {said}"
         hits.append(Hit(left, round(max(1.0, right - left), 1), text))
     return hits
 
 
 def _top(largest: float) -> float:
-    """The end of an axis that holds the largest value: a whole number of steps. Where all is 0 it ends at 1."""
+    """The end of an axis that contains the largest value: a whole number of steps, or 1 if all values are 0."""
     if largest <= 0:
         return 1.0
     step = step_of(largest)
@@ -226,20 +226,20 @@ def _top(largest: float) -> float:
 
 
 def step_of(largest: float, ticks: int = 4) -> float:
-    """The step of an axis from 0: 1, 2 or 5 times a power of ten, so that no more than so many marks are needed."""
+    """The step of an axis from 0: 1, 2 or 5 times a power of ten, with at most `ticks` steps."""
     rough = max(largest, 1e-9) / ticks
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * each for each in (1, 2, 5, 10) if power * each >= rough * (1 - 1e-9))
 
 
 def _steps(known: dict[_Series, list[float | None]], top: float) -> list[float]:
-    """The marks of the value axis: 0 and 1 where there is nothing but zeros."""
+    """The ticks of the value axis: 0 and 1 if all values are 0."""
     step = step_of(top) if any(value for each in known.values() for value in each) else top
     return [step * place for place in range(round(top / step) + 1)]
 
 
 def time_ticks(end: float) -> list[tuple[float, str]]:
-    """Marks of a time axis that begins at 0: in the largest unit that gives some."""
+    """The ticks of a time axis from 0, in the largest unit that gives any."""
     size, name = next((unit for unit in _UNITS if end >= 2 * unit[0]), _UNITS[-1])
     step = step_of(end / size, 5)
     count = math.floor(end / size / step + 1e-9)
@@ -247,7 +247,7 @@ def time_ticks(end: float) -> list[tuple[float, str]]:
 
 
 def number(value: float) -> str:
-    """A number of few characters: three digits, with k, M or G for what is large, powers for what is larger."""
+    """A short number: three digits, with k, M or G if large, and an exponent if larger."""
     if abs(value) >= 1e12:
         return f"{value:.2g}".replace("e+", "e")
     for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

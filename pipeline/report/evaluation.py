@@ -1,4 +1,4 @@
-"""What the page shows of an evaluation, as values that a template only has to write down."""
+"""The evaluation part of the page, as values that a template only has to print."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import Measure, Unit, metric_of
 from pipeline.evaluation.stats.tables import Confusion, FieldTable, Table
 from pipeline.faults import UsageError
-from pipeline.report.wording import chance, difference, figure, place, row_told, value, wrong_leaves, wrong_rows
+from pipeline.report.wording import chance, difference, figure, place, render_row, value, wrong_leaves, wrong_rows
 
 HEAT = 8
-"""Steps of the shade of a cell."""
+"""The number of shades of a cell."""
 
 _SHORTFALLS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5)
-"""Shares that are missing to 100 %, from which on the next shade is taken: fields of use lie between 85 and 100 %."""
+"""Shortfalls from 100 % at which the next shade begins: useful fields are between 85 and 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A value with its interval on a scale from 0 to 100. None is off the scale, or not known."""
+    """A value with its interval on a scale from 0 to 100. None is off the scale or unknown."""
 
     low: float
     high: float
@@ -37,19 +37,19 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number as it is written, as it is sorted by, and as a bar."""
+    """A number as text, as a sort key, and as a bar."""
 
     text: str
     sort: float | None
     interval: str = ""
     bar: Bar | None = None
     short: int | None = None
-    """The shade of what is missing to 100 %."""
+    """The shade for the shortfall from 100 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateRow:
-    """A gate: what it wants, what it found."""
+    """A gate: its condition and its result."""
 
     decision: Decision
     found: Figure
@@ -60,7 +60,7 @@ class GateRow:
 class FieldRow:
     """A field: the share of rows in which it is right, its other figures, its leaves by verdict.
 
-    `inside` says that it is a leaf inside of the field before it, named by its path.
+    `inside` marks a leaf inside the preceding field, named by its path.
     """
 
     name: str
@@ -97,7 +97,7 @@ class ChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A text in three: what two texts have in common at both ends, and between it what they have not."""
+    """A text in three parts: the prefix and suffix shared with another text, and the difference between."""
 
     head: str
     middle: str
@@ -120,7 +120,7 @@ class WrongRow:
     """A row that is not right, with the differences, the fields that are right, and the prompt if it is known."""
 
     graded: Graded
-    told: str
+    summary: str
     broken: bool
     flaky: bool
     wrong_fields: tuple[int, ...]
@@ -136,7 +136,7 @@ FIELD_COUNTS = ("match", "wrong", "missed", "invented", "empty", "failed")
 
 
 def unit_of(metric: str | None) -> Unit:
-    """The unit of a metric by its name."""
+    """The unit of the metric with this name."""
     try:
         return metric_of(metric).unit if metric else "share"
     except UsageError:
@@ -154,7 +154,7 @@ def share(found: Measure) -> Figure:
 
 
 def short_of(part: float) -> int:
-    """The shade of what a share lacks: 0 for all that is shown as 100 %, and up to `HEAT`."""
+    """The shade for a share's shortfall: from 0 for everything displayed as 100 %, up to `HEAT`."""
     return bisect_left(_SHORTFALLS, round(1 - part, 3))
 
 
@@ -168,7 +168,7 @@ def _percent(part: float) -> float:
 
 
 def gate_rows(assessment: Assessment) -> list[GateRow]:
-    """The gates, those that did not pass first."""
+    """The gates; those that did not pass come first."""
     order = ["fail", "warn", "info", "ok"]
     ranked = sorted(assessment.decisions, key=lambda decision: order.index(decision.outcome))
     return [_gate_row(decision) for decision in ranked]
@@ -188,7 +188,7 @@ def _gate_row(decision: Decision) -> GateRow:
 
 
 def _found(decision: Decision, unit: Unit) -> Figure:
-    """Where the interval lies, with the bound: shares on a scale of their own, which need not begin at 0."""
+    """The interval and the bound on one scale; for shares it need not begin at 0."""
     text = figure(decision.value, unit)
     if decision.value is None or decision.interval is None:
         return Figure(text, decision.value)
@@ -199,7 +199,7 @@ def _found(decision: Decision, unit: Unit) -> Figure:
 
 
 def _moved(decision: Decision, unit: Unit) -> Figure:
-    """The difference from the baseline, with no difference and the worst that is tolerated."""
+    """The difference from the baseline, with marks at zero and at the worst tolerated difference."""
     if decision.value is None or decision.before is None or decision.interval is None:
         return Figure(figure(decision.value, unit), decision.value)
     moved, (low, high) = decision.value - decision.before, decision.interval
@@ -210,7 +210,7 @@ def _moved(decision: Decision, unit: Unit) -> Figure:
 
 
 def _tolerated(decision: Decision) -> float:
-    """The worst difference that is tolerated."""
+    """The worst tolerated difference."""
     falls = metric_of(str(decision.metric)).lower_is_better
     return (decision.limit or 0.0) * (1 if falls else -1)
 
@@ -242,7 +242,7 @@ def _bar(
 
 
 def field_groups(table: Table) -> list[list[FieldRow]]:
-    """The fields in the order of the schema, each followed by the leaves inside of it."""
+    """The fields in the order of the schema, each followed by the leaves inside it."""
     return [[_field_row(field), *(_field_row(leaf, inside=True) for leaf in field.nested)] for field in table.fields]
 
 
@@ -257,7 +257,7 @@ def _field_row(table: FieldTable, *, inside: bool = False) -> FieldRow:
 
 
 def slice_rows(tables: Sequence[Table], names: Sequence[str]) -> Iterator[SliceRow]:
-    """Every slice with every field that is named."""
+    """Every slice with every named field."""
     for table in tables:
         right = {each.field: share(each.measures["right"]) for each in table.fields}
         fields = tuple(right.get(name, Figure("-", None)) for name in names)
@@ -265,7 +265,7 @@ def slice_rows(tables: Sequence[Table], names: Sequence[str]) -> Iterator[SliceR
 
 
 def matrix(confusion: Confusion) -> list[tuple[str, list[tuple[int, int, bool]], int]]:
-    """The lines of a confusion matrix: the expected value, its cells as count, shade and whether right, their sum."""
+    """The rows of a confusion matrix: the expected value, its cells (count, shade, whether right) and their sum."""
     lines = []
     for expected, counts in zip(confusion.expected, confusion.counts, strict=True):
         total = sum(counts)
@@ -284,14 +284,14 @@ def change_rows(changes: Sequence[Change]) -> list[ChangeRow]:
 
 
 def _reach(change: Change) -> float:
-    """How far from 0 its difference may be; capped, so that one wide interval does not flatten all others."""
+    """The largest distance of its interval from 0; capped, so that one wide interval does not flatten all others."""
     known = [abs(each) for each in (change.low, change.high, change.difference or 0.0) if math.isfinite(each)]
     return min(max(known, default=0.0), 4 * abs(change.difference or 0.0) + 0.2)
 
 
 def _change_row(change: Change, reach: float) -> ChangeRow:
     metric, unit = metric_of(change.metric), unit_of(change.metric)
-    where = ", ".join(f"{name} = {told}" for name, told in change.where.items())
+    where = ", ".join(f"{name} = {wanted}" for name, wanted in change.where.items())
     found = Figure(difference(change.difference, unit), change.difference, change.why)
     if change.difference is not None:
         interval = f"{difference(change.low, unit)} to {difference(change.high, unit)}"
@@ -318,7 +318,7 @@ def _change_row(change: Change, reach: float) -> ChangeRow:
 def wrong_row_views(
     assessment: Assessment, prompts: Mapping[str, str], *, most: int, leaves: int, characters: int
 ) -> list[WrongRow]:
-    """The first rows that are not right, as many as are wanted."""
+    """The first rows that are not right, up to the limit."""
     broken = set(assessment.comparison.broken) if assessment.comparison else set()
     flaky = {each.row for each in assessment.flaky}
     fields = [each.field for each in assessment.tables.whole.fields]
@@ -326,7 +326,7 @@ def wrong_row_views(
     return [
         WrongRow(
             graded=row,
-            told=row_told(row),
+            summary=render_row(row),
             broken=row.row in broken,
             flaky=row.row in flaky,
             wrong_fields=tuple(number for number, name in enumerate(fields) if not _right(row, name)),
@@ -341,7 +341,7 @@ def wrong_row_views(
 
 
 def slice_values(assessment: Assessment) -> list[tuple[str, str]]:
-    """Every slice value of a row that is not right, sorted, up to a number that a list can show."""
+    """The slice values of all rows that are not right, sorted, up to what a list can show."""
     return sorted({item for row in assessment.graded if not row.correct for item in row.slices.items()})[:300]
 
 
@@ -361,7 +361,7 @@ def _shown(content: Any, characters: int) -> str:
 
 
 def parted(one: str, other: str) -> tuple[Piece, Piece]:
-    """Two texts, each divided where they part."""
+    """Splits two texts where they differ."""
     most = min(len(one), len(other))
     head = next((place for place in range(most) if one[place] != other[place]), most)
     rest = most - head

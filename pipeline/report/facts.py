@@ -1,4 +1,4 @@
-"""What a run was and came to, read from its output folder: in bounded memory, also of one that is still at work."""
+"""The facts of a run, read from its output folder in bounded memory, even while it is active."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TOKENS = ("input", "output", "reasoning", "cached")
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file of the input, with how many of its rows were used."""
+    """An input file, with the number of its rows used."""
 
     path: str
     rows: int
@@ -38,12 +38,11 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """A run of a job, as its folder tells it.
+    """A run of a job, as recorded in its folder.
 
-    `ok` and `failed` rows are done; `pending` ones are answered, and not sealed yet, so that nobody knows which of the
-    two they are. Tokens and dollars are what the run was charged, in all its starts; `unpriced` counts calls without a
-    known price, which they leave out. `seconds` is the time at work, without the pauses between its `starts`; None
-    when nothing tells it.
+    `ok` and `failed` rows are done; `pending` ones are answered but not sealed, so it is not known yet which of the two
+    they are. Tokens and dollars are what the run was charged, over all its starts; they exclude the `unpriced` calls.
+    `seconds` is the active time, without the pauses between its `starts`; None when unknown.
     """
 
     output: str
@@ -81,30 +80,30 @@ class RunFacts:
 
     @property
     def left(self) -> int:
-        """Rows that still have to be asked."""
+        """Rows still to be asked."""
         return max(0, self.rows - self.done)
 
     @property
     def success(self) -> float | None:
-        """The share of ok rows among those of which it is known."""
+        """The share of ok rows among the ok and failed ones."""
         known = self.ok + self.failed
         return self.ok / known if known else None
 
     @property
     def starts(self) -> int:
-        """How often the run was started or taken up again, as far as anything tells."""
+        """How often the run was started or resumed, as far as known."""
         return max(self.timeline.starts, 1 + len(self.timeline.resumed))
 
     @property
     def rows_per_s(self) -> float | None:
-        """Rows done in a second of work."""
+        """Rows done per second of active time."""
         return self.done / self.seconds if self.seconds and self.done else None
 
 
-def _parts_told(output: Path, told: Mapping[str, Any]) -> list[Part]:
-    """The parts that a manifest lists; it may come from anybody."""
+def _parts_listed(output: Path, manifest: Mapping[str, Any]) -> list[Part]:
+    """The parts that a manifest lists; its content is not trusted."""
     try:
-        return [Part.from_json(part) for part in told.get("parts", ())]
+        return [Part.from_json(part) for part in manifest.get("parts", ())]
     except ValueError as error:
         raise UsageError(f"{output / MANIFEST} is damaged: {error}") from error
 
@@ -112,32 +111,32 @@ def _parts_told(output: Path, told: Mapping[str, Any]) -> list[Part]:
 def run_facts(output: Path) -> RunFacts:
     """Reads what a run left in its folder, or what it has written so far.
 
-    The plan and the manifest say the same of a finished run: either will do. Raises `UsageError` when neither is there.
+    For a finished run, the plan or the manifest is enough. Raises `UsageError` when both are missing.
     """
     folder = RunFolder(output)
     plan, manifest = folder.load(), manifest_of(output)
     if plan is None and manifest is None:
         raise UsageError(f"{output} holds neither the plan nor the manifest of a run")
-    told = manifest if manifest is not None else {}
+    recorded = manifest if manifest is not None else {}
     parts, pending = read_state(folder.journal)
     if not folder.journal.exists():
-        parts = _parts_told(output, told)
-    charged = charged_in(folder.journal) if folder.journal.exists() else Charges.from_json(told.get("charged", {}))
+        parts = _parts_listed(output, recorded)
+    charged = charged_in(folder.journal) if folder.journal.exists() else Charges.from_json(recorded.get("charged", {}))
     present = [part for part in parts if all((output / file.path).is_file() for file in part.files)]
     sealed = sum(part.rows for part in parts)
-    settled = told if told.get("ok", 0) + told.get("failed", 0) >= sealed + pending else {}
+    settled = recorded if recorded.get("ok", 0) + recorded.get("failed", 0) >= sealed + pending else {}
     timeline = timeline_of(folder.run / EVENTS)
-    # The rows tell when they were answered, and nothing of pauses: they stand in for a single short start.
+    # Rows record when they were answered, but not pauses: they only replace the events of a single short start.
     by_time = len(timeline.points) < (2 if timeline.starts > 1 else ENOUGH)
-    findings = scan(output, present, _key(_fingerprint(plan, told)), by_time=by_time)
+    findings = scan(output, present, _key(_fingerprint(plan, recorded)), by_time=by_time)
     if len(findings.timeline.points) > len(timeline.points):
         timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
     running = folder.running() is not None
-    rows = int(plan.survey["rows"] if plan else told["rows"])
+    rows = int(plan.survey["rows"] if plan else recorded["rows"])
     return RunFacts(
         output=str(output),
-        **_identity(plan, told),
-        status=status_of(output, told, running=running, done=sealed + pending == rows and not pending),
+        **_identity(plan, recorded),
+        status=status_of(output, recorded, running=running, done=sealed + pending == rows and not pending),
         rows=rows,
         ok=settled.get("ok", sum(part.ok for part in parts)),
         failed=settled.get("failed", sum(part.failed for part in parts)),
@@ -146,7 +145,7 @@ def run_facts(output: Path) -> RunFacts:
         cost_usd=charged.cost_usd,
         unpriced=charged.unpriced_calls,
         from_cache=sum(part.from_cache for part in parts),
-        inputs=_inputs(plan, told),
+        inputs=_inputs(plan, recorded),
         parts=len(parts),
         bytes=sum(file.bytes for part in parts for file in part.files),
         seconds=timeline.seconds,
@@ -178,7 +177,7 @@ def _fingerprint(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> Mappi
 
 
 def _key(fingerprint: Mapping[str, str]) -> str | None:
-    """The output column that people know a row by."""
+    """The output column that identifies a row for people."""
     columns = orjson.loads(fingerprint.get("columns") or "{}")
     key: str | None = columns.get("key")
     return None if key is None else (columns.get("rename") or {}).get(key, key)

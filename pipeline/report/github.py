@@ -1,4 +1,4 @@
-"""GitHub's workflow commands: an annotation for every gate that did not pass, and none for rows."""
+"""GitHub workflow commands: an annotation for every gate that did not pass, and none for rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.evaluation.assessment import Assessment
 from pipeline.report.wording import visible
 
 MOST = 10
-"""What GitHub shows of a kind in a step."""
+"""The number of annotations of a kind that GitHub shows in a step."""
 
 
 def annotation_lines(assessment: Assessment) -> Iterator[str]:
@@ -20,7 +20,7 @@ def annotation_lines(assessment: Assessment) -> Iterator[str]:
 
 
 def _data(text: str) -> str:
-    """The text as a command takes it: the line ends with it, wherever a model's words came into it."""
+    """The text escaped for a command, so that model output in it cannot start another line."""
     return _lines(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

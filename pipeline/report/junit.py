@@ -9,13 +9,13 @@ from xml.etree import ElementTree as ET
 from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded
-from pipeline.report.wording import clipped, leaf_told, row_told, verdict, wrong_leaves, wrong_rows
+from pipeline.report.wording import clipped, render_leaf, render_row, verdict, wrong_leaves, wrong_rows
 
 MOST_ROWS = 100
-"""Wrong rows that get a test case of their own; viewers choke on thousands."""
+"""Maximum wrong rows with their own test case: viewers cannot handle thousands."""
 
 MOST_CHARACTERS = 4_000
-"""Of what is said of a row."""
+"""Maximum characters of the text about a row."""
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -23,7 +23,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit_xml(assessment: Assessment, seconds: float) -> bytes:
     """The document.
 
-    Wrong rows are failures when a gate failed, too, and otherwise skipped: a wrong row alone breaks no build.
+    Wrong rows are failures if a gate failed too, and otherwise skipped: a wrong row alone does not break a build.
     """
     root = ET.Element("testsuites", name=_clean(assessment.scores.evaluation))
     gates = [_gate_case(decision) for decision in assessment.decisions]
@@ -69,11 +69,11 @@ def _gate_case(decision: Decision) -> ET.Element:
 def _row_case(row: Graded, outcome: str) -> ET.Element:
     name = row.row if row.repeat == 0 else f"{row.row} (repeat {row.repeat})"
     case = ET.Element("testcase", classname="rows", name=_clean(name), time=f"{row.latency_s or 0.0:.3f}")
-    told = ET.SubElement(case, outcome, message=_clean(clipped(row_told(row), MOST_CHARACTERS)))
-    told.text = _clean(clipped("\n".join(map(leaf_told, wrong_leaves(row))), MOST_CHARACTERS))
+    element = ET.SubElement(case, outcome, message=_clean(clipped(render_row(row), MOST_CHARACTERS)))
+    element.text = _clean(clipped("\n".join(map(render_leaf, wrong_leaves(row))), MOST_CHARACTERS))
     return case
 
 
 def _clean(text: str) -> str:
-    """The text without what XML 1.0 cannot say."""
+    """The text without characters that XML 1.0 does not allow."""
     return _FORBIDDEN.sub("\ufffd", text)

@@ -1,7 +1,7 @@
-"""Markdown for GitHub: a step's summary, or a comment.
+"""Markdown for GitHub: a step summary, or a comment.
 
-What a model wrote stands in code spans of HTML, with every sign that Markdown knows as a character reference: nothing
-in it is markup, and no name or number in it mentions or refers to anything.
+Model output is put in HTML code spans, with every Markdown character as a character reference: none of it is markup,
+and no name or number in it becomes a mention or a reference.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.report.wording import (
 )
 
 SUMMARY_BYTES = 500_000
-"""GitHub drops what a step says when it is over 1 MiB, all of it."""
+"""GitHub drops a step summary of more than 1 MiB entirely."""
 
 MOST_LEAVES = 30
 MOST_ROWS = 100
@@ -43,20 +43,20 @@ _LEFT_OUT = "\n_The rest is left out: it would be too long for GitHub._\n"
 
 
 def markdown_summary(assessment: Assessment, *, most_bytes: int = SUMMARY_BYTES) -> str:
-    """The summary, below `most_bytes`: blocks are whole, or left out from the end on, which it then says."""
-    told: list[str] = []
+    """The summary, below `most_bytes`: whole blocks are left out at the end, which it then says."""
+    kept: list[str] = []
     room = most_bytes - len(_LEFT_OUT.encode()) - 1
     for block in _blocks(assessment):
         room -= len(block.encode()) + 1
         if room < 0:
-            told.append(_LEFT_OUT)
+            kept.append(_LEFT_OUT)
             break
-        told.append(block)
-    return "\n".join(told)
+        kept.append(block)
+    return "\n".join(kept)
 
 
 def _blocks(assessment: Assessment) -> Iterator[str]:
-    """The summary in pieces that make sense one by one, the most important first."""
+    """The summary in blocks that make sense alone, the most important first."""
     icon = _ICONS["fail" if assessment.failed else "ok"]
     yield f"## {icon} {_plain(assessment.scores.evaluation)}\n\n{_plain(verdict(assessment))}\n"
     if assessment.scores.simulated:
@@ -104,7 +104,7 @@ def _comparison(found: Comparison, against: str) -> Iterator[str]:
 
 def _change_line(change: Change) -> tuple[str, ...]:
     unit = metric_of(change.metric).unit
-    where = ", ".join(f"{name} = {told}" for name, told in change.where.items())
+    where = ", ".join(f"{name} = {wanted}" for name, wanted in change.where.items())
     interval = f"{difference(change.low, unit)} to {difference(change.high, unit)}"
     return (
         _code(where or change.metric),
@@ -118,7 +118,7 @@ def _change_line(change: Change) -> tuple[str, ...]:
 
 
 def _rows(assessment: Assessment) -> Iterator[str]:
-    """The newly broken rows with their differences; without a comparison, all that are wrong."""
+    """The newly broken rows with their differences; without a comparison, all wrong rows."""
     broken = set(assessment.comparison.broken) if assessment.comparison else None
     rows = [row for row in wrong_rows(assessment) if broken is None or row.row in broken]
     if not rows:
@@ -133,11 +133,11 @@ def _rows(assessment: Assessment) -> Iterator[str]:
 def _row(row: Graded) -> str:
     leaves = wrong_leaves(row)
     paths = ", ".join(dict.fromkeys(leaf.path for leaf in leaves))
-    told = row.fault or paths
+    summary = row.fault or paths
     repeat = f" (repeat {row.repeat})" if row.repeat else ""
     table = _table(("where", "expected", "given", "verdict"), map(_leaf_line, leaves[:MOST_LEAVES]))
     more = f"\nAnd {len(leaves) - MOST_LEAVES} more.\n" if len(leaves) > MOST_LEAVES else ""
-    return f"<details><summary>{_code(row.row)}{repeat}: {_code(told)}</summary>\n\n{table}{more}\n</details>\n"
+    return f"<details><summary>{_code(row.row)}{repeat}: {_code(summary)}</summary>\n\n{table}{more}\n</details>\n"
 
 
 def _leaf_line(leaf: Leaf) -> tuple[str, ...]:
@@ -156,15 +156,15 @@ def _table(head: Sequence[str], lines: Iterator[tuple[str, ...]] | Sequence[tupl
 
 
 def _code(text: str) -> str:
-    """Text as it is, on one line, in a span in which GitHub looks for no mentions."""
+    """Text on one line, in a span in which GitHub does not look for mentions."""
     line = " ".join(_escaped(clipped(text, 300)).split())
     return f"<code>{line}</code>" if line else ""
 
 
 def _plain(text: str) -> str:
-    """Text of ours that may name what users or models wrote, on one line.
+    """Our own text, which may quote users or models, on one line.
 
-    GitHub looks for mentions and references in what it has rendered: a comment behind their sign parts them.
+    GitHub looks for mentions and references in the rendered text: an HTML comment after their sign breaks them.
     """
     line = " ".join(_escaped(text).split())
     return line.replace("&#64;", "&#64;<!-- -->").replace("&#35;", "&#35;<!-- -->")

@@ -1,9 +1,9 @@
-"""The page of a run: one HTML file that opens offline, loads nothing, and runs no script but its own.
+"""The page of a run: one HTML file that opens offline, loads nothing, and runs only its own script.
 
-Everything that came from a model, an endpoint or a row is text to it: escaped by the template, and with whatever could
-hide or turn its direction made visible. The policy in its head allows the one style and the one script by their hashes,
-so that even what slipped through could not run. Without the script everything is there to read; with it, tables can be
-sorted and rows be searched.
+Everything from a model, an endpoint or a row is treated as text: the template escapes it, and invisible or
+direction-changing characters are made visible. The content security policy allows the one style and the one script by
+their hashes, so that injected code could not run. Without the script everything is readable; with it, tables can be
+sorted and rows searched.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NAME = "_report.html"
 """The page's name in the output folder; readers of a dataset skip it."""
 
 MOST_BYTES = 2_000_000
-"""What a page may weigh: mail and reviewers take that."""
+"""Maximum bytes of a page, so that it can be mailed and attached to reviews."""
 
 _TEMPLATE, _STYLE, _SCRIPT = "page.html.jinja", "page.css", "page.js"
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """How much of everything is shown; the page says what was left out."""
+    """Limits on what is shown; the page says what was left out."""
 
     rows: int = 200
     characters: int = 4_000
@@ -62,10 +62,10 @@ def page_of(
     *,
     most_bytes: int = MOST_BYTES,
 ) -> str:
-    """The page: of the run, and of its evaluation where there is one.
+    """The page of the run, and of its evaluation if there is one.
 
-    `prompts` gives the text that was asked by row id, for the rows that are not right. The page is below `most_bytes`,
-    as long as its bare frame is: where there is too much to show, less of everything is.
+    `prompts` maps row ids to prompts, for the rows that are not right. The page stays below `most_bytes`, unless its
+    fixed part alone is larger: the limits are halved until it fits.
     """
     caps = Caps()
     page = _rendered(facts, assessment, prompts or {}, caps)
@@ -76,7 +76,7 @@ def page_of(
 
 
 def write_page(page: str, path: Path) -> None:
-    """Puts the page there, whole or not at all. OSError when the disk fails."""
+    """Writes the page atomically. Raises OSError when the disk fails."""
     FILES.write_atomic(path, page.encode())
 
 
@@ -102,7 +102,7 @@ def _rendered(facts: RunFacts, assessment: Assessment | None, prompts: Mapping[s
 
 
 def _policy(style: str, script: str) -> str:
-    """What a browser lets the page do: nothing but this style and this script."""
+    """The content security policy: allows only this style and this script."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return (
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
@@ -119,18 +119,18 @@ _STATUS = {
 
 
 def _parameters(facts: RunFacts) -> list[tuple[str, str]]:
-    """What shaped the answers, one by one; prompt and schema as texts of several lines."""
-    told = []
+    """The parameters that determine the answers; prompt and schema as multi-line texts."""
+    found = []
     for name, text in facts.fingerprint.items():
         if name == "prompt":
-            told.append((name, _prompt(text)))
+            found.append((name, _prompt(text)))
         elif text and name != "model":
-            told.append((name, _indented(text)))
-    return told
+            found.append((name, _indented(text)))
+    return found
 
 
 def _prompt(fingerprint: str) -> str:
-    """The templates, message by message, where the fingerprint is made of texts; else the fingerprint."""
+    """The prompt templates, message by message, if the fingerprint holds texts; else the fingerprint."""
     try:
         messages = orjson.loads(fingerprint)
         return "\n\n".join(f"[{role}]\n{content}" for role, content in messages if isinstance(content, str))
@@ -146,14 +146,14 @@ def _indented(text: str) -> str:
 
 
 def _asked(facts: RunFacts) -> dict[str, int]:
-    """How many calls the events speak of, by kind; those of the last second before a crash are in none."""
+    """The number of calls in the events, by kind; those of the last second before a crash are missing."""
     names = ("requests", "retries", "throttled", "cache_hits")
     sums = {name: sum(point.counts.get(name) or 0 for point in facts.timeline.points) for name in names}
     return {name: round(count) for name, count in sums.items() if count}
 
 
 def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) -> dict[str, Any]:
-    """What the evaluation's sections are made of."""
+    """The template values of the evaluation's sections."""
     whole, compared = assessment.tables.whole, assessment.comparison
     groups = evaluation.field_groups(whole)
     fields = [own for own, *_ in groups]
@@ -161,7 +161,7 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
     wrong = wording.wrong_rows(assessment)
     return {
         "verdict": wording.verdict(assessment),
-        "summary": wording.gates_told(assessment),
+        "summary": wording.render_gates(assessment),
         "gates": evaluation.gate_rows(assessment),
         "headlines": [(name, evaluation.share(whole.measures[name])) for name in _HEADLINES],
         "fields": fields,
@@ -200,7 +200,7 @@ _HEADLINES = {
     "f1": ("F1", "precision and recall in one, over all values"),
     "f1_macro": ("F1 macro", "mean of the fields' F1: each field counts as much"),
 }
-"""The tiles of an evaluation: what each is called, and what it means."""
+"""The tiles of an evaluation: the name and the explanation of each."""
 
 
 def _resource(name: str) -> str:
@@ -238,7 +238,7 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Whatever a template prints: nothing in it can hide, and a None is no word."""
+    """Prepares a value for the template: everything in it is visible, and None prints as nothing."""
     if isinstance(value, Markup):
         return value
     return "" if value is None else wording.visible(str(value))
@@ -250,7 +250,7 @@ def _size(count: int) -> str:
 
 
 def _moment(text: str) -> str:
-    """A time of ISO 8601, for people."""
+    """An ISO 8601 time, for people."""
     return f"{datetime.fromisoformat(text).astimezone(UTC):%d %b %Y, %H:%M} UTC".removeprefix("0")
 
 

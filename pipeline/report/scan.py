@@ -1,4 +1,4 @@
-"""One look over the parts of a dataset, column by column and part by part: 10 million rows fit in no memory."""
+"""One pass over the parts of a dataset in bounded memory, so that 10 million rows can be scanned."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.report.timeline import EMPTY, ENOUGH, POINTS, Point, Timeline
 from pipeline.storage.batches import part_file, rows_of
 
 EXAMPLES = 3
-"""Rows that are shown of a kind of failure."""
+"""Rows shown for each kind of failure."""
 
 KINDS = 40
-"""Kinds of failure, finish reasons, models: told apart, at most."""
+"""Maximum distinct kinds of failure, finish reasons and models."""
 
 _BATCH = 65_536
 _ROWS_A_POINT = 10
 _STEP = math.log(1.005)
-"""Latencies are counted in classes half a percent wide: quantiles are as exact as that."""
+"""Latencies are counted in bins half a percent wide, which is the precision of their quantiles."""
 
 _SHIFT, _CLASSES = 4_000, 8_000
 _COLUMNS = (
@@ -45,7 +45,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A failed row: its inputs as JSON, what went wrong, and what the endpoint answered, if it did."""
+    """A failed row: its inputs as JSON, the error message, and the endpoint's answer if there was one."""
 
     ordinal: int
     key: str | None
@@ -56,7 +56,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Rows that failed alike: with this fault, and this HTTP status where the endpoint gave one."""
+    """Rows that failed with this fault, and this HTTP status if the endpoint sent one."""
 
     fault: str
     http_status: int | None
@@ -66,7 +66,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the rows themselves tell. Latencies are of rows that were asked, in seconds, by quantile."""
+    """The findings of a scan. Latencies are those of rows that were asked, in seconds, by quantile."""
 
     failures: tuple[Kind, ...] = ()
     latencies: Mapping[float, float] | None = None
@@ -82,7 +82,7 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool) -> Findings:
-    """What the rows of these parts tell; with `by_time` also when they were answered, where no events say so."""
+    """Scans the rows of these parts; with `by_time` also for a timeline, in place of missing events."""
     span = _span(output, parts) if by_time else None
     rows = sum(part.rows for part in parts)
     counts = _Counts(span, min(POINTS, max(ENOUGH, rows // _ROWS_A_POINT)))
@@ -91,7 +91,7 @@ def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool)
             with part_file(output / name) as file:
                 for batch in file.iter_batches(batch_size=_BATCH, columns=list(_COLUMNS)):
                     counts.add(batch, first, failed=bool(part.failed))
-                    first += batch.num_rows  # noqa: PLW2901 - on through the file
+                    first += batch.num_rows  # noqa: PLW2901 - counts on through the file
     return Findings(
         failures=tuple(_kinds(output, parts, key, counts)),
         latencies=_quantiles(counts.latencies) if counts.latencies else None,
@@ -103,7 +103,7 @@ def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool)
 
 
 class _Counts:
-    """Counters over all rows, whose number does not grow with the rows."""
+    """Counters over all rows, bounded in number."""
 
     def __init__(self, span: tuple[float, float] | None, points: int) -> None:
         self.latencies: Counter[int] = Counter()
@@ -144,7 +144,7 @@ class _Counts:
         seconds = pc.divide(pc.struct_field(batch.column("response"), "finished_at").cast(pa.int64()), 1e6)
         scaled = pc.multiply(pc.subtract(seconds, low), self._points / max(high - low, 1e-9))
         places = pc.min_element_wise(pc.floor(scaled).cast(pa.int64(), safe=False), self._points - 1, skip_nulls=False)
-        # A row without a reply has no time of its own: that of its neighbours will do.
+        # A row without a reply has no time of its own: it takes that of its neighbours.
         times = pc.fill_null_backward(pc.fill_null_forward(places))
         bad = pc.equal(batch.column("status").dictionary_decode(), "failed").cast(pa.int64())
         self.done.update(_counted(pc.add(pc.multiply(times, 2), bad)))
@@ -152,7 +152,7 @@ class _Counts:
             self.by_time.setdefault(number // _CLASSES, Counter())[number % _CLASSES - _SHIFT] += count
 
     def timeline(self, span: tuple[float, float]) -> Timeline:
-        """The points of the time in which the rows were answered."""
+        """The timeline of when the rows were answered."""
         width = (span[1] - span[0]) / self._points
         return Timeline(tuple(self._point(number, width) for number in range(self._points)), span[1] - span[0])
 
@@ -168,7 +168,7 @@ class _Counts:
 
 
 def _classes(response: pa.Array) -> pa.Array:
-    """The class of each latency; null for rows that were not asked, or answered by the reply cache."""
+    """The bin of each latency; null for rows not asked, or answered by the reply cache."""
     latency = pc.struct_field(response, "latency_s")
     cached = pc.fill_null(pc.struct_field(response, "from_cache"), fill_value=False)
     asked = pc.and_(pc.greater(latency, 0), pc.invert(cached))
@@ -190,7 +190,7 @@ def _count_names(counter: Counter[str], values: pa.Array) -> None:
 
 
 def _quantiles(classes: Mapping[int, int]) -> dict[float, float]:
-    """The middles of the classes that the quantiles are in."""
+    """The midpoints of the bins that contain the quantiles."""
     ordered, total = sorted(classes.items()), sum(classes.values())
     found, passed, wanted = {}, 0, list(QUANTILES)
     for number, count in ordered:
@@ -201,7 +201,7 @@ def _quantiles(classes: Mapping[int, int]) -> dict[float, float]:
 
 
 def _span(output: Path, parts: Sequence[Part]) -> tuple[float, float] | None:
-    """When the first and the last row were answered, in Unix time, from the statistics of the parts."""
+    """The Unix times of the first and the last answer, from the Parquet statistics of the parts."""
     ends = [end for part in parts for name, _, _ in part.spans() for end in _ends(output / name)]
     return (min(ends), max(ends)) if ends and max(ends) > min(ends) else None
 
@@ -217,7 +217,7 @@ def _ends(path: Path) -> Iterator[float]:
 
 
 def _kinds(output: Path, parts: Sequence[Part], key: str | None, counts: _Counts) -> Iterator[Kind]:
-    """The failures by kind, the most frequent first, each with the first rows that it befell."""
+    """The failures by kind, most frequent first, each with its first rows."""
     wanted = sorted({ordinal for ordinals in counts.seen.values() for ordinal in ordinals})
     examples = {example.ordinal: example for example in _examples(output, parts, key, wanted)}
     for (fault, http_status), rows in counts.faults.most_common():
@@ -235,7 +235,7 @@ def _examples(output: Path, parts: Sequence[Part], key: str | None, wanted: Sequ
 
 
 def _records(file: pq.ParquetFile, first: int, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Single rows, each out of its row group and no other."""
+    """Single rows; only their row groups are read."""
     names = [name for name in file.schema_arrow.names if name not in OURS]
     columns = [*names, "response.text", "error"]
     for group in range(file.num_row_groups):
@@ -250,10 +250,10 @@ def _records(file: pq.ParquetFile, first: int, wanted: Sequence[int]) -> Iterato
 
 def _example(ordinal: int, record: Mapping[str, Any], key: str | None) -> Example:
     inputs = {name: value for name, value in record.items() if name not in OURS}
-    told = inputs.get(key) if key else None
+    name = inputs.get(key) if key else None
     return Example(
         ordinal=ordinal,
-        key=None if told is None else str(told),
+        key=None if name is None else str(name),
         message=(record["error"] or {}).get("message") or "",
         reply=(record["response"] or {}).get("text"),
         inputs=json.dumps(inputs, ensure_ascii=False, indent=1, default=_plain),

@@ -1,4 +1,4 @@
-"""How a run went, over time: its events, brought down to a few hundred points that a chart can show."""
+"""A run over time: its events, reduced to the points of a chart."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import orjson
 
 POINTS = 120
-"""Points of a chart, at most."""
+"""Maximum points of a chart."""
 
 ENOUGH = 8
-"""Points without which a chart shows nothing."""
+"""Minimum points of a useful chart."""
 
 PAUSE_S = 30.0
-"""Events come every second: where none came for so long, nobody was at work."""
+"""Seconds without an event, which otherwise come every second, that count as a pause."""
 
 STARTS = 100
-"""Starts whose beginnings are drawn, at most; all of them are counted."""
+"""Maximum starts drawn; all are counted."""
 
 _COUNTED = ("ok", "failed", "requests", "retries", "throttled", "cache_hits")
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A stretch of a run: from `at`, in seconds at work since the first start, for `seconds`.
+    """An interval of a run: from `at`, in active seconds since the first start, for `seconds`.
 
-    Counts are of the stretch; the other values are the last of it, the latencies the largest. None is not known.
+    Counts are those of the interval; latencies are its largest, other values its last. None is unknown.
     """
 
     at: float
@@ -43,16 +43,16 @@ class Point:
     cost_usd: float | None = None
 
     def per_second(self, name: str) -> float | None:
-        """A count, as a rate."""
+        """A count as a rate per second."""
         count = self.counts.get(name)
         return None if count is None or self.seconds <= 0 else count / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The points in order. `resumed` tells where, in seconds at work, the run was taken up again.
+    """The points in order. `resumed` lists when the run was resumed, in active seconds.
 
-    `starts` counts them all, with the first; 0 is not known.
+    `starts` counts all starts, including the first; 0 is unknown.
     """
 
     points: tuple[Point, ...]
@@ -66,7 +66,7 @@ EMPTY = Timeline(())
 
 @dataclass(slots=True)
 class _Sum:
-    """What is gathered for one point."""
+    """Accumulates the values of one point."""
 
     at: float
     seconds: float = 0.0
@@ -84,7 +84,7 @@ class _Sum:
 
     def point(self) -> Point:
         known = {name: _number(self.last.get(name)) for name in ("limit", "in_flight", "waiting")}
-        # What the whole run has cost goes on where the start before left it.
+        # The cost of the run continues from the end of the previous start.
         cost_usd = _number(self.last.get("run_cost_usd", self.last.get("cost_usd")))
         return Point(
             self.at, self.seconds, self.counts, latency_p50=self.p50, latency_p99=self.p99, cost_usd=cost_usd, **known
@@ -92,7 +92,7 @@ class _Sum:
 
 
 def timeline_of(events: Path) -> Timeline:
-    """The events of a run, in two passes over their file; empty when there are none."""
+    """The timeline of a run, in two passes over its events file; empty without events."""
     began, total = [], 0.0
     for moment in _at_work(events):
         if moment.event is None:
@@ -112,7 +112,7 @@ def timeline_of(events: Path) -> Timeline:
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """An event with when it came, in seconds at work, and how many of them it speaks of; None begins a start."""
+    """An event, its time in active seconds, and the seconds it covers; an event of None begins a start."""
 
     at: float
     seconds: float = 0.0
@@ -120,9 +120,9 @@ class _Moment:
 
 
 def _at_work(events: Path) -> Iterator[_Moment]:
-    """The events and the beginnings of all starts, in order, as if there had been no pauses.
+    """The events and beginnings of all starts, in order, with the pauses removed.
 
-    Logs of earlier versions do not tell when a start began: there, a pause is taken for one.
+    Logs of earlier versions do not record starts: there, a pause counts as the beginning of one.
     """
     passed, before, marked = 0.0, None, False
     for line in _read(events):
@@ -135,7 +135,7 @@ def _at_work(events: Path) -> Iterator[_Moment]:
         if before is None or at - before > PAUSE_S:
             if not marked:
                 yield _Moment(passed)
-            before = at - 1.0  # a second before a first event belongs to it
+            before = at - 1.0  # the first event covers the second before it
         elif before - at > PAUSE_S:  # the clock was set back
             before = at - 1.0
         seconds = max(0.0, at - before)
@@ -145,7 +145,7 @@ def _at_work(events: Path) -> Iterator[_Moment]:
 
 
 def _read(events: Path) -> Iterator[dict[str, Any]]:
-    """Events and beginnings, without notes and without a last line that is only half written."""
+    """Events and beginnings of starts, without notes and without an incomplete last line."""
     try:
         with events.open("rb") as lines:
             for line in lines:

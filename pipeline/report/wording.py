@@ -1,4 +1,4 @@
-"""How a run and its verdicts are put into words, in every form of a report."""
+"""Text for runs, verdicts and figures, shared by all formats of a report."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DELETE_PICTURE = "\N{SYMBOL FOR DELETE}"
 
 
 def visible(text: str) -> str:
-    """The text with everything that could hide, or turn the direction of what follows, in a form that can be seen.
+    """The text with invisible and direction-changing characters escaped.
 
-    Line ends and tabs stay. What comes back can be encoded, also where the text held half a surrogate pair.
+    Line ends and tabs stay. The result can always be encoded, even if the text has lone surrogates.
     """
     return _UNSEEN.sub(_seen, text)
 
@@ -37,26 +37,26 @@ def _seen(found: re.Match[str]) -> str:
 
 
 def clipped(text: str, most: int) -> str:
-    """The text, or its beginning and how much was left out."""
+    """The text, or its beginning and the length of the rest."""
     if len(text) <= most:
         return text
     return f"{text[:most]}\N{HORIZONTAL ELLIPSIS} ({len(text) - most:,} more characters)"
 
 
 def verdict(assessment: Assessment) -> str:
-    """The run in a sentence or two: what the gates say, how many rows are right, what broke."""
+    """The run in a sentence or two: the gates, the number of right rows, what broke."""
     scores = assessment.scores
     right = sum(is_right(row) for row in scores.rows)
     found = assessment.tables.whole.measures["row_correct"]
-    told = f"{right} of {counted(len(scores.rows), 'row')} right ({spread(found, 'share')})"
+    text = f"{right} of {counted(len(scores.rows), 'row')} right ({spread(found, 'share')})"
     if (change := assessment.comparison) is not None:
         broken, fixed = len(change.broken), len(change.fixed)
-        told += f"; {broken} newly broken, {fixed} newly fixed against {assessment.against}"
-    return f"{gates_told(assessment)}: {told}."
+        text += f"; {broken} newly broken, {fixed} newly fixed against {assessment.against}"
+    return f"{render_gates(assessment)}: {text}."
 
 
-def gates_told(assessment: Assessment) -> str:
-    """What the gates say, in a few words."""
+def render_gates(assessment: Assessment) -> str:
+    """The result of the gates, in a few words."""
     outcomes = [decision.outcome for decision in assessment.decisions]
     failed, warned = outcomes.count("fail"), outcomes.count("warn")
     if failed:
@@ -67,35 +67,35 @@ def gates_told(assessment: Assessment) -> str:
 
 
 def wrong_rows(assessment: Assessment) -> list[Graded]:
-    """The answers that are not correct, newly broken rows first, then by row and repeat."""
+    """The incorrect answers: newly broken rows first, then by row and repeat."""
     broken = set(assessment.comparison.broken) if assessment.comparison else set()
     wrong = [row for row in assessment.graded if not row.correct]
     return sorted(wrong, key=lambda row: (row.row not in broken, row.row, row.repeat))
 
 
 def wrong_leaves(row: Graded) -> list[Leaf]:
-    """What is wrong with an answer, in the order of the schema."""
+    """The wrong leaves of an answer, in the order of the schema."""
     return [leaf for leaves in row.fields.values() for leaf in leaves if not leaf.right]
 
 
-def row_told(row: Graded) -> str:
-    """What is wrong with a row, in a line."""
+def render_row(row: Graded) -> str:
+    """A summary of what is wrong with a row, on one line."""
     leaves = wrong_leaves(row)
-    return row.fault or (leaf_told(leaves[0]) if leaves else "not right")
+    return row.fault or (render_leaf(leaves[0]) if leaves else "not right")
 
 
-def leaf_told(leaf: Leaf) -> str:
-    """A wrong leaf in a line: where, what was expected, what was given."""
+def render_leaf(leaf: Leaf) -> str:
+    """A wrong leaf on one line: its place, the expected and the given value."""
     return f"{place(leaf)}: {leaf.verdict}, expected {value(leaf.expected)}, got {value(leaf.got)}"
 
 
 def place(leaf: Leaf) -> str:
-    """The leaf's path with its places in the lists: those of the expected side, or of the given one."""
+    """The leaf's path with its list positions on the expected side, or else on the given one."""
     steps = leaf.path.split("[]")
     indexes = leaf.expected_index if len(leaf.expected_index) >= len(steps) - 1 else leaf.got_index
-    told = [f"[{index}]" for index in indexes[: len(steps) - 1]]
-    told += ["[]"] * (len(steps) - 1 - len(told))
-    return "".join(step + (told[number] if number < len(told) else "") for number, step in enumerate(steps))
+    known = [f"[{index}]" for index in indexes[: len(steps) - 1]]
+    known += ["[]"] * (len(steps) - 1 - len(known))
+    return "".join(step + (known[number] if number < len(known) else "") for number, step in enumerate(steps))
 
 
 def value(content: Any, most: int = MOST_CHARACTERS) -> str:
@@ -137,5 +137,5 @@ def chance(p: float | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, with the noun in its form."""
+    """A count with its noun, singular or plural."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,4 +1,4 @@
-"""Rows in bounded portions: so many at once, and so many bytes at once, whatever a row may hold."""
+"""Rows in batches bounded both in number and in bytes, however large a single row is."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipeline.data import Entry, Reply
 from pipeline.faults import Broken
 
 SLICE_ROWS = 1000
-"""Rows of a row group: those whose replies are in memory at once while a part is written."""
+"""Maximum rows of a row group: their replies are in memory together while a part is written."""
 
 SLICE_BYTES = 16 << 20
-"""What they may hold before a row group ends earlier. Nothing is bounded by rows alone: a reply may have megabytes."""
+"""Bytes after which a row group ends early. A bound on rows alone is not enough: one reply may take megabytes."""
 
 Slice = tuple[list[pa.RecordBatch], list[tuple[int, Entry]]]
 
 
 def slices(kept: Iterable[pa.RecordBatch], entries: Iterable[tuple[int, Entry]]) -> Iterator[Slice]:
-    """Consecutive rows, bounded in number and bytes: their kept columns, and their entries."""
+    """Consecutive rows, bounded in number and bytes: their copied input columns and their entries."""
     left = iter(entries)
     columns: list[pa.RecordBatch] = []
     some: list[tuple[int, Entry]] = []
@@ -47,7 +47,7 @@ def slices(kept: Iterable[pa.RecordBatch], entries: Iterable[tuple[int, Entry]])
 
 
 def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches in pieces that are no larger than a slice, as far as their rows are alike."""
+    """Splits the batches into pieces no larger than a slice, assuming rows of roughly equal size."""
     for batch in batches:
         rows = max(1, int(batch.num_rows * SLICE_BYTES / max(batch.nbytes, 1)))
         for start in range(0, batch.num_rows, rows):
@@ -59,7 +59,7 @@ def _size(entry: Entry) -> int:
 
 
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows of a batch as plain values; where Python has no form for one, text stands for it."""
+    """The rows of a batch as plain Python values; a value that Python cannot represent becomes text."""
     try:
         return [dict(row) for row in batch.to_pylist()]
     except _NO_FORM:
@@ -69,7 +69,7 @@ def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 _NO_FORM = (ValueError, OverflowError, KeyError, pa.ArrowException)
-"""What Arrow raises for nanoseconds, years beyond 9999, text that is no UTF-8, zones that nobody knows."""
+"""What Arrow raises for nanoseconds, years beyond 9999, text that is not UTF-8, and unknown time zones."""
 
 
 def _plain(value: pa.Scalar) -> Any:
@@ -80,7 +80,7 @@ def _plain(value: pa.Scalar) -> Any:
 
 
 def _in_words(value: pa.Scalar) -> Any:
-    """A value with as much of it in Python's form as there is."""
+    """Converts a nested value as far as possible; only the parts that cannot be converted become text."""
     match value:
         case pa.StructScalar():
             return {name: _plain(value[index]) for index, name in enumerate(value.type.names)}
@@ -110,9 +110,9 @@ def _as_text(value: pa.Scalar) -> str:
 
 @contextmanager
 def parquet_at(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, open for as long as the block; its name may be any that a file system takes."""
+    """A Parquet file, open for the duration of the block; any name the file system accepts works."""
     with (
-        pa.OSFile(os.fsencode(path)) as raw,  # Arrow itself takes text for a name, and no bytes that are none
+        pa.OSFile(os.fsencode(path)) as raw,  # given a str, Arrow rejects names that are not valid UTF-8
         pq.ParquetFile(raw, page_checksum_verification=True) as file,
     ):
         yield file
@@ -120,19 +120,19 @@ def parquet_at(path: Path) -> Iterator[pq.ParquetFile]:
 
 @contextmanager
 def part_file(path: Path) -> Iterator[pq.ParquetFile]:
-    """A file of a part, open for as long as the block. Raises `Broken` when it is missing or damaged."""
+    """A file of a part, open for the duration of the block. Raises `Broken` when it is missing or damaged."""
     try:
         with parquet_at(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        told = " ".join(str(error).split())
-        raise Broken(f"{path} cannot be read: {told}; restore it, or run `pipeline reparse` on its folder") from error
+        cause = " ".join(str(error).split())
+        raise Broken(f"{path} cannot be read: {cause}; restore it, or run `pipeline reparse` on its folder") from error
 
 
 def bounded_batches(
     file: pq.ParquetFile, columns: Sequence[str] | None = None, *, groups: Iterable[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, or of some of its row groups, in batches of bounded bytes; none spans two groups."""
+    """The rows of a file, or of the given row groups, in batches of bounded bytes; no batch spans two groups."""
     for group in range(file.num_row_groups) if groups is None else groups:
         metadata = file.metadata.row_group(group)
         rows = int(metadata.num_rows * SLICE_BYTES / max(metadata.total_byte_size, 1))

@@ -1,4 +1,4 @@
-"""Entries as bytes: how the journal and the kept replies store what became of a row."""
+"""Entries as bytes: how the journal and the kept replies store the result of a row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.faults import Fault
 
 
 def encode(entry: Entry) -> tuple[bytes, bytes]:
-    """An entry as its two columns: what we know of it as JSON, and what others said, as it came.
+    """An entry as its two columns: our metadata as JSON, and the text received, byte for byte.
 
-    Text of rows is in the second one only: the body, and the transcript after it; or a fault's message, after the body
-    of the row's last reply, if there was one.
+    Row content is in the second column only: the body followed by the transcript; or a fault's message, preceded by
+    the body of the row's last reply if there was one.
     """
     if isinstance(entry, Reply):
         known, said = _encoded(entry)
         return orjson.dumps(known), said
-    message = entry.message.encode("utf-8", "replace")  # it may quote half a surrogate pair
+    message = entry.message.encode("utf-8", "replace")  # it may quote a lone surrogate
     known = {"fault": type(entry).__name__, "http_status": entry.http_status}
     if not isinstance(entry.reply, Reply):
         return orjson.dumps(known), message
@@ -42,7 +42,7 @@ def _entry(known: dict[str, Any], said: bytes) -> Entry:
     _require_kinds(known)
     size, kind = known.get("message", len(said)), getattr(faults, known["fault"])
     if not issubclass(kind, Fault) or not 0 <= size <= len(said):
-        raise ValueError(f"{known['fault']} is no fault, or cut short")
+        raise ValueError(f"{known['fault']} is not a fault, or is truncated")
     fault: Fault = kind(said[len(said) - size :].decode(), http_status=known["http_status"])
     if "reply" in known:
         fault.reply = _decoded(known["reply"], said[: len(said) - size])
@@ -52,7 +52,7 @@ def _entry(known: dict[str, Any], said: bytes) -> Entry:
 def _require_kinds(known: dict[str, Any]) -> None:
     wrong = [name for name, kinds in _KINDS.items() if not isinstance(known.get(name), kinds)]
     if wrong:
-        raise ValueError(f"{wrong[0]} has no value that it can have")
+        raise ValueError(f"{wrong[0]} has an invalid value")
 
 
 def _encoded(reply: Reply) -> tuple[dict[str, Any], bytes]:
@@ -97,7 +97,7 @@ _KINDS = {
     "saved_usd": _NUMBER,
     "location": (str, type(None)),
 }
-"""What the fields of an entry may be, where they are there at all."""
+"""The types allowed for the fields of an entry; a missing field counts as None."""
 
 
 def _usage(counts: list[int]) -> Usage:

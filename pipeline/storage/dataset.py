@@ -1,9 +1,9 @@
 """Sealed Parquet parts, the manifest, the success marker: a plain dataset for any reader.
 
-The Arrow schema is fixed before the first row and the same in every part. A part is written in the run's own folder,
-synced, renamed into the folder of the parts, and that folder synced: whoever reads it at whatever moment meets whole
-parts and nothing else. A part's name and its bytes are functions of the job, the rows and their replies, so that
-writing it again is harmless.
+The Arrow schema is fixed before the first row and is the same in every part. A part is written in the run's own
+folder, synced, and renamed into the folder of the parts, which is then synced: a reader sees only complete parts, at
+any moment. A part's name and bytes are functions of the job, the rows and their replies, so writing it again is
+harmless.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MANIFEST = "_manifest.json"
 RUN = "_run"
 
 FILE_BYTES = 1 << 30
-"""What a file of a part may hold, uncompressed, before another is begun: readers that have all of a column of strings
-in one array, with offsets of 32 bits, end at 2 GiB."""
+"""Uncompressed bytes after which a part continues in another file: readers that load a whole string column into one
+array with 32-bit offsets fail at 2 GiB."""
 
 _CALL = pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())])
 _MEDIUM = pa.struct([("mime_type", pa.string()), ("data", pa.binary())])
@@ -70,10 +70,10 @@ _DICTIONARIES = ["status", "response.finish_reason", "response.model", "error.ty
 
 
 class Dataset:
-    """The parts of one output folder, in which the folders of the parts and of the run must be there.
+    """The parts of one output folder, in which the parts folder and the run folder must exist.
 
-    `kept` is the schema of the input columns that are copied, by their output names; `reader` reads the entries of
-    the journal. `metadata` goes into the footer of every part. Raises `Broken` when the disk fails.
+    `kept` is the schema of the copied input columns, under their output names; `reader` parses the entries of the
+    journal. `metadata` goes into the footer of every part. Raises `Broken` when the disk fails.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Dataset:
         *,
         replies: bool,
     ) -> Part:
-        """Writes one part, durably: its rows' kept columns, and their entries in the same order.
+        """Writes one part, durably: its rows' copied columns, and their entries in the same order.
 
-        Both are taken as they are needed, and some 16 MiB of them are in memory at once. With `replies`, what the
-        endpoint answered is kept beside it, byte for byte, so that the part can be made again under another schema.
+        Both are consumed lazily, about 16 MiB in memory at a time. With `replies`, the endpoint's replies are kept
+        beside the part, byte for byte, so that it can be rebuilt under another schema.
         """
         counts = _Counts()
         with _written(part_name(chunk)):
@@ -116,12 +116,12 @@ class Dataset:
         return counts.part(chunk, first, sealed)
 
     def opened(self, path: Path, files: ExitStack) -> BinaryIO:
-        """A new file, which takes its place when `files` ends well."""
-        # Not in the folder of the parts: ClickHouse reads hidden files, too.
+        """A new file, renamed to `path` when `files` exits without an error."""
+        # Not in the parts folder: ClickHouse reads hidden files too.
         return files.enter_context(self._files.atomic_writer(path, written_in=self.folder / RUN))
 
     def _remove_others(self, chunk: int, sealed: Sequence[PartFile]) -> None:
-        """Removes the further files of a part that was sealed before with more of them."""
+        """Removes surplus files of a part that was sealed before with more files than now."""
         known = {file.name for file in sealed}
         others = self.parts.glob(f"{part_name(chunk).removesuffix('.parquet')}_*.parquet")
         self._files.remove([path for path in others if path.name not in known])
@@ -143,11 +143,11 @@ class Dataset:
         return pa.RecordBatch.from_arrays([*theirs, *ours], schema=self.schema)
 
     def preview(self, kept: Sequence[pa.RecordBatch], entries: Sequence[tuple[int, Entry]]) -> pa.RecordBatch:
-        """Rows as `seal` would write them, for those who look before it does."""
+        """Rows as `seal` would write them, before the part is sealed."""
         return self._batch(_table(kept, self.kept), entries, _Counts())
 
     def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
-        """Writes the manifest, then the marker that make and schedulers wait for (or takes it away)."""
+        """Writes the manifest, then the success marker that make and schedulers wait for (or removes it)."""
         self.unfinish()
         with _written("the manifest"):
             self._files.write_atomic(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
@@ -155,18 +155,18 @@ class Dataset:
                 self._files.write_atomic(self.folder / SUCCESS, b"")
 
     def discard(self, chunk: int) -> None:
-        """Removes a part whose rows are in the journal again, with its kept replies."""
+        """Removes a part, and its kept replies, after its rows have been put back into the journal."""
         with _written(part_name(chunk)):
             self._files.remove([self.parts / part_name(chunk), _replies_path(self.folder, chunk)])
 
     def unfinish(self) -> None:
-        """Takes the success marker away: the dataset is being worked on."""
+        """Removes the success marker while the dataset is being changed."""
         with _written(SUCCESS):
             self._files.remove([self.folder / SUCCESS])
 
     @contextmanager
     def _replies_kept(self, chunk: int) -> Iterator[pq.ParquetWriter]:
-        """A writer for the kept replies of one part, which are there, durable, when the block ends well."""
+        """A writer for the kept replies of one part; they are durable when the block exits without an error."""
         path = _replies_path(self.folder, chunk)
         self._files.make_folder(path.parent, mode=PRIVATE_FOLDER)
         with self._files.atomic_writer(path, mode=PRIVATE_FILE) as file, _writer(file, _REPLIES) as writer:
@@ -174,26 +174,26 @@ class Dataset:
 
 
 def output_schema(kept: pa.Schema, reader: ReplyParser) -> pa.Schema:
-    """The columns of the output: the kept ones of the input, then ours."""
+    """The columns of the output: those copied from the input, then ours."""
     ours = [("status", STATUS), ("parsed", reader.parsed_type()), ("response", RESPONSE), ("error", ERROR)]
     return pa.schema([*kept, *(pa.field(name, kind) for name, kind in ours)])
 
 
 def part_name(chunk: int, number: int = 0) -> str:
-    """The name of a chunk's part, and of its further files; lexical order is row order up to a million parts."""
+    """The name of a chunk's part, and of its additional files; lexical order is row order up to a million parts."""
     return f"part-{chunk:06d}_{number:02d}.parquet" if number else f"part-{chunk:06d}.parquet"
 
 
 def kept_replies(folder: Path, chunk: int) -> Iterator[tuple[int, Entry]]:
-    """The entries that `seal` kept beside a part, in order. Raises `Broken` when there are none, or damaged ones."""
+    """The entries that `seal` kept beside a part, in order. Raises `Broken` when they are missing or damaged."""
     try:
         with parquet_at(_replies_path(folder, chunk)) as file:
             for batch in bounded_batches(file):
                 for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield ordinal, decode(meta, body)
     except (OSError, pa.ArrowException, ValueError) as error:
-        told = f"the kept replies of {part_name(chunk)} cannot be read: {error}"
-        raise Broken(f"{told}; restore the file, or use --fresh to ask again") from error
+        message = f"the kept replies of {part_name(chunk)} cannot be read: {error}"
+        raise Broken(f"{message}; restore the file, or use --fresh to ask again") from error
 
 
 class _Counts:
@@ -246,7 +246,7 @@ class _Counts:
 
 
 class _PartWriter:
-    """The files of a part while they are written; they take their places, all of them, when `files` ends well."""
+    """The files of a part while they are written; all are renamed into place when `files` exits without an error."""
 
     def __init__(self, dataset: Dataset, chunk: int, files: ExitStack) -> None:
         self._dataset = dataset
@@ -262,7 +262,7 @@ class _PartWriter:
         self._path, self._rows, self._bytes = path, 0, 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Appends a row group, to another file when this one would hold too much."""
+        """Appends a row group; starts another file when this one would exceed `FILE_BYTES`."""
         if self._rows and self._bytes + batch.nbytes > FILE_BYTES:
             self.close()
             self._begin()
@@ -276,7 +276,7 @@ class _PartWriter:
         self._written.append((self._path, self._digest, self._rows))
 
     def sealed(self) -> list[PartFile]:
-        """What was written, once it is in its place."""
+        """The files written, once they are in place."""
         return [
             PartFile(path.name, rows, digest.size, digest.hexdigest(), stamp_of(path))
             for path, digest, rows in self._written
@@ -284,7 +284,7 @@ class _PartWriter:
 
 
 class _Digest:
-    """A binary file that is hashed as it is written."""
+    """A binary file that is hashed while it is written."""
 
     closed = False
 
@@ -311,18 +311,18 @@ class _Digest:
 
 @contextmanager
 def _written(what: str) -> Iterator[None]:
-    """A block in which whatever the disk refuses is raised as `Broken`."""
+    """A block in which every disk error is raised as `Broken`."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        told = f"{what} cannot be written: {error}; was the output folder moved or removed?"
-        raise Broken(f"{told} Put it back, then run again") from error
+        message = f"{what} cannot be written: {error}; was the output folder moved or removed?"
+        raise Broken(f"{message} Put it back, then run again") from error
     except OSError as error:
-        raise Broken(f"{what} cannot be written: {error}; mend the disk, then run again") from error
+        raise Broken(f"{what} cannot be written: {error}; fix the disk, then run again") from error
 
 
 def _replies_path(folder: Path, chunk: int) -> Path:
-    # A Parquet file, but not by name: DuckDB reads every *.parquet below a folder as its dataset.
+    # A Parquet file without the suffix: DuckDB reads every *.parquet below a folder as part of the dataset.
     return folder / RUN / "replies" / f"part-{chunk:06d}.replies"
 
 
@@ -345,7 +345,7 @@ def _writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _require_rows(entries: Sequence[tuple[int, Entry]], first: int) -> None:
-    """A part with a gap would put every later reply into a wrong row."""
+    """Raises when an entry is missing: a gap would put every later reply into the wrong row."""
     ordinals = [ordinal for ordinal, _ in entries]
     if ordinals != list(range(first, first + len(entries))):
         raise RuntimeError(f"the entries from row {first} on are not those of consecutive rows")
@@ -356,7 +356,7 @@ def _table(kept: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     if not schema.names:
         return pa.Table.from_batches(kept)
     named = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in kept]
-    # Every batch may come with a dictionary of its own, of which an array can hold only one.
+    # Each batch may have its own dictionary, and one array can hold only one.
     return pa.Table.from_batches(named, schema).unify_dictionaries()
 
 

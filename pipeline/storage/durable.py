@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, synced, renamed, and the folder synced."""
+"""Files that are complete or absent: written under a temporary name, synced, renamed, and the folder synced."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 TEMPORARY = ".tmp"
-"""The suffix of a file that is not whole yet; whatever carries it may be deleted when no run is alive."""
+"""The suffix of a file that is not complete; such files may be deleted when no run is active."""
 
 
 def stamp_of(path: Path) -> str:
-    """Size, times of change and inode of a file: what writing, replacing, copying or restoring it changes.
+    """Size, modification times and inode of a file: writing, replacing, copying or restoring it changes the stamp.
 
-    A file whose stamp is the same needs no second look at its bytes, short of a disk that loses them by itself.
+    A file with an unchanged stamp need not be read again, unless the disk itself corrupts data.
     Raises `OSError`.
     """
     found = path.stat()
@@ -31,10 +31,10 @@ def stamp_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """The system's calls that durability rests on, and what is made of them; a failed sync is never tried again.
+    """The system calls that durability depends on, and operations built from them; a failed sync is never retried.
 
-    All of it raises `OSError`. Other calls can be given in the place of the system's, which record what they do, or
-    fail, or end the process at the N-th.
+    Every method raises `OSError`. Tests can pass other functions in place of the system calls, to record them, to
+    fail, or to end the process at the N-th call.
     """
 
     open: Callable[[Path, int, int], int] = os.open
@@ -46,10 +46,10 @@ class FileSystem:
 
     @contextmanager
     def atomic_writer(self, path: Path, *, mode: int = 0o644, written_in: Path | None = None) -> Iterator[BinaryIO]:
-        """A new file that takes the place of `path` when the block ends well, durably; otherwise nothing changes.
+        """A new file that durably replaces `path` when the block exits without an error; otherwise nothing changes.
 
-        Until then it is in the same folder under another name, or in `written_in`, which must be on the same file
-        system. Only the folder of `path` is synced: a temporary name that a power cut brings back is swept away.
+        Until then it has a temporary name in the same folder, or in `written_in`, which must be on the same file
+        system. Only the folder of `path` is synced: a temporary name that reappears after a power cut is swept later.
         """
         temporary = (written_in or path.parent) / f".{path.name}{TEMPORARY}"
         descriptor = self.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
@@ -61,12 +61,12 @@ class FileSystem:
         self.sync_folder(path.parent)
 
     def write_atomic(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
-        """Puts `content` in the place of `path`, durably, whole or not at all."""
+        """Replaces `path` with `content`, durably and atomically."""
         with self.atomic_writer(path, mode=mode) as file:
             file.write(content)
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Removes the files that are there, durably."""
+        """Removes the files that exist, durably."""
         gone = list(paths)
         for path in gone:
             with suppress(FileNotFoundError):
@@ -83,7 +83,7 @@ class FileSystem:
             os.close(descriptor)
 
     def make_folder(self, folder: Path, *, mode: int = 0o777) -> None:
-        """A folder that is there, durably, with its parents."""
+        """Creates a folder and its parents, durably, if they do not exist."""
         if not folder.parent.is_dir():
             self.make_folder(folder.parent)
         try:
@@ -91,22 +91,22 @@ class FileSystem:
         except FileExistsError:
             if not folder.is_dir():
                 raise
-        # Also when it was there: whoever made it may have been killed before its name was durable.
-        with suppress(PermissionError):  # a folder that one may enter and not read cannot be synced
+        # Even if it existed: the process that created it may have been killed before its name was durable.
+        with suppress(PermissionError):  # a folder without read permission cannot be opened for a sync
             self.sync_folder(folder.parent)
 
     def make_private(self, folder: Path) -> None:
-        """A folder that only its owner can enter, durably."""
+        """Creates a folder that only its owner can enter, durably."""
         self.make_folder(folder, mode=PRIVATE_FOLDER)
         folder.chmod(PRIVATE_FOLDER)
 
 
 FILES = FileSystem()
-"""The system's own."""
+"""The real system calls."""
 
 
 class _Written(io.RawIOBase):
-    """An open file that is written by a given call."""
+    """An open file whose bytes are written by the given call."""
 
     def __init__(self, descriptor: int, write: Callable[[int, Any], int]) -> None:
         self._descriptor = descriptor

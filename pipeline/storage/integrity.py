@@ -1,4 +1,4 @@
-"""Whether the files of sealed parts are still what was sealed."""
+"""Checks that the files of sealed parts are unchanged since they were sealed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pipeline.storage.durable import stamp_of
 
 
 class PartCheck:
-    """Compares the parts of an output folder with what was recorded of them; reads a file only if its stamp changed."""
+    """Compares the parts of an output folder with their records; reads a file only if its stamp changed."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._whole: dict[tuple[str, str], str] = {}
 
     def damage(self, parts: Iterable[Part]) -> dict[int, str]:
-        """What is wrong with each part that is damaged, by its chunk, in words that begin with the path of the file.
+        """A message for each damaged part, by its chunk; it begins with the path of the file.
 
-        Raises `Broken` when a file is there and cannot be read.
+        Raises `Broken` when a file exists and cannot be read.
         """
         found = {part.chunk: next(filter(None, map(self._wrong, part.files)), None) for part in parts}
         return {chunk: wrong for chunk, wrong in found.items() if wrong is not None}
 
     def unrecorded(self, parts: Iterable[Part]) -> list[Path]:
-        """What readers of the folder take for a part of the dataset, and no part records; hidden names aside.
+        """Files that readers would take for a part of the dataset but that no part records, except hidden ones.
 
         Raises `Broken` when the folder cannot be listed.
         """
@@ -37,7 +37,7 @@ class PartCheck:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise Broken(f"{self._output / PARTS} cannot be listed: {error}; mend the disk, then run again") from error
+            raise Broken(f"{self._output / PARTS} cannot be listed: {error}; fix the disk, then run again") from error
         return [path for path in found if path.name not in known and not path.name.startswith((".", "_"))]
 
     def _wrong(self, file: PartFile) -> str | None:
@@ -47,7 +47,7 @@ class PartCheck:
         except FileNotFoundError:
             return f"{path} is missing"
         except OSError as error:
-            raise Broken(f"{path} cannot be read: {error}; mend the disk, then run again") from error
+            raise Broken(f"{path} cannot be read: {error}; fix the disk, then run again") from error
         if stamp in (file.stamp, self._whole.get((file.name, file.sha256))):
             return None
         if int(stamp.partition("-")[0]) != file.bytes or _sha256_of(path) != file.sha256:
@@ -61,4 +61,4 @@ def _sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise Broken(f"{path} cannot be read: {error}; mend the disk, then run again") from error
+        raise Broken(f"{path} cannot be read: {error}; fix the disk, then run again") from error

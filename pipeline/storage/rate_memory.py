@@ -1,4 +1,4 @@
-"""The rate that each endpoint granted at last, kept for the next start of the run and the next run of the job."""
+"""The rate that each endpoint last granted, kept for the next start of the run and the next run of the job."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RATES = "rates.json"
 _VERSION = 1
 _HIGHEST = 1e6
 _LARGEST = 100_000
-"""Bytes of a file; what is larger is not ours."""
+"""Maximum bytes of a file; a larger one is not ours."""
 
 
 def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Path:
-    """Where the rates of a job at these endpoints are kept from one run to the next.
+    """The file that keeps the rates of a job at these endpoints from one run to the next.
 
     It is in the state folder of the XDG base directory specification, `$XDG_STATE_HOME` or `~/.local/state`.
     """
@@ -34,7 +34,7 @@ def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Pa
 
 
 class GrantedRates:
-    """The rates by the endpoints' names, in the files where they are kept. The first is in the run folder."""
+    """Rates by endpoint name, kept in these files. The first is in the run folder."""
 
     def __init__(self, run_folder: Path, beyond: Path | None = None, files: FileSystem = FILES) -> None:
         self._own = run_folder / RATES
@@ -42,12 +42,12 @@ class GrantedRates:
         self._files = files
 
     def load(self) -> dict[str, float]:
-        """What was kept last, in whichever file; nothing where there is no such file, or it holds anything else."""
+        """The rates saved most recently, from any of the files; empty when no file exists or none is valid."""
         kept = [_read(path) for path in (self._own, self._beyond) if path is not None]
         return max(kept, key=lambda one: one[0])[1]
 
     def save(self, lanes: Sequence[Upstream]) -> None:
-        """Keeps what the lanes were granted. Raises `OSError` when the disk of the run folder fails."""
+        """Saves the rates the lanes were granted. Raises `OSError` when the disk of the run folder fails."""
         granted = {lane.name: lane.rate.granted for lane in lanes if lane.rate}
         rates = {name: round(rate, 3) for name, rate in granted.items() if rate is not None}
         if not rates:
@@ -55,13 +55,13 @@ class GrantedRates:
         content = orjson.dumps({"version": _VERSION, "rates": rates})
         self._files.write_atomic(self._own, content, mode=PRIVATE_FILE)
         if self._beyond is not None:
-            with suppress(OSError):  # a home that cannot be written costs the next run a second
+            with suppress(OSError):  # an unwritable home only costs the next run a second
                 self._files.make_private(self._beyond.parent)
                 self._files.write_atomic(self._beyond, content, mode=PRIVATE_FILE)
 
 
 def _read(path: Path) -> tuple[float, dict[str, float]]:
-    """When and what; never and nothing unless it is exactly what `save` writes."""
+    """The time and the rates of a file; no time (-inf) and no rates unless `save` wrote it."""
     nothing = (-math.inf, dict[str, float]())
     try:
         with path.open("rb") as file:

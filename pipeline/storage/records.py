@@ -1,4 +1,4 @@
-"""The rows of a dataset as they are read back: sealed parts only, in order, also while a run still works on it."""
+"""Reads the rows of a dataset back: sealed parts only, in order, even while a run is still writing it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.storage.run_folder import JOURNAL
 
 
 def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of the sealed parts with their ordinals, in order: all columns, or those that are named.
+    """The rows of the sealed parts with their ordinals, in order: all columns, or the named ones.
 
-    Raises `Broken` when a part is missing or damaged. Some 16 MiB of rows are in memory at once.
+    Raises `Broken` when a part is missing or damaged. About 16 MiB of rows are in memory at a time.
     """
     parts, _ = read_state(output / "_run" / JOURNAL)
     for name, ordinal, _ in (span for part in parts for span in part.spans()):
@@ -29,11 +29,11 @@ def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
             for batch in bounded_batches(file, columns):
                 for record in rows_of(batch):
                     yield ordinal, record
-                    ordinal += 1  # noqa: PLW2901 - on through the file
+                    ordinal += 1  # noqa: PLW2901 - counts on through the file
 
 
 def with_examples(failures: Failures, output: Path, parts: Iterable[Part]) -> Failures:
-    """The failures, each kind with the message of its row as far as that is in a sealed part."""
+    """The failures, each kind with the message of its example row if that row is in a sealed part."""
     spans = [span for part in sorted(parts, key=lambda part: part.first) for span in part.spans()]
     return Failures(tuple(kind if kind.example else _with_example(kind, output, spans) for kind in failures.kinds))
 
@@ -41,7 +41,7 @@ def with_examples(failures: Failures, output: Path, parts: Iterable[Part]) -> Fa
 def _with_example(kind: FailureKind, output: Path, spans: Sequence[tuple[str, int, int]]) -> FailureKind:
     for name, first, rows in spans:
         if first <= kind.row < first + rows and (output / name).is_file():
-            with suppress(Broken), part_file(output / name) as file:  # damage is for the check of parts to tell
+            with suppress(Broken), part_file(output / name) as file:  # damage is reported by the part check
                 return replace(kind, example=_message(file, kind.row - first))
     return kind
 

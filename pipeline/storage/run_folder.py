@@ -1,4 +1,4 @@
-"""The run folder: what a run is (its plan), who works on it (its lock), and whether it may be resumed."""
+"""The run folder: a run's identity (its plan), its owner (the lock), and whether it may be resumed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ JOURNAL = "journal.sqlite"
 LOCK = "lock"
 WORKERS = "workers"
 FORMAT = 3
-"""Of the run folder and its plan: other formats are refused. In 3, the parts have a folder of their own."""
+"""Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
-"""An address such as `gs://bucket`, of which a path keeps one slash."""
+"""A URL such as `gs://bucket`; `Path` reduces its two slashes to one."""
 
 ORPHANS_S = 30.0
-"""How long the worker processes of a run that was killed may take to end."""
+"""How long the worker processes of a killed run may take to end, in seconds."""
 
 _KEPT = (LOCK, WORKERS, "replies")
 _FILES = ("_manifest.json", "_SUCCESS", "_report.html")
@@ -56,40 +56,40 @@ _FOUND = frozenset(
         "System Volume Information",
     }
 )
-"""What a fresh volume, a file manager or an empty folder under version control holds: nobody's data."""
+"""Files of a fresh volume, a file manager or an empty folder under version control: not user data."""
 
 _OURS = ("_run", PARTS, *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunIdentity:
-    """What a run is: fixed when it is created, the same at every resume."""
+    """The identity of a run: fixed when it is created, unchanged by every resume."""
 
     job_name: str
     job: Mapping[str, str]
     """The job's fingerprint, field by field."""
     target: str
-    """The job file, or the input that carries its requests."""
+    """The job file, or the input file that contains the requests."""
     survey: Mapping[str, Any]
     limit: int | None
     simulated: bool
     keep_replies: bool = True
     reparsing: bool = False
-    """Whether a re-parse has begun that is not finished: the parts may then differ in their schema."""
+    """Whether a re-parse has begun and not finished: the schemas of the parts may then differ."""
     target_sha256: str | None = None
-    """Of the job file as it was at the last start: unasked, nothing else is run because a folder names it."""
+    """Hash of the job file at the last start: a changed file is not executed just because the folder names it."""
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     version: str = __version__
     format: int = FORMAT
 
     def extends(self, before: RunIdentity) -> bool:
-        """Whether this is the same run with more of its input: its rows begin with those of `before`."""
+        """Whether this is the same run over more of its input: its first rows are those of `before`."""
         return before.limit is not None and (self.limit is None or self.limit > before.limit)
 
 
 class RunFolder:
-    """An output folder and the `_run` folder in it. Raises `Broken` when the disk fails."""
+    """An output folder and its `_run` folder. Raises `Broken` when the disk fails."""
 
     def __init__(self, output: Path, files: FileSystem = FILES) -> None:
         self.output = output
@@ -99,31 +99,29 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        """Where the journal is."""
+        """The path of the journal."""
         return self.run / JOURNAL
 
     def prepare(self) -> None:
-        """Makes the folders. Raises `UsageError` when that cannot be, or when the folder belongs to something else."""
+        """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
         if _ADDRESS.match(str(self.output)):
-            raise UsageError(
-                f"the output is a folder of this machine, and {self.output} is not: copy it there afterwards"
-            )
+            raise UsageError(f"the output must be a local folder, and {self.output} is not: copy it there afterwards")
         try:
             self._files.make_folder(self.output)
             if not self.run.exists():
                 self._require_free()
             self._files.make_private(self.run)
             with tempfile.TemporaryFile(dir=self.run):
-                pass  # nameless, so that two starts at once do not meet in it
+                pass  # unnamed, so that two simultaneous starts do not collide
         except FileExistsError as error:
             kind = "a link to nothing" if Path(error.filename).is_symlink() else "a file"
-            told = f"{error.filename} is {kind}: choose another --output"
-            raise UsageError(f"the output folder {self.output} cannot be written: {told}") from error
+            message = f"{error.filename} is {kind}: choose another --output"
+            raise UsageError(f"the output folder {self.output} cannot be written: {message}") from error
         except OSError as error:
             raise UsageError(f"the output folder {self.output} cannot be written: {error.strerror or error}") from error
 
     def _require_free(self) -> None:
-        """Raises `UsageError` when something other than a run is in the folder."""
+        """Raises `UsageError` when the folder holds something other than a run."""
         _refuse_the_parts_of_a_run(self.output)
         found = [*self.output.iterdir(), *_entries(self.parts)]
         a_file = [] if self.parts.is_dir() else [self.parts]
@@ -135,9 +133,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """The run, for us alone; yields the descriptor of the lock that worker processes share.
+        """Exclusive ownership of the run; yields the descriptor of the lock that worker processes share.
 
-        Raises `OutputInUse` that names who has it.
+        Raises `OutputInUse`, naming the owner.
         """
         with self._writing(LOCK):
             descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
@@ -154,7 +152,7 @@ class RunFolder:
 
     @contextmanager
     def _without_orphans(self) -> Iterator[int]:
-        """A second lock, shared with worker processes: those of a run that was killed may write for a moment yet."""
+        """A second lock, shared with worker processes: those of a killed run may go on writing for a moment."""
         with self._writing(WORKERS):
             descriptor = self._files.open(self.run / WORKERS, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
@@ -170,7 +168,7 @@ class RunFolder:
             os.close(descriptor)
 
     def running(self) -> str | None:
-        """Who works on the run now, or None."""
+        """The process that holds the run's lock now, or None."""
         try:
             descriptor = os.open(self.run / LOCK, os.O_RDONLY)
         except FileNotFoundError:
@@ -186,16 +184,16 @@ class RunFolder:
     def clear(self) -> None:
         """Removes what a run wrote, and nothing else; the lock stays.
 
-        The marker goes first, for those who wait for it, and the plan last: were it gone before the journal, the next
-        run would take the entries of this one for its own. Parts go before the journal that names them, without which
-        the next run would leave them among its own. What is named in a line is gone for good before the next.
+        The success marker goes first, because others wait for it, and the plan last: without a plan but with a
+        journal, the next run would take these entries for its own. Parts go before the journal that lists them:
+        without it, the next run would leave them among its own parts. Each step is durable before the next begins.
         """
         replies = self.run / "replies"
         with self._writing("the output folder"):
             self._files.remove([self.output / name for name in _FILES])
-            for folder in (self.output, self.parts):  # formats before 3 had the parts in the output folder itself
+            for folder in (self.output, self.parts):  # before format 3 the parts were in the output folder itself
                 self._files.remove(path for path in _entries(folder) if _is_part(path))
-            self._files.remove([self.journal])  # before its log, without which it may be torn
+            self._files.remove([self.journal])  # before its WAL: without that, it may be corrupt
             self._files.remove(self.run.glob(f"{JOURNAL}*"))
             self._files.remove(self.run.glob("journal-*.sqlite"))
             self._files.remove(self.run.glob("journal-*"))
@@ -203,7 +201,7 @@ class RunFolder:
             self._files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
 
     def sweep(self) -> None:
-        """Removes files that a killed run had not finished writing."""
+        """Removes files that a killed run did not finish writing."""
         with self._writing("the output folder"):
             for folder in (self.output, self.run, self.run / "replies"):
                 self._files.remove(folder.glob(f".*{TEMPORARY}"))
@@ -211,7 +209,7 @@ class RunFolder:
     def load(self) -> RunIdentity | None:
         """The plan of the run in this folder; None when there is none yet.
 
-        Raises `UsageError` when it is not readable.
+        Raises `UsageError` when it cannot be read.
         """
         try:
             content = orjson.loads((self.run / PLAN).read_bytes())
@@ -223,7 +221,7 @@ class RunFolder:
             _refuse_the_parts_of_a_run(self.output)
             return None
         except OSError as error:
-            remedy = "a run is for the user who made it" if isinstance(error, PermissionError) else "mend its path"
+            remedy = "only its owner can read it" if isinstance(error, PermissionError) else "fix its path"
             raise UsageError(f"{self.run / PLAN} cannot be read: {error.strerror or error}; {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
@@ -238,7 +236,7 @@ class RunFolder:
         return found
 
     def _require_format(self, content: Any) -> None:
-        """Raises `UsageError` for the plan of a run in another format."""
+        """Raises `UsageError` when the plan has another format."""
         format_ = content.get("format") if isinstance(content, dict) else None
         if isinstance(format_, int) and format_ != FORMAT:
             raise UsageError(
@@ -248,7 +246,7 @@ class RunFolder:
             )
 
     def save(self, plan: RunIdentity) -> None:
-        """Writes the plan, durably, and makes the folder of the parts if it is not there."""
+        """Writes the plan, durably, and creates the parts folder if it does not exist."""
         with self._writing(PARTS):
             self._files.make_folder(self.parts)
         with self._writing(PLAN):
@@ -257,22 +255,22 @@ class RunFolder:
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
-        """A block in which whatever the disk refuses is raised as `Broken`."""
+        """A block in which every disk error is raised as `Broken`."""
         try:
             yield
         except OSError as error:
-            told = f"{what} of {self.output} cannot be written: {error}"
-            raise Broken(f"{told}; mend the disk, then run again") from error
+            message = f"{what} of {self.output} cannot be written: {error}"
+            raise Broken(f"{message}; fix the disk, then run again") from error
 
 
 def _refuse_the_parts_of_a_run(folder: Path) -> None:
-    """Raises `UsageError` for the folder of a run's parts, where its output folder is meant."""
+    """Raises `UsageError` when the user named a run's parts folder instead of its output folder."""
     if folder.name == PARTS and (folder.parent / "_run" / PLAN).is_file():
         raise UsageError(f"{folder} holds the parts of a run: name its output folder, {folder.parent}")
 
 
 def differences(before: RunIdentity, now: RunIdentity) -> list[str]:
-    """What makes `now` another run than `before`, a sentence for each field."""
+    """The differences that make `now` a different run from `before`, a sentence for each field."""
     found = [
         f"{name} changed: {_shown(before.job.get(name, ''), now.job.get(name, ''))}"
         for name in dict.fromkeys([*before.job, *now.job])
@@ -290,12 +288,12 @@ def _plan_of(content: dict[str, Any]) -> RunIdentity:
         **{field.name: content[field.name] for field in fields(RunIdentity) if field.name != "target_sha256"}
     )
     if not (isinstance(plan.survey, dict) and isinstance(plan.job, dict) and isinstance(plan.target, str)):
-        raise TypeError("its fields have other types")
+        raise TypeError("its fields have the wrong types")
     return replace(plan, target_sha256=content.get("target_sha256"))
 
 
 def _shown(before: str, now: str) -> str:
-    """The two texts from shortly before where they part."""
+    """Excerpts of both texts, starting shortly before their first difference."""
     pairs = zip(before, now, strict=False)
     same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(before), len(now)))
     start = max(0, same - 20)
@@ -316,7 +314,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder; nothing when it is none."""
+    """The entries of a folder; empty when it is not a folder."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -335,5 +333,5 @@ def _holder(descriptor: int) -> str:
     for _ in range(50):
         if text := os.pread(descriptor, 200, 0).decode("utf-8", "replace"):
             return text
-        time.sleep(0.01)  # it has the lock, and has not signed it yet
+        time.sleep(0.01)  # it holds the lock but has not written its name yet
     return "it does not say who"

@@ -1,4 +1,4 @@
-"""Answers of a row that is not finished, kept so that a stop between its calls does not pay for them again."""
+"""The answers of unfinished rows, kept so that a stop between a row's calls does not mean paying for them again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS turns (
 
 
 def write(database: sqlite3.Connection, turns: Iterable[tuple[int, int, Turn]]) -> None:
-    """Keeps turns, by their row and their number in it."""
+    """Stores turns, by row and by number within the row."""
     rows = [
         (ordinal, number, turn.digest, *encode(turn.reply), _packed(turn.results)) for ordinal, number, turn in turns
     ]
@@ -29,17 +29,17 @@ def write(database: sqlite3.Connection, turns: Iterable[tuple[int, int, Turn]]) 
 
 
 def drop(database: sqlite3.Connection, ordinals: Iterable[int]) -> None:
-    """Lets the turns of rows go."""
+    """Deletes the turns of these rows."""
     database.executemany("DELETE FROM turns WHERE ordinal = ?", [(ordinal,) for ordinal in ordinals])
 
 
 def drop_range(database: sqlite3.Connection, first: int, end: int) -> None:
-    """Lets the turns of `[first, end)` go."""
+    """Deletes the turns of rows `[first, end)`."""
     database.execute("DELETE FROM turns WHERE ordinal >= ? AND ordinal < ?", (first, end))
 
 
 def read(database: sqlite3.Connection, first: int, rows: int) -> dict[int, dict[int, Turn]]:
-    """The turns of `[first, first + rows)`, by row and number."""
+    """The turns of rows `[first, first + rows)`, by row and number."""
     query = "SELECT * FROM turns WHERE ordinal >= ? AND ordinal < ?"
     found: dict[int, dict[int, Turn]] = {}
     for ordinal, number, digest, meta, body, results in database.execute(query, (first, first + rows)):
@@ -52,13 +52,13 @@ def read(database: sqlite3.Connection, first: int, rows: int) -> dict[int, dict[
 
 def take_over(database: sqlite3.Connection, schema: str) -> None:
     """Copies the turns of an attached database."""
-    known = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'turns'"  # noqa: S608 - a name of ours
+    known = f"SELECT 1 FROM {schema}.sqlite_master WHERE name = 'turns'"  # noqa: S608 - the name is ours
     if database.execute(known).fetchone():
         database.execute(f"INSERT OR REPLACE INTO main.turns SELECT * FROM {schema}.turns")  # noqa: S608 - as above
 
 
 def merged(*found: Mapping[int, Mapping[int, Turn]]) -> dict[int, dict[int, Turn]]:
-    """The turns of several journals; those of the later ones count."""
+    """The turns of several journals combined; later journals override earlier ones."""
     ordinals = set(chain.from_iterable(found))
     return {ordinal: {n: turn for one in found for n, turn in one.get(ordinal, {}).items()} for ordinal in ordinals}
 

@@ -93,7 +93,7 @@ def test_fields_err_independently_of_each_other() -> None:
 
 
 def test_a_field_that_is_not_there_is_wrong_nowhere() -> None:
-    """Unknown names, and paths through what is no object."""
+    """Unknown names, and paths through values that are not objects."""
     assert wrong({"nobody": 1.0, "lines.nobody": 1.0, "date.year": 1.0}, rows=20) == {}
 
 

@@ -42,7 +42,7 @@ def test_summaries_of_thoughts_stand_before_the_text() -> None:
     ],
 )
 def test_without_thinking_there_are_no_summaries(options: Json) -> None:
-    """Neither when they are not wanted nor when there are no thoughts."""
+    """Neither when they are not requested nor when there are no thoughts."""
     assert message(google(**options))["content"] == message(asking())["content"]
 
 
@@ -95,7 +95,7 @@ async def test_cached_content_is_counted_as_part_of_the_prompt() -> None:
     ],
 )
 async def test_the_usage_tells_the_tier(headers: dict[str, str], expected: str) -> None:
-    """As the request's headers asked for it."""
+    """As requested by the headers."""
     async with emulated(Options()) as vertex:
         answered = await vertex.ask(asking(), headers=headers)
         assert answered.json()["usage"]["extra_properties"]["google"]["traffic_type"] == expected

@@ -152,7 +152,7 @@ def test_headers_of_rarer_kinds_are_read() -> None:
     ],
 )
 def test_media_count_as_tokens(found: Inspection, tokens: int) -> None:
-    """258 a tile, a page or a second of video, 32 a second of audio."""
+    """258 per tile, page or second of video, 32 per second of audio."""
     assert found.tokens == tokens
 
 

@@ -234,7 +234,7 @@ async def test_calls_in_flight_are_capped_and_a_client_that_leaves_frees_its_pla
 
 
 async def test_counters_tell_what_was_paid_for() -> None:
-    """Prompts are told apart whatever the order of their keys; each has the number of its paid answers."""
+    """Prompts are identified independently of key order; each has the number of its paid answers."""
     async with emulated(Options(poison={"bad": "500"})) as vertex:
         await vertex.ask(asking("one"))
         await vertex.ask({"messages": [{"content": "one", "role": "user"}], "model": MODEL})

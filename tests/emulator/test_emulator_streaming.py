@@ -40,7 +40,7 @@ PAYLOADS = {
 
 
 def put_together(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The choices that the chunks add up to, calls told apart by their ids."""
+    """The choices that the chunks assemble to, with calls distinguished by their ids."""
     indices = sorted({part["index"] for chunk in found for part in chunk["choices"]})
     return [_choice(found, index) for index in indices]
 

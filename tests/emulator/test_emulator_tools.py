@@ -209,7 +209,7 @@ def test_the_answer_quotes_what_the_tools_have_said() -> None:
 
 
 async def handed_back(vertex: Vertex, change: Callable[[Json], None]) -> Any:
-    """What the endpoint says to a second turn that was changed; the first was an honest one, with two calls."""
+    """The endpoint's response to a changed second turn; the first was a valid one, with two calls."""
     payload = asking(PARALLEL, tools=TOOLS)
     found = (await vertex.ask(payload)).json()["choices"][0]["message"]
     second = json.loads(json.dumps(answered(payload, found)))
@@ -299,7 +299,7 @@ async def test_tools_that_cannot_be_are_refused(change: Json, expected: str) -> 
 
 
 def test_properties_may_be_called_like_keywords() -> None:
-    """A parameter named `default` is no default."""
+    """A parameter named `default` is not a default."""
     assert calls_in(message(asking("x", tools=[tool("f", "", default={"type": "string"})], tool_choice="required")))
 
 

@@ -1,1 +1,1 @@
-"""What the emulator answers: text and values that fit what is asked, made from the request alone."""
+"""The emulator's answers: text and values that fit the request, computed from the request alone."""

@@ -1,4 +1,4 @@
-"""What the emulator answers: JSON for a schema, a small JSON object, a few sentences, calls of functions, or media."""
+"""The emulator's answers: JSON for a schema, a small JSON object, a few sentences, function calls, or media."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.emulator.protocol.content import CHARACTERS_PER_TOKEN
 from pipeline.emulator.protocol.request import ChatRequest
 from pipeline.emulator.protocol.tools import Call
 
-READ_FOR_PROSE = 500  # characters: a longer text is not read further
+READ_FOR_PROSE = 500  # characters: a longer text is not read to its end
 READ_FOR_FACTS = 20_000  # characters: the same
 QUOTED = 400  # characters of a tool's result
 
@@ -42,7 +42,7 @@ _ANSWERED = f"{_SHOWN} answer result response reply text explanation"
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A file that was made, and how many tokens it counts as."""
+    """A generated file, and its number of tokens."""
 
     mime_type: str
     data: bytes
@@ -51,7 +51,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One choice: `text` is None when there is none, as when the thinking left no tokens for it."""
+    """One choice: `text` is None if there is none, for example because thinking used up the tokens."""
 
     text: str | None
     finish_reason: str
@@ -62,22 +62,22 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Matter:
-    """What an answer is made from: the facts of the prompt, what is attached to it, and what the tools have said."""
+    """The input of an answer: the facts of the prompt, its attachments, and the results of tools."""
 
     facts: Facts
     attached: str = ""
-    told: str = ""
+    tool_results: str = ""
     quotes: Mapping[str, str] = field(default_factory=dict)
     known: Any = NOTHING
-    """The answer that it was given for this prompt."""
+    """The answer key's answer for this prompt."""
 
 
 def answers(
     request: ChatRequest, seed: int, errors: Mapping[str, float] | None = None, key: Mapping[str, Any] | None = None
 ) -> tuple[list[Answer], int]:
-    """The choices for a request, and the reasoning tokens of all of them: a function of its arguments alone.
+    """The choices for a request, and their reasoning tokens in total: a function of the arguments alone.
 
-    `errors` are shares of wrong answers by field, `key` are answers by prompt: see `Options`.
+    `errors` maps fields to shares of wrong answers, `key` maps prompts to answers: see `Options`.
     """
     reasoning = reasoning_tokens(request)
     room = None if request.max_tokens is None else request.max_tokens - reasoning
@@ -93,7 +93,7 @@ def answers(
 
 
 def reasoning_tokens(request: ChatRequest) -> int:
-    """Between a tenth and a half of the thinking budget, the same share for the same messages; `max_tokens` at most."""
+    """Between a tenth and a half of the thinking budget, the same share for the same messages; at most `max_tokens`."""
     budget = request.thinking.budget
     if not budget:
         return 0
@@ -102,7 +102,7 @@ def reasoning_tokens(request: ChatRequest) -> int:
 
 
 def tokens_in(characters: int) -> int:
-    """How many tokens this many characters count as."""
+    """The number of tokens for a number of characters."""
     return math.ceil(characters / CHARACTERS_PER_TOKEN)
 
 
@@ -112,11 +112,11 @@ def _matter(request: ChatRequest) -> _Matter:
         return _Matter(Facts(subject))
     attached = "; ".join(medium.description for medium in request.media)
     results = [(done.call.name, done.result) for turn in request.turns for done in turn]
-    told = " ".join(dict.fromkeys(f"{name} says {result[:QUOTED]}." for name, result in results))
+    said = " ".join(dict.fromkeys(f"{name} says {result[:QUOTED]}." for name, result in results))
     lines = [line for _, result in results for line in _labelled(result)]
     quotes = dict.fromkeys(_SHOWN.split(), attached) if attached else {}
-    quotes |= dict.fromkeys(_ANSWERED.split(), told) if told else {}
-    return _Matter(Facts("\n".join([*lines, subject])), attached, told, quotes)
+    quotes |= dict.fromkeys(_ANSWERED.split(), said) if said else {}
+    return _Matter(Facts("\n".join([*lines, subject])), attached, said, quotes)
 
 
 def _labelled(result: str) -> list[str]:
@@ -181,14 +181,14 @@ def _object(matter: _Matter, n: int) -> str:
             "names": [found.value for found in facts.names],
             "keywords": list(facts.words[n : n + 5]),
             **({"attached": matter.attached} if matter.attached else {}),
-            **({"told": matter.told} if matter.told else {}),
+            **({"told": matter.tool_results} if matter.tool_results else {}),
         }
     )
 
 
 def _prose(matter: _Matter, dice: Dice, n: int) -> str:
-    if matter.told:
-        return matter.told
+    if matter.tool_results:
+        return matter.tool_results
     facts = Facts(matter.facts.text[:READ_FOR_PROSE])
     words = list(facts.words[:3]) or ["nothing in particular"]
     listed = ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]

@@ -1,4 +1,4 @@
-"""JSON schema compiled to nodes that fill themselves from a text; kept for the next request with the same schema."""
+"""Compiles a JSON schema to nodes that find their values in a text; cached by schema."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _TOLD = {
 
 @lru_cache(maxsize=256)
 def compiled(schema: bytes) -> Node:
-    """The node of a schema, given as JSON. Raises the 400 for a schema that cannot be read."""
+    """The node of a schema, given as JSON. Raises a 400 for a schema that cannot be read."""
     root = orjson.loads(schema)
     try:
         return _Compiler(root).node(root, Hint())
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # a keyword with a value of another type
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # a keyword's value has another type
         raise invalid(f"Invalid schema: {error}") from None
 
 
@@ -195,7 +195,7 @@ def _merge(into: dict[str, Any], part: Schema) -> None:
 
 
 def _without_numerals(branches: tuple[Node, ...]) -> tuple[Node, ...]:
-    """A number in place of "a number or a string", which is how pydantic describes decimals."""
+    """Replaces "a number or a string", pydantic's schema of a decimal, with a number."""
     if not any(isinstance(branch, Number) and not branch.whole for branch in branches):
         return branches
     pattern = next((branch.pattern for branch in branches if isinstance(branch, Text)), "")
@@ -231,7 +231,7 @@ def _mention(value: Any) -> re.Pattern[str] | None:
 
 def _text(schema: Schema, hint: Hint) -> Text:
     form, pattern = str(schema.get("format", "")), str(schema.get("pattern", ""))
-    form = form or _form_told(str(schema.get("description", "")))
+    form = form or _described_form(str(schema.get("description", "")))
     return Text(
         hint=Hint(hint.words, KIND_OF_FORMAT.get(form, "")) if form else hint,
         form=form,
@@ -241,8 +241,8 @@ def _text(schema: Schema, hint: Hint) -> Text:
     )
 
 
-def _form_told(description: str) -> str:
-    """The format that a description asks for in words, where parameters cannot have one."""
+def _described_form(description: str) -> str:
+    """The format named in a description, because function parameters cannot have a `format`."""
     return next((form for form, words in _TOLD.items() if words.search(description)), "")
 
 

@@ -1,4 +1,4 @@
-"""Facts that stand in a text: dates, times, amounts, names, titles. Found by patterns, in order of appearance."""
+"""Facts in a text: dates, times, amounts, names, titles. Found by patterns, in order of appearance."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _NOT_NAMES = frozenset(_WORDS_BETWEEN_NAMES.split()) | frozenset(MONTHS)
 
 
 class Facts:
-    """The facts of one text. Each kind is searched once, when it is first asked for."""
+    """The facts of one text. Each kind is searched once, on first use."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
     @cached_property
     def lowered(self) -> str:
-        """The text for comparisons without regard to case."""
+        """The text in lower case, for case-insensitive comparison."""
         return self.text.lower()
 
     @cached_property
@@ -95,12 +95,12 @@ class Facts:
 
     @cached_property
     def quoted(self) -> Sequence[Found]:
-        """What stands in quotation marks."""
+        """Text in quotation marks."""
         return tuple(Found(each.start(), next(filter(None, each.groups()))) for each in _QUOTED.finditer(self.text))
 
     @cached_property
     def names(self) -> Sequence[Found]:
-        """Runs of capitalised words, each once; single ones only where there are no longer ones."""
+        """Sequences of capitalised words, each once; single words only if there are no longer ones."""
         taken = " / ".join(found.value for found in (*self.places, *self.quoted))
         several: dict[str, Found] = {}
         single: dict[str, Found] = {}
@@ -117,7 +117,7 @@ class Facts:
 
     @cached_property
     def organisations(self) -> Sequence[Found]:
-        """Names that look like a company's; any name when there is none."""
+        """Names that look like a company's; if there are none, all names."""
         return tuple(name for name in self.names if _COMPANY.search(name.value)) or self.names
 
     @cached_property
@@ -144,7 +144,7 @@ class Facts:
 
     @cached_property
     def titles(self) -> Sequence[Found]:
-        """What is quoted; else a first line without a full stop; else the first name."""
+        """Quoted text; else a first line without a full stop; else the first name."""
         if self.quoted:
             return self.quoted
         first = self.text.lstrip().partition("\n")[0].strip(" #*\t")
@@ -162,7 +162,7 @@ class Facts:
         return sorted(counts, key=lambda word: -counts[word])
 
     def parts(self, anchors: Sequence[Found]) -> Iterator[Facts]:
-        """The text in parts of whole sentences, one for each sentence that holds an anchor, and up to the next one."""
+        """The text in parts of whole sentences, each from a sentence with an anchor up to the next such sentence."""
         starts = [sentence.at for sentence in self.sentences]
         holders = sorted({max((at for at in starts if at <= anchor.at), default=0) for anchor in anchors})
         for index, start in enumerate(holders):
@@ -183,7 +183,7 @@ class Facts:
 
 
 def subject_of(prompt: str) -> str:
-    """What a prompt is about: its longest block in tags, fences or triple quotes, else the whole prompt."""
+    """The subject of a prompt: its longest block in tags, fences or triple quotes, else the whole prompt."""
     blocks = [match[2] or match[3] or match[4] for match in _BLOCK.finditer(prompt)]
     return max(blocks, key=len, default=prompt)
 

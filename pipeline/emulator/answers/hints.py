@@ -1,4 +1,4 @@
-"""What a property wants to hold, read off its name, and the facts of the text that could go there."""
+"""Guesses from a property's name what it holds, and finds matching facts in the text."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Hint:
     kind: str = ""
 
     def inside(self, name: str, description: str = "") -> Hint:
-        """The hint of a property of the value that this one belongs to: a person's `name` is a person."""
+        """The hint of an inner property of this value: a person's `name` is a person."""
         words, kind = words_of(name), _kind_of(name)
         if kind == "title" and "name" in words and self.kind in {"person", "organisation", "place"}:
             kind = self.kind
@@ -77,15 +77,15 @@ class Hint:
 
     @property
     def own_words(self) -> tuple[str, ...]:
-        """The words that tell it from others of its kind."""
+        """The words that distinguish it from others of its kind."""
         return tuple(word for word in self.words if len(word) > 2 and word not in _IDLE)
 
 
 @dataclass(slots=True)
 class Scene:
-    """What a value is made from: facts, dice, the facts used up, and how often each recursive definition is entered.
+    """The input of a value: facts, dice, the facts already used, and the depth in each recursive definition.
 
-    `quotes` are texts for properties in whose names these words occur: what attached files are, what tools returned.
+    `quotes` maps words to texts for properties whose names contain them: attached files, results of tools.
     """
 
     facts: Facts
@@ -95,11 +95,11 @@ class Scene:
     quotes: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, facts: Facts) -> Scene:
-        """The same with the facts of a part of the text, none of them used up."""
+        """The same with the facts of a part of the text, none of them used."""
         return Scene(facts, self.dice, set(), self.open, self.quotes)
 
     def quote(self, hint: Hint) -> str | None:
-        """The text for a property, when there is one."""
+        """The quoted text for a property, if there is one."""
         return next((self.quotes[word] for word in hint.words if word in self.quotes), None) if self.quotes else None
 
 
@@ -115,7 +115,7 @@ def every(kind: str, facts: Facts) -> Sequence[Found]:
 
 
 def labelled(hint: Hint, facts: Facts) -> Found | None:
-    """What stands behind a label that is called like the property; for titles and places any label that means one."""
+    """The value after a label with the property's name; for titles and places after any label for one."""
     if not hint.words:
         return None
     names = {" ".join(hint.words), hint.words[-1]}
@@ -126,7 +126,7 @@ def labelled(hint: Hint, facts: Facts) -> Found | None:
 
 
 def best(hint: Hint, scene: Scene) -> Found | None:
-    """The fact for a property: the one that follows its words, else the first that no other property has taken."""
+    """The fact for a property: the one that follows its words, else the first not used by another property."""
     kind = hint.kind
     candidates = every(kind, scene.facts)
     if kind in {"date", "datetime", "time"} and _ENDS.intersection(hint.words):

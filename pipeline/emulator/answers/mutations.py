@@ -1,4 +1,4 @@
-"""Answers that are wrong on purpose: another value that the schema allows, in the place of the one that was found."""
+"""Deliberately wrong answers: replaces the value that was found with another that the schema allows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CLOCK = re.compile(r"\d{2}:\d{2}")
 
 
 def erred(node: Node, value: Any, errors: Mapping[str, float], key: bytes, scene: Scene) -> Any:
-    """The value with the fields wrong that `errors` gives a share of, drawn by `key` and the field.
+    """The value with wrong fields, at the shares given by `errors`; the choice depends on `key` and the field.
 
-    What is wrong at one share is wrong in the same way at every larger one.
+    What is wrong at one share is wrong in the same way at every larger share.
     """
     for field, share in sorted(errors.items()):
         seed = blake2b(field.encode(), key=key[:64], digest_size=16).digest()
@@ -33,12 +33,12 @@ def erred(node: Node, value: Any, errors: Mapping[str, float], key: bytes, scene
 
 
 def altered(node: Node, value: Any, scene: Scene) -> Any:
-    """Another value for the node: valid, and different wherever the schema leaves room for it."""
+    """Another value for the node: valid, and different if the schema allows any other."""
     return _ALTERING[type(node)](node, value, scene)
 
 
 def accepts(node: Node, value: Any) -> bool:
-    """Whether a value that came out of a schema's nodes can have come out of this one."""
+    """Whether a value produced by a schema's nodes may have been produced by this one."""
     match node:
         case OneOf():
             return any(_same(value, each) for each in node.values)
@@ -55,7 +55,7 @@ def accepts(node: Node, value: Any) -> bool:
 
 
 def _wrong_at(node: Node, value: Any, path: Sequence[str], scene: Scene) -> Any:
-    """The value with what is at the path altered, of a list in one item. A path that leads nowhere does nothing."""
+    """The value, altered at the path; in a list, in one item. A path that does not exist changes nothing."""
     if not path:
         return altered(node, value, scene)
     node = _narrowed(node, value)
@@ -76,7 +76,7 @@ def _wrong_at(node: Node, value: Any, path: Sequence[str], scene: Scene) -> Any:
 
 
 def _narrowed(node: Node, value: Any) -> Node:
-    """The branch that the value came out of, with references followed."""
+    """The branch that produced the value, with references resolved."""
     while True:
         if isinstance(node, Reference) and node.target is not None:
             node = node.target
@@ -133,13 +133,13 @@ def _moved(value: str, dice: Dice) -> list[str]:
 
 
 def _garbled(value: str, dice: Dice) -> list[str]:
-    """Parts of the text in another order; letters that are not its own when that is all the same."""
+    """The parts of the text in another order; other letters if that makes no difference."""
     at = 1 + dice.below(max(1, len(value) - 1))
     return [f"{value[at:]}{value[:at]}".strip(), f"{value[:-1]}x", f"{value[:-1]}y", f"x{value}"]
 
 
 def _listing(node: Listing, value: Any, scene: Scene) -> Any:
-    """One item less; else one changed; else one more."""
+    """The list with an item removed, else one changed, else one added."""
     if not isinstance(value, list):
         return node.invent(scene)
     at = scene.dice.below(max(1, len(value)))
@@ -154,7 +154,7 @@ def _listing(node: Listing, value: Any, scene: Scene) -> Any:
 
 
 def _fields(node: Fields, value: Any, scene: Scene) -> Any:
-    """One of the properties changed: the first from a drawn one on that can be."""
+    """The object with one property changed: the first that can be, from a random one on."""
     if not isinstance(value, dict):
         return node.invent(scene)
     names = [name for name in node.known if name in value]
@@ -182,7 +182,7 @@ def _reference(node: Reference, value: Any, scene: Scene) -> Any:
 
 
 def _another(node: Node, value: Any, scene: Scene) -> Any:
-    """An invented value, of several tries the first that is different."""
+    """An invented value: the first of several tries that is different."""
     tries = (node.invent(scene) for _ in range(TRIES))
     return next((each for each in tries if each is not NOTHING and not _same(each, value)), value)
 

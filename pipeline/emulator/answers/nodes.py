@@ -1,7 +1,7 @@
 """The nodes of a compiled schema: each finds its value in a text, or invents one that is valid.
 
-`find` gives NOTHING when the text has nothing for it; `every` gives all the values that a list could hold;
-`invent` always gives a valid value. `height` is the least nesting of an invented value: so recursive definitions end.
+`find` returns NOTHING when the text has no value for the node; `every` returns all values that a list could hold;
+`invent` always returns a valid value. `height` is the minimum nesting of an invented value, which ends recursion.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Node(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of fact that it holds; empty for none in particular."""
+        """The kind of fact it holds; empty for no particular kind."""
 
     def find(self, scene: Scene) -> Any:
         """The value in the text, or NOTHING."""
@@ -36,18 +36,18 @@ class Node(Protocol):
         """All its values in the text."""
 
     def invent(self, scene: Scene) -> Any:
-        """A valid value that needs nothing of the text."""
+        """A valid value that does not depend on the text."""
 
     def height(self, path: frozenset[int]) -> float:
-        """How deep an invented value nests at least; `path` holds the references on the way here."""
+        """The minimum nesting of an invented value; `path` holds the references on the way to this node."""
 
 
 class Leaf:
-    """A node without others below it."""
+    """A node without children."""
 
     @property
     def kind(self) -> str:
-        """None in particular."""
+        """No particular kind."""
         return ""
 
     def find(self, scene: Scene) -> Any:
@@ -59,7 +59,7 @@ class Leaf:
         return []
 
     def height(self, path: frozenset[int]) -> float:  # noqa: ARG002 - of the seam
-        """Nothing is nested here."""
+        """Always without nesting."""
         return 0.0
 
 
@@ -70,7 +70,7 @@ class Anything(Leaf):
     hint: Hint
 
     def every(self, scene: Scene) -> list[Any]:
-        """What its label says."""
+        """The value after its label."""
         found = labelled(self.hint, scene.facts)
         return [found.value] if found else []
 
@@ -88,7 +88,7 @@ class OneOf(Leaf):
     patterns: tuple[re.Pattern[str] | None, ...] = field(default=())
 
     def every(self, scene: Scene) -> list[Any]:
-        """Its values that occur."""
+        """Its values that occur in the text."""
         text = scene.facts.lowered
         hits = [(m.start(), -len(m[0]), i) for i, p in enumerate(self.patterns) if p and (m := p.search(text))]
         return [self.values[index] for _, _, index in sorted(hits)]
@@ -105,7 +105,7 @@ class Boolean(Leaf):
     hint: Hint
 
     def every(self, scene: Scene) -> list[Any]:
-        """One value at most."""
+        """At most one value."""
         for word in self.hint.own_words:
             if hit := re.search(rf"\b{re.escape(word)}", scene.facts.lowered):
                 ahead = scene.facts.lowered[max(0, hit.start() - 14) : hit.start()]
@@ -119,7 +119,7 @@ class Boolean(Leaf):
 
 @dataclass(frozen=True)
 class Listing:
-    """An array: what its items find, then invented items up to `least`."""
+    """An array: the items found, then invented items up to `least`."""
 
     item: Node
     least: int = 0
@@ -136,17 +136,17 @@ class Listing:
         return self._filled(found, scene) if found else NOTHING
 
     def every(self, scene: Scene) -> list[Any]:
-        """One list at most."""
+        """At most one list."""
         found = self.find(scene)
         return [] if found is NOTHING else [found]
 
     def invent(self, scene: Scene) -> Any:
-        """As few items as are allowed."""
+        """The minimum number of items."""
         head = [node.invent(scene) for node in self.first]
         return self._filled(head, scene)
 
     def height(self, path: frozenset[int]) -> float:
-        """That of its required items."""
+        """One more than that of its required items."""
         nodes = [*self.first, *([self.item] if self.least > len(self.first) else [])]
         return 1 + max((node.height(path) for node in nodes), default=0.0)
 
@@ -172,7 +172,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Fields:
-    """An object. `rest` makes the values of further names (None: there are none), `names` those names themselves."""
+    """An object. `rest` makes the values of additional properties (None: not allowed), `names` their names."""
 
     known: Mapping[str, Node]
     required: frozenset[str]
@@ -182,7 +182,7 @@ class Fields:
     kind: str = ""
 
     def find(self, scene: Scene) -> Any:
-        """The object, when at least one property was found. Optional properties that were not found are left out."""
+        """The object, if at least one property was found. Optional properties not found are left out."""
         found = {name: node.find(scene) for name, node in self.known.items()}
         if not self.known:
             found = self._from_labels(scene)
@@ -191,7 +191,7 @@ class Fields:
         return self._completed(found, scene)
 
     def every(self, scene: Scene) -> list[Any]:
-        """One object for each part of the text that holds the fact which such an object turns on."""
+        """One object for each part of the text that contains the object's main fact."""
         values = (self.find(scene.within(part)) for part in self._parts(scene))
         return [value for value in values if value is not NOTHING]
 
@@ -200,7 +200,7 @@ class Fields:
         return self._completed({}, scene)
 
     def height(self, path: frozenset[int]) -> float:
-        """That of its required properties."""
+        """One more than that of its required properties."""
         return 1 + max((self.known[name].height(path) for name in self.required if name in self.known), default=0.0)
 
     def _completed(self, found: Mapping[str, Any], scene: Scene) -> dict[str, Any]:
@@ -242,13 +242,13 @@ class Fields:
 
 @dataclass(frozen=True)
 class Either:
-    """`anyOf` and `oneOf`: the first branch that finds something, led by one whose mark stands in the text."""
+    """`anyOf` and `oneOf`: the first branch that finds a value; one whose constant is in the text goes first."""
 
     branches: tuple[Node, ...]
 
     @property
     def kind(self) -> str:
-        """The first branch's that has one."""
+        """That of the first branch that has one."""
         return next((branch.kind for branch in self.branches if branch.kind), "")
 
     def find(self, scene: Scene) -> Any:
@@ -260,7 +260,7 @@ class Either:
         return next((values for branch in self._ordered(scene) if (values := branch.every(scene))), [])
 
     def invent(self, scene: Scene) -> Any:
-        """Null when it is allowed; inside a recursive definition the branch that ends soonest."""
+        """Null when it is allowed; inside a recursive definition the branch with the least nesting."""
         if any(isinstance(branch, OneOf) and branch.values == (None,) for branch in self.branches):
             return None
         if scene.open:
@@ -268,7 +268,7 @@ class Either:
         return scene.dice.pick(self.branches).invent(scene)
 
     def height(self, path: frozenset[int]) -> float:
-        """The least of the branches'."""
+        """The minimum over the branches."""
         return min(branch.height(path) for branch in self.branches)
 
     def _ordered(self, scene: Scene) -> Sequence[Node]:
@@ -277,7 +277,7 @@ class Either:
 
 @dataclass
 class Reference:
-    """A `$ref` to a definition that contains itself: entered twice at most while finding."""
+    """A `$ref` to a definition that contains itself: entered at most twice while finding."""
 
     name: str
     target: Node | None = None
@@ -285,28 +285,28 @@ class Reference:
     recursive: bool = False
 
     def find(self, scene: Scene) -> Any:
-        """The target's value, or NOTHING in its second recursion."""
+        """The target's value, or NOTHING from the second recursion on."""
         if scene.open.get(self.name, 0) >= 2:
             return NOTHING
         with _Opened(self.name, scene):
             return self._node.find(scene)
 
     def every(self, scene: Scene) -> list[Any]:
-        """The target's values, or none in its first recursion."""
+        """The target's values, or none from the first recursion on."""
         if scene.open.get(self.name, 0) >= 1:
             return []
         with _Opened(self.name, scene):
             return self._node.every(scene)
 
     def invent(self, scene: Scene) -> Any:
-        """The target's value; a definition that never ends is refused as Vertex refuses it."""
+        """The target's value; a definition that never ends is refused as Vertex does."""
         if scene.open.get(self.name, 0) >= DEEPEST:
             raise invalid(TOO_MANY_STATES)
         with _Opened(self.name, scene):
             return self._node.invent(scene)
 
     def height(self, path: frozenset[int]) -> float:
-        """Infinite on the way back to itself."""
+        """Infinite inside itself."""
         return math.inf if id(self) in path else 1 + self._node.height(path | {id(self)})
 
     @property
@@ -317,7 +317,7 @@ class Reference:
 
 
 class _Opened:
-    """Counts, for a while, how deep in a definition the scene is."""
+    """A block in which the scene is one level deeper in a definition."""
 
     def __init__(self, name: str, scene: Scene) -> None:
         self.name = name

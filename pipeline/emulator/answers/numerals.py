@@ -1,4 +1,4 @@
-"""Everything in a text that is written with digits: dates, times of day, amounts of money, plain numbers. One pass."""
+"""Finds everything written with digits, in one pass: dates, times of day, amounts of money, plain numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _CURRENCY = re.compile(_MONEY)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A fact and where it begins."""
+    """A fact and its position in the text."""
 
     at: int
     value: str
@@ -60,9 +60,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Numerals:
-    """What was found, in order of appearance.
+    """The numerals of a text, in order of appearance.
 
-    Dates exist in the calendar and read `YYYY-MM-DD`; `12-14 March 2026` gives both its ends. Times read `HH:MM:SS`,
+    Dates are valid and in the form `YYYY-MM-DD`; `12-14 March 2026` gives both ends. Times have the form `HH:MM:SS`;
     amounts and numbers have a decimal point and no separators; telephone numbers are as written.
     """
 
@@ -74,7 +74,7 @@ class Numerals:
 
 
 def scan(text: str) -> Numerals:
-    """Sorts every run of digits into its kind; those of addresses are left out."""
+    """Classifies every sequence of digits; those in e-mail and web addresses are left out."""
     if "@" in text or "://" in text:
         text = _ADDRESS.sub(lambda address: "x" * len(address[0]), text)
     found, done = Numerals(), 0
@@ -92,7 +92,7 @@ def currencies(text: str) -> Sequence[Found]:
 
 
 def read_number(numeral: str) -> str:
-    """A numeral of any of the usual writings as digits with a decimal point: `1.250,50` is `1250.50`."""
+    """Converts a numeral in any common notation to digits with a decimal point: `1.250,50` is `1250.50`."""
     digits = re.sub(r"[\s']", "", numeral)
     if "," in digits and "." in digits:
         thousands = "," if digits.rindex(".") > digits.rindex(",") else "."

@@ -1,4 +1,4 @@
-"""A text that fits a regular expression: for the plain ones that schemas use, as best one can."""
+"""Generates text that matches a regular expression: best effort, for the simple ones that schemas use."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _TRIES = 12
 
 
 def fitting(pattern: str, dice: Dice) -> str | None:
-    """A text in which the pattern is found; None when none was hit upon.
+    """A text in which the pattern is found; None when the tries found none.
 
-    Look-arounds, back-references and Unicode classes are passed over while a candidate is made; a candidate
-    that does not fit in the end is thrown away.
+    Look-arounds, back-references and Unicode classes are ignored while a candidate is generated; a candidate that
+    does not match in the end is discarded.
     """
     found = readable(pattern)
     if found is None:
@@ -39,8 +39,8 @@ def fitting(pattern: str, dice: Dice) -> str | None:
 
 
 def readable(pattern: str) -> re.Pattern[str] | None:
-    """The pattern, compiled; None when it is not of Python's dialect."""
-    with warnings.catch_warnings(action="ignore"):  # Python's plans for nested sets are no concern of the schema's
+    """The pattern, compiled; None when Python cannot compile it."""
+    with warnings.catch_warnings(action="ignore"):  # warnings about future nested sets
         try:
             return re.compile(pattern)
         except re.error:

@@ -1,4 +1,4 @@
-"""Texts and numbers: found by the property's hint, kept within the schema's bounds."""
+"""Strings and numbers: found by the property's hint, within the schema's bounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SEPARATOR = re.compile(r"\s*[,;\u3001]\s*(?:and\s+)?|\s+(?:and|et|und)\s+")
 
 @dataclass(frozen=True)
 class Text(Leaf):
-    """A string, with its format, pattern and lengths in characters."""
+    """A string, with its format, pattern and length limits in characters."""
 
     hint: Hint
     form: str = ""
@@ -41,11 +41,11 @@ class Text(Leaf):
         return self.hint.kind
 
     def find(self, scene: Scene) -> Any:
-        """The text's fact for this property that fits."""
+        """The fact in the text that fits this property."""
         return next((text for text in map(self.fitted, self._candidates(scene)) if text is not None), NOTHING)
 
     def every(self, scene: Scene) -> list[Any]:
-        """What stands behind its label, separated by commas; else all facts of its kind."""
+        """The comma-separated values after its label; else all facts of its kind."""
         found = None if self.hint.kind in NOT_LABELLED else labelled(self.hint, scene.facts)
         if found:
             values = _SEPARATOR.split(found.value)
@@ -54,7 +54,7 @@ class Text(Leaf):
         return [fitted for value in values if value and (fitted := self.fitted(value)) is not None]
 
     def invent(self, scene: Scene) -> Any:
-        """A text of the prompt's own words, or one of the format or the pattern asked for."""
+        """A text of words from the prompt, or one in the required format or pattern."""
         formed = invented(self.form, scene)
         if self.pattern and not (formed and re.search(self.pattern, formed)):
             made = fitting(self.pattern, scene.dice)
@@ -82,7 +82,7 @@ class Text(Leaf):
         return f"{value}T{time}" + ("Z" if self.form == "date-time" else "")
 
     def fitted(self, value: str) -> str | None:
-        """The value, cut to the most characters where it has no format; None when it is not allowed."""
+        """The value, truncated to the maximum length if it has no format; None when it is not allowed."""
         if self.form == "time":  # RFC 3339, section 5.6: with an offset
             value = f"{value}Z" if _CLOCK.fullmatch(value) else value
         cut = value[: self.longest]
@@ -108,11 +108,11 @@ class Number(Leaf):
 
     @property
     def kind(self) -> str:
-        """Amount, when the name says so."""
+        """An amount of money, if the name suggests one."""
         return self.hint.kind
 
     def find(self, scene: Scene) -> Any:
-        """The number nearest to a word of the name; else the first of its kind that fits and is not taken."""
+        """The number nearest to a word of the name; else the first of its kind that fits and is not used yet."""
         kind = self.hint.kind or "number"
         if kind == "judgement":
             return NOTHING
@@ -125,12 +125,12 @@ class Number(Leaf):
         return self._number(Decimal(chosen.value))
 
     def every(self, scene: Scene) -> list[Any]:
-        """All that fit."""
+        """All numbers that fit."""
         facts = every(self.hint.kind, scene.facts) or scene.facts.numbers or scene.facts.amounts
         return [self._number(Decimal(found.value)) for found in facts if self.fits(found.value)]
 
     def invent(self, scene: Scene) -> Any:
-        """One of the allowed numbers: small where the bounds leave it open, with two decimals where they allow it."""
+        """One of the allowed numbers: small, and with two decimals, where the bounds allow it."""
         cents = Decimal(1 if self.whole else "0.01")
         made = self._stepped(cents if self.step is None or cents % self.step == 0 else self.step, scene)
         if self.pattern and not re.search(self.pattern, str(made)):
@@ -138,7 +138,7 @@ class Number(Leaf):
         return self._number(made)
 
     def fits(self, numeral: str) -> bool:
-        """Whether the number is allowed here; one that no double holds exactly is not."""
+        """Whether the number is allowed; one that a double cannot represent exactly is not."""
         if len(numeral) > MOST_DIGITS or (self.pattern and not re.search(self.pattern, numeral)):
             return False
         value = Decimal(numeral)
@@ -160,7 +160,7 @@ class Number(Leaf):
         span = Decimal(1 if self.hint.kind == "judgement" else 100)
         span = max(span, step * 100) if self.whole or self.step else span
         if self.low is not None and self.high is not None:
-            if self.low < 0 < self.high and self.high - self.low > MOST_SPAN:  # bounds of digits, not of sense
+            if self.low < 0 < self.high and self.high - self.low > MOST_SPAN:  # bounds of the data type
                 return Decimal(0), min(self.high, span)
             return self.low, self.high
         if self.low is not None:
@@ -174,7 +174,7 @@ class Number(Leaf):
 
 
 def invented(form: str, scene: Scene) -> str | None:
-    """A text of a JSON-schema format; None for a format that asks for nothing in particular."""
+    """A text of a JSON-schema format; None for a format without requirements."""
     make = _FORMATS.get(form)
     return make(scene) if make else None
 

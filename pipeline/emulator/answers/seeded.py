@@ -1,4 +1,4 @@
-"""Choices that look random and are a function of a seed."""
+"""Pseudo-random choices that are a function of a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Dice:
-    """A sequence of numbers that depends on the seed alone: the same seed throws the same numbers in the same order."""
+    """A sequence of numbers that depends only on the seed: equal seeds give equal sequences."""
 
     __slots__ = ("_round", "_seed")
 
@@ -26,9 +26,9 @@ class Dice:
         return int.from_bytes(blake2b(material, digest_size=min(64, size)).digest(), "big") % bound
 
     def share(self) -> float:
-        """A number from 0 up to, and without, 1."""
+        """A number in [0, 1)."""
         return self.below(2**53) / 2**53
 
     def pick(self, values: Sequence[T]) -> T:
-        """One of the values, of which there is at least one."""
+        """One of the values, which must not be empty."""
         return values[self.below(len(values))]

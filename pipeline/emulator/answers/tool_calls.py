@@ -1,4 +1,4 @@
-"""Which functions a prompt asks for, and with which arguments: by words that they share, not by understanding."""
+"""Chooses the functions to call and their arguments by words that prompt and function share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.emulator.protocol.tools import Call, Function
 MOST_CALLS = 4
 MOST_TURNS = 4
 SECOND_TURN = 3
-"""One prompt in this many takes two turns of calls."""
+"""One in this many prompts takes two turns of calls."""
 
 _TOPICS = {
     "weather": "weather forecast temperature degrees umbrella rain rainy snow sunny sun warm warmer cold colder "
@@ -59,7 +59,7 @@ _THING = re.compile(
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A prompt as the matching sees it."""
+    """A prompt, prepared for matching."""
 
     text: str
     dice: Dice = field(compare=False)
@@ -85,10 +85,10 @@ class _Prompt:
 
 
 def next_calls(request: ChatRequest, seed: int) -> tuple[Call, ...]:
-    """The calls with which a request is answered; none when it is answered in words.
+    """The calls that answer a request; empty when it is answered with text.
 
-    The calls that a prompt needs are planned from it alone; what was called already, rightly, is not called again.
-    One prompt in three takes a second turn. When a function must be called, one always is.
+    The calls are planned from the prompt alone; calls already made correctly are not repeated. One prompt in three
+    takes a second turn. If a function must be called, one always is.
     """
     if not request.functions:
         return ()
@@ -103,7 +103,7 @@ def next_calls(request: ChatRequest, seed: int) -> tuple[Call, ...]:
 
 
 def _without(planned: Sequence[Call], done: Counter[tuple[str, bytes]]) -> Iterator[Call]:
-    """The calls that are not done; those that are, are counted off."""
+    """The planned calls that are not done yet; counts down those that are."""
     for call in planned:
         if done[call.key]:
             done[call.key] -= 1
@@ -127,7 +127,7 @@ def _planned(request: ChatRequest, seed: int) -> list[tuple[Call, ...]]:
 
 
 def _calls(function: Function, prompt: _Prompt) -> list[Call]:
-    """The calls of a function that the prompt asks for: one for each place, person ... that it names."""
+    """The calls of a function that the prompt asks for: one for each place, person and so on that it names."""
     node = compiled(function.parameters)
     known = node.known if isinstance(node, Fields) else {}
     required = node.required if isinstance(node, Fields) else frozenset()
@@ -142,7 +142,7 @@ def _calls(function: Function, prompt: _Prompt) -> list[Call]:
 
 
 def _forced(function: Function, prompt: _Prompt) -> Call:
-    """A call although the prompt does not ask for it: what is not found is invented."""
+    """A call that the prompt does not ask for: arguments that are not found are invented."""
     node = compiled(function.parameters)
     made = node.find(prompt.scene())
     made = node.invent(prompt.scene()) if made is NOTHING else made
@@ -159,7 +159,7 @@ def _most_fitting(functions: Sequence[Function], prompt: _Prompt) -> Function:
 
 
 def _asked_for(function: Function, known: Mapping[str, Node], values: Mapping[str, Any], prompt: _Prompt) -> bool:
-    """All words of the name, half of them with a word of the description, or two values of enumerations."""
+    """Whether the prompt has all words of the name, half of them and a word of the description, or two enum values."""
     name = [word for word in words_of(function.name) if word not in _IDLE] or [function.name]
     topics = [topic for topic in _TOPICS if _stem(topic) in _stems(" ".join((*name, function.description)))]
     hits = sum(prompt.mentions(word) for word in name)
@@ -172,20 +172,20 @@ def _asked_for(function: Function, known: Mapping[str, Node], values: Mapping[st
 
 @dataclass(frozen=True)
 class _Arguments:
-    """The values that a prompt has for each parameter of a function."""
+    """The values in a prompt for each parameter of a function."""
 
     known: Mapping[str, Node]
     required: frozenset[str]
     prompt: _Prompt
 
     def found(self) -> dict[str, list[Any]]:
-        """Lists of one value or more, by parameter."""
+        """Non-empty lists of values, by parameter."""
         measures = self._measures()
         found = {name: self._values(name, node) for name, node in self.known.items() if name not in measures}
         return {name: values for name, values in {**found, **measures}.items() if values}
 
     def _measures(self) -> dict[str, list[Any]]:
-        """Parameters that are units of measurement, and the number that stands before the first of the units."""
+        """Parameters that are units of measurement, and the number before the first unit."""
         cores = {name: _core(node) for name, node in self.known.items()}
         enums = {name: core.values for name, core in cores.items() if isinstance(core, OneOf)}
         units = next((values for values in enums.values() if list(enums.values()).count(values) > 1), None)
@@ -236,7 +236,7 @@ class _Arguments:
 
 
 def _listed(found: Sequence[Any], prompt: _Prompt) -> list[str]:
-    """The names that were found, and those that are listed after them: "in Graz, Kiel and Gouda"."""
+    """The names found, and those listed after them: "in Graz, Kiel and Gouda"."""
     values: list[str] = []
     for each in found:
         values += re.split(_SEPARATOR, each.value)
@@ -249,7 +249,7 @@ def _listed(found: Sequence[Any], prompt: _Prompt) -> list[str]:
 
 
 def _source_first(names: Sequence[str]) -> list[str]:
-    """Parameters in the order of "from what, to what"."""
+    """Parameters ordered "from" before "to"."""
     return sorted(
         names, key=lambda name: bool({"to", "target", "into", "wanted", "dest", "output"}.intersection(words_of(name)))
     )
@@ -261,7 +261,7 @@ def _is_list_of_points(node: Node, values: Sequence[Any]) -> bool:
 
 
 def _core(node: Node) -> Node:
-    """The node without its being nullable."""
+    """The node without its null branch."""
     while isinstance(node, Either):
         node = next(
             (each for each in node.branches if not isinstance(each, OneOf) or each.values != (None,)), node.branches[0]

@@ -1,4 +1,4 @@
-"""Units of measurement in a text: which of the known ones stand there, and the number before the first."""
+"""Units of measurement in a text: the known units that occur, and the number before the first."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ _NUMBER = r"(\d[\d.,\u00a0\u202f]*)\s*"
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """The units in a text, each once: first those behind a number; `amount` is the number of the first, in digits."""
+    """The units in a text, each once, those after a number first; `amount` is the number of the first, in digits."""
 
     units: tuple[str, ...]
     amount: str | None
 
     @classmethod
     def read(cls, text: str, known: Sequence[str]) -> Measures:
-        """The units of `known` that occur, as signs or as words. A sign of one letter counts only behind a number."""
+        """The units of `known` that occur, as signs or as words. A one-letter sign counts only after a number."""
         hits = sorted(hit for unit in known if (hit := _hit(text.lower(), unit)) is not None)
         amount = next((number for loose, _, _, number in hits if not loose), None)
         return cls(tuple(unit for _, _, unit, _ in hits), amount)
 
 
 def _hit(text: str, unit: str) -> tuple[bool, int, str, str] | None:
-    """Whether a unit stands alone, where, which it is, and its number."""
+    """Whether a unit lacks a number, its position, the unit, and its number."""
     words = [unit.lower(), f"{unit.lower()}s", *_WORDS.get(unit.lower(), "").split()]
     spelt = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
     if match := re.search(rf"{_NUMBER}(?:{spelt})(?!\w)", text):

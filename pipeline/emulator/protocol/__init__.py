@@ -1,1 +1,1 @@
-"""What Vertex AI accepts: requests checked as it checks them, and its bodies as it writes them."""
+"""Vertex AI's protocol: checks requests, and writes bodies, as Vertex does."""

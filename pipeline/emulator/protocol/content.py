@@ -1,4 +1,4 @@
-"""The content of messages: texts, and media that come along with the request or are named by a URL."""
+"""The content of messages: texts, and media that are inline or named by a URL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAME = {
     "video/quicktime": "video/mp4",
     "video/mov": "video/mp4",
 }
-_ONE_CONTAINER = frozenset({"audio/mp4", "video/mp4"})  # only its tracks tell which of them it is
+_ONE_CONTAINER = frozenset({"audio/mp4", "video/mp4"})  # only the tracks distinguish the two
 _KNOWN = ("image/", "audio/", "video/", "text/", "application/pdf")
 
 Json = Mapping[str, Any]
@@ -41,7 +41,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A file in a message: what is known of it, in words, and how many tokens it counts as."""
+    """A file in a message: a description of it, and its number of tokens."""
 
     description: str
     tokens: int
@@ -49,7 +49,7 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A message as it was read: `text` is all its text parts, one to a line."""
+    """A parsed message: `text` is all its text parts, one per line."""
 
     role: str
     text: str
@@ -57,7 +57,7 @@ class Spoken:
 
 
 def read_message(message: Any, index: int) -> Spoken:
-    """One of `messages`. Raises the 400."""
+    """Reads one of `messages`. Raises a 400."""
     if not isinstance(message, dict):
         raise invalid(f"messages[{index}] is not an object.")
     role, content = message.get("role"), message.get("content")

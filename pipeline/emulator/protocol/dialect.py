@@ -1,6 +1,6 @@
-"""Schemas that Gemini refuses: of functions' parameters, which are OpenAPI 3.0's, and of structured output.
+"""Schemas that Gemini refuses: function parameters, which follow OpenAPI 3.0, and structured output.
 
-Each refusal is one that somebody met, and names where; the words are those of the report. What is inferred says so.
+Each refusal was reported publicly, and names the report; messages are quoted from it. Inferred ones say so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ type format title description nullable items minItems maxItems enum properties p
 minProperties maxProperties minimum maximum minLength maxLength pattern example anyOf
 """
 KNOWN = frozenset(_KNOWN.split())
-"""https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Schema, but for `default`, which was refused there
-(datastax/astra-assistants-api#73), and for `additionalProperties`, `$ref` and `$defs`: inferred to be refused still."""
+"""https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Schema, except `default`, which was refused
+(datastax/astra-assistants-api#73), and `additionalProperties`, `$ref` and `$defs`: inferred to be still refused."""
 
 TYPES = frozenset({"string", "number", "integer", "boolean", "array", "object", "null"})
 _MESSAGE = "type.googleapis.com/google.cloud.aiplatform.v1beta1"
@@ -29,7 +29,7 @@ _LEARN = "https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/funct
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A schema among a function's parameters, and the three ways in which messages name its place."""
+    """A schema within a function's parameters, and the three ways in which messages name its place."""
 
     schema: Any
     field: str
@@ -38,12 +38,12 @@ class _Place:
 
     @property
     def kind(self) -> str:
-        """Its type, in small letters; empty without one."""
+        """Its type in lower case; empty without one."""
         return str(self.schema.get("type") or "").lower()
 
 
 def check_parameters(function: str, index: int, schema: Json) -> None:
-    """Raises the 400 for parameters of the function at this place in `tools` that Gemini does not take."""
+    """Raises a 400 for parameters that Gemini does not accept; `index` is the function's place in `tools`."""
     field = f"tools[0].function_declarations[{index}].parameters"
     places = list(_places(_Place(schema, field, "parameters", f"GenerateContentRequest.{field}")))
     if unreadable := [complaint for place in places for complaint in _unreadable(place)]:
@@ -57,11 +57,11 @@ def check_parameters(function: str, index: int, schema: Json) -> None:
 
 
 def check_structured(root: Json) -> None:
-    """Raises the 400 for a schema of structured output that is documented not to be served; the words are inferred.
+    """Raises a 400 for a structured-output schema that is documented as unsupported; the messages are inferred.
 
-    https://cloud.google.com/vertex-ai/docs/reference/rest/v1/GenerationConfig: beside a `$ref` only names that start
-    with $ may stand (and `description` and `default`: su-kaka/gcli2api#374), and cyclic references only within
-    properties that are not required. What is not supported is ignored.
+    https://cloud.google.com/vertex-ai/docs/reference/rest/v1/GenerationConfig: next to a `$ref` only names that start
+    with $ are allowed (and `description` and `default`: su-kaka/gcli2api#374), and cyclic references only within
+    properties that are not required. Unsupported keywords are ignored.
     """
     needed: dict[str, set[str]] = {}
     definitions = {f"#/$defs/{name}": inner for name, inner in _items(root.get("$defs"))}
@@ -77,7 +77,7 @@ def check_structured(root: Json) -> None:
 
 
 def _references(definition: Any) -> Iterator[tuple[Json, bool]]:
-    """The schemas with a `$ref` in a definition, and whether every property on the way to them is required."""
+    """The schemas with a `$ref` in a definition, and whether all properties on the path to each are required."""
     ahead: list[tuple[Any, bool]] = [(definition, True)]
     while ahead:
         schema, required = ahead.pop()
@@ -97,7 +97,7 @@ def _is_beside_reference(name: str) -> bool:
 
 
 def _places(root: _Place) -> Iterator[_Place]:
-    """The schema and all that are inside of it, in order."""
+    """The schema and all inner schemas, in order."""
     ahead = [root]
     while ahead:
         place = ahead.pop()
@@ -117,7 +117,7 @@ def _below(at: _Place, schema: Json) -> Iterator[_Place]:
 
 
 def _unreadable(at: _Place) -> Iterator[tuple[str, str]]:
-    """What the request's message cannot hold: the field, and the complaint."""
+    """Values that the request's protobuf message cannot hold: the field, and the error."""
     if not isinstance(at.schema, Mapping):  # inferred: a schema is a message
         yield at.field, f"Invalid value at '{at.field}' ({_MESSAGE}.Schema), {at.schema}"
         return
@@ -140,7 +140,7 @@ def _unreadable(at: _Place) -> Iterator[tuple[str, str]]:
 
 
 def _misuse(at: _Place) -> str | None:
-    """What Vertex says of a schema, whatever its type."""
+    """Vertex's error for a schema of any type, if it has one."""
     if "anyOf" in at.schema:
         if len(at.schema) == 1:
             return None
@@ -182,11 +182,11 @@ def _of_lists(at: _Place) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[_Place], Iterator[str]], ...] = (_of_texts, _of_objects, _of_lists)
-"""What a schema's type demands of it, a line for each complaint."""
+"""The checks for each type of schema; one message per violation."""
 
 
 def _violations(found: list[tuple[str, str]]) -> Problem:
-    """The refusal of a message that cannot be read, with a google.rpc.BadRequest for details."""
+    """The error for a message that cannot be parsed, with a google.rpc.BadRequest as details."""
     lines = [f"Invalid JSON payload received. {line}" if line.startswith("Unknown") else line for _, line in found]
     fields = [{"field": field, "description": line} for (field, _), line in zip(found, lines, strict=True)]
     details = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": fields}

@@ -1,4 +1,4 @@
-"""What Google adds to OpenAI's request under `extra_body.google`, and the thinking that it asks for."""
+"""Google's extensions of OpenAI's request under `extra_body.google`, and the thinking options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """Google's own options. `thinking_config` is None when it is not there."""
+    """Google's own options. `thinking_config` is None when absent."""
 
     thinking_config: Json | None = None
     marker: str | None = None
@@ -36,7 +36,7 @@ PLAIN = Extensions()
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """The budget in tokens, and whether summaries of the thoughts are wanted."""
+    """The budget in tokens, and whether thought summaries are requested."""
 
     budget: int = 0
     shown: bool = False
@@ -46,7 +46,7 @@ UNTHINKING = Thinking()
 
 
 def read_extensions(payload: Json) -> Extensions:
-    """Those of a request: nested as Google documents them, or as a `google` of the top level. Raises the 400."""
+    """The extensions of a request: nested as Google documents them, or under a top-level `google`. Raises a 400."""
     extra = payload.get("extra_body")
     google = extra.get("google") if isinstance(extra, dict) else payload.get("google")
     if not isinstance(google, dict) or not google:
@@ -65,7 +65,7 @@ def read_extensions(payload: Json) -> Extensions:
 
 
 def read_thinking(effort: Any, config: Json | None) -> Thinking:
-    """What `reasoning_effort` or a thinking config asks for. Raises the 400, also when both are there."""
+    """The thinking set by `reasoning_effort` or a thinking config. Raises a 400, also when both are given."""
     if effort is not None and config is not None:
         raise invalid("Only one of reasoning_effort and thinking_config may be set.")
     if effort is not None:
@@ -105,7 +105,7 @@ def _read_cached(name: Any) -> bool:
 
 
 def _read_strict(settings: Any) -> bool:
-    """Whether a setting blocks what is harmful with a low probability."""
+    """Whether a setting blocks content with a low probability of harm."""
     if settings is None:
         return False
     if not isinstance(settings, list) or not all(isinstance(setting, dict) for setting in settings):

@@ -1,7 +1,7 @@
-"""What bytes are: their type, and what their own header says of size, length and pages. No picture is decoded.
+"""Inspects media: the type, and size, length and pages from the header. No image is decoded.
 
-The parsers read the few fields that they need, by the formats' specifications. Bytes that break off, or contradict
-themselves, are `Unreadable`; nothing else is ever raised.
+The parsers read only the fields they need, by the formats' specifications. Truncated or inconsistent bytes are
+`Unreadable`; nothing else is ever raised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 TOKENS_A_TILE = 258
 TOKENS_A_PAGE = 258
 TOKENS_A_SECOND = 32
-SMALL = 384  # pixels: a picture that is no larger, either way, is one tile
+SMALL = 384  # pixels: an image no larger than this in both directions is one tile
 TILE = 768  # pixels
 MOST_STREAMS = 64
 MOST_INFLATED = 2**20  # bytes of a PDF's object stream
@@ -26,12 +26,12 @@ _CHANNELS = {1: "mono", 2: "stereo"}
 
 
 class Unreadable(ValueError):
-    """Bytes that are not what they begin as, or nothing that is known."""
+    """Bytes of an unknown type, or not valid for the type they begin as."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found. A field that does not apply, or that the header does not tell, is 0."""
+    """The findings. A field that does not apply, or is not in the header, is 0."""
 
     mime_type: str
     size: int = 0
@@ -45,7 +45,7 @@ class Inspection:
 
     @property
     def tokens(self) -> int:
-        """How many prompt tokens it counts as: 258 a tile, a page or a second of video, 32 a second of audio.
+        """Its prompt tokens: 258 per tile, page or second of video, 32 per second of audio.
 
         https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/image-understanding
         """
@@ -73,7 +73,7 @@ class Inspection:
 
 
 def inspect(data: bytes) -> Inspection:
-    """What these bytes are; `sha256` is the first 12 digits of theirs. Raises `Unreadable`."""
+    """Inspects these bytes; `sha256` is the first 12 digits of the hash. Raises `Unreadable`."""
     parser = _parser(data)
     if parser is None:
         raise Unreadable("of no known type")
@@ -107,7 +107,7 @@ def _picture(mime_type: str, width: int, height: int) -> Inspection:
 
 
 def _png(data: bytes) -> Inspection:
-    """https://www.w3.org/TR/png-3/#5DataRep, checksums and all."""
+    """https://www.w3.org/TR/png-3/#5DataRep, including checksums."""
     at, width, height = 8, 0, 0
     kind = b""
     while kind != b"IEND":
@@ -169,7 +169,7 @@ def _webp(data: bytes) -> Inspection:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes of an ISO media file (ISO/IEC 14496-12, 4.2), each with the span of its body."""
+    """The boxes of an ISO media file (ISO/IEC 14496-12, 4.2), each with the extent of its body."""
     while start < end:
         size, kind = struct.unpack_from(">I4s", data, start)
         body = start + 8
@@ -183,7 +183,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
 
 
 def _inside(data: bytes, path: tuple[bytes, ...], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The spans of all boxes at the end of a path of kinds. The body of `meta` has 4 bytes more at its head."""
+    """The extents of all boxes at the end of a path of types. The body of `meta` begins with 4 extra bytes."""
     for kind, body, stop in _boxes(data, start, end):
         if kind == path[0]:
             if len(path) == 1:
@@ -201,7 +201,7 @@ def _heic(data: bytes) -> Inspection:
 
 
 def _mp4(data: bytes) -> Inspection:
-    """ISO/IEC 14496-12, 8.2.2: the movie header's duration; a track's extent, when one has it."""
+    """ISO/IEC 14496-12, 8.2.2: the movie header's duration; a track's size, if one has it."""
     header = next(_inside(data, (b"moov", b"mvhd"), 0, len(data)), None)
     if header is None:
         raise Unreadable("without a movie header")
@@ -216,7 +216,7 @@ def _mp4(data: bytes) -> Inspection:
 
 
 def _wav(data: bytes) -> Inspection:
-    """http://soundfile.sapp.org/doc/WaveFormat. A stream that never learnt its length has 2^32 - 1 in its place."""
+    """http://soundfile.sapp.org/doc/WaveFormat. A stream of unknown length has 2^32 - 1 as its length."""
     at, channels, rate, speed = 12, 0, 0, 0
     while True:
         kind, length = struct.unpack_from("<4sI", data, at)
@@ -242,7 +242,7 @@ def _flac(data: bytes) -> Inspection:
 
 
 def _ogg(data: bytes) -> Inspection:
-    """https://www.rfc-editor.org/rfc/rfc3533#section-6: the last page says how many samples there were."""
+    """https://www.rfc-editor.org/rfc/rfc3533#section-6: the last page has the number of samples."""
     head = data[27 + data[26] :]
     last = data.rfind(b"OggS")
     samples = max(0, struct.unpack_from("<q", data, last + 6)[0])
@@ -263,7 +263,7 @@ _BITRATES = {  # of layer III, in kbit/s, by whether it is MPEG 1
 
 
 def _mp3(data: bytes) -> Inspection:
-    """http://www.mp3-tech.org/programmer/frame_header.html: the first frame, and the count of frames if it has one."""
+    """http://www.mp3-tech.org/programmer/frame_header.html: the first frame, and the number of frames if given."""
     at = 0
     if data.startswith(b"ID3"):
         at = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))

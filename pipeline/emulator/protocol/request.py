@@ -1,4 +1,4 @@
-"""A chat completion request, checked as Vertex checks it: what it does not know is ignored."""
+"""A chat completion request, checked as Vertex checks it: unknown parameters are ignored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_CHOICES = 8
 TEXT_ALONE = frozenset({"text"})
 MODALITIES = frozenset({"text", "image", "audio"})
 
-_OBJECT, _FLAG = (dict, type(None)), (bool, type(None))  # unions of types cost ten times as much, once a request
+_OBJECT, _FLAG = (dict, type(None)), (bool, type(None))  # isinstance with a union takes ten times as long
 
 Json = Mapping[str, Any]
 
@@ -35,10 +35,9 @@ Json = Mapping[str, Any]
 class ChatRequest:
     """One request. `prompt` is the text of the last user message, `characters` the length of all messages.
 
-    `digest` stands for the messages (whatever the order of their keys), in 16 bytes: whether the answer is streamed
-    makes no difference to it. `response_format` is the request's, or None for text. `functions` are those that may be
-    called, of which one must be when `must_call` is set; `turns` are their calls since the last user message.
-    `varied` says that answers may differ from each other.
+    `digest` identifies the messages in 16 bytes, independent of key order and of streaming. `response_format` is the
+    request's, or None for text. `functions` are those that may be called; with `must_call` one must be. `turns` are
+    their calls since the last user message. `varied` means that answers may differ from each other.
     """
 
     model: str
@@ -62,7 +61,7 @@ class ChatRequest:
 
 
 def read_request(body: bytes, *, default_model: str | None) -> ChatRequest:
-    """The request in a body; raises the 400. `default_model` serves a body without `model`."""
+    """The request in a body; raises a 400. `default_model` serves a body without `model`."""
     payload = _read_payload(body)
     read = _read_messages(payload.get("messages"))
     model = _read_model(payload.get("model", default_model))
@@ -92,7 +91,7 @@ def read_request(body: bytes, *, default_model: str | None) -> ChatRequest:
 
 
 def digest_of(messages: Any) -> bytes:
-    """16 bytes that stand for the messages, whatever the order of their keys and the spaces between them."""
+    """16 bytes that identify the messages, independent of key order and whitespace in the JSON."""
     return blake2b(orjson.dumps(messages, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
@@ -134,7 +133,7 @@ def _is_second_generation(model: str) -> bool:
 
 
 def _signs(model: str) -> bool:
-    """Whether a model wants its thought signatures back: Gemini 3 and later."""
+    """Whether a model requires its thought signatures back: Gemini 3 and later."""
     return "gemini" in model and not _is_second_generation(model)
 
 

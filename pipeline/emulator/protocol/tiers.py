@@ -1,4 +1,4 @@
-"""The way in which a request is served, by its headers: shared, flex, priority or provisioned.
+"""How a request is served, by its headers: shared, flex, priority or provisioned.
 
 https://cloud.google.com/vertex-ai/generative-ai/docs/flex-paygo
 """
@@ -16,7 +16,7 @@ _TRAFFIC = {"flex": "ON_DEMAND_FLEX", "priority": "ON_DEMAND_PRIORITY"}
 
 
 def traffic_type(headers: Mapping[str, str], location: str) -> str:
-    """What the usage says of it. Raises the 400 for a tier that the location does not have, and for an unknown one."""
+    """The `traffic_type` of the usage. Raises a 400 for an unknown tier, and one the location does not have."""
     kind, shared = headers.get(TYPE), headers.get(SHARED_TYPE)
     if kind is None and shared is None:
         return "ON_DEMAND"

@@ -1,4 +1,4 @@
-"""Functions that a request declares, and the calls and results of earlier turns: checked as Gemini 3 checks them."""
+"""The functions of a request, and the calls and results of earlier turns: checked as Gemini 3 checks them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.emulator.protocol.dialect import check_parameters
 from pipeline.emulator.protocol.wire import Problem, invalid
 
 ANY_SIGNATURE = "skip_thought_signature_validator"
-"""What Google documents for calls that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures."""
+"""Documented by Google for calls made by another model: https://ai.google.dev/gemini-api/docs/thought-signatures."""
 
 MOST_FUNCTIONS = 512
 
@@ -32,7 +32,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function that may be called; `parameters` is the JSON of their schema."""
+    """A function that may be called; `parameters` is the JSON of its schema."""
 
     name: str
     description: str
@@ -70,7 +70,7 @@ Turn = tuple[Done, ...]
 
 
 def read_functions(payload: Json) -> tuple[Function, ...]:
-    """The functions in `tools`; tools of other types are ignored. Raises the 400."""
+    """The functions in `tools`; tools of other types are ignored. Raises a 400."""
     tools = payload.get("tools")
     if tools is None:
         return ()
@@ -86,7 +86,7 @@ def read_functions(payload: Json) -> tuple[Function, ...]:
 
 
 def read_choice(payload: Json, functions: tuple[Function, ...]) -> tuple[tuple[Function, ...], bool]:
-    """The functions that `tool_choice` leaves, and whether one of them must be called. Raises the 400."""
+    """The functions that `tool_choice` allows, and whether one of them must be called. Raises a 400."""
     choice = payload.get("tool_choice")
     if choice is None or choice in ("auto", "validated"):
         return functions, False
@@ -105,10 +105,10 @@ def read_choice(payload: Json, functions: tuple[Function, ...]) -> tuple[tuple[F
 
 
 def read_turns(messages: Sequence[Json], read: Sequence[Spoken], *, signed: bool) -> tuple[Turn, ...]:
-    """The turns since the last user message. Raises the 400 for calls without their results, and the other way round.
+    """The turns since the last user message. Raises a 400 for calls without results, and results without calls.
 
-    With `signed` the first call of each of these turns must bear the signature that it was sent with; earlier turns
-    are history, and need none.
+    With `signed` the first call of each of these turns must carry the signature it was sent with; earlier turns are
+    history and need none.
     """
     last_user = max((index for index, spoken in enumerate(read) if spoken.role == "user"), default=-1)
     turns: list[Turn] = []

@@ -20,7 +20,7 @@ HTML_TYPE = "text/html; charset=UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one call counts, in disjoint kinds except `cached`, which is part of `prompt`."""
+    """The token counts of one call; disjoint, except `cached`, which is part of `prompt`."""
 
     prompt: int
     completion: int
@@ -29,7 +29,7 @@ class Tokens:
 
 
 class Problem(Exception):
-    """An error answer of the API: HTTP status, canonical code and message. `reason` makes it an ErrorInfo detail."""
+    """An error response of the API: HTTP status, canonical code and message. `reason` adds an ErrorInfo detail."""
 
     def __init__(self, http_status: int, status: str, message: str, *, details: Sequence[Json] = ()) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Problem(Exception):
         self.details = tuple(details)
 
     def body(self, style: Literal["list", "object"]) -> bytes:
-        """The error as the compatible endpoint sends it (`list`), or as the native one does (`object`)."""
+        """The error as the OpenAI-compatible endpoint sends it (`list`), or the native one (`object`)."""
         error: Json = {"code": self.http_status, "message": self.message, "status": self.status}
         if self.details:
             error["details"] = list(self.details)
@@ -48,12 +48,12 @@ class Problem(Exception):
 
 
 def dump(value: Any) -> bytes:
-    """JSON with sorted keys, as all of Vertex's bodies have."""
+    """JSON with sorted keys, as in all of Vertex's bodies."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def response_id(digest: bytes, repeat: int) -> str:
-    """An id of 23 base64url characters, the same for the same request asked for the same time."""
+    """An id of 23 base64url characters, equal for the same request and the same `repeat`."""
     material = digest[:13] + repeat.to_bytes(4, "big")
     return base64.urlsafe_b64encode(material).decode().rstrip("=")
 
@@ -64,7 +64,7 @@ def choice(index: int, message: Mapping[str, Any], finish_reason: str) -> Json:
 
 
 def nonce_id(count: int) -> str:
-    """An id of the same form that never comes again: its first 8 characters count, the others are random."""
+    """A unique id of the same form: its first 8 characters are a counter, the others random."""
     return base64.urlsafe_b64encode(count.to_bytes(6, "big") + secrets.token_bytes(11)).decode().rstrip("=")
 
 
@@ -99,12 +99,12 @@ def usage(tokens: Tokens, traffic: str) -> Json:
 
 
 def invalid(message: str) -> Problem:
-    """400: the request is at fault."""
+    """400: the request is invalid."""
     return Problem(400, "INVALID_ARGUMENT", message)
 
 
 def precondition(message: str) -> Problem:
-    """400: what is asked for is not to be had here."""
+    """400: the request cannot be served here."""
     return Problem(400, "FAILED_PRECONDITION", message)
 
 
@@ -157,7 +157,7 @@ def exhausted(retry_info: float | None = None) -> Problem:
 
 
 def front_end_page(status: int, title: str) -> bytes:
-    """The HTML page with which Google's front end answers in place of the API."""
+    """The HTML page that Google's front end sends in place of the API."""
     return (
         f"<!DOCTYPE html>\n<html lang=en>\n<meta charset=utf-8>\n<title>Error {status} ({title})!!1</title>\n"
         f"<p><b>{status}.</b> <ins>That&rsquo;s an error.</ins>\n<p>The server answered: {title}.  "

@@ -1,4 +1,4 @@
-"""The chat endpoint: who may ask, how much, and what is sent back."""
+"""The chat endpoint: authentication, quota, and responses."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from pipeline.emulator.server.rendering import choices_of, counted
 from pipeline.emulator.server.stats import Given, Stats
 
 UNSAFE = "[unsafe]"
-"""A prompt with this text is blocked under the strictest of the safety settings."""
+"""A prompt with this text is blocked under the strictest safety setting."""
 
 FIRST_CHUNK = 0.3
 """The share of its latency after which a stream begins."""
 
 Answered = tuple[web.StreamResponse, str]
-"""A response and the status under which it is counted."""
+"""A response, and the status under which it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was let in. `kind` is the fault that it meets, `repeat` how often its prompt had come before."""
+    """An accepted request. `kind` is its fault, `repeat` how often its prompt came before."""
 
     http: web.BaseRequest
     chat: ChatRequest
@@ -62,7 +62,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Chat:
-    """Answers chat completions. `options` may be exchanged while it runs, by `adopt`."""
+    """Answers chat completions. `adopt` changes `options` at run time."""
 
     options: Options
     tokens: AccessTokens
@@ -77,7 +77,7 @@ class Chat:
         self.adopt(self.options)
 
     def adopt(self, options: Options) -> None:
-        """Goes on with other options. A changed quota starts with a full bucket, a changed schedule at its start."""
+        """Switches to other options. A changed quota starts with a full bucket, a changed schedule at its beginning."""
         before = self.options
         if _quota(options) != _quota(before):
             self.bucket = None
@@ -89,14 +89,14 @@ class Chat:
     async def complete(self, request: web.BaseRequest, parent: str, endpoint: str) -> web.StreamResponse:
         """One completion; `parent` is `projects/P/locations/L`. Errors are answered, never raised."""
         self.stats.begin()
-        status = "500"  # what remains after a bug of ours
+        status = "500"  # stays after a bug in the emulator
         try:
             response, status = await self._answered(request, parent, endpoint)
         except Problem as refusal:
             response, status = self._refusal(refusal), str(refusal.http_status)
-        except ConnectionError:  # the client has left in the midst of a stream
+        except ConnectionError:  # the client disconnected during a stream
             response, status = responses.closed(request), "499"
-        except asyncio.CancelledError:  # the same, before it or between two chunks
+        except asyncio.CancelledError:  # the same, before the stream or between two chunks
             status = "499"
             raise
         finally:
@@ -158,7 +158,7 @@ class Chat:
         return fitting(kind, stream=chat.stream)
 
     async def _failed(self, asked: Asked) -> Answered | None:
-        """What is sent for a fault that leaves no completion; faults of the server's side take their time first."""
+        """The response of a fault without a completion; server-side faults wait for the latency first."""
         kind = asked.kind or ""
         if kind == "hang":
             return await responses.silence(), "499"
@@ -238,7 +238,7 @@ class Chat:
         return nonce_id(self.nonces)
 
     def _bill(self, asked: Asked, content: Json, tokens: Tokens) -> None:
-        """Counts an answer that is sent whole."""
+        """Counts an answer that was sent completely."""
         choices = content.get("choices") or ()
         calls = sum(len(each.get("message", {}).get("tool_calls", ())) for each in choices)
         results = len(asked.chat.turns[-1]) if asked.chat.turns else 0

@@ -1,4 +1,4 @@
-"""Access tokens: issuing them, checking them, and the credentials with which a client gets them."""
+"""Access tokens: issuing and checking them, and the credentials with which clients obtain them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pipeline.emulator.protocol.wire import Problem, unauthenticated
 
 CLIENT_ID = "emulated-client.apps.googleusercontent.com"
-CLIENT_SECRET = "emulated-secret"  # noqa: S105 (it opens nothing but this emulator)
+CLIENT_SECRET = "emulated-secret"  # noqa: S105 (valid for this emulator only)
 REFRESH_TOKEN = "1//emulated-refresh-token"  # noqa: S105 (the same)
-LONGEST_JWT = 3600 + 300  # seconds: an hour, and some tolerance for clocks
+LONGEST_JWT = 3600 + 300  # seconds: an hour, and a tolerance for clock skew
 
 Claims = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ class OAuthProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """A service account of no cloud, with a key of its own."""
+    """An emulated service account, with its own key."""
 
     email: str
     project: str
@@ -68,7 +68,7 @@ class ServiceAccount:
         }
 
     def verify(self, assertion: str, now: float) -> Claims:
-        """The claims of a JWT that this account has signed; raises `OAuthProblem`. `aud` is Google's, never ours."""
+        """The claims of a JWT signed by this account; raises `OAuthProblem`. `aud` is Google's, not ours."""
         header, claims, signature, signed = _split_jwt(assertion)
         if header.get("alg") != "RS256":
             raise OAuthProblem("invalid_grant", "Invalid JWT: unsupported signing algorithm.")
@@ -86,7 +86,7 @@ class ServiceAccount:
 
 @dataclass(slots=True)
 class Tokens:
-    """The access tokens given out, each with the time at which it ends. `clock` gives seconds and never goes back."""
+    """The issued access tokens with their expiry times. `clock` returns monotonic seconds."""
 
     life: float
     clock: Callable[[], float] = time.monotonic
@@ -95,9 +95,9 @@ class Tokens:
     _forgotten: int = 0
 
     def issue(self, *, share_used: float = 0.0) -> tuple[str, int]:
-        """A new token and its remaining life in whole seconds; `share_used` of its life has passed already.
+        """A new token and its remaining lifetime in whole seconds; `share_used` of the lifetime has already passed.
 
-        Like Google's, a life of an hour is announced as 3599 s; a short life is rounded down, to 1 s at least.
+        As with Google, a lifetime of an hour is announced as 3599 s; a short one is rounded down, to at least 1 s.
         """
         self.refreshes += 1
         life = self.life * (1.0 - share_used)
@@ -106,7 +106,7 @@ class Tokens:
         return token, max(1, math.floor(life) - (1 if life >= 60 else 0))
 
     def check(self, authorization: str | None) -> None:
-        """Returns for a token that lives; raises the 401 otherwise."""
+        """Returns for a valid token; raises a 401 otherwise."""
         if not authorization:
             raise _missing()
         scheme, _, token = authorization.partition(" ")
@@ -117,16 +117,16 @@ class Tokens:
             raise unauthenticated("ACCESS_TOKEN_EXPIRED")
 
     def revoke(self) -> None:
-        """Ends the life of every token given out so far."""
+        """Revokes every token issued so far."""
         now = self.clock()
         self._ends = {token: min(end, now) for token, end in self._ends.items()}
 
     def expired(self) -> int:
-        """How many tokens have ended since the counters began."""
+        """The number of tokens that have expired since the counters began."""
         return self._ended() - self._forgotten
 
     def reset_counters(self) -> None:
-        """Counts from 0 again; the tokens stay."""
+        """Resets the counters; the tokens stay."""
         self.refreshes = 0
         self._forgotten = self._ended()
 
@@ -136,9 +136,9 @@ class Tokens:
 
 
 def write_credentials(directory: Path, account: ServiceAccount, token_uri: str) -> tuple[Path, Path]:
-    """Writes the service account file and the authorized user file, mode 0600; a missing directory is made with 0700.
+    """Writes the service account and authorized user files, mode 0600; creates a missing directory with 0700.
 
-    google-auth's own loader of the second kind ignores its `token_uri`: build
+    google-auth's own loader of the second file ignores its `token_uri`: build
     `google.oauth2.credentials.Credentials(token_uri=...)` from its fields instead.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Faults on demand: which request gets one, and what each of them sends instead of an answer."""
+"""Faults on demand: which request gets one, and what each fault sends instead of an answer."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ HTML_PAGE = front_end_page(200, "OK")
 def chosen(
     faults: Mapping[str, float], poison: Mapping[str, str], *, prompt: str, digest: bytes, repeat: int, seed: int
 ) -> str | None:
-    """The kind of fault for a prompt that comes for the `repeat`-th time, counted from 0; None for an honest answer.
+    """The kind of fault for the `repeat`-th request with a prompt, counted from 0; None for a normal answer.
 
-    Poison decides first and always the same. The shares decide by a hash of seed, prompt and `repeat`: the same run
-    meets the same faults, and asking again may pass.
+    Poison comes first and never changes. Shares are decided by a hash of seed, prompt and `repeat`: the same run gets
+    the same faults, and a retry may succeed.
     """
     for needle, kind in poison.items():
         if needle in prompt:
@@ -57,12 +57,12 @@ def chosen(
 
 
 def fitting(kind: str | None, *, stream: bool) -> str | None:
-    """The kind, or the one that stands for it in a stream or outside of one."""
+    """The kind, or its equivalent with or without streaming."""
     return (STREAMED if stream else UNSTREAMED).get(kind or "", kind)
 
 
 def problem(kind: str, *, model: str, parent: str, retry_info: float | None) -> Problem | None:
-    """The API's error for a kind that is one."""
+    """The API error of a kind that is an error."""
     match kind:
         case "400":
             return invalid("Request contains an invalid argument.")
@@ -82,7 +82,7 @@ def problem(kind: str, *, model: str, parent: str, retry_info: float | None) -> 
 
 
 def damaged_text(kind: str | None, text: str) -> str:
-    """The answer's text after a fault that touches only the text."""
+    """The answer's text after a fault that changes only the text."""
     match kind:
         case "fenced":
             return f"```json\n{text}\n```"
@@ -94,9 +94,9 @@ def damaged_text(kind: str | None, text: str) -> str:
             return text
 
 
-def damaged_calls(kind: str | None, calls: Sequence[Call], *, told: bool) -> tuple[Call, ...]:
-    """The calls after a fault that touches them. A model that was `told` what became of its last calls errs no more."""
-    if told or not calls:
+def damaged_calls(kind: str | None, calls: Sequence[Call], *, later_turn: bool) -> tuple[Call, ...]:
+    """The calls after a fault that changes them. In a `later_turn`, with the results at hand, none."""
+    if later_turn or not calls:
         return tuple(calls)
     match kind:
         case "unknown_tool":
@@ -108,7 +108,7 @@ def damaged_calls(kind: str | None, calls: Sequence[Call], *, told: bool) -> tup
 
 
 def damaged_body(kind: str | None, body: Json, digest: bytes) -> Json:
-    """The completion after a fault that touches its structure; other kinds leave it as it is."""
+    """The completion after a fault that changes its structure; other kinds leave it unchanged."""
     damage = DAMAGES.get(kind or "")
     return damage(body, digest) if damage else body
 
@@ -134,7 +134,7 @@ def _content_filter(body: Json, _: bytes) -> Json:
 
 
 def _blocked(body: Json, digest: bytes) -> Json:
-    """How the compatible endpoint reports a blocked prompt is inferred: Gemini's own feedback, or a filtered choice."""
+    """The report of a blocked prompt; inferred for this endpoint: Gemini's own feedback, or a filtered choice."""
     forms = (_no_choices, _empty_choices, _content_filter)
     feedback = {} if digest[0] % 3 == 2 else {"promptFeedback": {"blockReason": "SAFETY"}}
     return {**forms[digest[0] % 3](body, digest), **feedback}

@@ -1,4 +1,4 @@
-"""A token bucket, fixed windows, and a capacity that moves: arithmetic of time. The caller brings the clock."""
+"""A token bucket, fixed windows, and a capacity schedule: pure arithmetic; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 class Bucket:
-    """Grants `rate` calls per second and a burst of `window` seconds' worth (one call at least). Starts full.
+    """Grants `rate` calls per second and a burst of `window` seconds' worth (at least one call). Starts full.
 
-    Refilled continuously (https://en.wikipedia.org/wiki/Token_bucket): in any span of `t` seconds at one rate at most
-    `capacity + rate * t` calls are granted. At a rate of 0 none is.
+    Refilled continuously (https://en.wikipedia.org/wiki/Token_bucket): in any `t` seconds at a constant rate, at most
+    `capacity + rate * t` calls are granted; at a rate of 0, none.
     """
 
     __slots__ = ("_at", "_level", "rate", "window")
@@ -22,7 +22,7 @@ class Bucket:
 
     @property
     def capacity(self) -> float:
-        """The most calls that are granted at once."""
+        """The maximum number of calls granted at once."""
         return max(1.0, self.rate * self.window) if self.rate else 0.0
 
     def take(self, now: float) -> bool:
@@ -34,7 +34,7 @@ class Bucket:
         return True
 
     def change(self, rate: float, now: float) -> None:
-        """Goes on with another rate; what had been saved up stays, as far as the new capacity holds it."""
+        """Changes the rate; accumulated calls are kept up to the new capacity."""
         if rate != self.rate:
             self._refill(now)
             self.rate = rate
@@ -46,9 +46,10 @@ class Bucket:
 
 
 class FixedWindow:
-    """Grants `rate * window` calls (one at least) in each window of `window` seconds, at once if need be, then none.
+    """Grants `rate * window` calls (at least one) in each window of `window` seconds, possibly all at once.
 
-    The first window begins with the first call. Many gateways count so: twice the rate may pass around a boundary.
+    The first window begins with the first call. Many gateways count this way: around a boundary, twice the rate may
+    pass.
     """
 
     __slots__ = ("_began", "_granted", "rate", "window")
@@ -61,7 +62,7 @@ class FixedWindow:
 
     @property
     def capacity(self) -> float:
-        """The calls that a window grants."""
+        """The number of calls granted per window."""
         return max(1.0, self.rate * self.window) if self.rate else 0.0
 
     def take(self, now: float) -> bool:
@@ -74,8 +75,8 @@ class FixedWindow:
         self._granted += 1
         return True
 
-    def change(self, rate: float, now: float) -> None:  # noqa: ARG002 - as a bucket does
-        """Goes on with another rate, in the window that has begun."""
+    def change(self, rate: float, now: float) -> None:  # noqa: ARG002 - the signature of `Bucket`
+        """Changes the rate, within the current window."""
         self.rate = rate
 
 

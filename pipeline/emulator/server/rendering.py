@@ -1,4 +1,4 @@
-"""Answers written as Vertex writes them: the choices of a completion, and what they count."""
+"""Writes answers as Vertex does: the choices of a completion, and their token counts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.emulator.protocol.wire import Json, Tokens, choice
 from pipeline.emulator.server.faults import WITHOUT_OUTPUT, damaged_calls, damaged_text
 
 CACHED_TOKENS = 4096
-"""What any cached content counts as: the emulator has not seen it."""
+"""Tokens of any cached content, which the emulator has not seen."""
 
 DEFAULT_ROOM = 1024
 
 
 def choices_of(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, kind: str | None) -> list[Json]:
-    """The `choices` for the answers, after a fault that touches texts or calls."""
+    """The `choices` for the answers, after applying a fault to texts or calls."""
     return [
         choice(index, _message(asked, answer, index, reasoning, kind), answer.finish_reason)
         for index, answer in enumerate(answers)
@@ -28,7 +28,7 @@ def choices_of(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, ki
 
 
 def counted(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, kind: str | None) -> Tokens:
-    """The tokens of a call."""
+    """The token counts of a call."""
     cached = CACHED_TOKENS if asked.extensions.cached else 0
     prompt = tokens_in(asked.characters) + sum(medium.tokens for medium in asked.media) + cached
     if kind in WITHOUT_OUTPUT:
@@ -66,18 +66,18 @@ def _message(asked: ChatRequest, answer: Answer, index: int, reasoning: int, kin
 
 
 def _calls(asked: ChatRequest, answer: Answer, kind: str | None) -> tuple[Call, ...]:
-    return damaged_calls(kind, answer.calls, told=bool(asked.turns))
+    return damaged_calls(kind, answer.calls, later_turn=bool(asked.turns))
 
 
 def _shown(thoughts: str | None, marker: str | None) -> str:
-    """Summaries of thoughts come inside the text: in tags when the request names some, else bare."""
+    """Thought summaries are part of the text: in tags if the request names one, else bare."""
     if not thoughts:
         return ""
     return f"<{marker}>{thoughts}</{marker}>" if marker else f"{thoughts}\n"
 
 
 def _written_calls(calls: Sequence[Call], dice: Dice) -> list[Json]:
-    """The calls with ids of Vertex's form; the first bears the thought signature for all of them."""
+    """The calls with ids in Vertex's form; the first carries the thought signature for all of them."""
     written: list[Json] = [
         {
             "function": {"arguments": call.written, "name": call.name},

@@ -1,4 +1,4 @@
-"""HTTP answers, each with the label that it is simulated."""
+"""HTTP responses, each labelled as simulated."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def html(body: bytes, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def plain(text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Text, as the metadata server gives its values."""
+    """Plain text, as the metadata server returns its values."""
     return _response(text.encode(), 200, "application/text", headers)
 
 
 def closed(request: web.BaseRequest) -> web.Response:
-    """Closes the connection; what is returned is never sent."""
+    """Closes the connection; the returned response is never sent."""
     if request.transport is not None:
         request.transport.close()
     return web.Response()
@@ -46,7 +46,7 @@ async def half(request: web.BaseRequest, body: bytes) -> web.StreamResponse:
 
 
 async def stream(request: web.BaseRequest, events: Sequence[bytes], *, first: float, gap: float) -> web.StreamResponse:
-    """Sends events, the first after `first` seconds and the others `gap` seconds apart; the end is the caller's."""
+    """Sends events, the first after `first` seconds and the others `gap` seconds apart; the caller ends the stream."""
     if first:
         await asyncio.sleep(first)
     response = web.StreamResponse(headers=_headers(STREAM_TYPE, None))
@@ -60,14 +60,14 @@ async def stream(request: web.BaseRequest, events: Sequence[bytes], *, first: fl
 
 
 def cut(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
-    """Closes the connection in the midst of an answer."""
+    """Closes the connection in the middle of a response."""
     if request.transport is not None:
         request.transport.close()
     return response
 
 
 async def silence() -> web.StreamResponse:
-    """Waits until the client leaves or the server ends."""
+    """Waits until the client disconnects or the server stops."""
     forever: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
     return await forever
 

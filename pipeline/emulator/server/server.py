@@ -1,4 +1,4 @@
-"""The HTTP server: one port of the loopback interface for the endpoint, the token servers and the counters."""
+"""The HTTP server: one loopback port for the endpoint, the token servers and the counters."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CHAT = re.compile(
     r"/v1(?:beta1)?/(?P<parent>projects/[^/]+/locations/[^/]+)/endpoints/(?P<endpoint>openapi|\d+)/chat/completions"
 )
 HOST = "127.0.0.1"
-LARGEST_BODY = 20_000_000  # bytes; the only limit that is documented for inline data
-GRACE = 0.05  # seconds for answers that are being written when the server stops
+LARGEST_BODY = 20_000_000  # bytes; the only documented limit for inline data
+GRACE = 0.05  # seconds to finish responses when the server stops
 LISTS = frozenset({"models", "unknown_models", "down_locations"})
 FIXED = frozenset({"port", "project", "seed", "directory"})
 
@@ -36,13 +36,13 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class Emulator:
-    """Routes a request to what answers it."""
+    """Routes requests to their handlers."""
 
     chat: Chat
     token_server: TokenServer
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to any request."""
+        """The response to any request."""
         method, path = request.method, request.path
         if method == "POST" and (match := CHAT.fullmatch(path)):
             return await self.chat.complete(request, match["parent"], match["endpoint"])
@@ -56,7 +56,7 @@ class Emulator:
         return await self.token_server.token(request)
 
     async def root(self, _: web.BaseRequest) -> web.StreamResponse:
-        """`GET /`: google-auth takes the header for the sign of a metadata server."""
+        """`GET /`: google-auth recognises a metadata server by the header."""
         return responses.plain("A simulated Vertex AI: nothing here is real.\n", FLAVOR)
 
     async def stats(self, _: web.BaseRequest) -> web.StreamResponse:
@@ -64,23 +64,23 @@ class Emulator:
         return responses.json(dump(self._stats()))
 
     async def prompts(self, _: web.BaseRequest) -> web.StreamResponse:
-        """`GET /stats/prompts`: how many times each prompt was answered, by its digest."""
+        """`GET /stats/prompts`: how often each prompt was answered, by its digest."""
         answered = self.chat.stats.answered.items()
         return responses.json(dump({digest.hex(): count for digest, count in answered}))
 
     async def answers(self, _: web.BaseRequest) -> web.StreamResponse:
-        """`GET /stats/answers`: the answers of an emulator with nonces, in the order in which they were sent."""
+        """`GET /stats/answers`: the answers of an emulator with unique ids, in the order they were sent."""
         given = self.chat.stats.given
         return responses.json(dump([{"prompt": each.prompt.hex(), "id": each.ident, "at": each.at} for each in given]))
 
     async def reset(self, _: web.BaseRequest) -> web.StreamResponse:
-        """`POST /stats/reset`: counts from 0 again."""
+        """`POST /stats/reset`: resets the counters."""
         self.chat.stats = Stats(in_flight=self.chat.stats.in_flight)
         self.chat.tokens.reset_counters()
         return responses.json(dump(self._stats()))
 
     async def control(self, request: web.BaseRequest) -> web.StreamResponse:
-        """`POST /control`: changes options and the token server; all that is asked or, with 400 and why, nothing."""
+        """`POST /control`: changes options and the token server; all changes or, with 400 and the reason, none."""
         try:
             wish = orjson.loads(await request.read())
             options, mode, delay = self._wished(wish)
@@ -136,7 +136,7 @@ async def run(
     stop: asyncio.Event,
     account: ServiceAccount | None = None,
 ) -> None:
-    """See `pipeline.emulator.serve`. Without an account a new one is made."""
+    """See `pipeline.emulator.serve`. Without an account a new one is created."""
     if account is None:
         account = await asyncio.to_thread(ServiceAccount.generate, options.project)
     tokens = Tokens(options.token_life)

@@ -1,4 +1,4 @@
-"""What the emulator has counted since it started, or since the last reset."""
+"""Counters since the emulator started, or since the last reset."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from pipeline.emulator.protocol.wire import Tokens
 
 MOST_ANSWERS = 200_000
-"""How many answers are remembered one by one; the oldest are forgotten first."""
+"""The number of answers remembered one by one; the oldest are dropped first."""
 
 
 class Given(NamedTuple):
-    """An answer that was sent whole: the digest of its messages, its id, and Unix time in microseconds."""
+    """An answer sent completely: the digest of its messages, its id, and Unix time in microseconds."""
 
     prompt: bytes
     ident: str
@@ -22,11 +22,11 @@ class Given(NamedTuple):
 
 @dataclass(slots=True)
 class Stats:
-    """Counters of the chat endpoint. Prompts are kept as 16-byte digests, about 150 bytes each in all.
+    """Counters of the chat endpoint. Prompts are kept as 16-byte digests, about 150 bytes each in total.
 
-    `statuses` counts what was sent, by HTTP status; `dropped` stands for a closed connection, `499` for a client that
-    left before its answer. `answered` counts, per prompt, completions sent whole: what a real endpoint would bill.
-    `tool_calls` and `tool_results` are those of such completions, and of the requests that they answered.
+    `statuses` counts responses by HTTP status; `dropped` is a closed connection, `499` a client that disconnected
+    before its answer. `answered` counts, per prompt, completions sent completely: those a real endpoint would bill.
+    `tool_calls` and `tool_results` are those of such completions, and of the requests they answered.
     """
 
     requests: int = 0
@@ -45,25 +45,25 @@ class Stats:
     given: deque[Given] = field(default_factory=lambda: deque(maxlen=MOST_ANSWERS))
 
     def begin(self) -> None:
-        """A request has arrived."""
+        """Counts a request that has arrived."""
         self.requests += 1
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def end(self, status: str, location: str) -> None:
-        """It is over."""
+        """Counts the end of a request."""
         self.in_flight -= 1
         self.statuses[status] += 1
         self.by_location[location][status] += 1
 
     def sight(self, digest: bytes) -> int:
-        """How many times this prompt had come before; counts it."""
+        """Counts a prompt; returns how often it came before."""
         before = self.seen.get(digest, 0)
         self.seen[digest] = before + 1
         return before
 
     def bill(self, digest: bytes, tokens: Tokens, *, tool_calls: int = 0, tool_results: int = 0) -> None:
-        """A completion was sent whole."""
+        """Counts a completion that was sent completely."""
         self.answers += 1
         self.answered[digest] = self.answered.get(digest, 0) + 1
         self.input_tokens += tokens.prompt
@@ -73,7 +73,7 @@ class Stats:
         self.tool_results += tool_results
 
     def as_dict(self) -> dict[str, Any]:
-        """The counters for `/stats`, but those of the tokens of access."""
+        """The counters for `/stats`, except those of access tokens."""
         locations = sorted(self.by_location.items())
         return {
             "simulated": True,

@@ -1,4 +1,4 @@
-"""A completion taken apart into the chunks of a stream. Put together again, they are the completion."""
+"""Splits a completion into the chunks of a stream; assembled, they are the completion again."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pipeline.emulator.protocol.wire import Json, dump
 from pipeline.emulator.server.faults import SAME_ID
 
 DONE = b"data: [DONE]\n\n"
-PIECE = 24  # characters of a fragment of arguments
+PIECE = 24  # characters per fragment of arguments
 
 _WORDS = re.compile(r"\s*(?:\S{1,12}\s*){1,4}|\s+")
 
 
 def events(body: Json, *, fragments: bool) -> list[bytes]:
-    """The server-sent events for a completion, without the last one that says `[DONE]`.
+    """The server-sent events of a completion, without the final `[DONE]`.
 
-    Every delta has its role; the last one of a choice has its finish reason, the last of all the usage. Calls of
-    functions come in one delta each, or with `fragments` in pieces.
+    Every delta has a role; the last delta of a choice has its finish reason, and the very last one the usage. Function
+    calls are sent in one delta each, or with `fragments` in pieces.
     """
     return [b"data: " + dump(chunk) + b"\n\n" for chunk in chunks(body, fragments=fragments)]
 
 
 def chunks(body: Json, *, fragments: bool) -> list[Json]:
-    """The chunks; parts that a completion lacks are missing here too."""
+    """The chunks; parts missing from the completion are missing here too."""
     head = {name: body[name] for name in ("created", "id", "model", "system_fingerprint")}
     head["object"] = "chat.completion.chunk"
     by_choice = [_parts(choice, fragments=fragments) for choice in body.get("choices", ())]
@@ -68,7 +68,7 @@ def _deltas(message: Mapping[str, Any], *, fragments: bool) -> Iterator[Json]:
 def _fragments(call: Mapping[str, Any], index: int) -> Iterator[Json]:
     """A call in pieces, each with its id, name and type; the first has a neighbour's index, as Google sends it.
 
-    Without an id of its own (a fault) the index is right: nothing would be left to tell the calls apart by.
+    Without an id (a fault) the index is right: otherwise nothing would distinguish the calls.
     """
     known = call["id"] not in {"", SAME_ID}
     text: str = call["function"]["arguments"]

@@ -1,4 +1,4 @@
-"""Google's token endpoint and the metadata server of a virtual machine, with their ways to be broken."""
+"""Google's token endpoint and a virtual machine's metadata server, with their failure modes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MODES = ("ok", "slow", "down", "500", "503", "garbage", "html", "no_expiry", "ba
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 METADATA = "/computeMetadata/v1/"
 FLAVOR = {"Metadata-Flavor": "Google", "Server": "Metadata Server for VM"}
-PLAIN_JSON = "application/json"  # google-auth reads JSON of the metadata server under exactly this type
+PLAIN_JSON = "application/json"  # google-auth parses JSON of the metadata server only with exactly this type
 
 
 @dataclass(slots=True)
 class TokenServer:
-    """Answers for both sources of tokens. `mode` is one of `MODES`; a slow answer takes `delay` seconds."""
+    """Serves both sources of tokens. `mode` is one of `MODES`; a slow answer takes `delay` seconds."""
 
     account: ServiceAccount
     tokens: Tokens
@@ -41,7 +41,7 @@ class TokenServer:
         return await self._grant(request, "application/json; charset=utf-8")
 
     async def metadata(self, request: web.BaseRequest) -> web.StreamResponse:
-        """`GET` below `/computeMetadata/v1/`: refused without `Metadata-Flavor: Google`, as the real one does."""
+        """`GET` below `/computeMetadata/v1/`: refused without `Metadata-Flavor: Google`, as by the real server."""
         if request.headers.get("Metadata-Flavor") != "Google" or "X-Forwarded-For" in request.headers:
             return html(b"<html><body>Missing Metadata-Flavor:Google header.</body></html>\n", 403, FLAVOR)
         what = request.path.removeprefix(METADATA)

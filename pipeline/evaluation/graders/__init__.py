@@ -1,4 +1,4 @@
-"""Graders: how one answer is compared with what was expected, leaf by leaf. Pure.
+"""Graders compare an answer with the expected one, leaf by leaf. Pure.
 
-One more grader is a module here, and a name in `pipeline.evaluation`.
+To add a grader, add a module here and its name in `pipeline.evaluation`.
 """

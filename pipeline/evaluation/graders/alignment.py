@@ -1,4 +1,4 @@
-"""Which item of one list is taken for which of the other: by optimal assignment, or in order."""
+"""Pairs the items of two lists: by optimal assignment, or in order."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pipeline.evaluation.extra import needs_eval
 
 Pairs = list[tuple[int, int]]
-"""Positions in the expected list with their positions in the given one, ascending by the first."""
+"""Positions in the expected list, ascending, with the paired positions in the given one."""
 
 _STEPS = 1_000_000
-"""Similarities are told apart to a millionth; what is closer is a tie."""
+"""Similarities are rounded to a millionth; closer ones are ties."""
 
 
 def assigned(similar: Sequence[Sequence[float | None]]) -> Pairs:
-    """The pairs of the greatest total similarity; None stands where two items may not be taken for each other.
+    """The pairs of the greatest total similarity; None marks items that may not be paired.
 
-    Of several best sets of pairs it is the one that keeps the order and takes the first places: the one with the
-    greatest sum of (n - i) * (m - j). So the answer is a function of the lists alone.
+    Of several best sets of pairs it takes the one that keeps the order and the first positions: the one with the
+    greatest sum of (n - i) * (m - j). So the result is a function of the lists alone.
     """
     if not similar or not similar[0]:
         return []
@@ -25,7 +25,7 @@ def assigned(similar: Sequence[Sequence[float | None]]) -> Pairs:
         import numpy as np
         from scipy.optimize import linear_sum_assignment
     rows, columns = len(similar), len(similar[0])
-    tie = min(rows, columns) * rows * columns + 1  # above every sum of the second term
+    tie = min(rows, columns) * rows * columns + 1  # larger than any sum of the second term
     weight = np.zeros((rows, columns))
     for i, line in enumerate(similar):
         for j, likeness in enumerate(line):
@@ -37,10 +37,10 @@ def assigned(similar: Sequence[Sequence[float | None]]) -> Pairs:
 
 
 def in_order(rows: int, columns: int, agree: Callable[[int, int], bool]) -> Pairs:
-    """A longest common subsequence, the one with the lowest positions, and what lies between taken in order.
+    """A longest common subsequence, the one with the lowest positions, and the items between paired in order.
 
-    Between two items that agree, the first item left over stands against the first of the other side, and so on: an
-    item put in shifts nothing, an item replaced is one pair that does not agree.
+    Between two agreeing pairs, the first remaining item is paired with the first of the other side, and so on: an
+    inserted item shifts nothing, and a replaced item is one pair that does not agree.
     """
     pairs: Pairs = []
     i = j = 0
@@ -53,7 +53,7 @@ def in_order(rows: int, columns: int, agree: Callable[[int, int], bool]) -> Pair
 
 def _common(rows: int, columns: int, agree: Callable[[int, int], bool]) -> Pairs:
     agreed = [[agree(i, j) for j in range(columns)] for i in range(rows)]
-    length = [[0] * (columns + 1) for _ in range(rows + 1)]  # of the longest, from here to both ends
+    length = [[0] * (columns + 1) for _ in range(rows + 1)]  # of the longest one from these positions to the ends
     for i in reversed(range(rows)):
         for j in reversed(range(columns)):
             here = 1 + length[i + 1][j + 1] if agreed[i][j] else 0

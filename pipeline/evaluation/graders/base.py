@@ -1,4 +1,4 @@
-"""What a grader is: a frozen value that compares an expected value with a given one, leaf by leaf."""
+"""The base of all graders: frozen values that compare an expected value with a given one, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.evaluation.graders.verdicts import Leaf, Verdict
 from pipeline.faults import UsageError
 
 Part = tuple[str, tuple[int, ...], Any]
-"""A value inside of another one: its path from there, the places in the lists on the way, and the value."""
+"""A value inside another one: its path from there, its positions in the lists on the way, and the value."""
 
 _BARE_NAME = re.compile(r"[^.\[\]\"]+")
 
 
 def step(name: str) -> str:
-    """A field's name as a part of a path; names that a path could not be read with stand in brackets."""
+    """A field's name as a step of a path; names that would make the path ambiguous are put in brackets."""
     return f".{name}" if _BARE_NAME.fullmatch(name) else f"[{json.dumps(name)}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value stands in both answers, and the input row that they belong to."""
+    """The position of a value in both answers, and the input row they belong to."""
 
     path: str = ""
     expected_index: tuple[int, ...] = ()
@@ -34,11 +34,11 @@ class Place:
     row: Mapping[str, Any] = field(default_factory=dict)
 
     def field(self, name: str) -> Place:
-        """The place of a field of the object here."""
+        """The place of a field of this object."""
         return replace(self, path=(self.path + step(name)).removeprefix("."))
 
     def item(self, expected: int | None, got: int | None) -> Place:
-        """The place of an item of the lists here; None on the side that does not have it."""
+        """The place of an item of these lists; None on the side that lacks it."""
         return replace(
             self,
             path=f"{self.path}[]",
@@ -47,13 +47,13 @@ class Place:
         )
 
     def leaf(self, verdict: Verdict, expected: Any, got: Any, score: float = 0.0, label: str | None = None) -> Leaf:
-        """The leaf here."""
+        """The leaf at this place."""
         expected = None if expected is ABSENT else expected
         got = None if got is ABSENT else got
         return Leaf(self.path, verdict, expected, got, score, label, self.expected_index, self.got_index)
 
     def part(self, part: Part, verdict: Verdict, got: Any = None) -> Leaf:
-        """The leaf of a part of the expected value here, or of the given one if the verdict is `invented`."""
+        """The leaf of a part of the expected value, or of the given one if the verdict is `invented`."""
         path, index, value = part
         path = (self.path + path).removeprefix(".")
         if verdict is Verdict.invented:
@@ -69,9 +69,9 @@ ROOT = Place()
 class Grader(ABC):
     """How a field is graded.
 
-    `required` says that the field must be right for its row to be right. `nothing` says which values count as no
+    `required` means that the field must be right for its row to be right. `nothing` sets which values count as no
     value: `any` (null, absent, empty text, white space, empty lists and objects), `null` (null and absent) or
-    `absent`. Where one side has no value, the field is missed or invented; where both have none, correctly empty.
+    `absent`. If one side has no value, the field is missed or invented; if both have none, it is correctly empty.
     """
 
     required: bool = True
@@ -86,19 +86,19 @@ class Grader(ABC):
 
     @property
     def inner(self) -> Mapping[str, Grader]:
-        """The graders of what is inside, by the step of the path that leads there."""
+        """The graders of inner values, by the step of the path that leads there."""
         return {}
 
     def gives(self, value: Any) -> bool:
-        """Whether the value is one."""
+        """Whether this counts as a value."""
         return not is_nothing(value, self.nothing)
 
     def parts(self, value: Any) -> Iterator[Part]:
-        """The leaves of a value that `gives`: what is missed or invented when the other side has none."""
+        """The leaves of a value that counts as one: missed or invented when the other side has none."""
         yield "", (), value
 
     def grade(self, expected: Any, got: Any, at: Place = ROOT) -> Iterator[Leaf]:
-        """The leaves of both values, at least one. JSON of any kind on either side; never raises for it."""
+        """The leaves of both values, at least one. Accepts any JSON on either side without raising."""
         match self.gives(expected), self.gives(got):
             case True, True:
                 yield from self.compare(expected, got, at)
@@ -110,31 +110,31 @@ class Grader(ABC):
                 yield at.leaf(Verdict.empty, None, None, 1.0)
 
     def one_sided(self, value: Any, at: Place, verdict: Verdict, got: Any = None) -> Iterator[Leaf]:
-        """The leaves of a value that nothing stands against, or nothing of its kind; at least one."""
+        """The leaves of a value without a counterpart, or with one of another type; at least one."""
         parts = list(self.parts(value)) or [("", (), value)]
         yield from (at.part(part, verdict, got) for part in parts)
 
     def alike(self, expected: Any, got: Any, at: Place = ROOT) -> float | None:
-        """How similar two values are, from 0 to 1; None when neither side gives one, which says nothing."""
+        """The similarity of two values, from 0 to 1; None when neither side has one."""
         scores = [leaf.score for leaf in self.grade(expected, got, at) if leaf.verdict is not Verdict.empty]
         return sum(scores) / len(scores) if scores else None
 
     def agree(self, expected: Any, got: Any, at: Place = ROOT) -> bool:
-        """Whether nothing is wrong between two values."""
+        """Whether all leaves of two values are right."""
         return all(leaf.right for leaf in self.grade(expected, got, at))
 
     def repeats(self, one: Any, other: Any) -> bool:
-        """Whether two values of one answer are the same one, said twice."""
+        """Whether two values of one answer are duplicates."""
         return same(one, other)
 
     @abstractmethod
     def compare(self, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
-        """The leaves of two values that are both given."""
+        """The leaves of two values, both of which count as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What comparing two values came to: whether it is right, a score from 0 to 1, and a name for it if it has one."""
+    """The result of comparing two values: whether they match, a score from 0 to 1, and an optional label."""
 
     right: bool
     score: float
@@ -142,7 +142,7 @@ class Finding:
 
     @classmethod
     def check(cls, right: bool) -> Finding:  # noqa: FBT001 - the check's whole result
-        """Of a comparison that knows no degrees."""
+        """The finding of a yes-or-no comparison."""
         return cls(right, float(right))
 
 
@@ -156,7 +156,7 @@ class Scalar(Grader):
         yield at.leaf(Verdict.match if found.right else Verdict.wrong, expected, got, found.score, found.label)
 
     def alike(self, expected: Any, got: Any, at: Place = ROOT) -> float | None:
-        """The score; 0 where one side gives nothing."""
+        """The score; 0 if only one side has a value."""
         match self.gives(expected), self.gives(got):
             case True, True:
                 return self.find(expected, got, at.row).score
@@ -167,15 +167,15 @@ class Scalar(Grader):
 
     @abstractmethod
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:
-        """What comparing two given values comes to. An expected value of a foreign kind is matched by itself only."""
+        """Compares two values. An expected value of a type the grader does not handle matches only an equal one."""
 
 
 @dataclass(frozen=True)
 class Ignore(Grader):
     """Not graded: the field has no leaves."""
 
-    def gives(self, value: Any) -> bool:  # noqa: ARG002 - whatever it is
-        """Nothing counts."""
+    def gives(self, value: Any) -> bool:  # noqa: ARG002 - independent of the value
+        """No value counts."""
         return False
 
     def grade(self, expected: Any, got: Any, at: Place = ROOT) -> Iterator[Leaf]:  # noqa: ARG002 - not looked at
@@ -188,15 +188,15 @@ class Ignore(Grader):
 
 
 def require_grader(value: object, where: str) -> None:
-    """UsageError when the value is no grader, or its class where an instance is wanted."""
+    """Raises UsageError when the value is not a grader, or is a class instead of an instance."""
     if isinstance(value, type) and issubclass(value, Grader):
         raise UsageError(f"{where}: {value.__name__} is a class, write {value.__name__}()")
     if not isinstance(value, Grader):
-        raise UsageError(f"{where}: {value!r} is no grader; take one of pipeline.evaluation, such as Text()")
+        raise UsageError(f"{where}: {value!r} is not a grader; use one of pipeline.evaluation, such as Text()")
 
 
 def mistyped(grader: Grader, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
-    """The leaves of an object or a list against a value of another kind, on whichever side that is."""
+    """The leaves of an object or a list against a value of another type, on either side."""
     if same(expected, got):
         yield at.leaf(Verdict.match, expected, got, 1.0)
     else:

@@ -22,9 +22,9 @@ _MIDNIGHT = time(0)
 class Date(Scalar):
     """Dates and date-times in ISO 8601, equal down to `by`.
 
-    The given moment is moved to the expected one's offset first, so that the same instant always matches; without an
-    offset a date-time is in UTC. A date alone has no offset: it is the day as written, and midnight. "2026-05" and
-    "2026" are dates where the granularity asks for no more.
+    The given time is first converted to the expected one's offset, so that the same instant always matches; a
+    date-time without an offset is in UTC. A date alone has no offset: it is midnight of the day as written. "2026-05"
+    and "2026" are valid where the granularity needs no more.
     """
 
     by: DateGranularity = "day"
@@ -49,14 +49,14 @@ class Date(Scalar):
 
 
 def _moment(value: Any, by: str) -> datetime | None:
-    """The date-time that a text is; without an offset when it is a date alone."""
+    """The date-time in a text; without an offset if it is only a date."""
     text = value.strip() if isinstance(value, str) else ""
     partial = _PARTIAL.fullmatch(text)
     try:
         if partial is not None:
             year, month = partial.groups()
             enough = by == "year" or (by == "month" and month is not None)
-            return datetime(int(year), int(month or 1), 1) if enough else None  # noqa: DTZ001 - a date alone
+            return datetime(int(year), int(month or 1), 1) if enough else None  # noqa: DTZ001 - only a date
         if _is_date(text):
             return datetime.combine(date.fromisoformat(text), _MIDNIGHT)
         moment = datetime.fromisoformat(text)
@@ -78,7 +78,7 @@ def _seen_from(wanted: datetime, given: datetime) -> datetime:
         return given
     try:
         return given.astimezone(wanted.tzinfo)
-    except OverflowError:  # beyond the years 1 to 9999
+    except OverflowError:  # outside the years 1 to 9999
         return given
 
 
@@ -86,7 +86,7 @@ def _seen_from(wanted: datetime, given: datetime) -> datetime:
 class Time(Scalar):
     """Times of day in ISO 8601, equal down to `by`.
 
-    Where both have an offset they are compared in UTC, otherwise as they are written.
+    If both have an offset they are compared in UTC, otherwise as written.
     """
 
     by: TimeGranularity = "second"
@@ -120,7 +120,7 @@ def _clock(value: Any) -> time | None:
 
 
 def _in_utc(clock: time) -> time:
-    """The time of day in UTC, a day being a circle."""
+    """The time of day in UTC, modulo 24 hours."""
     somewhen = datetime.combine(date(2000, 1, 1), clock)
     offset = somewhen.utcoffset() or timedelta(0)
     return (somewhen.replace(tzinfo=None) - offset).time()

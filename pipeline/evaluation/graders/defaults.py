@@ -1,4 +1,4 @@
-"""Graders for the fields that the user did not name, from the schema of the job's answers.
+"""Graders for fields that the user did not name, derived from the schema of the job's answers.
 
 | in the schema | grader |
 |---|---|
@@ -7,10 +7,10 @@
 | `integer` | `Number()` |
 | `number`, and decimals (a number or a numeral) | `Number(relative=1e-9)` |
 | `string` | `Text()`; with format `date`, `date-time`, `time`: `Date()`, `Date(by="second")`, `Time()` |
-| `array` with `items` | `Items`, of what its items are; `Set` with `uniqueItems` |
-| `object` with `properties` | `Object`, of what its properties are |
-| `anyOf`, `oneOf`, `allOf` of one type and null, `["T", "null"]` | that of the type |
-| `$ref` within the document | that of what it refers to; `Exact` where it refers to what it is inside of |
+| `array` with `items` | `Items` of its items' grader; `Set` with `uniqueItems` |
+| `object` with `properties` | `Object` of its properties' graders |
+| `anyOf`, `oneOf`, `allOf` of one type and null, `["T", "null"]` | the grader of the type |
+| `$ref` within the document | the grader of its target; `Exact` for a reference to an enclosing schema |
 | everything else | `Exact` |
 """
 
@@ -36,11 +36,11 @@ _FORMATS: Mapping[str, Grader] = {"date": Date(), "date-time": Date(by="second")
 
 
 def graders_for(schema: JsonSchema | None, named: Mapping[str, Grader]) -> Graders:
-    """A grader for every field: the named ones, what is inside of them completed, and the schema's for the others.
+    """A grader for every field: the named ones, completed inside, and the schema's defaults for the others.
 
-    `schema` is the JSON Schema of the answers; None when they are text (then the one field is `answer`), and `{"type":
-    "object"}` when they are any object (then only what is named is graded). UsageError, with the nearest name, for a
-    grader of a field that there is not; and when nothing is left to grade.
+    `schema` is the JSON Schema of the answers; None when they are text (the one field is then `answer`), and `{"type":
+    "object"}` when they are any object (only named fields are then graded). Raises UsageError for a grader of an
+    unknown field, with the nearest name, and when nothing is left to grade.
     """
     for name, grader in named.items():
         require_grader(grader, f"fields[{name!r}]")
@@ -79,7 +79,7 @@ def _fields(here: Here, named: Mapping[str, Grader], where: str) -> dict[str, Gr
 
 
 def _completed(grader: Grader, here: Here, where: str) -> Grader:
-    """The named grader, with the schema's for what it leaves open inside."""
+    """The named grader, with the schema's defaults for inner values that it leaves open."""
     found = followed(here)
     schema = {} if found is None else found.schema
     if found is not None and isinstance(grader, Object) and isinstance(schema.get("properties"), Mapping):
@@ -100,7 +100,7 @@ def _completed_list(grader: Listed, items: Here, where: str) -> Grader:
                 raise UsageError(f"{where} has the key {name!r}, which its items do not have{nearest(name, [*fields])}")
         return replace(grader, fields=fields)
     if isinstance(grader, Items) and (grader.fields or grader.keys):
-        raise UsageError(f"{where} has `fields` or a `key`, but its items are no objects: name their grader with `of`")
+        raise UsageError(f"{where} has `fields` or a `key`, but its items are not objects: name their grader with `of`")
     return replace(grader, of=_default(items))
 
 

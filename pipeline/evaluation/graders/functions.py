@@ -1,4 +1,4 @@
-"""A grader that is a function of the user's own."""
+"""A grader that calls a user's function."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.faults import UsageError
 
 @dataclass(frozen=True)
 class Function(Scalar):
-    """`function(expected, got)` or `function(expected, got, row)`, called where both sides give a value.
+    """`function(expected, got)` or `function(expected, got, row)`, called where both sides have a value.
 
-    What it returns is its meaning: a bool is a check; a number from 0 to 1 is a score, right from `at_least` on; a
-    string is a label, right when it is one of `right`. Anything else is a UsageError. It must depend on nothing else
-    than its arguments. To compare the items of a list it is called for every pair of them.
+    The type of its result is its meaning: a bool is a check; a number from 0 to 1 is a score, right from `at_least`
+    on; a string is a label, right when it is one of `right`. Anything else is a UsageError. The result must depend on
+    the arguments alone. To compare the items of a list it is called for every pair of them.
     """
 
     function: Callable[..., bool | float | str]
@@ -35,14 +35,14 @@ class Function(Scalar):
 
     @property
     def name(self) -> str:
-        """What the function is called."""
+        """The function's name."""
         return getattr(self.function, "__qualname__", repr(self.function))
 
     @cached_property
     def _arguments(self) -> int:
         try:
             signature = inspect.signature(self.function)
-        except (TypeError, ValueError):  # some built-in functions do not tell
+        except (TypeError, ValueError):  # some built-in functions have no signature
             return 2
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         taken = [each for each in signature.parameters.values() if each.kind in positional]
@@ -50,7 +50,7 @@ class Function(Scalar):
         return 2 if len(needed) <= 2 <= len(taken) else len(needed)
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:
-        """What the function says."""
+        """The function's result as a finding."""
         said = self.function(expected, got, row) if self._arguments == 3 else self.function(expected, got)
         match said:
             case bool():
@@ -61,5 +61,5 @@ class Function(Scalar):
                 return Finding(said in self.right, float(said in self.right), said)
             case _:
                 raise UsageError(
-                    f"Function: {self.name} returned {said!r}: a bool, a number from 0 to 1 or a label is due"
+                    f"Function: {self.name} returned {said!r}: it must return a bool, a number from 0 to 1 or a label"
                 )

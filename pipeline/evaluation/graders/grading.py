@@ -1,4 +1,4 @@
-"""From an expected answer and a given one to a graded row."""
+"""Grades a given answer against the expected one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.faults import UsageError
 from pipeline.job.job import nearest
 
 ANSWER = "answer"
-"""The one field of answers that are not graded field by field."""
+"""The single field of answers that are not graded field by field."""
 
 
 @dataclass(frozen=True)
 class Graders:
     """The grader of every field.
 
-    With `whole` there is one, `answer`, and it is given the answer as it is. With `closed` an expected answer may have
+    With `whole` there is one, `answer`, which grades the answer as a whole. With `closed` an expected answer may have
     no other fields: a misspelt one would otherwise never be graded.
     """
 
@@ -31,11 +31,11 @@ class Graders:
 
     @cached_property
     def optional(self) -> tuple[str, ...]:
-        """The paths of what may be wrong in a row that is right."""
+        """The paths that may be wrong in a right row."""
         return tuple(path for path, grader in self.walk() if not grader.required)
 
     def walk(self) -> Iterator[tuple[str, Grader]]:
-        """Every grader with the path of its leaves, outer ones before what is inside of them."""
+        """Every grader with the path of its leaves, outer graders before inner ones."""
         for name, grader in self.fields.items():
             yield from _walk(Place().field(name).path, grader)
 
@@ -59,7 +59,7 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a row in one repeat: the answer, or the type of the fault that it failed with."""
+    """The result of a row in one repeat: the answer, or the type of its fault."""
 
     got: Any = None
     fault: str | None = None
@@ -69,9 +69,9 @@ class Answer:
 
 
 def grade_row(graders: Graders, gold: Gold, answer: Answer) -> Graded:
-    """The answer, graded. Pure. Values of Python's own types (dates, decimals, models) are taken as their JSON.
+    """Grades the answer. Pure. Python values (dates, decimals, models) are converted to JSON first.
 
-    An answer of any JSON is graded, never refused. UsageError when the row has no expected answer to grade by.
+    Any JSON is graded, never refused. Raises UsageError when the row has no usable expected answer.
     """
     expected = _by_field(graders, gold)
     fields = {
@@ -93,7 +93,7 @@ def grade_row(graders: Graders, gold: Gold, answer: Answer) -> Graded:
 
 
 def all_right(graders: Graders, fields: Mapping[str, tuple[Leaf, ...]]) -> bool:
-    """Whether no leaf is wrong but those of optional fields."""
+    """Whether all leaves are right, except those of optional fields."""
     wrong = (leaf.path for leaves in fields.values() for leaf in leaves if not leaf.right)
     return all(any(_lies_in(path, optional) for optional in graders.optional) for path in wrong)
 
@@ -118,12 +118,12 @@ def _by_field(graders: Graders, gold: Gold) -> Mapping[str, Any]:
 
 
 class _Failed:
-    """What stands in every field of a row without an answer."""
+    """The value of every field in a row without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Foreign:
-    """What stands in every field of an answer that has none, because it is no object."""
+    """The value of every field in an answer that is not an object."""
 
     answer: Any
 

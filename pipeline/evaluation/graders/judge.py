@@ -1,4 +1,4 @@
-"""A grader that asks a model: what it leaves open, and how the votes that are cast later close it. All pure."""
+"""A grader that asks a model: the questions it leaves open, and how later votes decide them. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pipeline.evaluation.graders.values import same
 from pipeline.evaluation.graders.verdicts import Graded, Leaf, Verdict
 
 PENDING = "pending"
-"""The label of a leaf that a judge has still to decide. Until then it is wrong."""
+"""The label of a leaf that a judge has not decided yet. Until then it counts as wrong."""
 
 APPROVED, REJECTED = "approved", "rejected"
 
 Address = tuple[str, int, str, tuple[int, ...], tuple[int, ...]]
-"""Row, repeat, path, place in the expected lists, place in the given ones: which leaf of a run it is."""
+"""Identifies a leaf of a run: row, repeat, path, positions in the expected lists and in the given ones."""
 
 
 @dataclass(frozen=True)
 class Judge(Scalar):
-    """Right when a model says so, by a rubric, of two values that differ in more than their normal form.
+    """Right when a model approves, by a rubric; values with equal normal forms are right without a question.
 
-    `model` is the judge, the job's own when None. The first vote decides when it approves; when it rejects, more are
-    asked, and the majority of `votes` decides: so one bad vote breaks nothing, and a good answer costs one call.
-    What only one side gives is missed or invented without a question.
+    `model` is the judge; None means the job's own model. The first vote decides if it approves; if it rejects, more are
+    asked, and the majority of `votes` decides: one wrong rejection does no harm, and a good answer costs one call. A
+    value on only one side is missed or invented without a question.
     """
 
     rubric: str
@@ -40,7 +40,7 @@ class Judge(Scalar):
         self._require(self.votes >= 1 and self.votes % 2 == 1, f"`votes` is an odd number, not {self.votes}")
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
-        """Right where no question is open; otherwise pending, with the similarity of the texts as its score."""
+        """Right if the normal forms are equal; otherwise pending, with the similarity of the texts as its score."""
         if not (isinstance(expected, str) and isinstance(got, str)):
             return Finding.check(right=True) if same(expected, got) else Finding(right=False, score=0.0, label=PENDING)
         wanted, given = Text().normal(expected), Text().normal(got)
@@ -49,7 +49,7 @@ class Judge(Scalar):
         return Finding(right=False, score=similarity(wanted, given), label=PENDING)
 
     def ruling(self, votes: Sequence[bool]) -> bool | None:
-        """What the votes come to, in the order they were cast; None while more are needed."""
+        """The decision of the votes, in the order they were cast; None while more are needed."""
         if votes[:1] == [True] or 2 * sum(votes) > self.votes:
             return True
         if 2 * (len(votes) - sum(votes)) > self.votes:
@@ -57,7 +57,7 @@ class Judge(Scalar):
         return None
 
     def needed(self, votes: Sequence[bool]) -> int:
-        """How many more votes to ask for at once: never one that could turn out not to matter. 0 when decided."""
+        """How many more votes to ask for at once: only votes that certainly matter. 0 when decided."""
         if self.ruling(votes) is not None:
             return 0
         approved = sum(votes)
@@ -67,7 +67,7 @@ class Judge(Scalar):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a judge is to decide, and where the decision belongs."""
+    """A question to a judge, and the leaf that its answer decides."""
 
     row: str
     repeat: int
@@ -80,12 +80,12 @@ class Question:
 
     @property
     def address(self) -> Address:
-        """Where the votes on it are looked up."""
+        """The key under which its votes are looked up."""
         return (self.row, self.repeat, self.path, self.expected_index, self.got_index)
 
 
 def questions(graders: Graders, graded: Iterable[Graded]) -> Iterator[Question]:
-    """Everything that is pending, in the order of rows and leaves."""
+    """All pending leaves as questions, in the order of rows and leaves."""
     judges = {path: grader for path, grader in graders.walk() if isinstance(grader, Judge)}
     for row in graded:
         for leaf in (leaf for leaves in row.fields.values() for leaf in leaves):
@@ -95,10 +95,10 @@ def questions(graders: Graders, graded: Iterable[Graded]) -> Iterator[Question]:
 
 
 def ruled(graders: Graders, graded: Graded, votes: Mapping[Address, Sequence[bool]]) -> Graded:
-    """The row with what the votes decide; what they leave open stays pending, and wrong.
+    """The row with the decisions of the votes; undecided leaves stay pending, and wrong.
 
-    A ruled leaf is labelled `approved` or `rejected`, and its score is the share of votes that approved. Lists stay
-    aligned as they were.
+    A decided leaf is labelled `approved` or `rejected`, and its score is the share of approving votes. The alignment of
+    lists does not change.
     """
     judges = {path: grader for path, grader in graders.walk() if isinstance(grader, Judge)}
 

@@ -15,14 +15,14 @@ from pipeline.evaluation.graders.scalars import Text
 from pipeline.evaluation.graders.verdicts import Leaf, Verdict
 
 Places = list[tuple[int, Any]]
-"""The items of a list that are given, with their places in it."""
+"""The items of a list that count as values, with their positions in it."""
 
 
 @dataclass(frozen=True)
 class Listed(Grader):
     """A list, each item graded by `of`: the grader that the schema suggests, or `Text` without one.
 
-    Items that give nothing do not count, wherever they stand.
+    Items that do not count as values are skipped, wherever they are.
     """
 
     of: Grader | None = None
@@ -43,7 +43,7 @@ class Listed(Grader):
         return {"[]": self.item}
 
     def gives(self, value: Any) -> bool:
-        """A list gives something when an item does; the empty one too, where `nothing` is not `any`."""
+        """A list counts as a value if one of its items does; unless `nothing` is `any`, so does an empty one."""
         if self.nothing == "any" and isinstance(value, list):
             return any(map(self.item.gives, value))
         return super().gives(value)
@@ -58,7 +58,7 @@ class Listed(Grader):
                 yield f"[]{path}", (place, *index), leaf
 
     def compare(self, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
-        """The leaves of all items of both lists: in the expected order, then what was invented."""
+        """The leaves of all items of both lists: in the expected order, then the invented ones."""
         if not (isinstance(expected, list) and isinstance(got, list)):
             yield from mistyped(self, expected, got, at)
             return
@@ -83,12 +83,12 @@ class Listed(Grader):
 
     @abstractmethod
     def pairs(self, expected: Sequence[Any], got: Sequence[Any], at: Place) -> Pairs:
-        """Which expected item stands against which given one."""
+        """Pairs expected items with given ones."""
 
 
 @dataclass(frozen=True)
 class Set(Listed):
-    """A list of which neither the order nor repeats matter: an item is there, missed or invented, never wrong."""
+    """A list whose order and duplicates do not matter: an item matches, is missed or is invented, never wrong."""
 
     def _places(self, items: list[Any]) -> Places:
         kept: Places = []
@@ -98,27 +98,27 @@ class Set(Listed):
         return kept
 
     def pairs(self, expected: Sequence[Any], got: Sequence[Any], at: Place) -> Pairs:
-        """As many that agree as can be."""
+        """As many agreeing pairs as possible."""
         return assigned([[1.0 if self.item.agree(one, other, at) else None for other in got] for one in expected])
 
 
 @dataclass(frozen=True)
 class Ordered(Listed):
-    """A list in order: position by position along a longest common subsequence, so that one item more shifts none."""
+    """A list in order, aligned along a longest common subsequence, so that an extra item does not shift the rest."""
 
     def pairs(self, expected: Sequence[Any], got: Sequence[Any], at: Place) -> Pairs:
-        """Along what agrees."""
+        """Pairs along a longest common subsequence."""
         return in_order(len(expected), len(got), lambda i, j: self.item.agree(expected[i], got[j], at))
 
 
 @dataclass(frozen=True)
 class Items(Listed):
-    """A list whose order does not matter, each expected item standing against the given one that is most like it.
+    """A list whose order does not matter; each expected item is paired with the most similar given one.
 
-    Items are scalars or lists, graded by `of`, or objects with `fields`. Below `at_least` two items are not taken for
-    each other: one is missed, the other invented. With `key` those stand together that agree in these fields, however
-    little they are alike otherwise; items that both have no key, as without one. How alike objects are is the mean
-    over the fields that either of them gives.
+    Items are scalars or lists, graded by `of`, or objects with `fields`. Items less similar than `at_least` are not
+    paired: one is missed, the other invented. With `key`, items are paired if they agree in these fields, however
+    different otherwise; items that both lack a key, as without one. The similarity of objects is the mean over the
+    fields that either of them has.
     """
 
     fields: Mapping[str, Grader] = field(default_factory=dict)
@@ -142,11 +142,11 @@ class Items(Listed):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The fields that items are known by."""
+        """The fields that identify items."""
         return (self.key,) if isinstance(self.key, str) else tuple(self.key or ())
 
     def pairs(self, expected: Sequence[Any], got: Sequence[Any], at: Place) -> Pairs:
-        """Those of the greatest similarity in all."""
+        """The pairs of the greatest total similarity."""
         return assigned([[self._likeness(one, other, at) for other in got] for one in expected])
 
     def _likeness(self, expected: Any, got: Any, at: Place) -> float | None:
@@ -154,11 +154,11 @@ class Items(Listed):
         if by_key and not self._known_by.agree(expected, got, at):
             return None
         likeness = self.item.alike(expected, got, at) or 0.0
-        if by_key:  # 1 more than any likeness: as many pairs with the same key as can be, then the most alike
+        if by_key:  # 1 more than any similarity: as many pairs with equal keys as possible, then the most similar
             return 1.0 + likeness
         return likeness if likeness >= self.at_least else None
 
     @cached_property
     def _known_by(self) -> Object:
-        """The grader of the key alone."""
+        """The grader of only the key fields."""
         return Object({name: self.item.inner[step(name)] for name in self.keys})

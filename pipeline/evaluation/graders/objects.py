@@ -13,9 +13,9 @@ from pipeline.evaluation.graders.verdicts import Leaf, Verdict
 
 @dataclass(frozen=True)
 class Object(Grader):
-    """An object, each of its `fields` graded by its own grader; fields that are not named by the schema's default.
+    """An object, each of its `fields` graded by its own grader; other fields by the schema's default.
 
-    Where there is no schema, keys without a grader are not looked at; without any it must be equal as JSON.
+    Without a schema, keys without a grader are ignored; without any grader the object must be equal as JSON.
     """
 
     fields: Mapping[str, Grader] = field(default_factory=dict)
@@ -31,13 +31,13 @@ class Object(Grader):
         return {step(name): grader for name, grader in self.fields.items()}
 
     def gives(self, value: Any) -> bool:
-        """An object gives something when a field does; the empty one too, where `nothing` is not `any`."""
+        """An object counts as a value if one of its fields does; unless `nothing` is `any`, so does an empty one."""
         if self.nothing == "any" and self.fields and isinstance(value, Mapping):
             return any(grader.gives(value.get(name, ABSENT)) for name, grader in self.fields.items())
         return super().gives(value)
 
     def parts(self, value: Any) -> Iterator[Part]:
-        """The leaves of all fields that give something."""
+        """The leaves of all fields that count as values."""
         if not self.fields or not isinstance(value, Mapping):
             yield "", (), value
             return
@@ -57,7 +57,7 @@ class Object(Grader):
                 yield from grader.grade(expected.get(name, ABSENT), got.get(name, ABSENT), at.field(name))
 
     def alike(self, expected: Any, got: Any, at: Place = ROOT) -> float | None:
-        """The mean over the fields that either side gives, each field counting once."""
+        """The mean over the fields that either side has, each field counting once."""
         if not (self.fields and isinstance(expected, Mapping) and isinstance(got, Mapping)):
             return super().alike(expected, got, at)
         each = [

@@ -18,7 +18,7 @@ from pipeline.faults import UsageError
 
 @dataclass(frozen=True)
 class Exact(Scalar):
-    """Equal as JSON: 1 is 1.0 and is neither true nor "1"; keys of objects in any order, items of lists in theirs."""
+    """Equal as JSON: 1 is 1.0 but neither true nor "1"; object keys in any order, list items in order."""
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
         """Right when both are the same."""
@@ -27,10 +27,10 @@ class Exact(Scalar):
 
 @dataclass(frozen=True)
 class Text(Scalar):
-    """Text in its normal form. What does not matter unless it is set: Unicode form (NFKC), case, space, punctuation.
+    """Text in its normal form. Unicode form (NFKC), case, space and punctuation are ignored unless set.
 
-    `at_least` is the similarity from which it is right: 1 is equality of the normal forms, less is Levenshtein's
-    (one minus the edits for each character of the longer one), which is the score in any case.
+    `at_least` is the similarity from which the text is right: 1 requires equal normal forms. The similarity is
+    Levenshtein's (one minus edits per character of the longer text), and is always the score.
     """
 
     at_least: float = 1.0
@@ -44,7 +44,7 @@ class Text(Scalar):
         self._require(0 < self.at_least <= 1, f"`at_least` is above 0 and at most 1, not {self.at_least}")
 
     def normal(self, text: str) -> str:
-        """The text as it is compared."""
+        """The normal form that is compared."""
         return _normal(text, self.form, self.case, self.space, self.punctuation)
 
     def repeats(self, one: Any, other: Any) -> bool:
@@ -54,7 +54,7 @@ class Text(Scalar):
         return same(one, other)
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
-        """Right from `at_least` on."""
+        """Right if the similarity is at least `at_least`."""
         if not (isinstance(expected, str) and isinstance(got, str)):
             return Finding.check(same(expected, got))
         score = similarity(self.normal(expected), self.normal(got))
@@ -62,7 +62,7 @@ class Text(Scalar):
 
 
 def similarity(one: str, other: str) -> float:
-    """Levenshtein's normalised similarity: 1 for equal texts, 0 when no character can stay."""
+    """Normalised Levenshtein similarity: 1 for equal texts, 0 when no character can be kept."""
     if one == other:
         return 1.0
     with needs_eval("similarity of texts"):
@@ -71,13 +71,13 @@ def similarity(one: str, other: str) -> float:
 
 
 @lru_cache(maxsize=65536)
-def _normal(text: str, form: bool, case: bool, space: bool, punctuation: bool) -> str:  # noqa: FBT001 - a cache's key
+def _normal(text: str, form: bool, case: bool, space: bool, punctuation: bool) -> str:  # noqa: FBT001 - the arguments are a cache key
     if not form:
         text = unicodedata.normalize("NFKC", text)
     if not case:
         text = text.casefold()
     if not form:
-        text = unicodedata.normalize("NFKC", text)  # folding may take a letter apart
+        text = unicodedata.normalize("NFKC", text)  # case folding may decompose a letter
     if not punctuation:
         text = _without_punctuation(text)
     return text if space else " ".join(text.split())
@@ -88,7 +88,7 @@ _APOSTROPHES = "'\u2019\u02bc"
 
 
 def _without_punctuation(text: str) -> str:
-    """Punctuation is space, and an apostrophe is nothing; signs and points of numbers stay, and so does a bare sign."""
+    """Replaces punctuation with spaces, drops apostrophes; keeps signs and points of numbers, and bare punctuation."""
     if text.isalnum():
         return text
     kept = {found.start() for found in _SIGN_OR_POINT.finditer(text)}
@@ -101,10 +101,10 @@ def _without_punctuation(text: str) -> str:
 
 @dataclass(frozen=True)
 class Regex(Scalar):
-    """Text that a pattern is found in (anchor it with ^ and $ where it must be the whole).
+    """Text in which a pattern is found (anchor it with ^ and $ to match the whole text).
 
-    With `group`, what that group captures from the expected and from the given text must be equal; an expected text
-    without the group is matched by itself only.
+    With `group`, the captures of that group from both texts must be equal; an expected text without the group matches
+    only an equal text.
     """
 
     pattern: str
@@ -120,7 +120,7 @@ class Regex(Scalar):
         self._require(known, f"the pattern {self.pattern!r} has no group {self.group!r}")
 
     def find(self, expected: Any, got: Any, row: Mapping[str, Any]) -> Finding:  # noqa: ARG002 - of the seam
-        """Right where the pattern is found, or captures the same."""
+        """Right if the pattern is found, or captures the same."""
         if self.group is None:
             return Finding.check(isinstance(got, str) and re.search(self.pattern, got) is not None)
         wanted, given = self._captured(expected), self._captured(got)
@@ -133,7 +133,7 @@ class Regex(Scalar):
 
 @dataclass(frozen=True)
 class Enum(Scalar):
-    """One of a few values, equal as JSON. Its field has a confusion matrix, in the order of `values`."""
+    """One of a fixed set of values, equal as JSON. Its field gets a confusion matrix, in the order of `values`."""
 
     values: Collection[Any] = ()
 
@@ -157,10 +157,10 @@ _ARITHMETIC = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 
 @dataclass(frozen=True)
 class Number(Scalar):
-    """Numbers that differ by no more than `absolute`, or than `relative` times the expected one: the larger allows.
+    """Numbers that differ by at most `absolute`, or `relative` times the expected one, whichever is larger.
 
-    Reckoned in decimals, so that 1.1 is within 0.1 of 1.0. Integers and floats compare by value. Text that is a bare
-    numeral ("12.50") is its number; with `text=True` it is not, and "1,000" never is. NaN equals only NaN.
+    Computed in decimals, so that 1.1 is within 0.1 of 1.0. Integers and floats compare by value. Text that is a bare
+    numeral ("12.50") counts as its number; with `text=True` it does not, and "1,000" never does. NaN equals only NaN.
     """
 
     absolute: float | Decimal = 0
@@ -195,5 +195,5 @@ class Number(Scalar):
 
 
 def _decimal(number: float | Decimal) -> Decimal:
-    """The decimal that reads as the number does: of 0.1 it is 0.1, not the binary fraction beside it."""
+    """The decimal with the number's shortest representation: 0.1 for 0.1, not its binary fraction."""
     return Decimal(repr(number)) if isinstance(number, float) else Decimal(number)

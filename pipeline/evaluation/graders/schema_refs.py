@@ -1,4 +1,4 @@
-"""Places in a schema, and where references and unions with null lead to from them."""
+"""Places in a schema, with references and unions with null resolved."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline.schema.shape import JsonSchema, resolve
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A place in a schema. `above` holds the references that it is inside of."""
+    """A place in a schema. `above` holds the references that enclose it."""
 
     schema: Any
     root: JsonSchema
     above: frozenset[str] = frozenset()
 
     def inside(self, schema: Any) -> Here:
-        """A schema that stands inside of this one."""
+        """A schema inside this one."""
         return replace(self, schema=schema)
 
 
 def followed(here: Here) -> Here | None:
-    """Where references and unions with null lead to; None where they turn in a circle or lead to several types."""
+    """The target of references and unions with null; None if they are circular or lead to several types."""
     schema = here.schema
     if not isinstance(schema, Mapping):
         return None
@@ -51,7 +51,7 @@ def _referred(here: Here) -> Here | None:
 def _one_of(here: Here, members: list[Any]) -> Here | None:
     present = [found for member in members if member != {"type": "null"} and (found := followed(here.inside(member)))]
     kinds = {kind_of(found.schema) for found in present}
-    if kinds == {"number", "string"}:  # how pydantic writes a decimal
+    if kinds == {"number", "string"}:  # pydantic's schema of a decimal
         return next(found for found in present if kind_of(found.schema) == "number")
     if kinds == {"integer", "number"}:
         return next(found for found in present if kind_of(found.schema) == "number")
@@ -59,7 +59,7 @@ def _one_of(here: Here, members: list[Any]) -> Here | None:
 
 
 def kind_of(schema: JsonSchema) -> Any:
-    """The one type that a schema names beside null."""
+    """The single type that a schema names besides null."""
     kinds = schema.get("type")
     if not isinstance(kinds, list):
         return kinds

@@ -1,4 +1,4 @@
-"""Answers as JSON values: how foreign types become JSON, when two values are the same, and when one is nothing."""
+"""Answers as JSON values: how other types become JSON, when two values are equal, and when one is empty."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
-"""What an object has under a key that it does not have."""
+"""The value of a key that an object does not have."""
 
 Nothing = Literal["any", "null", "absent"]
-"""What counts as no value: null, absent and all that is empty (`any`); null and absent; absent only."""
+"""What counts as no value: null, absent and everything empty (`any`); null and absent; only absent."""
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: what Parquet or a model gives as Python's own types, in its JSON form.
+    """The value in JSON form: converts Python types that Parquet or a model returns.
 
-    Dates and times become ISO 8601. A decimal becomes the number that reads the same, or text where float64 would
-    change its digits. NaN and infinities stay: they are equal to themselves and to nothing else.
+    Dates and times become ISO 8601. A decimal becomes a number with the same digits, or text if float64 would change
+    them. NaN and infinities stay: they are equal to themselves and to nothing else.
     """
     match value:
         case BaseModel():
@@ -73,7 +73,7 @@ def _number(value: Decimal) -> int | float | str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal: numbers by value (1 is 1.0), booleans are no numbers, objects in any order."""
+    """Whether two JSON values are equal: numbers by value (1 is 1.0), booleans are not numbers, keys in any order."""
     match one, other:
         case (bool(), _) | (_, bool()):
             return one is other
@@ -92,7 +92,7 @@ def _is_nan(value: float) -> bool:
 
 
 def is_nothing(value: Any, nothing: Nothing) -> bool:
-    """Whether the value counts as none. Under `any`, white space does, and whatever holds nothing but nothing."""
+    """Whether this counts as no value. Under `any`, so do white space and containers of only such values."""
     if value is ABSENT:
         return True
     if nothing == "absent" or (nothing == "null" and value is not None):

@@ -1,4 +1,4 @@
-"""What grading finds: a verdict a leaf, the counts of a field in a row, the score of a row."""
+"""The results of grading: a verdict per leaf, counts per field and row, a score per row."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 
 class Verdict(StrEnum):
-    """What became of one expected or given value."""
+    """The verdict on one expected or given value."""
 
     match = "match"
     wrong = "wrong"
-    """Both were given, and differ."""
+    """Both sides have a value, and they differ."""
     missed = "missed"
-    """Expected, and not given."""
+    """Expected but not given."""
     invented = "invented"
-    """Given, and not expected."""
+    """Given but not expected."""
     empty = "empty"
     """Neither expected nor given: correctly empty."""
     failed = "failed"
-    """Expected (or not), but the row has no answer: it failed or was refused."""
+    """The row has no answer: it failed or was refused, whatever was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One graded value. `expected` and `got` are JSON values, None where there is none.
 
-    `path` names it from the root of the answer, as in `line_items[].amount`: the same for all items of a list, whose
-    places `expected_index` and `got_index` tell, outermost list first. An item that met no other has no place on the
-    other side. `score` is between 0 and 1; `label` is what a grader that gives names said.
+    `path` is its path from the root of the answer, such as `line_items[].amount`: the same for all items of a list,
+    whose positions are `expected_index` and `got_index`, outermost list first. An unmatched item has no position on the
+    other side. `score` is between 0 and 1; `label` is set by graders that return labels.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Leaf:
 
     @property
     def right(self) -> bool:
-        """Whether nothing is to be said against it."""
+        """Whether the leaf counts as right."""
         return self.verdict in (Verdict.match, Verdict.empty)
 
 
@@ -52,8 +52,8 @@ class Leaf:
 class Graded:
     """One answer, graded: a row of the gold data in one repeat.
 
-    `fields` names the field of the evaluation that every leaf belongs to, with its leaves. `correct` says that all
-    required fields are right. `fault` is the type of the failure, when the row failed.
+    `fields` maps every field of the evaluation to its leaves. `correct` means that all required fields are right.
+    `fault` is the type of the failure if the row failed.
     """
 
     row: str
@@ -69,7 +69,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The leaves of one field in one row, by verdict; means over the repeats, where there are several.
+    """The leaves of one field in one row, by verdict; means over the repeats if there are several.
 
     `right` is the share of repeats in which all leaves of the field are right, `score` the mean score of its leaves.
     """
@@ -86,11 +86,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One row of the gold data over all its repeats: what runs are compared by.
+    """One row of the gold data over all its repeats: the unit of comparison between runs.
 
-    `correct` is 0 or 1, or between them when repeats are reduced to their mean; `flaky` says that repeats disagree.
+    `correct` is 0 or 1, or between them when repeats are reduced to their mean; `flaky` means that repeats disagree.
     `failed` is the share of repeats without an answer, `cost_usd` the sum and `latency_s` the mean over the repeats.
-    `repeats_right` counts the repeats that were right by themselves, before they were reduced to `correct`.
+    `repeats_right` counts the right repeats, before they are reduced to `correct`.
     """
 
     row: str

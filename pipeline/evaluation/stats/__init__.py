@@ -1,1 +1,1 @@
-"""Statistics of evaluations: intervals, paired tests, power and the figures they are about. Pure."""
+"""Statistics of evaluations: metrics, their intervals, paired tests and power. Pure."""

@@ -1,4 +1,4 @@
-"""The figures of a run by name: each with its interval, from the scored rows alone.
+"""The metrics of a run by name, each with its interval, computed from the scored rows alone.
 
 ========================================== =====================================================================
 `row_correct`                              mean of `Scored.correct`
@@ -11,7 +11,7 @@
 `invented.FIELD`                           share of the given values that were not expected
 `pass_at_K`, `pass_hat_K`                  chance that one of K repeats is right, and that all of them are
 `cost_usd`, `cost_usd_per_row`             dollars of the run, and of a row with all its repeats
-`latency_p50`, `latency_p95`, ...          seconds that so many percent of the rows did not exceed
+`latency_p50`, `latency_p95`, ...          percentile of the rows' latencies, in seconds
 ========================================== =====================================================================
 """
 
@@ -60,7 +60,7 @@ _BAD = [_COLUMNS.index(column) for column in ("wrong", "missed", "invented", "fa
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a name means: a family of metrics, of a field or of whole rows; `k` is the K of `pass_at_K`, or percent."""
+    """A parsed name: a family of metrics, for a field or for whole rows; `k` is the K of `pass_at_K`, or percent."""
 
     name: str
     family: str
@@ -69,12 +69,12 @@ class Metric:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a rise is for the worse."""
+        """Whether an increase is worse."""
         return self.family in _LOWER
 
     @property
     def unit(self) -> Unit:
-        """Shares are between 0 and 1; `usd` and `s` are not bounded above."""
+        """Shares are between 0 and 1; `usd` and `s` have no upper bound."""
         if self.family.startswith("cost_usd"):
             return "usd"
         return "s" if self.family == "latency_p" else "share"
@@ -94,7 +94,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """A value for each row, of which the mean is taken; `times` makes a sum of it."""
+    """A value for each row; the metric is their mean, times `times` (the number of rows for a sum)."""
 
     values: tuple[float, ...]
     clusters: Clusters
@@ -104,7 +104,7 @@ class Means:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Totals:
-    """Columns of counts, of whose totals the figure is a function."""
+    """Columns of counts; the metric is a function of their totals."""
 
     table: Numbers
     clusters: Clusters
@@ -113,7 +113,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
-    """A value for each row, of which one is not exceeded by the share `q`."""
+    """A value for each row; the metric is their quantile at `q`."""
 
     values: tuple[float, ...]
     clusters: Clusters
@@ -124,7 +124,7 @@ Sample = Means | Totals | Quantile
 
 
 def metric_of(name: str) -> Metric:
-    """Raises `UsageError` when there is no such metric, and names the nearest."""
+    """The metric with this name. Raises `UsageError`, with the nearest name, when there is none."""
     family, dot, field = name.partition(".")
     if dot and family in OF_A_FIELD and field:
         return Metric(name, family, field)
@@ -141,12 +141,12 @@ def metric_of(name: str) -> Metric:
 
 
 def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Measure:
-    """The figure and its interval. What cannot be told has no value: a cost with an unknown price, a share of nothing.
+    """The metric and its interval. An undefined one has no value: a cost with an unknown price, a share of nothing.
 
     Raises `UsageError` when there is no such metric, or no such field in the rows.
     """
     with needs_eval("an evaluation"):
-        import scipy.special  # noqa: F401 - asked for before anything is computed
+        import scipy.special  # noqa: F401 - fails before anything is computed
     metric = metric_of(name)
     sample = sample_of(metric, rows)
     value = None if isinstance(sample, str) else value_of(sample)
@@ -158,7 +158,7 @@ def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int
 
 
 def sample_of(metric: Metric, rows: Sequence[Scored]) -> Sample | str:
-    """What the metric is computed from, or why it cannot be."""
+    """The data the metric is computed from, or the reason why it cannot be computed."""
     if not rows:
         return "there are no rows"
     if metric.field and not any(metric.field in row.fields for row in rows):
@@ -174,7 +174,7 @@ def sample_of(metric: Metric, rows: Sequence[Scored]) -> Sample | str:
 
 
 def clusters_of(rows: Sequence[Scored]) -> Clusters:
-    """A label for each row, or None when no row has a cluster; one without is a cluster of its own."""
+    """A label for each row, or None when no row has a cluster; a row without one is its own cluster."""
     if all(row.cluster is None for row in rows):
         return None
     labels: list[Hashable] = [row.cluster if row.cluster is not None else (row.row,) for row in rows]
@@ -182,7 +182,7 @@ def clusters_of(rows: Sequence[Scored]) -> Clusters:
 
 
 def value_of(sample: Sample) -> float | None:
-    """The figure itself; None for a share of nothing."""
+    """The metric's value; None for a share of nothing."""
     match sample:
         case Means(values=values, times=times):
             return math.fsum(values) / len(values) * times
@@ -194,7 +194,7 @@ def value_of(sample: Sample) -> float | None:
 
 
 def bad_leaves(sample: Totals) -> list[float]:
-    """How many leaves of each row are not as they should be."""
+    """The number of leaves of each row that are not right."""
     counts = sample.table.reshape(len(sample.table), -1, len(_COLUMNS))
     return [float(each) for each in counts[..., _BAD].sum(axis=(1, 2))]
 
@@ -267,7 +267,7 @@ def _totals(metric: Metric, rows: Sequence[Scored]) -> Totals:
 
 
 def _f1_macro(totals: Numbers) -> Numbers:
-    """The mean of those fields that have an F1."""
+    """The mean over the fields that have an F1."""
     import numpy as np
 
     each = _ratio("f1", totals.reshape(*totals.shape[:-1], -1, len(_COLUMNS)))
@@ -278,7 +278,7 @@ def _f1_macro(totals: Numbers) -> Numbers:
 
 
 def _ratio(family: str, totals: Numbers) -> Numbers:
-    """Of columns as in `Counts`; NaN where there is nothing to count."""
+    """The family's ratio, from columns as in `Counts`; NaN where the denominator is 0."""
     import numpy as np
 
     match, wrong, missed, invented, empty, failed = (totals[..., i] for i in range(len(_COLUMNS)))

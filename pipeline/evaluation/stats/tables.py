@@ -1,7 +1,7 @@
-"""Tables for people: what an evaluation found by field, by slice and, for enums, by value.
+"""Tables for people: the results of an evaluation by field, by slice and, for enums, by value.
 
-Every figure is one of `pipeline.evaluation.stats.metrics`, with its interval; here it is only said which stand in a
-table.
+Every figure is a metric of `pipeline.evaluation.stats.metrics`, with its interval; this module only chooses which
+appear in a table.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pipeline.evaluation.stats.metrics import BOTH, OF_A_FIELD, Measure, measure
 OF_ROWS = ("row_correct", "schema_valid", "failed", *BOTH, "f1_macro")
 NOTHING, FAILED = "(none)", "(failed)"
 LEAST = 10
-"""Rows that a slice must have for its figures to be told."""
+"""Rows that a slice must have for its figures to be reported."""
 DRAWS = 1_000
-"""Bootstrap samples for each of the hundreds of figures of fields and slices: an end of an interval moves by
-about a fortieth of its width. Figures of all rows, and of gates, have more (`statistics.DRAWS`)."""
+"""Bootstrap samples for each of the hundreds of figures of fields and slices: the ends of an interval then vary by
+about a fortieth of its width. Figures of all rows, and of gates, use more (`intervals.DRAWS`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldTable:
-    """The figures of one field, by their names without the field's; `counts` are its leaves by verdict.
+    """The metrics of one field, by name without the field; `counts` are its leaves by verdict.
 
-    `null` is the share of leaves for which the answers, where there were any, gave nothing: rightly or not.
-    `invented_where_empty` is how often something was given where nothing was expected. `nested` has the tables of what
-    lies inside of the field, by path, where `grade.nested` has put them.
+    `null` is the share of answered leaves without a value, rightly or not. `invented_where_empty` is how often a value
+    was given where none was expected. `nested` has the tables of the paths inside the field, as added by
+    `pipeline.evaluation.nested`.
     """
 
     field: str
@@ -46,7 +46,7 @@ class FieldTable:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The figures of all rows, or of a slice: `column` and `value` say which. `accuracy_macro` is over the fields."""
+    """The metrics of all rows, or of the slice `column` = `value`. `accuracy_macro` is the mean over the fields."""
 
     rows: int
     measures: Mapping[str, Measure]
@@ -57,7 +57,7 @@ class Table:
 
 
 def unfolded(fields: Iterable[FieldTable]) -> Iterator[tuple[FieldTable, bool]]:
-    """Every field followed by what lies inside of it; the flag says that a table is one of these."""
+    """Every field followed by its nested tables; the flag marks a nested one."""
     for field in fields:
         yield field, False
         yield from ((inner, True) for inner in field.nested)
@@ -65,7 +65,7 @@ def unfolded(fields: Iterable[FieldTable]) -> Iterator[tuple[FieldTable, bool]]:
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """A slice with too few rows to say anything of."""
+    """A slice with too few rows to report."""
 
     column: str
     value: str
@@ -82,14 +82,14 @@ class Tables:
 
 
 def tables(rows: Sequence[Scored], *, least: int = LEAST, seed: int = 0) -> Tables:
-    """The tables of scored rows. Slices with fewer than `least` rows are named, and not told."""
-    told, suppressed = [], []
+    """The tables of scored rows. Slices with fewer than `least` rows are only named."""
+    reported, suppressed = [], []
     for (column, value), some in _slices(rows):
         if len(some) < least:
             suppressed.append(Suppressed(column, value, len(some)))
         else:
-            told.append(_table(some, seed, column, value))
-    return Tables(_table(rows, seed), tuple(told), tuple(suppressed))
+            reported.append(_table(some, seed, column, value))
+    return Tables(_table(rows, seed), tuple(reported), tuple(suppressed))
 
 
 def _slices(rows: Sequence[Scored]) -> list[tuple[tuple[str, str], list[Scored]]]:
@@ -111,7 +111,7 @@ def _table(rows: Sequence[Scored], seed: int, column: str | None = None, value: 
 
 
 def field_table(name: str, rows: Sequence[Scored], seed: int) -> FieldTable:
-    """The figures of a field, over the rows that have it."""
+    """The metrics of a field, over the rows that have it."""
     each = [row.fields[name] for row in rows if name in row.fields]
     total = {verdict.value: sum(getattr(counts, verdict.value) for counts in each) for verdict in Verdict}
     answered = sum(total.values()) - total["failed"]
@@ -130,9 +130,9 @@ def _share(part: float, whole: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often each expected value of an enum (a line) was answered with each value (a column), over all repeats.
+    """How often each expected value of an enum (a row) was answered with each value (a column), over all repeats.
 
-    `(none)` stands for nothing expected, or given; `(failed)` for rows without an answer.
+    `(none)` stands for no expected or no given value; `(failed)` for rows without an answer.
     """
 
     path: str
@@ -142,7 +142,7 @@ class Confusion:
 
 
 def confusions(graders: Graders, graded: Iterable[Graded]) -> list[Confusion]:
-    """The confusion matrix of every enum, also of those inside of objects and lists."""
+    """The confusion matrix of every enum, including those inside objects and lists."""
     enums = {path: grader for path, grader in graders.walk() if isinstance(grader, Enum)}
     found: dict[str, Counter[tuple[str, str]]] = {path: Counter() for path in enums}
     for leaf in _leaves(graded):
@@ -164,7 +164,7 @@ def _confusion(path: str, grader: Enum, found: Counter[tuple[str, str]]) -> Conf
 
 
 def _ordered(named: Sequence[str], seen: set[str]) -> tuple[str, ...]:
-    """The named values, others that came, and what stands for none, which are there only when they came."""
+    """The named values, then other values that occurred, then the placeholders that occurred."""
     last = [label for label in (NOTHING, FAILED) if label in seen]
     return (*named, *sorted(seen - {*named, NOTHING, FAILED}), *last)
 

@@ -1,4 +1,4 @@
-"""What people do with a reply cache: look at it, make it smaller, carry it elsewhere. Also beside runs at work."""
+"""Maintenance of a reply cache: list it, prune it, export and import it. Safe while runs are active."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT_ONCE = 50
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """The replies of one model at one endpoint. `cost_usd` is what they cost when they were made, where it is known."""
+    """The replies of one model at one endpoint. `cost_usd` is what they originally cost, where known."""
 
     endpoint: str
     model: str
@@ -29,7 +29,7 @@ class CacheStats:
 
 
 def holdings(folder: Path) -> list[CacheStats]:
-    """What the cache in this folder holds, the largest first. Raises `UsageError` when there is none."""
+    """The content of the cache in this folder, largest first. Raises `UsageError` when there is none."""
     query = (
         "SELECT endpoint, model, count(*), sum(length(reply)), total(cost_usd), min(made), max(used) "
         "FROM replies GROUP BY endpoint, model ORDER BY 4 DESC"
@@ -42,16 +42,16 @@ def holdings(folder: Path) -> list[CacheStats]:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes that the cache in this folder takes on the disk."""
+    """The size on disk of the cache in this folder, in bytes."""
     files = [folder / f"{FILE}{suffix}" for suffix in ("", "-wal", "-shm")]
     return sum(path.stat().st_size for path in files if path.exists())
 
 
 def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None = None) -> int:
-    """Deletes replies, and gives their space back; how many there were.
+    """Deletes replies and frees their space; returns how many were deleted.
 
-    Those go that were not used for `unused_s` seconds (the last use is known to the hour), and then those that were not
-    used for the longest, until the rest takes no more than `most_bytes`.
+    First those not used for `unused_s` seconds (the last use is known to the hour), then the least recently used,
+    until the rest takes no more than `most_bytes`.
     """
     deleted = 0
     with connected(_there(folder)) as database:
@@ -61,13 +61,13 @@ def prune(folder: Path, *, unused_s: float | None = None, most_bytes: int | None
                 deleted += database.execute("DELETE FROM replies WHERE used <= ?", (cut,)).rowcount
         if most_bytes is not None:
             deleted += _shrink(database, most_bytes)
-        # A script, because a single statement would be stepped once, which frees one page.
+        # executescript, because execute() steps the statement once, which frees a single page.
         database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
     return deleted
 
 
 def export(folder: Path, file: Path) -> int:
-    """Writes everything into one file, whole or not at all; how many replies there are. Takes the place of `file`."""
+    """Writes everything into one file, atomically replacing `file`; returns the number of replies."""
     try:
         with temporary_beside(file) as temporary:
             with connected(_there(folder)) as database:
@@ -81,10 +81,10 @@ def export(folder: Path, file: Path) -> int:
 
 
 def import_from(folder: Path, file: Path) -> int:
-    """Adds what `export` wrote; how many replies are new. Those that are here already stay as they are."""
+    """Adds the replies of an exported file; returns how many are new. Existing replies stay unchanged."""
     if not file.is_file():
         raise UsageError(f"there is no file {file}")
-    connect(file).close()  # told apart from other files, before anything is made
+    connect(file).close()  # refuses a file that is not ours before anything is created
     with connected(make(folder)) as database:
         database.execute("ATTACH ? AS other", (f"{file.absolute().as_uri()}?mode=ro",))
         with transaction(database):
@@ -104,7 +104,7 @@ def _there(folder: Path) -> Path:
 
 
 def _shrink(database: sqlite3.Connection, most_bytes: int) -> int:
-    """Deletes what was not used for the longest, in small transactions, until the file's content fits."""
+    """Deletes the least recently used replies, in small transactions, until the file's content fits."""
     deleted = 0
     with closing(database.execute("SELECT key FROM replies ORDER BY used, key")) as found:
         keys = [key for (key,) in found]
@@ -120,7 +120,7 @@ def _shrink(database: sqlite3.Connection, most_bytes: int) -> int:
 
 
 def _content(database: sqlite3.Connection) -> int:
-    """Bytes of the pages that hold something."""
+    """Bytes of the pages in use."""
     pages, free, size = (
         database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )

@@ -1,4 +1,4 @@
-"""The file of a reply cache: made whole, told apart from other files, opened by any number of processes."""
+"""The file of a reply cache: created atomically, recognised by its id, opened by any number of processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pipeline.storage.durable import FILES, PRIVATE_FOLDER, TEMPORARY
 FILE = "replies.sqlite"
 
 FORMAT = 1
-"""Counted up when older versions could not read the file any more."""
+"""Increased when older versions can no longer read the file."""
 
 _APPLICATION = 0x76706C63
-"""Tells our file from other SQLite files: https://www.sqlite.org/pragma.html#pragma_application_id"""
+"""Distinguishes our file from other SQLite files: https://www.sqlite.org/pragma.html#pragma_application_id"""
 
 _BUSY_S = 30.0
 
@@ -35,11 +35,11 @@ CREATE TABLE replies (
     reply BLOB NOT NULL
 ) STRICT
 """
-"""`made` and `used` are Unix time in seconds."""
+"""`made` and `used` are Unix times in seconds."""
 
 
 def make(folder: Path) -> Path:
-    """The file of the cache in this folder, made if there is none. Raises `UsageError` when it cannot be."""
+    """The cache file in this folder, created if missing. Raises `UsageError` when that fails."""
     path = folder / FILE
     try:
         if not folder.exists():
@@ -53,7 +53,7 @@ def make(folder: Path) -> Path:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The file, opened. Raises `UsageError` when it is not one of ours, is damaged, or was made by a newer version."""
+    """Opens the file. Raises `UsageError` when it is not ours, is damaged, or was made by a newer version."""
     try:
         database = _opened(path)
     except sqlite3.Error as error:
@@ -71,7 +71,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """The file, open for as long as the block. Whatever goes wrong with it is a `UsageError` with the remedy."""
+    """The file, open for the duration of the block. Every error is a `UsageError` with its remedy."""
     try:
         with closing(connect(path)) as database:
             yield database
@@ -81,9 +81,9 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A new private file in the same folder, which nobody else uses, and whose name readers pass over.
+    """A new private file in the same folder, which nobody else uses, under a name that readers ignore.
 
-    It goes at the end of the block; so do those of processes that were killed before theirs went. Raises `OSError`.
+    It is removed at the end of the block; so are leftovers of killed processes. Raises `OSError`.
     """
     _sweep(path)
     temporary, descriptor = _locked_beside(path)
@@ -97,19 +97,19 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 def _locked_beside(path: Path) -> tuple[Path, int]:
     """A new file, and the descriptor that holds its lock.
 
-    Between its making and its lock another process may take it for a leftover and remove it: then it has no name any
-    more, and another one is made.
+    Before it is locked, another process may take it for a leftover and remove it: its name is then gone, and another
+    file is created.
     """
     while True:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # whoever sweeps holds it for a moment
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # a sweeping process holds it for a moment
         if os.fstat(descriptor).st_nlink:
             return Path(name), descriptor
         os.close(descriptor)
 
 
 def _sweep(path: Path) -> None:
-    """Removes what processes that were killed have left beside a file: whoever lives holds a lock on its own."""
+    """Removes the leftovers of killed processes beside a file: a live process holds a lock on its own."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
         with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +131,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def _put_empty(path: Path) -> None:
-    """A new file, which appears whole: two processes that start at once do not see each other's half-made one."""
+    """Creates the file atomically: two processes that start at once never see each other's incomplete one."""
     with temporary_beside(path) as temporary:
         with closing(sqlite3.connect(temporary, isolation_level=None)) as database:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -140,16 +140,16 @@ def _put_empty(path: Path) -> None:
             database.execute(_SCHEMA)
             database.execute("PRAGMA journal_mode=WAL")
         with suppress(FileExistsError):
-            # Linked, because a rename would put an empty file in the place of one that is in use already.
+            # Linked, because a rename would replace a file already in use with an empty one.
             path.hardlink_to(temporary)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    # Named as a URI, so that a file that is gone is not made anew, empty.
+    # A URI with a mode, so that a missing file is not created again, empty.
     name = f"{path.absolute().as_uri()}?mode=rw"
     database = sqlite3.connect(name, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
     try:
-        # A power cut may cost the last commits and never the file: what is lost here is asked again.
+        # A power cut may lose the last commits but never damages the file; what is lost is asked again.
         database.execute("PRAGMA synchronous=NORMAL")
         database.execute("PRAGMA trusted_schema=OFF")
     except sqlite3.Error:
@@ -162,7 +162,7 @@ def _require_ours(database: sqlite3.Connection, path: Path) -> None:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise UsageError(f"{path} is no reply cache: choose another folder (--cache-dir), or move the file away")
+        raise UsageError(f"{path} is not a reply cache: choose another folder (--cache-dir), or move the file away")
     if version > FORMAT:
         raise UsageError(
             f"{path} was made by a newer version of pipeline: upgrade, or choose another folder (--cache-dir)"

@@ -1,4 +1,4 @@
-"""The reply cache of a run at work: looked up in batches, written in batches, never waited for by the event loop."""
+"""The reply cache of an active run: reads and writes in batches, without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from pipeline.storage.codec import decode, encode
 from pipeline.storage.reply_cache.file import connect, make, transaction
 
 TICK_S = 0.25
-"""How long replies gather before they are committed together."""
+"""How long replies are collected before they are committed together."""
 
 MOST_PENDING = 20_000
-"""Replies that wait for their commit before further ones are not stored: a slow disk must not fill the memory."""
+"""Uncommitted replies beyond which further ones are not stored: a slow disk must not fill the memory."""
 
 USED_EVERY_S = 3600
-"""How exactly the last use of a reply is known."""
+"""The resolution of a reply's last use, in seconds."""
 
 _AT_ONCE = 500
-"""Keys in a statement: each one lets go of the interpreter, and may wait for a busy event loop to give it back."""
+"""Keys per statement: each statement releases the GIL, and may wait for a busy event loop to get it back."""
 
 _T = TypeVar("_T")
 
 
 class Cache:
-    """Replies that earlier runs have paid, by the keys of their requests, for one run.
+    """Replies that earlier runs have paid for, by the keys of their requests, for one run.
 
-    What was answered is held until its row is settled, and stored only if the row came to a value: an answer that is
-    cut, refused or does not fit is asked for again the next time. `endpoint` says in the file who has answered.
+    A reply is held until its row is settled, and stored only if the row produced a value: an answer that is truncated,
+    refused or does not match the schema is asked for again the next time. `endpoint` is recorded as its source.
 
-    All but the making and the closing belong to the event loop. Raises `UsageError` when the file cannot be opened.
-    When it fails later, the run goes on without: nothing is found or stored any more.
+    All methods but the constructor and `close` belong to the event loop. Raises `UsageError` when the file cannot be
+    opened. When it fails later, the run goes on without it: nothing more is found or stored.
     """
 
     def __init__(self, folder: Path, endpoint: str) -> None:
@@ -77,11 +77,11 @@ class Cache:
         return reply
 
     def hold(self, ordinal: int, key: bytes, reply: Reply) -> None:
-        """A reply that is stored if its row comes to a value."""
+        """Holds a reply, to be stored if its row produces a value."""
         self._held.setdefault(ordinal, []).append((key, reply))
 
     def settle(self, outcome: Outcome) -> None:
-        """What became of a row: its new replies are stored, or those that it was wrongly made of are forgotten."""
+        """Settles a row: stores its new replies, or deletes the cached replies that made it fail."""
         held = self._held.pop(outcome.ordinal, ())
         used = self._used.pop(outcome.ordinal, ())
         if isinstance(outcome, Failure):
@@ -98,7 +98,7 @@ class Cache:
         self._changed.set()
 
     async def keep_working(self, tell: Callable[[str], object]) -> None:
-        """Looks up and stores, until it is cancelled. When the disk fails, tells so, once."""
+        """Looks up and stores until it is cancelled. Reports a disk failure through `tell`, once."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_reading, tell)
             tasks.start_soon(self._keep_writing, tell)
@@ -135,7 +135,7 @@ class Cache:
             self._works = False
             return None
 
-    # In a thread.
+    # In a worker thread.
 
     def _read(self, keys: Sequence[bytes]) -> _Found:
         found = _Found()
@@ -143,7 +143,7 @@ class Cache:
         for some in _slices(keys):
             query = f"SELECT key, used, reply FROM replies WHERE key IN ({_marks(len(some))})"  # noqa: S608 - question marks
             for key, used, packed in self._reader.execute(query, some):
-                # One that does not unpack is damaged, and as good as none.
+                # A reply that cannot be unpacked is damaged, and treated as missing.
                 with suppress(zlib.error, ValueError, LookupError, TypeError):
                     found.replies[key] = unpacked(packed)
                 if now - used >= USED_EVERY_S:
@@ -169,11 +169,11 @@ class Cache:
                 self._writer.execute(statement, [*chain.from_iterable(some)])
 
     def close(self) -> None:
-        """Commits what is pending, if that is possible, and closes the file."""
+        """Commits pending changes if possible, and closes the file."""
         try:
             self._committing = self._changes.after(self._committing)
             if self._works:
-                with suppress(sqlite3.Error):  # what is not stored is asked again: nothing is lost but money saved
+                with suppress(sqlite3.Error):  # what is not stored is asked again: only the saving is lost
                     self._write()
         finally:
             self._reader.close()
@@ -190,7 +190,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Found:
-    """What was found, and which of it has not been used for long."""
+    """The replies found, and those whose recorded last use is out of date."""
 
     replies: dict[bytes, Reply] = field(default_factory=dict)
     touched: list[bytes] = field(default_factory=list)
@@ -198,30 +198,30 @@ class _Found:
 
 @dataclass(slots=True)
 class _Changes:
-    """What waits for its commit."""
+    """Changes that wait for a commit."""
 
     replies: dict[bytes, Reply] = field(default_factory=dict)
     touched: list[bytes] = field(default_factory=list)
     gone: list[bytes] = field(default_factory=list)
 
     def after(self, before: _Changes) -> _Changes:
-        """Both, this one later."""
+        """Both combined; this one is the later."""
         kept = {key: reply for key, reply in before.replies.items() if key not in self.gone}
         return _Changes(kept | self.replies, before.touched + self.touched, before.gone + self.gone)
 
 
 def packed(reply: Reply) -> bytes:
-    """A reply as it is stored: what we know of it as a line of JSON, then its body; compressed."""
+    """A reply as it is stored: its metadata as a line of JSON, then its body; compressed."""
     known, body = encode(reply)
     return zlib.compress(b"%b\n%b" % (known, body or b""), 1)
 
 
 def unpacked(stored: bytes) -> Reply:
-    """The reply that `packed` wrote. Raises one of zlib's, JSON's or our reader's errors when it is damaged."""
+    """The reply that `packed` wrote. Raises an error of zlib, JSON or the codec when it is damaged."""
     known, _, body = zlib.decompress(stored).partition(b"\n")
     reply = decode(known, body)
     if not isinstance(reply, Reply):
-        raise TypeError("an entry without a body is no reply")
+        raise TypeError("an entry without a body is not a reply")
     return reply
 
 
