@@ -14,7 +14,7 @@ from pipeline.execution.processes.messages import Channel
 
 SCRIPT = """
 import os, resource, signal, sys
-from pipeline.execution.processes.spawn import Workers
+from pipeline.execution.processes.spawn import WorkerPool
 
 def main(link, lifeline):
     {does}
@@ -27,7 +27,7 @@ def children():
 
 {before}
 open_before = here()
-workers = Workers((), 3)
+workers = WorkerPool((), 3)
 workers.fork(main)
 {after}
 """

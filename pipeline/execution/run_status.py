@@ -1,6 +1,6 @@
-"""How far a run is, from its output folder: the one place that decides on its status.
+"""The progress of a run, from its output folder: the one place that decides its status.
 
-Read beside a run that may be at work, also one with several processes. Nothing is locked and nothing is written.
+Safe to read while a run is in progress, in any number of processes. Nothing is locked, nothing is written.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pipeline.storage.records import with_examples
 from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
-"""`running` while a process works on it. `complete` only where the success marker is. `failed`: every row is done, and
-more have failed than the job allows. `stopped`: rows are left, or the dataset is damaged. `run --json` says the same
-of a start that has ended."""
+"""`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
+failed than the job allows. `stopped`: rows are left, or the dataset is damaged. `run --json` reports the same for a
+start that has ended."""
 
 KILLED = "the last start did not end by itself: its process was killed, or the machine went down"
 
@@ -34,42 +34,42 @@ _NOW = (
     "at", "rows_per_s", "eta_s", "concurrency", "limit", "rate_change", "in_flight", "waiting", "waits_for", "trouble",
     "retrying", "latency_p50", "latency_p99",
 )  # fmt: skip
-"""What a running job says of the present second."""
+"""What a running job reports about the current second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """A run as its folder tells it. Rows and charges are of the whole run, all its starts together."""
+    """A run, as read from its folder. Rows and charges cover the whole run, over all its starts."""
 
     job: str
     run_id: str
     simulated: bool
     status: Status
     reason: str | None
-    """Why it stopped, or has failed; None while nothing is wrong."""
+    """Why it stopped or failed; None while nothing is wrong."""
     stopped_by: str | None
     """What stopped the last start: a signal's name or a kind of error, as in `TooManyFailures`."""
     holder: str | None
-    """The process that works on it."""
+    """The process that is working on it."""
     rows: int
     ok: int
     failed: int
     unsealed: int
-    """Rows that are answered, and in no part yet, so that nobody has counted them as ok or failed. 0 where they were:
-    while the run is at work, and after a start that ended by itself."""
+    """Rows that are answered but in no part yet, and not counted as ok or failed. 0 while the run is in progress, and
+    after a start that ended normally: then they are counted."""
     failures: Failures
     sealed_parts: int
     charged: Charges
     created: str
     started: str | None
-    """When the start began that is at work, or the last one that ended by itself, in UTC."""
+    """When the current start began, or the last one that ended normally, in UTC."""
     finished: str | None
     start_cost_usd: float | None = None
-    """What the start that is at work has spent."""
+    """What the current start has spent."""
     resumed: bool = False
-    """Whether earlier starts have spent something, too."""
+    """Whether earlier starts have spent something too."""
     now: Mapping[str, Any] = field(default_factory=dict)
-    """The present second of a running job: see `pipeline.execution.monitor`."""
+    """The current second of a running job: see `pipeline.execution.monitor`."""
 
     @property
     def done(self) -> int:
@@ -78,11 +78,11 @@ class RunStatus:
 
     @property
     def left(self) -> int:
-        """Rows that still have to be asked."""
+        """Rows still to be asked."""
         return max(0, self.rows - self.done)
 
     def facts(self) -> dict[str, Any]:
-        """All of it under plain names, for JSON: those of `run --json` where they mean the same."""
+        """All fields under plain names, for JSON: the names of `run --json` where they mean the same."""
         return {
             "status": self.status,
             "reason": self.reason,
@@ -110,7 +110,7 @@ class RunStatus:
 
 
 def run_status(output: Path) -> RunStatus:
-    """Raises `UsageError` when the folder holds no run, or its manifest is damaged; `Broken` when its journal is."""
+    """Raises `UsageError` if the folder holds no run, or a damaged manifest; `Broken` if the journal is damaged."""
     folder, plan = require_run(output)
     parts, pending = read_state(folder.journal)
     holder = folder.running()
@@ -152,13 +152,13 @@ def run_status(output: Path) -> RunStatus:
 _ENDED_BADLY = ("failed", "stopped")
 
 _APART_S = 0.5
-"""A start writes its state for the last time just before its manifest; that of the next one is a second younger."""
+"""A start writes its last state just before its manifest; the next start's first state is at least a second later."""
 
 
 def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done: bool) -> Status:
-    """The status of a run whose last start, if nothing was recorded since, left this manifest.
+    """The status of a run whose last start left this manifest, if nothing was recorded since.
 
-    `done` is whether every row is accounted for.
+    `done` says whether every row is accounted for.
     """
     if running:
         return "running"
@@ -171,7 +171,7 @@ def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done:
 
 
 def require_run(output: Path) -> tuple[RunFolder, RunIdentity]:
-    """The folder and the plan of a run. Raises `UsageError` when there is none."""
+    """The folder and plan of a run. Raises `UsageError` if there is none."""
     folder = RunFolder(output)
     found = folder.load()
     if found is None:
@@ -180,7 +180,7 @@ def require_run(output: Path) -> tuple[RunFolder, RunIdentity]:
 
 
 def manifest_of(output: Path) -> dict[str, Any] | None:
-    """What the last start wrote at its end; None when none has ended. Raises `UsageError` when it is damaged."""
+    """What the last start wrote at its end; None if none has ended. Raises `UsageError` if it is damaged."""
     try:
         content = orjson.loads((output / MANIFEST).read_bytes())
         return _sound(content)
@@ -191,10 +191,10 @@ def manifest_of(output: Path) -> dict[str, Any] | None:
 
 
 def _sound(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest, which may have come from anybody. Raises one of several errors when it cannot be ours."""
+    """The manifest, which may come from anyone. Raises one of several errors if it cannot be ours."""
     counts = [manifest.get(name, 0) for name in ("rows", "ok", "failed")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError("its counts are no numbers")
+        raise ValueError("its counts are not numbers")
     Failures() + Failures.from_json(manifest.get("failures", ()))
     for name in ("started", "finished"):
         if manifest.get(name) is not None:
@@ -203,25 +203,25 @@ def _sound(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state_of(folder: RunFolder, *, running: bool) -> dict[str, Any]:
-    """What a running job said of itself last; empty when that was an earlier start, as in the first second of one."""
+    """The state last reported by a running job; empty if it is from an earlier start, as in the first second."""
     state = state_of(folder.run)
     return {} if running and state.get("at", 0.0) < _signed(folder).timestamp() else state
 
 
 def _signed(folder: RunFolder) -> datetime:
-    """When the lock was taken last: the beginning of a start."""
+    """When the lock was last taken: the beginning of a start."""
     return datetime.fromtimestamp((folder.run / LOCK).stat().st_mtime, UTC)
 
 
 def _is_settled(told: Mapping[str, Any], state: Mapping[str, Any], recorded: int, *, running: bool) -> bool:
-    """Whether the manifest still tells how the run stands: its last start ended by itself and counted every row."""
+    """Whether the manifest is still current: the last start ended normally and counted every row."""
     if running or not told:
         return False
     return not _worked_since(told, state) and told.get("ok", 0) + told.get("failed", 0) == recorded
 
 
 def _worked_since(told: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether a start was at work after the one that wrote the manifest."""
+    """Whether another start has run since the manifest was written."""
     finished = told.get("finished")
     if not isinstance(finished, str) or "at" not in state:
         return False
