@@ -124,7 +124,7 @@ _Taken = tuple[Chunk, Row]
 
 class _Engine:
     def __init__(self, hands: EngineCallbacks, stop: Shutdown, open_chunks: int) -> None:
-        self._hands = hands
+        self._callbacks = hands
         self._stop = stop
         self._open_chunks = open_chunks
         self._slots = anyio.Semaphore(open_chunks)
@@ -138,7 +138,7 @@ class _Engine:
         self._full: MemoryObjectSendStream[Chunk]
 
     async def work(self, take: NextChunk, workers: int, grace_s: float) -> None:
-        send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, self._hands.rows_ahead))
+        send_rows, rows = anyio.create_memory_object_stream[_Taken](min(workers, self._callbacks.rows_ahead))
         self._full, full = anyio.create_memory_object_stream[Chunk](self._open_chunks)
         # The sealer stands outside the scope of the workers: when they are cut off, complete chunks are still sealed.
         async with anyio.create_task_group() as around:
@@ -179,8 +179,8 @@ class _Engine:
             await self._sealed.wait()
 
     async def _feed_chunk(self, chunk: Chunk, rows: MemoryObjectSendStream[_Taken]) -> None:
-        done = await self._hands.done(chunk)
-        async with aclosing(self._hands.read(chunk.index)) as batches:
+        done = await self._callbacks.done(chunk)
+        async with aclosing(self._callbacks.read(chunk.index)) as batches:
             async for batch in batches:
                 chunk.kept.append(batch.kept)
                 for row in batch.rows:
@@ -202,7 +202,7 @@ class _Engine:
         if self._stop.requested:  # drain the stream without asking: the rows stay for the next start
             return True
         try:
-            await self._hands.record(row.ordinal, await self._hands.answer(row))
+            await self._callbacks.record(row.ordinal, await self._callbacks.answer(row))
         except Halt as fault:
             self._halt(fault)
         else:
@@ -221,7 +221,7 @@ class _Engine:
                 if isinstance(self._stop.reason, Broken):
                     continue  # the disk or the journal failed: sealing would fail too
                 try:
-                    await self._hands.seal(chunk)
+                    await self._callbacks.seal(chunk)
                 except Halt as fault:
                     self._halt(fault)
                 else:

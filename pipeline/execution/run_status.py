@@ -115,23 +115,25 @@ def run_status(output: Path) -> RunStatus:
     parts, pending = read_state(folder.journal)
     holder = folder.running()
     state = _state_of(folder, running=holder is not None)
-    told = manifest_of(output) or {}
-    settled = _is_settled(told, state, sum(part.rows for part in parts) + pending, running=holder is not None)
+    manifest = manifest_of(output) or {}
+    settled = _is_settled(manifest, state, sum(part.rows for part in parts) + pending, running=holder is not None)
     ok, failed, unsealed = sum(part.ok for part in parts), sum(part.failed for part in parts), pending
     kinds: Any = chain.from_iterable(part.failures for part in parts)
     rows = int(plan.survey["rows"])
     if holder is not None and state.get("rows") == rows:  # the runs of an evaluation count together
         ok, failed, unsealed, kinds = state["run_ok"], state["run_failed"], 0, state["failures"]
     elif settled:
-        ok, failed, unsealed, kinds = told["ok"], told["failed"], 0, told.get("failures", ())
-    status = status_of(output, told if settled else {}, running=holder is not None, done=ok + failed + unsealed == rows)
+        ok, failed, unsealed, kinds = manifest["ok"], manifest["failed"], 0, manifest.get("failures", ())
+    status = status_of(
+        output, manifest if settled else {}, running=holder is not None, done=ok + failed + unsealed == rows
+    )
     return RunStatus(
         job=plan.job_name,
         run_id=plan.run_id,
         simulated=plan.simulated,
         status=status,
-        reason=_reason(told, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
-        stopped_by=told.get("stopped_by") if status == "stopped" and not _worked_since(told, state) else None,
+        reason=_reason(manifest, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
+        stopped_by=manifest.get("stopped_by") if status == "stopped" and not _worked_since(manifest, state) else None,
         holder=holder,
         rows=rows,
         ok=ok,
@@ -141,8 +143,8 @@ def run_status(output: Path) -> RunStatus:
         sealed_parts=len(parts),
         charged=charged_in(folder.journal, ended=holder is None),
         created=plan.created,
-        started=_signed(folder).isoformat(timespec="milliseconds") if holder is not None else told.get("started"),
-        finished=None if holder is not None else told.get("finished"),
+        started=_signed(folder).isoformat(timespec="milliseconds") if holder is not None else manifest.get("started"),
+        finished=None if holder is not None else manifest.get("finished"),
         resumed=state.get("run_cost_usd", 0.0) > state.get("cost_usd", 0.0),
         start_cost_usd=state.get("cost_usd") if holder is not None else None,
         now={name: state.get(name) for name in _NOW} if holder is not None else {},
@@ -213,23 +215,23 @@ def _signed(folder: RunFolder) -> datetime:
     return datetime.fromtimestamp((folder.run / LOCK).stat().st_mtime, UTC)
 
 
-def _is_settled(told: Mapping[str, Any], state: Mapping[str, Any], recorded: int, *, running: bool) -> bool:
+def _is_settled(manifest: Mapping[str, Any], state: Mapping[str, Any], recorded: int, *, running: bool) -> bool:
     """Whether the manifest is still current: the last start ended normally and counted every row."""
-    if running or not told:
+    if running or not manifest:
         return False
-    return not _worked_since(told, state) and told.get("ok", 0) + told.get("failed", 0) == recorded
+    return not _worked_since(manifest, state) and manifest.get("ok", 0) + manifest.get("failed", 0) == recorded
 
 
-def _worked_since(told: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+def _worked_since(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
     """Whether another start has run since the manifest was written."""
-    finished = told.get("finished")
+    finished = manifest.get("finished")
     if not isinstance(finished, str) or "at" not in state:
         return False
     return bool(state["at"] > datetime.fromisoformat(finished).timestamp() + _APART_S)
 
 
-def _reason(told: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entries: bool) -> str | None:
-    if told and not _worked_since(told, state):
-        reason = told.get("reason")
+def _reason(manifest: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entries: bool) -> str | None:
+    if manifest and not _worked_since(manifest, state):
+        reason = manifest.get("reason")
         return None if reason is None else str(reason)
     return KILLED if state or parts_or_entries else "no row has been answered yet"

@@ -189,13 +189,13 @@ class Judge:
         try:
             await ask(request)
         except (Permanent, BudgetExhausted):
-            control.told_nothing(most=1)
+            control.proved_nothing(most=1)
         except Transient:
-            control.told_nothing(most=_CONTROLS)
+            control.proved_nothing(most=_CONTROLS)
             await self._stop.pause(_REACH_AGAIN_S)
         else:
             if control.is_wanted:  # another lane answered: that proves nothing about this one
-                control.told_nothing(most=_CONTROLS)
+                control.proved_nothing(most=_CONTROLS)
         finally:
             control.out = None
 

@@ -45,7 +45,7 @@ class Control:
         if self.out is not None and self.out.ordinal == row:
             self.request, self._refused_at = None, left_at
 
-    def told_nothing(self, *, most: int) -> None:
+    def proved_nothing(self, *, most: int) -> None:
         """The attempt proved nothing. After `most` of these, the request is given up."""
         self.tries += 1
         if self.tries >= most:

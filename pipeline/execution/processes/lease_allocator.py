@@ -168,7 +168,7 @@ class LeaseAllocator:
         steady = all(abs(n - one.granted) <= _STEADY * one.granted for n, one in zip(places, workers, strict=True))
         if steady and sum(worker.granted for worker in workers) == most:
             return
-        # 1. Take back: a worker that gets fewer places is told so now, and keeps holding them until it confirms.
+        # 1. Take back: a worker that gets fewer places learns it now, and keeps holding them until it confirms.
         for worker, count in zip(workers, places, strict=True):
             worker.granted = min(worker.granted, count)
         # 2. Give out only what nobody holds. After `tune` has lowered the concurrency, this may be negative.

@@ -111,7 +111,7 @@ class _Parent:
         self._crew = crew
         self._tally = tally
         self._stop = stop
-        self._sharing = LeaseAllocator(composed, tally, stop)
+        self._allocator = LeaseAllocator(composed, tally, stop)
         self._left: deque[int] = deque()
         self._children: dict[int, _Child] = {}
         self._barren = 0
@@ -120,7 +120,7 @@ class _Parent:
         self._left.extend(chunks)
         async with anyio.create_task_group() as around:
             around.start_soon(self._lease_often)
-            around.start_soon(self._tell_of_the_stop)
+            around.start_soon(self._report_stop)
             async with anyio.create_task_group() as tasks:
                 for number in range(self._crew.workers.count):
                     tasks.start_soon(self._employ, number)
@@ -155,7 +155,7 @@ class _Parent:
         )
         await self._send(child, order)
         self._children[child.number] = child
-        self._sharing.join(child.number)
+        self._allocator.join(child.number)
         if self._stop.requested:
             await self._send(child, StopRequested(self._stop.reason))
 
@@ -164,7 +164,7 @@ class _Parent:
         while (message := await child.link.receive()) is not None:
             match message:
                 case Report():
-                    self._sharing.report(child.number, message, anyio.current_time())
+                    self._allocator.report(child.number, message, anyio.current_time())
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
                         self._run.check(self._tally, self._stop)
@@ -236,7 +236,7 @@ class _Parent:
                 charged = await to_thread.run_sync(self._run.journal.absorb, journal)
             except Broken as fault:
                 self._stop.request(fault)
-        self._sharing.leave(child.number, charged)
+        self._allocator.leave(child.number, charged)
         self._left.extendleft(sorted(child.open, reverse=True))
         self._children.pop(child.number, None)
 
@@ -251,12 +251,12 @@ class _Parent:
 
     async def _lease_often(self) -> None:
         while True:
-            for number, lease in self._sharing.leases(anyio.current_time()).items():
+            for number, lease in self._allocator.leases(anyio.current_time()).items():
                 if number in self._children:
                     await self._send(self._children[number], lease)
             await anyio.sleep(TICK_S)
 
-    async def _tell_of_the_stop(self) -> None:
+    async def _report_stop(self) -> None:
         await self._stop.wait()
         for child in list(self._children.values()):
             await self._send(child, StopRequested(self._stop.reason))

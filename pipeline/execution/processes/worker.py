@@ -127,7 +127,7 @@ class _Worker:
         self._lease = 0
         self._kept: dict[int, PartRecorded] = {}
         self._news = anyio.Event()
-        self._hands: list[ChunkAssigned] = []
+        self._assigned: list[ChunkAssigned] = []
         self._purses = [LeasedBudget(unit) for unit in _units(order)]
         prices = prices_for(job, order.settings.bounds)
         self._account = Account(prices, self._tally, self._stop, self._purses, journal)
@@ -160,7 +160,7 @@ class _Worker:
                 )
                 tasks.start_soon(self._listen)
                 tasks.start_soon(self._report_often)
-                tasks.start_soon(self._tell_of_the_stop)
+                tasks.start_soon(self._report_stop)
                 tasks.start_soon(self._journal.keep_writing)
                 if self._cache is not None:
                     tasks.start_soon(self._cache.keep_working, self._tally.notices.append)
@@ -196,9 +196,9 @@ class _Worker:
     def _take_from(self, chunks: ChunkWorker) -> engine.NextChunk:
         async def take() -> engine.Chunk | None:
             await self._tell(ChunkWanted())
-            while not self._hands:
+            while not self._assigned:
                 await self._news.wait()
-            chunk = self._hands.pop().chunk
+            chunk = self._assigned.pop().chunk
             return None if chunk is None else chunks.chunk(chunk)
 
         return take
@@ -219,7 +219,7 @@ class _Worker:
                 case Lease():
                     self._renew(message)
                 case ChunkAssigned():
-                    self._hands.append(message)
+                    self._assigned.append(message)
                 case PartRecorded():
                     self._kept[message.chunk] = message
                 case StopRequested():
@@ -276,7 +276,7 @@ class _Worker:
         notices, self._tally.notices[:] = list(self._tally.notices), []
         return notices
 
-    async def _tell_of_the_stop(self) -> None:
+    async def _report_stop(self) -> None:
         await self._stop.wait()
         if not self._parent_knows_of_stop and isinstance(self._stop.reason, Fault):
             await self._tell(Failed(self._stop.reason))
