@@ -75,6 +75,22 @@ def test_who_has_less_than_it_needs_gets_the_places_that_another_gives_up() -> N
     assert mine >= 80
 
 
+def test_one_idle_worker_cannot_keep_the_only_place_from_the_last_row_of_another() -> None:
+    """Fewer places than workers, as after `pipeline tune concurrency=1`: each has a place in turn."""
+    shared, _, _, _ = sharing(concurrency=1)
+    latest = {0: Lease(number=0, concurrency=0), 1: Lease(number=0, concurrency=0)}
+    for number in latest:
+        shared.join(number)
+    places = []
+    for tick in range(30):
+        latest |= shared.leases(tick / 10)
+        for number, lease in latest.items():
+            shared.report(number, report(lease.number, waiting=1 - number), tick / 10 + 0.05)
+        places.append((latest[0].concurrency, latest[1].concurrency))
+    assert {(1, 0), (0, 1)} <= set(places)
+    assert all(sum(pair) <= 1 for pair in places)
+
+
 @dataclass
 class Worker:
     """A worker as the parent sees it: leases and reports are under way for a while."""

@@ -236,7 +236,7 @@ async def test_the_disk_that_fails_ends_the_run_with_its_reason(tmp_path: Path) 
     run = Run(tmp_path / "gone")
     await run.watch.keep()
     assert isinstance(run.stop.reason, Broken)
-    assert "mend the disk" in str(run.stop.reason)
+    assert "fix the disk" in str(run.stop.reason)
 
 
 async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tmp_path: Path) -> None:

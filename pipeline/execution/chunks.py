@@ -1,4 +1,4 @@
-"""The work on chunks: rows read, asked and recorded, parts written. The same whoever hands out the chunks."""
+"""Works on chunks: reads, asks and records rows, and writes parts; the same for one process and several."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.run_folder import RunIdentity
 
 KEPT_BYTES = 128 << 20
-"""What the kept columns of open chunks may hold in memory; beyond it they are read again when their part is written."""
+"""Memory for the kept columns of open chunks; beyond it, they are read again when their part is written."""
 
 ROWS_AHEAD_BYTES = 64 << 20
-"""What the rows that wait for a worker may hold, by the mean row of the input."""
+"""Memory for the rows that wait for a worker, by the mean row of the input."""
 
 PASSED_BYTES = 64 << 20
-"""What goes through memory before its freed parts are given back to the system: of large pieces that come and go in
-several threads, glibc keeps several times what is in use."""
+"""Bytes that pass through memory before freed pages are returned to the system: with large blocks allocated and freed
+in several threads, glibc retains several times what is in use."""
 
 Keep = Callable[[Part], Awaitable[None]]
-"""Makes a written part one of the run's; returns when that is durable."""
+"""Records a written part; returns once that is durable."""
 
 
 class Records(Protocol):
-    """What the work needs of a journal."""
+    """What a chunk worker needs of a journal."""
 
     async def put(self, ordinal: int, entry: Entry) -> None:
         """Hands an entry over."""
 
     async def room(self) -> None:
-        """Returns when more may be asked for: what was handed over is small enough to be held in memory."""
+        """Returns once the replies that wait for their commit leave room in memory for more."""
 
     async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
-        """Hands over an answer of a row that is not finished."""
+        """Hands over an answer of an unfinished row."""
 
     def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
-        """What was kept of rows of `[first, first + rows)` that are not finished."""
+        """The kept answers of unfinished rows in `[first, first + rows)`."""
 
     async def flush(self) -> None:
-        """Returns when everything that was put before is durable."""
+        """Returns once everything put before is durable."""
 
     def recorded(self, first: int, rows: int) -> set[int]:
         """The ordinals of `[first, first + rows)` that have an entry."""
@@ -63,14 +63,14 @@ class Records(Protocol):
 
 
 class Settling(Protocol):
-    """What the work needs of a reply cache."""
+    """What a chunk worker needs of a reply cache."""
 
     def settle(self, outcome: Outcome) -> None:
-        """What became of a row."""
+        """Takes the outcome of a row."""
 
 
 class ChunkWorker:
-    """The rows of a run, and the dataset that they go to. Needs nothing but the job, the plan and the folder."""
+    """Turns the rows of a run into parts of its dataset. Needs only the job, the plan and the folder."""
 
     def __init__(self, job: Job, plan: RunIdentity, output: Path, files: FileSystem = FILES) -> None:
         self.job = job
@@ -100,7 +100,7 @@ class ChunkWorker:
         cache: Settling | None = None,
         failed: Callable[[], None] = lambda: None,
     ) -> engine.EngineCallbacks:
-        """What the engine needs to take chunks from rows to kept parts; `failed` is called after each failed row."""
+        """The callbacks by which the engine turns chunks into parts; `failed` is called after each failed row."""
         unfinished: dict[int, dict[int, Turn]] = {}
 
         async def answer(row: Row) -> Entry:
@@ -110,7 +110,7 @@ class ChunkWorker:
 
         async def record(ordinal: int, entry: Entry) -> None:
             self._passed_bytes += len(entry.body) if isinstance(entry, Reply) else 0
-            await journal.put(ordinal, entry)  # before it is read, which is where a job's own code may fail
+            await journal.put(ordinal, entry)  # before parsing: a paid reply must survive a bug in the job's code
             outcome = self.job.outcome(ordinal, entry)
             tally.count(outcome)
             if isinstance(outcome, Failure):
@@ -123,6 +123,7 @@ class ChunkWorker:
             return await to_thread.run_sync(journal.recorded, chunk.first, chunk.rows)
 
         async def seal(chunk: engine.Chunk) -> None:
+            # Order matters for crashes: entries durable, then the part, then its record; only then may entries go.
             await journal.flush()
             await keep(await to_thread.run_sync(self._write, chunk, journal))
             self._kept_bytes -= sum(kept.nbytes for kept in chunk.kept if kept is not None)
@@ -144,7 +145,7 @@ class ChunkWorker:
             self._passed_bytes += batch.kept.nbytes
             if self._passed_bytes > PASSED_BYTES:
                 await to_thread.run_sync(self._release)
-            if self._kept_bytes + batch.kept.nbytes > KEPT_BYTES:
+            if self._kept_bytes + batch.kept.nbytes > KEPT_BYTES:  # then `_write` reads them again
                 yield _Bare(batch.rows)
                 continue
             self._kept_bytes += batch.kept.nbytes
@@ -163,7 +164,7 @@ class ChunkWorker:
         return part
 
     def kept_again(self, chunk: int) -> Iterator[pa.RecordBatch]:
-        """The kept columns of a chunk, read again; for one thread at a time, beside the one that reads the rows."""
+        """Reads the kept columns of a chunk again; for one thread at a time, beside the one that reads rows."""
         if self._source_again is None:
             self._source_again, _ = source_of(self.job, self.survey, asks=False)
         return (batch.kept for batch in self._source_again.chunk(chunk))
@@ -171,16 +172,16 @@ class ChunkWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Bare:
-    """The rows of a batch, whose kept columns are not held in memory."""
+    """The rows of a batch whose kept columns are not held in memory."""
 
     rows: Sequence[Row]
     kept: None = None
 
 
 async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
-    """What became of a row: the reply, or the fault that ended it, with what all its calls have cost.
+    """The entry of a row: its reply, or the fault that ended it, with the cost of all its calls.
 
-    Raises `Halt`, which ends no row but the run.
+    Raises `Halt`, which ends the run rather than the row.
     """
     try:
         return calls.whole(await ask(job.request(row, calls)))
@@ -194,12 +195,12 @@ async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
 
 
 def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, pa.Schema]:
-    """The rows of a job's input; and the columns that are copied or added to the output, under their names there.
+    """The rows of a job's input, and the schema of the columns copied or added to the output, under their output names.
 
-    Unless it `asks`, rows come without the values that requests are made of.
+    Without `asks`, rows come without the values that requests are made from.
 
-    Raises `UsageError` when the job does not fit the columns of its input, or when its schema has names that BigQuery
-    refuses and the job renames columns for it.
+    Raises `UsageError` if the job does not fit the columns of its input, or if it renames columns for BigQuery and its
+    schema has names that BigQuery refuses.
     """
     kept = job.columns_kept(survey.columns)
     added = job.columns_added(kept)
@@ -216,7 +217,7 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
 
 
 def _footer(plan: RunIdentity) -> dict[str, str]:
-    """What the footer of every part says; pandas drops it, so the manifest says it too."""
+    """The metadata in the footer of every part; pandas drops it, so the manifest has it too."""
     return {
         "pipeline.run_id": plan.run_id,
         "pipeline.job.job": plan.job_name,

@@ -1,4 +1,4 @@
-"""What a run will take, as a range: by an earlier run of the job where there is one, else by its first rows."""
+"""Estimates what a run will take, as a range, from an earlier run of the job or else from its first rows."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ if TYPE_CHECKING:
 
 CHARACTERS_PER_TOKEN = 4.0
 FEWEST_PER_TOKEN, MOST_PER_TOKEN = 2.5, 5.0
-"""Other languages and JSON take more tokens than English prose does; Chinese and Japanese take more still."""
+"""Other languages and JSON take more tokens than English prose; Chinese and Japanese more still."""
 
 GUESSED_OUTPUT_TOKENS = 200.0
 LEAST_OUTPUT_TOKENS, MOST_OUTPUT_TOKENS, MOST_WITH_THINKING = 50.0, 600.0, 2000.0
-"""What answers of common jobs have: a few fields of a schema, a long paragraph; and thoughts, if they are asked for."""
+"""The range of common jobs: a few fields of a schema, or a long paragraph; and thinking, if it is enabled."""
 
 CONCURRENCY = 64
 _SAMPLE = 20_000
-"""Rows of the first part whose spread is looked at, at most."""
+"""The most rows of the first part from which the spread is computed."""
 
 _SHORT_CALL, _MANY = 500, 100
-"""A call of fewer tokens is priced as the hundredth of a hundred calls, which no rounding distorts."""
+"""A shorter call (in tokens) is priced as a hundredth of a hundred calls, so that rounding does not distort it."""
 
 _ROUGH = 0.3
-"""The share by which a mean may be off whose spread is not known: the sums in a journal tell no single rows."""
+"""The relative error assumed for a mean of unknown spread: the journal has sums, not single rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Of one row: the mean, and by how much it may be off either way (two standard errors, or what a guess spans)."""
+    """A figure per row: the mean, and its range (two standard errors, or the span of a guess)."""
 
     mean: float
     low: float
     high: float
 
     def of(self, rows: int) -> tuple[int, int, int]:
-        """Mean, low and high of the sum over so many rows."""
+        """Mean, low and high of the sum over `rows` rows."""
         return round(self.mean * rows), round(self.low * rows), round(self.high * rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Of one row: tokens in and out (thinking included), and seconds; where they were measured, or None if guessed."""
+    """Means per row: input and output tokens (with thinking), seconds; where they were measured, None if guessed."""
 
     input: Figure
     output: Figure
     cached_share: float
-    """Of the tokens in."""
+    """The share of input tokens that are cached."""
     seconds: float | None
     measured_in: Path | None
 
 
 def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, Any]:
-    """Tokens, dollars and minutes for so many rows; a figure that cannot be told is None."""
+    """Tokens, dollars and minutes for `rows` rows; a figure that cannot be estimated is None."""
     means = measured(output) or guessed(job, sample)
     read, read_low, read_high = means.input.of(rows)
     written, written_low, written_high = means.output.of(rows)
@@ -82,12 +82,14 @@ def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, 
 
 
 def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> float | None:
-    """Of so many rows; None where the model has no known price."""
+    """The cost of `rows` rows in USD; None if the price of the model is unknown."""
     from pipeline.policy.compose import RunLimits, prices_for
 
     if not job.model:
         return None
-    calls = _MANY if read < _SHORT_CALL else 1  # tokens are whole, and what a long call costs depends on its length
+    calls = (
+        _MANY if read < _SHORT_CALL else 1
+    )  # tokens are integers, and the price of a long call depends on its length
     usage = Usage(
         input=round(read * calls), output=round(written * calls), cached=round(read * calls * means.cached_share)
     )
@@ -96,7 +98,7 @@ def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> flo
 
 
 def measured(output: Path) -> Means | None:
-    """The means of the rows that an earlier run has asked, ok or failed; None when there is none."""
+    """The means over the rows that an earlier run asked, ok or failed; None if there is no such run."""
     from pipeline.storage.journal import charged_in, read_state
 
     journal = output / "_run" / "journal.sqlite"
@@ -124,7 +126,7 @@ def _figure(mean: float, error: float | None) -> Figure:
 
 
 def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | None, float | None]:
-    """The standard errors of the tokens in and out of a row, and the mean of its seconds, by the first part's rows."""
+    """Standard errors of the input and output tokens per row, and the mean seconds, from the first part."""
     from pipeline.storage.batches import part_file
 
     columns = ["response.latency_s", "response.input_tokens", "response.output_tokens", "response.reasoning_tokens"]
@@ -132,9 +134,9 @@ def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | 
     try:
         with part_file(output / name) as file:
             rows = next(file.iter_batches(_SAMPLE, columns=columns)).column(0).to_pylist()
-    except Broken:  # an estimate is no place to tell of it
+    except Broken:  # an estimate is not the place to report damage
         return None, None, None
-    rows = [row or {} for row in rows]  # a row that failed without an answer has used nothing
+    rows = [row or {} for row in rows]  # a row that failed without an answer used nothing
     seconds = [row["latency_s"] for row in rows if row.get("latency_s") is not None]
     read = [row.get("input_tokens") or 0 for row in rows]
     written = [(row.get("output_tokens") or 0) + (row.get("reasoning_tokens") or 0) for row in rows]
@@ -142,14 +144,14 @@ def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | 
 
 
 def _error_of(values: Sequence[float]) -> float | None:
-    """The standard error of a mean; None of too few values."""
+    """The standard error of a mean; None for too few values."""
     import statistics
 
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def guessed(job: Job, rows: list[Row]) -> Means:
-    """Input by its characters; output at a guess, within what is common, that only an earlier run can better."""
+    """Means by the characters of the input, and a guess at the output, which only an earlier run can improve."""
     sizes = []
     for row in rows:
         try:

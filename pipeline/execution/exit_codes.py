@@ -1,4 +1,4 @@
-"""What a process ends with: one table, for runs that stopped and for what was raised."""
+"""Exit codes: one table, for runs that stopped and for exceptions."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (BudgetExhausted, 6),
     (ProviderUnusable, 7),
 )
-"""By the first that it is an instance of; anything else is 1. 4 is that of a gate that has failed."""
+"""The first matching class decides; anything else is 1. 4 is the code of a failed gate."""
 
 
 def code_of(reason: object) -> int:
-    """That of an exception, or of the signal that stopped a run."""
+    """The exit code for an exception, or for the signal that stopped a run."""
     if isinstance(reason, signal.Signals):
         return 128 + reason.value
     return next((code for kind, code in CODES if isinstance(reason, kind)), 1)
 
 
 def exit_code(summary: Summary, reason: object) -> int:
-    """What a run ends the process with, given why it stopped."""
+    """The exit code of a run, given why it stopped."""
     if summary.status != "stopped":
         return 3 if summary.status == "failed" else 0
     return code_of(reason)

@@ -1,4 +1,4 @@
-"""Several runs at once, in one process: the repeats of an evaluation, and the job at another commit beside it."""
+"""Several concurrent runs in one process: the repeats of an evaluation, and the job at another commit."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """Where runs are carried out, and who hears of it: given by whoever started them."""
+    """Executes runs and shows their progress; supplied by the caller."""
 
     def require_access(self) -> None:
-        """Raises `UsageError` when credentials are missing, before anything is removed."""
+        """Raises `UsageError` if credentials are missing, before anything is removed."""
 
     def execute(self, runs: Sequence[Run], tally: Counters, began: float) -> tuple[list[Summary], Shutdown]:
-        """Asks what is left to ask in opened runs; what they came to, and what stopped them."""
+        """Executes opened runs; returns their summaries, and the shutdown that may have stopped them."""
 
     def stage(self, text: str) -> AbstractContextManager[None]:
-        """Says what goes on for as long as the block."""
+        """Shows what is going on, for the duration of the block."""
 
     def note(self, text: str) -> None:
-        """Says something once."""
+        """Shows a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunGroup:
-    """Runs that went side by side. Calls, tokens and cost in any of the summaries are those of all runs."""
+    """Runs that were executed concurrently. Each summary has the calls, tokens and cost of all of them."""
 
     runs: Sequence[Run]
     summaries: Sequence[Summary]
@@ -46,22 +46,22 @@ class RunGroup:
 
     @property
     def stopped(self) -> bool:
-        """Whether rows are left in any of them."""
+        """Whether any of them has rows left."""
         return any(summary.status == "stopped" for summary in self.summaries)
 
     @property
     def exit_code(self) -> int:
-        """Why rows are left, where some are; else that of the run which went worst."""
+        """The code for why rows are left, if any are; otherwise the worst of all runs."""
         left = [summary for summary in self.summaries if summary.status == "stopped"]
         return max(exit_code(summary, self.stop.reason) for summary in left or self.summaries)
 
     @property
     def paid(self) -> Charges:
-        """For all of them, in all of their starts."""
+        """The charges of all runs, over all their starts."""
         return total(summary.run for summary in self.summaries)
 
     def first(self, count: int) -> RunGroup:
-        """The same, of its first runs alone."""
+        """The group of its first `count` runs."""
         return replace(self, runs=self.runs[:count], summaries=self.summaries[:count])
 
 
@@ -73,10 +73,10 @@ def carried_out(
     paid: Charges = NOTHING,
     begin: Callable[[], None] = lambda: None,
 ) -> Iterator[RunGroup]:
-    """The runs, done or stopped, and still ours alone within the block.
+    """Executes the runs; yields them done or stopped, and still locked within the block.
 
-    They are asked side by side in time, and share what may be in flight, what may be spent (less what others have
-    `paid`), and their replies. `begin` is called when they are ours, before the first call.
+    They run concurrently, and share the concurrency, the budget (less what others have `paid`) and their replies.
+    `begin` is called once all are locked, before the first call.
     """
     from pipeline.execution.run import open_run
     from pipeline.policy import SingleFlight
@@ -96,13 +96,13 @@ def carried_out(
 
 
 def _superseded(before: RunIdentity | None, run: Run) -> list[str]:
-    """What is to be said of a run whose place another takes."""
+    """The notes about a run that is replaced by another."""
     if before is None or before.run_id == run.plan.run_id:
         return []
     data = [] if before.survey["files"] == run.plan.survey["files"] else ["the gold data changed"]
-    told = "starting over; what the reply cache knows is not asked again"
+    effect = "starting over; what the reply cache knows is not asked again"
     changes = [*differences(before, run.plan), *data]
-    return [f"note: {run.folder.output} holds another run: {what}; {told}" for what in changes]
+    return [f"note: {run.folder.output} holds another run: {what}; {effect}" for what in changes]
 
 
 def _carried_out(runs: Sequence[Run], host: Host, paid: Charges, began: float) -> RunGroup:
@@ -113,12 +113,12 @@ def _carried_out(runs: Sequence[Run], host: Host, paid: Charges, began: float) -
         if run.settings.retry_failed and (reopened := run.reopen_failed()):
             host.note(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again")
         run.restore_counts(tally)
-    _share_purses(runs, paid)
+    _share_budgets(runs, paid)
     return RunGroup(runs, *host.execute(runs, tally, began))
 
 
 def _sharing(settings: Settings, runs: int, flights: SingleFlight) -> Settings:
-    """The settings of one of several runs: its share of the rates and of the calls in flight."""
+    """The settings of one of several runs, with its share of the rates and the concurrency."""
     bounds = settings.bounds
     shared = replace(
         bounds,
@@ -130,13 +130,13 @@ def _sharing(settings: Settings, runs: int, flights: SingleFlight) -> Settings:
     return replace(settings, bounds=shared)
 
 
-def _share_purses(runs: Sequence[Run], paid: Charges) -> None:
-    """One budget for all of them, less what all of them and others have spent."""
+def _share_budgets(runs: Sequence[Run], paid: Charges) -> None:
+    """One budget for all runs, less what they and others have spent."""
     from pipeline.policy.compose import budgets_for
 
     first = runs[0]
     if first.purses:
         charged = total([paid, *(run.charged_before for run in runs)])
-        purses = budgets_for(first.job, first.settings.bounds, charged)
+        budgets = budgets_for(first.job, first.settings.bounds, charged)
         for run in runs:
-            run.purses = purses
+            run.purses = budgets

@@ -1,4 +1,4 @@
-"""The input of a run, row by row and as it was asked: found by what the run has recorded of it."""
+"""The input of a run, row by row, exactly as it was asked, located by what the run recorded about it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.source import Survey, changed, found_again
 
 
 class InputRows:
-    """Any row by its ordinal; quick where ordinals ascend. Reading one means reading its chunk up to it.
+    """Any row by its ordinal; fast if ordinals ascend. Reading a row reads its chunk up to that row.
 
-    Raises `UsageError`, with what differs, when the input is no longer the one that was asked, or does not fit the job.
+    Raises `UsageError`, naming the difference, if the input has changed since the run or does not fit the job.
     """
 
     def __init__(self, job: Job, survey: Survey) -> None:
@@ -26,7 +26,7 @@ class InputRows:
         self._chunk, self._next = -1, 0
 
     def row(self, ordinal: int) -> tuple[Row, pa.RecordBatch]:
-        """A row, with the columns of it that are copied to the output. Raises `Broken` when it cannot be read."""
+        """A row, and those of its columns that are copied to the output. Raises `Broken` if it cannot be read."""
         chunk = ordinal // self._survey.chunk_rows
         if chunk != self._chunk or ordinal < self._next:
             self._rows, self._chunk = self._rows_of(chunk), chunk
@@ -44,7 +44,7 @@ class InputRows:
 
 
 def _where_it_is(job: Job, survey: Survey) -> Survey:
-    """The survey with its files where they are now: where they were, or where the job looks for them."""
+    """The survey with the current paths of its files: unchanged, or where the job looks for them."""
     differences = changed(survey)
     if not differences:
         return survey

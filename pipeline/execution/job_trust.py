@@ -1,6 +1,6 @@
-"""Which job file may be run for an output folder: one that the user names, or one that is known from outside of it.
+"""Decides which job file may be run for an output folder: one that the user names, or one verified to be unchanged.
 
-A folder is data, and may have come from anybody: what it names is not run because it names it.
+A folder is data, and may come from anyone: a job is never run merely because the folder names it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def target_of(plan: RunIdentity, output: Path, given: str | None, *, name_it: str = "name it with --job") -> str:
-    """The job file to load for a run: the one given, or else the one that ran, if it is still the same.
+    """The job file to load for a run: the one given, otherwise the one that ran, if it is unchanged.
 
-    Raises `UsageError` when that file lies in the output folder (or is imported from there), is gone, or has changed.
+    Raises `UsageError` if that file is in the output folder (or imported from there), is missing, or has changed.
     """
     if given is not None:
         return given
@@ -34,7 +34,7 @@ def target_of(plan: RunIdentity, output: Path, given: str | None, *, name_it: st
     for place in places:
         if place.is_relative_to(folder):
             raise UsageError(f"{output} names {target}, and nothing out of an output folder is run unasked: {name_it}")
-    if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for names that are too long
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises for names that are too long
         raise UsageError(f"the job file {target} is not there: {name_it}")
     if plan.target_sha256 is None or sha256_of(target) != plan.target_sha256:
         raise UsageError(f"{target} has changed since the run: if it is the right one, {name_it}")

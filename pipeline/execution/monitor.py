@@ -1,4 +1,4 @@
-"""A run seen from outside while it works: a line of events a second, its present state, and changes to its limits."""
+"""Monitors a run: one event per second, its current state, and changes to its limits."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TUNE = "tune.json"
 EVERY_S = 1.0
 _RATES_EVERY = 10
 _SAID_AGAIN_S = 60.0
-"""Changes of the rate are told once a minute at the most; `state.json` has the last one."""
+"""Changes of the rate are reported once a minute at most; `state.json` has the latest one."""
 
 _RECENT_S = 30
-"""The seconds over which the speed of a run is taken: long enough for calls of some seconds, short enough to be of now.
+"""Seconds over which the speed of a run is measured: long enough for calls of some seconds, short enough to be current.
 """
 
 TUNABLE = ("concurrency", "rpm", "tpm")
@@ -43,9 +43,9 @@ _TUNE_REMEDY = (
 
 
 class RunMonitor:
-    """Writes and reads the files of a run folder beside the work: `events.jsonl`, `state.json`, `tune.json`.
+    """Writes and reads the files in a run folder during the run: `events.jsonl`, `state.json`, `tune.json`.
 
-    Requests the stop when the disk fails.
+    Requests the stop if the disk fails.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class RunMonitor:
         self._rates = rates or GrantedRates(folder, files=files)
         self._seconds = 0
         self._recent = deque([(anyio.current_time(), tally.done)], maxlen=_RECENT_S + 1)
-        self._told_of: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
 
     async def keep(self) -> None:
-        """Does so every second until it is cancelled, or the disk fails."""
+        """Runs every second until it is cancelled or the disk fails."""
         try:
-            # Changes that were asked of an earlier start are over with it.
+            # Changes requested of an earlier start ended with it.
             self._files.remove([self._folder / TUNE])
             self._begin()
             while True:
@@ -86,15 +86,15 @@ class RunMonitor:
                 if self._seconds % _RATES_EVERY == 0:
                     await anyio.to_thread.run_sync(self._rates.save, self._composed.dispatcher.lanes)
         except OSError as error:
-            self._stop.request(Broken(f"{self._folder} cannot be written: {error}; mend the disk, then run again"))
+            self._stop.request(Broken(f"{self._folder} cannot be written: {error}; fix the disk, then run again"))
         finally:
-            with suppress(OSError):  # it is over: what it granted, and the last part of a second, are for later readers
+            with suppress(OSError):  # the final rates, and the last fraction of a second, for later readers
                 self._rates.save(self._composed.dispatcher.lanes)
                 if self._counts() != self._before:
                     self._append(self._event())
 
     def _begin(self) -> None:
-        """Says that a start begins: on a line of its own, also where a crash cut the last one."""
+        """Records that a start begins: on its own line, even after a crash truncated the last one."""
         with suppress(FileNotFoundError), (self._folder / EVENTS).open("rb") as lines:
             lines.seek(max(0, lines.seek(0, os.SEEK_END) - 1))
             if lines.read() != b"\n":
@@ -135,7 +135,7 @@ class RunMonitor:
         }
 
     def _speed(self) -> float | None:
-        """Rows done per second of late; None before any is."""
+        """Recent rows per second; None before any row is done."""
         now = (anyio.current_time(), self._tally.done)
         since, before = self._recent[0]
         seconds = now[0] - since
@@ -143,7 +143,7 @@ class RunMonitor:
         return round((now[1] - before) / seconds, 3) if now[1] > before and seconds else None
 
     def _last_change(self, now: float) -> str | None:
-        """When and why the rate was cut last, or was not."""
+        """When and why the rate was last cut, or deliberately not cut."""
         changes = [(lane.rate.change.at, self._change_of(lane)) for lane in self._lanes_changed()]
         if not changes:
             return None
@@ -158,11 +158,11 @@ class RunMonitor:
         text = lane.rate.change.text if lane.rate and lane.rate.change else ""
         return text if len(self._composed.dispatcher.lanes) == 1 else f"{lane.name}: {text}"
 
-    def _tell_of_rates(self) -> None:
+    def _report_rates(self) -> None:
         for lane in self._lanes_changed():
-            told = self._told_of.get(lane.name, -math.inf)
-            if lane.rate.change.at >= told + (_SAID_AGAIN_S if told > -math.inf else 0.0):
-                self._told_of[lane.name] = lane.rate.change.at
+            reported = self._reported.get(lane.name, -math.inf)
+            if lane.rate.change.at >= reported + (_SAID_AGAIN_S if reported > -math.inf else 0.0):
+                self._reported[lane.name] = lane.rate.change.at
                 self._tally.notices.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
 
     def _counts(self) -> dict[str, int]:
@@ -191,7 +191,7 @@ class RunMonitor:
             os.close(descriptor)
 
     def _tune(self) -> None:
-        """Applies the changes that `pipeline tune` asked for, once."""
+        """Applies the changes requested by `pipeline tune`, once."""
         try:
             changes = orjson.loads((self._folder / TUNE).read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
@@ -205,21 +205,21 @@ class RunMonitor:
         self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
 
     def _look(self) -> None:
-        """Ends the run when its endpoint is of no use, also while every call hangs and nobody waits for a turn."""
+        """Stops the run if its endpoint is unusable, even while every call hangs and nothing waits in the queue."""
         if (denied := self._composed.dispatcher.judge.look(anyio.current_time())) is not None:
             self._stop.request(denied)
 
     def _warn(self) -> None:
-        self._tell_of_rates()
-        for purse in self._composed.purses:
-            if purse.unit not in self._warned and purse.spent >= WARNING_SHARE * purse.cap:
-                self._warned.add(purse.unit)
-                share = purse.spent / purse.cap
-                self._tally.notices.append(f"{share:.0%} of the budget of {purse.cap:g} {purse.unit} is spent")
+        self._report_rates()
+        for budget in self._composed.purses:
+            if budget.unit not in self._warned and budget.spent >= WARNING_SHARE * budget.cap:
+                self._warned.add(budget.unit)
+                share = budget.spent / budget.cap
+                self._tally.notices.append(f"{share:.0%} of the budget of {budget.cap:g} {budget.unit} is spent")
 
 
 def apply(limits: Limits, changes: Mapping[str, float]) -> None:
-    """Changes the limits of a run; a rate of 0 takes its limit away, and the start's workers bound the concurrency."""
+    """Changes the limits of a run; a rate of 0 lifts its limit, and the number of workers bounds the concurrency."""
     if "concurrency" in changes:
         limits.concurrency = max(1, min(int(changes["concurrency"]), limits.most or int(changes["concurrency"])))
     if "rpm" in changes:
@@ -229,7 +229,7 @@ def apply(limits: Limits, changes: Mapping[str, float]) -> None:
 
 
 def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
-    """The changes that a user asks for. Raises `UsageError` for anything but NAME=NUMBER of what can be tuned."""
+    """Parses the requested changes. Raises `UsageError` for anything but NAME=NUMBER with a tunable name."""
     changes = {}
     for assignment in assignments:
         name, _, text = assignment.partition("=")
@@ -247,14 +247,14 @@ def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
 
 
 def ask_to_tune(folder: Path, assignments: Sequence[str]) -> dict[str, float]:
-    """Leaves changes for a running job to find. Raises `UsageError` as `tuning_of`."""
+    """Writes changes for a running job to pick up. Raises `UsageError` like `tuning_of`."""
     changes = tuning_of(assignments)
     FILES.write_atomic(folder / TUNE, orjson.dumps(changes), mode=PRIVATE_FILE)
     return changes
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    """What a running job said of itself last; empty when it has not."""
+    """The state that a running job last reported; empty if there is none."""
     try:
         state = orjson.loads((folder / STATE).read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):

@@ -1,4 +1,4 @@
-"""Every part made again from the kept replies, under a schema that has changed."""
+"""Rebuilds every part from the kept replies, under a changed schema."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pipeline.storage.run_folder import RunFolder, differences
 
 
 def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
-    """Makes every part again from the kept replies, under the job's schema as it is now. No call is made.
+    """Rebuilds every part from the kept replies, under the job's current schema. No call is made.
 
-    Only the schema (and what it does to columns) may differ from the run's job. Raises `UsageError` otherwise. When it
-    is cut short, the run is marked, and running it again finishes it.
+    Only the schema (and the columns it determines) may differ from the run's job; otherwise raises `UsageError`. If
+    interrupted, the run stays marked as being re-parsed, and calling this again finishes it.
     """
     started = time.monotonic()
     folder = RunFolder(output, files)
@@ -64,7 +64,7 @@ def _parsed_again(run: Run, part: Part, kept: Iterable[pa.RecordBatch]) -> Part:
 
 
 def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
-    """The kept columns of a part, out of its own files, which are replaced only when all of them were read."""
+    """The kept columns of a part, from its own files, which are replaced only after all have been read."""
     names = run.dataset.kept.names
     for name, _, rows in part.spans():
         if not names:
@@ -75,7 +75,7 @@ def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
 
 
 def _require_input(run: Run, damage: Mapping[int, str]) -> None:
-    """Raises `UsageError` when parts are damaged and the input, which has their kept columns too, has changed."""
+    """Raises `UsageError` if parts are damaged and the input, which also has their kept columns, has changed."""
     for wrong in damage.values():
         if different := changed(run.survey):
             raise UsageError(
@@ -84,5 +84,5 @@ def _require_input(run: Run, damage: Mapping[int, str]) -> None:
 
 
 def _empty(rows: int) -> pa.RecordBatch:
-    """A batch without columns that still knows how many rows it has."""
+    """A batch without columns that still has a number of rows."""
     return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, type=pa.struct([])))

@@ -1,4 +1,4 @@
-"""One execution of a job over its input: the parts wired together, from the survey to the success marker."""
+"""Executes a job over its input: wires everything together, from the survey to the success marker."""
 
 from __future__ import annotations
 
@@ -40,16 +40,15 @@ from pipeline.storage.reply_cache import Cache
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
 
 SPARE_DESCRIPTORS = 64
-"""Files and sockets that are open besides the connections to the endpoint."""
-
+"""File descriptors needed besides the connections to the endpoints."""
 
 FEW_LEFT = 64
-"""The last rows, so few and all taken already, are asked however many have failed: a small trial shows all it can."""
+"""The last rows, if this few and all in play, are asked however many failed: a small trial shows all it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to run a job: nothing in here shapes an answer."""
+    """How to run a job: nothing here affects an answer."""
 
     output: Path
     target: str = ""
@@ -57,28 +56,28 @@ class Settings:
     limit: int | None = None
     fresh: bool = False
     supersede: bool = False
-    """Whether another run in the output gives way, rather than being in the way."""
+    """Whether a different run in the output is replaced, rather than refused."""
     retry_failed: bool = False
     fail_fast: Literal["job", "alike", "never"] = "job"
-    """When failed rows stop the run: once the job's `max_failed` is passed or all of the first ones failed alike, for
-    the second reason alone, or never."""
+    """When failed rows stop the run. `job`: once the job's `max_failed` is exceeded, or all of the first rows failed
+    alike; `alike`: only for the second reason; or never."""
     keep_replies: bool = True
     grace_s: float = 20.0
     simulated: bool = False
     chunk_rows: int | None = None
-    """Rows of a chunk; None lets their size decide."""
+    """Rows per chunk; None derives it from their size."""
     files: FileSystem = FILES
     rates: Path | None = None
-    """Where the rates that were granted are kept beyond this run; None keeps them in its folder only."""
+    """Where granted rates are kept beyond this run; None keeps them only in its folder."""
     endpoints: int = 1
-    """How many are asked; each keeps connections of its own."""
+    """The number of endpoints; each has its own connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """The result of a start: its calls, `seconds`, and when it `started` and `finished`, in UTC.
 
-    `rows`, `ok`, `failed`, `failures` and `run` are of the whole run.
+    `rows`, `ok`, `failed`, `failures` and `run` cover the whole run.
     """
 
     job: str
@@ -90,47 +89,47 @@ class Summary:
     ok: int
     failed: int
     start_ok: int
-    """Rows that came to a value in this start, and those that failed in it."""
+    """Rows that got a value in this start, and those that failed in it."""
     start_failed: int
     requests: int
     retries: int
     throttled: int
     cache_hits: int
-    """Calls that the reply cache answered, of this start."""
+    """Calls of this start that the reply cache answered."""
     calls: int
-    """Calls that were answered, and are to be paid."""
+    """Calls that were answered, and are billed."""
     input_tokens: int | None
-    """Tokens of the calls that this start was answered; None when one came without usage."""
+    """Tokens of the answered calls of this start; None if one came without usage."""
     output_tokens: int | None
     reasoning_tokens: int | None
     cached_tokens: int | None
     cost_usd: float | None
-    """What they cost; None when some call has no known price."""
+    """Their cost; None if the price of any call is unknown."""
     unpriced_calls: int
     unmetered_calls: int
     seconds: float
     output: str
     simulated: bool
     run: Charges
-    """What the whole run was charged, in all its starts."""
+    """What the whole run was charged, over all its starts."""
     reason: str | None = None
     failures: Sequence[FailureKind] = ()
-    """The failed rows of the whole run by kind, the commonest first."""
+    """The failed rows of the whole run by kind, the most frequent first."""
 
     @property
     def left(self) -> int:
-        """Rows that still have to be asked."""
+        """Rows still to be asked."""
         return self.rows - self.ok - self.failed
 
     def facts(self) -> dict[str, Any]:
-        """All of it under plain names: what the whole run was charged begins with `run_`."""
+        """All fields under plain names; the charges of the whole run begin with `run_`."""
         start = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "run"}
         run = {**self.run.figures("run_"), "run_lost_calls": self.run.lost_calls}
         return {**start, "left": self.left, **run}
 
 
 class Run:
-    """A job in its output folder, locked and checked. Make one with `open_run`."""
+    """A job in its output folder, locked and checked. Create it with `open_run`."""
 
     def __init__(self, job: Job, settings: Settings, folder: RunFolder, plan: RunIdentity) -> None:
         self.started = _now()
@@ -142,11 +141,11 @@ class Run:
         self._check = PartCheck(folder.output)
         self.survey, self.dataset = self.work.survey, self.work.dataset
         self.journal = Journal(folder.journal, settings.files)
-        for left in worker_journals(folder.journal):  # by the worker processes of a start that was killed
+        for left in worker_journals(folder.journal):  # left by the worker processes of a start that was killed
             self.journal.absorb(left)
         self.charged_before = self.journal.charged()
         self.lock: int | None = None
-        """The lock that worker processes share, when it is held."""
+        """The descriptor of the lock, to be shared with worker processes; None if it is not held."""
         self.cache: Cache | None = None
         self.purses: list[LocalBudget] = []
         self.parts = {part.chunk: part for part in self.journal.parts()}
@@ -156,7 +155,7 @@ class Run:
         return [self.work.chunk(index) for index in range(len(self.survey.chunks)) if index not in self.parts]
 
     def reopen_failed(self) -> int:
-        """Makes every failed row a row to ask again; how many there are."""
+        """Reopens every failed row, to be asked again; returns how many there are."""
         if not self.plan.keep_replies and any(part.failed for part in self.parts.values()):
             raise UsageError("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
         reopened = 0
@@ -173,9 +172,9 @@ class Run:
         return reopened
 
     def extend(self, before: Survey) -> int:
-        """Makes room for more rows: parts that other chunks, or other columns, take the place of are opened again.
+        """Makes room for more rows: reopens parts whose chunk boundaries or columns have changed.
 
-        Nothing is asked again. Returns how many parts were opened. Raises `UsageError` when their replies were not
+        Nothing is asked again. Returns how many parts were reopened. Raises `UsageError` if their replies were not
         kept.
         """
         now = self.survey
@@ -192,7 +191,7 @@ class Run:
         return len(opened)
 
     async def execute(self, connect: Connect, tally: Counters, stop: Shutdown) -> None:
-        """Asks what is left to ask, and seals it. Returns at the end, or when `stop` was requested and drained."""
+        """Asks the rows that are left, and seals them. Returns at the end, or once `stop` was requested and drained."""
         chunks = self.chunks()
         if not chunks:
             return
@@ -225,12 +224,12 @@ class Run:
                 grace_s=self.settings.grace_s,
                 open_chunks=self.work.open_chunks(bounds.concurrency),
             )
-            with suppress(Broken):  # it is the reason of the stop already
+            with suppress(Broken):  # it already is the reason of the stop
                 await self.journal.flush()
             tasks.cancel_scope.cancel()
 
     def rates(self) -> GrantedRates:
-        """Where the rates that the endpoints granted are kept."""
+        """The store of the rates that the endpoints granted."""
         return GrantedRates(self.folder.run, self.settings.rates, self.settings.files)
 
     async def record_part(self, part: Part) -> None:
@@ -239,7 +238,7 @@ class Run:
         self.parts[part.chunk] = part
 
     def check(self, tally: Counters, stop: Shutdown) -> None:
-        """Requests the stop when more rows have failed than the run goes on with, and it would spare calls."""
+        """Requests the stop if more rows have failed than tolerated, and stopping would save calls."""
         in_play = tally.in_flight + tally.waiting + tally.retrying
         if (tally.failed or tally.failures_before.kinds) and tally.rows - tally.done > min(in_play, FEW_LEFT):
             failures = tally.failures_before + tally.failures
@@ -248,7 +247,7 @@ class Run:
 
     @property
     def tolerance(self) -> Tolerance:
-        """How many failed rows the run goes on with."""
+        """How many failed rows the run tolerates."""
         match self.settings.fail_fast:
             case "job":
                 return Tolerance(allowed_failures(self.job, self.survey.rows), ALIKE)
@@ -257,9 +256,9 @@ class Run:
         return Tolerance()
 
     def finish(self, tally: Counters, stop: Shutdown, seconds: float, charged: Charges = NOTHING) -> Summary:
-        """Counts what there is, writes the manifest and, when every row is accounted for, the success marker.
+        """Counts the rows, writes the manifest and, if the dataset is complete, the success marker.
 
-        `charged` is what this start was, with all that went side by side.
+        `charged` covers this start, together with all runs executed concurrently.
         """
         ok, failures = self._counts()
         total, failed = self.survey.rows, failures.count
@@ -298,7 +297,7 @@ class Run:
         return summary
 
     def restore_counts(self, tally: Counters) -> None:
-        """Tells the tally and the budgets what earlier starts have done and spent."""
+        """Initialises the counters and budgets with what earlier starts have done and spent."""
         tally.rows += self.survey.rows
         tally.done_before += sum(part.rows for part in self.parts.values()) + self.journal.count()
         ok, failures = self._counts()
@@ -308,43 +307,43 @@ class Run:
         self.purses = budgets_for(self.job, self.settings.bounds, self.charged_before)
 
     def damage(self) -> dict[int, str]:
-        """What is wrong with the files of sealed parts, a sentence for each chunk that is damaged."""
+        """What is wrong with the files of sealed parts: one sentence per damaged chunk."""
         return self._check.damage(self.parts.values())
 
     def strangers(self) -> list[str]:
-        """Files that would be read as parts of the whole dataset, and are none: a sentence each."""
+        """Files that readers of the complete dataset would take for parts, but are not: one sentence each."""
         whole = len(self.parts) == len(self.survey.chunks)
-        # A start that was killed may have left a part that it had not recorded yet: it is written again.
+        # A start that was killed may have left a part that it had not recorded yet; it will be overwritten.
         found = (path for path in self._check.unrecorded(self.parts.values()) if whole or not is_part_name(path.name))
         return [f"{path} is no part of this run" for path in found]
 
     def remedy(self) -> str:
-        """What helps against damage."""
+        """How to repair damage."""
         again = f", or `pipeline reparse {self.folder.output} --job {self.plan.target or 'JOB.py'}` makes it again"
         return f"restore the file{f'{again} at no cost' if self.plan.keep_replies else ''}; --fresh starts over"
 
     def _unsound(self, stop: Shutdown) -> list[Part] | None:
-        """None when the parts, and nothing else, are there as they were sealed; or those that are damaged.
+        """None if exactly the sealed parts are there, unchanged; otherwise the damaged ones.
 
-        Then the run has not ended, but was stopped.
+        In that case the run counts as stopped, not as ended.
         """
         damage, strangers = self.damage(), self.strangers()
         if not damage and not strangers:
             return None
-        told = f"{'; '.join(damage.values())}: {self.remedy()}" if damage else f"{strangers[0]}: move it elsewhere"
-        stop.request(Broken(told))
+        report = f"{'; '.join(damage.values())}: {self.remedy()}" if damage else f"{strangers[0]}: move it elsewhere"
+        stop.request(Broken(report))
         return [self.parts[chunk] for chunk in damage]
 
     @property
     def charged(self) -> Charges:
-        """What this start was charged until now."""
+        """What this start has been charged so far."""
         return self.journal.charged() - self.charged_before
 
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:
         return isinstance(self.job.outcome(ordinal, entry), Failure)
 
     def _counts(self) -> tuple[int, Failures]:
-        """Rows with a value, and the failed ones by kind, sealed or not."""
+        """The number of rows with a value, and the failed rows by kind, sealed or not."""
         ok = sum(part.ok for part in self.parts.values())
         failures = sum((Failures.from_json(part.failures) for part in self.parts.values()), Failures())
         for chunk in self.chunks():
@@ -383,15 +382,15 @@ class Run:
 
 @contextmanager
 def open_run(job: Job, settings: Settings) -> Iterator[Run]:
-    """A run, new or resumed, for us alone. Nothing was asked yet; everything that can be refused has been.
+    """Opens and locks a run, new or resumed. Nothing has been asked yet; everything that can be refused has been.
 
-    Raises `UsageError` (with the remedy), or `NothingToDo` when the input has no row.
+    Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
-    discover(inputs_of(job), job.include)  # refused here, before an output folder is made for it
+    discover(inputs_of(job), job.include)  # refused here, before an output folder is created
     prepare_process(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
-    # The cache, too, is opened before anything is removed.
+    # The cache too is opened before anything is removed.
     with folder.locked() as lock, open_cache(settings.bounds.reuse) as cache:
         before = None if settings.fresh else folder.load()
         plan = _planned(job, settings, folder)
@@ -413,31 +412,31 @@ def open_run(job: Job, settings: Settings) -> Iterator[Run]:
 
 
 def allowed_failures(job: Job, rows: int) -> float:
-    """How many rows may fail: `max_failed` is a share below 1, a number of rows from 1 on."""
+    """How many rows may fail: `max_failed` is a share if below 1, otherwise a number of rows."""
     return job.max_failed * rows if job.max_failed < 1 else job.max_failed
 
 
 def prepare_process(settings: Settings) -> None:
-    """Makes this process fit for a run: for its many small batches, and for its many connections.
+    """Prepares this process for a run: for many small batches, and for many connections.
 
-    Raises `UsageError`.
+    Raises `UsageError` if it may not open enough files.
     """
-    # Arrow's own pools keep what many small batches leave behind, and a long run grows by it.
+    # Arrow's own pools retain memory after many small batches, so that a long run would grow.
     pa.set_memory_pool(pa.system_memory_pool())
     ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
 
 
 def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
-    """Raises the soft limit of open files to what the concurrency needs, as it is and as it may be tuned to.
+    """Raises the soft limit of open files to what the concurrency needs, now and after tuning.
 
-    Raises `UsageError` when the hard limit is below what it needs as it is.
+    Raises `UsageError` if the hard limit is too low for the current concurrency.
     """
     needed = concurrency * endpoints + SPARE_DESCRIPTORS
     wanted = workers_for(concurrency) * endpoints + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        told = f"{concurrency} calls in flight" + (f" to each of {endpoints} endpoints" if endpoints > 1 else "")
-        raise UsageError(f"{told} need {needed} open files, but the limit is {hard} (ulimit -Hn): lower --concurrency")
+        calls = f"{concurrency} calls in flight" + (f" to each of {endpoints} endpoints" if endpoints > 1 else "")
+        raise UsageError(f"{calls} need {needed} open files, but the limit is {hard} (ulimit -Hn): lower --concurrency")
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
@@ -446,7 +445,7 @@ def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
 
 @contextmanager
 def open_cache(reuse: CacheSettings | None) -> Iterator[Cache | None]:
-    """The replies of earlier runs, where they may be used. Raises `UsageError` when they cannot be read."""
+    """The cache of earlier replies; None if they may not be reused. Raises `UsageError` if it cannot be read."""
     if reuse is None:
         yield None
         return
@@ -461,7 +460,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> RunIdentity:
             raise UsageError(
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"
             )
-        before = None  # a start that recorded nothing binds nobody to its settings
+        before = None  # a start that recorded nothing does not commit the run to its settings
     found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
     plan = RunIdentity(
         job_name=job.name,
@@ -499,7 +498,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> RunIdentity:
 
 
 def _require_columns(job: Job, found: Survey) -> None:
-    """Raises `UsageError` when the job does not fit the columns of its input."""
+    """Raises `UsageError` if the job does not fit the columns of its input."""
     source, _ = source_of(job, found)
     source.close()
 
@@ -524,9 +523,9 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
 
 
 def check_parts(run: Run) -> None:
-    """Raises `UsageError` when a part is not there or not what was sealed, or when files lie there that are no parts.
+    """Raises `UsageError` if a part is missing or was changed, or if there are files that are not parts.
 
-    The success marker is then taken away: it stands for a whole dataset.
+    The success marker is then removed: it stands for a complete dataset.
     """
     damage, strangers = run.damage(), run.strangers()
     if damage or strangers:
@@ -538,7 +537,7 @@ def check_parts(run: Run) -> None:
 
 
 def _listed(part: Part) -> dict[str, Any]:
-    """A part as the manifest lists it: files by their path below it, and without what the file system said of them."""
+    """A part as listed in the manifest: files by relative path, and without file system metadata."""
     listed = asdict(part)
     for file, described in zip(part.files, (listed, *listed["more"]), strict=True):
         described["name"] = file.path
@@ -547,7 +546,7 @@ def _listed(part: Part) -> dict[str, Any]:
 
 
 def inputs_of(job: Job) -> list[str | Path]:
-    """What the job reads: files, folders, globs."""
+    """The inputs of a job: files, folders, globs."""
     if not job.input:
         raise UsageError("the job has no input: name one with --input")
     return [job.input] if isinstance(job.input, str | Path) else list(job.input)
@@ -560,7 +559,7 @@ def _reason(stop: Shutdown) -> str | None:
 
 
 def _stopped_by(stop: Shutdown) -> str | None:
-    """The name of the signal, or the kind of error, that stopped a start."""
+    """The name of the signal, or the class of the error, that stopped a start."""
     return (
         stop.reason.name
         if isinstance(stop.reason, signal.Signals)

@@ -1,6 +1,6 @@
-"""The rows of a run with what became of them: sealed ones as its parts hold them, others as the journal does.
+"""The rows of a run with their outcomes: sealed rows from its parts, the others from its journal.
 
-Read beside a run that may be at work, in the order of the rows, and no more of it than is taken.
+Reads lazily and in row order, also while the run is in progress.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pipeline.storage.run_folder import JOURNAL, RunIdentity
 _EVERY_ROW = 2**62
 
 UNREAD = "answered"
-"""The status of a row whose reply is in the journal, when no job is at hand to read it with."""
+"""The status of a row whose reply is in the journal, if there is no job to parse it with."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A row of the output: as a part holds it, or as the part will that it is not yet sealed in."""
+    """A row of the output: as its part holds it, or as its part will once it is sealed."""
 
     ordinal: int
     record: dict[str, Any]
@@ -45,7 +45,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows are wanted; without anything, all of them. `key` is the text of a value in the column `key_column`."""
+    """Which rows to select; all by default. `key` is the text of a value in the column `key_column`."""
 
     failed: bool = False
     ordinal: int | None = None
@@ -54,11 +54,11 @@ class Selection:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that decide."""
+        """The columns that the selection depends on."""
         return [*(["status"] if self.failed else []), *([self.key_column] if self.key_column and self.key else [])]
 
     def takes(self, ordinal: int, record: dict[str, Any]) -> bool:
-        """Whether a row is wanted."""
+        """Whether a row is selected."""
         return (
             (self.ordinal is None or ordinal == self.ordinal)
             and (not self.failed or record["status"] == "failed")
@@ -71,7 +71,7 @@ class Selection:
 
 
 class RunRows:
-    """The rows of a run. With its `job` and its `inputs`, rows that are in no part yet have all their columns, too."""
+    """The rows of a run. Given its `job` and `inputs`, rows that are not yet in a part have all their columns too."""
 
     def __init__(self, output: Path, job: Job | None = None, inputs: InputRows | None = None) -> None:
         self._output = output
@@ -80,7 +80,7 @@ class RunRows:
         self._preview = Dataset(output, inputs.kept if inputs else _NO_COLUMNS, self._reader or ReplyParser(None), {})
 
     def select(self, selection: Selection) -> Iterator[RunRow]:
-        """The rows that are wanted, in order. Raises `Broken` when a part or the journal is missing or damaged."""
+        """The selected rows, in order. Raises `Broken` if a part or the journal is missing or damaged."""
         parts, pending = read_state(self._output / "_run" / JOURNAL)
         unsealed = _unsealed(self._output / "_run" / JOURNAL, parts) if pending else []
         rows = merge(self._sealed(parts, selection), self._unsealed(unsealed, selection), key=lambda row: row.ordinal)
@@ -95,7 +95,7 @@ class RunRows:
     def _unsealed(self, found: Sequence[tuple[int, Path]], selection: Selection) -> Iterator[RunRow]:
         wanted = [one for one in found if selection.ordinal in (None, one[0])]
         for ordinal, path in wanted:
-            for _, entry in entries_in(path, ordinal, 1) if path.exists() else ():  # none when it was sealed meanwhile
+            for _, entry in entries_in(path, ordinal, 1) if path.exists() else ():  # none if it was sealed meanwhile
                 if not selection.failed or self._has_failed(ordinal, entry):
                     yield RunRow(ordinal, self._record(ordinal, entry), sealed=False)
 
@@ -117,7 +117,7 @@ _NOTHING_KEPT = pa.RecordBatch.from_struct_array(pa.array([{}], pa.struct([])))
 
 
 def key_column(plan: RunIdentity) -> str | None:
-    """The output column that people know a row by; None when the job names none."""
+    """The output column that identifies a row for users; None if the job names none."""
     columns = orjson.loads(plan.job.get("columns") or "{}")
     key, rename = columns.get("key"), columns.get("rename") or {}
     if key is None:
@@ -126,7 +126,7 @@ def key_column(plan: RunIdentity) -> str | None:
 
 
 def _rows_in(file: pq.ParquetFile, first: int, selection: Selection) -> Iterator[RunRow]:
-    """The wanted rows of a part's file: of its row groups those are read whole that have one."""
+    """The selected rows of a part's file; only row groups that contain one are read in full."""
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         wanted = _wanted_in(file, group, first, rows, selection)
@@ -140,7 +140,7 @@ def _rows_in(file: pq.ParquetFile, first: int, selection: Selection) -> Iterator
 
 
 def _wanted_in(file: pq.ParquetFile, group: int, first: int, rows: int, selection: Selection) -> Sequence[int]:
-    """The ordinals of the wanted rows in a row group."""
+    """The ordinals of the selected rows in a row group."""
     if selection.ordinal is not None and not first <= selection.ordinal < first + rows:
         return ()
     columns = [name for name in selection.columns if name in file.schema_arrow.names]
@@ -151,12 +151,12 @@ def _wanted_in(file: pq.ParquetFile, group: int, first: int, rows: int, selectio
 
 
 def _unsealed(journal: Path, parts: Sequence[Part]) -> list[tuple[int, Path]]:
-    """The rows that are recorded and in no part, in order, each with the journal that has it."""
+    """The ordinals that are recorded but in no part, in order, each with the journal that holds it."""
     ends = sorted((part.first, part.first + part.rows) for part in parts)
     starts = [first for first, _ in ends]
     found: dict[int, Path] = {}
     for path in [journal, *worker_journals(journal)]:
-        with suppress(Broken):  # a worker's journal that has just begun, or was taken over
+        with suppress(Broken):  # a worker's journal that was just created, or absorbed
             found |= dict.fromkeys(recorded_in(path, 0, _EVERY_ROW), path)
 
     def is_sealed(ordinal: int) -> bool:

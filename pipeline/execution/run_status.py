@@ -1,6 +1,6 @@
-"""How far a run is, from its output folder: the one place that decides on its status.
+"""The progress of a run, from its output folder: the one place that decides its status.
 
-Read beside a run that may be at work, also one with several processes. Nothing is locked and nothing is written.
+Safe to read while a run is in progress, in any number of processes. Nothing is locked, nothing is written.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pipeline.storage.records import with_examples
 from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
-"""`running` while a process works on it. `complete` only where the success marker is. `failed`: every row is done, and
-more have failed than the job allows. `stopped`: rows are left, or the dataset is damaged. `run --json` says the same
-of a start that has ended."""
+"""`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
+failed than the job allows. `stopped`: rows are left, or the dataset is damaged. `run --json` reports the same for a
+start that has ended."""
 
 KILLED = "the last start did not end by itself: its process was killed, or the machine went down"
 
@@ -34,42 +34,42 @@ _NOW = (
     "at", "rows_per_s", "eta_s", "concurrency", "limit", "rate_change", "in_flight", "waiting", "waits_for", "trouble",
     "retrying", "latency_p50", "latency_p99",
 )  # fmt: skip
-"""What a running job says of the present second."""
+"""What a running job reports about the current second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """A run as its folder tells it. Rows and charges are of the whole run, all its starts together."""
+    """A run, as read from its folder. Rows and charges cover the whole run, over all its starts."""
 
     job: str
     run_id: str
     simulated: bool
     status: Status
     reason: str | None
-    """Why it stopped, or has failed; None while nothing is wrong."""
+    """Why it stopped or failed; None while nothing is wrong."""
     stopped_by: str | None
     """What stopped the last start: a signal's name or a kind of error, as in `TooManyFailures`."""
     holder: str | None
-    """The process that works on it."""
+    """The process that is working on it."""
     rows: int
     ok: int
     failed: int
     unsealed: int
-    """Rows that are answered, and in no part yet, so that nobody has counted them as ok or failed. 0 where they were:
-    while the run is at work, and after a start that ended by itself."""
+    """Rows that are answered but in no part yet, and not counted as ok or failed. 0 while the run is in progress, and
+    after a start that ended normally: then they are counted."""
     failures: Failures
     sealed_parts: int
     charged: Charges
     created: str
     started: str | None
-    """When the start began that is at work, or the last one that ended by itself, in UTC."""
+    """When the current start began, or the last one that ended normally, in UTC."""
     finished: str | None
     start_cost_usd: float | None = None
-    """What the start that is at work has spent."""
+    """What the current start has spent."""
     resumed: bool = False
-    """Whether earlier starts have spent something, too."""
+    """Whether earlier starts have spent something too."""
     now: Mapping[str, Any] = field(default_factory=dict)
-    """The present second of a running job: see `pipeline.execution.monitor`."""
+    """The current second of a running job: see `pipeline.execution.monitor`."""
 
     @property
     def done(self) -> int:
@@ -78,11 +78,11 @@ class RunStatus:
 
     @property
     def left(self) -> int:
-        """Rows that still have to be asked."""
+        """Rows still to be asked."""
         return max(0, self.rows - self.done)
 
     def facts(self) -> dict[str, Any]:
-        """All of it under plain names, for JSON: those of `run --json` where they mean the same."""
+        """All fields under plain names, for JSON: the names of `run --json` where they mean the same."""
         return {
             "status": self.status,
             "reason": self.reason,
@@ -110,28 +110,30 @@ class RunStatus:
 
 
 def run_status(output: Path) -> RunStatus:
-    """Raises `UsageError` when the folder holds no run, or its manifest is damaged; `Broken` when its journal is."""
+    """Raises `UsageError` if the folder holds no run, or a damaged manifest; `Broken` if the journal is damaged."""
     folder, plan = require_run(output)
     parts, pending = read_state(folder.journal)
     holder = folder.running()
     state = _state_of(folder, running=holder is not None)
-    told = manifest_of(output) or {}
-    settled = _is_settled(told, state, sum(part.rows for part in parts) + pending, running=holder is not None)
+    manifest = manifest_of(output) or {}
+    settled = _is_settled(manifest, state, sum(part.rows for part in parts) + pending, running=holder is not None)
     ok, failed, unsealed = sum(part.ok for part in parts), sum(part.failed for part in parts), pending
     kinds: Any = chain.from_iterable(part.failures for part in parts)
     rows = int(plan.survey["rows"])
     if holder is not None and state.get("rows") == rows:  # the runs of an evaluation count together
         ok, failed, unsealed, kinds = state["run_ok"], state["run_failed"], 0, state["failures"]
     elif settled:
-        ok, failed, unsealed, kinds = told["ok"], told["failed"], 0, told.get("failures", ())
-    status = status_of(output, told if settled else {}, running=holder is not None, done=ok + failed + unsealed == rows)
+        ok, failed, unsealed, kinds = manifest["ok"], manifest["failed"], 0, manifest.get("failures", ())
+    status = status_of(
+        output, manifest if settled else {}, running=holder is not None, done=ok + failed + unsealed == rows
+    )
     return RunStatus(
         job=plan.job_name,
         run_id=plan.run_id,
         simulated=plan.simulated,
         status=status,
-        reason=_reason(told, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
-        stopped_by=told.get("stopped_by") if status == "stopped" and not _worked_since(told, state) else None,
+        reason=_reason(manifest, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
+        stopped_by=manifest.get("stopped_by") if status == "stopped" and not _worked_since(manifest, state) else None,
         holder=holder,
         rows=rows,
         ok=ok,
@@ -141,8 +143,8 @@ def run_status(output: Path) -> RunStatus:
         sealed_parts=len(parts),
         charged=charged_in(folder.journal, ended=holder is None),
         created=plan.created,
-        started=_signed(folder).isoformat(timespec="milliseconds") if holder is not None else told.get("started"),
-        finished=None if holder is not None else told.get("finished"),
+        started=_signed(folder).isoformat(timespec="milliseconds") if holder is not None else manifest.get("started"),
+        finished=None if holder is not None else manifest.get("finished"),
         resumed=state.get("run_cost_usd", 0.0) > state.get("cost_usd", 0.0),
         start_cost_usd=state.get("cost_usd") if holder is not None else None,
         now={name: state.get(name) for name in _NOW} if holder is not None else {},
@@ -152,13 +154,13 @@ def run_status(output: Path) -> RunStatus:
 _ENDED_BADLY = ("failed", "stopped")
 
 _APART_S = 0.5
-"""A start writes its state for the last time just before its manifest; that of the next one is a second younger."""
+"""A start writes its last state just before its manifest; the next start's first state is at least a second later."""
 
 
 def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done: bool) -> Status:
-    """The status of a run whose last start, if nothing was recorded since, left this manifest.
+    """The status of a run whose last start left this manifest, if nothing was recorded since.
 
-    `done` is whether every row is accounted for.
+    `done` says whether every row is accounted for.
     """
     if running:
         return "running"
@@ -171,13 +173,13 @@ def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done:
 
 
 def require_run(output: Path) -> tuple[RunFolder, RunIdentity]:
-    """The folder and the plan of a run. Raises `UsageError` when there is none."""
+    """The folder and plan of a run. Raises `UsageError` if there is none."""
     folder = RunFolder(output)
     return folder, folder.require()
 
 
 def manifest_of(output: Path) -> dict[str, Any] | None:
-    """What the last start wrote at its end; None when none has ended. Raises `UsageError` when it is damaged."""
+    """What the last start wrote at its end; None if none has ended. Raises `UsageError` if it is damaged."""
     try:
         content = orjson.loads((output / MANIFEST).read_bytes())
         return _sound(content)
@@ -188,10 +190,10 @@ def manifest_of(output: Path) -> dict[str, Any] | None:
 
 
 def _sound(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest, which may have come from anybody. Raises one of several errors when it cannot be ours."""
+    """The manifest, which may come from anyone. Raises one of several errors if it cannot be ours."""
     counts = [manifest.get(name, 0) for name in ("rows", "ok", "failed")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError("its counts are no numbers")
+        raise ValueError("its counts are not numbers")
     Failures() + Failures.from_json(manifest.get("failures", ()))
     for name in ("started", "finished"):
         if manifest.get(name) is not None:
@@ -200,33 +202,33 @@ def _sound(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state_of(folder: RunFolder, *, running: bool) -> dict[str, Any]:
-    """What a running job said of itself last; empty when that was an earlier start, as in the first second of one."""
+    """The state last reported by a running job; empty if it is from an earlier start, as in the first second."""
     state = state_of(folder.run)
     return {} if running and state.get("at", 0.0) < _signed(folder).timestamp() else state
 
 
 def _signed(folder: RunFolder) -> datetime:
-    """When the lock was taken last: the beginning of a start."""
+    """When the lock was last taken: the beginning of a start."""
     return datetime.fromtimestamp((folder.run / LOCK).stat().st_mtime, UTC)
 
 
-def _is_settled(told: Mapping[str, Any], state: Mapping[str, Any], recorded: int, *, running: bool) -> bool:
-    """Whether the manifest still tells how the run stands: its last start ended by itself and counted every row."""
-    if running or not told:
+def _is_settled(manifest: Mapping[str, Any], state: Mapping[str, Any], recorded: int, *, running: bool) -> bool:
+    """Whether the manifest is still current: the last start ended normally and counted every row."""
+    if running or not manifest:
         return False
-    return not _worked_since(told, state) and told.get("ok", 0) + told.get("failed", 0) == recorded
+    return not _worked_since(manifest, state) and manifest.get("ok", 0) + manifest.get("failed", 0) == recorded
 
 
-def _worked_since(told: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether a start was at work after the one that wrote the manifest."""
-    finished = told.get("finished")
+def _worked_since(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether another start has run since the manifest was written."""
+    finished = manifest.get("finished")
     if not isinstance(finished, str) or "at" not in state:
         return False
     return bool(state["at"] > datetime.fromisoformat(finished).timestamp() + _APART_S)
 
 
-def _reason(told: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entries: bool) -> str | None:
-    if told and not _worked_since(told, state):
-        reason = told.get("reason")
+def _reason(manifest: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entries: bool) -> str | None:
+    if manifest and not _worked_since(manifest, state):
+        reason = manifest.get("reason")
         return None if reason is None else str(reason)
     return KILLED if state or parts_or_entries else "no row has been answered yet"

@@ -1,4 +1,4 @@
-"""Arithmetic of time: a clock value goes in, a decision comes out. Nothing here waits, sends or reads a clock."""
+"""Timing decisions as pure functions of a clock value. Nothing here waits, sends or reads a clock."""
 
 from pipeline.pace.attribution import FEW, Blame, Refusal
 from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, CircuitBreaker, RetryAfterHold

@@ -1,4 +1,4 @@
-"""Whose fault a refusal is: that of the row that was refused, or everybody's. Decided by what became of other calls."""
+"""Decides whether a refusal concerns one row or every row, from the outcomes of other calls."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 FEW = 3
-"""Rows that are refused alike before that is more than chance, where nothing was answered yet, or no other is left."""
+"""Rows refused alike that are more than chance, when nothing has been answered yet or no other row is left."""
 
 FEW_ACCOUNTS = 2
-"""The same for what says that it is about the account."""
+"""The same for errors that say they concern the account."""
 
 LEAST_ALIKE = 5
-"""The same among rows that are answered: a cluster of fewer bad rows stops no run, however few calls are in flight."""
+"""The same once rows are being answered: a smaller cluster of bad rows never stops a run, at any concurrency."""
 
 MOST_ALIKE = 32
-"""Refusals alike in a row that are enough for any concurrency: more would only be wasted calls."""
+"""Refusals alike that are enough at any concurrency: more would only be wasted calls."""
 
 QUIET_S = 1.0
-"""How long nobody else asks before the refused rows are taken for the last ones. The input may be slow in coming."""
+"""How long no other row is in play before the refused rows count as the last ones: the input may be slow to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call that was refused: when it left and ended, whether its status is a suspect one, and what it is like.
+    """A call that was refused: when it left and ended, its kind, and whether its status is suspect.
 
-    `accounts` says that the answer speaks of the account, not of a row.
+    `accounts` says that the error message is about the account, not about a row.
     """
 
     row: int
@@ -40,34 +40,35 @@ class Refusal:
 
 @dataclass(slots=True)
 class Blame:
-    """The refusals by one endpoint that nobody has decided about, and what decides; a clock value goes in everywhere.
+    """The undecided refusals of one endpoint, and the rule that decides them; every method takes the clock value.
 
-    A refusal is its row's own once a call that left after it had ended is answered: what was refused for everybody
-    then could not have been. It is everybody's once enough different rows were refused alike, and no call that left
-    later than theirs was answered. Times of leaving are compared, not of answers: a slow call that left before a
-    permission was revoked says nothing of the time after. Equal times decide nothing: event loops count milliseconds.
+    A refusal is its row's own once a call that left after the refusal ended is answered: had the refusal applied to
+    every row, that call would have been refused too. It applies to every row once enough different rows were refused
+    alike and no call that left after them was answered. Departure times are compared, not answer times: a slow call
+    that left before a permission was revoked says nothing about the time after. Equal times decide nothing, because
+    event loops have a resolution of milliseconds.
     """
 
     cleared_until: float = float("-inf")
-    """Refusals that ended before this moment are their rows' own."""
+    """Refusals that ended before this time are their rows' own."""
     decided_until: float = float("-inf")
-    """When the last of those ended that were found to be so: it changes only when there was something to decide."""
+    """When the last refusal cleared in this way ended. Changes only when there was something to decide."""
     _served_left_at: float = float("-inf")
     _open: dict[int, Refusal] = field(default_factory=dict)
     _quiet_since: float | None = None
 
     @property
     def has_served(self) -> bool:
-        """Whether a call was answered."""
+        """Whether any call was answered."""
         return self._served_left_at > float("-inf")
 
     @property
     def is_open(self) -> bool:
-        """Whether some refusal is undecided."""
+        """Whether any refusal is undecided."""
         return bool(self._open)
 
     def served(self, left_at: float) -> None:
-        """A call that left then was answered."""
+        """A call that left at `left_at` was answered."""
         self._served_left_at = max(self._served_left_at, left_at)
         self.clear(left_at)
 
@@ -77,7 +78,7 @@ class Blame:
         self.clear(self.cleared_until)
 
     def clear(self, until: float) -> None:
-        """Whatever ended before is its row's own."""
+        """Every refusal that ended before `until` is its row's own."""
         self.cleared_until = max(self.cleared_until, until)
         if self._open:
             own = [one for one in self._open.values() if one.ended_at < self.cleared_until]
@@ -86,16 +87,16 @@ class Blame:
                 del self._open[one.row]
 
     def everybodys(self, concurrency: int) -> Refusal | None:
-        """A refusal that is everybody's, when so many calls in flight have shown one."""
+        """A refusal that applies to every row, once enough rows for this `concurrency` have been refused alike."""
         alike, example = self._alike()
         return example if alike >= max(self._least(example), min(concurrency, MOST_ALIKE)) else None
 
     def last_word(self, now: float, *, others: int, answered: bool) -> Refusal | None:
-        """Decides when nobody else is left to ask: what is everybody's; None when there is nothing, or not yet.
+        """Decides once no other row is in play: a refusal that applies to every row; None if there is none, or not yet.
 
-        `others` are asking besides; `answered` says whether any row was ever answered, here or elsewhere. Where none
-        was, one refusal by status is enough, and one that speaks of the account is everywhere. Otherwise a few alike
-        are, more of them where some were in this start, and fewer are their rows' own.
+        `others` counts the other rows in play; `answered` says whether any row was ever answered, in any start. If none
+        was, one refusal with a suspect status is enough; one about the account always is. Otherwise it takes several
+        alike, and more if this start was answered; fewer are their rows' own.
         """
         if others or not self._open:
             self._quiet_since = None
@@ -113,13 +114,13 @@ class Blame:
         return None
 
     def _least(self, example: Refusal | None) -> int:
-        """How many refusals like this one are more than chance."""
+        """How many refusals alike are more than chance."""
         if self.has_served:
             return LEAST_ALIKE
         return FEW_ACCOUNTS if example is not None and example.accounts else FEW
 
     def _alike(self) -> tuple[int, Refusal | None]:
-        """How many rows were refused alike by calls that left after the last one that was answered; one of them."""
+        """How many rows were refused alike, by calls that left after the last answered one; and an example."""
         counted = [one for one in self._open.values() if one.left_at > self._served_left_at]
         if not counted:
             return 0, None

@@ -1,8 +1,8 @@
-"""Whether slowing down helps: what was refused at several rates, and what explains it better, a quota or the weather.
+"""Whether slowing down helps: compares refusals at several rates, and decides between a quota and "weather".
 
-Many causes of a 429 have nothing to do with how fast we send. Loss says nothing by itself; how it answers to the rate
-does (BBR: Cardwell et al., ACM Queue 14(5), 2016; PCC: Dong et al., NSDI 2015). A quota refuses what goes beyond it,
-so that the share falls with the rate. Weather refuses the same share at any rate.
+Many causes of a 429 have nothing to do with how fast we send. Loss says nothing by itself; its response to the rate
+does (BBR: Cardwell et al., ACM Queue 14(5), 2016; PCC: Dong et al., NSDI 2015). A quota refuses what exceeds it, so
+the share refused falls with the rate. Weather is loss that does not depend on our rate: the share stays the same.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pipeline.pace.refusal_counts import Traffic
 _KEPT_S = 6.0
 _KEPT_REQUESTS = 120
 _KEPT = 24
-"""Trials are kept for so long, or for so many requests at the present rate: a quota may have moved since."""
+"""Trials are kept for 6 s, or for 120 requests at the current rate if that is longer: a quota may move."""
 
 _CALM_S = 5.0
 
 _ENOUGH = 40
 _MORE_FOR_MUCH = 60
-"""Requests before weather is believed; more of them when it is to refuse more than a third."""
+"""Requests needed before weather is believed; more if it refuses more than a third."""
 
 _BELIEVABLE = 0.6
 _AT_LOW_RATES = 0.3
-"""The part of the requests that must have been sent at no more than 0.7 of the highest rate."""
+"""The share of requests that must have been sent at 0.7 of the highest rate or less."""
 
 
 class Trial(NamedTuple):
-    """So many requests were sent at one rate, and so many of them refused."""
+    """Requests sent at one rate (per second), and how many of them were refused."""
 
     rate: float
     sent: int
@@ -40,18 +40,18 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the trials say. `odds` is a log-likelihood ratio: above 0 for weather, below for a quota."""
+    """What the trials show. `odds` is a log-likelihood ratio: above 0 for weather, below 0 for a quota."""
 
     odds: float
     quota: float
-    """Requests a second that the quota grants, if it is one."""
+    """Requests per second that the quota grants, if it is one."""
     weather: float | None
-    """The share that is refused at any rate, when that is sure enough."""
+    """The share refused at any rate; None while that is not certain enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A time in which requests left at one rate, and the limit that was left because of what happened in it."""
+    """A period in which requests left at one rate, and the limit that was abandoned because of what happened in it."""
 
     began: float
     ended: float
@@ -59,7 +59,7 @@ class Stretch:
     limit: float
 
     def trial(self, traffic: Traffic, known_until: float) -> Trial:
-        """What became of its requests, as far as that can be known."""
+        """The outcome of its requests, as far as it can be known."""
         ended = min(self.ended, known_until)
         sent = max(0, traffic.until(ended) - traffic.until(self.began))
         return Trial(self.rate, sent, min(sent, traffic.refused(self.began, ended)))
@@ -67,7 +67,7 @@ class Stretch:
 
 @dataclass(slots=True)
 class Evidence:
-    """The stretches since refusals came in numbers. As a refusal may take its time, they are counted when asked."""
+    """The stretches since refusals became frequent. Refusals arrive late, so they are counted only when needed."""
 
     traffic: Traffic
     _stretches: list[Stretch] = field(default_factory=list)
@@ -84,36 +84,36 @@ class Evidence:
 
     @property
     def began(self) -> float:
-        """Since when refusals have come in numbers."""
+        """When refusals became frequent."""
         return self._stretches[0].began if self._stretches else math.inf
 
     def highest(self, otherwise: float) -> float:
-        """The highest limit that was left: where to go back to when it was the weather."""
+        """The highest limit that was abandoned: where to return if it was weather."""
         return max((stretch.limit for stretch in self._stretches), default=otherwise)
 
     def latest(self, otherwise: float) -> float:
-        """The limit that was left last."""
+        """The limit that was abandoned last."""
         return self._stretches[-1].limit if self._stretches else otherwise
 
     def add(self, stretch: Stretch) -> None:
-        """One more."""
+        """Adds a stretch."""
         self._stretches.append(stretch)
 
     def forget(self, now: float, rate: float) -> None:
-        """Leaves out what is old."""
+        """Drops old stretches."""
         since = now - max(_KEPT_S, _KEPT_REQUESTS / rate)
         self._stretches = [one for one in self._stretches[-_KEPT + 1 :] if one.ended > since]
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Starts over."""
         self._stretches.clear()
 
     def calm(self, now: float, trial: Trial) -> None:
-        """Before refusals came in numbers, so many did at the rate that had been found."""
+        """Records how many were refused at the known rate before refusals became frequent."""
         self._calm, self._calm_at = trial, now
 
     def verdict(self, now: float, known_until: float, background: float, *latest: Trial) -> Verdict:
-        """What they say, together with the `latest`; nothing, as long as nothing is known."""
+        """The verdict on all trials and the `latest`; neutral while there are none."""
         trials = [*self.trials(known_until), *latest]
         if not trials:
             return Verdict(0.0, math.inf, None)
@@ -125,10 +125,10 @@ class Evidence:
 
 
 def compared(trials: Sequence[Trial], background: float, calm: Trial | None = None) -> tuple[float, float]:
-    """How much likelier the trials are under weather than under a quota, and the quota that makes them likeliest.
+    """The log-likelihood ratio of weather to a quota, and the quota that fits the trials best.
 
-    Each explanation gets the parameter that suits it best (a generalised likelihood ratio). `calm` was before the
-    trials: weather of the present strength would have been there, too; a quota may have shrunk.
+    Each explanation gets its best-fitting parameter (a generalised likelihood ratio). `calm` is from before the
+    trials: weather of the present strength would have shown then too, whereas a quota may have shrunk since.
     """
     before = [] if calm is None else [calm]
     weather = max(sum(_likelihood(trial, share) for trial in [*before, *trials]) for share in _SHARES)
@@ -151,7 +151,7 @@ _STEPS = 40
 
 
 def _weather(trials: Sequence[Trial], odds: float) -> float | None:
-    """The share that weather refuses, when there is enough to say so: from many requests, at low rates as at high."""
+    """The share that weather refuses; None unless many requests show it, at low rates as at high ones."""
     fastest = max(trial.rate for trial in trials)
     sent, refused = _sum(trials)
     low_sent, low_refused = _sum([trial for trial in trials if trial.rate <= 0.7 * fastest])
@@ -160,7 +160,7 @@ def _weather(trials: Sequence[Trial], odds: float) -> float | None:
     if sent < (_ENOUGH if refused < 0.35 * sent else _MORE_FOR_MUCH) or low_sent < _AT_LOW_RATES * sent:
         return None
     if sent > low_sent and low_refused / low_sent > 1.5 * (refused - low_refused) / (sent - low_sent) + 0.05:
-        return None  # more is refused than before although we are slower: a quota that shrank meanwhile
+        return None  # more is refused although we are slower: a quota that has shrunk
     return min(refused / sent, (low_refused + 1) / (low_sent + 1))
 
 

@@ -1,4 +1,4 @@
-"""The limit of the rate while one is known: how it is measured, how far above it to try, and how often."""
+"""The rate limit once it is known: how it is measured, how far above it to probe, and how often."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pipeline.pace.refusal_counts import Traffic
 
 MARGIN = 0.99
-"""Just under what was granted: the climbs take up what that leaves, and a bucket does not fill meanwhile."""
+"""Just under the rate that was granted: climbs use up the rest, so that a token bucket does not fill meanwhile."""
 
 _CAREFUL_S, _CAREFUL_DELAYS = 1.5, 8.0
 _BOLD_S, _BOLD_DELAYS = 0.5, 2.0
 _BOLD_ABOVE = 1.3
 _BOLD_BELOW = 0.4
-"""A climb doubles the rate in 1.5 s until it has left a limit that was sure behind by 30 %; then in 0.5 s, since the
-quota must have grown. While the limit is not sure, it is bold only far below the rate that was refused last. Where
-refusals take their time, so do climbs: what leaves meanwhile is refused, too."""
+"""A climb doubles the rate in 1.5 s until it is 30 % above a confirmed limit; then in 0.5 s, since the quota must have
+grown. While the limit is unconfirmed, it is fast only far below the rate that was last refused. Slow refusals make
+climbs slower: whatever leaves before the first refusal arrives is refused too."""
 
 _STALE_ABOVE = 2.5
-"""A rate that an earlier start was granted is stale when 2.5 times as much is: less may be what a bucket had saved."""
+"""The rate of an earlier start is stale once 2.5 times as much is granted: less may come from a full bucket."""
 
 _SHORT_S = 0.35
 _LEAST_REQUESTS = 8
@@ -28,85 +28,85 @@ _LONGEST_S = 10.0
 _PRICE = 0.037
 _CLIMB_S = 0.7
 _WASTE = 0.028
-"""Between two climbs: 0.35 s while the limit is not sure, eight requests at least; else so long that the refusals with
-which climbs end are some 3.7 % of the requests, and longer as the square when more than 2.8 % are refused in all (as
-happens when others share the quota, whose requests our climbs cause to be refused, too). The figures were
-chosen by hand, with simulated quotas of 5 to 1,000 a second: no optimum, and no source says them."""
+"""Between two climbs: 0.35 s while the limit is unconfirmed, at least eight requests; otherwise long enough that the
+refusals that end climbs are about 3.7 % of the requests, growing with the square once more than 2.8 % are refused in
+all (which happens when other clients share the quota: our climbs cause refusals of their requests too). Tuned by hand
+against simulated quotas of 5 to 1,000 per second: not an optimum, and not from any source."""
 
 _GROWN = 1.25
 _FAR = 2.5
-"""The quota has grown when a quarter more was granted than before, or a climb came to 2.5 times the limit."""
+"""The quota has grown if 25 % more was granted than before, or a climb reached 2.5 times the limit."""
 
 _OVERSHOOT = 0.55
 _SAVED_UP = 0.75
-"""After a climb that found the quota grown. Of its highest rate: where a bucket holds a quarter of a second, one that
-doubles in half a second is at 1.9 times the quota when it is empty. Of what was granted in its last second: a bucket
-that holds a second has granted up to twice the quota."""
+"""After a climb that found the quota grown, the rate is the smaller of two shares. Of the climb's highest rate: with a
+bucket of a quarter of a second, a climb that doubles in half a second is at 1.9 times the quota when the bucket runs
+empty. Of what its last second was granted: a bucket of one second has granted up to twice the quota."""
 
 
 @dataclass(slots=True)
 class Limit:
-    """What is known of the limit. Where it grants and refuses, times are when requests left.
+    """What is known about the limit. All times are when requests left.
 
-    Whenever a request is refused a bucket is empty. What was granted between two such moments is therefore what came
-    in between them, whatever the bucket had saved up before: that is the measure of the quota.
+    Whenever a request is refused, the token bucket is empty. What was granted between two such moments is therefore
+    exactly what flowed in between them, however full the bucket was before: that measures the quota.
     """
 
     known: bool = False
     sure: bool = False
-    """Whether it was found at about the same rate again."""
+    """Whether it was confirmed: measured again at about the same rate."""
     climbed_from: float = 0.0
     climbs_at: float = math.inf
     ceiling: float = math.inf
-    """The rate that was refused last."""
+    """The rate that was last refused."""
     remembered: bool = False
     best: float = 0.0
-    """The highest that was sure."""
+    """The highest confirmed limit, in requests per second."""
     waste: float = 0.0
-    """The share that is refused, over ten seconds or so."""
+    """The share of requests refused, over about ten seconds."""
     _used_up: tuple[float, int] | None = None
     _agreeing: int = 0
     _cost: float = 1.0
 
     def count(self, rate: float, *, refused: bool) -> None:
-        """A request leaves, or was refused."""
+        """Counts a request that leaves, or one that was refused."""
         weight = 1.0 / max(100.0, 10.0 * rate)
         self.waste = self.waste + weight if refused else self.waste * (1.0 - weight)
 
     def found(self) -> None:
-        """There is one. What finding it took is no measure of what keeping it takes."""
+        """A limit was found. The refusals it took to find it say nothing about those it takes to keep it."""
         if not self.known:
             self.known, self.waste = True, 0.0
 
     def used_up(self, left_at: float, number: int, rate: float) -> None:
-        """The request of this number found the quota used up, at that rate."""
+        """Request `number` found the quota exhausted at `rate`."""
         self._used_up, self.ceiling = (left_at, number), rate
 
     def doubling_s(self, rate: float, refusals_take_s: float) -> float:
-        """Seconds in which a climb that has come to this rate may double it."""
+        """Seconds in which a climb at this rate may double it."""
         far = self.remembered or rate >= _BOLD_ABOVE * self.climbed_from
         if far if self.sure else rate < _BOLD_BELOW * self.ceiling:
             return max(_BOLD_S, _BOLD_DELAYS * refusals_take_s)
         return max(_CAREFUL_S, _CAREFUL_DELAYS * refusals_take_s)
 
     def doubt(self) -> None:
-        """It may have moved: what was found before does not count any more."""
+        """The limit may have moved: earlier measurements no longer count."""
         self.sure, self._agreeing = False, 0
 
     def remember(self, rate: float) -> None:
-        """It was this rate in an earlier start, which is tried boldly."""
+        """It was this rate in an earlier start, up to which climbs are fast."""
         self.sure, self.remembered, self.climbed_from = True, True, rate
 
     def left_behind(self, rate: float) -> bool:
-        """Whether a climb has come so far above it that what was remembered is no limit any more."""
+        """Whether a climb is so far above the remembered rate that it is no longer the limit."""
         return self.remembered and rate >= _STALE_ABOVE * self.climbed_from
 
     def after_climb(
         self, top: float, traffic: Traffic, now: float, left_at: float, number: int, background: float
     ) -> float:
-        """The rate to cruise at after a climb up to `top`, which this request ended.
+        """The rate to cruise at after a climb up to `top` that this request ended.
 
-        Where far more was granted than before, the quota has grown meanwhile, and nobody knows by how much.
+        If far more was granted than before, the quota has grown, by an unknown amount.
         """
         before = self.climbed_from
         granted, since = self._granted(traffic, left_at, number)
@@ -132,20 +132,20 @@ class Limit:
         return rate
 
     def cost(self, refused: int) -> None:
-        """A climb from a limit that is sure ended with so many refusals."""
+        """A climb from a confirmed limit ended with this many refusals (averaged over about five climbs)."""
         self._cost += 0.2 * (refused - self._cost)
 
     def cruise(self, now: float, rate: float, seconds: float) -> None:
-        """The next climb is after so many seconds, and eight requests at least."""
+        """Schedules the next climb after `seconds`, and at least eight requests."""
         self.climbs_at = now + max(seconds, _LEAST_REQUESTS / rate)
 
     def cruise_on(
         self, now: float, rate: float, refusals_take_s: float, weather: float = 0.0, others: float = 0.0
     ) -> None:
-        """The next climb is when the refusals that it costs are affordable; soon, while the limit is not sure.
+        """Schedules the next climb when its refusals are affordable; soon, while the limit is unconfirmed.
 
-        `weather` is the share that is refused at any rate, and `others` the one that may be: where a rate below the
-        limit is refused now and then, other clients climb, too, and each pays for the others' climbs.
+        `weather` is the share refused at any rate, and `others` the share that may be due to other clients: if a rate
+        below the limit is refused now and then, others climb too, and each pays for the others' climbs.
         """
         short = _SHORT_S + 2.0 * refusals_take_s
         if not self.sure:
@@ -157,7 +157,7 @@ class Limit:
         self.cruise(now, rate, min(_LONGEST_S, factor * max(_SHORTEST_S + 4.0 * refusals_take_s, affordable)))
 
     def _granted(self, traffic: Traffic, left_at: float, number: int) -> tuple[float | None, float]:
-        """Requests a second since the quota was used up before, and for how long; None when too short to tell."""
+        """Requests per second granted since the quota was last exhausted, and for how long; None if too short."""
         if self._used_up is None:
             return None, 0.0
         at, first = self._used_up

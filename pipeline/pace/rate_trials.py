@@ -1,4 +1,4 @@
-"""What happened since the rate was set last, and when a trial of another rate is over."""
+"""What happened since the rate was last set, and when a trial of another rate is over."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class End(Enum):
 
 @dataclass(slots=True)
 class Regime:
-    """What happened since the rate was set last: requests that left before say nothing about it."""
+    """What happened since the rate was last set: requests that left earlier say nothing about it."""
 
     at: float = -math.inf
     first: int = 0
     refused: int = 0
     clusters: int = 0
-    """Refusals, those within eight requests counted once: weather is there all the time, others' climbs at times."""
+    """Refusals, those within eight requests counted once: weather is constant, other clients' climbs are bursts."""
     _cluster: int = -99
     _episode: tuple[float, int, int] | None = None
 
     def refuse(self, left_at: float, number: int, *, begins: bool) -> None:
-        """The request of this number was refused, which begins an episode of refusals or does not."""
+        """Request `number` was refused; `begins` says whether that starts an episode of refusals."""
         self.refused += 1
         if begins or self._episode is None:
             self._episode = (left_at, number, self.refused)
@@ -50,18 +50,18 @@ class Regime:
             self.clusters, self._cluster = self.clusters + 1, number
 
     def episode(self, left_at: float, number: int) -> tuple[float, int, int]:
-        """When the first refusal of this episode left; and how many were sent and refused since then, without it."""
+        """When the first request refused in this episode left; and how many were sent and refused after it."""
         began, first, refused = self._episode or (left_at, number, self.refused)
         since = self.refused - refused
         return began, max(number - first, since), since
 
     def begin_counting(self, first: int) -> None:
-        """What was before is learned: the requests after the first so many count from now on."""
+        """Earlier requests have been learned from: only those after the first `first` count from now on."""
         self.first, self.refused, self._episode = first, 0, None
 
 
 def ended(trial: Trial, verdict: Verdict, background: float, *, lasted: float, check: bool, lowest: bool) -> End | None:
-    """How a trial at a lower rate ends; None while it is to go on. `lasted` leaves out what cannot be known yet."""
+    """How a trial at a lower rate ends; None while it goes on. `lasted` excludes what cannot be known yet."""
     rate, sent, refused = trial
     if sent < 4:
         return None
@@ -82,7 +82,7 @@ def ended(trial: Trial, verdict: Verdict, background: float, *, lasted: float, c
 
 
 def ended_above(low: Trial, trial: Trial, background: float) -> End | None:
-    """How a trial at a higher rate ends: if refusals are the weather, no larger share is refused there."""
+    """How a trial at a higher rate ends: if refusals do not depend on the rate, the share refused is no larger."""
     odds, _ = compared([low, trial], min(0.02, background))
     if trial.sent >= 12 and odds > 1.0 and trial.refused < 0.6 * trial.sent:
         return End.WEATHER
@@ -99,11 +99,11 @@ _FALLEN = 0.35
 
 @dataclass(slots=True)
 class Checks:
-    """When to try another rate although nothing has changed, to see whether what is believed is still so.
+    """When to try another rate although nothing has changed, to check that the current belief still holds.
 
-    In weather a lower rate is tried after 2 s, then 4, up to every 30. Where a limit is known and 6 % are refused,
-    3 % of them at rates that it should grant, or where it has fallen to a third of what it was, a higher one is tried,
-    every 5 s at the most.
+    If refusals do not depend on the rate, a lower rate is tried after 2 s, then 4, up to every 30. If a limit is known
+    and 6 % are refused, with 3 % at rates that it should grant or after it fell to a third of what it was, a higher
+    rate is tried, every 5 s at most.
     """
 
     at: float = math.inf
@@ -111,19 +111,19 @@ class Checks:
     _up_at: float = 0.0
 
     def begin(self, now: float) -> None:
-        """There is weather: a first check in a while, if none is planned."""
+        """Refusals do not depend on the rate: schedules a first check, if none is scheduled."""
         if self.at == math.inf:
             self.at = now + self._every
 
     def later(self, now: float) -> None:
-        """It was as believed: the next check is after twice the time."""
+        """The belief held: the next check comes after twice the time."""
         self.at = now + self._every
         self._every = min(_LONGEST_CHECK_S, 2.0 * self._every)
 
     def doubts(self, now: float, waste: float, background: float, fallen: float) -> bool:
-        """Whether far more is refused than a limit costs that is one, and a higher rate is to be tried."""
+        """Whether so much more is refused than a real limit would cost that a higher rate is worth trying."""
         return now >= self._up_at and waste > _DOUBTFUL_WASTE and (background > _DOUBTFUL or fallen < _FALLEN)
 
     def tried_up(self, now: float) -> None:
-        """A higher rate is tried."""
+        """A higher rate is being tried."""
         self._up_at = now + _RECHECK_S

@@ -1,4 +1,4 @@
-"""Counting refusals: how many requests left when, how many were refused, and whether that is more than usual."""
+"""Counts requests and refusals by the time they left, and detects more refusals than usual."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 
 _KEPT = 20_000
-"""Times that are kept: twenty seconds of a thousand requests a second."""
+"""Timestamps kept: twenty seconds at a thousand requests per second."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Counts requests by when they left. The reports of several processes may come out of order."""
+    """Counts requests by the time they left. Reports from several processes may arrive out of order."""
 
     sent: int = 0
     _sent: list[float] = field(default_factory=list)
@@ -24,11 +24,11 @@ class Traffic:
         _put(self._sent, at)
 
     def refuse(self, left_at: float) -> None:
-        """A request that left then was refused."""
+        """A request that left at `left_at` was refused."""
         _put(self._refused, left_at)
 
     def until(self, at: float) -> int:
-        """How many have left by then."""
+        """How many had left by `at`."""
         return self.sent - len(self._sent) + bisect_right(self._sent, at)
 
     def refused(self, after: float, until: float) -> int:
@@ -40,7 +40,7 @@ class Traffic:
         return self.until(until) - self.until(after) - self.refused(after, until)
 
     def rate(self, now: float) -> float:
-        """Requests a second that were sent lately: over a second, or over a fifth of one when those are more."""
+        """Requests per second sent recently: over the last second, or the last 0.2 s if that is more."""
         if not self._sent:
             return 0.0
         age = max(0.05, now - self._sent[0])
@@ -59,9 +59,9 @@ def _put(times: list[float], at: float) -> None:
 
 @dataclass(slots=True)
 class Background:
-    """The share that is refused however slowly we send: a busy hour, somebody else's burst.
+    """The share that is refused however slowly we send: a busy hour, another client's burst.
 
-    It is learned where the rate is so low that a quota of ours explains no refusal. Old observations fade.
+    Learned at rates so low that our own quota cannot explain a refusal. Old observations fade.
     """
 
     refused: float = 0.1
@@ -74,18 +74,18 @@ class Background:
 
     @property
     def sure(self) -> float:
-        """The share that there is at least, by three quarters of a standard deviation: one refusal is none yet."""
+        """A lower bound of the share, by 0.75 standard deviations: a single refusal hardly counts yet."""
         return max(0.0, self.refused - 0.75 * math.sqrt(self.refused)) / self.sent
 
     def learn(self, sent: int, refused: int, *, most: float, memory: float) -> None:
-        """Of so many requests so many were refused; a share above `most` is not learned from them."""
+        """Of `sent` requests, `refused` were refused; a share above `most` is not learned from them."""
         self.sent += sent
         self.refused = min(self.refused + refused, max(self.refused, most * self.sent))
         if self.sent > memory:
             self.refused, self.sent = self.refused * memory / self.sent, memory
 
     def believe(self, share: float, sent: float) -> None:
-        """It is this share, as sure as if it had been seen in so many requests."""
+        """Sets the share, with the weight of `sent` observed requests."""
         self.refused, self.sent = share * sent, sent
 
 
@@ -97,20 +97,20 @@ _LEAST_SHARE = 0.003
 class Excess:
     """Evidence that more is refused than the background explains: Page's CUSUM (Biometrika 41, 1954).
 
-    It sums the log-likelihoods of "a quarter more is refused than the background" against "the background is". After
-    good times a refusal adds 4.4, an acceptance takes 0.29 away; the sum does not fall below 0. Chance alone passes a
-    threshold of h once in some e^h requests.
+    Sums the log-likelihood ratio of "a quarter more than the background is refused" to "only the background is". With
+    no background, a refusal adds 4.4 and an acceptance subtracts 0.29; the sum never falls below 0. Chance alone
+    passes a threshold of h about once in e^h requests.
     """
 
     value: float = 0.0
     _until: int = 0
 
     def begin(self, sent: int) -> None:
-        """Forgets all; the requests after the first `sent` count."""
+        """Starts over; only requests after the first `sent` count."""
         self.value, self._until = 0.0, sent
 
     def refuse(self, number: int, background: float) -> bool:
-        """The request of this number was refused; says whether that begins an episode."""
+        """Request `number` was refused; returns whether that begins an episode."""
         usual, more = _shares(background)
         self.value = self.now(number - 1, background)
         begins = self.value <= 0.0
@@ -119,7 +119,7 @@ class Excess:
         return begins
 
     def now(self, known: int, background: float) -> float:
-        """The evidence, when all others of the first `known` requests were accepted."""
+        """The evidence, given that all others of the first `known` requests were accepted."""
         usual, more = _shares(background)
         return max(0.0, self.value + max(0, known - self._until) * math.log((1.0 - more) / (1.0 - usual)))
 

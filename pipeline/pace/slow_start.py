@@ -1,4 +1,4 @@
-"""The start, when no limit is known: up to a first rate at once, then twice as fast every time that answers come."""
+"""Slow start, while no limit is known: ramps up to a first rate, then doubles about once per response time."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import math
 from dataclasses import dataclass
 
 FIRST_RATE = 32.0
+"""Requests per second that every run may begin with."""
 
 _LEAST_KNOWN = 8.0
-"""A start is never slower, whatever was granted before: to find out costs a refusal or two."""
+"""A start is never slower than this, whatever was granted before: finding out costs a refusal or two."""
 
 _RAMP_S = 0.3
 _RAMP_DOUBLING_S = 0.1
-"""A start doubles from 32 a second to the rate that the concurrency suggests so fast, within 0.3 s at the longest:
-where the quota is far lower, the first refusals arrive before many requests are out."""
+"""A start ramps from 32 per second to the rate the concurrency suggests, doubling every 0.1 s and within 0.3 s in all:
+if the quota is far lower, the first refusals arrive before many requests have left."""
 
 _FASTEST_DOUBLING_S = 0.05
 _SLOWEST_DOUBLING_S = 0.5
 _REFUSAL_DELAYS = 2.0
-"""Slow start doubles about once in the time that an answer takes, within these bounds; and in twice the time that a
-refusal takes, when there was one."""
+"""Slow start doubles about once per response time, within these bounds; and no faster than once in twice the time
+that a refusal takes, once there was one."""
 
 _LARGE = 0.25
 _SURE = 16
 _IN_A_ROW = 4
 _UNLIKELY = 1e-4
 _MOST = 0.7
-"""What ends a slow start: a quarter more than the background refused of 16 requests, or four refusals in a row (more
-where there is much background, so that chance does it once in 10,000), or nearly as many."""
+"""What ends a slow start: 25 % more refusals than the background among 16 requests; or four refusals in a row (more
+with a high background, so that chance causes it once in 10,000); or four refusals that are 70 % of the requests."""
 
 
 @dataclass(slots=True)
 class SlowStart:
-    """How fast a start is. `known` is the rate that an earlier start was granted, while it counts."""
+    """How fast a start is. `known` is the rate that an earlier start was granted, until it is reached."""
 
     first: float
     known: float | None = None
     peak: float = 0.0
-    """The most a second that went through."""
+    """The most requests per second that went through."""
     _ramp: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -46,19 +47,19 @@ class SlowStart:
 
     @property
     def target(self) -> float:
-        """The rate to go up to at once."""
+        """The rate to ramp up to, in requests per second."""
         return self.known or self.first
 
     def begin(self, now: float, rate: float) -> None:
-        """From this rate it goes up from now on."""
+        """Starts the ramp from this rate."""
         self._ramp = (now, rate)
 
     def stop(self) -> None:
-        """Something was refused: it does not go up at once any more."""
+        """Something was refused: ends the ramp."""
         self._ramp = None
 
     def ramp(self, now: float, rate: float) -> float | None:
-        """The rate that it has come to; None when it does not go up at once."""
+        """The rate that the ramp has reached; None when there is no ramp."""
         if self._ramp is None:
             return None
         at, start = self._ramp
@@ -69,13 +70,13 @@ class SlowStart:
         return rate
 
     def doubling_s(self, latency: float | None, refusals_take_s: float | None) -> float:
-        """Seconds in which it doubles, when answers take so long, and refusals, if there was one."""
+        """Seconds in which the rate doubles, given how long answers take, and refusals (None if there was none)."""
         seconds = min(max((latency or 0.0) - 0.05, _FASTEST_DOUBLING_S), _SLOWEST_DOUBLING_S)
         return max(seconds, _REFUSAL_DELAYS * (refusals_take_s or 0.0))
 
 
 def is_much(sent: int, refused: int, row: int, background: float) -> bool:
-    """Whether so much of what was sent is refused, `row` of them one after the other, that a slow start is over."""
+    """Whether enough of `sent` requests were refused, `row` of them consecutively, to end a slow start."""
     if refused < (background + _LARGE * (1.0 - background)) * sent:
         return False
     in_a_row = max(_IN_A_ROW, math.log(_UNLIKELY) / math.log(max(background, 1e-3)))
@@ -83,8 +84,8 @@ def is_much(sent: int, refused: int, row: int, background: float) -> bool:
 
 
 def first_rate(concurrency: int) -> float:
-    """Requests a second to begin with: the calls that may be in flight are all on their way in little over a second.
+    """Requests per second to begin with: high enough to fill the concurrency in little over a second.
 
-    Who allows many expects the quota to grant them; where it does not, the first refusals say so.
+    A user who allows a high concurrency expects the quota to grant it; if it does not, the first refusals show it.
     """
     return max(FIRST_RATE, float(concurrency))

@@ -1,9 +1,9 @@
-"""What governs calls: functions from ask to ask, and the queue that sends each try on its way.
+"""Policies that govern calls: functions from ask to ask, and the queue that sends each attempt.
 
 Composed once, outermost first: within, repairing, with_tools, logged, cached, retrying, hedged, Dispatcher.ask, and
-down each lane attaching, watched, charged, endpoint. Every call of a repair or a tool turn is so cached, retried,
-limited and paid like any other, and kept until its row is done; what the cache knows costs nothing; nobody sleeps while
-holding a slot or a part of the budget; and media are held for no more rows than are in flight.
+on each lane attaching, watched, charged, endpoint. So every call of a repair or a tool turn is cached, retried, limited
+and paid like any other, and kept until its row is done; a cache hit costs nothing; nothing sleeps while it holds a slot
+or part of the budget; and media are held for no more rows than are in flight.
 """
 
 from pipeline.policy.account import Account, Bid, Books, charged

@@ -1,6 +1,6 @@
-"""Where calls are charged: every one that is answered, exactly once, at the innermost place, whatever becomes of it.
+"""Charges calls: every answered call exactly once, at the innermost wrapper, whatever happens to it later.
 
-The queue asks here before a call leaves (`Bid`), the lane tells here what it has cost (`charged`).
+The queue asks before a call leaves (`Bid`), and the lane reports what it cost (`charged`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ ASSUME = "--assume-price IN,OUT (dollars per million tokens) counts such calls b
 
 
 class Books(Protocol):
-    """Where charges are kept, durably: the journal."""
+    """Records charges durably: the journal."""
 
     def charge(self, one: Charges) -> None:
-        """An answered call."""
+        """Records an answered call."""
 
     def hold(self, held: Charges) -> None:
-        """What is reserved for calls in flight."""
+        """Records the total reserved for calls in flight."""
 
     async def secured(self) -> None:
-        """Returns when what is held now is durable."""
+        """Returns once the current reservations are durable."""
 
 
 @dataclass(slots=True)
 class Account:
-    """What calls cost, and whether one more may leave: prices, budgets, and the books that all is written to."""
+    """What calls cost, and whether one more may leave: prices, budgets, and the books in which both are recorded."""
 
     prices: Prices
     tally: Counters
@@ -46,12 +46,12 @@ class Account:
     estimate: CallEstimate = field(default_factory=CallEstimate)
     _held: dict[int, Bid] = field(default_factory=dict)
     _held_sums: list[float] = field(default_factory=list)
-    """What is reserved for them together, by budget: kept, because thousands may be in flight."""
+    """The sum of their reservations per budget: maintained, because thousands may be in flight."""
 
     def bid(self, request: Request) -> Bid | None:
-        """A call that asks for leave, under a budget.
+        """The bid of a call; None without budgets.
 
-        Raises `BudgetExhausted` when its price is not known to one in dollars.
+        Raises `BudgetExhausted` if there is a budget in dollars and the price is unknown.
         """
         if not self.budgets:
             return None
@@ -64,7 +64,7 @@ class Account:
         return Bid(self, size)
 
     def amounts(self, size: Size) -> list[float]:
-        """What each budget is to reserve for a call of this size."""
+        """What each budget must reserve for a call of this size."""
         usage = self.estimate.of(size)
         return [
             self.estimate.factor * (self.prices.cost(size.model, usage) or 0.0)
@@ -74,7 +74,7 @@ class Account:
         ]
 
     def charge(self, request: Request, reply: Reply, location: str | None) -> Reply:
-        """An answered call: into the ledger, the progress and the budgets; the reply with its place and its cost."""
+        """Enters an answered call in ledger, progress and budgets; returns the reply with its location and cost."""
         usage, asked = reply.usage, request.payload.get("model")
         model = asked if isinstance(asked, str) else reply.model
         size = size_of(request) if self.budgets or usage is None else None
@@ -89,7 +89,7 @@ class Account:
         return reply.charged(location, cost)
 
     def charge_again(self, reply: Reply) -> None:
-        """A call that was given up for the sake of this reply, taken to have cost as much."""
+        """Charges the call abandoned in favour of this reply, assumed to have cost as much."""
         one = Charges.of_call(reply.usage, reply.cost_usd, _NONE)
         self._enter(one)
         self._pay(one, reply, [None] * len(self.budgets))
@@ -100,12 +100,12 @@ class Account:
         self._change_held(bid.amounts)
 
     def let_go(self, bid: Bid) -> None:
-        """It has ended."""
+        """The call has ended."""
         if self._held.pop(id(bid), None) is not None:
             self._change_held([-amount for amount in bid.amounts])
 
     def learn_all(self, maxima: Maxima) -> None:
-        """Takes over what another process has learned."""
+        """Merges what another process has learned."""
         if self.estimate.learn_all(maxima):
             self._reserve_anew()
 
@@ -124,7 +124,7 @@ class Account:
             self._reserve_anew()
 
     def _reserve_anew(self) -> None:
-        """Calls in flight may cost more than was thought when they left."""
+        """Calls in flight may cost more than estimated when they left."""
         for bid in self._held.values():
             bid.renew()
         self._held_sums = [sum(column) for column in zip(*(bid.amounts for bid in self._held.values()), strict=True)]
@@ -144,7 +144,7 @@ class Account:
 
     def _change_held(self, by: Sequence[float]) -> None:
         if not self._held:
-            self._held_sums = []  # nothing is left of what adding and subtracting floats leaves
+            self._held_sums = []  # drop accumulated rounding errors
         else:
             before = self._held_sums or [0.0] * len(self.budgets)
             self._held_sums = [held + more for held, more in zip(before, by, strict=True)]
@@ -165,7 +165,7 @@ _NONE = Usage()
 
 @dataclass(slots=True, eq=False)
 class Bid:
-    """A call under a budget: what it asks for before it leaves, and what is reserved while it is in flight."""
+    """A call under a budget: what it asks for before it leaves, and what it reserves while in flight."""
 
     account: Account
     size: Size
@@ -177,31 +177,31 @@ class Bid:
         return all(budget.affords(amount) for budget, amount in self._each(amounts))
 
     def refusal(self) -> BudgetExhausted | None:
-        """Why it never will; None as long as it may."""
+        """Why it never may; None as long as it still could."""
         amounts = self.account.amounts(self.size)
         return next((why for budget, amount in self._each(amounts) if (why := budget.refusal(amount))), None)
 
     def reserve(self) -> None:
-        """It leaves."""
+        """The call leaves."""
         self.amounts = self.account.amounts(self.size)
         for budget, amount in self._each(self.amounts):
             budget.reserve(amount)
         self.account.hold(self)
 
     async def secured(self) -> None:
-        """Returns when what is reserved is in the books: a call that is sent then cannot be forgotten."""
+        """Returns once the reservation is durable in the books: no crash can then lose track of the call."""
         if self.account.books is not None:
             await self.account.books.secured()
 
     def release(self, *, is_lost: bool = False) -> None:
-        """It has ended. One that the end of the run cut off stays in the books as lost: it may be billed."""
+        """The call has ended. One cut off by the end of the run stays in the books as lost: it may be billed."""
         for budget, amount in self._each(self.amounts):
             budget.release(amount)
         if not is_lost:
             self.account.let_go(self)
 
     def renew(self) -> None:
-        """What is reserved for it, by what is known now."""
+        """Updates the reservation to what is known now."""
         before, self.amounts = self.amounts, self.account.amounts(self.size)
         for budget, now, old in zip(self.account.budgets, self.amounts, before, strict=True):
             if isinstance(budget, LocalBudget):
@@ -212,9 +212,9 @@ class Bid:
 
 
 def charged(ask: Ask, account: Account, location: str | None = None) -> Ask:
-    """Ask, with every answered call charged, and its reply saying where it came from and what it cost.
+    """Ask, with every answered call charged; the reply says where it came from and what it cost.
 
-    A fault that was paid for says so (`Fault.reply`), and is charged like an answer.
+    A fault that was paid for carries its reply (`Fault.reply`), and is charged like an answer.
     """
 
     async def charged_ask(request: Request) -> Reply:

@@ -1,17 +1,17 @@
-"""Amounts that calls are paid from.
+"""Budgets: the amounts that calls are paid from.
 
-A budget must hold although nobody knows what a call will cost until it is answered. Three rules see to that:
+A budget must hold although the cost of a call is unknown until it is answered. Three rules ensure that:
 
-1. Every call in flight has an amount reserved: the most that calls of its size have cost (see `estimates`). For many of
-   them at once that is more than they will cost together, so the mean share of the reserved that calls have used
-   counts, and three standard deviations, and one more for the shape of the distribution.
-2. Nothing is known before the first answer, and little of what is rare before many. One call leaves first, and no more
-   than one above the number of those answered are ever in flight. Calls that cost a hundred times the mean, and of
-   which none was seen, may yet meet in flight: beside the reserved there must be room for all but one of as many as
-   that is likely for. Of a large budget this takes nothing; the last hundred calls of one are made by few at a time.
-3. A call that is alone may leave if what is reserved for it is left.
+1. Every call in flight reserves an amount: the most that calls of its size have cost (see `estimates`). For many calls
+   at once that exceeds what they will cost together, so what counts is the mean share of reservations that calls have
+   used, plus three standard deviations, and one more for the shape of the distribution.
+2. Nothing is known before the first answer, and little about rare calls before many. One call leaves first, and at most
+   one more than the number answered so far may be in flight. Calls that cost a hundred times the mean, none of them
+   seen yet, may coincide in flight: beside the reservations there must be room for as many of them as are likely to,
+   less one. In a large budget this is negligible; the last hundred calls of a budget are made a few at a time.
+3. A call that is alone in flight may leave if its own reservation fits.
 
-So a budget is passed, if at all, by one call that nobody could foresee.
+So a budget is exceeded, if at all, by a single call whose cost could not be foreseen.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Protocol
 from pipeline.faults import BudgetExhausted
 
 WARNING_SHARE = 0.8
+"""The share of a budget at which the user is warned."""
 
 SURPRISE = 100.0
-"""What a rare call may cost, to the mean."""
+"""What a rare call may cost, as a multiple of the mean."""
 
 CHANCE = 0.0005
-"""How likely it may be, at worst, that more surprises meet in flight than there is room for."""
+"""The accepted probability that more such calls coincide in flight than there is room for."""
 
 
 class Budget(Protocol):
@@ -36,7 +37,7 @@ class Budget(Protocol):
 
     @property
     def unit(self) -> str:
-        """What it is counted in."""
+        """USD or tokens."""
 
     def affords(self, amount: float) -> bool:
         """Whether one more call may leave now for which this is to be reserved."""
@@ -48,21 +49,21 @@ class Budget(Protocol):
         """A call leaves."""
 
     def release(self, amount: float) -> None:
-        """It has ended, and was charged before, if it was answered."""
+        """A call has ended; if it was answered, it has been charged already."""
 
     def charge(self, cost: float, reserved: float | None) -> None:
-        """A call was answered, for which `reserved` would have been reserved by all that is known now.
+        """A call was answered; `reserved` is what would be reserved for it by what is known now.
 
-        None for one that was given up, and of which nothing is learned.
+        None for an abandoned call, from which nothing is learned.
         """
 
     def fail(self, why: BudgetExhausted) -> None:
-        """What was paid is not known, so that nothing holds any more."""
+        """What was paid is unknown, so the budget can no longer be kept."""
 
 
 @dataclass(slots=True)
 class LocalBudget:
-    """An amount that a run may spend, of dollars or tokens, over all its starts."""
+    """An amount that a run may spend, in dollars or tokens, over all its starts."""
 
     cap: float
     unit: str
@@ -104,20 +105,20 @@ class LocalBudget:
         self.change(amount, 0.0)
 
     def release(self, amount: float) -> None:
-        """It has ended, and was charged before, if it was answered."""
+        """A call has ended; if it was answered, it has been charged already."""
         self.in_flight -= 1
         self.change(0.0, amount)
 
     def change(self, amount: float, before: float) -> None:
-        """Another amount is reserved for a call in flight."""
-        if not self.in_flight:  # what rounding left over
+        """The reservation of a call in flight changes from `before` to `amount`."""
+        if not self.in_flight:  # drop rounding errors
             self.reserved = self._squares = 0.0
             return
         self.reserved = max(0.0, self.reserved + amount - before)
         self._squares = max(0.0, self._squares + amount * amount - before * before)
 
     def charge(self, cost: float, reserved: float | None) -> None:
-        """A call was answered, for which `reserved` would have been reserved by all that is known now."""
+        """A call was answered; `reserved` is what would be reserved for it now, None for an abandoned call."""
         self.spent += cost
         if reserved is not None:
             share = min(1.0, cost / reserved) if reserved else 1.0
@@ -127,11 +128,11 @@ class LocalBudget:
             self._squared_shares += share * share
 
     def fail(self, why: BudgetExhausted) -> None:
-        """What was paid is not known, so that nothing holds any more."""
+        """What was paid is unknown, so the budget can no longer be kept."""
         self.failure = self.failure or why
 
     def _need(self, reserved: float, squares: float) -> float:
-        """What calls in flight will cost together, nearly certainly: what is reserved for them, or less for many."""
+        """A near-certain upper bound on what the calls in flight will cost together: at most their reservations."""
         if not self._answered:
             return reserved
         mean = self._shares / self._answered
@@ -140,10 +141,10 @@ class LocalBudget:
 
 
 def likely_surprises(calls: int, answered: int) -> int:
-    """How many others of a kind that none of so many answered calls was of may be in flight beside the first of it.
+    """How many calls of a kind not yet seen among `answered` calls may be in flight beside the first one of that kind.
 
-    Whatever its share of all calls: that none was seen and the next meets another in flight is likeliest for a share
-    of one in `answered`, and then about `(calls - 1) / (e * answered)`; several are the tail of a Poisson variable.
+    The worst case over all shares of that kind: the probability that none was seen and two then coincide is highest
+    for a share of one in `answered`, about `(calls - 1) / (e * answered)`; more than two are a Poisson tail.
     """
     expected = (calls - 1) / (math.e * answered)
     others, chance = 0, expected

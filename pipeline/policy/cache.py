@@ -1,4 +1,4 @@
-"""Answers of earlier runs in the place of calls: the same request is not paid twice."""
+"""The reply cache: reuses answers of earlier runs, so that the same request is not paid for twice."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from pipeline.faults import InvalidRow, Permanent
 from pipeline.job.attachments import Attachment, content_id
 
 _FORM = 1
-"""Counted up when a key is made of something else, so that older entries are found no more."""
+"""Incremented when keys are composed differently, so that older entries no longer match."""
 
 KeyOf = Callable[[Request], Awaitable[bytes]]
 
 
 class Store(Protocol):
-    """Where replies are kept by their keys: see `pipeline.storage.reply_cache`."""
+    """Stores replies by key: see `pipeline.storage.reply_cache`."""
 
     async def find(self, ordinal: int, key: bytes) -> Reply | None:
-        """The reply with this key, for this row; None when there is none."""
+        """The reply with this key, for this row; None if there is none."""
 
     def hold(self, ordinal: int, key: bytes, reply: Reply) -> None:
-        """A reply that may be stored, once it is known what became of its row."""
+        """Holds a reply, to be stored once the outcome of its row is known."""
 
 
 def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Counters, shared: SingleFlight | None = None) -> Ask:
     """Ask, unless the store has the reply to the same request.
 
-    Requests that are alike at one time are asked once: the others wait for that reply, and if the endpoint refuses it
-    for good, for that fault. When it fails otherwise the next of them asks. A reply that was not asked for says so
-    (`from_cache`), and what it cost when it was. Runs that go side by side and have their flights `shared` ask once,
-    too: what one of them was answered is there for the others at once, before it is stored.
+    Identical concurrent requests are sent once: the others wait for that reply, or for the fault if the endpoint
+    refuses it permanently. If it fails otherwise, the next of them is sent. A reused reply says so (`from_cache`), and
+    what it cost originally. Concurrent runs with `shared` flights send once too: an answer to one of them is available
+    to the others at once, before it is stored.
     """
     flights = SingleFlight() if shared is None else shared
 
@@ -75,12 +75,12 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Counters, shared: Singl
 
 
 class SingleFlight(dict[bytes, "_Flight"]):
-    """Requests that are being answered, by their keys."""
+    """Requests in flight, by key."""
 
 
 @dataclass(slots=True)
 class _Flight:
-    """A request that is being answered, for those that wait for the same."""
+    """A request in flight, for those that wait for the same reply."""
 
     landed: anyio.Event = field(default_factory=anyio.Event)
     reply: Reply | None = None
@@ -94,20 +94,20 @@ def _recalled(reply: Reply, tally: Counters) -> Reply:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of requests: digests of everything that shapes the answer.
+    """Cache keys: digests of everything that shapes the answer.
 
-    That is who is asked (`endpoint`), the body of the request with local media by their content, and the number of
-    the repeat. The order of the parameters does not count; that within them does, because a model fills in a schema in
-    its order. Headers do not: a tier shapes price and latency, not the answer.
+    That is the `endpoint`, the body of the request with local media replaced by their content hash, and the number of
+    the repeat. The order of the top-level parameters does not matter; the order within them does, because a model
+    fills in a schema in its order. Headers are left out: a tier affects price and latency, not the answer.
     """
 
     endpoint: str
     root: Path | None = None
-    """Where local media lie."""
+    """The folder of local media."""
     repeat: int = 0
 
     async def of(self, request: Request) -> bytes:
-        """The key of a request. Raises `InvalidRow` when it cannot be sent."""
+        """The key of a request. Raises `InvalidRow` if the request cannot be sent."""
         payload: Mapping[str, Any] = request.payload
         if any(map(_has_attachment, payload["messages"])):
             messages = await to_thread.run_sync(_identified, payload["messages"], self.root)
@@ -125,7 +125,7 @@ def _has_attachment(message: object) -> bool:
 
 
 def _identified(messages: Sequence[Mapping[str, Any]], root: Path | None) -> list[Mapping[str, Any]]:
-    """The messages with attachments named by what is in them."""
+    """The messages, with attachments replaced by their content hash."""
     return [
         {**message, "content": [_identity(part, root) for part in message["content"]]}
         if _has_attachment(message)

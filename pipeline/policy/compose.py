@@ -1,4 +1,4 @@
-"""The one ask of a run, composed once from everything that governs calls; and its bounds, while it works."""
+"""Composes the ask of a run from all policies, and holds its limits."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ from pipeline.policy import (
 from pipeline.policy.account import ASSUME
 
 ATTEMPTS = 5
-"""How often a row is tried where its job does not say so; more often while many rows fail."""
+"""Attempts of a row if its job does not say; more while many rows fail."""
 
 _MEMORY = 20
-"""For so many calls per call in flight lateness is judged: those that begin while one takes 20 times the mean."""
+"""Stragglers are judged among this many calls per call in flight: those started while one takes 20 times the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings:
-    """Which earlier replies a run may use instead of calls, and where it stores its own.
+    """Which earlier replies a run may reuse, and where it stores its own.
 
-    `endpoint` is who answers, by a name that stays the same from run to run. Where the same rows are asked several
-    times over, each `repeat` has replies of its own. Runs that go side by side share their `flights`.
+    `endpoint` identifies who answers, by a name that is stable across runs. If the same rows are asked repeatedly,
+    each `repeat` has its own replies. Concurrent runs share their `flights`.
     """
 
     folder: Path
@@ -73,12 +73,12 @@ class CacheSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLimits:
-    """What a run may use: of calls in flight, of requests and tokens a minute, of money, of patience, of the past."""
+    """What a run may use: calls in flight, requests and tokens per minute, money, patience, earlier replies."""
 
     concurrency: int = 64
     adaptive: bool = True
     granted: Mapping[str, float] = field(default_factory=dict)
-    """Requests a second that the endpoints granted at last, by their names."""
+    """Requests per second that each endpoint last granted, by its name."""
     rpm: float | None = None
     tpm: float | None = None
     budget_usd: float | None = None
@@ -87,13 +87,13 @@ class RunLimits:
     hedge: float = 0.0
     prices: Mapping[str, Price] | None = None
     assumed_price: Price | None = None
-    """Of every call for which none is known otherwise."""
+    """The price of every call whose price is not known otherwise."""
     reuse: CacheSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ComposedAsk:
-    """The ask of a run, and the parts of it that can be looked at and changed while it works."""
+    """The ask of a run, and those of its parts that can be observed and changed while it runs."""
 
     ask: Ask
     dispatcher: Dispatcher
@@ -102,18 +102,17 @@ class ComposedAsk:
 
 
 def prices_for(job: Job, bounds: RunLimits) -> Prices:
-    """The prices that a run uses: the command line's, else the job's, else the built-in ones."""
+    """The prices that a run uses: those of the command line override the job's, which override the built-in ones."""
     return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})}, bounds.assumed_price)
 
 
 def budgets_for(job: Job, bounds: RunLimits, charged: Charges = NOTHING) -> list[LocalBudget]:
     """The budgets of a run, less what earlier starts were charged.
 
-    Raises `UsageError` when its model's price is unknown.
-
-    A job whose rows name their models is not refused: the price of each is looked up before it is asked.
+    Raises `UsageError` if the price of its model is unknown. A job whose rows name their models is accepted: each
+    price is looked up before the row is sent.
     """
-    purses = []
+    budgets = []
     prices = prices_for(job, bounds)
     if bounds.budget_usd is not None:
         if job.model and not prices.knows(job.model):
@@ -121,27 +120,27 @@ def budgets_for(job: Job, bounds: RunLimits, charged: Charges = NOTHING) -> list
                 f"a budget in dollars needs the price of {job.model}, which is not known: give it in the job's "
                 f"`prices`, with --prices or with --assume-price, or use --budget-tokens"
             )
-        purses.append(_dollars(bounds.budget_usd, charged, prices, job.model))
+        budgets.append(_dollars(bounds.budget_usd, charged, prices, job.model))
     if bounds.budget_tokens is not None:
-        purses.append(_tokens(bounds.budget_tokens, charged, prices))
-    return purses
+        budgets.append(_tokens(bounds.budget_tokens, charged, prices))
+    return budgets
 
 
 def _dollars(cap: float, charged: Charges, prices: Prices, model: str) -> LocalBudget:
-    """A budget in dollars. What earlier calls without a price have used is priced now, as far as that can be."""
+    """A budget in dollars. Earlier calls without a known price are priced now, as far as possible."""
     late = Usage(charged.unpriced_input, charged.unpriced_output)
     cost = prices.cost(model or None, late) if charged.unpriced_calls else 0.0
-    purse = LocalBudget(cap, "USD", spent=charged.cost_usd + charged.lost_usd + (cost or 0.0))
+    budget = LocalBudget(cap, "USD", spent=charged.cost_usd + charged.lost_usd + (cost or 0.0))
     if cost is None or (charged.unmetered_calls and prices.assumed is None):
-        purse.fail(_unknown("USD", charged.unpriced_calls or charged.unmetered_calls, "price"))
-    return purse
+        budget.fail(_unknown("USD", charged.unpriced_calls or charged.unmetered_calls, "price"))
+    return budget
 
 
 def _tokens(cap: float, charged: Charges, prices: Prices) -> LocalBudget:
-    purse = LocalBudget(cap, "tokens", spent=charged.tokens)
+    budget = LocalBudget(cap, "tokens", spent=charged.tokens)
     if charged.unmetered_calls and prices.assumed is None:
-        purse.fail(_unknown("tokens", charged.unmetered_calls, "usage"))
-    return purse
+        budget.fail(_unknown("tokens", charged.unmetered_calls, "usage"))
+    return budget
 
 
 def _unknown(unit: str, calls: int, what: str) -> BudgetExhausted:
@@ -161,9 +160,9 @@ def compose(  # noqa: PLR0913 - everything that a run is made of
     store: Store | None = None,
     books: Books | None = None,
 ) -> ComposedAsk:
-    """The ask of a run over its endpoints, and what bounds it. What its calls cost is written to the books.
+    """The ask of a run over its endpoints, and its limits. The cost of every call is written to the books.
 
-    The cache is in it when `bounds` allow the reuse of earlier replies, and there is a store of them.
+    It includes the cache if `bounds` allow the reuse of earlier replies and there is a store of them.
     """
     silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
     lateness = lateness_for(bounds)
@@ -190,13 +189,13 @@ def with_policies(
     store: Store | None = None,
     retries: RetryBudget | None = None,
 ) -> Ask:
-    """The queue as an ask; around it, outermost first: deadline, repairs, tools, log, cache, retries, hedging."""
+    """The queue as an ask, wrapped in (outermost first) deadline, repairs, tools, log, cache, retries, hedging."""
     tally, stop = account.tally, account.stop
     ask: Ask = dispatcher.ask
     if lateness:
         ask = hedged(ask, lateness, tally, account.charge_again)
     budget = retries or RetryBudget()
-    # Whoever says how often a row is tried means it, whatever the weather.
+    # A job that sets the number of attempts gets exactly that, at any failure rate.
     attempts, weather = (job.attempts, FailureRate(job.attempts)) if job.attempts else (ATTEMPTS, FailureRate())
     ask = retrying(ask, attempts=attempts, weather=weather, budget=budget, stop=stop, tally=tally)
     if bounds.reuse is not None and store is not None:
@@ -214,9 +213,9 @@ def with_policies(
 
 
 def lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, lateness: StragglerDetector | None = None) -> Ask:
-    """An endpoint as a lane asks it: its calls charged, watched for late ones, their media attached.
+    """An endpoint as a lane sees it: calls are charged, watched for stragglers, and get their media attached.
 
-    When the run is stopping nobody waits for a token: such a call has not left, and there is nothing to drain.
+    When the run stops, nothing keeps waiting for a token: such a call has not been sent, so there is nothing to drain.
     """
     account.stop.then(endpoint.leave)
     ask = charged(endpoint.ask, account, endpoint.name)
@@ -230,14 +229,14 @@ def lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, lateness: Strag
 def workers_for(concurrency: int) -> int:
     """How many rows are worked on at once.
 
-    More than the calls in flight, so that rows which sleep before a retry leave no slot empty, and so many at least
-    that the concurrency can be raised while the run works.
+    More than the calls in flight, so that rows sleeping before a retry leave no slot empty, and at least enough that
+    the concurrency can be raised during the run.
     """
     return max(64, concurrency + min(concurrency, 512))
 
 
 def lateness_for(bounds: RunLimits) -> StragglerDetector | None:
-    """What tells which calls are late, where those are asked a second time."""
+    """The detector of late calls; None if calls are not hedged."""
     return StragglerDetector(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
 
 

@@ -1,4 +1,4 @@
-"""Where requests go, and when: one queue for the run, and a lane for each endpoint with limits of its own."""
+"""Decides where and when requests leave: one queue per run, and one lane per endpoint, with limits of its own."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ from pipeline.policy.upstream import Limits, Upstream
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
+"""A waiter looks again after a second at most: limits may be tuned, and an endpoint may have failed for too long."""
 
 _BUDGET_NAP_S = 0.1
-"""How often who waits for a budget looks whether the calls of others, who share it, have ended."""
+"""Polling interval of a call that waits for a budget: several runs may share it, and only ours wake this queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Permit:
-    """A slot that was taken: by which lane a try leaves, since when, and for how many tokens."""
+    """A slot that was taken: the lane an attempt leaves by, when it was taken, and the tokens reserved."""
 
     lane: Upstream
     at: float
@@ -49,26 +50,26 @@ class _Permit:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A try in the queue. It is called when it may leave, or when it is to look at the clock sooner than it meant."""
+    """An attempt in the queue. It is woken when it may leave, or when its timer must be set earlier."""
 
     size: int
     avoid: Sequence[Upstream]
     goes_first: bool = False
     bid: Bid | None = None
-    """What it asks of the budgets, where there are any."""
+    """What it asks of the budgets, if there are any."""
     leave: _Permit | None = None
     looks_at: float = float("inf")
     called: anyio.Event | None = None
 
     def call(self) -> None:
-        """Wakes it, if it sleeps."""
+        """Wakes it if it sleeps."""
         if self.called is not None:
             self.called.set()
 
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """A refusal of a row, and the note of it where it may be everybody's."""
+    """A refused row, and its record if the refusal may apply to every row."""
 
     fault: Refused | ProviderUnusable
     refusal: Refusal | None
@@ -76,7 +77,7 @@ class _Doubt:
 
 @dataclass(slots=True)
 class _Row:
-    """What became of one row's tries so far; `tried` are the lanes that failed it, or work on it already."""
+    """The history of one row's attempts; `tried` lists the lanes that failed it or are working on it."""
 
     ordinal: int
     tried: list[Upstream]
@@ -87,15 +88,15 @@ class _Row:
 
 
 class Dispatcher:
-    """The queue at which every try of every row waits for its turn, and which sends it down a lane.
+    """The queue in which every attempt of every row waits for its turn, and which sends it by a lane.
 
-    First come, first served. Whoever waits holds no slot and uses up no attempt, whatever it waits for: a place
+    First come, first served. A waiting attempt holds no slot and uses up no attempt, whatever it waits for: a place
     among the calls in flight, the rate that the quota grants, a time that the server named, a declared limit, or an
-    endpoint that has failed. A throttled try queues again by itself, and one that failed on a lane goes down another,
-    if there is one, before the failure counts; so does a second request of a row while its first runs. While an
-    endpoint has failed as a whole, so do the rows that it failed: only probes leave, and the rows go on when one of
-    them succeeds. A row that was refused for a reason that may be everybody's waits until other calls have shown whose
-    it is (see `pipeline.pace.Blame`); meanwhile fewer calls leave.
+    endpoint that has failed. A throttled attempt is queued again automatically, and one that failed on a lane is sent
+    by another, if there is one, before the failure counts; so is the second request of a hedged row. While an endpoint
+    as a whole has failed, the rows that it failed wait too: only probes leave, and the rows go on once one succeeds. A
+    row refused for a reason that may apply to every row waits until other calls show whether it does (see
+    `pipeline.pace.Blame`); meanwhile fewer calls leave.
     """
 
     def __init__(
@@ -117,22 +118,21 @@ class Dispatcher:
         self._account = account
         self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s, dice=dice)
         self._queue: deque[_Waiter] = deque()
-        self._lookout: _Waiter | None = None
-        """The one of them that looks at the clock for all: were it the first, each that leaves would wake the next."""
-        self._told = False
-        """Whether those who wait have been called because of the stop."""
+        self._timer_owner: _Waiter | None = None
+        """The waiter whose timer serves the whole queue. Not the first, or each one that leaves would wake the next."""
+        self._woken_to_stop = False
+        """Whether all waiters have been woken because the run is stopping."""
         self._estimate = TokenEstimate()
 
     async def ask(self, request: Request) -> Reply:
         """The reply, from whichever lane had room. Raises what the endpoint raises, except `Throttled`.
 
-        Under budgets a call leaves when what it may cost is left of them, and raises `BudgetExhausted` when it never
-        will be.
+        Under budgets, a call leaves once they can cover what it may cost; raises `BudgetExhausted` if they never will.
         """
         return await self._ask(request, [lane for lane in self.lanes if request.ordinal in lane.rows])
 
     async def _ask_of(self, lane: Upstream, request: Request) -> Reply:
-        """The reply of this lane, where that can be; before all others that wait."""
+        """The reply of this lane if possible, ahead of everything that waits."""
         return await self._ask(request, [other for other in self.lanes if other is not lane], goes_first=True)
 
     async def _ask(self, request: Request, avoid: list[Upstream], *, goes_first: bool = False) -> Reply:
@@ -143,7 +143,7 @@ class Dispatcher:
         while True:
             if pause:
                 await self._rest(pause)
-            leave = await self._enter(size, row, bid)
+            leave = await self._acquire(size, row, bid)
             lane, left_at, is_cut = leave.lane, leave.at, False
             ended_at: float | None = None
             lane.rows.add(request.ordinal)
@@ -179,34 +179,40 @@ class Dispatcher:
                 pause = follows
 
     def _unanswered(self, lane: Upstream, fault: Fault, left_at: float, row: _Row) -> float | _Doubt | None:
-        """What follows when a call was not answered: a pause before the next, a doubt whose fault it is, or its end."""
+        """What follows an unanswered call: a pause before the next, an undecided refusal, or None: the fault counts."""
+        # The first case that matches decides; the order matters.
         match fault:
+            # 1. A 401 to a token that had just been renewed: a refusal of the credentials, not a stale token.
             case Expired() if row.renewed:
                 denied = _unaccepted(fault)
                 return _Doubt(denied, self.judge.refused(lane, row.ordinal, denied, left_at))
+            # 2. Anything else that may pass.
             case Transient():
                 return self._passing(lane, fault, left_at, row)
+            # 3. Refused for a reason that may apply to every row: other calls decide.
             case Refused() | ProviderUnusable(kind=str()):
                 return _Doubt(fault, self.judge.refused(lane, row.ordinal, fault, left_at))
+            # 4. The row's own for certain; the endpoint works, which closes its breaker.
             case Permanent():
                 self._tally.requests -= isinstance(fault, InvalidRow)  # it never left
                 lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
+            # 5. The run ends, and the call was never sent.
             case ProviderUnusable() | Interrupted():
-                self._tally.requests -= 1  # it waited for a token, and never left
+                self._tally.requests -= 1  # it was waiting for a token
         return None
 
     def _passing(self, lane: Upstream, fault: Transient, left_at: float, row: _Row) -> float | None:
-        """The pause after which the call is made again; None when its failure counts, and uses up an attempt."""
+        """The pause before the call is made again; None if the failure counts and uses up an attempt."""
         match fault:
             case Throttled():
                 row.renewed = False
                 return self.judge.throttled(lane, fault, left_at, row.throttles)
             case Expired():
-                # The token has been renewed. Sent again from here, the call is counted and waits its turn.
+                # The token has been renewed. Sent again from the queue, the call is counted and waits for its turn.
                 row.renewed = True
                 return 0.0
             case Unavailable(cause="stale") if not row.resent:
-                row.resent = True  # the server has not seen it: no failure of the row's or of the lane's
+                row.resent = True  # never seen by the server: neither the row nor the lane failed
                 return 0.0
             case Unavailable():
                 row.tried.append(lane)
@@ -214,7 +220,7 @@ class Dispatcher:
         return None
 
     async def _refuse(self, lane: Upstream, doubt: _Doubt) -> NoReturn:
-        """Raises the refusal once it is known to be the row's own, or what ends the run. Holds no slot meanwhile."""
+        """Raises the refusal once it is known to be the row's own, or the fault that ends the run. Holds no slot."""
         fault = doubt.fault
         if doubt.refusal is not None:
             try:
@@ -228,15 +234,15 @@ class Dispatcher:
         raise own
 
     async def _rest(self, seconds: float) -> None:
-        """Sleeps, as one of those who wait."""
+        """Sleeps, counted as waiting."""
         self._tally.waiting += 1
         try:
             await self._stop.pause(seconds)
         finally:
             self._tally.waiting -= 1
 
-    async def _enter(self, size: int, row: _Row, bid: Bid | None) -> _Permit:
-        """Waits for a turn; says which lane to use, whose slot is then taken, and paid for."""
+    async def _acquire(self, size: int, row: _Row, bid: Bid | None) -> _Permit:
+        """Waits for a turn. The permit names the lane, whose slot is then taken and whose cost is reserved."""
         turn = _Waiter(size, row.tried, row.goes_first, bid)
         self._queue.appendleft(turn) if row.goes_first else self._queue.append(turn)
         self._tally.waiting += 1
@@ -247,11 +253,11 @@ class Dispatcher:
                 self._stop.check()
                 self.judge.require(self.judge.despair(now))
                 self._check_budgets(turn)
-                await self._nap(turn)
+                await self._sleep(turn)
                 if turn.leave is None:
                     now = anyio.current_time()
                     self.admit(now)
-        except BaseException:  # a cancellation, too, must not leave the turn in the queue
+        except BaseException:  # cancellation too must not leave the waiter in the queue
             self._abandon(turn)
             raise
         finally:
@@ -259,26 +265,31 @@ class Dispatcher:
         return turn.leave
 
     def admit(self, now: float | None = None) -> None:
-        """Lets everyone leave who may now, in order, and has the lookout look again when it may be somebody's turn.
+        """Lets every waiter leave that may leave now, in order, and sets the timer for the next one.
 
-        All at once, whoever calls: were each to wake the next, no more than one would leave in a round of the loop.
+        All in one call: if each waiter woke the next, only one would leave per iteration of the event loop.
         """
         if self._stop.requested:
-            if not self._told:
-                self._told = True
+            if not self._woken_to_stop:
+                self._woken_to_stop = True
                 for turn in self._queue:
                     turn.call()
             return
         if now is None:
             now = anyio.current_time()
         while self._queue:
+            # Only the head is considered: strict order keeps a large request from starving.
             turn = self._queue[0]
+            # 1. Slots, rates, holds and declared limits.
             wait, lane = self._next(now, turn.avoid)
+            # 2. A comparison is under way (see `Judge.is_comparing`): only what is asked again may leave, since its
+            #    answer must come before these do.
             if self.judge.is_comparing and not turn.goes_first:
-                wait = max(wait, LOOK_S)  # what is asked again goes first, or its answer comes too late for these
+                wait = max(wait, LOOK_S)
+            # 3. Budgets last: a call must not reserve money while it waits for anything else.
             if wait == 0 and turn.bid and not turn.bid.is_afforded():
                 self._tally.waits_for, wait = "the budget", _BUDGET_NAP_S
-                if turn.bid.refusal():
+                if turn.bid.refusal():  # it never will be: the waiter raises that itself
                     turn.call()
             if wait > 0:
                 self._look_again(now + min(wait, _LONGEST_NAP_S))
@@ -290,16 +301,16 @@ class Dispatcher:
             turn.call()
 
     def _look_again(self, at: float) -> None:
-        if self._lookout is None or self._lookout.leave is not None:
-            self._lookout = self._queue[-1]  # the one that stays longest
-        if at < self._lookout.looks_at:
-            self._lookout.looks_at = at
-            self._lookout.call()
+        if self._timer_owner is None or self._timer_owner.leave is not None:
+            self._timer_owner = self._queue[-1]  # the one that will stay longest
+        if at < self._timer_owner.looks_at:
+            self._timer_owner.looks_at = at
+            self._timer_owner.call()
 
-    async def _nap(self, turn: _Waiter) -> None:
-        """Sleeps until the turn is called, or it is time to look."""
+    async def _sleep(self, turn: _Waiter) -> None:
+        """Sleeps until the waiter is woken; the owner of the timer, until the timer fires at the latest."""
         turn.called = anyio.Event()
-        if turn is not self._lookout:
+        if turn is not self._timer_owner:
             await turn.called.wait()
             return
         with anyio.move_on_after(turn.looks_at - anyio.current_time()):
@@ -307,9 +318,9 @@ class Dispatcher:
         turn.looks_at = float("inf")
 
     def _abandon(self, turn: _Waiter) -> None:
-        """Gives up a place in the queue, or the slot that was taken meanwhile."""
-        if turn is self._lookout:
-            self._lookout = None
+        """Gives up a place in the queue, or the permit granted meanwhile."""
+        if turn is self._timer_owner:
+            self._timer_owner = None
         if turn.leave is None:
             self._queue.remove(turn)
         else:
@@ -321,11 +332,13 @@ class Dispatcher:
         self.admit()
 
     def _next(self, now: float, avoid: Sequence[Upstream]) -> tuple[float, Upstream]:
-        """The lane that may send soonest, the emptiest of several; and in how many seconds.
+        """The lane that may send soonest (the least loaded of several), and the seconds until then.
 
-        A lane that fails fast looks empty: what share of its calls succeed counts as its room. Lanes to `avoid` are
-        those that have failed this row already or still work on it, and are taken when there are no others.
+        A lane that fails fast looks empty, so its load is weighted by the share of its calls that succeed. Lanes to
+        `avoid` have failed this row already or are working on it; they are used if there are no others.
         """
+        # Each undecided refusal (see `Blame`) lowers the concurrency by one, so that less is wasted if every row is
+        # refused; but never below one, or nothing could decide. (A worker process may have no place at all yet.)
         most = self.limits.concurrency
         if self._tally.in_flight >= max(min(1, most), most - self.judge.undecided):
             self._tally.waits_for = self._failing(now)
@@ -338,7 +351,7 @@ class Dispatcher:
             )
             lane = self.lanes[number]
         if wait > 0:
-            # Timers of event loops are no finer, and spin on what is; a lane makes up for it, see `pace.rate.LATE_S`.
+            # Event loop timers are no finer, and would busy-wait; a lane makes up for the delay (see `pace.LATE_S`).
             wait = max(wait, _SHORTEST_NAP_S)
         declared = max([limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit], default=0.0)
         if wait > 0 or declared > 0:
@@ -379,7 +392,7 @@ class Dispatcher:
 
 
 def _unaccepted(fault: Expired) -> ProviderUnusable:
-    """What a 401 to a renewed token says."""
+    """The fault that a 401 to a renewed token stands for."""
     said = f"the endpoint does not accept a fresh token either: {fault.message}"
     denied = ProviderUnusable(said, http_status=401, kind="401")
     denied.reply = fault.reply

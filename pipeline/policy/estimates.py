@@ -1,4 +1,4 @@
-"""What a call will use, before it is sent: from the request's own size, and from the most that such calls have used."""
+"""Estimates what a call will use before it is sent, from its size and the most that similar calls have used."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import orjson
 from pipeline.data import Request, Usage
 
 BYTES_PER_TOKEN = 2.0
-"""Before any answer: prose has about four bytes to a token, digits and code two (a guess on the safe side)."""
+"""Before any answer: prose has about four bytes per token, digits and code two (a conservative guess)."""
 
 MEDIA_TOKENS = 1500.0
-"""Before any answer, for each image, recording or document: a large image of Gemini's
+"""Before any answer, per image, recording or document: a large image for Gemini
 (https://ai.google.dev/gemini-api/docs/tokens); video may be far more, and is learned from the first answer."""
 
 ANSWER_TOKENS = 500.0
-"""Before any answer, thinking included, where the request sets no limit of its own."""
+"""Before any answer, thinking included, if the request sets no limit."""
 
 MEASURED_BYTES_PER_TOKEN = 3.0
-"""For a call that was answered without usage, request and reply alike (a guess, rather high than low)."""
+"""For a call answered without usage, request and reply alike (a guess that errs on the high side)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is known of a request before it is sent."""
+    """What is known about a request before it is sent."""
 
     model: str | None
     text: int
@@ -34,20 +34,20 @@ class Size:
     media: int
     """Images, recordings and documents."""
     cap: int | None
-    """Tokens that all its answers together may have, where the request says so."""
+    """The most tokens that all its answers together may have, if the request limits them."""
 
 
 def size_of(request: Request) -> Size:
-    """The size of a request, whatever a row has put into it; media count the same before they are read in and after."""
+    """The size of a request, whatever a row put into it; media count the same before and after loading."""
     payload = request.payload
     text, media = _written(payload.get("tools")) + _written(payload.get("response_format")), 0
     messages = payload.get("messages")
     for message in messages if isinstance(messages, list | tuple) else ():
         content = message.get("content") if isinstance(message, Mapping) else message
         for part in content if isinstance(content, list | tuple) else (content,):
-            said = part.get("text") if isinstance(part, Mapping) else part
-            if isinstance(said, str):
-                text += len(said.encode("utf-8", "replace"))
+            written = part.get("text") if isinstance(part, Mapping) else part
+            if isinstance(written, str):
+                text += len(written.encode("utf-8", "replace"))
             elif part is not None:
                 media += 1
         text += _written(message.get("tool_calls")) if isinstance(message, Mapping) else 0
@@ -56,23 +56,23 @@ def size_of(request: Request) -> Size:
 
 
 def usage_by_size(size: Size, body: bytes) -> Usage:
-    """What a call may have used whose server did not say, from the bytes of its request and of its reply."""
+    """Estimated usage of a call whose server reported none, from the bytes of request and reply."""
     read = size.text / MEASURED_BYTES_PER_TOKEN + size.media * MEDIA_TOKENS
     return Usage(input=1 + round(read), output=1 + round(len(body) / MEASURED_BYTES_PER_TOKEN))
 
 
 Maxima = Mapping[tuple[str, int, int], float]
-"""What was learned, by kind and size."""
+"""The learned maxima, by kind and size."""
 
 _OUTPUT, _BEYOND_CAP, _FACTOR = ("output", 0, 0), ("beyond the cap", 0, 0), ("price, to the standard one", 0, 0)
 
 
 @dataclass(slots=True)
 class CallEstimate:
-    """The most that calls have used, by their size: what the next one is reserved for.
+    """The most that calls have used, by size: what is reserved for the next one.
 
-    Input is taken to grow with the text, from one power of two to the next; output does not depend on it. All that is
-    learned is in `maxima`, so that what several processes have learned is put together by taking the larger of each.
+    Input is assumed to grow with the text, in buckets by powers of two; output does not depend on it. Everything
+    learned is in `maxima`, so the estimates of several processes merge by taking the larger of each value.
     """
 
     maxima: dict[tuple[str, int, int], float] = field(default_factory=dict)
@@ -83,11 +83,11 @@ class CallEstimate:
 
     @property
     def factor(self) -> float:
-        """What calls have cost at most, to the standard price of their tokens: a dearer tier."""
+        """The highest ratio of actual cost to the standard price of the tokens: above 1 for a more expensive tier."""
         return self.maxima.get(_FACTOR, 1.0)
 
     def learn(self, size: Size, usage: Usage, factor: float = 0.0) -> bool:
-        """A call of this size was answered; says whether the estimate has grown."""
+        """A call of this size was answered; returns whether the estimate grew."""
         answered = usage.output + usage.reasoning
         seen: dict[tuple[str, int, int], float] = {
             ("input", size.media.bit_length(), size.text.bit_length()): usage.input,
@@ -98,7 +98,7 @@ class CallEstimate:
         return self.learn_all(seen)
 
     def learn_all(self, maxima: Maxima) -> bool:
-        """Takes over what another estimate has learned; says whether this one has grown."""
+        """Merges what another estimate has learned; returns whether this one grew."""
         grown = {key: value for key, value in maxima.items() if value > self.maxima.get(key, -1.0)}
         self.maxima |= grown
         return bool(grown)
@@ -112,7 +112,7 @@ class CallEstimate:
         if not smaller:
             return known[min(known)]
         nearest = max(smaller)
-        # A larger text than any so far: as many tokens for each byte as the smallest of the nearest size had.
+        # Larger than any text so far: tokens per byte as for the smallest text of the nearest bucket.
         scale = 1.0 if nearest == bucket else size.text / max(1, 1 << nearest >> 1)
         return max(known[nearest] * scale, *(known[other] for other in smaller))
 
@@ -131,7 +131,7 @@ def _cap(payload: Mapping[str, Any]) -> int | None:
 
 
 def _written(value: object) -> int:
-    """Bytes of a value as JSON; 0 for what cannot be written, which is not sent either."""
+    """Bytes of a value as JSON; 0 if it cannot be serialised, since it is not sent either."""
     if not value:
         return 0
     try:

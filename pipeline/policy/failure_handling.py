@@ -1,4 +1,4 @@
-"""What is made of a try that was not answered: whose fault it is, whether it uses up an attempt, and when all ends."""
+"""Decides what follows an attempt without an answer: whose fault it is, whether it counts, and whether the run ends."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Control, Limits, Upstream
 
 GIVE_UP_S = 1800.0
-"""How long an endpoint may fail as a whole before the run ends, resumable."""
+"""How long an endpoint as a whole may fail before the run stops, resumable."""
 
 UNREACHABLE_S = 45.0
-"""How long an endpoint may be out of reach before anything was ever answered: the run ends within a minute."""
+"""How long an endpoint that has answered nothing yet may be unreachable: the run then stops within a minute."""
 
 THROTTLES = 8
-"""How often a row is throttled while others are answered, at least, before that is its own failure."""
+"""How often, at least, a row is throttled while others are answered before the failure is its own."""
 
 LAST_WAIT_S = 75.0
-"""How long one of the last rows is throttled before that is its own failure: quotas by the minute have come round."""
+"""How long one of the last rows is throttled before the failure is its own: per-minute quotas have reset by then."""
 
 _UNREACHED = {"dns", "refused", "unreachable", "tls", "proxy"}
-"""Causes of `Unavailable` that are no row's, and that hardly pass by themselves."""
+"""Causes of `Unavailable` that no row can be blamed for, and that seldom go away by themselves."""
 
 _REACH_AGAIN_S = 2.0
-"""How soon an endpoint is tried again that was never reached: it may be starting up."""
+"""How soon an endpoint that was never reached is tried again: it may be starting up."""
 
 _SILENT_S = 2.0
-"""How long nothing is answered before it is said why."""
+"""How long nothing is answered before the reason is reported."""
 
 LOOK_S = 0.05
-"""How often a refused row looks whether its refusal was decided upon."""
+"""How often a refused row checks whether its refusal has been decided."""
 
 _MOST_WORDS = 300
 
 _CONTROLS = 3
-"""How often what was answered before is asked again, when that fails for reasons that tell nothing."""
+"""How often the control request is sent again if it fails for reasons that prove nothing."""
 
 AskOf = Callable[[Upstream, Request], Awaitable[Reply]]
 
 
 @dataclass(slots=True)
 class Throttles:
-    """The 429s of one row; `own` counts those that say more about the row than about the quota, `own_since` the first.
+    """The 429s of one row. `own` counts those that say more about the row than about the quota, since `own_since`.
 
-    `passed_over` counts those of them before which others were answered.
+    `passed_over` counts those that came after other rows had been answered.
     """
 
     own: int = 0
@@ -64,9 +64,9 @@ class Throttles:
 
 
 class Judge:
-    """Sees how every try of a run ends, and decides what follows for its row and for the run.
+    """Sees how every attempt of a run ends, and decides what follows for its row and for the run.
 
-    `undecided` counts the rows of which nobody knows yet whether their refusal is their own.
+    `undecided` counts the rows whose refusal has not yet been found to be their own.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Judge:
             self._scarcity.saw(failed=False)
 
     def throttled(self, lane: Upstream, fault: Throttled, left_at: float, row: Throttles) -> float:
-        """Takes note of a 429, and says how long its row pauses. Raises when waiting for quota would have no end.
+        """Notes a 429, and returns how long its row pauses. Raises if waiting for quota would never end.
 
-        A 429 between whose predecessor and itself others were answered is about this row rather than about the quota:
-        the time that it names holds this row only, and after a few of them the rate is left alone. So is one of the
-        last rows, where others were answered before.
+        If others were answered since the row's previous 429, this one is about the row rather than the quota: its
+        Retry-After holds this row only, and after a few of them the rate is no longer cut. The same holds for the last
+        rows in play, if others were answered before.
         """
         now = anyio.current_time()
         self._tally.throttled += 1
@@ -116,8 +116,8 @@ class Judge:
         most = self._scarcity.attempts(THROTTLES)
         waited = row.passed_over >= most or now - row.own_since >= LAST_WAIT_S
         if (row.own >= most and waited) or (out_of_patience and among_last):
-            told = "while other rows were answered" if passed_over else "after all others had ended"
-            raise Refused(f"{fault.message} (throttled again and again {told})", http_status=fault.http_status)
+            when = "while other rows were answered" if passed_over else "after all others had ended"
+            raise Refused(f"{fault.message} (throttled again and again {when})", http_status=fault.http_status)
         if out_of_patience:
             raise ProviderUnusable(
                 f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}"
@@ -129,15 +129,15 @@ class Judge:
     def failed(
         self, lane: Upstream, fault: Unavailable, row: int, left_at: float, tried: Sequence[Upstream]
     ) -> float | None:
-        """Takes note of a failure: None when it uses up one of the row's attempts, else the pause before it goes on."""
+        """Notes a failure. None if it uses up one of the row's attempts, else the pause before the row goes on."""
         now = anyio.current_time()
-        if fault.reply is not None:  # it was answered and paid, with nothing that can be used
+        if fault.reply is not None:  # answered and paid for, but unusable
             lane.answered(now, left_at)
             fault.own = True
             return None
         lane.trouble = fault
         lane.failed(now, row, self.rows_in_play(fault.cause), left_at)
-        # While all fails, a 500 is the server's word on this row, and counts; anything else does not.
+        # While everything fails, a 500 is still the server's verdict on this row, and counts; other failures do not.
         fault.own = lane.opened_at is not None and fault.http_status == 500
         elsewhere = [other for other in self._lanes if other not in tried and other.opened_at is None]
         out_of_reach = fault.cause in _UNREACHED and not self._has_served_here()
@@ -146,7 +146,7 @@ class Judge:
         return _REACH_AGAIN_S if out_of_reach else 0.0
 
     def refused(self, lane: Upstream, row: int, fault: Refused | ProviderUnusable, left_at: float) -> Refusal | None:
-        """Takes note of a refusal; None when it is the row's own beyond doubt. What it returns must be `settled`."""
+        """Notes a refusal; None if it is certainly the row's own. A returned refusal must be passed to `settled`."""
         now = anyio.current_time()
         lane.answered(now, left_at, served=False)
         suspect = not isinstance(fault, Refused) or fault.suspect
@@ -157,13 +157,13 @@ class Judge:
         lane.refused(refusal)
         self.undecided += 1
         if (denied := self.verdict(now)) is not None:
-            self._stop.request(denied)  # now, or the slot that becomes free would be taken once more
+            self._stop.request(denied)  # now, or the slot about to be freed would be used once more
         return refusal
 
     async def settled(self, lane: Upstream, refusal: Refusal, ask: AskOf) -> None:
-        """Returns when a refusal is known to be the row's own. Raises `ProviderUnusable` when it is everybody's.
+        """Returns once a refusal is known to be the row's own. Raises `ProviderUnusable` if it applies to every row.
 
-        `ask` asks a lane for a request, if that is in doubt otherwise.
+        `ask` sends a request by a lane, if only a comparison can decide.
         """
         try:
             while not lane.clears(refusal):
@@ -178,29 +178,29 @@ class Judge:
 
     @property
     def is_comparing(self) -> bool:
-        """Whether rows wait for what becomes of a request that was answered before."""
+        """Whether rows wait for the outcome of a control request (see `Control`)."""
         return self.undecided > 0 and any(
             lane.control.is_wanted and lane.control.request is not None for lane in self._lanes
         )
 
     async def _compare(self, control: Control, request: Request, ask: Ask) -> None:
-        """Asks once more what was answered before. Answered, it clears those that were refused."""
+        """Sends the control request again. If it is answered, the refused rows are to blame themselves."""
         control.out = request
         try:
             await ask(request)
         except (Permanent, BudgetExhausted):
-            control.told_nothing(most=1)
+            control.proved_nothing(most=1)
         except Transient:
-            control.told_nothing(most=_CONTROLS)
+            control.proved_nothing(most=_CONTROLS)
             await self._stop.pause(_REACH_AGAIN_S)
         else:
-            if control.is_wanted:  # another lane has answered
-                control.told_nothing(most=_CONTROLS)
+            if control.is_wanted:  # another lane answered: that proves nothing about this one
+                control.proved_nothing(most=_CONTROLS)
         finally:
             control.out = None
 
     def verdict(self, now: float) -> ProviderUnusable | None:
-        """The end of the run, when what rows were refused for was found to be everybody's."""
+        """The fault that ends the run, if rows were refused for a reason that applies to every row."""
         for lane in self._lanes:
             if not lane.blame.is_open:
                 continue
@@ -208,7 +208,7 @@ class Judge:
                 now, others=self._in_play(), answered=self._has_served()
             )
             if found is not None and lane.control.request is not None:
-                lane.control.is_wanted = True  # one of those who wait asks
+                lane.control.is_wanted = True  # one of the waiting rows sends it
             elif found is not None:
                 where = f" by {lane.name}" if len(self._lanes) > 1 else ""
                 about = "this is about the account, not about a row: " if found.accounts else ""
@@ -217,7 +217,7 @@ class Judge:
         return None
 
     def despair(self, now: float) -> ProviderUnusable | None:
-        """The end of the run, when the endpoint was out of reach from the start, or has failed for long."""
+        """The fault that ends the run, if the endpoint was never reachable or has failed for too long."""
         troubles = [lane.trouble for lane in self._lanes if lane.trouble is not None]
         words = next(filter(None, (_words(lane) for lane in self._lanes)), "no answer")
         began = [lane.answered_at for lane in self._lanes if lane.answered_at is not None]
@@ -234,21 +234,21 @@ class Judge:
         return None
 
     def look(self, now: float) -> ProviderUnusable | None:
-        """Says in the tally what is wrong, when nothing is answered; and how the run ends, when it does.
+        """Reports in the counters what is wrong while nothing is answered; returns the fault that ends the run, if any.
 
-        To be called every second, also while nobody asks.
+        To be called every second, even while nothing is sent.
         """
-        told = [_words(lane) if now - lane.served_at >= _SILENT_S else None for lane in self._lanes]
-        self._tally.trouble = told[0] if all(told) else None
+        troubles = [_words(lane) if now - lane.served_at >= _SILENT_S else None for lane in self._lanes]
+        self._tally.trouble = troubles[0] if all(troubles) else None
         return self.despair(now) or self.verdict(now)
 
     def require(self, denied: ProviderUnusable | None) -> None:
-        """Raises what ends the run, if there is anything."""
+        """Raises the fault that ends the run, if there is one."""
         if denied is not None:
             raise denied
 
     def failed_since(self) -> float | None:
-        """Since when no lane works; None when one does."""
+        """When the last working lane failed; None if one works."""
         since: float | None = None
         for lane in self._lanes:
             if lane.opened_at is None:
@@ -258,17 +258,17 @@ class Judge:
         return since
 
     def rows_in_play(self, cause: str | None = None) -> int:
-        """Rows that ask, for the breaker: at the end of the input a few that fail are no failure of the endpoint.
+        """Rows in play, for the breaker. At the end of the input, a few failing rows do not mean a failed endpoint.
 
-        They are the ones that failed all along. Their attempts bound them, unless nothing was answered yet in this
-        start, or the cause is no row's.
+        They are the ones that failed all along, and their attempts bound them; unless this start has been answered
+        nothing yet, or no row can be blamed for the cause.
         """
         in_play, tally = self._in_play(), self._tally
         at_the_end = 0 < tally.rows <= tally.done + in_play
         return ROWS if at_the_end and self._has_served_here() and cause not in _UNREACHED else in_play
 
     def _in_play(self) -> int:
-        """Rows in flight, those that wait for anything but a verdict, those that sleep before their next try."""
+        """Rows in flight, waiting for anything but a verdict, or sleeping before their next attempt."""
         return self._tally.in_flight + self._tally.waiting + self._tally.retrying
 
     def _has_served_here(self) -> bool:
@@ -280,5 +280,5 @@ class Judge:
 
 
 def _words(lane: Upstream) -> str | None:
-    """What is wrong with a lane, as it was said last."""
+    """What is wrong with a lane, as last reported."""
     return lane.hitch() or (lane.trouble.message[:_MOST_WORDS] if lane.trouble is not None else None)

@@ -16,7 +16,7 @@ from pipeline.pace import Call, StragglerDetector
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """A request on its way. Of a first one: its call, while one runs; of a second one: whether it was ever sent."""
+    """One of a row's two requests. Of the first: its call, while it runs; of the second: whether it was sent."""
 
     second: bool = False
     sent: bool = False
@@ -26,30 +26,30 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Watched(Request):
-    flight: _Attempt = field(default_factory=_Attempt)
+    attempt: _Attempt = field(default_factory=_Attempt)
 
 
 def watched(ask: Ask, lateness: StragglerDetector) -> Ask:
-    """Ask, and tell `hedged` when a request of its own leaves and how long it takes. Stands where requests are sent.
+    """Ask, and report to `hedged` when its requests leave and how long they take. Wraps the endpoint, below the queue.
 
-    Waiting for a turn makes no request late: a second one would only wait behind it.
+    Time in the queue does not make a request late: a second one would only queue behind it.
     """
 
     async def watched_ask(request: Request) -> Reply:
         if not isinstance(request, _Watched):
             return await ask(request)
-        flight = request.flight
-        if flight.second:
-            await checkpoint()  # its turn may have come because the first was answered: then it ends here
-            flight.sent = True
+        attempt = request.attempt
+        if attempt.second:
+            await checkpoint()  # if the first answer freed this slot, the cancellation arrives here: nothing is sent
+            attempt.sent = True
             return await ask(request)
-        call = flight.call = lateness.begin(anyio.current_time())
-        if flight.leaves:
-            flight.leaves.set()
+        call = attempt.call = lateness.begin(anyio.current_time())
+        if attempt.leaves:
+            attempt.leaves.set()
         try:
             return await ask(request)
         finally:
-            flight.call = None
+            attempt.call = None
             lateness.end(call, anyio.current_time())
 
     return watched_ask
@@ -58,11 +58,11 @@ def watched(ask: Ask, lateness: StragglerDetector) -> Ask:
 def hedged(
     ask: Ask, lateness: StragglerDetector, tally: Counters, give_up: Callable[[Reply], object] = lambda _: None
 ) -> Ask:
-    """Ask, and once more when the answer is later than nearly all others were: the first answer wins.
+    """Ask, and once more when the answer is later than nearly all others: the first answer wins.
 
-    There is one reply, never two; its latency counts from the first request, and its usage and cost are those of both
-    (the one that was given up is taken to have cost as much as the one that won, of which `give_up` is told). A fault
-    of one counts only when the other fails, too.
+    Returns one reply, never two. Its latency counts from the first request; its usage and cost cover both: the
+    abandoned request is assumed to have cost as much as the winner, with which `give_up` is called. A fault of one
+    counts only if the other fails too.
     """
 
     async def hedged_ask(request: Request) -> Reply:
@@ -71,15 +71,18 @@ def hedged(
         second: _Attempt | None = None
         since = 0.0
 
-        async def race(flight: _Attempt) -> None:
+        async def race(attempt: _Attempt) -> None:
             try:
                 replies.append(
-                    await ask(_Watched(request.ordinal, request.payload, request.headers, request.calls, flight))
+                    await ask(_Watched(request.ordinal, request.payload, request.headers, request.calls, attempt))
                 )
             except Fault as fault:
                 faults.append(fault)
+            # 1. The first to end was answered, and the other is in attempt: it is abandoned, but may be billed.
             if replies and len(replies) + len(faults) == 1 and second is not None and second.sent:
                 give_up(replies[0])
+            # 2. Answered, or the only request failed: nothing is left to wait for. After a fault with the other request
+            #    on its way, the race goes on.
             if replies or second is None:
                 tasks.cancel_scope.cancel()
 
@@ -89,6 +92,7 @@ def hedged(
             since = await _late(first, lateness)
             second = _Attempt(second=True)
             tasks.start_soon(race, second)
+        # A second request that never left the queue cost nothing, and is not counted.
         both = second is not None and second.sent
         tally.hedged += both
         if not replies:
@@ -100,21 +104,21 @@ def hedged(
     return hedged_ask
 
 
-async def _late(flight: _Attempt, lateness: StragglerDetector) -> float:
-    """Waits until the request is late, and is to be hedged; says when it was sent."""
+async def _late(attempt: _Attempt, lateness: StragglerDetector) -> float:
+    """Waits until the request is late and may be hedged; returns when it was sent. A retried call is timed anew."""
     while True:
-        while flight.call is not None:
-            call, now = flight.call, anyio.current_time()
+        while attempt.call is not None:
+            call, now = attempt.call, anyio.current_time()
             if lateness.may_hedge(call, now):
                 lateness.hedge(call)
                 return call.began
             await anyio.sleep(lateness.look_again(call, now))
-        flight.leaves = anyio.Event()
-        await flight.leaves.wait()
+        attempt.leaves = anyio.Event()
+        await attempt.leaves.wait()
 
 
 def _for_both(replies: Sequence[Reply], faults: Sequence[Fault], latency_s: float) -> Reply:
-    """The answer that won, with the usage and cost of both; one that failed has none."""
+    """The winning answer with the usage and cost of both requests; a failed one has none."""
     reply = replies[0]
     if not faults:
         both = together(replies[-1], reply)

@@ -1,4 +1,4 @@
-"""Media are read in last of all, so that bytes are held for no more rows than are in flight."""
+"""Loads media last of all, so that bytes are held for no more rows than are in flight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.job.attachments import INLINE_LIMIT, Attachment, load
 
 
 def attaching(ask: Ask, root: Path | None) -> Ask:
-    """Ask, with the attachments of the messages read in and encoded, in a thread."""
+    """Ask, with the attachments of the messages loaded and encoded, in a thread."""
 
     async def attaching_ask(request: Request) -> Reply:
         if not any(isinstance(message.get("content"), list) for message in request.payload["messages"]):
@@ -26,7 +26,7 @@ def attaching(ask: Ask, root: Path | None) -> Ask:
 
 
 def _attached(messages: Sequence[Mapping[str, Any]], root: Path | None) -> list[Mapping[str, Any]]:
-    """The messages with parts in the place of attachments; the limit is on all of them together."""
+    """The messages, with attachments replaced by their content; the size limit covers all of them together."""
     budget = INLINE_LIMIT
     whole: list[Mapping[str, Any]] = []
     for message in messages:

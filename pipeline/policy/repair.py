@@ -1,4 +1,4 @@
-"""Answers that were cut, or do not fit, are asked for again: every call of that is governed like any other."""
+"""Asks again for answers that were truncated or do not fit the schema; each such call is governed like any other."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pipeline.endpoint.wire import completion_of_reply
 from pipeline.faults import Fault, Truncated, Unparsable
 
 MOST_TOKENS = 65_536
-"""Room beyond which a cut answer is not asked for again."""
+"""The token limit from which a truncated answer is not asked for again."""
 
 _EMPTY = "Your answer was empty. Answer now."
 
 
 def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) -> Ask:
-    """Ask, again when the answer was cut (once, with more room) or does not fit (`repairs` times, with the complaint).
+    """Ask again if the answer was truncated (once, with more room) or does not fit (`repairs` times, with the error).
 
-    A cut answer is never shown to the model: it would go on from broken text. The reply carries the usage of every
-    call. With `repairs` 0 nothing is asked again.
+    A truncated answer is never shown to the model: it would continue from broken text. The reply carries the usage of
+    every call. With `repairs` 0, nothing is asked again.
     """
 
     async def repairing_ask(request: Request) -> Reply:
@@ -29,12 +29,12 @@ def repairing(ask: Ask, outcome: Callable[[int, Reply], Outcome], repairs: int) 
         while left or (repairs and not widened):
             try:
                 judged = outcome(request.ordinal, reply)
-            except Exception:  # a bug of the job's own, which ends the run: what was paid is kept before
+            except Exception:  # a bug in the job, which ends the run: keep what was paid for first
                 if request.calls is not None:
                     await request.calls.keep()
                 raise
             fault = judged.fault if isinstance(judged, Failure) else None
-            # A row of several turns goes on from its last request: its tools are neither asked for nor run again.
+            # A row of several turns continues from its last request: its tools are not called again.
             again = _again(reply.asked or request, reply, fault, widened=widened, left=left)
             if again is None:
                 return reply
@@ -69,7 +69,7 @@ def _text_of(reply: Reply) -> str:
 
 
 def _with_more_room(request: Request, reply: Reply) -> Request | None:
-    """The same request with twice the room and what thinking took; or, without a limit of ours, with less thinking."""
+    """The same request with twice the room plus what thinking took; or, if it sets no limit, with less thinking."""
     payload = dict(request.payload)
     thought = reply.usage.reasoning if reply.usage else 0
     name = next((name for name in ("max_tokens", "max_completion_tokens") if payload.get(name)), None)
@@ -88,7 +88,7 @@ def _with_more_room(request: Request, reply: Reply) -> Request | None:
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens; ready requests may hold it as text."""
+    """A number of tokens; ready-made requests may hold it as text."""
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:
         value = int(value)
     number = as_integer(value)

@@ -1,4 +1,4 @@
-"""Trying again what may pass, as often as it is worth it and no oftener than the endpoint bears."""
+"""Retries transient faults, within a retry budget."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def retrying(
 ) -> Ask:
     """Ask, up to `attempts` times against `Unavailable`: truncated exponential backoff with jitter (1 s, x2, 60 s).
 
-    While the endpoint fails many rows, each gets as many more tries as chance alone may use up (see `FailureRate`);
-    together they stay within the retry budget. A server's own `retry_after` is a floor of the wait. The reply
-    carries how many attempts it took; the last fault is raised when none succeeds.
+    While the endpoint fails many rows, each gets more attempts, as many as chance alone may use up (see `FailureRate`);
+    all retries together stay within the retry budget. The server's `retry_after` is a lower bound of the wait. The
+    reply says how many attempts it took; if none succeeds, the last fault is raised.
     """
     if attempts == 1:
         return ask
@@ -38,7 +38,7 @@ def retrying(
         return reply
 
     async def _again(request: Request, first: Unavailable) -> Reply:
-        # The first try is made outside tenacity, whose bookkeeping then costs only those rows that need it.
+        # The first attempt is made outside tenacity, so that only rows that need a retry pay for its bookkeeping.
         tried = 0
 
         async def _try() -> Reply:
@@ -72,7 +72,7 @@ def retrying(
 
 
 def within(ask: Ask, seconds: float) -> Ask:
-    """Ask, with a deadline for the row as a whole: all its tries, turns and waits."""
+    """Ask, with a deadline for the whole row: all its attempts, turns and waits."""
 
     async def asking_within(request: Request) -> Reply:
         with anyio.move_on_after(seconds):
@@ -83,7 +83,7 @@ def within(ask: Ask, seconds: float) -> Ask:
 
 
 def _tries(state: RetryCallState, weather: FailureRate, attempts: int) -> int:
-    """How many tries the row has: no more than `attempts` once its failure was found to be its own."""
+    """How many attempts the row gets: at most `attempts` once its failure is known to be its own."""
     fault = state.outcome.exception() if state.outcome else None
     return attempts if isinstance(fault, Unavailable) and fault.own else weather.attempts(attempts)
 

@@ -1,4 +1,4 @@
-"""The calls of a row: what each was answered, what all have cost, and which need not be paid for again."""
+"""The calls of a row: their answers, their total cost, and which need not be paid for again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.policy.turns import Results, Turn, digest_of
 
 
 class TurnBooks(Protocol):
-    """Where answers of rows that are not finished are kept: the journal."""
+    """Keeps the answers of unfinished rows: the journal."""
 
     async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
-        """Hands one over; it is durable within a tick, and goes with the entry of its row."""
+        """Hands a turn over; it is durable within a tick, and is deleted with the entry of its row."""
 
 
 @dataclass(slots=True)
 class _Made:
-    """A call that was answered."""
+    """An answered call."""
 
     request: Request
     reply: Reply
@@ -28,11 +28,11 @@ class _Made:
 
 
 class RowCalls:
-    """The calls of one row, in their order.
+    """The calls of one row, in order.
 
-    A row of one call costs nothing here. Once another call may follow, or tools are about to run, what was answered is
-    kept; the n-th request of the row that was the n-th before, too, when the row is asked again after a stop, is
-    answered by what was kept, and its tools do not run again.
+    A row with one call costs nothing here. Before another call follows or tools run, the answers so far are kept. When
+    the row is asked again after a stop and its n-th request is the same as before, the kept answer is used and its
+    tools do not run again.
     """
 
     def __init__(self, ordinal: int, books: TurnBooks, stored: Mapping[int, Turn] | None = None) -> None:
@@ -50,19 +50,19 @@ class RowCalls:
         if stored is not None and stored.digest == digest_of(request):
             self._made.append(_Made(request, stored.reply, stored.results, is_kept=True))
             return stored.reply
-        self._stored = {}  # from here on the row goes another way
+        self._stored = {}  # the row has diverged: later answers no longer apply
         reply = await ask(request)
         self._made.append(_Made(request, reply))
         return reply
 
     async def keep(self) -> None:
-        """Hands what was answered so far to the books."""
+        """Hands the answers so far to the books."""
         for number, made in enumerate(self._made):
             if not made.is_kept:
                 await self._put(number, made)
 
     async def carried_out(self, run: Callable[[], Awaitable[Results]]) -> Results:
-        """What the tools have said that the last answer calls: as it was kept, or by running them now."""
+        """The results of the tools that the last answer calls: the kept ones, or by running the tools now."""
         await self.keep()
         made = self._made[-1]
         if made.results is None:
@@ -71,17 +71,17 @@ class RowCalls:
         return made.results
 
     def paid_in_vain(self, reply: Reply) -> None:
-        """A call failed that was paid for all the same."""
+        """A call failed, but was paid for."""
         self._in_vain.append(replace(reply, attempts=0))
 
     def whole(self, reply: Reply) -> Reply:
-        """The row's reply, with what calls have cost that failed."""
+        """The row's reply, with the cost of failed calls included."""
         for one in self._in_vain:
             reply = _with_cost_of(reply, one)
         return reply
 
     def so_far(self) -> Reply | None:
-        """The last answer, with what all calls have cost; None when none was paid."""
+        """The last answer, with the cost of all calls; None if none was paid for."""
         reply: Reply | None = None
         for made in self._made:
             reply = together(reply, made.reply)
@@ -92,10 +92,10 @@ class RowCalls:
         return reply
 
     def close(self) -> None:
-        """Lets go of what was said.
+        """Releases the answers.
 
-        Requests know their log, and the log its requests: a cycle, which the collector would find only after hundreds
-        of rows, among tens of thousands of objects.
+        Requests refer to their log, and the log to its requests: a cycle that the garbage collector would find only
+        after hundreds of rows, among tens of thousands of objects.
         """
         self._made.clear()
 
@@ -105,7 +105,7 @@ class RowCalls:
 
 
 def logged(ask: Ask) -> Ask:
-    """Ask, with every call of a row entered in its log, or answered from it."""
+    """Ask, with every call of a row recorded in its log, or answered from it."""
 
     async def logged_ask(request: Request) -> Reply:
         return await ask(request) if request.calls is None else await request.calls.answered(request, ask)

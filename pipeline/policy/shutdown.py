@@ -1,4 +1,4 @@
-"""The one graceful end of a run."""
+"""Graceful shutdown of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.faults import Broken, Fault, Interrupted
 
 
 class Shutdown:
-    """The run is to end: no new row, no new try. Waiting ends at once; calls in flight may finish."""
+    """A request to stop the run: no new row, no new attempt. Waits end at once; calls in flight may finish."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -20,7 +20,7 @@ class Shutdown:
         self.reason: Fault | signal.Signals | None = None
 
     def request(self, reason: Fault | signal.Signals) -> None:
-        """Asks for the end, because of a fault or a signal; the first reason counts, unless something broke."""
+        """Requests the stop, because of a fault or a signal. The first reason counts, but `Broken` overrides it."""
         if self.reason is None or isinstance(reason, Broken):
             self.reason = reason
             self._event.set()
@@ -28,7 +28,7 @@ class Shutdown:
                 self._then.pop()()
 
     def then(self, do: Callable[[], None]) -> None:
-        """Does something when the end is asked for, once."""
+        """Calls `do` once, when the stop is requested; at once if it already was."""
         if self.requested:
             do()
         else:
@@ -36,21 +36,21 @@ class Shutdown:
 
     @property
     def requested(self) -> bool:
-        """Whether the run is ending."""
+        """Whether the run is stopping."""
         return self.reason is not None
 
     async def wait(self) -> None:
-        """Returns when the end was asked for."""
+        """Returns once the stop is requested."""
         await self._event.wait()
 
     async def pause(self, seconds: float) -> None:
-        """Sleeps. Raises `Interrupted` as soon as the run is ending."""
+        """Sleeps. Raises `Interrupted` as soon as the run is stopping."""
         with anyio.move_on_after(seconds):
             await self._event.wait()
         self.check()
 
     def check(self) -> None:
-        """Raises `Interrupted` when the run is ending."""
+        """Raises `Interrupted` if the run is stopping."""
         if self.requested:
             _interrupt()
 

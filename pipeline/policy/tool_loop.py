@@ -1,6 +1,6 @@
-"""Tools that the model calls are run, and their results handed back, until it answers.
+"""Runs the tools that the model calls and returns their results to it, until it answers.
 
-The loop stands outside of cache, budget, retries and limits, so that each of its calls is governed like any other.
+The loop wraps cache, budget, retries and limits, so that each of its calls is governed like any other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.job.tools import Tool, ToolError, result_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolLimits:
-    """What bounds the calls of tools: turns of a row, calls of a turn, seconds of a call."""
+    """Limits of tool calls: turns per row, calls per turn, seconds per call."""
 
     turns: int
     calls: int
@@ -35,14 +35,13 @@ class ToolLimits:
 
 
 def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcript: bool) -> Ask:
-    """Ask, with the calls of tools carried out and their results handed back until the model answers.
+    """Ask, running the tools that the model calls and returning their results until it answers.
 
-    Calls of one turn run side by side, each with its own deadline. The model's message is handed back as it came,
-    thought signatures and all; only ids that are missing or repeated, and arguments that are not a JSON object, are
-    replaced. What goes wrong with a call is reported to the model. A call of a tool without a function is recorded, as
-    the answer. Of a turn that was cut or blocked nothing is carried out: its reply is returned, with the request that
-    it answers (`asked`). Raises `Truncated` when the model still calls tools after the last turn, or calls too many in
-    one.
+    Calls of one turn run concurrently, each with its own deadline. The model's message is returned to it unchanged,
+    thought signatures included; only missing or repeated ids, and arguments that are not a JSON object, are replaced.
+    Errors of a call are reported to the model. A call of a tool without a function is recorded as the answer. If a
+    turn was truncated or blocked, none of its tools run: its reply is returned, with the request that it answers
+    (`asked`). Raises `Truncated` if the model still calls tools after the last turn, or calls too many in one.
     """
     known = {tool.name: tool for tool in tools}
 
@@ -77,19 +76,19 @@ def _cut(message: str, reply: Reply | None) -> Truncated:
 
 
 def _is_whole(reply: Reply) -> bool:
-    """Whether the first answer may be acted upon: it was neither cut nor blocked, and did not fail."""
+    """Whether the first answer may be acted on: it was not truncated or blocked, and did not fail."""
     completion = completion_of_reply(reply)
     return bool(completion.answers) and fault_of(completion.answers[0], completion) is None
 
 
 def _is_recorded(calls: Sequence[Mapping[str, Any]], known: Mapping[str, Tool]) -> bool:
-    """Whether a tool is called that there is no function of."""
+    """Whether a tool is called that has no function."""
     names = [call["function"]["name"] for call in calls]
     return any(name in known and known[name].function is None for name in names)
 
 
 def _with_ids(calls: Sequence[Mapping[str, Any]], turn: int) -> list[dict[str, Any]]:
-    """The calls, each with an id of its own."""
+    """The calls, each with a unique id."""
     taken = {call["id"] for call in calls}
     fresh = (name for number in count() if (name := f"call-{turn}-{number}") not in taken)
     seen: set[str] = set()
@@ -102,7 +101,7 @@ def _with_ids(calls: Sequence[Mapping[str, Any]], turn: int) -> list[dict[str, A
 
 
 def _handed_back(message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The model's message as it goes back: endpoints refuse arguments that are not JSON, and the error reports them."""
+    """The model's message as it is returned: endpoints refuse arguments that are not JSON; the result reports them."""
     whole = [
         call
         if is_object(call["function"]["arguments"])
@@ -121,12 +120,12 @@ async def _carried_out(
     faults: list[Fault] = []
 
     async def carry_out(number: int, call: Mapping[str, Any]) -> None:
-        results[number] = _told(f"it took longer than {timeout_s:g} s")
+        results[number] = _error_result(f"it took longer than {timeout_s:g} s")
         with anyio.move_on_after(timeout_s):
             try:
                 results[number] = await _called(call, known)
             except ToolError as error:
-                results[number] = _told(str(error))
+                results[number] = _error_result(str(error))
             except Fault as fault:
                 faults.append(fault)  # raised below, since a task group would wrap it
 
@@ -147,7 +146,7 @@ async def _called(call: Mapping[str, Any], known: Mapping[str, Tool]) -> str:
     if tool is None or tool.function is None:
         raise ToolError(f"there is no tool {name!r}; there are: {', '.join(known)}")
     arguments = tool.validated(text)
-    if not is_object(text):  # validation is more lenient than JSON is, and than what can be handed back
+    if not is_object(text):  # validation accepts more than JSON does, and only JSON can be returned
         raise ToolError(f"wrong arguments for {name}: arguments: not JSON")
     run = tool.function
     try:
@@ -157,11 +156,11 @@ async def _called(call: Mapping[str, Any], known: Mapping[str, Tool]) -> str:
     except Fault:
         raise
     except Exception as error:
-        # The tool is the user's: whatever it raises is for the model to know, and no reason to stop the run.
+        # The tool belongs to the user: whatever it raises is reported to the model, and must not stop the run.
         raise ToolError(f"{type(error).__name__}: {error}") from error
 
 
-def _told(problem: str) -> str:
+def _error_result(problem: str) -> str:
     return json.dumps({"error": problem}, ensure_ascii=False)
 
 

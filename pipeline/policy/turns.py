@@ -1,4 +1,4 @@
-"""The answered calls of one row, each known by its request: what repairs and tools have asked so far."""
+"""The answered calls of one row, identified by their requests: what repairs and tools have asked so far."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.data import Reply, Request
 from pipeline.job.attachments import Attachment
 
 Results = list[dict[str, Any]]
-"""The messages that hand back what tools have said."""
+"""The messages that return tool results to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answered call of a row, by the digest of its request; `results` once the tools that it called have run."""
+    """One answered call of a row, by the digest of its request; `results` is set once the tools it called have run."""
 
     digest: bytes
     reply: Reply
@@ -25,10 +25,10 @@ class Turn:
 
 
 def digest_of(request: Request) -> bytes:
-    """What tells one request of a row from another: all of its body, attachments by their place or their bytes."""
+    """Identifies a request of a row: a digest of its whole body, with attachments by their location or bytes."""
     try:
         written = orjson.dumps(request.payload, default=_named, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    except TypeError:  # it cannot be sent either
+    except TypeError:  # such a request cannot be sent either
         written = b""
     return hashlib.sha256(written).digest()
 

@@ -1,4 +1,4 @@
-"""An endpoint with limits of its own, and what is known of it."""
+"""An endpoint with its own limits, and what is known about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.pace import ROWS, AdaptiveRate, Blame, CircuitBreaker, Pacer, Refu
 
 @dataclass(slots=True)
 class Limits:
-    """The bounds of a run, which may be changed while it works; `concurrency` up to `most`, if that is given."""
+    """The limits of a run, which may be changed while it runs; `concurrency` up to `most`, if given."""
 
     concurrency: int
     requests: Pacer | None = None
@@ -22,31 +22,31 @@ class Limits:
 
 @dataclass(slots=True)
 class Control:
-    """A request that an endpoint has answered in this start. Asked again it tells everybody's trouble from a row's.
+    """A request that the endpoint has answered in this start: sent again, it tells a general fault from a row's own.
 
-    `request` is the last one that was answered; None before the first, and once it was refused, or has told nothing.
+    `request` is the last one that was answered; None before the first, and after it was refused or proved nothing.
     """
 
     request: Request | None = None
     is_wanted: bool = False
-    """Whether enough rows were refused alike to end the run, if this one is refused, too."""
+    """Whether enough rows were refused alike to end the run if this request is refused too."""
     out: Request | None = None
-    """The one that is being asked."""
+    """The one in flight."""
     tries: int = 0
     _refused_at: float = float("-inf")
 
     def answered(self, request: Request, left_at: float) -> None:
-        """A request that left then was answered."""
+        """A request that left at `left_at` was answered."""
         if left_at > self._refused_at:
             self.request, self.is_wanted, self.tries = request, False, 0
 
     def refused(self, row: int, left_at: float) -> None:
-        """A call of this row that left then was refused."""
+        """A call of this row that left at `left_at` was refused."""
         if self.out is not None and self.out.ordinal == row:
             self.request, self._refused_at = None, left_at
 
-    def told_nothing(self, *, most: int) -> None:
-        """It was asked in vain. After `most` of such tries it is given up."""
+    def proved_nothing(self, *, most: int) -> None:
+        """The attempt proved nothing. After `most` of these, the request is given up."""
         self.tries += 1
         if self.tries >= most:
             self.request = None
@@ -54,7 +54,7 @@ class Control:
 
 @dataclass(slots=True)
 class Upstream:
-    """One endpoint, and what is known of it. `rate` is None when only the bound on calls in flight counts."""
+    """One endpoint, and what is known about it. `rate` is None if only the concurrency limit applies."""
 
     name: str
     ask: Ask
@@ -64,19 +64,19 @@ class Upstream:
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     in_flight: int = 0
     rows: set[int] = field(default_factory=set)
-    """The rows that it works on."""
+    """The rows it is working on."""
     health: float = 1.0
-    """The share of its latest calls that succeeded."""
+    """The share of its recent calls that succeeded (an exponential average)."""
     answered_at: float | None = None
-    """When a request was answered last, or the first one left."""
+    """When a request was last answered, or the first one left."""
     served_at: float = float("-inf")
-    """When one was answered last that was no refusal."""
+    """When a request was last answered with anything but a refusal."""
     blame: Blame = field(default_factory=Blame)
     control: Control = field(default_factory=Control)
     trouble: Fault | None = None
-    """What went wrong last, and why, when nothing was answered since."""
+    """The last fault; None once something was answered after it."""
     hitch: Callable[[], str | None] = lambda: None
-    """Why nothing is answered, where something else than the answers knows: a token is waited for, for instance."""
+    """Why nothing is answered, if that is known from elsewhere: a wait for a token, for instance."""
 
     @property
     def has_served(self) -> bool:
@@ -85,12 +85,12 @@ class Upstream:
 
     @property
     def failing_since(self) -> float | None:
-        """When the first request left that failed since the last answer."""
+        """When the first request to fail since the last answer left."""
         return self.breaker.failing_since
 
     @property
     def opened_at(self) -> float | None:
-        """Since when the endpoint has failed as a whole; None when it has not."""
+        """When the endpoint as a whole failed; None if it works."""
         return self.breaker.opened_at
 
     def wait(self, now: float) -> float:
@@ -105,7 +105,7 @@ class Upstream:
             self.rate.sent(now)
 
     def answered(self, now: float, left_at: float, *, served: bool = True) -> None:
-        """A request was answered; or refused for reasons of its own, and then not `served`."""
+        """A request was answered; or refused for its own fault (not `served`)."""
         self.noted(now, served=served)
         if served:
             self.blame.served(left_at)
@@ -123,15 +123,15 @@ class Upstream:
             self.served_at = now
 
     def refused(self, refusal: Refusal) -> None:
-        """A request was refused, perhaps for a reason that is everybody's."""
+        """A request was refused, perhaps for a reason that applies to every row."""
         self.blame.refused(refusal)
 
     def clears(self, refusal: Refusal) -> bool:
-        """Whether a refusal was found to be its row's own."""
+        """Whether a refusal is known to be its row's own."""
         return refusal.ended_at < self.blame.cleared_until
 
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
-        """A request was refused for want of quota."""
+        """A request was refused for lack of quota."""
         self.breaker.succeeded(now)
         if self.rate:
             self.rate.throttled(now, left_at)
@@ -139,7 +139,7 @@ class Upstream:
             self.gate.close(now, retry_after)
 
     def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
-        """A request that left then failed, with so many rows in play."""
+        """A request that left at `left_at` failed, with `in_play` rows in play."""
         self.health = max(0.02, 0.9 * self.health)
         self.breaker.failed(now, row, in_play, left_at)
         if self.rate:

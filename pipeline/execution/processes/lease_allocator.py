@@ -1,8 +1,9 @@
-"""The run's limits, shared: workers' reports go in, their leases come out. It neither waits nor reads a clock.
+"""Divides the run's limits among its workers: reports go in, leases come out. It never waits or reads a clock.
 
-The parent holds the one rate, breaker, gate and purse of each lane and run; what workers report is replayed on them.
-What can be divided (places among the calls in flight, rates) is leased by share, a call that must be paid for one by
-one. A place is leased to one worker only after another one has confirmed that it is free.
+The parent holds the one rate, breaker and hold of each lane, and the budgets of the run; workers' reports are replayed
+on them. Divisible limits (places among the calls in flight, rates) are leased by share; calls under a budget are
+granted one by one. A place passes from one worker to another only after the first has confirmed that it is free. See
+docs/limits.md.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from pipeline.policy import Judge, LocalBudget, Shutdown, Upstream
 from pipeline.policy.compose import ComposedAsk
 
 _STEADY = 0.05
-"""Shares that change by less stay as they are."""
+"""Relative changes of a share below this are ignored: demand fluctuates, and each change costs every worker a lease."""
 
 _UNCONFIRMED = 10
-"""Leases that a worker is sent before it has confirmed the first of them: one that is busy is not flooded."""
+"""Leases that a worker is sent at most before it confirms the first: a busy worker must not be flooded."""
 
 
 @dataclass(slots=True)
 class _Granted:
-    """What a worker has of one purse: all that it was ever granted, what of it has not ended, and what it wants."""
+    """A worker's part of one budget: all it was ever granted, what of that has not ended, and what it wants."""
 
     calls: int = 0
     amount: float = 0.0
@@ -40,15 +41,15 @@ class _Granted:
 
 @dataclass(slots=True)
 class _Worker:
-    """What one worker has of the run's limits, and how it stood when it reported last."""
+    """One worker's part of the run's limits, and its state as of its last report."""
 
     share: float = 0.0
-    """Of the rates."""
+    """Its share of the rates."""
     granted: int = 0
     held: int = 0
-    """Calls that it may have in flight at most, as far as it has confirmed."""
+    """The most calls that it may have in flight, given the leases it has confirmed."""
     ceilings: deque[tuple[int, int]] = field(default_factory=deque)
-    """The number and the places of each lease that it may be working under."""
+    """Number and places of every lease that it may be working under."""
     sent: Lease | None = None
     confirmed: int = 0
     in_flight: int = 0
@@ -65,7 +66,7 @@ class _Worker:
 
 
 class LeaseAllocator:
-    """The limits of a run among its workers, which go by their numbers."""
+    """The limits of a run, divided among its workers, which are identified by number."""
 
     def __init__(self, composed: ComposedAsk, tally: Counters, stop: Shutdown) -> None:
         self._dispatcher = composed.dispatcher
@@ -78,32 +79,35 @@ class LeaseAllocator:
             lane.hitch = self._trouble
 
     def _trouble(self) -> str | None:
-        """Why nothing is answered, when no worker is."""
+        """Why nothing is answered, if that is so for every worker."""
         troubles = [worker.trouble for worker in self._workers.values()]
         return troubles[0] if troubles and all(troubles) else None
 
     def join(self, number: int) -> None:
-        """A worker is there, and has nothing yet."""
+        """A worker has started, and has no lease yet."""
         self._workers[number] = _Worker(
             probes=[0] * len(self._dispatcher.lanes), purses=[_Granted() for _ in self._purses]
         )
 
     def leave(self, number: int, charged: Charges) -> None:
-        """A worker is gone; its journal says what it was `charged`, reported or not, calls in flight included."""
+        """A worker is gone; its journal says what it was `charged`, reported or not, including calls in flight."""
         worker = self._workers.pop(number, None)
         if worker is None:
             return
-        for purse, granted in zip(self._purses, worker.purses, strict=True):
-            _end(purse, granted, granted.outstanding, granted.reserved)
-            cost = charged.cost_usd + charged.lost_usd if purse.unit == "USD" else charged.tokens
-            purse.charge(max(0.0, cost - granted.charged), None)
+        for budget, granted in zip(self._purses, worker.purses, strict=True):
+            _end(budget, granted, granted.outstanding, granted.reserved)
+            cost = charged.cost_usd + charged.lost_usd if budget.unit == "USD" else charged.tokens
+            # Its last report may be older than its last charges: only what was not reported is charged now.
+            budget.charge(max(0.0, cost - granted.charged), None)
         self._sum_up()
 
     def report(self, number: int, report: Report, now: float) -> None:
-        """Takes note of what a worker reports."""
+        """Takes in a worker's report."""
         worker = self._workers[number]
         worker.in_flight, worker.waiting, worker.retrying = report.in_flight, report.waiting, report.retrying
         worker.waits_for, worker.trouble, worker.confirmed = report.waits_for, report.trouble, report.lease
+        # Leases older than the confirmed one no longer apply. Until then, the most generous lease still on its way is
+        # what the worker may use; and a lease with fewer places recalls none of the calls that are in flight.
         while worker.ceilings and worker.ceilings[0][0] < report.lease:
             worker.ceilings.popleft()
         worker.held = max(worker.granted, report.in_flight, *(places for _, places in worker.ceilings))
@@ -115,12 +119,12 @@ class LeaseAllocator:
         for lane, one in zip(self._dispatcher.lanes, report.lanes, strict=True):
             _replay(lane, one, now, self._dispatcher.judge)
         self._decide(now)
-        for purse, granted, paid in zip(self._purses, worker.purses, report.purses, strict=True):
-            _settle(purse, granted, paid)
+        for budget, granted, paid in zip(self._purses, worker.purses, report.purses, strict=True):
+            _settle(budget, granted, paid)
         self._account.estimate.learn_all(report.maxima)
 
     def leases(self, now: float) -> dict[int, Lease]:
-        """The leases that are other than what their workers have."""
+        """The leases that differ from what their workers have."""
         if not self._workers:
             return {}
         self._decide(now)
@@ -137,7 +141,7 @@ class LeaseAllocator:
         return changed
 
     def _decide(self, now: float) -> None:
-        """Ends the run when what rows were refused for, by any worker, is everybody's."""
+        """Stops the run if rows of any worker were refused for a reason that applies to every row."""
         if (denied := self._dispatcher.judge.verdict(now)) is not None:
             self._stop.request(denied)
 
@@ -159,12 +163,15 @@ class LeaseAllocator:
     def _grant_places(self, now: float) -> None:
         workers = list(self._workers.values())
         most = self._dispatcher.limits.concurrency
+        # `first` moves on every second, so that with fewer places than workers each of equal demand has one in turn.
         places = divided(most, [worker.demand for worker in workers], first=int(now))
         steady = all(abs(n - one.granted) <= _STEADY * one.granted for n, one in zip(places, workers, strict=True))
         if steady and sum(worker.granted for worker in workers) == most:
             return
+        # 1. Take back: a worker that gets fewer places learns it now, and keeps holding them until it confirms.
         for worker, count in zip(workers, places, strict=True):
             worker.granted = min(worker.granted, count)
+        # 2. Give out only what nobody holds. After `tune` has lowered the concurrency, this may be negative.
         free = most - sum(worker.held for worker in workers)
         for worker, count in zip(workers, places, strict=True):
             worker.granted = max(worker.granted, min(count, worker.held + max(0, free)))
@@ -172,20 +179,23 @@ class LeaseAllocator:
             worker.held = max(worker.held, worker.granted)
 
     def _grant_calls(self) -> None:
-        for index, purse in enumerate(self._purses):
+        for index, budget in enumerate(self._purses):
             wanting = [granted for worker in self._workers.values() if (granted := worker.purses[index]).wanted]
-            if wanting and (refusal := purse.refusal(min(granted.each for granted in wanting))):
+            # Not even the smallest call will ever be affordable: the budget is exhausted.
+            if wanting and (refusal := budget.refusal(min(granted.each for granted in wanting))):
                 self._stop.request(refusal)
+            # Round robin, one call at a time, so that the end of a budget is shared by all workers.
             while wanting:
                 granted = wanting.pop(0)
-                if purse.affords(granted.each):  # or it has to wait for what others have in flight
-                    _grant(purse, granted)
+                if budget.affords(granted.each):  # otherwise it waits for calls in flight to end
+                    _grant(budget, granted)
                     wanting += [granted] if granted.wanted else []
 
     def _grant_probes(self, now: float) -> None:
         for index, lane in enumerate(self._dispatcher.lanes):
             if lane.opened_at is None or lane.breaker.wait(now) > 0:
                 continue
+            # The worker with the most waiting rows is the surest to send the probe at once.
             worker = max(self._workers.values(), key=lambda one: one.waiting, default=None)
             if worker is not None and worker.waiting:
                 worker.probes[index] += 1
@@ -218,31 +228,37 @@ class LeaseAllocator:
 
 
 def divided(most: int, demands: Sequence[int], *, first: int = 0) -> list[int]:
-    """Places by demand, max-min fair: whoever needs less than an even part has what it needs.
+    """Divides `most` places by demand, max-min fair: a demand below an equal share is met in full.
 
-    What nobody needs is divided evenly, for demands to grow into. The odd ones go to the `first`, and on in turn.
+    Places that nobody needs are divided evenly, as room to grow. Remainders go to `first` and those after it.
     """
-    places, left = [0] * len(demands), most
-    for rank, index in enumerate(order := sorted(range(len(demands)), key=lambda one: demands[one])):
-        places[index] = min(demands[index], left // (len(order) - rank))
+    # Water-filling: by ascending demand, each gets at most an equal share of what is left. Among equal demands the last
+    # one gets the remainder, so that is `first`: were it always the same one, an idle worker, which counts as a demand
+    # of one, could keep the only place from the last row of another.
+    count = len(demands)
+    places, left = [0] * count, most
+    order = sorted(range(count), key=lambda index: (demands[index], (first - index - 1) % count))
+    for rank, index in enumerate(order):
+        places[index] = min(demands[index], left // (count - rank))
         left -= places[index]
-    even, odd = divmod(left, len(demands))
-    turns = {(first + extra) % len(demands) for extra in range(odd)}
-    return [count + even + (index in turns) for index, count in enumerate(places)]
+    even, odd = divmod(left, count)
+    turns = {(first + extra) % count for extra in range(odd)}
+    return [needed + even + (index in turns) for index, needed in enumerate(places)]
 
 
-def _settle(purse: LocalBudget, granted: _Granted, report: PurseReport) -> None:
-    """What a worker says of its calls, in the run's purse."""
+def _settle(budget: LocalBudget, granted: _Granted, report: PurseReport) -> None:
+    """Enters a worker's report of its calls in the run's budget."""
     for cost, reserved in report.costs:
-        purse.charge(cost, reserved)
+        budget.charge(cost, reserved)
         granted.charged += cost
-    _end(purse, granted, report.ended + report.returned, report.freed + report.given_back)
+    _end(budget, granted, report.ended + report.returned, report.freed + report.given_back)
+    # The report may have crossed with newer grants: those are no longer wanted.
     granted.wanted = max(0, report.wanted - (granted.calls - report.granted))
     granted.each = report.each
 
 
-def _grant(purse: LocalBudget, granted: _Granted) -> None:
-    purse.reserve(granted.each)
+def _grant(budget: LocalBudget, granted: _Granted) -> None:
+    budget.reserve(granted.each)
     granted.outstanding += 1
     granted.reserved += granted.each
     granted.calls += 1
@@ -250,16 +266,16 @@ def _grant(purse: LocalBudget, granted: _Granted) -> None:
     granted.wanted -= 1
 
 
-def _end(purse: LocalBudget, granted: _Granted, calls: int, amount: float) -> None:
-    """So many of the calls that were granted are no more in flight, nor to come."""
+def _end(budget: LocalBudget, granted: _Granted, calls: int, amount: float) -> None:
+    """Releases granted calls, with `amount` reserved in all, that have ended or will not be made."""
     for _ in range(calls):
-        purse.release(amount / calls)
+        budget.release(amount / calls)
     granted.outstanding -= calls
     granted.reserved -= amount
 
 
 def _replay(lane: Upstream, report: LaneReport, now: float, judge: Judge) -> None:
-    """What happened on a worker's lane, on the run's own; at the present, for its clock must never go back."""
+    """Replays the events of a worker's lane on the run's own lane; with the current time, which must never decrease."""
     if lane.rate:
         lane.rate.held_back(report.held_back_at)
     for at in report.sent:
@@ -285,5 +301,5 @@ def _next_number(worker: _Worker) -> int:
 
 
 def _same(lease: Lease, sent: Lease) -> bool:
-    """Whether a lease says what the worker knows already."""
+    """Whether a lease repeats what the worker already has."""
     return replace(lease, number=sent.number) == sent

@@ -1,4 +1,4 @@
-"""A worker's side of the run's limits: lanes and purses that allow what was leased, and note what is to be reported."""
+"""A worker's side of the run's limits: lanes and budgets that allow what was leased, and record what to report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pipeline.pace import LATE_S, Pacer, Refusal
 from pipeline.policy import Dispatcher, Upstream
 
 _SPARE_CALLS = 8
+"""Granted calls kept beside twice those that left since the last report, so that none waits a tick for its grant."""
 
 _ROUNDING = 1e-9
-"""Amounts are sums of sums: what they lose by that must hold nobody up."""
+"""Amounts are sums of sums: rounding errors must not delay a call."""
 
 
 @dataclass(slots=True)
 class LeasedUpstream(Upstream):
-    """A lane whose rate, breaker and gate are the run's. Make it with `rate=None`: `pace` is its share."""
+    """A lane whose rate, breaker and hold belong to the run. Create it with `rate=None`: `pace` is its leased share."""
 
     pace: Pacer | None = None
     lease: LaneLease = field(default_factory=LaneLease)
@@ -27,26 +28,27 @@ class LeasedUpstream(Upstream):
 
     @property
     def opened_at(self) -> float | None:
-        """Since when the endpoint has failed as a whole; None when it has not."""
+        """When the endpoint as a whole failed; None if it works."""
         return self.lease.opened_at
 
     @property
     def failing_since(self) -> float | None:
-        """When the first request left that failed since the last answer."""
+        """When the first request to fail since the last answer left."""
         return self.lease.failing_since
 
     @property
     def has_served(self) -> bool:
-        """Whether it has answered a request, of any worker."""
+        """Whether it has answered a request of any worker."""
         return self.lease.served or self.blame.has_served
 
     def clears(self, refusal: Refusal) -> bool:
-        """Whether a refusal was found to be its row's own."""
+        """Whether a refusal is known to be its row's own."""
         return refusal.ended_at <= self.lease.cleared_until
 
     def renew(self, lease: LaneLease, now: float) -> None:
-        """What was leased is another from now on."""
+        """Replaces the lease."""
         self.lease = lease
+        # The parent counts all probes it ever granted: those left from an outage that is over are not used.
         if lease.opened_at is None:
             self.probed = lease.probes
         if lease.gate_opens > now and lease.gate_opens > self.gate.opens_at:
@@ -60,6 +62,7 @@ class LeasedUpstream(Upstream):
 
     def wait(self, now: float) -> float:
         """Seconds until a request may leave by this lane."""
+        # While the endpoint has failed, only a granted probe may leave; a new lease wakes the queue.
         if self.opened_at is not None and self.lease.probes <= self.probed:
             return math.inf
         pace = self.pace.wait(now) if self.pace else 0.0
@@ -77,39 +80,39 @@ class LeasedUpstream(Upstream):
         self.report.sent.append(now)
 
     def answered(self, now: float, left_at: float, *, served: bool = True) -> None:
-        """A request was answered; or refused for reasons of its own, and then not `served`."""
+        """A request was answered; or refused for its own fault (not `served`)."""
         self.noted(now, served=served)
         if served:
             self.blame.served(left_at)
         events = self.report.events
         if events and events[-1][0] == "answered" and events[-1][2] == served:
-            left_at = max(left_at, events.pop()[1])  # of several in a row the run need know only the last
+            left_at = max(left_at, events.pop()[1])  # of several in a row, only the last matters to the run
         events.append(("answered", left_at, served))
 
     def refused(self, refusal: Refusal) -> None:
-        """A request was refused, perhaps for a reason that is everybody's."""
+        """A request was refused, perhaps for a reason that applies to every row."""
         self.report.events.append(("refused", refusal))
 
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
-        """A request was refused for want of quota."""
-        if retry_after is not None:
+        """A request was refused for lack of quota."""
+        if retry_after is not None:  # here at once: the parent's hold arrives a tick later
             self.gate.close(now, retry_after)
         self.report.events.append(("throttled", left_at, retry_after))
 
-    def failed(self, now: float, row: int, in_play: int = 0, left_at: float | None = None) -> None:  # noqa: ARG002 - the run counts its own
-        """A request that left then failed."""
+    def failed(self, now: float, row: int, in_play: int = 0, left_at: float | None = None) -> None:  # noqa: ARG002 - the parent counts its own
+        """A request that left at `left_at` failed."""
         self.health = max(0.02, 0.9 * self.health)
         cause = self.trouble.cause if isinstance(self.trouble, Unavailable) else None
         self.report.events.append(("failed", row, left_at, cause))
 
     def take(self) -> LaneReport:
-        """What happened since this was called last."""
+        """Returns what happened since the last call of this method."""
         report, self.report = self.report, LaneReport()
         return report
 
 
 class LeasedBudget:
-    """A purse of the run: calls leave as far as they and their amounts were granted; what they cost is reported."""
+    """A worker's part of a run's budget: calls leave if they and their amounts were granted; costs are reported."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
@@ -120,7 +123,7 @@ class LeasedBudget:
         self._started = 0
         self._each = 0.0
         self._is_short = False
-        """Whether a call could not leave for want of it."""
+        """Whether a call could not leave for lack of grants."""
         self._report = PurseReport()
 
     def affords(self, amount: float) -> bool:
@@ -131,8 +134,8 @@ class LeasedBudget:
         self._each = max(self._each, amount)
         return False
 
-    def refusal(self, amount: float) -> BudgetExhausted | None:  # noqa: ARG002 - the run knows
-        """Nobody here knows why one will never leave: the run ends, then."""
+    def refusal(self, amount: float) -> BudgetExhausted | None:  # noqa: ARG002 - the parent decides
+        """Always None: only the parent knows that a call can never leave, and then it stops the run."""
         return None
 
     def reserve(self, amount: float) -> None:
@@ -143,27 +146,29 @@ class LeasedBudget:
         self._each = max(self._each, amount)
 
     def release(self, amount: float) -> None:
-        """It has ended."""
+        """A call has ended."""
         self._report.ended += 1
         self._report.freed += amount
 
     def charge(self, cost: float, reserved: float | None) -> None:
-        """A call was answered, or given up for another."""
+        """A call was answered, or abandoned for another."""
         self._report.costs.append((cost, reserved))
 
     def fail(self, why: BudgetExhausted) -> None:
-        """What was paid is not known: the run is told by the stop."""
+        """What was paid is unknown: the parent learns it from the stop."""
 
     def renew(self, granted: int, amount: float) -> None:
-        """So many calls were granted by now, all together, and so much for them."""
+        """Takes in the totals ever granted: calls, and the amount reserved for them."""
         self._calls += granted - self._granted
         self._amount += amount - self._granted_amount
         self._granted, self._granted_amount = granted, amount
 
     def take(self) -> PurseReport:
-        """What calls have cost since this was called last, and how many more are wanted or given back."""
+        """Returns the costs since the last call of this method, and how many more calls are wanted or given back."""
+        # 1. How many grants to hold: twice what left since the last report; none if idle, since others may need them.
         stock = 2 * self._started + _SPARE_CALLS if self._started or self._is_short else 0
-        # A call that is larger than what is left for it: the run may grant one only if all else is given back.
+        # 2. A call did not fit although grants were left: it is larger than they are. All are given back, because the
+        #    parent may be able to afford the larger call only then.
         keep = 0 if self._is_short and self._calls else min(self._calls, stock)
         kept_amount = self._amount * keep / self._calls if self._calls else 0.0
         report = self._report
@@ -175,9 +180,10 @@ class LeasedBudget:
 
 
 def renew(dispatcher: Dispatcher, lease: Lease, now: float, *, offset: float) -> None:
-    """The dispatcher keeps to a lease from now on.
+    """Applies a lease to the dispatcher.
 
-    `offset` puts a worker's first turn under a declared limit off, by a part of its interval: workers take turns.
+    `offset` delays a worker's first request under a declared limit by a part of its interval, so that workers take
+    turns instead of all sending at once.
     """
     limits = dispatcher.limits
     limits.concurrency = lease.concurrency
@@ -189,12 +195,12 @@ def renew(dispatcher: Dispatcher, lease: Lease, now: float, *, offset: float) ->
     dispatcher.admit()
 
 
-def _renewed(spacing: Pacer | None, per_minute: float | None, now: float, offset: float) -> Pacer | None:
+def _renewed(pacer: Pacer | None, per_minute: float | None, now: float, offset: float) -> Pacer | None:
     if per_minute is None:
         return None
-    if spacing is None:
-        spacing = Pacer(per_minute)
-        spacing.take(now, offset)
+    if pacer is None:
+        pacer = Pacer(per_minute)
+        pacer.take(now, offset)
     else:
-        spacing.change(now, per_minute)
-    return spacing
+        pacer.change(now, per_minute)
+    return pacer

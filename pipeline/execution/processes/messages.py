@@ -1,4 +1,4 @@
-"""What the parent and its worker processes tell each other: frozen values, pickled, over a pair of sockets."""
+"""Messages between the parent and its worker processes: frozen values, pickled, over a socket pair."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LENGTH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """The first message to a worker: the run, and the worker's place in it. `start` is what its command needs."""
+    """The first message to a worker: the run, and which of its workers this is. `start` is what its command needs."""
 
     plan: RunIdentity
     settings: Settings
@@ -34,9 +34,9 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneLease:
-    """What a worker may do on one lane: `rate` is in requests a second, `probes` counts all that were ever granted.
+    """What a worker may do on one lane: `rate` is in requests per second, `probes` counts all ever granted.
 
-    Refusals that ended before `cleared_until` are their rows' own; `served` says whether any row was ever answered.
+    Refusals that ended by `cleared_until` are their rows' own; `served` says whether any row was ever answered.
     """
 
     rate: float | None = None
@@ -50,10 +50,10 @@ class LaneLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A worker's share of the run's limits, until the next one.
+    """A worker's share of the run's limits, until the next lease.
 
-    `calls` counts all that each purse ever granted, and `amounts` sums what was reserved for them. `maxima` is what all
-    workers have learned of what calls cost (see `policy.estimates`).
+    `calls` counts all calls that each budget ever granted it, and `amounts` sums what was reserved for them. `maxima`
+    is what all workers have learned about the cost of calls (see `policy.estimates`).
     """
 
     number: int
@@ -68,7 +68,7 @@ class Lease:
 
 @dataclass(slots=True)
 class LaneReport:
-    """What happened on one lane since the last report; `events` in their order."""
+    """What happened on one lane since the last report; `events` are in order."""
 
     sent: list[float] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
@@ -77,10 +77,10 @@ class LaneReport:
 
 @dataclass(slots=True)
 class PurseReport:
-    """What calls have cost since the last report, each with what would now be reserved for it.
+    """The costs of calls since the last report, each with what would now be reserved for it.
 
-    Then how many have ended, and what was reserved for them; how many are `wanted` beyond the `granted`, and how much
-    for `each`; and how many are given back unused, with what was reserved for those.
+    Also: how many calls ended, and the amount `freed`; how many are `wanted` beyond those `granted`, and the amount for
+    `each`; and how many are `returned` unused, and the amount given back.
     """
 
     costs: list[tuple[float, float | None]] = field(default_factory=list)
@@ -95,7 +95,7 @@ class PurseReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How a worker stands under the lease of that number, and what it has counted since its last report."""
+    """A worker's state under the lease with this number, and what it has counted since its last report."""
 
     lease: int
     in_flight: int
@@ -109,7 +109,7 @@ class Report:
     lanes: Sequence[LaneReport] = ()
     purses: Sequence[PurseReport] = ()
     maxima: Mapping[Any, float] = field(default_factory=dict)
-    """What it has learned of what calls cost, where there are purses."""
+    """What it has learned about the cost of calls, if there are budgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +126,14 @@ class ChunkAssigned:
 
 @dataclass(frozen=True, slots=True)
 class PartWritten:
-    """A part is on the disk, durably; its entries wait to be let go."""
+    """A part is durable on disk; its journal entries wait to be deleted."""
 
     part: Part
 
 
 @dataclass(frozen=True, slots=True)
 class PartRecorded:
-    """The part of that chunk is recorded, durably; or it could not be."""
+    """The part of this chunk is durably recorded; or it could not be (`broken`)."""
 
     chunk: int
     broken: Broken | None = None
@@ -141,25 +141,25 @@ class PartRecorded:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The run is ending for that reason: drain."""
+    """The run is stopping for this reason: drain."""
 
     reason: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The worker's part of the run ends: for a known reason, or because of a bug, with its traceback."""
+    """The worker fails: for a known reason, or because of a bug, with its traceback."""
 
     reason: Fault | UsageError | str
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The worker's last word: all that it was handed is sealed or recorded."""
+    """The last message of a worker: everything assigned to it is sealed or recorded."""
 
 
 class Channel:
-    """One end of the pair of sockets. Nobody else has the other, so that what comes from it may be unpickled."""
+    """One end of the socket pair. No other process has the other end, so what arrives is safe to unpickle."""
 
     def __init__(self, stream: UNIXSocketStream) -> None:
         self._stream = stream
@@ -168,22 +168,22 @@ class Channel:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Channel:
-        """A link over one end of a pair; takes the socket over."""
+        """A channel over one end of a pair; takes ownership of the socket."""
         return cls(await UNIXSocketStream.from_socket(end))
 
     async def share(self, descriptor: int) -> None:
-        """Gives the other end a descriptor of its own of an open file; before any message."""
+        """Sends the other end its own descriptor of an open file; before any message."""
         async with self._sending:
             await self._stream.send_fds(b"\0", [descriptor])
 
     async def take(self) -> int | None:
-        """The descriptor that the other end shares; None when the other end is gone."""
+        """The descriptor sent by the other end; None if the other end is gone."""
         try:
             _, descriptors = await self._stream.receive_fds(1, 1)
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             return None
         for descriptor in descriptors:
-            # What a job starts may outlive us.
+            # Processes that a job starts may outlive this one, and must not hold the lock.
             os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes positions only
         return descriptors[0] if descriptors else None
 
@@ -194,7 +194,7 @@ class Channel:
             await self._stream.send(len(content).to_bytes(_LENGTH, "big") + content)
 
     async def receive(self) -> Any:
-        """The next message; None when the other end is gone, in the middle of one or not."""
+        """The next message; None if the other end is gone, even in the middle of one."""
         try:
             length = int.from_bytes(await self._received.receive_exactly(_LENGTH), "big")
             return pickle.loads(await self._received.receive_exactly(length))  # noqa: S301 - see the class

@@ -1,4 +1,4 @@
-"""The parent of a run's worker processes: starts them, hands them chunks, records their parts, replaces the dead."""
+"""The parent of a run's worker processes: starts them, assigns chunks, records parts, replaces workers that die."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from pipeline.storage.durable import FILES
 from pipeline.storage.journal import worker_journal_path
 
 TICK_S = 0.02
-"""How often leases are looked at."""
+"""Interval at which leases are recomputed."""
 
 MOST_BARREN = 5
-"""How many workers in a row may die before they have recorded a row."""
+"""How many workers in a row may die without having recorded a row before the run stops."""
 
 LAST_WORDS_S = 5.0
-"""How long a worker whose parent has no more use for it may take to commit what it received."""
+"""How long a worker that is no longer needed may take to commit what it received."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
-    """Where worker processes come from, as many as are wanted, and what each needs to begin.
+    """The source of worker processes, their number, and what each needs to start.
 
-    `lanes` names the endpoints that every worker will open, with their weights. No secret is among all this: workers
-    get their own tokens, and an API key from the environment.
+    `lanes` names the endpoints that every worker will open, with their weights. None of this is secret: workers get
+    their own tokens, and an API key from the environment.
     """
 
     workers: WorkerPool
@@ -63,7 +63,7 @@ class PoolSpec:
 
 
 async def execute(run: Run, crew: PoolSpec, tally: Counters, stop: Shutdown) -> None:
-    """As `Run.carry_out`, in worker processes: the same dataset, under the limits of the one run."""
+    """Like `Run.execute`, in worker processes: the same dataset, under the limits of one run."""
     chunks = run.chunks()
     if not chunks:
         return
@@ -81,25 +81,25 @@ async def execute(run: Run, crew: PoolSpec, tally: Counters, stop: Shutdown) -> 
 
 
 async def _unasked(_: Request) -> Reply:
-    raise RuntimeError("the parent asks nothing itself")
+    raise RuntimeError("the parent sends no request itself")
 
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """A worker process, and the parent's ends of what ties it to us."""
+    """A worker process, and the parent's ends of its channel and lifeline."""
 
     number: int
     process: Process
     link: Channel
     lifeline: int
     open: set[int] = field(default_factory=set)
-    """The chunks that it was handed and that are not sealed."""
+    """The chunks assigned to it that are not sealed."""
     wants: bool = False
     recorded: bool = False
     done: bool = False
 
     def let_go(self) -> None:
-        """Cuts the lifeline: the process keeps what it has received, and ends."""
+        """Closes the lifeline: the process commits what it has received, and ends."""
         if self.lifeline >= 0:
             os.close(self.lifeline)
             self.lifeline = -1
@@ -111,7 +111,7 @@ class _Parent:
         self._crew = crew
         self._tally = tally
         self._stop = stop
-        self._sharing = LeaseAllocator(composed, tally, stop)
+        self._allocator = LeaseAllocator(composed, tally, stop)
         self._left: deque[int] = deque()
         self._children: dict[int, _Child] = {}
         self._barren = 0
@@ -120,16 +120,16 @@ class _Parent:
         self._left.extend(chunks)
         async with anyio.create_task_group() as around:
             around.start_soon(self._lease_often)
-            around.start_soon(self._tell_of_the_stop)
+            around.start_soon(self._report_stop)
             async with anyio.create_task_group() as tasks:
                 for number in range(self._crew.workers.count):
                     tasks.start_soon(self._employ, number)
             around.cancel_scope.cancel()
 
     async def _employ(self, number: int) -> None:
-        """Keeps one worker at work until all is done, or the run ends; starts another when it dies."""
+        """Keeps one worker running until all is done or the run stops; starts another if it dies."""
         while not self._stop.requested and (self._left or self._open()):
-            with anyio.CancelScope(shield=True):  # or nobody would know of a process that has begun
+            with anyio.CancelScope(shield=True):  # a process that has started must not be lost track of
                 started = self._crew.workers.start()
                 child = _Child(number, started.process, await Channel.over(started.link), started.lifeline)
             try:
@@ -143,7 +143,7 @@ class _Parent:
             self._replace(child)
 
     async def _order(self, child: _Child) -> None:
-        """Tells a worker what its work is, before anybody else tells it anything."""
+        """Sends a worker its assignment, before any other message."""
         run, crew = self._run, self._crew
         if run.lock is None:
             raise RuntimeError("the run is not locked")
@@ -155,16 +155,16 @@ class _Parent:
         )
         await self._send(child, order)
         self._children[child.number] = child
-        self._sharing.join(child.number)
+        self._allocator.join(child.number)
         if self._stop.requested:
             await self._send(child, StopRequested(self._stop.reason))
 
     async def _serve(self, child: _Child) -> None:
-        """Answers what a worker says, until it says no more."""
+        """Handles the messages of a worker until its channel closes."""
         while (message := await child.link.receive()) is not None:
             match message:
                 case Report():
-                    self._sharing.report(child.number, message, anyio.current_time())
+                    self._allocator.report(child.number, message, anyio.current_time())
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
                         self._run.check(self._tally, self._stop)
@@ -198,7 +198,7 @@ class _Parent:
             self._stop.request(message.reason)
 
     async def _hand_out(self) -> None:
-        """Gives a chunk to each worker that wants one, as long as none gets more than its share of what is left."""
+        """Assigns a chunk to each worker that wants one, while none gets more than its share of what is left."""
         while (ready := self._next()) is not None:
             child, chunk = ready
             child.wants = False
@@ -207,8 +207,9 @@ class _Parent:
             await self._send(child, ChunkAssigned(chunk))
 
     def _next(self) -> tuple[_Child, int | None] | None:
-        """Who gets which chunk now; no chunk when all are sealed."""
+        """The next worker and its chunk; the chunk is None once all are sealed."""
         unsealed = len(self._left) + len(self._open())
+        # Rounded up. Near the end, chunks are thus spread over the workers, instead of one holding several.
         share = -(-unsealed // self._crew.workers.count)
         for child in self._children.values():
             if child.wants and self._left and len(child.open) < share:
@@ -221,7 +222,7 @@ class _Parent:
         return {chunk for child in self._children.values() for chunk in child.open}
 
     async def _end(self, child: _Child) -> None:
-        """Waits for the end of a process, makes it end if it does not, and takes over what its journal holds."""
+        """Waits for a process to end, kills it if it does not, and absorbs its journal."""
         child.let_go()
         await child.link.close()
         with anyio.move_on_after(LAST_WORDS_S):
@@ -235,33 +236,33 @@ class _Parent:
                 charged = await to_thread.run_sync(self._run.journal.absorb, journal)
             except Broken as fault:
                 self._stop.request(fault)
-        self._sharing.leave(child.number, charged)
+        self._allocator.leave(child.number, charged)
         self._left.extendleft(sorted(child.open, reverse=True))
         self._children.pop(child.number, None)
 
     def _replace(self, child: _Child) -> None:
-        """Takes note of a death. Workers that die before they have recorded anything would do so for ever."""
+        """Notes a death. Workers that die without recording anything would do so forever: then the run stops."""
         self._barren += not child.recorded
         how = _ended(child.process.returncode)
         self._tally.notices.append(f"a worker process has ended ({how}); another goes on from its journal")
         if self._barren >= MOST_BARREN:
-            told = f"{self._barren} worker processes in a row ended before they recorded a row ({how})"
-            self._stop.request(Broken(f"{told}: mend what ends them, then run again"))
+            report = f"{self._barren} worker processes in a row ended before they recorded a row ({how})"
+            self._stop.request(Broken(f"{report}: fix what ends them, then run again"))
 
     async def _lease_often(self) -> None:
         while True:
-            for number, lease in self._sharing.leases(anyio.current_time()).items():
+            for number, lease in self._allocator.leases(anyio.current_time()).items():
                 if number in self._children:
                     await self._send(self._children[number], lease)
             await anyio.sleep(TICK_S)
 
-    async def _tell_of_the_stop(self) -> None:
+    async def _report_stop(self) -> None:
         await self._stop.wait()
         for child in list(self._children.values()):
             await self._send(child, StopRequested(self._stop.reason))
 
     async def _send(self, child: _Child, message: object) -> None:
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # that it is gone is seen where we listen
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # `_serve` notices that it is gone
             await child.link.send(message)
 
 

@@ -1,6 +1,6 @@
-"""How worker processes begin: forked at the very start of a command, or later as a command of their own.
+"""Starts worker processes: forked at the very start of a command, or later as a command of their own.
 
-What a worker needs takes a second of processor time to load. Forked, all of a crew have it for the price of one.
+Loading what a worker needs takes a second of CPU time. When forked, all workers of a pool share that cost.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from threading import Lock
 from typing import Protocol
 
 Main = Callable[[int, int], int]
-"""What a worker does with the descriptors of its end of the link and of its lifeline; its exit code."""
+"""Runs a worker, given the descriptors of its ends of the channel and the lifeline; returns the exit code."""
 
 
 class Process(Protocol):
-    """What is needed of a process that was started; `subprocess.Popen` has it."""
+    """What is needed of a started process; `subprocess.Popen` has it."""
 
     pid: int
     returncode: int | None
@@ -50,7 +50,7 @@ class Forked:
             if self.returncode is None:
                 try:
                     self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-                except ChildProcessError:  # where SIGCHLD is ignored nobody learns how it ended, only that it did
+                except ChildProcessError:  # with SIGCHLD ignored, the exit status is lost: only the end is known
                     self.returncode = 0
         return self.returncode
 
@@ -63,25 +63,25 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker process, and our ends of what ties it to us: it ends when the lifeline is closed."""
+    """A worker process, and the parent's ends of its channel and lifeline: it ends when the lifeline is closed."""
 
     process: Process
     link: socket.socket
     lifeline: int
 
     def let_go(self) -> None:
-        """Closes our ends."""
+        """Closes the parent's ends."""
         self.link.close()
         os.close(self.lifeline)
 
 
 @dataclass(slots=True)
 class WorkerPool:
-    """Where the worker processes of a crew come from: `count` are forked beforehand, others `command` starts.
+    """The source of worker processes: `count` are forked in advance, any others are started by `command`.
 
-    Two descriptors are added to the command, as `Main` takes them. Workers are deaf to Ctrl-C, SIGTERM and SIGHUP:
-    their parent says when to end, and how. Their standard output is our standard error: ours carries the result, and
-    nothing else.
+    Two descriptors are appended to the command, as `Main` takes them. Workers block Ctrl-C, SIGTERM and SIGHUP: the
+    parent decides when they end, and how. Their standard output goes to the parent's standard error, because the
+    parent's standard output carries the result and nothing else.
     """
 
     command: Sequence[str]
@@ -89,22 +89,22 @@ class WorkerPool:
     _forked: deque[Started] = field(default_factory=deque)
 
     def fork(self, main: Main) -> None:
-        """Forks the crew, which then waits for its parent; what cannot be forked is started later.
+        """Forks the workers, which then wait for the parent; those that cannot be forked are started later.
 
-        Call it while there are no threads but those of libraries that know of forks (Arrow's, OpenBLAS's), and before
-        an event loop or a database is opened. Does nothing but on Linux: elsewhere the system's own libraries do not
-        outlive a fork.
+        Call it while the only threads are those of libraries that handle forks (Arrow's, OpenBLAS's), and before an
+        event loop or a database is opened. Does nothing except on Linux: elsewhere the system libraries do not survive
+        a fork.
         """
         if sys.platform != "linux":
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        with suppress(OSError), _signals_blocked():  # no descriptors, no memory: it is not needed
+        with suppress(OSError), _signals_blocked():  # out of descriptors or memory: forking is only an optimisation
             for _ in range(self.count):
                 self._forked.append(self._fork(main))
 
     def start(self) -> Started:
-        """A worker, forked before or started now."""
+        """A worker: one forked in advance, or started now."""
         if self._forked:
             return self._forked.popleft()
         ours, theirs, reading, lifeline = _ties()
@@ -120,7 +120,7 @@ class WorkerPool:
         return Started(process, ours, lifeline)
 
     def reduce(self, count: int) -> None:
-        """So many are enough: others that were forked are ended."""
+        """Only `count` workers are needed: ends the other forked ones."""
         self.count = count
         left = [self._forked.pop() for _ in range(len(self._forked) - count)]
         for one in left:
@@ -135,7 +135,7 @@ class WorkerPool:
                 warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: see `fork`
                 pid = os.fork()
             if pid == 0:
-                # A lifeline that another worker holds, too, would not end with us.
+                # If another worker also held a lifeline, it would stay open when the parent dies.
                 others = [end for one in self._forked for end in (one.link.fileno(), one.lifeline)]
                 _live(main, theirs, reading, [ours.fileno(), lifeline, *others])
         except OSError:
@@ -148,7 +148,7 @@ class WorkerPool:
 
 
 def _ties() -> tuple[socket.socket, socket.socket, int, int]:
-    """Our end of a link and a worker's, its end of a lifeline and ours."""
+    """The parent's and the worker's end of a channel, and the worker's and the parent's end of a lifeline."""
     ours, theirs = socket.socketpair()
     try:
         return ours, theirs, *os.pipe()
@@ -159,7 +159,7 @@ def _ties() -> tuple[socket.socket, socket.socket, int, int]:
 
 
 def _live(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]) -> None:
-    """The whole life of a forked worker. Never returns: what follows is its parent's."""
+    """The entire life of a forked worker. Never returns: the code after the fork belongs to the parent."""
     code = 1
     try:
         for descriptor in foreign:
@@ -171,7 +171,7 @@ def _live(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]
         code = main(link.detach(), lifeline)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 - whatever it is, it must not reach the parent's part of the program
+    except BaseException:  # noqa: BLE001 - whatever it is, it must not reach the parent's code
         with suppress(Exception):  # standard error may be closed
             traceback.print_exc()
     finally:

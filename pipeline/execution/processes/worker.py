@@ -1,4 +1,4 @@
-"""A worker process of a run: it works on the chunks that it is handed, under the limits that it is leased."""
+"""A worker process of a run: works on the chunks assigned to it, under the limits leased to it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import merged
 
 TICK_S = 0.02
-"""How often a worker reports; within so much time a change of its share reaches it."""
+"""Interval of a worker's reports; a change of its share takes as long to reach it."""
 
 _LATENCIES = 20
+"""Latencies per report at most: a sample, which quantiles do not suffer from."""
 
 
 class Records:
-    """The entries of two journals: our own, and the run's, in which nobody changes those of our chunks."""
+    """The entries of two journals: the worker's own and the run's, in which nothing changes those of its chunks."""
 
     def __init__(self, own: Journal, folder: RunFolder) -> None:
         self._own = own
@@ -61,19 +62,19 @@ class Records:
         await self._own.put(ordinal, entry)
 
     async def room(self) -> None:
-        """Returns when more may be asked for."""
+        """Returns once there is room for more replies."""
         await self._own.room()
 
     async def put_turn(self, ordinal: int, number: int, turn: Turn) -> None:
-        """Hands over an answer of a row that is not finished."""
+        """Hands over an answer of an unfinished row."""
         await self._own.put_turn(ordinal, number, turn)
 
     def turns(self, first: int, rows: int) -> dict[int, dict[int, Turn]]:
-        """What was kept of rows of `[first, first + rows)` that are not finished."""
+        """The kept answers of unfinished rows in `[first, first + rows)`."""
         return merged(turns_in(self._run, first, rows), self._own.turns(first, rows))
 
     async def flush(self) -> None:
-        """Returns when everything that was put before is durable."""
+        """Returns once everything put before is durable."""
         await self._own.flush()
 
     def recorded(self, first: int, rows: int) -> set[int]:
@@ -87,9 +88,9 @@ class Records:
 
 
 async def work(job: Job, order: Assignment, connect: Connect, link: Channel, lifeline: int) -> None:
-    """Works until there is nothing left, or the run ends. When the parent dies, who holds the lifeline, so do we.
+    """Works until there is nothing left or the run stops. Ends the process when the parent, at the lifeline, dies.
 
-    Raises `UsageError` when the job is not the run's.
+    Raises `UsageError` if the job is not the one of the run.
     """
     if job.fingerprint() != order.plan.job:
         raise UsageError("the job was changed while the run was starting its processes: run again")
@@ -105,9 +106,9 @@ async def work(job: Job, order: Assignment, connect: Connect, link: Channel, lif
 
 
 def _outlived(lifeline: int, journal: Journal) -> None:
-    """Waits for the end of the parent; then keeps what was received, and ends at once."""
+    """Waits for the parent to die; then commits what was received, and exits at once."""
     os.read(lifeline, 1)
-    with suppress(Broken):  # what cannot be kept now cannot be kept at all
+    with suppress(Broken):  # nothing more can be done about it
         journal.commit()
     os._exit(1)
 
@@ -121,12 +122,12 @@ class _Worker:
         self._journal = journal
         self._tally = Counters()
         self._stop = Shutdown()
-        self._told = False
+        self._parent_knows_of_stop = False
         self._leased = anyio.Event()
         self._lease = 0
         self._kept: dict[int, PartRecorded] = {}
         self._news = anyio.Event()
-        self._hands: list[ChunkAssigned] = []
+        self._assigned: list[ChunkAssigned] = []
         self._purses = [LeasedBudget(unit) for unit in _units(order)]
         prices = prices_for(job, order.settings.bounds)
         self._account = Account(prices, self._tally, self._stop, self._purses, journal)
@@ -159,7 +160,7 @@ class _Worker:
                 )
                 tasks.start_soon(self._listen)
                 tasks.start_soon(self._report_often)
-                tasks.start_soon(self._tell_of_the_stop)
+                tasks.start_soon(self._report_stop)
                 tasks.start_soon(self._journal.keep_writing)
                 if self._cache is not None:
                     tasks.start_soon(self._cache.keep_working, self._tally.notices.append)
@@ -182,7 +183,7 @@ class _Worker:
                     grace_s=settings.grace_s,
                     open_chunks=chunks.open_chunks(settings.bounds.concurrency),
                 )
-                with suppress(Broken):  # it is the reason of the stop already
+                with suppress(Broken):  # it already is the reason of the stop
                     await self._journal.flush()
                 await self._tell(self._report())
                 tasks.cancel_scope.cancel()
@@ -195,15 +196,15 @@ class _Worker:
     def _take_from(self, chunks: ChunkWorker) -> engine.NextChunk:
         async def take() -> engine.Chunk | None:
             await self._tell(ChunkWanted())
-            while not self._hands:
+            while not self._assigned:
                 await self._news.wait()
-            chunk = self._hands.pop().chunk
+            chunk = self._assigned.pop().chunk
             return None if chunk is None else chunks.chunk(chunk)
 
         return take
 
     async def _keep(self, part: Part) -> None:
-        """Has the part recorded by the parent, and only then lets its entries go."""
+        """Has the parent record the part, and only then deletes its journal entries."""
         await self._tell(PartWritten(part))
         while part.chunk not in self._kept:
             await self._news.wait()
@@ -218,11 +219,11 @@ class _Worker:
                 case Lease():
                     self._renew(message)
                 case ChunkAssigned():
-                    self._hands.append(message)
+                    self._assigned.append(message)
                 case PartRecorded():
                     self._kept[message.chunk] = message
                 case StopRequested():
-                    self._told = True
+                    self._parent_knows_of_stop = True
                     self._stop.request(message.reason)
             self._news.set()
             self._news = anyio.Event()
@@ -230,8 +231,8 @@ class _Worker:
     def _renew(self, lease: Lease) -> None:
         order = self._order
         self._account.learn_all(lease.maxima)
-        for purse, granted, amount in zip(self._purses, lease.calls, lease.amounts, strict=True):
-            purse.renew(granted, amount)
+        for budget, granted, amount in zip(self._purses, lease.calls, lease.amounts, strict=True):
+            budget.renew(granted, amount)
         renew(self._dispatcher, lease, anyio.current_time(), offset=order.number / order.of)
         self._lease = lease.number
         self._leased.set()
@@ -242,7 +243,7 @@ class _Worker:
             await anyio.sleep(TICK_S)
 
     async def _tell(self, message: object) -> None:
-        """Sends a message to the parent. When that is gone, all ends: calls that are cut off so may be billed."""
+        """Sends a message to the parent. If that is gone, the worker stops; calls cut off by it may be billed."""
         try:
             await self._link.send(message)
         except anyio.BrokenResourceError:
@@ -267,17 +268,17 @@ class _Worker:
             notices=self._notes(),
             latencies=self._dispatcher.latencies.newest(min(answered, _LATENCIES)),
             lanes=[lane.take() for lane in self._dispatcher.lanes if isinstance(lane, LeasedUpstream)],
-            purses=[purse.take() for purse in self._purses],
+            purses=[budget.take() for budget in self._purses],
             maxima=dict(self._account.estimate.maxima) if self._purses else {},
         )
 
     def _notes(self) -> list[str]:
-        notes, self._tally.notices[:] = list(self._tally.notices), []
-        return notes
+        notices, self._tally.notices[:] = list(self._tally.notices), []
+        return notices
 
-    async def _tell_of_the_stop(self) -> None:
+    async def _report_stop(self) -> None:
         await self._stop.wait()
-        if not self._told and isinstance(self._stop.reason, Fault):
+        if not self._parent_knows_of_stop and isinstance(self._stop.reason, Fault):
             await self._tell(Failed(self._stop.reason))
 
 
