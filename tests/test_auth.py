@@ -183,12 +183,12 @@ async def _ask_until(vertex: Vertex, token: GoogleTokenSource, refreshes: int) -
 
 METADATA_CLIENT = """
 import anyio, json
-from pipeline.endpoint.auth import find_credentials, keep_fresh
+from pipeline.endpoint.auth import find_credentials, refreshing
 
 async def main():
     credentials, project = find_credentials()
     tokens = set()
-    async with keep_fresh(credentials) as token:
+    async with refreshing(credentials) as token:
         with anyio.fail_after(30):
             while len(tokens) < 3:
                 tokens.add(await token())
