@@ -1,4 +1,4 @@
-"""What a run counts while it goes: one place that the policies write to and the display reads."""
+"""The counters of a run in progress: the policies write them, the display reads them."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from pipeline.failures import Failures
 
 _PRESENT = {
     "rows", "done_before", "ok_before", "failures_before", "in_flight", "retrying", "waiting", "waits_for", "trouble",
-    "limit", "notes", "cost_before_usd",
+    "limit", "notices", "cost_before_usd",
 }  # fmt: skip
-"""What tells how it stands; everything else counts."""
+"""Fields that describe the current state; all others are counts."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """Counters of one start of a run. Written on the event loop only."""
+    """Counters for one start of a run. Written on the event loop only."""
 
     rows: int = 0
-    """Rows of the input, done before this start or not."""
+    """Rows of the input, including those done before this start."""
     done_before: int = 0
     ok_before: int = 0
-    """Those of them that have a value."""
+    """Rows among `done_before` that have a value."""
     ok: int = 0
     failed: int = 0
     failures: Failures = field(default_factory=Failures)
     failures_before: Failures = field(default_factory=Failures)
-    """Those of earlier starts."""
+    """Failures from earlier starts."""
     requests: int = 0
     """Requests that left this process, answered or not."""
     retries: int = 0
     throttled: int = 0
     in_flight: int = 0
     retrying: int = 0
-    """Rows that sleep before their next try."""
+    """Rows that are waiting before their next attempt."""
     waiting: int = 0
-    """Rows that wait for their turn."""
+    """Rows that wait in the queue."""
     waits_for: str | None = None
-    """What the next of them waits for, when it is more than a place among the calls in flight."""
+    """What the first row in the queue waits for, if it is more than a slot among the calls in flight."""
     trouble: str | None = None
-    """Why nothing is answered, when nothing is."""
+    """Why no call is being answered, if none is."""
     limit: float | None = None
-    """Requests a second that the quota was found to grant."""
+    """Requests per second that the quota was found to allow."""
     hedged: int = 0
     cache_hits: int = 0
-    """Calls that the reply cache answered; they are no `requests`."""
+    """Calls that the reply cache answered; they do not count as `requests`."""
     cost_usd: float = 0.0
-    """What the calls of this start have cost, as they are answered."""
+    """Cost of this start's calls, added as they are answered."""
     cost_before_usd: float = 0.0
-    """What those of earlier starts did."""
+    """Cost of the calls of earlier starts."""
     notices: list[str] = field(default_factory=list)
-    """What the user is to be told, once each."""
+    """Messages for the user, each shown once."""
     unpriced: int = 0
-    """Calls without a known price, which `cost_usd` leaves out."""
+    """Calls of unknown price, which `cost_usd` excludes."""
 
     @property
     def done(self) -> int:
@@ -71,13 +71,13 @@ class Counters:
             self.ok += 1
 
     def drain(self) -> dict[str, Any]:
-        """What was counted since this was called last."""
+        """What was counted since the last call of this method; resets the counts."""
         counted = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _PRESENT}
         for name, value in counted.items():
             setattr(self, name, type(value)())
         return {name: value for name, value in counted.items() if value != type(value)()}
 
     def add(self, counted: Mapping[str, Any]) -> None:
-        """Adds what another tally has counted."""
+        """Adds the counts drained from other counters."""
         for name, value in counted.items():
             setattr(self, name, getattr(self, name) + value)

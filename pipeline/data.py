@@ -1,4 +1,4 @@
-"""The values that travel: rows, requests, replies, outcomes. Frozen, and of the standard library only."""
+"""The values passed between packages: rows, requests, replies, outcomes. Frozen; standard library only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Protocol
 from pipeline.faults import Fault
 
 Message = Mapping[str, Any]
-"""One chat message as the endpoint takes it: `role`, `content`, and what else the role allows."""
+"""One chat message as the endpoint accepts it: `role`, `content`, and whatever else the role allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record of the input.
 
-    `ordinal` is its position over all input files, from 0: its identity. `values` holds the columns that were
-    read. A record that cannot be read at all (a broken line) has `problem` set, in words, and no values.
+    `ordinal` is its position across all input files, from 0, and its identity. `values` holds the columns that were
+    read. A record that cannot be read at all (a broken line) has a `problem`, a message for people, and no values.
     """
 
     ordinal: int
@@ -28,20 +28,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked: `payload` is the JSON body of one chat completion, never changed after it was made."""
+    """One request: `payload` is the JSON body of a chat completion and is never modified once made."""
 
     ordinal: int
     payload: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
     calls: CallLog | None = field(default=None, compare=False, repr=False)
-    """The log of the row's calls, where one is kept."""
+    """The log of the row's calls, if one is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or more calls, in disjoint kinds except `cached`, which is part of `input`.
+    """Tokens of one or more calls. The kinds are disjoint, except that `cached` is part of `input`.
 
-    `output` never includes `reasoning`, whichever way the server counts; both are billed as output.
+    `output` never includes `reasoning`, however the server counts; both are billed as output.
     """
 
     input: int = 0
@@ -71,11 +71,11 @@ _NO_TOKENS = Usage()
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was answered, as it came.
+    """One answer, unmodified.
 
     `body` is the response body, byte for byte, and always holds a chat completion (see `pipeline.endpoint.wire`).
-    `usage` is the sum over every call that this row has cost, and None when the server did not say of one of them;
-    `attempts` counts the calls that used up a try.
+    `usage` is the sum over all calls made for this row, and None when the server reported none for one of them;
+    `attempts` counts the calls that used up an attempt.
     Times are in seconds; `finished_at` is Unix time in microseconds, taken when the last byte arrived.
     """
 
@@ -90,24 +90,24 @@ class Reply:
     location: str | None = None
     """Which of several endpoints answered."""
     cost_usd: float | None = None
-    """What all calls of the row cost; None when no price is known."""
+    """The cost of all calls for the row; None when no price is known."""
     completion: object = field(default=None, compare=False, repr=False)
-    """The body as it was read once already, if it was; never stored."""
+    """The parsed body, if it was parsed already; never stored."""
     asked: Request | None = field(default=None, compare=False, repr=False)
-    """The last request of a row that took several turns: what is asked again goes on from there. Never stored."""
+    """The last request of a row that took several turns: a further request continues from it. Never stored."""
     transcript: str | None = None
     """The messages of all turns as JSON, when the job keeps them."""
     from_cache: bool = False
-    """Whether every call of the row was answered by the reply cache, so that nothing was paid for it now."""
+    """Whether the reply cache answered every call of the row, so that nothing was paid for it this time."""
     saved: Usage = _NO_TOKENS
-    """The part of `usage` that came out of the reply cache: an earlier call has paid it."""
+    """The part of `usage` that came from the reply cache: an earlier call paid for it."""
     saved_usd: float = 0.0
-    """The part of `cost_usd` that did."""
+    """The part of `cost_usd` that came from the reply cache."""
 
     def charged(self, location: str | None, cost_usd: float | None) -> Reply:
-        """The reply, with where it came from and what it cost.
+        """The reply with its location and cost.
 
-        Field by field: every call passes here, and `dataclasses.replace` takes twice the time.
+        Field by field because every call runs this, and `dataclasses.replace` takes twice the time.
         """
         return Reply(
             self.body,
@@ -130,21 +130,21 @@ class Reply:
 
     @property
     def paid(self) -> Usage | None:
-        """What was paid now, in tokens; None when that is not known."""
+        """Tokens paid for this time, excluding cached replies; None when unknown."""
         if self.from_cache:
             return _NO_TOKENS
         return None if self.usage is None else self.usage - self.saved
 
     @property
     def paid_usd(self) -> float | None:
-        """What was paid now, in dollars; None when that is not known."""
+        """US dollars paid this time, excluding cached replies; None when unknown."""
         if self.from_cache:
             return 0.0
         return None if self.cost_usd is None else self.cost_usd - self.saved_usd
 
 
 def together(before: Reply | None, reply: Reply) -> Reply:
-    """The later reply, with what both cost."""
+    """The later reply, with the usage, cost, attempts and time of both."""
     if before is None:
         return reply
     priced = before.cost_usd is not None and reply.cost_usd is not None
@@ -163,28 +163,28 @@ def together(before: Reply | None, reply: Reply) -> Reply:
 
 
 Ask = Callable[[Request], Awaitable[Reply]]
-"""The one idea: a request goes in, a reply comes out, or a fault is raised."""
+"""The central interface: takes a request, returns a reply or raises a fault."""
 
 
 class CallLog(Protocol):
-    """What the calls of a row were answered: see `policy.row_calls`."""
+    """The recorded answers to a row's calls: see `policy.row_calls`."""
 
     async def answered(self, request: Request, ask: Ask) -> Reply:
-        """The reply to the next call."""
+        """The reply to the row's next call."""
 
     async def keep(self) -> None:
-        """Keeps what was answered so far, durably within a tick: another call may follow, or fail."""
+        """Records the answers so far, durably within a tick, since another call may follow, or fail."""
 
     async def carried_out(self, run: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-        """What the tools have said that the last answer calls."""
+        """The results of the tools that the last answer calls."""
 
     def paid_in_vain(self, reply: Reply) -> None:
-        """A call failed that was paid for all the same."""
+        """Records a call that failed but was billed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A row with its value: the fields of the job's schema as plain values, or the answer's text without one."""
+    """A row with its value: the fields of the job's schema as plain values or, without a schema, the answer's text."""
 
     ordinal: int
     value: Any
@@ -193,7 +193,7 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A row that ended in a fault. `reply` is there when the endpoint did answer (and was paid)."""
+    """A row that ended in a fault. `reply` is set when the endpoint did answer (and was paid)."""
 
     ordinal: int
     fault: Fault
@@ -203,11 +203,11 @@ class Failure:
 Outcome = Success | Failure
 
 Entry = Reply | Fault
-"""What is recorded of a row: a reply as it came, or the fault that ended it."""
+"""What is recorded for a row: the unmodified reply, or the fault that ended the row."""
 
 
 PARTS = "data"
-"""The folder in an output folder that holds its parts, and nothing else: what a reader of folders is given."""
+"""The subfolder of an output folder that holds its parts and nothing else: the path to give to dataset readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,20 +219,20 @@ class PartFile:
     bytes: int
     sha256: str
     stamp: str = field(default="", compare=False)
-    """What the file system said of the file when it was sealed; changes whenever the file does."""
+    """The file's metadata at the time it was sealed, from the file system; changes whenever the file does."""
 
     @property
     def path(self) -> str:
-        """Where the file is, below the output folder."""
+        """The file's path relative to the output folder."""
         return f"{PARTS}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A sealed chunk: what the manifest says of it. Tokens and dollars are sums of what was paid for its rows.
+    """A sealed chunk, as the manifest describes it. Tokens and dollars are sums of what was paid for its rows.
 
-    `rows`, `ok`, `failed`, tokens and dollars are of the whole part; `bytes`, `sha256` and `stamp` of its first file,
-    which holds all of it unless the rows are so large that `more` follow.
+    `rows`, `ok`, `failed`, tokens and dollars describe the whole part; `bytes`, `sha256` and `stamp` its first file,
+    which holds the whole part unless its rows are so large that the files in `more` follow.
     """
 
     chunk: int
@@ -249,11 +249,11 @@ class Part:
     cached_tokens: int
     cost_usd: float = 0.0
     unpriced: int = 0
-    """Replies whose price is not known, and which `cost_usd` therefore leaves out."""
+    """Replies with an unknown price, which `cost_usd` therefore excludes."""
     unmetered: int = 0
-    """Replies without usage, which the sums of tokens leave out."""
+    """Replies without usage, which the token sums exclude."""
     from_cache: int = 0
-    """Rows that the reply cache answered, and nobody paid for now."""
+    """Rows that the reply cache answered, so that nothing was paid this time."""
     failures: Sequence[Mapping[str, Any]] = ()
     """The failed rows by kind: see `pipeline.failures`."""
     more: tuple[PartFile, ...] = ()
@@ -261,12 +261,12 @@ class Part:
 
     @property
     def files(self) -> tuple[PartFile, ...]:
-        """The files that hold the rows, in the order of the rows."""
+        """The files that hold the rows, in row order."""
         rows = self.rows - sum(file.rows for file in self.more)
         return (PartFile(self.name, rows, self.bytes, self.sha256, self.stamp), *self.more)
 
     def spans(self) -> Iterator[tuple[str, int, int]]:
-        """Where each file is below the output folder, the ordinal of its first row, and how many rows it has."""
+        """For each file: path relative to the output folder, ordinal of its first row, number of rows."""
         first = self.first
         for file in self.files:
             yield file.path, first, file.rows
@@ -274,9 +274,9 @@ class Part:
 
     @staticmethod
     def from_json(known: Any) -> Part:
-        """The part that `dataclasses.asdict` or the manifest wrote.
+        """The part from the output of `dataclasses.asdict`, or from the manifest.
 
-        Raises `ValueError` for anything else, such as a foreign path.
+        Raises `ValueError` for anything else, such as a path outside the dataset.
         """
         try:
             more = tuple(PartFile(**_by_name(file)) for file in known.get("more", ()))
@@ -285,9 +285,9 @@ class Part:
             sane = all(isinstance(number, int | float) and number >= 0 for number in numbers)
             named = all(is_part_name(file.name) and file.rows >= 0 for file in part.files)
         except (TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"no part: {error}") from error
+            raise ValueError(f"not a part: {error}") from error
         if not sane or not named:
-            raise ValueError("no part: its numbers or names make no sense")
+            raise ValueError("not a part: its numbers or names are invalid")
         return part
 
 
@@ -295,10 +295,10 @@ _PART_FILE = re.compile(r"part-\d{6,}(_\d{2,})?\.parquet")
 
 
 def _by_name(file: Any) -> dict[str, Any]:
-    """A file's description with its name, where the manifest has its path."""
+    """A file's description, with its name in place of the path that the manifest gives."""
     return {**file, "name": file["name"].removeprefix(f"{PARTS}/")}
 
 
 def is_part_name(name: str) -> bool:
-    """Whether a file of this name, in the folder of the parts, is one that a run writes."""
+    """Whether a file name is one that a run gives to its part files."""
     return _PART_FILE.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""Failed rows by kind, each with its number and an example; and when there are too many to go on."""
+"""Failed rows by kind, each with a count and an example; and when there are too many to continue."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.data import Failure
 from pipeline.faults import InvalidRow, TooManyFailures
 
 ALIKE = 100
-"""So many rows that all failed alike, before any had a value, are no chance: the others would fail, too."""
+"""When this many rows all fail alike before any succeeds, it is not by chance: the others would fail, too."""
 
 _SHOWN = 3
-"""Kinds that a message names."""
+"""Maximum number of kinds named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +29,24 @@ class FailureKind:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The kind's name for people."""
         return self.type if self.http_status is None else f"{self.type} ({self.http_status})"
 
     @property
     def said(self) -> str:
-        """The example."""
+        """The row and its message, as an example for people."""
         return f"as in row {self.row}: {self.example}" if self.example else f"as in row {self.row}"
 
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Failed rows by kind, the commonest first."""
+    """Failed rows by kind, most frequent first."""
 
     kinds: tuple[FailureKind, ...] = ()
 
     @classmethod
     def of(cls, outcomes: Iterable[object]) -> Failures:
-        """The failures among outcomes."""
+        """The failures among the outcomes."""
         found = cls()
         for outcome in outcomes:
             if isinstance(outcome, Failure):
@@ -56,7 +56,7 @@ class Failures:
 
     @classmethod
     def from_json(cls, kinds: Iterable[Mapping[str, Any]]) -> Failures:
-        """What `to_json` gave."""
+        """The inverse of `to_json`."""
         return cls(tuple(FailureKind(**kind) for kind in kinds))
 
     def __add__(self, other: Failures) -> Failures:
@@ -70,11 +70,11 @@ class Failures:
 
     @property
     def count(self) -> int:
-        """How many rows have failed."""
+        """The number of failed rows."""
         return sum(kind.count for kind in self.kinds)
 
     def examples_for(self, failures: Failures) -> Failures:
-        """The failures, with the examples that are known here."""
+        """The given failures, with missing examples filled in from these."""
         known = {(kind.type, kind.http_status): kind for kind in self.kinds if kind.example}
         return Failures(
             tuple(
@@ -86,7 +86,7 @@ class Failures:
         )
 
     def bare(self) -> Failures:
-        """The failures as they may be written outside of the dataset: an unusable row's own words may quote the row."""
+        """The failures as they may be written outside the dataset: the message of an invalid row may quote the row."""
         quoting = InvalidRow.__name__
         return Failures(tuple(replace(kind, example="") if kind.type == quoting else kind for kind in self.kinds))
 
@@ -95,13 +95,13 @@ class Failures:
         return [asdict(kind) for kind in self.kinds]
 
     def told(self) -> str:
-        """The commonest kinds with their numbers and examples, in one line."""
+        """The most frequent kinds with counts and examples, on one line."""
         shown = [f"{kind.name} {kind.count}, {kind.said}" for kind in self.bare().kinds[:_SHOWN]]
         return "; ".join([*shown, *(["..."] if len(self.kinds) > _SHOWN else [])])
 
 
 def _rank(kind: FailureKind) -> tuple[int, int, str, int]:
-    """The commonest first. Total, so that it does not matter in which order workers report."""
+    """The most frequent first. A total order, so that the order in which workers report does not matter."""
     return -kind.count, kind.row, kind.type, kind.http_status or 0
 
 
@@ -112,13 +112,13 @@ def _together(one: FailureKind, other: FailureKind) -> FailureKind:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How many failed rows a run goes on with: `allowed` of all its rows, and `alike` when every row failed alike."""
+    """How many failed rows a run tolerates: `allowed` in total, but fewer than `alike` when every row failed alike."""
 
     allowed: float = math.inf
     alike: float = math.inf
 
     def passed(self, ok: int, failures: Failures, rows: int) -> TooManyFailures | None:
-        """Why the run stops, after so many rows with a value and these failures out of so many rows."""
+        """Why the run stops, given `ok` rows with a value and these failures, out of `rows`; None if it continues."""
         failed = failures.count
         if failed > self.allowed:
             allowed = f"{failed} of {rows} rows failed, more than the job allows (at most {math.floor(self.allowed)})"

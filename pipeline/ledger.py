@@ -1,7 +1,7 @@
-"""What a run was charged: a sum that only ever grows, whatever becomes of the replies and the rows.
+"""What a run was charged: a sum that only grows, whatever happens to the replies and the rows.
 
-Each process that records calls keeps one row of the ledger, its own sum since it began. The sum over all rows is what
-the run has cost: taking a row over from another journal twice changes nothing.
+Each process that records calls keeps one row of the ledger: its own sum since it started. The run's cost is the sum
+over all rows. Copying a row from another journal twice changes nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS ledger (writer TEXT PRIMARY KEY, charged BL
 KINDS = ("input", "output", "reasoning", "cached")
 
 _MOST = 2**62
-"""No sum is written that 64 bits could not hold."""
+"""Sums are capped here when written, so that they fit in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charges:
-    """Answered calls and what they cost, each counted once. Hits of the reply cache are not among them."""
+    """Answered calls and their cost, each counted once. Hits in the reply cache do not count."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -33,9 +33,9 @@ class Charges:
     cached_tokens: int = 0
     cost_usd: float = 0.0
     unpriced_calls: int = 0
-    """Calls whose cost is not known, and which `cost_usd` leaves out."""
+    """Calls of unknown cost, which `cost_usd` excludes."""
     unmetered_calls: int = 0
-    """Calls without usage, which the tokens leave out."""
+    """Calls without usage, which the token counts exclude."""
     unpriced_input: int = 0
     """Tokens of the unpriced calls, so that they can be priced later; estimated where there was no usage."""
     unpriced_output: int = 0
@@ -45,7 +45,7 @@ class Charges:
     lost_calls: int = 0
     """Calls that were in flight under a budget when their process was killed: they may have been billed."""
     lost_usd: float = 0.0
-    """What was reserved for them."""
+    """The amount that was reserved for them."""
     lost_tokens: float = 0.0
 
     @classmethod
@@ -92,12 +92,12 @@ class Charges:
 
     @property
     def tokens(self) -> float:
-        """Tokens for a budget: reported ones, estimated where they were not, and reserved ones of lost calls."""
+        """Tokens that count against a budget: reported, else estimated, plus those reserved for lost calls."""
         reported = self.input_tokens + self.output_tokens + self.reasoning_tokens
         return reported + self.estimated_input + self.estimated_output + self.lost_tokens
 
     def figures(self, prefix: str = "") -> dict[str, Any]:
-        """What people and their tables read; null where it is not known as a whole."""
+        """The figures for reports and tables; None where the total is not fully known."""
         tokens = {f"{kind}_tokens": getattr(self, f"{kind}_tokens") for kind in KINDS}
         known = {
             "calls": self.calls,
@@ -109,12 +109,12 @@ class Charges:
         return {f"{prefix}{name}": value for name, value in known.items()}
 
     def to_json(self) -> dict[str, int | float]:
-        """As a manifest and a journal hold it."""
+        """The form stored in manifests and journals."""
         return {name: min(value, _MOST) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Charges:
-        """What `to_json` made; what a later version adds is left out."""
+        """The inverse of `to_json`; fields added by later versions are ignored."""
         return cls(**{name: content[name] for name in _FIELDS if name in content})
 
 
@@ -128,19 +128,19 @@ def total(charges: Iterable[Charges]) -> Charges:
     return sum(charges, NOTHING)
 
 
-# In a journal's database.
+# The ledger in a journal's database.
 
 
 def write(database: sqlite3.Connection, writer: str, charged: Charges, held: Charges) -> None:
-    """Puts the row of a writer: what it was charged since it began, and what is in flight and may yet be."""
+    """Writes a writer's row: what it was charged since it started, and what its calls in flight may yet cost."""
     row = (writer, _packed(charged), None if held == NOTHING else _packed(held))
     database.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", row)
 
 
 def read(database: sqlite3.Connection, schema: str = "main", *, ended: bool = False) -> dict[str, Charges]:
-    """What each writer was charged; nothing where there is no ledger.
+    """What each writer was charged; empty when there is no ledger.
 
-    Of those that have `ended`, with what they had in flight.
+    With `ended`, the writers are gone, and what they had in flight is included.
     """
     if not _has_ledger(database, schema):
         return {}
@@ -152,13 +152,13 @@ def read(database: sqlite3.Connection, schema: str = "main", *, ended: bool = Fa
 
 
 def take_over(database: sqlite3.Connection, schema: str) -> None:
-    """Copies the rows of an attached database; those that are there already are replaced by themselves."""
+    """Copies the ledger's rows from an attached database; a row that was copied before is replaced."""
     if _has_ledger(database, schema):
         database.execute(f"INSERT OR REPLACE INTO main.ledger SELECT * FROM {schema}.ledger")  # noqa: S608 - as above
 
 
 def count_lost(database: sqlite3.Connection, living: str) -> None:
-    """What writers had in flight that are no more counts as lost."""
+    """Counts what dead writers had in flight as lost."""
     query = "SELECT writer, charged, held FROM main.ledger WHERE held IS NOT NULL AND writer != ?"
     for writer, charged, held in database.execute(query, (living,)).fetchall():
         write(database, writer, _unpacked(charged) + _unpacked(held), NOTHING)

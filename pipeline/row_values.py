@@ -1,4 +1,4 @@
-"""The values of a row some of whose columns cannot be read: they fail the row only when they are asked for."""
+"""The values of a row with unreadable columns, which fail the row only when they are accessed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pipeline.faults import InvalidRow
 
 
 class RowValues(dict[str, Any]):
-    """The columns that could be read; `problems` says in words what is wrong with the others.
+    """The readable columns; `problems` describes what is wrong with each of the others.
 
-    Asking for one of those by name raises `InvalidRow`, so that a prompt which does not look at it can be made.
+    Accessing one of those by name raises `InvalidRow`, so that a prompt which does not use it can still be made.
     """
 
     def __init__(self, values: Mapping[str, Any], problems: Mapping[str, str]) -> None:
@@ -24,5 +24,5 @@ class RowValues(dict[str, Any]):
         raise KeyError(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As `dict.get`, but for columns that cannot be read."""
+        """As `dict.get`, but raises `InvalidRow` for columns that cannot be read."""
         return self[name] if name in self.problems else super().get(name, default)

@@ -1,4 +1,4 @@
-"""No file of an input is passed over in silence, and what its folders say of it is not lost."""
+"""No file of an input is skipped silently, and what its folders say of it is not lost."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_i7_files_beside_the_rows_that_hold_none_are_passed_over_and_named(tmp_p
     put(tmp_path, **{"_old.jsonl": LINE, ".DS_Store": b"\x00", "_SUCCESS": b"", "_manifest.json": b"{}"})
     found = discover(tmp_path)
     assert [one.name for one in found.files] == ["a.jsonl"]
-    assert found.notes == (f"passed over in {tmp_path}: 2 .png, 1 .md, 1 .jsonl",)
+    assert found.notes == (f"skipped in {tmp_path}: 2 .png, 1 .md, 1 .jsonl",)
     assert survey(tmp_path).notes == found.notes
     assert Survey.from_json(json.loads(json.dumps(survey(tmp_path).to_json()))).notes == found.notes
 

@@ -245,7 +245,7 @@ BODIES = [
 for body in BODIES:
     used = resource.getrusage(resource.RUSAGE_SELF)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 20, resource.RLIM_INFINITY))
-    Reader(None, marker="thought").outcome(0, Reply(whole_body(body)))
+    ReplyParser(None, marker="thought").outcome(0, Reply(whole_body(body)))
 arriving = Arriving()
 for at in range(0, len(BODIES[0]), 7):
     arriving.feed(BODIES[0][at : at + 7])

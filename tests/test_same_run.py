@@ -93,12 +93,12 @@ CHANGES = {
         "cd in/day=1 && mv a.jsonl t && mv b.jsonl a.jsonl && mv t b.jsonl",
         "bytes and now",
     ),
-    "one byte": ("cd in && sed -i '1s/text 0/text 9/' day=1/a.jsonl", "another content"),
+    "one byte": ("cd in && sed -i '1s/text 0/text 9/' day=1/a.jsonl", "different content"),
     "moved, and one byte": (
         "mv in i2 && mkdir in && mv i2/* in && sed -i '1s/text 0/text 9/' in/day=1/a.jsonl",
         "content",
     ),
-    "another day": ("mv in/day=1 in/day=2", "stand for day=2, and stood for day=1"),
+    "another day": ("mv in/day=1 in/day=2", "give day=2, and gave day=1 before"),
     "a file more": ("cp in/day=1/a.jsonl in/day=1/c.jsonl", "c.jsonl is new in the input"),
 }
 

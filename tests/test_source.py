@@ -323,11 +323,11 @@ def test_p7_changed_says_nothing_of_a_touched_file_and_names_an_edited_one(tmp_p
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(1, 1))
-    assert changed(found) == [f"{path} has the size it had, but another content"]
+    assert changed(found) == [f"{path} has the same size, but different content"]
     path.write_bytes(content + b"\n")
     assert changed(found) == [f"{path} had {len(content)} bytes and now has {len(content) + 1}"]
     path.unlink()
-    assert changed(found) == [f"{path} is gone or cannot be read any more"]
+    assert changed(found) == [f"{path} is missing or can no longer be read"]
 
 
 def test_p7_files_that_joined_or_left_the_input_are_named(tmp_path: Path) -> None:

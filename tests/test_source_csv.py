@@ -146,8 +146,8 @@ def test_columns_without_a_name_are_numbered_and_files_may_differ_in_their_colum
     [
         ("a,b,a\n1,2,3\n", "several columns named a"),
         ("a,b\r1,2\r", "a carriage return alone: tr"),
-        (b"gr\xfcn,b\n1,2\n", "its first line is no header: not valid UTF-8"),
-        ('"a,b\n1,2\n', "its first line is no header: a quote is opened and never closed"),
+        (b"gr\xfcn,b\n1,2\n", "its first line is not a header: not valid UTF-8"),
+        ('"a,b\n1,2\n', "its first line is not a header: a quote is opened and never closed"),
     ],
 )
 def test_a_file_without_a_usable_header_is_refused(tmp_path: Path, content: str | bytes, told: str) -> None:

@@ -194,4 +194,4 @@ def test_i7_an_input_of_bad_records_alone_is_refused_with_the_first(tmp_path: Pa
 
 def test_a_line_with_nan_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"n": NaN}\n{"n": 1}\n')
-    assert "NaN and Infinity are no JSON: write null" in str(rows_of(survey(tmp_path))[0].problem)
+    assert "NaN and Infinity are not JSON: write null" in str(rows_of(survey(tmp_path))[0].problem)

@@ -50,7 +50,9 @@ def test_i3_a_file_that_is_no_whole_parquet_is_refused_by_name_before_the_first_
         "broken footer": content[:-100] + b"\xff" * 60 + content[-40:],
     }
     path.write_bytes(harms[harm])
-    with pytest.raises(UsageError, match=rf"{path} is no whole Parquet file \(.*\); write it again or take it out"):
+    with pytest.raises(
+        UsageError, match=rf"{path} is not a complete Parquet file \(.*\); write it again or take it out"
+    ):
         survey([tmp_path])
 
 

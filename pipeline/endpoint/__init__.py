@@ -1,5 +1,5 @@
-"""The endpoint: `AsyncOpenAI` as an ask, with the credentials, the transport, the wire format and the errors of it.
+"""The endpoint: `AsyncOpenAI` as an ask, with its credentials, transport, wire format and errors.
 
-May import the values. Foreign errors become faults here and nowhere else; one more reason to finish goes into
-`finish_reasons.py`, one more error body into `error_body.py`, one more kind of credentials into `credentials.py`.
+May import the values. Foreign errors become faults here and nowhere else. To add a finish reason, see
+`finish_reasons.py`; an error body, `error_body.py`; a kind of credentials, `credentials.py`.
 """

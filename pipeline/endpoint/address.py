@@ -1,4 +1,4 @@
-"""Addresses as a command line names them: base URLs and their weights, checked and put into one form."""
+"""Addresses from the command line: base URLs and their weights, validated and normalized."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ COMPLETIONS = "/chat/completions"
 _SMALLEST_WEIGHT, _LARGEST_WEIGHT = 0.001, 1000.0
 
 _ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-"""How this machine is written where a Google token is to go there: a resolver may take other spellings for another."""
+"""Spellings of this machine to which a Google token may be sent: others may resolve to another machine."""
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[\w.]+)?")
 
 
 def base_url_of(text: str) -> str:
-    """A base URL in one form: no blanks around it, no slash at its end, no `/chat/completions`; a query is kept.
+    """A normalized base URL: no surrounding blanks, trailing slash or `/chat/completions`; a query is kept.
 
-    Raises `UsageError` for what cannot be one. No message repeats the URL, which may hold a key in its query.
+    Raises `UsageError` when it is not a base URL. No message repeats the URL, whose query may contain a key.
     """
     url = text.strip()
     if re.search(r"[^\x21-\x7e]|\\", url):
@@ -31,7 +31,7 @@ def base_url_of(text: str) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:  # a port that is no number, or a bracket left open
+    except ValueError:  # a port that is not a number, or an unclosed bracket
         raise UsageError("--base-url is no URL: its host or port cannot be read") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise UsageError("--base-url must begin with https:// or http:// (or WEIGHT*https://)")
@@ -48,7 +48,7 @@ def base_url_of(text: str) -> str:
 
 
 def weighted_url(text: str) -> tuple[float, str]:
-    """`2*https://...` is a base URL that gets twice the work of one without a weight. Raises `UsageError`."""
+    """The weight and base URL: `2*https://...` gets twice the work of a URL without a weight. Raises `UsageError`."""
     weight, star, url = text.partition("*")
     if not star or "://" in weight:
         return 1.0, base_url_of(text)
@@ -65,18 +65,18 @@ def weighted_url(text: str) -> tuple[float, str]:
 
 
 def chat_url(base_url: str) -> str:
-    """Where a base URL takes chat completions: its query goes behind the path."""
+    """The chat completions address of a base URL, whose query follows the path."""
     parts = urlsplit(base_url)
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + COMPLETIONS, parts.query, ""))
 
 
 def without_query(base_url: str) -> str:
-    """A base URL as a name to keep: a query may hold a key."""
+    """A base URL without its query, which may contain a key, so that it can be stored as a name."""
     return base_url.partition("?")[0]
 
 
 def is_vertex(base_url: str) -> bool:
-    """Whether a Google token may go there by itself: to Google, or to a gateway that has Vertex's form."""
+    """Whether a Google token may be sent there by default: to Google, or to a gateway with a URL of Vertex's form."""
     parts = urlsplit(base_url)
     if parts.scheme != "https" and not is_here(base_url):
         return False

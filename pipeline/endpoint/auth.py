@@ -1,8 +1,8 @@
 """An always-fresh access token, from google-auth.
 
 One task keeps the token fresh for every worker: it refreshes ahead of expiry, in a thread, and the old token is
-served meanwhile, so no request ever waits for a refresh while a token lives, and there is never more than one
-refresh in flight. Life is measured on the monotonic clock from the moment of the refresh: a jump of the wall clock
+served meanwhile, so no request waits for a refresh while a token is valid, and there is never more than one refresh
+in flight. The lifetime is measured on the monotonic clock from the moment of the refresh: a jump of the wall clock
 changes nothing.
 """
 
@@ -23,23 +23,23 @@ from pipeline.faults import Interrupted, ProviderUnusable
 __all__ = ["GoogleTokenSource", "find_credentials", "refreshing"]
 
 MARGIN_S = 225.0
-"""How long before expiry a token is renewed, at most: google-auth's own threshold."""
+"""A token is renewed at most this many seconds before expiry: google-auth's own threshold."""
 
 MARGIN_SHARE = 0.2
-"""The same for short lives, as a share of the life that is left when the token is got."""
+"""The same for short lifetimes, as a share of the lifetime that remains when the token is received."""
 
 PATIENCE_S = 600.0
-"""How long rows wait for a token server that is down, once the last token has expired."""
+"""Seconds that rows wait for a token server that is down, once the last token has expired."""
 
 FIRST_PATIENCE_S = 45.0
-"""The same before the first token of a run: nothing is waiting yet, and a wrong setting is likelier."""
+"""The same before the first token of a run: nothing is waiting yet, and a wrong setting is more likely."""
 
 CLOCK_DRIFT_S = 1.0
 """How far the wall clock may run from the monotonic one while a token is fetched; more, and it was set meanwhile."""
 
 
 class GoogleTokenSource:
-    """A fresh token of google-auth credentials; see `refreshing`."""
+    """A fresh token from google-auth credentials; see `refreshing`."""
 
     def __init__(self, credentials: Credentials, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._credentials = credentials
@@ -58,13 +58,13 @@ class GoogleTokenSource:
         self.refreshes = 0
 
     async def __call__(self) -> str:
-        """A token that is alive now; see `pipeline.endpoint.token_source.Token`."""
+        """A token that is valid now; see `pipeline.endpoint.token_source.TokenSource`."""
         while self._token is None or self._clock() >= self._expires:
             await self._next_change()
         return self._token
 
     async def renew(self, rejected: str) -> None:
-        """Has a token replaced, which who asks next waits for; see `pipeline.endpoint.token_source.Token`."""
+        """Has a token replaced; the next caller waits for it. See `pipeline.endpoint.token_source.TokenSource`."""
         if self._token == rejected:
             self._token, self._expires = None, self._clock()
             self._wanted.set()
@@ -93,7 +93,7 @@ class GoogleTokenSource:
             raise Interrupted("the run is stopping, and no token is there")
 
     async def keep(self) -> None:
-        """Refreshes for as long as it runs; ends when the credentials are refused for good."""
+        """Refreshes until cancelled; ends when the credentials are rejected for good."""
         failing_since: float | None = None
         tries = 0
         while self._denied is None:
@@ -131,7 +131,7 @@ class GoogleTokenSource:
         self._announce()
 
     def _judge(self, error: Exception, failing_since: float) -> None:
-        """Gives up when waiting cannot help, or has been long enough; never while a token still lives."""
+        """Gives up when waiting cannot help or has been long enough, but never while a token is still valid."""
         if self._token is not None and self._clock() < self._expires:
             return
         patience = PATIENCE_S if self.refreshes else FIRST_PATIENCE_S

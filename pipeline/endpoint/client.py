@@ -1,9 +1,9 @@
 """Gemini as an ask: `AsyncOpenAI` over aiohttp, one per process; foreign errors become faults here and nowhere else.
 
-The cheap road through the SDK is `AsyncOpenAI.request` with ready bytes and the raw response: it walks no TypedDicts
-and builds no models, yet keeps the SDK's headers, hooks and errors. `Client` builds requests as the SDK does, the part
-that is the same in all of them once. Its `http_client` is `pipeline.endpoint.transport.Transport`, which does only what
-a batch needs.
+The cheap path through the SDK is `AsyncOpenAI.request` with encoded bytes and the raw response: it traverses no
+TypedDicts and builds no models, yet keeps the SDK's headers, hooks and errors. `Client` builds requests as the SDK
+does, but builds the constant part only once. Its `http_client` is `pipeline.endpoint.transport.Transport`, which does
+only what a batch needs.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from pipeline.endpoint.sdk import FinalRequestOptions
 
 _DRAIN_S = 0.1
-"""How long the rest of a stream is waited for after its last event, as the SDK does."""
+"""Seconds to wait for the rest of a stream after its last event, as the SDK does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask."""
+    """Where requests are sent."""
 
     base_url: str
     label: str
@@ -63,9 +63,9 @@ class Target:
 
     @classmethod
     def url(cls, base_url: str) -> Target:
-        """Any OpenAI-compatible server; one with a location in its path goes by that.
+        """Any OpenAI-compatible server; if its path contains a location, that is its name.
 
-        Raises `UsageError` when it is no base URL, without repeating it.
+        Raises `UsageError` when it is not a base URL, without repeating it.
         """
         base_url = base_url_of(base_url)
         parts = urlsplit(base_url)
@@ -74,17 +74,17 @@ class Target:
 
 
 class Client(AsyncOpenAI):
-    """`AsyncOpenAI`, for one address and for bodies that are bytes already.
+    """`AsyncOpenAI`, for one address and for bodies that are already bytes.
 
-    For every request the SDK parses the address again, merges, normalizes and encodes the same headers, and asks
-    whether a key, a workload's identity or a provider of its own wants to change them: that was three quarters of what
-    it costs. Here the first is done once, and the second not at all, since a token is given with each request.
+    For every request, the SDK parses the address again, merges, normalizes and encodes the same headers, and checks
+    whether a key, a workload identity or a custom provider changes them: three quarters of its cost. Here the former is
+    done once, and the latter not at all, since each request carries a token.
     """
 
     custom_auth = None
 
     def __init__(self, base_url: str, transport: httpx2.AsyncClient, headers: Mapping[str, str]) -> None:
-        from pipeline.endpoint.sdk import FinalRequestOptions  # another release may have moved it: see `hands_on`
+        from pipeline.endpoint.sdk import FinalRequestOptions  # other releases may have moved it: see `hands_on`
 
         super().__init__(
             base_url=base_url,
@@ -92,24 +92,24 @@ class Client(AsyncOpenAI):
             max_retries=0,
             timeout=None,
             http_client=transport,
-            # The SDK would name itself after the class.
+            # By default the SDK identifies itself by the class name.
             default_headers={"User-Agent": f"{AsyncOpenAI.__name__}/Python {VERSION}", **headers},
         )
         self._address = httpx2.URL(chat_url(base_url))
-        # Without a key the SDK would draw a random one for each request, and send none of them.
+        # Without this, the SDK would generate a random key for each request and not send it.
         self._posting = FinalRequestOptions.construct(method="post", url=str(self._address), idempotency_key="-")
 
     async def whole(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
-        """As `Sender` says."""
+        """See `Sender`."""
         return await self.request(httpx2.Response, self._options(body, headers))
 
     async def streamed(self, body: bytes, headers: Mapping[str, str]) -> AsyncStream[object]:
-        """As `Sender` says."""
+        """See `Sender`."""
         options = self._options(body, headers)
         return await self.request(object, options, stream=True, stream_cls=AsyncStream[object])
 
     def _options(self, body: bytes, headers: Mapping[str, str]) -> FinalRequestOptions:
-        """What `request` takes to post `body`."""
+        """The options with which `request` posts `body`."""
         return self._posting.model_copy(update={"content": body, "headers": headers})
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
@@ -125,9 +125,9 @@ class Client(AsyncOpenAI):
         return await self._client.send(request, stream=stream)
 
     def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:  # noqa: ARG002 - there are no retries
-        """The SDK's request, for `Transport.send`; the SDK's client for Azure overrides this, too.
+        """The SDK's request, for `Transport.send`; the SDK's Azure client overrides this method too.
 
-        An httpx2 request with headers and a body of its own would cost a third of a call, for nobody to read.
+        An httpx2 request with its own headers and body would cost a third of a call, and nothing would read them.
         """
         headers = self._constant_headers.copy()
         headers.update(_texts(options.headers or {}))
@@ -152,7 +152,7 @@ class Endpoint:
         """One request, sent once.
 
         Raises `Throttled`, `Unavailable`, `Refused`, `Unparsable` or `ProviderUnusable`; `Expired` when the token was
-        not accepted, and has been renewed. An answer that is worth another try is the `reply` of its fault.
+        rejected and has been renewed. An answer that is worth another attempt is the `reply` of its fault.
         """
         try:
             body = orjson.dumps(request.payload)
@@ -167,7 +167,7 @@ class Endpoint:
             raise _discreet(fault, token, request) from fault.__cause__
 
     async def _renew(self, token: str, expired: Expired, request: Request) -> None:
-        """Gets another token. Where there can be none, the answer itself is raised as what ends the run, or its row."""
+        """Gets another token. If there can be none, raises the rejection as the fault that ends the run or the row."""
         try:
             await self._token.renew(token)
         except ProviderUnusable as fault:
@@ -178,8 +178,8 @@ class Endpoint:
             raise _discreet(denied, token, request) from None
 
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
-        # Given with each request: the token that is renewed after a 401 must be the one that was sent, and nobody
-        # waits for a token while the deadline runs.
+        # Passed in: the token that is renewed after a 401 must be the one that was sent, and waiting for a token must
+        # not count against the deadline.
         headers = {**request.headers, "Authorization": f"Bearer {token}"}
         started = time.monotonic()
         answer, first_token_s = b"", None
@@ -191,12 +191,12 @@ class Endpoint:
                 answer = await self._post(body, headers)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
-        answer = redact_secret_bytes(answer, token)  # or it would go into the journal, and into the dataset
+        answer = redact_secret_bytes(answer, token)  # or it would be stored in the journal and the dataset
         latency_s, finished_at = time.monotonic() - started, time.time_ns() // 1000
         try:
             completion = read_completion(answer)
         except Fault as fault:
-            if (usage := usage_in(answer)) is not None:  # what it counts it bills
+            if (usage := usage_in(answer)) is not None:  # reported usage is billed
                 fault.reply = Reply(answer, usage, latency_s=latency_s, finished_at=finished_at)
             raise
         reply = Reply(
@@ -223,7 +223,7 @@ class Endpoint:
         return whole_body(response.extensions["content"])
 
     async def _stream(self, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, float]:
-        """The body that the streamed chunks add up to, and when the first piece of it came."""
+        """The body assembled from the streamed chunks, and the time of its first piece."""
         arriving, first = Arriving(), None
         try:
             stream = await self._client.streamed(body, headers)
@@ -235,14 +235,14 @@ class Endpoint:
                 await self._advance(arriving, pieces)
                 if first is None and arriving.has_begun:
                     first = time.monotonic()
-            # Read to its end the connection can be used again; the answer is whole whatever comes of that.
+            # Read to the end so that the connection can be reused; the answer is complete even if that fails.
             with suppress(Fault), anyio.move_on_after(_DRAIN_S):
                 while await anext(pieces, None) is not None:
                     pass
         return arriving.body(), first or time.monotonic()
 
     async def _advance(self, arriving: Arriving, pieces: AsyncIterator[bytes]) -> None:
-        """Takes in what comes next, unless it is longer in coming than the idle deadline. Comments do not count."""
+        """Reads the next piece of the answer within the idle deadline, which comments do not extend."""
         with anyio.move_on_after(self._idle_timeout_s):
             while (piece := await anext(pieces, None)) is not None:
                 if arriving.feed(piece):
@@ -262,7 +262,7 @@ async def open_endpoint(
     idle_timeout_s: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Endpoint]:
-    """An endpoint whose one `AsyncOpenAI` is closed at the end of the block. Connections are idle by the `clock`."""
+    """An endpoint whose `AsyncOpenAI` is closed at the end of the block. `clock` measures idle connections."""
     client_of = Client if await hands_on(Client) else PublicClient
     async with (
         Transport(target.base_url, connections, clock) as transport,
@@ -272,7 +272,7 @@ async def open_endpoint(
 
 
 def _texts(headers: Mapping[str, object]) -> dict[str, str]:
-    """The headers that have a value: the SDK has another word for those that are to be left out."""
+    """The headers with a text value: the SDK marks those to be omitted with another type."""
     return {name: value for name, value in headers.items() if isinstance(value, str)}
 
 
@@ -281,7 +281,7 @@ def _fault_of(response: httpx2.Response) -> Fault:
 
 
 def _discreet(fault: Fault, token: str, request: Request) -> Fault:
-    """The fault, with neither the token nor what the request said in its message."""
+    """The fault, with neither the token nor the request's texts in its message."""
     fault.message = redact_quotes(redact_secret(fault.message, token), user_texts(request.payload))
     fault.args = (fault.message,)
     return fault

@@ -1,4 +1,4 @@
-"""From flags to an open endpoint: where to ask, and with whose credentials."""
+"""From flags to an open endpoint: where to send requests, and with which credentials."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from pipeline.endpoint.token_source import TellingToken
 
 GLOBAL_TIERS = ("flex", "priority")
-"""Request tiers that only the `global` location has."""
+"""Request tiers that exist only in the `global` location."""
 
 _PARTS_OF_ADDRESSES = {
     "--project": re.compile(r"[a-z0-9][a-z0-9.:-]*"),  # older ones have a domain before a colon
     "--location": re.compile(r"[a-z0-9-]+"),
     "--endpoint-id": re.compile(r"[A-Za-z0-9_-]+"),
 }
-"""What these flags may be made of: they become parts of the address that a token is sent to."""
+"""The values that these flags allow: they become parts of the address that a token is sent to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """Where to ask and how to sign in: the flags, checked but not used yet."""
+    """Where to send requests and how to sign in: the flags, validated but not used yet."""
 
     project: str | None = None
     locations: Sequence[str] = ("global",)
@@ -58,10 +58,10 @@ class Connection:
 
     @property
     def provider(self) -> str:
-        """Who answers, by a name for the reply cache: the same wherever the same models are asked.
+        """The name of the provider in the reply cache: equal wherever the same models answer.
 
-        Vertex AI's own models are the same in all its locations, for all projects; a deployed endpoint or another
-        server is known by its address.
+        Vertex AI's own models are the same in all locations and for all projects; a deployed endpoint or another
+        server is identified by its address.
         """
         if self.base_urls:
             return " ".join(sorted({without_query(weighted_url(text)[1]) for text in self.base_urls}))
@@ -71,7 +71,7 @@ class Connection:
 
     @property
     def quotas(self) -> list[str]:
-        """Whose quotas are used: an address or a project and place for each endpoint."""
+        """The quotas in use: an address, or a project and location, for each endpoint."""
         if self.base_urls:
             return [without_query(weighted_url(text)[1]) for text in self.base_urls]
         project = self.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
@@ -79,28 +79,28 @@ class Connection:
 
     @property
     def endpoints(self) -> int:
-        """How many endpoints share the work."""
+        """The number of endpoints that share the work."""
         return len(self.base_urls or self.locations)
 
     def check_tier(self, tier: str | None) -> None:
-        """Raises `UsageError` when a request tier is wanted where Vertex AI does not have it."""
+        """Raises `UsageError` when a request tier does not exist in the location."""
         elsewhere = [location for location in self.locations if location != "global"]
         if tier in GLOBAL_TIERS and elsewhere and not self.base_urls:
             raise UsageError(f"tier={tier!r} exists on the global location only, not in {', '.join(elsewhere)}")
 
     def check_model(self, model: str) -> None:
-        """Raises `UsageError` for a model that is not named as Vertex AI names its own: `publisher/model`.
+        """Raises `UsageError` for a model name that is not of Vertex AI's form, `publisher/model`.
 
-        That it refuses other names is inferred: its documentation has this form alone. A deployed endpoint takes any.
+        That Vertex AI rejects others is inferred: it documents only this form. A deployed endpoint accepts any.
         """
         if model and "/" not in model and not self.base_urls and self.endpoint_id in (None, "openapi"):
-            told = f"write google/{model}" if model.startswith(("gemini", "gemma")) else "other servers need --base-url"
-            raise UsageError(f"Vertex AI names its models as in google/gemini-3.5-flash-lite, not {model!r}: {told}")
+            hint = f"write google/{model}" if model.startswith(("gemini", "gemma")) else "other servers need --base-url"
+            raise UsageError(f"Vertex AI names its models as in google/gemini-3.5-flash-lite, not {model!r}: {hint}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a process needs to begin: the job as the command line described it, and where to ask. It holds no secret."""
+    """What a process needs to start: the job as given on the command line, and the connection. Contains no secret."""
 
     target: str
     inputs: Sequence[str] | None
@@ -112,9 +112,9 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class OpenEndpoint:
-    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls hang, where it knows.
+    """An open endpoint: its name in the rows, its share of the work, its ask; and why calls are held up, if known.
 
-    `leave` ends the waiting for what no call has left without.
+    `leave` ends the wait for a token, without which no call can be sent.
     """
 
     name: str
@@ -130,7 +130,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Sequence[OpenEndpoint]]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Targets, and what opens them: an API key, or Google credentials."""
+    """Targets, and what gives access to them: an API key, or Google credentials."""
 
     targets: Sequence[tuple[float, Target]]
     api_key: str | None
@@ -138,11 +138,11 @@ class Access:
 
     @property
     def lanes(self) -> list[tuple[str, float]]:
-        """The names and weights of what `open` opens."""
+        """The names and weights of the endpoints that `open` opens."""
         return [(target.label, weight) for weight, target in self.targets]
 
     def connecting(self, *, connections: int, timeout_s: float, idle_timeout_s: float) -> Connect:
-        """`open` for a run: with so many `connections` to each endpoint, and these limits of a call's time."""
+        """`open` for a run: with at most `connections` to each endpoint, and time limits per call in seconds."""
         return partial(self.open, connections=connections, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
 
     @asynccontextmanager
@@ -170,7 +170,7 @@ class Access:
 
             yield ApiKey(self.api_key or "")
             return
-        from pipeline.endpoint.auth import refreshing  # google-auth takes a while to load, and a key needs none of it
+        from pipeline.endpoint.auth import refreshing  # google-auth is slow to load, and a key does not need it
 
         async with refreshing(self.credentials) as token:
             yield token
@@ -179,9 +179,9 @@ class Access:
 def access(connection: Connection) -> Access:
     """Finds credentials and the targets. Raises `UsageError` with the remedy when something is missing.
 
-    With a base URL of another server than Vertex's, OPENAI_API_KEY opens it; a Google token is sent only to Google,
-    to this machine, to a URL of Vertex's form, or where --credentials says so. Proxies and certificate authorities
-    that cannot be used are told here, too.
+    A base URL of another server than Vertex AI needs OPENAI_API_KEY; a Google token is sent only to Google, to this
+    machine, to a URL of Vertex's form, or where --credentials says so. Unusable proxies and certificate authorities
+    are reported here too.
     """
     found = _access(connection)
     _require_way([target.base_url for _, target in found.targets], signs_in=found.credentials is not None)
@@ -228,9 +228,9 @@ def _access(connection: Connection) -> Access:
 
 
 def api_key(value: str | None) -> str | None:
-    """The key that OPENAI_API_KEY holds: without blanks and line ends around it, quotes, and a `Bearer` before it.
+    """The key in OPENAI_API_KEY, without surrounding blanks, line ends and quotes, or a leading `Bearer`.
 
-    None when it holds none. Raises `UsageError`, without the key, for what no header can hold.
+    None when it is empty. Raises `UsageError`, without quoting the key, if a header cannot contain it.
     """
     key = (value or "").strip()
     if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'":
@@ -251,7 +251,7 @@ def _require_part(flag: str, value: str) -> None:
 
 
 def _require_way(base_urls: Sequence[str], *, signs_in: bool) -> None:
-    """Raises `UsageError` for a proxy, or certificate authorities, that calls or token requests could not use."""
+    """Raises `UsageError` for a proxy or certificate authorities that calls or token requests cannot use."""
     from pipeline.endpoint.network import ca_bundles, proxy_for, tls_context
 
     for url in [*base_urls, *(["https://oauth2.googleapis.com"] if signs_in else [])]:

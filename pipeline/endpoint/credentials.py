@@ -1,7 +1,7 @@
-"""Google credentials: found, read, and what their hitches mean.
+"""Finds and reads Google credentials, and interprets their errors.
 
-Files are read here and not by google-auth, whose messages repeat what a setting holds, and which asks for a workload's
-project while it loads them.
+Files are read here and not by google-auth, whose messages repeat the content of settings, and which requests a
+workload's project while it loads them.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ FOREIGN_ERRORS = (
     OSError,
     subprocess.SubprocessError,
 )
-"""What google-auth raises: its own errors, those of reading garbage, of files, and of programs that hand out tokens."""
+"""What google-auth raises: its own errors, and those of invalid content, files, and programs that print tokens."""
 
 _REMEDY = "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or pass --credentials"
 
 _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 
-_PASSING = {"server_error", "temporarily_unavailable", "internal_failure", "slow_down", "backend_error", "timeout"}
-"""OAuth errors (RFC 6749, 5.2, and what Google adds) that waiting may mend; it mends no other."""
+_TRANSIENT = {"server_error", "temporarily_unavailable", "internal_failure", "slow_down", "backend_error", "timeout"}
+"""The OAuth errors (RFC 6749, 5.2, and Google's additions) that waiting may fix."""
 
 _REFUSALS = {
     "invalid_grant", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
@@ -78,7 +78,7 @@ _REFUSALS = {
     "disabled_client", "org_internal", "admin_policy_enforced", "restricted_client", "invalid_token",
     "PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION",
 }  # fmt: skip
-"""Refusals by name, to be known in running text, too: OAuth's, and those of Google's own services."""
+"""Names of refusals, recognized in text too: OAuth's, and those of Google's own services."""
 
 _REFUSING = {400, 401, 403, 404}
 
@@ -86,10 +86,10 @@ Found = tuple[Credentials, str | None]
 
 
 def find_credentials(path: Path | None = None, *, needs_project: bool = True) -> Found:
-    """Google credentials and their project: of a file, or wherever `google.auth.default` finds them.
+    """Google credentials and their project: from a file, or wherever `google.auth.default` finds them.
 
-    Raises `UsageError` with the reason, which names a setting and never its value. Unless a project is needed, nothing
-    is asked for over the network.
+    Raises `UsageError` with the reason, which names a setting and never its value. Unless a project is needed, the
+    network is not used.
     """
     named = _named(path)
     try:
@@ -113,7 +113,7 @@ def find_credentials(path: Path | None = None, *, needs_project: bool = True) ->
 
 
 def _looked_up(credentials: Any) -> str | None:
-    """The project of a workload's pool, which its file does not name."""
+    """The project of a workload's pool, which the credentials file does not name."""
     try:
         project: str | None = credentials.get_project_id(request=Requester())
     except FOREIGN_ERRORS as error:
@@ -124,7 +124,7 @@ def _looked_up(credentials: Any) -> str | None:
 
 
 def _named(path: Path | None) -> tuple[str, dict[str, Any]] | None:
-    """The file that a setting names, read, and which setting; None where google-auth is to look for itself."""
+    """The setting that names a file, and the file's content; None when google-auth has to search."""
     if path is not None:
         return "--credentials", _read("--credentials", str(path))
     gcloud = _gcloud_file()
@@ -133,7 +133,7 @@ def _named(path: Path | None) -> tuple[str, dict[str, Any]] | None:
         return _VARIABLE, _read(_VARIABLE, value)
     if gcloud.is_file():
         info = _read("gcloud", str(gcloud))
-        # Of a user, google-auth has gcloud tell the project.
+        # For a user's credentials, google-auth gets the project from gcloud.
         return ("gcloud", info) if info.get("type") == "external_account" else None
     return None
 
@@ -145,13 +145,13 @@ def _gcloud_file() -> Path:
 
 
 def _read(setting: str, value: str) -> dict[str, Any]:
-    """The object in a credentials file. No message repeats what the setting or the file holds."""
+    """The object in a credentials file. No message repeats the content of the setting or the file."""
     if re.search(r"[{}\"\n]|PRIVATE KEY", value):
         raise UsageError(f"{setting} holds JSON or a key, and must be a path: write it to a file, and name that")
     try:
         is_file = Path(value).is_file()
         content = _beginning(Path(value)) if is_file else b""
-    except (OSError, ValueError) as error:  # a name that is too long, a null byte, no permission
+    except (OSError, ValueError) as error:  # the name is too long or has a null byte, or permission is missing
         reason = getattr(error, "strerror", None) or "it is no path"
         raise UsageError(f"the credentials file that {setting} names cannot be read: {reason}") from None
     if not is_file:
@@ -179,7 +179,7 @@ def _beginning(path: Path) -> bytes:
 
 
 def _shown(value: str) -> str:
-    """A path that can be shown: a plain one to a JSON file. Anything else may be a secret in the wrong place."""
+    """The path if it can be shown: a plain one to a JSON file. Anything else may be a misplaced secret."""
     plain = re.fullmatch(r"[\w./~ -]{1,200}\.json", value, re.ASCII) and redact_tokens(value) == value
     return repr(value) if plain else ""
 
@@ -193,10 +193,10 @@ def _loaded(setting: str, info: dict[str, Any]) -> Found:
     if kind == "external_account":
         return _external(setting, info), None
     key = info.get("private_key")
-    if isinstance(key, str) and "\\n" in key:  # escaped once too often, by a shell or a secret store
+    if isinstance(key, str) and "\\n" in key:  # escaped twice, by a shell or a secret store
         info = info | {"private_key": key.replace("\\n", "\n")}
     with warnings.catch_warnings():
-        # Deprecated for files from strangers; this one is named by the user, and may be of any kind.
+        # Deprecated for untrusted files; the user named this one, and it may be of any kind.
         warnings.simplefilter("ignore", DeprecationWarning)
         found: Found = google.auth.load_credentials_from_dict(  # type: ignore[no-untyped-call] # google-auth leaves it so
             info, quota_project_id=os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT")
@@ -205,7 +205,7 @@ def _loaded(setting: str, info: dict[str, Any]) -> Found:
 
 
 def _external(setting: str, info: dict[str, Any]) -> Credentials:
-    """A workload's credentials, as `google.auth.load_credentials_from_dict` makes them, which asks for the project."""
+    """A workload's credentials, as from google-auth's `load_credentials_from_dict`, which also requests the project."""
     from google.auth import aws, identity_pool, pluggable
 
     source = info.get("credential_source")
@@ -226,19 +226,19 @@ def _external(setting: str, info: dict[str, Any]) -> Credentials:
 
 
 class Requester(google.auth.transport.requests.Request):
-    """What google-auth makes its requests with: they go the way that calls go, and follow no redirect.
+    """Sends google-auth's requests: by the same proxies as calls, and without following redirects.
 
-    They are given up sooner than google-auth's own, which may take two minutes.
+    They time out sooner than google-auth's own, which may take two minutes.
     """
 
     def __init__(self) -> None:
         super().__init__(_Session())
         self._asked = False
         self.status: int | None = None
-        """Of the last answer; None when there was none."""
+        """The status of the last response; None when there was none."""
 
     def explains(self, error: Exception) -> bool:
-        """Whether the reason of an error lies in the credentials: nobody was asked, or who was asked said 4xx."""
+        """Whether the credentials caused an error: no request was sent, or its response was a 4xx."""
         if not isinstance(error, GoogleAuthError) or isinstance(error, TransportError):
             return False
         status = self.status
@@ -253,7 +253,7 @@ class Requester(google.auth.transport.requests.Request):
         timeout: float = REQUEST_TIMEOUT_S,
         **options: Any,
     ) -> Any:
-        """As google-auth does it."""
+        """See `google.auth.transport.Request`."""
         self._asked, self.status = True, None
         answer = super().__call__(url, method, body, headers, timeout, **options)  # type: ignore[no-untyped-call] # theirs
         self.status = answer.status
@@ -261,7 +261,7 @@ class Requester(google.auth.transport.requests.Request):
 
 
 class _Session(requests.Session):
-    """Proxies and authorities by `pipeline.endpoint.network`; nothing else of the environment (a .netrc) has a say."""
+    """Takes proxies and authorities from `pipeline.endpoint.network`, nothing else from the environment (.netrc)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class _Session(requests.Session):
         self.verify = next(iter(ca_bundles()), True)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
-        """As `requests` does it."""
+        """See `requests.Session.request`."""
         address = url if isinstance(url, str) else url.decode()
         return super().request(method, url, *args, **options | {"proxies": _proxies(address), "allow_redirects": False})
 
@@ -283,11 +283,11 @@ def _proxies(url: str) -> dict[str, str]:
     return {urlsplit(url).scheme: f"{scheme}://{user}{rest}"}
 
 
-# What hitches mean
+# Interpreting errors
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether a token was refused, in whatever spelling, so that no waiting helps."""
+    """Whether a token was refused, in any spelling, so that waiting does not help."""
     if isinstance(error, ReauthFailError):
         return True
     if not isinstance(error, RefreshError | OAuthError) or error.retryable:
@@ -296,7 +296,7 @@ def is_refused(error: Exception) -> bool:
 
 
 def _documents(value: object) -> Iterator[object]:
-    """What an error carries: objects, and texts that may be the JSON of one."""
+    """The content of an error: objects, and texts that may be the JSON of one."""
     yield value
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -317,13 +317,13 @@ def _refuses(value: object) -> bool:
     error = value.get("error")
     if isinstance(error, dict):
         return error.get("code") in _REFUSING or error.get("status") in _REFUSALS
-    return isinstance(error, str) and bool(re.fullmatch(r"[a-z_]+", error)) and error not in _PASSING
+    return isinstance(error, str) and bool(re.fullmatch(r"[a-z_]+", error)) and error not in _TRANSIENT
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in one line of at most 300 characters without any secret.
+    """What went wrong, on one line of at most 300 characters without any secret.
 
-    A token server may repeat what it was sent: an assertion that is signed, or a refresh token.
+    A token server may repeat what it was sent: a signed assertion, or a refresh token.
     """
     first = error.args[0] if error.args else error
     if isinstance(first, requests.RequestException):
@@ -336,7 +336,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _description(value: object) -> str:
-    """What a server's answer says for people."""
+    """The description for people in a server's response."""
     for document in _documents(value):
         if isinstance(document, dict):
             error = document.get("error")

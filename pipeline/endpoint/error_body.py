@@ -1,4 +1,4 @@
-"""The faults that error bodies stand for, and hints to wait: error bodies may come wrapped in a one-element list."""
+"""Faults from error bodies, and hints to wait. Error bodies may be wrapped in a one-element list."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, decod
 from pipeline.faults import Expired, Fault, Throttled, Unavailable
 
 MAX_WAIT_S = 120.0
-"""No server's hint makes us wait longer than this."""
+"""Maximum wait in seconds, whatever a server's hint says."""
 
 EXCERPT = 512
-"""How many bytes of an unexpected body are kept in a fault's message."""
+"""Bytes of an unexpected body that a fault's message quotes."""
 
 
 def fault_in(document: object) -> Fault | None:
-    """The fault that an error inside a 200, or inside a stream, stands for; None when there is no error."""
+    """The fault for an error inside a 200 or a stream; None when there is no error."""
     error = _error_of(document)
     if error is None:
         return None
@@ -29,7 +29,7 @@ def fault_in(document: object) -> Fault | None:
 
 
 def fault_of_status(status: int, body: bytes, headers: Mapping[str, str]) -> Fault:
-    """The fault that an HTTP answer other than 2xx stands for, by its status and the fields of its error body."""
+    """The fault for an HTTP response other than 2xx, by its status and the fields of its error body."""
     try:
         error = _error_of(decode(body)) or {}
     except ValueError:
@@ -56,18 +56,18 @@ def wait_hint(headers: Mapping[str, str], error: Mapping[str, Any]) -> float | N
 
 
 def excerpt(body: bytes) -> str:
-    """The first bytes of an unexpected body, on one line, with no control character and no secret in it."""
-    return _told(decoded(body[: 2 * EXCERPT]))
+    """The first bytes of an unexpected body, on one line, without control characters and secrets."""
+    return _server_text(decoded(body[: 2 * EXCERPT]))
 
 
-def _told(text: str) -> str:
-    """The beginning of a server's own words; redacted before it is cut, so that no half of a secret is left."""
+def _server_text(text: str) -> str:
+    """The beginning of a server's text; redacted before it is cut, so that no partial secret is left."""
     return redact_tokens(text[: 2 * EXCERPT])[:EXCERPT]
 
 
 def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: str) -> Fault:
     message = error.get("message")
-    text = _told(f"{status} {error.get('status') or ''}".strip() + f": {message}") if message else said
+    text = _server_text(f"{status} {error.get('status') or ''}".strip() + f": {message}") if message else said
     if 300 <= status < 400:
         text = f"{text} (redirects are not followed; check the base URL)"
     if status != 401 and (account := account_fault(status, error, text)) is not None:
@@ -86,7 +86,7 @@ def _fault_of(status: int, error: Mapping[str, Any], wait: float | None, said: s
 
 
 def unwrapped(document: object) -> object:
-    """A document without what some servers put around it: a list, as Google's errors have, or an object of one name."""
+    """A document without the wrapper of some servers: a list, as in Google's errors, or an object with one name."""
     if isinstance(document, list):
         document = document[0] if document else None
     if isinstance(document, dict) and "choices" not in document and "error" not in document:
@@ -105,21 +105,21 @@ _HTTP_STATUSES = {
     "FAILED_PRECONDITION": 400, "INTERNAL": 500, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "OUT_OF_RANGE": 400,
     "PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429, "UNAUTHENTICATED": 401, "UNAVAILABLE": 503,
     "UNIMPLEMENTED": 501, "UNKNOWN": 500,
-    # https://platform.openai.com/docs/guides/error-codes and the types of servers that follow it
+    # https://platform.openai.com/docs/guides/error-codes and the types of compatible servers
     "AUTHENTICATION_ERROR": 401, "CONTEXT_LENGTH_EXCEEDED": 400, "INSUFFICIENT_QUOTA": 429,
     "INTERNAL_SERVER_ERROR": 500, "INVALID_API_KEY": 401, "INVALID_REQUEST_ERROR": 400, "MODEL_NOT_FOUND": 404,
     "NOT_FOUND_ERROR": 404,
     "OVERLOADED_ERROR": 503, "PERMISSION_ERROR": 403, "RATE_LIMIT_ERROR": 429, "RATE_LIMIT_EXCEEDED": 429,
     "SERVER_ERROR": 500, "SERVICE_UNAVAILABLE": 503, "TOO_MANY_REQUESTS": 429,
 }  # fmt: skip
-"""The HTTP statuses that codes in words stand for."""
+"""The HTTP statuses for codes in words."""
 
 
 def _error_of(document: object) -> dict[str, Any] | None:
-    """The error that a document is, or holds; None when it is or holds none.
+    """The error in a document, or the document itself if it is one; None otherwise.
 
-    Its `message` and `status` are texts or None, whatever came; everything else in it is as it came. An error lies
-    under `error`, or is the document itself where there are no choices: `{"object": "error"}`, `{"detail": ...}`,
+    Its `message` and `status` are always text or None; everything else is unchanged. An error is under `error`, or is
+    the document itself if that has no choices: `{"object": "error"}`, `{"detail": ...}`,
     `{"message": ..., "code": ...}`.
     """
     document = unwrapped(document)
@@ -138,7 +138,7 @@ def _error_of(document: object) -> dict[str, Any] | None:
 
 
 def _typed(error: str | list[Any] | dict[str, Any]) -> dict[str, Any] | None:
-    """An error with its message and status typed; None when nothing in it says anything."""
+    """An error with its message and status typed; None when it contains no information."""
     if isinstance(error, str):
         return {"message": error}
     if isinstance(error, list):
@@ -152,7 +152,7 @@ def _typed(error: str | list[Any] | dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _words(value: object, levels: int = 3) -> str:
-    """The text in what a server has to say, which may be a list or an object."""
+    """The text in a server's message, which may be a list or an object."""
     if isinstance(value, list) and levels:
         return "; ".join(filter(None, [_words(item, levels - 1) for item in value[:5]]))
     if isinstance(value, dict) and levels:
@@ -161,7 +161,7 @@ def _words(value: object, levels: int = 3) -> str:
 
 
 def _http_status(value: object) -> int | None:
-    """The HTTP status of an error that a code stands for: a number, digits in text, or a status in words."""
+    """The HTTP status for an error code: a number, digits in text, or a status in words."""
     if isinstance(value, str):
         bare = value.strip()
         value = int(bare) if bare.isdecimal() and len(bare) == 3 else _HTTP_STATUSES.get(bare.upper())

@@ -1,6 +1,6 @@
-"""How answers end: by one table of the reasons that servers give, in whatever case and spelling.
+"""How answers end: one table of the finish reasons that servers give, in any case and spelling.
 
-Live and when a kept reply is read again the same functions decide, so that a row ends the same way.
+The same functions decide for a live reply and for a stored one that is parsed again, so that a row ends the same way.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pipeline.faults import Fault, Refused, Throttled, Truncated, Unavailable
 
 
 class Ending(Enum):
-    """What a finish reason says of an answer."""
+    """What a finish reason says about an answer."""
 
     WHOLE = "whole"
     CUT = "cut"
-    """The answer is longer than it may be: more room may help."""
+    """The answer reached its length limit: a higher limit may help."""
     BLOCKED = "blocked"
-    """The endpoint will not give it."""
+    """The endpoint withholds the answer."""
     BROKEN = "broken"
-    """It failed to make one: worth another try."""
+    """The endpoint failed to produce an answer: worth another attempt."""
 
 
 _WORDS = {
@@ -43,7 +43,7 @@ _WORDS = {
         "cutoff", "incomplete", "length", "limit", "maxlength", "maxtokens", "tokens", "truncated", "window",
     ),
 }  # fmt: skip
-"""The words that decide, the first kind that has one of them; a reason with none of them ends a whole answer.
+"""The deciding words, by kind; the first kind with a match counts. A reason with no match ends a complete answer.
 
 Gemini's reasons: https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest/v1/GenerateContentResponse
 (how the compatible endpoint spells them is inferred; length and content_filter were seen). Others in public reports:
@@ -56,7 +56,7 @@ _LONGEST = 60
 
 @lru_cache(maxsize=256)
 def ending_of(reason: str | None) -> Ending:
-    """What a finish reason means. None, and reasons that nobody knows, end whole answers."""
+    """The meaning of a finish reason. None and unknown reasons end complete answers."""
     if reason in (None, "stop", "tool_calls"):
         return Ending.WHOLE
     words = {word.lower() for word in _WORD.findall(reason[:_LONGEST])}
@@ -64,7 +64,7 @@ def ending_of(reason: str | None) -> Ending:
 
 
 def fault_of(answer: Answer, completion: Completion) -> Fault | None:
-    """Why an answer is not a whole one, by what its server says of it; None when it is."""
+    """Why an answer is not complete, according to its server; None when it is."""
     if answer.error is not None:
         return fault_in({"error": answer.error})
     if answer.finish_reason == "stop" and answer.refusal is None:
@@ -75,7 +75,7 @@ def fault_of(answer: Answer, completion: Completion) -> Fault | None:
         case Ending.BLOCKED:
             return Refused(f"the answer was blocked (finish_reason {_spelled(answer)})")
         case _ if answer.refusal:
-            return Refused(f"the model refused: {_told(answer.refusal)}")
+            return Refused(f"the model refused: {_server_text(answer.refusal)}")
         case Ending.CUT:
             return Truncated(f"the answer was cut at max_tokens{_after(completion.usage)}")
         case Ending.BROKEN:
@@ -84,7 +84,7 @@ def fault_of(answer: Answer, completion: Completion) -> Fault | None:
 
 
 def _after(usage: Usage | None) -> str:
-    """How far an answer came that was cut, if the server says so."""
+    """The length of a truncated answer, if the server reports it."""
     if usage is None:
         return ""
     thinking = f", {usage.reasoning} of them on thinking" if usage.reasoning else ""
@@ -92,16 +92,16 @@ def _after(usage: Usage | None) -> str:
 
 
 def fault_of_all(completion: Completion) -> Fault | None:
-    """Why a completion holds no answer at all; None when there is one, whole or not."""
+    """Why a completion has no answer at all; None when it has one, complete or not."""
     if completion.blocked:
-        return Refused(f"the prompt was blocked: {_told(completion.blocked)}")
+        return Refused(f"the prompt was blocked: {_server_text(completion.blocked)}")
     if not completion.answers:
         return Unavailable(f"the endpoint gave no answer (no choices): {completion.instead or ''}")
     return None
 
 
 def worth_another_try(completion: Completion) -> Fault | None:
-    """The fault for which a completion is asked for again: that of its first answer, when it is that of them all."""
+    """The fault for which a completion is requested again: that of its first answer, if all answers have it."""
     fault = fault_of_all(completion)
     if fault is None:
         faults = [fault_of(answer, completion) for answer in completion.answers]
@@ -114,6 +114,6 @@ def _spelled(answer: Answer) -> str:
     return one_line(answer.finish_reason or "")[:_LONGEST]
 
 
-def _told(text: str) -> str:
-    """The beginning of a server's own words. Cut twice: redaction takes its time with long texts."""
+def _server_text(text: str) -> str:
+    """The beginning of a server's text. Cut before and after redaction, which is slow for long texts."""
     return redact_tokens(text[:1000])[:300]

@@ -1,7 +1,7 @@
-"""What a message says, or a piece of one in a stream: the one place where the fields of foreign messages are typed.
+"""The content of a message, or of a piece of one in a stream: the one place that types the fields of foreign messages.
 
-The reader of whole completions, the assembly of streams and the tool loop all read messages here. The forms are those
-of Vertex AI's compatible endpoint, of OpenAI, and of the servers that are found behind the same address elsewhere.
+The completion parser, the assembly of streams and the tool loop all read messages here. The forms are those of Vertex
+AI's compatible endpoint, of OpenAI, and of other compatible servers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import orjson
 from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, dig, json_text, objects
 
 _PREFIX = "default_api."
-"""Gemini's own habit: it names functions as its training did. googleapis/python-aiplatform#4472"""
+"""A prefix that Gemini sometimes adds to function names: googleapis/python-aiplatform#4472."""
 
 _TOO_DEEP = "(nested too deeply to be written)"
-"""In the place of arguments that are such an object: it is not JSON, so that no tool takes it."""
+"""Replaces arguments that are such an object: it is not JSON, so no tool accepts it."""
 
 _LEVELS = 4
-"""How deep texts are looked for inside a content part."""
+"""Levels to which texts are searched for inside a content part."""
 
 _THOUGHT = ("thinking", "reasoning", "thought")
 _TEXTS = ("text", "output_text")
@@ -29,9 +29,9 @@ _TEXTS = ("text", "output_text")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a tool, or a fragment of one; what is not known yet is empty.
+    """One tool call, or a fragment of one; what is not known yet is empty.
 
-    `arguments` is text whatever came; `raw` is the call with all that the server put into it.
+    `arguments` is always text; `raw` is the call with everything that the server sent in it.
     """
 
     id: str
@@ -43,14 +43,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """A piece of what the model made: base64, and what is known of it."""
+    """A piece of generated media: base64, and what is known about it."""
 
     data: str
     about: Mapping[str, Any]
 
 
 class Said(NamedTuple):
-    """What a message says, or adds to what was said before. Empty text is no text."""
+    """The content of a message, or what it adds to earlier pieces. Empty text counts as no text."""
 
     text: str = ""
     reasoning: str = ""
@@ -60,9 +60,9 @@ class Said(NamedTuple):
 
 
 def message_in(choice: Mapping[str, Any], names: Sequence[str] = ("message", "delta")) -> Mapping[str, Any]:
-    """The message of a choice, under the first of these names that holds one; empty when there is none.
+    """The message of a choice, under the first of these names that has one; empty when there is none.
 
-    Also the bare `text` of OpenAI's older endpoint, which some servers keep to.
+    Also the bare `text` of OpenAI's older endpoint, which some servers still use.
     """
     for name in names:
         message = choice.get(name)
@@ -73,13 +73,13 @@ def message_in(choice: Mapping[str, Any], names: Sequence[str] = ("message", "de
 
 
 def said_in(message: Mapping[str, Any]) -> Said:
-    """What a message, or the delta of one, says. Raises `Rounded` (see `pipeline.endpoint.untrusted_json.read`)."""
+    """The content of a message or delta. Raises `Rounded` (see `pipeline.endpoint.untrusted_json.read`)."""
     content = message.get("content")
     if isinstance(content, str):
         text, thoughts, refusal = content, "", ""
     else:
         text, thoughts, refusal = _parts(content) if content else ("", "", "")
-    # Google's mark wins over the tag inside the text (see `thought_tag_marker`).
+    # Google's mark takes precedence over the tag inside the text (see `thought_tag_marker`).
     if "extra_content" in message and is_thought(message):
         text, thoughts = "", text + thoughts
     reasoning = message.get("reasoning_content") or message.get("reasoning")
@@ -100,14 +100,14 @@ def calls_in(message: Mapping[str, Any]) -> Sequence[Call]:
         function = message.get("function_call")  # OpenAI's older form
         return [_call({"function": function})] if isinstance(function, dict) and function else ()
     if isinstance(calls, dict) and not {"function", "name", "id"} & calls.keys():
-        calls = list(calls.values())  # by number, in the place of a list
+        calls = list(calls.values())  # an object by number instead of a list
     return [_call(call) for call in objects(calls)]
 
 
 def whole_arguments(text: str) -> str:
-    """The arguments of a call as JSON text of an object, where what came can mean one; else as they came.
+    """The arguments of a call as JSON text of an object, if they can mean one; else unchanged.
 
-    Servers write no arguments as nothing, `null` or `""`, and some encode the object twice.
+    Servers write empty arguments as nothing, `null` or `""`, and some encode the object twice.
     """
     bare = text.strip()
     if bare in {"", "null"}:
@@ -161,7 +161,7 @@ def _arguments(value: object) -> str:
 
 
 def _parts(content: object) -> tuple[str, str, str]:
-    """Text, thoughts and refusal of content that is not one text: a list of parts, a part, or a JSON object."""
+    """Text, thoughts and refusal in content other than plain text: a list of parts, a part, or a JSON object."""
     if isinstance(content, dict):
         if as_text(content.get("type")) not in _TEXTS:
             return json_text(content) or "", "", ""

@@ -1,6 +1,6 @@
-"""What the environment says of the network: proxies, the hosts that need none, and certificate authorities.
+"""Network settings from the environment: proxies, the hosts that need none, and certificate authorities.
 
-Calls and token requests read it here, so that both go the same way. curl's and requests' conventions hold: HTTPS_PROXY,
+Calls and token requests both use them, so that they take the same route. curl's and requests' conventions: HTTPS_PROXY,
 HTTP_PROXY, ALL_PROXY and NO_PROXY in either case; REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.
 """
 
@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pipeline.faults import UsageError
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-"""Who may name the certificate authorities to trust, in order of precedence."""
+"""Variables that name the certificate authorities to trust, in order of precedence."""
 
 _METADATA_VARIABLES = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP")
 _METADATA_HOSTS = {"metadata.google.internal", "metadata"}
@@ -30,7 +30,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy: its address without credentials, so that no message can repeat them, and the credentials."""
+    """An HTTP proxy: its credentials, and its address without them, so that no message can repeat them."""
 
     url: str
     user: str = field(default="", repr=False)
@@ -38,18 +38,17 @@ class Proxy:
 
     @property
     def authorization(self) -> str | None:
-        """The header that signs in to it; None where it wants none."""
+        """The header that signs in to the proxy; None if it needs none."""
         if not self.user and not self.password:
             return None
         return f"Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy that the environment names for this URL; None when the way is straight.
+    """The proxy that the environment names for this URL; None for a direct connection.
 
-    It is so to this machine and to the metadata server, whatever the environment says: a token on its way there would
-    pass a stranger in the clear. Raises `UsageError`, which names the variable and not its value, for a proxy that
-    cannot be used.
+    Connections to this machine and to the metadata server are always direct: a token on its way there would pass the
+    proxy unencrypted. Raises `UsageError`, which names the variable and not its value, for an unusable proxy.
     """
     parts = urlsplit(url)
     if parts.hostname is None or goes_straight(parts.hostname) or _is_exempt(parts.hostname, _port(parts)):
@@ -60,7 +59,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def goes_straight(host: str) -> bool:
-    """Whether no proxy has a way to this host: this machine in any spelling, its link, or Google's metadata server."""
+    """Whether a host is always reached directly: this machine in any spelling, link-local, or the metadata server."""
     host = host.lower().rstrip(".")
     if host == "localhost" or host.endswith(".localhost") or host in _METADATA_HOSTS:
         return True
@@ -75,15 +74,15 @@ def goes_straight(host: str) -> bool:
 def ca_bundles() -> list[str]:
     """The files or folders of certificate authorities that the environment names, by precedence.
 
-    Raises `UsageError` when one is not there: OpenSSL would pass over it, and then trust nobody.
+    Raises `UsageError` when one is missing: OpenSSL would ignore it, and then trust no one.
     """
     return [_existing(name, os.environ[name]) for name in CA_VARIABLES if os.environ.get(name)]
 
 
 def tls_context() -> ssl.SSLContext | None:
-    """The trust that the environment asks for, besides the system's; None when it asks for none.
+    """The authorities named by the environment, in addition to the system's; None when it names none.
 
-    Raises `UsageError` when what it names holds no certificates.
+    Raises `UsageError` when the named files contain no certificates.
     """
     bundles = ca_bundles()
     if not bundles:
@@ -102,7 +101,7 @@ def tls_context() -> ssl.SSLContext | None:
 def _existing(name: str, path: str) -> str:
     try:
         found = Path(path).exists()
-    except (OSError, ValueError):  # too long for a path, or a null byte in it
+    except (OSError, ValueError):  # the path is too long or has a null byte
         found = False
     if not found:
         raise UsageError(f"{name} names a file of certificate authorities that is not there")
@@ -128,7 +127,7 @@ def _split(address: str, variable: str) -> SplitResult:
     try:
         parts = urlsplit(address)
         usable = re.fullmatch(r"[\w.:%-]+", parts.hostname or "") and parts.port != 0
-    except ValueError:  # a port that is no number, or a bracket left open
+    except ValueError:  # a port that is not a number, or an unclosed bracket
         usable = None
     if not usable:
         raise UsageError(f"{variable} cannot be read: it must be like http://host:port")
@@ -136,7 +135,7 @@ def _split(address: str, variable: str) -> SplitResult:
 
 
 def _variable(scheme: str) -> str:
-    """The variable that names the proxy; its lower-case spelling wins, as it does for curl."""
+    """The variable that names the proxy; the lower-case spelling takes precedence, as in curl."""
     names = [spelled for name in (f"{scheme}_proxy", "all_proxy") for spelled in (name, name.upper())]
     return next((name for name in names if os.environ.get(name)), "the system's proxy setting")
 
@@ -146,7 +145,7 @@ def _port(parts: SplitResult) -> int:
 
 
 def _is_exempt(host: str, port: int) -> bool:
-    """Whether NO_PROXY, in either case, names the host: by name, domain, `*`, address or network, also with a port."""
+    """Whether NO_PROXY, in either case, covers the host: by name, domain, `*`, address or network, even with a port."""
     said = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     host, address = host.lower().rstrip("."), _address(host)
     for entry in filter(None, re.split(r"[\s,]+", said.lower())):
@@ -158,7 +157,7 @@ def _is_exempt(host: str, port: int) -> bool:
             return True
         if address is not None and _holds(name, address):
             return True
-    # Elsewhere than on Linux the system's own settings have exemptions, too.
+    # On systems other than Linux, the system settings have exemptions too.
     return bool(urllib.request.proxy_bypass(host))
 
 
@@ -177,7 +176,7 @@ def _holds(network: str, address: _Address) -> bool:
 
 
 def _address(host: str) -> _Address | None:
-    """The address that a host's name spells; also `127.1` or `0x7f000001`, which the system's resolver takes."""
+    """The IP address that a host name spells, including `127.1` or `0x7f000001`, which system resolvers accept."""
     try:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:

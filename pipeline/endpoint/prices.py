@@ -1,4 +1,4 @@
-"""What a reply cost, in US dollars. An unknown price is None, and never 0."""
+"""The cost of a reply in US dollars. An unknown price is None, never 0."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.data import Usage
 from pipeline.faults import UsageError
 
 _TIERS = {"": 1.0, "on_demand": 1.0, "on_demand_flex": 0.5, "on_demand_priority": 1.8}
-"""What the traffic type of an answer makes of the standard price; for others (provisioned throughput, off-peak, what is
-new) none is known: they are neither free nor at the standard price.
+"""Factors on the standard price by an answer's traffic type. Others (provisioned throughput, off-peak, new types) have
+no known price: they are neither free nor at the standard price.
 
 https://cloud.google.com/vertex-ai/generative-ai/pricing
 """
@@ -23,7 +23,7 @@ https://cloud.google.com/vertex-ai/generative-ai/pricing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """US dollars per million tokens. Thinking is billed as output; `cached` input defaults to the price of input."""
+    """US dollars per million tokens. Thinking is billed as output; `cached` defaults to the price of input."""
 
     input: float
     output: float
@@ -31,9 +31,9 @@ class Price:
 
 
 class Prices:
-    """The prices of a run: the user's own first, then genai-prices', which know tiers by length of context.
+    """The prices of a run: the user's own first, then those of genai-prices, which include tiers by context length.
 
-    `assumed` is the price of every call for which there is none otherwise: of an unknown model, or an unknown tier.
+    `assumed` is the price of calls that have no other: those of an unknown model or an unknown tier.
     """
 
     def __init__(self, own: Mapping[str, Price] | None = None, assumed: Price | None = None) -> None:
@@ -41,7 +41,7 @@ class Prices:
         self.assumed = assumed
 
     def cost(self, model: str | None, usage: Usage | None, traffic_type: str | None = None) -> float | None:
-        """Dollars for one call; None when its tokens or its price are not known. Never raises, never negative."""
+        """US dollars for one call; None when its tokens or its price are unknown. Never raises, never negative."""
         if usage is None:
             return None
         factor = _TIERS.get((traffic_type or "").strip().casefold())
@@ -63,7 +63,7 @@ class Prices:
 
 
 def load_prices(path: Path) -> dict[str, Price]:
-    """The prices of a TOML file: a table for each model, with `input`, `output` and `cached` dollars per million."""
+    """The prices in a TOML file: a table per model, with `input`, `output` and `cached` dollars per million tokens."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -74,7 +74,7 @@ def load_prices(path: Path) -> dict[str, Price]:
 
 
 def prices_of(tables: Mapping[str, Any], where: str) -> dict[str, Price]:
-    """Prices by model. Raises `UsageError` for anything but numbers by their names."""
+    """Prices by model. Raises `UsageError` for an unknown name or a value that is not a price."""
     known = {field.name for field in fields(Price)}
     for model, table in tables.items():
         numbers = isinstance(table, Mapping) and all(map(_is_price, table.values()))
@@ -86,7 +86,7 @@ def prices_of(tables: Mapping[str, Any], where: str) -> dict[str, Price]:
 
 
 def parse_price(text: str) -> Price:
-    """The price that `IN,OUT` gives, in dollars per million tokens. Raises `UsageError`."""
+    """The price from `IN,OUT`, in dollars per million tokens. Raises `UsageError`."""
     try:
         read, written = (float(number) for number in text.split(","))
     except ValueError:
@@ -107,7 +107,7 @@ def _own_cost(price: Price, usage: Usage) -> float:
 
 
 _SHORT = 100_000
-"""Tokens of input up to which every listed model has one price; beyond, tiers by length of context begin."""
+"""Input tokens up to which every listed model has one price; beyond, tiers by context length begin."""
 
 
 def _listed_cost(name: str, usage: Usage) -> float | None:
@@ -119,7 +119,7 @@ def _listed_cost(name: str, usage: Usage) -> float | None:
 
 @lru_cache(maxsize=64)
 def _short_price(name: str) -> Price | None:
-    """The price of short calls, looked up once: a look-up costs more than the rest of a row's bookkeeping."""
+    """The price of short calls, looked up once: a lookup costs more than the rest of a row's accounting."""
     kinds = (Usage(input=_SHORT), Usage(output=_SHORT), Usage(input=_SHORT, cached=_SHORT))
     costs = [cost for usage in kinds if (cost := _looked_up(name, usage)) is not None]
     if len(costs) < len(kinds):
@@ -140,5 +140,5 @@ def _looked_up(name: str, usage: Usage) -> float | None:
         )
         return float(calc_price(tokens, name, provider_id="google").total_price)
     except (LookupError, ValueError, ArithmeticError):
-        # It does not know the model, or refuses the counts: what it cannot price has no known price.
+        # genai-prices does not know the model, or rejects the counts: the price is unknown.
         return None

@@ -1,7 +1,7 @@
-"""The SDK's public way to send a request, for a release whose private hooks are not those that `Client` overrides.
+"""Sends requests by the SDK's public API, for releases whose private hooks are not those that `Client` overrides.
 
-`pipeline.endpoint.client.Client` overrides hooks that the SDK does not promise to keep. `hands_on` tries it once,
-without a network; where it does not hold, `PublicClient` takes its place: every request costs more, and none fails.
+`pipeline.endpoint.client.Client` overrides hooks that the SDK does not promise to keep. `hands_on` tests it once,
+without a network; if it does not work, `PublicClient` replaces it: every request costs more, and none fails.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ CHANGED_SDK = (
 )
 
 _TRANSPORTS = {"accept-encoding", "connection", "content-length", "host", "transfer-encoding"}
-"""Headers that aiohttp gives a request; those that httpx2 has given it are about another connection."""
+"""Headers that aiohttp sets on a request; those set by httpx2 describe another connection."""
 
 _PROBE = {"Authorization": "Bearer probe", "X-Probe": "1"}
 
 
 class Sender(Protocol):
-    """What the endpoint asks of a client: bytes go out as they are, and the answer comes back as it is.
+    """What the endpoint needs from a client: it sends bytes unchanged, and returns the answer unchanged.
 
     Both raise `openai.APIStatusError` for a status beyond 299, and the faults of `pipeline.endpoint.transport`.
     """
@@ -36,11 +36,11 @@ class Sender(Protocol):
         """An answer whose bytes are under `extensions["content"]`."""
 
     async def streamed(self, body: bytes, headers: Mapping[str, str]) -> AsyncStream[object]:
-        """An answer that is still coming in, under `response`."""
+        """An answer that is still arriving, under `response`."""
 
 
 class PublicClient:
-    """A `Sender` on `AsyncOpenAI.post` alone. Use as `async with`; `transport` is closed by whoever opened it."""
+    """A `Sender` that uses only `AsyncOpenAI.post`. Use as `async with`; the caller closes `transport`."""
 
     def __init__(self, base_url: str, transport: httpx2.AsyncClient, headers: Mapping[str, str]) -> None:
         self._sdk = AsyncOpenAI(
@@ -60,13 +60,13 @@ class PublicClient:
         await self._sdk.close()
 
     async def whole(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
-        """As `Sender` says."""
+        """See `Sender`."""
         return await self._sdk.post(
             "/chat/completions", cast_to=httpx2.Response, content=body, options={"headers": dict(headers)}
         )
 
     async def streamed(self, body: bytes, headers: Mapping[str, str]) -> AsyncStream[object]:
-        """As `Sender` says."""
+        """See `Sender`."""
         return await self._sdk.post(
             "/chat/completions",
             cast_to=object,
@@ -78,7 +78,7 @@ class PublicClient:
 
 
 class _Handing(httpx2.AsyncClient):
-    """Hands content and headers of the SDK's own request to `pipeline.endpoint.transport.Transport`."""
+    """Passes content and headers of the SDK's own request to `pipeline.endpoint.transport.Transport`."""
 
     def __init__(self, transport: httpx2.AsyncClient) -> None:
         super().__init__(transport=httpx2.AsyncBaseTransport())
@@ -109,7 +109,7 @@ _Clients = Callable[[str, httpx2.AsyncClient, Mapping[str, str]], AbstractAsyncC
 
 
 async def hands_on(client: _Clients) -> bool:
-    """Whether body and headers of a request reach the transport through this client with the SDK that is installed."""
+    """Whether a request's body and headers reach the transport through this client with the installed SDK."""
     body = b'{"probe": 1}'
     try:
         async with client("http://localhost/v1", _Mirror(), {}) as sender:

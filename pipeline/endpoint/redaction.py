@@ -1,4 +1,4 @@
-"""What may not be told: secrets, and in messages the text of rows. Servers like to tell callers what they sent."""
+"""Redacts secrets, and in messages the text of rows, since servers often repeat what callers sent."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ REDACTED = "[redacted]"
 QUOTED = "[...]"
 
 MOST_READ = 8192
-"""Characters of a stranger's text that are looked at: no message tells more of it."""
+"""Characters of foreign text that are examined; no message quotes more."""
 
 MOST_QUOTED = 200
-"""Characters of a row's value that a message of ours repeats."""
+"""Characters of a row's value that our messages quote."""
 
 _WINDOW = 16
 _STEP = 8
 
 _HALF = 64
-"""So many characters before a cut may be the beginning of a secret that is too short to be known for one."""
+"""Characters before a cut that may be the beginning of a secret, too short to be recognized as one."""
 
 _FIELDS = (
     r"private[_-]?key|refresh[_-]?token|access[_-]?token|id[_-]?token|subject[_-]?token|session[_-]?token|"
@@ -36,15 +36,15 @@ _SHAPES = (
     r"(?:gsk|xai|hf|nvapi|pplx|r8|fw|tgp|csk|gh[oprsu]|glpat|npm|dapi|shpat)[_-][\w-]{16,}|"
     r"eyJ[\w-]{6,}+(?:\.[\w-]*+){0,6}|(?i:bearer)\s{1,8}[\w.~+/=-]+"
 )
-"""What tokens and keys look like: Google's, OpenAI's, and those of other providers; JSON web tokens."""
+"""Patterns of tokens and keys: Google's, OpenAI's, those of other providers, and JSON web tokens."""
 
 _KEY = "[A-Z0-9 ]{0,40}PRIVATE KEY"
 
 _SECRETS = [
-    # A private key, also one whose end was cut off, and the last line of one whose beginning was.
+    # A private key, even without its end, and the last line of one without its beginning.
     re.compile(rf"-----BEGIN {_KEY}.*?(?:-----END {_KEY}[ A-Z]{{0,10}}-----|\Z)", re.DOTALL),
     re.compile(rf"(?<![A-Za-z0-9+/=])[A-Za-z0-9+/=]{{1,76}}+(?:\\{{1,8}}[nr]|\s){{0,4}}-----END {_KEY}-{{0,5}}"),
-    # The value of a field, in quotes (which may be escaped themselves), or without.
+    # The value of a field, with or without quotes (which may be escaped).
     re.compile(
         rf"(?i)(?<![a-z0-9])(?P<kept>(?:{_FIELDS})(?![\w-])\\*[\"']?\s{{0,4}}(?:=>|[:=])\s{{0,4}})"
         r"(?:\"(?:[^\"\\]|\\.)*+\"?|'[^']*+'?|(?P<quote>\\+[\"']).*?(?:(?P=quote)|\Z)|(?<==)[^\s\"'&,;<>{}\\]+|"
@@ -52,7 +52,7 @@ _SECRETS = [
         re.DOTALL,
     ),
     re.compile(r"(?i)(?P<kept>[?&](?:key|token|sig|signature|auth)=)[^\s&\"'<>]+"),
-    # The user name and password of an address, with its scheme or without.
+    # The user name and password of an address, with or without its scheme.
     re.compile(
         r"(?P<kept>\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)"
         r"(?:[^\s/?#@\"'<>]{1,512}+|[^\s:/@\"'<>]{0,128}+:(?!\d{1,5}/)[^\s@\"'<>]{1,256}+)(?=@)"
@@ -61,7 +61,7 @@ _SECRETS = [
     re.compile(rf"(?:\b|(?<=\\[nrt]))(?:{_SHAPES})"),
 ]
 _OPAQUE = re.compile(r"(?:[A-Za-z0-9+/\n]|\\{1,8}[/n]){40,}+={0,2}|[\w-]{40,}+", re.ASCII)
-"""A long run of nothing but base64, also over lines: part of a key, if it holds capitals, small letters and digits."""
+"""A long run of base64, even over several lines: part of a key if it has capitals, small letters and digits."""
 
 _FEWEST_DIGITS = 3
 
@@ -71,8 +71,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 def redact_tokens(text: str) -> str:
     """The beginning of `text` on one line, without anything that looks like a token, a key or a password.
 
-    At most `MOST_READ` characters of it: time is bounded, whatever a server sends, and no half of a secret is left
-    where it is cut.
+    At most `MOST_READ` characters of it, so that time is bounded, whatever a server sends. No partial secret is left at
+    the cut.
     """
     text = _beginning(text)
     for pattern in _SECRETS:
@@ -81,35 +81,35 @@ def redact_tokens(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` with a blank for what ends lines or steers terminals."""
+    """`text` with blanks in place of line ends and terminal control characters."""
     return _UNPRINTABLE.sub(" ", text)
 
 
 def quoted(value: str) -> str:
-    """A value as a message quotes it: as Python writes it, and its beginning only when it is long."""
+    """A value for a message: its `repr`, or only the beginning if it is long."""
     return repr(value) if len(value) <= MOST_QUOTED else f"{value[:MOST_QUOTED]!r}..."
 
 
 def said_of_row(said: str, values: Mapping[str, Any]) -> str:
-    """What an exception says that a row's values have raised, without what it quotes of their texts."""
+    """The message of an exception raised for a row's values, without its quotes from them."""
     return redact_quotes(_beginning(said), _texts_in(values))[:MOST_QUOTED]
 
 
 def redact_secret(message: str, secret: str | None) -> str:
-    """`message` without the secret, nor any part of it of 8 characters or more, in whatever way it is written."""
+    """`message` without the secret, or any part of it of 8 characters or more, in any encoding."""
     if secret is None:
         return message
-    told = without_secret(message.encode("utf-8", "surrogatepass"), secret, IN_MESSAGES, REDACTED.encode())
-    return told.decode("utf-8", "surrogatepass")
+    redacted = without_secret(message.encode("utf-8", "surrogatepass"), secret, IN_MESSAGES, REDACTED.encode())
+    return redacted.decode("utf-8", "surrogatepass")
 
 
 def redact_secret_bytes(body: bytes, secret: str) -> bytes:
-    """A body without the secret that it was asked with, nor a good part of it, in whatever way it is written."""
+    """A response body without the secret of its request, or a long part of it, in any encoding."""
     return without_secret(body, secret, IN_BODIES, REDACTED.encode())
 
 
 def redact_quotes(message: str, texts: Iterable[str]) -> str:
-    """`message` with `[...]` for what it quotes of `texts`: whole texts, runs of 23 characters, some shorter ones."""
+    """`message` with `[...]` for quotes from `texts`: whole texts, runs of 23 characters, some shorter ones."""
     for text in map(one_line, texts):
         if len(text) >= _STEP:
             message = message.replace(text, QUOTED)
@@ -125,7 +125,7 @@ def redact_quotes(message: str, texts: Iterable[str]) -> str:
 
 
 def _quote(message: str, at: int, text: str) -> tuple[int, int]:
-    """From where to where `message` quotes `text` around `at`."""
+    """The start and end of the quote from `text` around `at` in `message`."""
     start, end = at, at + _WINDOW
     while start > 0 and message[start - 1 : end] in text:
         start -= 1
@@ -135,7 +135,7 @@ def _quote(message: str, at: int, text: str) -> tuple[int, int]:
 
 
 def user_texts(payload: Mapping[str, Any]) -> Iterator[str]:
-    """The texts that a request sends, but for the instructions, which are the job's own."""
+    """The texts in a request, except the instructions, which belong to the job."""
     messages = payload.get("messages")
     for message in messages if isinstance(messages, list | tuple) else ():
         if not isinstance(message, Mapping) or message.get("role") in {"system", "developer"}:
@@ -161,7 +161,7 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _beginning(text: str) -> str:
-    """What is read of a text; where it is cut, what may be the beginning of a secret goes, too."""
+    """The part of a text that is examined, without a possible beginning of a secret at the cut."""
     if len(text) <= MOST_READ:
         return text
     head, tail = text[: MOST_READ - _HALF], text[MOST_READ - _HALF : MOST_READ]

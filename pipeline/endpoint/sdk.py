@@ -1,9 +1,9 @@
-"""The OpenAI SDK, without the four hundred modules of types that no run uses: they are two thirds of what it loads.
+"""The OpenAI SDK, without the four hundred modules of types that no run uses: two thirds of what it loads.
 
-`import openai` loads a module and builds a pydantic model for everything that any of its APIs may send. A package of
-types is imported here without its `__init__`, which runs when somebody asks the package for a name: a job that uses
-`openai.types` finds it whole. `importlib.util.LazyLoader` will not do: it loads a package as soon as one of its
-modules is imported.
+`import openai` loads a module and builds a pydantic model for everything that any of its APIs may send. Here, a
+package of types is imported without its `__init__`, which runs on the first access to one of its names: a job that
+uses `openai.types` finds it complete. `importlib.util.LazyLoader` is not enough: it loads a package as soon as one of
+its modules is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TYPES = "openai.types"
 
 
 class _DeferredLoader(Loader):
-    """Loads a package whose `__init__` runs when a name is asked for that it does not have yet."""
+    """Loads a package whose `__init__` runs on access to a name that the package does not have yet."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -39,7 +39,7 @@ class _DeferredLoader(Loader):
         def attribute(name: str) -> Any:
             if name.startswith("__") and name != "__all__":
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-            with self._lock:  # another thread waits for the whole; this one, within `__init__`, has what there is
+            with self._lock:  # other threads wait for the whole; this one, within `__init__`, sees what exists
                 if not self._has_begun:
                     self._load(module)
             try:
@@ -59,7 +59,7 @@ class _DeferredLoader(Loader):
 
 
 class _DeferredFinder(MetaPathFinder):
-    """Finds packages of types, as the path does, and defers them; all else is found by others."""
+    """Finds packages of types on the path and defers them; leaves everything else to other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -83,7 +83,7 @@ def _types_deferred() -> Iterator[None]:
 
 
 def _load() -> ModuleType:
-    """The SDK. A release whose types cannot be deferred is loaded as a whole: that costs a start half a second."""
+    """The SDK. A release whose types cannot be deferred is loaded completely, which adds half a second to a start."""
     before = set(sys.modules)
     try:
         with _types_deferred():
@@ -103,7 +103,7 @@ __all__ = ["VERSION", "APIStatusError", "AsyncOpenAI", "AsyncStream"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FinalRequestOptions":  # what the public `request` takes; private, so that only who needs it asks
+    if name == "FinalRequestOptions":  # the public `request` takes it; in a private module, so imported on demand
         from openai._models import FinalRequestOptions
 
         return FinalRequestOptions

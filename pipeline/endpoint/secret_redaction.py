@@ -1,7 +1,7 @@
-r"""The secret that a request was sent with, taken out of what came back: whole or in part, however it is written.
+r"""Removes the secret of a request from its response: whole or in part, in any encoding.
 
-Servers like to tell callers what they sent. They write it as JSON does (`\/`, `\u004b`, escaped once more within a
-string), as addresses do (`%2F`) or as pages do (`&#47;`); they mask its beginning, cut it, or show it in base64.
+Servers often repeat what callers sent. They encode it as in JSON (`\/`, `\u004b`, escaped once more within a string),
+in addresses (`%2F`) or in pages (`&#47;`); they mask its beginning, truncate it, or show it in base64.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 SHORTEST_SECRET = 12
-"""A key of fewer characters protects nothing (`x`, for a server that wants none), and may be any word of an answer."""
+"""A key of fewer characters protects nothing (`x`, for a server that needs none), and may be any word of an answer."""
 
 IN_MESSAGES = 8
-"""So many characters of a secret in a row are taken for it in a message."""
+"""Consecutive characters of a secret that count as the secret in a message."""
 
 IN_BODIES = 16
-"""The same in an answer, whose text must not change for a word that a key happens to hold."""
+"""The same in an answer, whose text must not change because of a word that a key happens to contain."""
 
 _IN_BASE64 = 20
-"""So many characters of its base64 are taken for a secret's: 15 bytes of it."""
+"""Consecutive characters of its base64 that count as the secret: 15 bytes."""
 
 _MOST_RUNS = 1000
-"""Where more pieces of our secret come back than this, each is taken out by itself: measuring runs would take long."""
+"""With more pieces of our secret than this in a body, each is removed on its own: measuring runs would be slow."""
 
 _NO_ESCAPE = b"".join(rb"(?<!\\u%s)" % (b"[0-9a-fA-F]" * digits) for digits in range(4))
 """Not among the digits of a `\\u00e9`: JSON must stay JSON."""
 
 _FEW_PIECES = 4
-"""More pieces than so many take longer to be looked for one by one than the words of a body, all at once."""
+"""With more pieces than this, searching for each is slower than looking up all words of the body."""
 
 _WORD = 8
-"""Bytes of the integers as which a body is read."""
+"""Size in bytes of the integers into which a body is divided."""
 
 
 def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> bytes:
-    """The body with `mark` for every run of at least `shortest` characters of the secret, and for all of it.
+    """The body with `mark` for the secret and for every run of at least `shortest` characters of it.
 
-    Linear in the body's length, whatever it holds.
+    Linear in the body's length, whatever its content.
     """
     if len(secret) < SHORTEST_SECRET:
         return body
@@ -51,7 +51,7 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
     body = own.replaced(body, mark)
     if any(beginning in body for beginning in own.encoded):
         body = own.encoded_run.sub(mark, body)
-    if b"\x00" in body:  # UTF-16 or UTF-32, in either order of bytes: all of it
+    if b"\x00" in body:  # UTF-16 or UTF-32, in either byte order: the whole secret only
         for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
             body = body.replace(secret.encode(codec), mark.decode().encode(codec))
     return body
@@ -59,25 +59,25 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """A secret, and the pieces of it by which a run of at least `shortest` of its bytes is found."""
+    """A secret, and the pieces by which a run of at least `shortest` of its bytes is found."""
 
     secret: bytes
     shortest: int
     pieces: tuple[tuple[int, bytes], ...]
     escaped: re.Pattern[bytes]
-    """All of it, or pieces of it in a row, each byte plain or escaped."""
+    """The whole secret, or consecutive pieces of it, each byte plain or escaped."""
     escapes: tuple[tuple[bytes, re.Pattern[bytes]], ...]
-    """Its bytes in escaped forms, by the sign with which a form begins."""
+    """Its bytes in escaped forms, by the character that begins the form."""
     words: frozenset[int]
-    """Every 8 bytes of it, as integers; none where its pieces are few or short."""
+    """Every 8 bytes of it, as integers; empty if its pieces are few or short."""
     step: int
-    """Of any run of `shortest` bytes, 8 begin at a multiple of so many words."""
+    """In any run of `shortest` bytes, 8 bytes begin at a multiple of this many words."""
     encoded: tuple[bytes, ...]
-    """How it begins in base64, wherever it stands in what was encoded (behind `user:`, for instance)."""
+    """Its beginning in base64, at any position in the encoded text (after `user:`, for instance)."""
     encoded_run: re.Pattern[bytes]
 
     def is_escaped_in(self, body: bytes) -> bool:
-        """Whether the body has one of its bytes in escaped form: what else is escaped is none of it."""
+        """Whether the body has one of the secret's bytes in escaped form; other escapes do not matter."""
         return any(sign in body and form.search(body) for sign, form in self.escapes)
 
     def replaced(self, body: bytes, mark: bytes) -> bytes:
@@ -96,11 +96,11 @@ class _Own:
         return b"".join([*kept, body[end:]]) if kept else body
 
     def is_in(self, body: bytes) -> bool:
-        """Whether there is any run, or more pieces than chance explains."""
+        """Whether the body has any run, or more pieces than chance explains."""
         return self._may_be_in(body) and (self._pieces_in(body) > _MOST_RUNS or any(True for _ in self._runs(body)))
 
     def _may_be_in(self, body: bytes) -> bool:
-        """False, as for nearly every answer, when there is no run. It is asked of all, on the event loop."""
+        """False if there is no run, as in nearly every answer. Called for all answers, on the event loop."""
         if not self.words:
             return any(piece in body for _, piece in self.pieces)
         whole_words = memoryview(body + bytes(-len(body) % _WORD)).cast("Q")
@@ -110,7 +110,7 @@ class _Own:
         return sum(body.count(piece) for _, piece in self.pieces)
 
     def _runs(self, body: bytes) -> Iterator[tuple[int, int]]:
-        """Where the runs are; they may overlap."""
+        """The start and end of each run; runs may overlap."""
         for offset, piece in self.pieces:
             at = body.find(piece)
             while at >= 0:
@@ -121,7 +121,7 @@ class _Own:
                 at = body.find(piece, last if is_run else at + 1)
 
     def _run(self, body: bytes, at: int, offset: int, size: int) -> tuple[int, int]:
-        """From where to where the body goes with the secret around a piece of it."""
+        """The start and end of the run around a piece: the body equals the secret there."""
         first, last = at, at + size
         while first > 0 and offset > 0 and body[first - 1] == self.secret[offset - 1]:
             first, offset = first - 1, offset - 1
@@ -133,9 +133,9 @@ class _Own:
 
 @lru_cache(maxsize=8)
 def _own(secret: str, shortest: int) -> _Own:
-    """Any run of `2 * size - 1` bytes holds one of the secret's aligned pieces of `size` bytes, whole."""
+    """Any run of `2 * size - 1` bytes contains a complete aligned piece of `size` bytes of the secret."""
     whole = secret.encode("utf-8", "surrogatepass")
-    # Of a long token a longer run is looked for, so that there are but few pieces to find in every answer.
+    # For a long token, only longer runs are searched for, so that there are few pieces to find in each answer.
     shortest = min(len(whole), max(shortest, len(whole) // 8 if shortest >= IN_BODIES else 0))
     size = (shortest + 1) // 2
     offsets = [*range(0, len(whole) - size + 1, size)]
@@ -152,7 +152,7 @@ def _own(secret: str, shortest: int) -> _Own:
 
 
 def _encoded(secret: bytes) -> Iterator[bytes]:
-    """The beginning of a secret in base64, in both alphabets, at each of the three places that its bytes may have."""
+    """The beginning of a secret in base64, in both alphabets, at each of the three possible alignments."""
     for before in range(3):
         first, whole = (8 * before + 5) // 6, 8 * (before + len(secret)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -160,9 +160,9 @@ def _encoded(secret: bytes) -> Iterator[bytes]:
 
 
 def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
-    """The escaped forms of its bytes by the sign with which they begin: one byte is found at once, or is not there."""
+    """The escaped forms of its bytes by their first character, since a search for a single byte is fast."""
     own = sorted(set(secret))
-    # A backslash before any of these is the letter itself; before the others JSON means another character.
+    # A backslash before any of these stands for the character itself; before others, JSON means another character.
     bare = b"".join([re.escape(bytes([byte])) for byte in own if byte not in b'bfnrtu"\\'])
     codes = _codes_of(own)
     numbers = b"|".join(b"%d" % byte for byte in own)
@@ -174,7 +174,7 @@ def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
 
 
 def _codes_of(own: Sequence[int]) -> bytes:
-    """A pattern of the bytes in hexadecimal digits of either case, by their first digit: few branches to try."""
+    """A pattern for the bytes in hexadecimal digits of either case, grouped by first digit to limit the branches."""
     seconds: dict[bytes, bytes] = {}
     for byte in own:
         first, second = b"%x" % (byte >> 4), b"%x" % (byte & 15)
@@ -183,7 +183,7 @@ def _codes_of(own: Sequence[int]) -> bytes:
 
 
 def _behind_escape(body: bytes, first: int) -> int:
-    """Where a run begins that may not take digits from an escape before it: the JSON must stay JSON."""
+    """The start of a run, moved past digits that belong to an escape before it: JSON must stay JSON."""
     escape = body.rfind(b"\\u", max(0, first - 5), first)
     return first if escape < 0 else escape + 6
 
@@ -193,7 +193,7 @@ def _tolerant(piece: bytes) -> bytes:
 
 
 def _written(byte: int) -> bytes:
-    """Every way to write a byte of ASCII."""
+    """Every way to write an ASCII byte."""
     plain = re.escape(bytes([byte]))
     code = b"%x" % byte
     coded = b"".join(b"[%s%s]" % (bytes([digit]), bytes([digit]).upper()) for digit in code)
@@ -210,7 +210,7 @@ _ENTITIES = (
 
 
 def _unescaped(body: bytes) -> bytes:
-    """The body with every escaped character of ASCII as itself, and without backslashes: to look for a secret in."""
+    """The body with every escaped ASCII character decoded, and without backslashes, to search for a secret."""
     body = body.replace(b"\\", b"")
     for sign in (b"u00", b"%"):
         if sign in body:

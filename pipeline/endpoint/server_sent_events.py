@@ -1,8 +1,8 @@
-"""Server-sent events as they come in, in linear time.
+"""Parses server-sent events as they arrive, in linear time.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 
-The SDK's reader ends a stream at the first event without data (`retry: 3000`, a ping that has an id).
+The SDK's parser ends a stream at the first event without data (`retry: 3000`, a ping with an id).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _FIELD = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
 
 
 def is_event_stream(body: bytes) -> bool:
-    """Whether a body, or the beginning of one, is that of an event stream: a field, or a comment."""
+    """Whether a body, or its beginning, is an event stream: it starts with a field or a comment."""
     return _FIELD.match(body) is not None
 
 
 class EventReader:
-    """The data of events, from bytes that are cut anywhere. Events without data are none; other fields are not kept."""
+    """The data of events, from bytes split anywhere. Events without data are skipped; other fields are ignored."""
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -37,7 +37,7 @@ class EventReader:
         return self._events(lines)
 
     def end(self) -> list[bytes]:
-        """The data of the events that were left when the stream ended."""
+        """The data of the remaining events, once the stream has ended."""
         lines, self._line = b"".join(self._line).splitlines(keepends=True), []
         return self._events([*lines, b"\n"])
 

@@ -1,4 +1,4 @@
-"""Streamed chunks put together into the completion that would have come unstreamed. All of it in linear time."""
+"""Assembles streamed chunks into the completion that an unstreamed call would return. All in linear time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipeline.endpoint.wire import choices_in
 from pipeline.faults import Unavailable
 
 _DECIDED = 10
-"""Bytes at the front that tell an event stream from a body: a byte order mark, and the longest field, `event:`."""
+"""Leading bytes that distinguish an event stream from a body: a byte order mark, and the longest field, `event:`."""
 
 _BLOCKED_IN = ("promptFeedback", "prompt_feedback", "prompt_filter_results")
 _HEAD = ("created", "id", "model", "system_fingerprint", *_BLOCKED_IN)
 
 
 def whole_body(body: bytes) -> bytes:
-    """A body as it came; or put together, from servers that stream what was not to be streamed.
+    """The body unchanged, or assembled if a server streamed what was not to be streamed.
 
-    Raises `Unavailable` when it is a stream without its end, and the fault that an error in the stream stands for.
+    Raises `Unavailable` for a stream without its end, and the fault for an error in the stream.
     """
     if body[:1] in {b"{", b"["} or not is_event_stream(body):
         return _put_together(body)
@@ -40,9 +40,9 @@ def whole_body(body: bytes) -> bytes:
 
 
 def _put_together(body: bytes) -> bytes:
-    """A plain body as it came; or the completion of the chunks in it, which came as a list, as lines, or one alone.
+    """A plain body unchanged, or the completion from the chunks in it: a list, lines, or a single chunk.
 
-    Raises what `Assembly` raises: chunks that end before the answer does are no answer.
+    Raises what `Assembly` raises: chunks that end before the answer does are not an answer.
     """
     if b'"delta"' not in body:
         return body
@@ -63,7 +63,7 @@ def _is_delta(choice: Mapping[str, Any]) -> bool:
 
 
 def _documents(text: str) -> Iterator[tuple[object, bytes]]:
-    """The JSON documents in a list, or one after the other: each decoded, and its own text."""
+    """The JSON documents in a list or a sequence: each decoded, and its own text."""
     decoder, at = json.JSONDecoder(), 0
     while (found := _BEGINS.match(text, at)) and found.end() < len(text):
         document, at = decoder.raw_decode(text, found.end())
@@ -74,7 +74,7 @@ _BEGINS = re.compile(r"[\s,\[\]]*")
 
 
 def _apart(data: bytes) -> list[bytes]:
-    """The data of an event; or of several, from servers that leave out the blank lines between them."""
+    """The data of an event, or of several, from servers that omit the blank lines between them."""
     if b"\n" not in data or _is_json(data):
         return [data]
     lines = data.split(b"\n")
@@ -94,19 +94,19 @@ def _is_end(data: bytes) -> bool:
 
 
 class Arriving:
-    """The answer to a streamed call while its bytes come in. Servers that do not stream send a plain body instead."""
+    """The answer to a streamed call as its bytes arrive. Servers that do not stream send a plain body instead."""
 
     def __init__(self) -> None:
         self.ended = False
         self.has_begun = False
-        """Whether a piece of the answer has come."""
+        """Whether a piece of the answer has arrived."""
         self._head = b""
         self._events: EventReader | None = None
         self._plain: list[bytes] | None = None
         self._assembly = Assembly()
 
     def feed(self, piece: bytes) -> bool:
-        """Takes the next bytes; says whether they brought more than a comment. Raises what `Assembly.add` raises."""
+        """Adds the next bytes; returns whether they had more than comments. Raises what `Assembly.add` raises."""
         if self._events is None and self._plain is None:
             self._head = (self._head + piece).lstrip()
             if len(self._head) < _DECIDED:
@@ -118,7 +118,7 @@ class Arriving:
         return self._take(self._events.feed(piece))
 
     def end(self) -> None:
-        """Says that no more bytes will come."""
+        """Marks the end of the bytes."""
         rest = self._decide() if self._events is None and self._plain is None else b""
         if self._events is not None:
             self._take([*self._events.feed(rest), *self._events.end()])
@@ -157,8 +157,8 @@ class Arriving:
 class Assembly:
     """One streamed answer, chunk by chunk.
 
-    Fragments of tool calls are told apart by their id and, where a fragment has none, by their index: Google sends
-    the id with every fragment and sometimes a wrong index, OpenAI sends the id once and then the index alone.
+    Fragments of tool calls are distinguished by their id or, if a fragment has none, by their index: Google sends the
+    id with every fragment and sometimes a wrong index, OpenAI sends the id once and then only the index.
     """
 
     def __init__(self) -> None:
@@ -167,9 +167,9 @@ class Assembly:
         self._usage: dict[str, Any] | None = None
 
     def add(self, data: bytes) -> bool:
-        """Takes the data of an event; says whether it holds a piece of the answer.
+        """Adds the data of an event; returns whether it contains a piece of the answer.
 
-        Raises `Unavailable` when it is no chunk, and the fault that an error in it stands for.
+        Raises `Unavailable` when it is not a chunk, and the fault for an error in it.
         """
         try:
             chunk = read(data, _chunk_of, halves=True)
@@ -189,8 +189,8 @@ class Assembly:
         return found
 
     def body(self) -> bytes:
-        """The completion's body, keys sorted as Vertex does. Raises `Unavailable` when the stream was cut short."""
-        # A blocked prompt has no choices, but its usage came: that stream is whole.
+        """The completion's body, keys sorted as in Vertex AI's. Raises `Unavailable` when the stream was cut short."""
+        # A blocked prompt has no choices, but its usage arrived: that stream is complete.
         cut = not all(choice.has_ended for choice in self._choices.values())
         if cut or not (self._choices or self._usage or any(map(self._head.get, _BLOCKED_IN))):
             raise Unavailable("the stream ended before the answer did")
@@ -198,7 +198,7 @@ class Assembly:
         completion = {**_typed(self._head), "choices": choices, "object": "chat.completion", "usage": self._usage}
         try:  # `float` for `Digits`
             return orjson.dumps(completion, default=float, option=orjson.OPT_SORT_KEYS)
-        except TypeError:  # half a surrogate pair, or an object that is nested too deeply where nobody reads it
+        except TypeError:  # half a surrogate pair, or an object nested too deeply in a place that is not used
             kept = {name: writable(value) for name, value in completion.items() if name != "choices"}
             kept["choices"] = [writable(choice) or writable(_without_extras(choice)) for choice in choices]
             return orjson.dumps(kept, default=float, option=orjson.OPT_SORT_KEYS)
@@ -214,11 +214,11 @@ class _Piece(NamedTuple):
     said: Said
     extra: Mapping[str, Any] | None
     is_message: bool
-    """Whether it came as a whole message, in the place of a delta."""
+    """Whether it is a whole message instead of a delta."""
 
 
 class _Chunk(NamedTuple):
-    """A chunk, typed but for its head."""
+    """A chunk, typed except for its head."""
 
     head: Mapping[str, Any]
     usage: dict[str, Any] | None
@@ -226,10 +226,10 @@ class _Chunk(NamedTuple):
 
 
 def _chunk_of(document: object) -> _Chunk:
-    """A chunk, typed. Raises the fault that an error in it stands for, and `Unavailable` for what is no object."""
+    """A chunk, typed. Raises the fault for an error in it, and `Unavailable` when it is not an object."""
     document = unwrapped(document)
     choices = choices_in(document)
-    if document is None:  # as empty as an event without data
+    if document is None:  # counts as an event without data
         return _Chunk({}, None, [])
     if not isinstance(document, dict):
         raise Unavailable("the stream holds a chunk that is no object")
@@ -241,7 +241,7 @@ def _chunk_of(document: object) -> _Chunk:
 
 
 def _typed(head: Mapping[str, Any]) -> dict[str, Any]:
-    """What a completion has beside its choices and its usage."""
+    """The fields of a completion other than choices and usage."""
     types = {"created": as_integer, "id": as_name, "model": as_text, "system_fingerprint": as_text}
     typed = {name: types[name](value) if name in types else value for name, value in head.items()}
     return {name: value for name, value in typed.items() if value is not None}
@@ -297,7 +297,7 @@ class _Choice:
         return said != _NOTHING
 
     def _is_repeated_in(self, said: Said) -> bool:
-        """Whether a message at the end says all that came before once more."""
+        """Whether a final message repeats everything before it."""
         return bool(said.text) and said.text == "".join(self._text["content"])
 
     def whole(self, index: int) -> dict[str, Any]:
@@ -321,14 +321,14 @@ _MARKS = re.compile(r'["\\{}\[\]]')
 
 @dataclass(slots=True)
 class _Call:
-    """A call whose arguments are coming in; their brackets are counted, so that nothing is looked at twice."""
+    """A call whose arguments are arriving; their brackets are counted, so that nothing is examined twice."""
 
     id: str
     name: str = ""
     extra: Mapping[str, Any] | None = None
     arguments: list[str] = field(default_factory=list)
     is_whole: bool = False
-    """Whether an object has been closed: what comes now belongs to another call."""
+    """Whether the arguments' object is closed: what follows belongs to another call."""
     delta: int = 0
     """The last delta that it was part of, counted from 1."""
     _depth: int = 0
@@ -369,7 +369,7 @@ class _Calls:
         self._deltas = 0
 
     def add(self, fragments: Sequence[Call]) -> None:
-        """Takes the fragments of one delta, which are of as many calls."""
+        """Adds the fragments of one delta, each of a different call."""
         self._deltas += 1
         for position, fragment in enumerate(fragments):
             call = self._call_of(fragment, position)
@@ -409,7 +409,7 @@ class _Calls:
 
 
 def _without_extras(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """A choice without what is nested too deeply to be written: only its server understands that."""
+    """A choice without fields that are nested too deeply to be written; only its server understands those."""
     message = choice["message"]
     calls = [_writable_fields(call) for call in message.get("tool_calls", ())]
     audio = _writable_fields(message.get("audio", {}))

@@ -1,4 +1,4 @@
-"""What opens an endpoint: a token that may have to be renewed, or a key that never changes."""
+"""Credentials for an endpoint: a token that may have to be renewed, or a key that never changes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pipeline.faults import ProviderUnusable
 
 
 class TokenSource(Protocol):
-    """What the endpoint needs of a credential."""
+    """What the endpoint needs from a credential."""
 
     headers: dict[str, str]
-    """Headers that go with every request, besides `Authorization`."""
+    """Headers for every request, in addition to `Authorization`."""
 
     async def __call__(self) -> str:
-        """A token that is alive now; waits for one if need be. Raises `ProviderUnusable` when there will be none."""
+        """A token that is valid now; waits for one if necessary. Raises `ProviderUnusable` when there will be none."""
 
     async def renew(self, rejected: str) -> None:
-        """Has `rejected` replaced by another token; one renewal serves everyone who asks. Raises `ProviderUnusable`.
+        """Has `rejected` replaced by another token; one renewal serves all callers. Raises `ProviderUnusable`.
 
-        That has a `kind` where there can be no other, and so it is the answer that counts.
+        The fault has a `kind` when there can be no other token, so that the rejection itself is what counts.
         """
 
 
 class TellingToken(TokenSource, Protocol):
-    """A token that says why it is waited for."""
+    """A token source that says why calls wait for a token."""
 
     def hitch(self) -> str | None:
         """Why calls wait for a token; None when they do not."""
 
     def leave(self) -> None:
-        """Ends all waiting: whoever needs a token and has none gets `Interrupted`. One that lives still serves."""
+        """Ends all waiting: callers without a token get `Interrupted`. A valid token is still served."""
 
 
 class ApiKey:
@@ -45,10 +45,10 @@ class ApiKey:
         return self._key
 
     def hitch(self) -> None:
-        """Nobody waits for a key."""
+        """Does nothing: a key is always available."""
 
     def leave(self) -> None:
-        """Nobody waits for a key."""
+        """Does nothing: a key is always available."""
 
     async def renew(self, rejected: str) -> None:  # noqa: ARG002 - there is no other key
         """Raises `ProviderUnusable`: there is no other key."""

@@ -1,7 +1,7 @@
-"""The way to an endpoint: one aiohttp session, the SDK's `http_client`; what goes wrong on it becomes a fault here.
+"""The HTTP transport: one aiohttp session, used as the SDK's `http_client`; its errors become faults here.
 
-It sends every request once. Whoever asks again counts that as a request, waits its turn and is bounded, and nobody else
-may: a call that is repeated out of sight is paid out of sight.
+It sends every request once. Only the queue may repeat one, because it counts requests and limits them: a call that is
+repeated here would be paid for without being counted.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from pipeline.endpoint.redaction import redact_secret_bytes, redact_tokens
 from pipeline.faults import Unavailable, Unparsable
 
 MAX_BODY = 16 * 2**20
-"""Bytes of an answer, inflated, beyond which it is given up."""
+"""Maximum decompressed bytes of an answer; a larger one is abandoned."""
 
 MAX_HEADER = 64 * 2**10
-"""Bytes of a header of an answer: gateways add policies longer than aiohttp's 8,190."""
+"""Maximum bytes of a response header: gateways add policies longer than aiohttp's limit of 8,190."""
 
 KEEPALIVE_S = 75.0
 
 IDLE_S = 1.0
-"""How long a kept connection was idle, at least, when its end is taken for the server's tidying up.
+"""Minimum idle time in seconds after which a closed connection counts as closed by the server for being idle.
 
-Servers count the time that they keep a connection in whole seconds; one that ends sooner was ended for its request.
+Servers measure keep-alive in whole seconds; a connection that closes sooner was closed because of its request.
 """
 
 ROUND_TRIP_S = 0.1
-"""Within what time of the sending the end of such a connection shows: it is on its way when the request leaves."""
+"""Seconds after sending within which such a close is seen: it is already on its way when the request is sent."""
 
 DNS, REFUSED, UNREACHABLE, TLS, PROXY = "dns", "refused", "unreachable", "tls", "proxy"
 TIMEOUT, CLOSED, RESET, CUT, NO_HTTP, STALE = "timeout", "closed", "reset", "cut", "no http", "stale"
-"""What `Unavailable.cause` may be.
+"""The values of `Unavailable.cause`.
 
-`STALE`: a kept connection was found closed by its server, which has not seen the request; see
+`STALE`: the server had closed a kept connection and has not seen the request; see
 https://www.rfc-editor.org/rfc/rfc9112.html#section-9.3.1.
 """
 
 NO_BYTES = httpx2.ByteStream(b"")
 
 _HEADERS = ("date", "retry-after", "retry-after-ms", "x-request-id")
-"""What is handed on of an answer's headers, as far as it is ASCII.
+"""The response headers that are passed on, if they are ASCII.
 
-Never its encoding, which aiohttp has undone, nor its type: the SDK would decode an error by any codec named there.
+Never the encoding, which aiohttp has undone, nor the type: the SDK would decode an error with any codec named there.
 """
 
 
 class Transport(httpx2.AsyncClient):
     """The SDK's HTTP client: requests go straight to one aiohttp session.
 
-    No redirects are followed, bodies are capped at `MAX_BODY`, and what goes wrong on the way is raised as our faults.
-    Making one raises `UsageError` when the environment's proxy or certificate authorities cannot be used.
+    Redirects are not followed, bodies are limited to `MAX_BODY`, and transport errors are raised as our faults. The
+    constructor raises `UsageError` when the environment's proxy or certificate authorities cannot be used.
     """
 
     def __init__(self, base_url: str, connections: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,7 +87,7 @@ class Transport(httpx2.AsyncClient):
             ttl_dns_cache=300,
             ssl=self._tls or True,
         )
-        # The deadline of an attempt is the caller's: a total here would be a second one.
+        # The caller sets the deadline of an attempt: a total timeout here would be a second one.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=60.0)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -113,10 +113,10 @@ class Transport(httpx2.AsyncClient):
             self._session = self._connector = None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
-        """The whole answer, its bytes under `extensions["content"]`; or with `stream` one that is still coming in.
+        """The whole answer, its bytes under `extensions["content"]`; or, with `stream`, one that is still arriving.
 
-        Headers and content of the request are taken from its extensions, too. It goes to our one address, whatever
-        URL it bears. Raises `Unavailable` when no answer arrived, `Unparsable` when it is too large.
+        Headers and content of the request are also in its extensions. It is sent to our one address, whatever its URL.
+        Raises `Unavailable` when no answer arrived, `Unparsable` when it is too large.
         """
         answer = await self._begun(request)
         body = _Body(answer)
@@ -125,15 +125,15 @@ class Transport(httpx2.AsyncClient):
                 return httpx2.Response(answer.status, request=request, stream=body)
             whole = {"content": await body.whole()}
             return httpx2.Response(answer.status, request=request, stream=NO_BYTES, extensions=whole)
-        # An error is read at once: the SDK makes an exception of it.
+        # An error is read at once: the SDK turns it into an exception.
         found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
         headers = [(name, value) for name, value in found if value and value.isascii()]
-        # Before anything reads it: the rest of a secret of which half was taken for another is not known any more.
+        # Before anything else reads it: if half of a secret were redacted as another one, the rest would be missed.
         content = redact_secret_bytes(await body.whole(), _secret_of(request))
         return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
-        """An answer of which the head has come."""
+        """An answer whose headers have arrived."""
         if self._session is None or self._connector is None:
             raise RuntimeError("the transport is not open")
         sending = _Sending()
@@ -147,7 +147,7 @@ class Transport(httpx2.AsyncClient):
                 headers=request.extensions["headers"],
                 allow_redirects=False,
                 proxy=None if proxy is None else proxy.url,
-                # aiohttp makes a Proxy-Authorization of it, where the proxy and nobody else reads it.
+                # aiohttp turns it into a Proxy-Authorization header, which only the proxy sees.
                 proxy_headers={"Authorization": proxy.authorization} if proxy and proxy.authorization else None,
             )
         except (aiohttp.ClientError, OSError) as error:
@@ -160,13 +160,13 @@ class Transport(httpx2.AsyncClient):
 
 @dataclass(slots=True)
 class _Sending:
-    """What a call goes out on: since when the connection had been idle, if it was a kept one, and when it left."""
+    """A call being sent: since when its connection had been idle, if it was a kept one, and when the call was sent."""
 
     idle_since: float | None = None
     left_at: float = 0.0
 
     def was_stale(self, now: float) -> bool:
-        """Whether the connection ended as those do that their server has closed while they were idle."""
+        """Whether the connection ended like one that the server closed while it was idle."""
         if self.idle_since is None:
             return False
         return self.left_at - self.idle_since >= IDLE_S and now - self.left_at <= ROUND_TRIP_S
@@ -176,21 +176,21 @@ _SENDING: ContextVar[_Sending] = ContextVar("sending")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connections of which it is known since when they are idle."""
+    """A connector that records since when connections have been idle."""
 
     def __init__(self, clock: Callable[[], float], **options: Any) -> None:
         super().__init__(**options)
         self._now = clock
         self._idle_since: WeakKeyDictionary[object, float] = WeakKeyDictionary()
         self._distrusted = float("-inf")
-        """Until when a connection must have been used, not to be taken for closed."""
+        """Connections last used before this time count as closed."""
 
     def distrust(self) -> None:
-        """A connection was found closed by its server: those that have been idle for as long are not used either."""
+        """Records that a server had closed a connection: those that were idle as long are not used either."""
         self._distrusted = self._now() - IDLE_S
 
     async def connect(self, *arguments: Any, **options: Any) -> aiohttp.connector.Connection:
-        """A connection for a call, which is told how long it had been idle."""
+        """A connection for a call; records how long it had been idle."""
         while True:
             connection = await super().connect(*arguments, **options)
             idle_since = self._idle_since.get(connection.protocol)
@@ -205,7 +205,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The bytes of an answer, as they come, up to `MAX_BODY` of them inflated."""
+    """The decompressed bytes of an answer as they arrive, up to `MAX_BODY`."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
@@ -218,7 +218,7 @@ class _Body(httpx2.AsyncByteStream):
             yield chunk
 
     async def _next(self) -> bytes:
-        """What has come in since; nothing at the end."""
+        """The bytes that have arrived since the last call; empty at the end."""
         try:
             return await self._answer.content.readany()
         except (aiohttp.ClientError, OSError) as error:
@@ -229,7 +229,7 @@ class _Body(httpx2.AsyncByteStream):
             raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status)
 
     async def whole(self) -> bytes:
-        """All of them; the connection then goes back to the pool, or is closed when something went wrong."""
+        """All bytes; the connection then returns to the pool, or is closed on an error."""
         size, chunks = 0, []
         try:
             while chunk := await self._next():
@@ -241,7 +241,7 @@ class _Body(httpx2.AsyncByteStream):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Gives the connection back when all was read, and closes it otherwise."""
+        """Returns the connection to the pool if everything was read, else closes it."""
         self._answer.release() if self._answer.content.at_eof() else self._answer.close()
 
 
@@ -250,7 +250,7 @@ class _NoTransport(httpx2.AsyncBaseTransport):
 
 
 def lost(error: Exception, proxy: Proxy | None = None) -> Unavailable:
-    """The fault that an error of aiohttp's stands for, which says in plain words what did not work."""
+    """The fault for an aiohttp error, with a plain description of what failed."""
     cause, said = _cause(error, proxy)
     fault = Unavailable(f"no whole answer: {redact_tokens(said)[:300]}")
     fault.cause = cause
@@ -258,7 +258,7 @@ def lost(error: Exception, proxy: Proxy | None = None) -> Unavailable:
 
 
 def _cause(error: Exception, proxy: Proxy | None) -> tuple[str, str]:
-    """A word for machines and a sentence for people, without `str` of aiohttp's errors: it may hold addresses whole."""
+    """A word for machines and a sentence for people. Never `str` of aiohttp's errors: it may contain addresses."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return PROXY, f"the proxy {_named(proxy)} refused the connection: {error.status} {error.message}"
     nameless = isinstance(error, aiohttp.ClientConnectorDNSError)
@@ -308,26 +308,26 @@ def _certificate(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The reason that the system gives."""
+    """The reason given by the system."""
     inner = getattr(error, "os_error", error)
     if isinstance(inner, ssl.SSLError):
         return inner.reason or "the handshake failed"
     if isinstance(inner, OSError) and inner.errno and not isinstance(inner, socket.gaierror):
-        return os.strerror(inner.errno)  # asyncio's own words for it are a call that failed
+        return os.strerror(inner.errno)  # asyncio's own text only names the call that failed
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     return type(inner).__name__
 
 
 def _is_unanswered(error: Exception) -> bool:
-    """Whether the connection ended before a byte of the answer."""
+    """Whether the connection ended before the first byte of the answer."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)
     return isinstance(error, aiohttp.ClientOSError | aiohttp.ClientConnectionResetError)
 
 
 def _secret_of(request: httpx2.Request) -> str:
-    """The token that the request bears."""
+    """The token in the request."""
     secret: str = request.extensions["headers"].get("Authorization", "")
     return secret.removeprefix("Bearer ")
 

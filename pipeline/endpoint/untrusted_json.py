@@ -1,7 +1,7 @@
 """Foreign JSON: decoded with tolerance for what servers really send, and typed before anything uses it.
 
-`read` is the one way from bytes to a value of ours. A plain body costs one `orjson.loads`; everything else here is
-for bodies that orjson refuses and for objects that came in the place of text.
+`read` is the only way from bytes to our values. A plain body costs one `orjson.loads`; everything else here is for
+bodies that orjson rejects and for objects in place of text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import orjson
 
 DEEPEST = 200
-"""Levels of nesting that the tolerant decoder takes. orjson takes 1,024, and writes 254."""
+"""Levels of nesting that the tolerant decoder accepts. orjson reads 1,024, and writes 254."""
 
 _LONGEST_INTEGER = 20
 """Characters of the longest 64-bit integer. Longer ones are floats: Python refuses to convert thousands of digits."""
@@ -22,21 +22,21 @@ Value = TypeVar("Value")
 
 
 class Rounded(Exception):
-    """Digits of a number matter here, and the document was decoded without them. Never leaves `read`."""
+    """The digits of a number matter, and the document was decoded without them. Never leaves `read`."""
 
 
 class Digits(float):
-    """A number with its digits as they came."""
+    """A number with its original digits."""
 
     __slots__ = ("literal",)
     literal: str
 
 
 def read(body: bytes, reader: Callable[[object], Value], *, halves: bool = False) -> Value:
-    """What `reader` makes of the JSON in `body`, decoded again with all digits where those matter.
+    """The result of `reader` for the JSON in `body`, decoded again with all digits if they matter.
 
-    With `halves` lone surrogates are kept, for text whose other half may still come. Raises `ValueError` when there
-    is no JSON in it, and what `reader` raises.
+    With `halves`, lone surrogates are kept, for text whose other half may still arrive. Raises `ValueError` when the
+    body is not JSON, and what `reader` raises.
     """
     try:
         return reader(decode(body, halves=halves))
@@ -47,8 +47,8 @@ def read(body: bytes, reader: Callable[[object], Value], *, halves: bool = False
 def decode(body: bytes, *, exact: bool = False, halves: bool = False) -> object:
     """The JSON in `body`: UTF-8, or UTF-16 and UTF-32 with or without a byte order mark (RFC 4627, section 3).
 
-    NaN and infinities are numbers. Lone surrogates, and bytes that are not text, become U+FFFD: one odd character
-    is no reason to pay for the answer again. With `exact` every float is `Digits`. Raises `ValueError`.
+    NaN and infinities are numbers. Lone surrogates, and bytes that are not text, become U+FFFD: one bad character is
+    not worth paying for the answer again. With `exact`, every float is `Digits`. Raises `ValueError`.
     """
     if not exact:
         try:
@@ -58,7 +58,7 @@ def decode(body: bytes, *, exact: bool = False, halves: bool = False) -> object:
     try:
         document = json.loads(
             decoded(body),
-            strict=False,  # sloppy servers leave control characters in texts
+            strict=False,  # some servers leave control characters in texts
             parse_int=_integer,
             parse_float=_digits if exact else float,
             parse_constant=_digits if exact else float,
@@ -69,7 +69,7 @@ def decode(body: bytes, *, exact: bool = False, halves: bool = False) -> object:
 
 
 def decoded(body: bytes) -> str:
-    """The text of a body, or of its beginning, whatever encoding of Unicode it is in."""
+    """The text of a body, or of its beginning, in any Unicode encoding."""
     encoding = json.detect_encoding(body)
     try:
         return body.decode(encoding, "surrogatepass")
@@ -95,7 +95,7 @@ def json_text(value: object) -> str | None:
 
 
 def writable(value: Any) -> Any:
-    """Foreign JSON that orjson writes: without lone surrogates; None when it is nested too deeply."""
+    """Foreign JSON that orjson can write, without lone surrogates; None when it is nested too deeply."""
     try:
         return _settled(value, halves=False)
     except ValueError:
@@ -103,37 +103,37 @@ def writable(value: Any) -> Any:
 
 
 def whole_text(text: str) -> str:
-    """Text in which halves of surrogate pairs are joined, and those without their other half are U+FFFD."""
+    """Text in which surrogate halves are joined, and unpaired ones become U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def dig(value: object, *names: str) -> object:
-    """What lies at the end of a path of names; None where there is no such path."""
+    """The value at the end of a path of names; None when there is no such path."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def as_text(value: object) -> str | None:
-    """A text."""
+    """The value if it is text, else None."""
     return value if isinstance(value, str) else None
 
 
 def as_integer(value: object) -> int | None:
-    """An integer, and no boolean."""
+    """The value if it is an integer and not a boolean, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def as_name(value: object) -> str:
-    """An identifier as text; some servers number what others name. Empty when there is none."""
+    """An identifier as text, since some servers use numbers; empty when there is none."""
     number = as_integer(value)
     return str(number) if number is not None else as_text(value) or ""
 
 
 def objects(value: object) -> list[dict[str, Any]]:
-    """The objects of a list; an object that came without its list is one of its own."""
+    """The objects in a list; a bare object counts as a list of one."""
     if isinstance(value, list):
         return [item for item in value if isinstance(item, dict)]
     return [value] if isinstance(value, dict) and value else []
@@ -159,7 +159,7 @@ def _literal(value: object) -> orjson.Fragment:
 
 
 def _settled(root: Any, *, halves: bool) -> Any:
-    """The value, in place, with whole text. Level by level: the depth of foreign JSON is not our stack's."""
+    """The value with whole text, changed in place. Level by level, so foreign nesting cannot overflow the stack."""
     if isinstance(root, str):
         return root if halves else whole_text(root)
     level = [root] if isinstance(root, dict | list) else []
@@ -189,7 +189,7 @@ def _make_whole(container: Any) -> None:
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """Every value inside that is no container."""
+    """Every value inside that is not a container."""
     left = [value]
     while left:
         inner = left.pop()

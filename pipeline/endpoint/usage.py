@@ -1,4 +1,4 @@
-"""What a server says that a call used: typed and clamped, or None where no bill could be made of it."""
+"""The usage that a server reports for a call: typed and clamped, or None if it is not enough for a bill."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.data import Usage
 from pipeline.endpoint.untrusted_json import dig
 
 MOST_TOKENS = 2**40
-"""No call uses more; what claims to is cut to this, so that no sum of calls overflows 64 bits."""
+"""Maximum tokens per call; larger values are clamped, so that no sum of calls overflows 64 bits."""
 
 _LONGEST_NUMBER = 64
 
 
 def usage_of(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What a completion or a chunk says of its use: beside the choices, or where some servers put it.
+    """The usage in a completion or a chunk: beside the choices, or where some servers put it.
 
     Groq's streams have it in `x_groq` (https://console.groq.com/docs/api-reference), Moonshot's in the last choice
     (https://platform.moonshot.ai/docs/api/chat).
@@ -28,12 +28,12 @@ def usage_of(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) 
 def read_usage(usage: object) -> Usage | None:
     """Tokens in disjoint kinds, each from 0 to `MOST_TOKENS`, cached ones no more than the input. None when unknown.
 
-    Numbers may come as text or with a fraction. One of prompt and completion that is missing, negative or no number
-    follows from the total, if there is one. A completion that is merely absent is 0: Google's JSON leaves zeros out
-    (inferred from https://protobuf.dev/programming-guides/json/; a prompt that was blocked has none). Otherwise half a
-    usage is none: it would price half a call.
+    Numbers may be text or have a fraction. If the prompt or completion count is missing, negative or not a number, it
+    follows from the total, if there is one. A completion count that is merely absent is 0: Google's JSON omits zeros
+    (inferred from https://protobuf.dev/programming-guides/json/; a blocked prompt has none). Otherwise a partial usage
+    counts as none: it would price half a call.
 
-    Vertex leaves reasoning out of `completion_tokens`, OpenAI puts it in; `total_tokens` tells which it was.
+    Vertex AI excludes reasoning from `completion_tokens`, OpenAI includes it; `total_tokens` shows which.
     """
     if not isinstance(usage, dict):
         return None
@@ -54,12 +54,12 @@ def read_usage(usage: object) -> Usage | None:
 
 
 def _rest(total: int | None, known: int) -> int | None:
-    """What a total leaves beside what is known of it."""
+    """The rest of a total after the known part."""
     return None if total is None or total < known else total - known
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens; None for what is negative or no number."""
+    """A number of tokens; None if it is negative or not a number."""
     if isinstance(value, str):
         value = _number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -70,7 +70,7 @@ def _count(value: object) -> int | None:
 
 
 def _number(text: str) -> float | None:
-    """The number that a text is. Exact up to 2^53, which is more than counts."""
+    """The number in a text. Exact up to 2^53, which exceeds `MOST_TOKENS`."""
     try:
         return float(text) if len(text) <= _LONGEST_NUMBER else None
     except ValueError:

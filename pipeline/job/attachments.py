@@ -1,8 +1,8 @@
-"""Images, audio, video and documents in a message: named by column in the job, read when the row is asked.
+"""Images, audio, video and documents in messages: a job names their columns; they are read when a row is asked.
 
-What a value may be: a path below the job's media root, the bytes themselves (a binary column), the struct of bytes
-and path that Hugging Face writes, a `data:` URL, a `gs://` URI, or an https URL, which the endpoint fetches and we
-never do.
+A value may be a path below the job's media root, the bytes themselves (a binary column), the struct of bytes and path
+that Hugging Face writes, a `data:` URL, a `gs://` URI, or an https URL, which is fetched by the endpoint and never by
+us.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.endpoint.redaction import quoted
 from pipeline.faults import InvalidRow
 
 INLINE_LIMIT = 20_000_000
-"""Bytes of a request that Vertex AI documents as the most it takes inline."""
+"""Maximum bytes of a request with inline data, as documented by Vertex AI."""
 
 _URLS = ("gs://", "https://", "data:")
 
@@ -29,7 +29,7 @@ Kind = Literal["image", "audio", "media"]
 
 @dataclass(frozen=True, slots=True)
 class MediaColumn:
-    """A part of a message that takes its content from a column; a list in the column gives several parts."""
+    """A message part with content from a column; a list in the column gives several parts."""
 
     kind: Kind
     column: str
@@ -46,13 +46,13 @@ def audio(column: str) -> MediaColumn:
 
 
 def media(column: str) -> MediaColumn:
-    """The column's file of any kind that the endpoint takes: PDF and video too."""
+    """The column's file, of any kind that the endpoint accepts, including PDF and video."""
     return MediaColumn("media", column)
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One value of a media column, in the place of the message part that `load` makes of it."""
+    """One value of a media column: a placeholder for the message part that `load` makes from it."""
 
     kind: Kind
     column: str
@@ -60,7 +60,7 @@ class Attachment:
 
 
 def attachments(part: MediaColumn, values: Mapping[str, Any]) -> list[Attachment]:
-    """The attachments of a row. Raises `InvalidRow` when the column holds nothing that could be one."""
+    """The attachments of a row. Raises `InvalidRow` when the column holds none."""
     value = values.get(part.column)
     items = [_content(item) for item in (value if isinstance(value, list) else [value])]
     if not items or not all(isinstance(item, str | bytes) and item for item in items):
@@ -69,17 +69,17 @@ def attachments(part: MediaColumn, values: Mapping[str, Any]) -> list[Attachment
 
 
 def _content(item: Any) -> Any:
-    """The value itself; of the struct in which Hugging Face keeps media, its bytes, or its path where it has none."""
+    """The value itself; for the struct in which Hugging Face stores media, its bytes, or its path if it has none."""
     if isinstance(item, Mapping) and "bytes" in item and item.keys() <= {"bytes", "path"}:
         return item.get("path") if item["bytes"] is None else item["bytes"]
     return item
 
 
 def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) -> dict[str, Any]:
-    """The message part, with the bytes in it where they are ours to send. Blocking: call it in a thread.
+    """The message part, including the bytes if we have to send them. Blocking: call it in a thread.
 
-    Raises `InvalidRow` for a file that is missing, unreadable, empty, outside `root`, of no known type, or that
-    would take more than `budget` bytes of the request.
+    Raises `InvalidRow` for a file that is missing, unreadable, empty, outside `root`, of unknown type, or that would
+    take more than `budget` bytes of the request.
     """
     value = attachment.value
     if isinstance(value, str) and value.startswith(_URLS):
@@ -103,7 +103,7 @@ def load(attachment: Attachment, root: Path | None, budget: int = INLINE_LIMIT) 
 
 
 def content_id(attachment: Attachment, root: Path | None) -> str:
-    """What tells an attachment from others: its URL, or the digest of its bytes. Blocking: call it in a thread.
+    """Identifies an attachment: its URL, or the digest of its bytes. Blocking: call it in a thread.
 
     Raises `InvalidRow` for a file that cannot be read, as `load` does.
     """
@@ -115,15 +115,15 @@ def content_id(attachment: Attachment, root: Path | None) -> str:
 
 
 def encoded_size(size: int) -> int:
-    """How many bytes `size` bytes take in base64."""
+    """The size of `size` bytes in base64, in bytes."""
     return (size + 2) // 3 * 4
 
 
 def sniff(content: bytes) -> str | None:
-    """The MIME type that the bytes themselves tell; never the name's.
+    """The MIME type according to the bytes, never the file name.
 
-    The containers that share a signature are told apart by their brands, where general libraries take HEIC and M4A
-    for MP4 video.
+    Containers that share a signature are distinguished by their brands; general libraries take HEIC and M4A for MP4
+    video.
     """
     head = content[:16]
     for signature, mime_type in _SIGNATURES.items():
@@ -163,11 +163,11 @@ _SUFFIXES = {
     ".webm": "video/webm",
 }  # fmt: skip
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
-"""OpenAI's names for the two formats that it has; Vertex takes any MIME type besides."""
+"""OpenAI's names for the two formats that it supports; Vertex also accepts any MIME type."""
 
 
 def _read(attachment: Attachment, name: str, root: Path | None, budget: int) -> bytes:
-    """The file below the root: a regular one, found without following a way out."""
+    """The content of a regular file below the root; no link or path may lead outside."""
     column = attachment.column
     if root is None:
         raise InvalidRow(f"column {column!r} names a file, but the job has no `media_root`")
@@ -178,14 +178,14 @@ def _read(attachment: Attachment, name: str, root: Path | None, budget: int) -> 
     if not Path(path).is_relative_to(os.path.realpath(root)):
         raise InvalidRow(f"column {column!r}: {quoted(name)} is outside the job's media root")
     try:
-        # Not blocking, so that a FIFO in the place of a file holds nobody up.
+        # Non-blocking, so that a FIFO in place of a file does not hang the thread.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise InvalidRow(f"column {column!r}: {quoted(name)} cannot be read: {error.strerror}") from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        os.close(descriptor)  # here, because a folder cannot even be made a file object
-        raise InvalidRow(f"column {column!r}: {quoted(name)} is no regular file")
+        os.close(descriptor)  # here, because a file object cannot be made for a folder
+        raise InvalidRow(f"column {column!r}: {quoted(name)} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         if encoded_size(found.st_size) > budget:
             raise _too_large(attachment, encoded_size(found.st_size))

@@ -1,4 +1,4 @@
-"""The messages of a request: templates, functions of the row, media columns and few-shot examples, in order."""
+"""The messages of a request: templates, functions of the row, media columns and few-shot examples, in that order."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Part = str | MediaColumn
 """A piece of a message: a Jinja2 template, or a column that holds media."""
 
 Content = Part | Sequence[Part] | Callable[[Mapping[str, Any]], Any]
-"""What a message is made of; a function of the row returns the text, or a list of content parts."""
+"""The content of a message; a function of the row returns the text, or a list of content parts."""
 
 ROLES = ("system", "user", "assistant")
 
 
 class Conversation:
-    """Messages that are filled in from a row. Making one compiles its templates; mistakes are `UsageError`.
+    """Messages that are filled in from a row. The constructor compiles the templates; mistakes raise `UsageError`.
 
-    `turns` are roles with their contents, each with the name of the job's field that it came from.
+    `turns` are roles with their contents, each with the name of the job's field that it comes from.
     """
 
     def __init__(self, turns: Sequence[tuple[str, Content, str]]) -> None:
@@ -43,12 +43,12 @@ class Conversation:
 
     @property
     def has_media(self) -> bool:
-        """Whether any message takes media from a column."""
+        """Whether any message includes media from a column."""
         return bool(self.media_columns)
 
     @property
     def media_columns(self) -> frozenset[str]:
-        """The columns that media come from."""
+        """The columns that hold media."""
         return frozenset(
             part.column
             for _, content in self._turns
@@ -59,7 +59,7 @@ class Conversation:
 
     @property
     def columns(self) -> dict[str, str] | None:
-        """Every column that the messages name, with the field that names it; None when all may be needed."""
+        """Every column used by the messages, with the job's field that uses it; None when all may be needed."""
         named: dict[str, str] = {}
         for _, content in self._turns:
             if not isinstance(content, list):
@@ -75,7 +75,7 @@ class Conversation:
 
     @property
     def fingerprint(self) -> str:
-        """Text that is equal for conversations that ask the same."""
+        """A text that is equal for conversations that produce the same messages."""
         return json.dumps(self._source, ensure_ascii=False)
 
     def messages(self, values: Mapping[str, Any]) -> list[Message]:
@@ -84,7 +84,7 @@ class Conversation:
 
 
 def examples_of(path: Path) -> list[tuple[str, Content, str]]:
-    """The few-shot examples of a JSONL file: `{"user": ..., "assistant": ...}` a line, taken as they are."""
+    """The few-shot examples of a JSONL file, one `{"user": ..., "assistant": ...}` per line, used verbatim."""
     turns: list[tuple[str, Content, str]] = []
     try:
         lines = path.read_bytes().split(b"\n")
@@ -115,7 +115,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, Content, 
 
 
 class _Verbatim:
-    """Text that is no template."""
+    """Text that is not a template."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -162,7 +162,7 @@ def _called(function: Callable[[Mapping[str, Any]], Any], values: Mapping[str, A
     except Fault:
         raise
     except Exception as error:
-        # The function is the user's: a row that it cannot take fails, and says where.
+        # The user's function may raise anything: the row fails, with the place in the function.
         code = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(code.filename).name}:{code.lineno}"
         said = said_of_row(str(error), values)
@@ -191,14 +191,14 @@ def _source_of(content: Content) -> Any:
         return inspect.getsource(content)
     except (OSError, TypeError):
         code = getattr(content, "__code__", None)
-        return hashlib.sha256(_said_by(code) if code else repr(type(content)).encode()).hexdigest()
+        return hashlib.sha256(_code_content(code) if code else repr(type(content)).encode()).hexdigest()
 
 
-def _said_by(code: CodeType) -> bytes:
-    """What a function does and what it says: its instructions alone are the same for another text."""
-    inner = [_said_by(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+def _code_content(code: CodeType) -> bytes:
+    """A function's instructions and constants: the instructions alone do not change with a text in it."""
+    inner = [_code_content(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     plain = [
-        sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant  # no order from start to start
+        sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant  # its order is random
         for constant in code.co_consts
         if not isinstance(constant, CodeType)
     ]

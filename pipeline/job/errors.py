@@ -1,4 +1,4 @@
-"""What is wrong with a job file, in a sentence that says what to write instead."""
+"""Explains what is wrong with a job file, and what to write instead."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FIELD_WORDS: Mapping[str, str] = {
     "credentials": _OF_RUN.format("--credentials"),
     "api_key token": "keys belong in the environment (OPENAI_API_KEY), never in a file",
 }
-"""Names that other tools have for fields of a job, by what to write instead."""
+"""Other tools' names for a job's fields, with what to write instead."""
 
 _SCHEMA = (
     '`schema` must be a pydantic model, a JSON Schema (a dict, or the path of a .json file) or "json_object"; '
@@ -74,7 +74,7 @@ _KINDS = {
     "name": "letters, digits, `_`, `-` and `.`, and begins with a letter, a digit or `_`",
     "max_failed": "a number of rows, or a share below 1",
 }
-"""What a field takes, where the complaint of its type alone would not say it."""
+"""The values that a field accepts, where the error about its type alone would not make it clear."""
 
 _TYPES = {
     "float_parsing": "a number",
@@ -100,7 +100,7 @@ _DESCRIBED: dict[str, tuple[str, str, list[str]]] = {}
 
 
 def describe(kind: type, article: str, what: str) -> None:
-    """Makes known what users call a dataclass that they make, so that mistakes in it are explained in these words."""
+    """Registers the name that users know a dataclass by, so that errors about it use that name."""
     _DESCRIBED[kind.__name__] = (article, what, [field.name for field in fields(kind)])
 
 
@@ -108,7 +108,7 @@ describe(Job, "a", "job")
 
 
 def explained(error: ValidationError) -> str:
-    """Pydantic's complaints about a job or an evaluation, a short sentence for each field that it names."""
+    """Pydantic's errors about a job or an evaluation, one short sentence per field."""
     article, what, known = _DESCRIBED.get(error.title, _DESCRIBED["Job"])
     complaints = error.errors(include_url=False)
     sentences = []
@@ -120,7 +120,7 @@ def explained(error: ValidationError) -> str:
             sentences.append(f"{article} {what} has no field {field!r}{advised(field, known, what)}")
         elif complaint["type"] == "missing":
             sentences.append(f"the {what} needs a {field!r}")
-        elif field == "schema":  # one complaint for each of the kinds that it may be
+        elif field == "schema":  # one error for each member of its union
             sentences.append(_SCHEMA)
         else:
             sentences.append(_about_value(complaint, sum(one["loc"][:1] == (field,) for one in complaints)))
@@ -128,7 +128,7 @@ def explained(error: ValidationError) -> str:
 
 
 def advised(field: str, known: Sequence[str], what: str = "job") -> str:
-    """What to write instead of a field that there is not."""
+    """What to write instead of a field that does not exist."""
     remedy = next((remedy for words, remedy in FIELD_WORDS.items() if field.lower() in words.split()), None)
     if remedy is not None and what == "job":
         return f": {remedy}"
@@ -137,7 +137,7 @@ def advised(field: str, known: Sequence[str], what: str = "job") -> str:
 
 
 def _about_value(complaint: Any, complaints: int) -> str:
-    """A value that a field does not take; of a union there are several complaints about one."""
+    """The sentence about a value that a field does not accept; for a union, one value has several errors."""
     field, *inner = complaint["loc"]
     given = repr(complaint["input"])
     given = given if len(given) <= _MOST_QUOTED else f"{given[: _MOST_QUOTED - 3]}..."

@@ -27,16 +27,16 @@ from pipeline.schema.from_pydantic import AnswerSchema, shape_of
 
 Added = Literal["row", "source_file", "source_row"]
 ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
-"""Columns that say where a row comes from: its ordinal, its file, and its place in that file, both from 0."""
+"""Columns that say where a row comes from: its ordinal, its file, and its position in that file; numbers from 0."""
 
 OURS = ("status", "parsed", "response", "error")
 """The output columns that the pipeline adds, after the input's own."""
 
 THOUGHTS = "thinking"
-"""The tag that marks thought summaries, unless the job names another: without one they would come inside the text."""
+"""The tag that marks thought summaries, unless the job sets one: without a tag they would be mixed into the text."""
 
 _BINARY = re.compile(r"(^|[:=,] |=|map<)(large_|fixed_size_)?binary(_view)?\b(?!:)")
-"""A type in words that holds binary values, whatever it puts around them."""
+"""Matches the name of a type that contains binary values, at any level of nesting."""
 _BATCH_URLS = ("/v1/chat/completions", "/chat/completions")
 _PLAIN = (
     "temperature",
@@ -61,31 +61,31 @@ class Job:
     """What to do with every row of an input.
 
     `system` and `user` are templates over the row's columns, functions of the row, or lists of templates and media
-    columns (`image("photo")`, `audio(...)`, `media(...)`, whose files lie below `media_root`). `messages` gives whole
-    conversations instead, `examples` a JSONL file of few-shot pairs. Without a prompt, each row must carry its own
+    columns (`image("photo")`, `audio(...)`, `media(...)`, with files below `media_root`). `messages` gives whole
+    conversations instead, `examples` a JSONL file of few-shot pairs. Without a prompt, each row must contain its own
     request: a `messages` column, or OpenAI's batch format (`custom_id`, `method`, `url`, `body`).
 
     `schema` is a pydantic model, a JSON Schema (a dict or a .json file) or "json_object": the answer is then
-    validated and becomes the `parsed` column; without one the answer is text. With `n` above 1 it is a list. An
-    answer that does not fit is re-asked with the complaint up to `repairs` times, one that was cut once with more
-    room. Times of day in it are text in the dataset, which every reader takes; `time_as="time"` makes them Parquet's
-    own, which Spark and Delta refuse together with the whole file.
+    validated and becomes the `parsed` column; without a schema the answer is text. With `n` above 1 it is a list. An
+    answer that does not fit is asked for again, with the error, up to `repairs` times; a truncated one once, with a
+    higher limit. Times of day are text in the dataset, which every reader accepts; `time_as="time"` makes them
+    Parquet's time type, for which Spark and Delta reject the whole file.
 
-    `tools` are Python functions or pydantic models. Functions are run, each within `tool_timeout_s`, and their
-    results handed back, for at most `max_turns` turns of at most `max_calls_per_turn` calls each; with
+    `tools` are Python functions or pydantic models. Functions are run, each within `tool_timeout_s` seconds, and their
+    results sent back, for at most `max_turns` turns of at most `max_calls_per_turn` calls each; with
     `execute_tools=False` the calls are only recorded.
 
-    `keep` names the input columns that are copied to the output (default: all that hold nothing binary), `rename`
-    gives some of them other names, or all of them names that BigQuery takes ("bigquery"); `key` names the one that
-    people know a row by, `add` columns that say where it comes from (default: `row` where there is no key).
-    `max_failed` is how many rows may
-    fail before the run counts as failed (exit 3): a number of rows, or a share below 1.
+    `keep` names the input columns that are copied to the output (default: all without binary values); `rename` gives
+    some of them other names, or all of them names that BigQuery accepts ("bigquery"); `key` names the column that
+    identifies a row to people; `add` names columns that say where a row comes from (default: `row` if there is no
+    key). `max_failed` is how many rows may fail before the run counts as failed (exit 3): a number of rows, or a share
+    below 1.
 
     `timeout_s` is the total deadline of one attempt, `row_timeout_s` of the row, `idle_timeout_s` the longest silence
-    within a stream, `attempts` how often a row is tried against passing faults: never more often; without it five
-    times, and more while many rows fail. `locations` spreads the calls over several of Vertex's locations. `prices`
-    gives dollars per million tokens by model (`input`, `output`, `cached`)
-    where the built-in prices are not yours.
+    within a stream, all in seconds. `attempts` is the maximum number of attempts per row on transient faults; the
+    default is five, and more while many rows fail. `locations` spreads the calls over several Vertex locations.
+    `prices` gives US dollars per million tokens by model (`input`, `output`, `cached`), where the built-in prices are
+    not yours.
     """
 
     name: str = Field(pattern=r"^[\w][\w.-]*$")
@@ -149,7 +149,7 @@ class Job:
             raise UsageError("`system` and `examples` need a `user` prompt (or `messages`) to go with")
         if (self.stream or self.tools) and (self.n or 1) > 1:
             raise UsageError("`n` answers go with neither `stream` nor `tools`")
-        # Compiled now, so that a mistake in them is found when the job is made.
+        # Compiled now, so that mistakes in them are found when the job is created.
         _ = self.conversation, self.reader, self._parameters
 
     def replace(self, **changes: Any) -> Job:
@@ -179,7 +179,7 @@ class Job:
 
     @cached_property
     def reader(self) -> ReplyParser:
-        """How replies are read."""
+        """The parser for the job's replies."""
         config = self._thinking_config or {}
         thoughts = config.get("include_thoughts") or config.get("includeThoughts")
         marker = (self.google or {}).get("thought_tag_marker", THOUGHTS) if thoughts else None
@@ -192,16 +192,16 @@ class Job:
 
     @property
     def runs_tools(self) -> bool:
-        """Whether calls of tools are carried out."""
+        """Whether tool calls are executed."""
         return self.execute_tools and any(tool.function is not None for tool in self.tool_list)
 
     @property
     def carries_requests(self) -> bool:
-        """Whether each row of the input is a request by itself."""
+        """Whether each row of the input contains its own request."""
         return self.user is None and not self.messages
 
     def columns_needed(self, available: Sequence[str]) -> list[str]:
-        """The input columns that requests are made of. Raises `UsageError` when one is not in the input."""
+        """The input columns that requests need. Raises `UsageError` when one is not in the input."""
         if self.carries_requests:
             if not {"body", "messages"} & set(available):
                 raise UsageError(
@@ -221,9 +221,9 @@ class Job:
         return [name for name in available if name in named or name in FUNCTIONS]
 
     def _refuse_single_braces(self, available: Sequence[str]) -> None:
-        """Raises `UsageError` for a prompt that names no column but has one in single braces, as in an f-string.
+        """Raises `UsageError` for a prompt that uses no column but has one in single braces, as in an f-string.
 
-        Every row would be asked the same, and paid for.
+        Every row would send, and pay for, the same prompt.
         """
         written = dict.fromkeys(re.findall(r"\{(\w+)\}", self.conversation.fingerprint))
         if meant := [name for name in written if name in available]:
@@ -233,7 +233,7 @@ class Job:
             )
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
-        """Output name by input column, in input order. Raises `UsageError` on unknown columns and clashing names."""
+        """Output name by input column, in input order. Raises `UsageError` for unknown columns and name conflicts."""
         others = {} if isinstance(self.rename, str) else self.rename
         for name in [*(self.keep or ()), *others, *([self.key] if self.key else [])]:
             _require(name, list(types), "the job")
@@ -256,11 +256,9 @@ class Job:
         return kept
 
     def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:
-        """The columns that say where a row comes from.
+        """The columns that say where a row comes from; the default `row` is omitted if the input has such a column.
 
-        Raises `UsageError` when a kept one has the name of one asked for.
-
-        `row` that nobody asked for gives way to an input's own.
+        Raises `UsageError` when a kept column has the name of a requested one.
         """
         taken = {name.lower() for name in kept.values()}
         if self.add is None:
@@ -274,7 +272,7 @@ class Job:
         return tuple(name for name in ADDED if name in self.add)
 
     def request(self, row: Row, calls: CallLog | None = None) -> Request:
-        """What to ask for this row, with the log of its calls. Pure. Raises `InvalidRow` when it cannot be asked."""
+        """The request for a row, with the log of its calls. Pure. Raises `InvalidRow` when none can be made."""
         if row.problem is not None:
             raise InvalidRow(row.problem)
         asked = (
@@ -283,11 +281,11 @@ class Job:
         return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}), calls)
 
     def outcome(self, ordinal: int, result: Entry) -> Outcome:
-        """What became of a row: pure, so that a kept reply can be read again under another schema."""
+        """The outcome of a row. Pure, so that a stored reply can be parsed again with another schema."""
         return self._outcomes.of(ordinal, result)
 
     def fingerprint(self) -> dict[str, str]:
-        """Everything that shapes the answers and the columns, field by field, as text that can be compared."""
+        """Everything that affects the answers and the columns, field by field, as comparable text."""
         own = {"model", "response_format", "tools"} - self.extra.keys()
         parameters = {name: value for name, value in self._parameters.items() if name not in own}
         turns = {name: getattr(self, name) for name in ("execute_tools", "max_turns", "transcript")}
@@ -312,7 +310,7 @@ class Job:
         lists = {"stop": self.stop, "modalities": self.modalities}
         payload |= {name: value if isinstance(value, str) else list(value) for name, value in lists.items() if value}
         if self.stream:
-            # Vertex sends the usage anyway; others only when asked.
+            # Vertex always sends the usage; others only on request.
             payload |= {"stream": True, "stream_options": {"include_usage": True}}
         if self.web_search:
             payload["web_search_options"] = {}
@@ -324,7 +322,7 @@ class Job:
         if self.reader.marker is not None:
             google.setdefault("thought_tag_marker", self.reader.marker)
         if google:
-            # On the wire Google's own options are nested under a literal `extra_body`.
+            # In the request body, Google's options are nested under a literal `extra_body` key.
             payload["extra_body"] = {"google": google}
         if self.shape is not None:
             payload["response_format"] = self.shape.response_format
@@ -347,7 +345,7 @@ class Job:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for a name that is not known: the closest one, or all of them."""
+    """A hint for an unknown name: the closest known one, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
 
@@ -358,7 +356,7 @@ def _require(name: str, available: Sequence[str], who: str) -> None:
 
 
 def _refuse_other_calls(values: Mapping[str, Any]) -> None:
-    """OpenAI's batch format can name other endpoints; in other inputs `url` and `method` are plain data."""
+    """Rejects other endpoints in OpenAI's batch format; in other inputs `url` and `method` are plain data."""
     url, method = values.get("url"), values.get("method")
     if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
         other = f"{quoted(str(method or 'POST'))} {quoted(str(url))}"
@@ -366,7 +364,7 @@ def _refuse_other_calls(values: Mapping[str, Any]) -> None:
 
 
 def _require_writable(body: Mapping[str, Any]) -> None:
-    """Raises `InvalidRow` for a row's own request that cannot be sent: policies count on messages and JSON."""
+    """Raises `InvalidRow` for a row's own request that cannot be sent: policies rely on its messages and JSON."""
     for number, message in enumerate(body["messages"]):
         if not isinstance(message, dict):
             raise InvalidRow(f"the row's request is not one: messages[{number}] is not an object")

@@ -1,4 +1,4 @@
-"""Loading a job: from a Python file, or for an input that carries its requests; with overrides."""
+"""Loads a job from a Python file, or makes one for an input that contains its requests; applies overrides."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_job_file(target: str) -> bool:
 
 
 def sha256_of(target: str) -> str | None:
-    """The digest of the file of a job; None when the target names none, or it cannot be read."""
+    """The digest of a job's file; None when the target names no file, or it cannot be read."""
     if not is_job_file(target):
         return None
     try:
@@ -40,12 +40,12 @@ def sha256_of(target: str) -> str | None:
 
 
 def load_job(target: str) -> Job:
-    """The job that a Python file defines: `FILE.py`, or `FILE.py:NAME` when it is not called `job`."""
+    """The job defined by a Python file: `FILE.py`, or `FILE.py:NAME` if it is not called `job`."""
     return load_defined(target, Job, "job", "write `job = Job(...)`")
 
 
 def load_defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
-    """What a Python file defines of a kind: by its name in the target, its `usual` name, or as the only one."""
+    """The object of type `kind` in a Python file: by its name in the target, its `usual` name, or as the only one."""
     path_text, _, name = target.partition(":")
     path = Path(path_text)
     if not path.is_file():
@@ -68,7 +68,7 @@ def load_defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
 
 
 def _other_kind(path: str, module: ModuleType) -> str | None:
-    """The command for what a file does define, where that is the other of a job and an evaluation."""
+    """The command for what a file does define, if it has an evaluation instead of a job, or the reverse."""
     kinds = {type(one).__name__ for one in vars(module).values() if type(one).__module__.startswith("pipeline.")}
     if "Eval" in kinds:
         return f"it has an evaluation: `pipeline eval {path}` runs it"
@@ -76,7 +76,7 @@ def _other_kind(path: str, module: ModuleType) -> str | None:
 
 
 def job_of_requests(paths: Sequence[str]) -> Job:
-    """A job without a prompt, for an input whose rows are requests already."""
+    """A job without a prompt, for an input whose rows already are requests."""
     stem = Path(paths[0]).name.split(".")[0]
     name = "".join(char if char.isalpha() or char.isdecimal() or char == "-" else "_" for char in stem)
     return Job(name=name.strip("_-") or "requests", input=list(paths))
@@ -100,7 +100,7 @@ def overridden(job: Job, changes: Mapping[str, Any], assignments: Sequence[str] 
 
 
 def _run_file(path: Path) -> ModuleType:
-    """The module of a job file. Its folder and the working directory are importable from it, after all else."""
+    """The module of a job file. It can import from its folder and the working directory, after all other paths."""
     importable_beside(path)
     name = f"pipeline_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
@@ -114,25 +114,25 @@ def _run_file(path: Path) -> ModuleType:
         raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
         raise UsageError(f"{path}: {explained(error)}") from None
-    except SystemExit as error:  # it would end the run with a code of its own
-        told = f"a job file is loaded, not run: remove its sys.exit({error.code})"
-        raise UsageError(f"{_place(error, path)}: {told}") from None
-    except Exception as error:  # a user's file may raise anything; it is theirs to fix
+    except SystemExit as error:  # it would end the run with its own exit code
+        message = f"a job file is loaded, not run: remove its sys.exit({error.code})"
+        raise UsageError(f"{_place(error, path)}: {message}") from None
+    except Exception as error:  # a user's file may raise anything, and the user has to fix it
         raise UsageError(f"{_place(error, path)}: {type(error).__name__}: {_reason(error)}") from error
     return module
 
 
 class _Uncached(SourceFileLoader):
-    """Reads the source itself: bytecode is taken for current when a change left time (in seconds) and size alone."""
+    """Ignores bytecode, which counts as current when a change left the time (in seconds) and the size the same."""
 
     def path_stats(self, path: Any) -> Any:
         raise OSError(f"no bytecode is wanted of {path}")
 
 
 def _reason(error: Exception) -> str:
-    """What an error of a job file says, and what to do about the ones that have one remedy."""
+    """The message of an error in a job file, with the remedy if there is just one."""
     match error:
-        case SyntaxError():  # its text would name the place a second time
+        case SyntaxError():  # its text would repeat the place
             return error.msg
         case ImportError() if "relative import" in str(error):
             return f"{error}: a job file belongs to no package, so write `from name import ...` without the dot"
@@ -159,7 +159,7 @@ def _require_field(name: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """JSON where it is JSON (0.5, true, ["a"]), otherwise the text itself."""
+    """The parsed value if the text is JSON (0.5, true, ["a"]), otherwise the text itself."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a job file may import from its folder, without that folder standing in anybody else's way."""
+"""Lets a job file import modules from its folder, without that folder shadowing other modules."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LIBRARIES = tuple(
         str(Path(__file__).parent),
     )
 )
-"""Where modules are nobody's own: the interpreter's, installed packages, this one."""
+"""Folders that are not a job's own: the interpreter's, installed packages, this package."""
 
 
 def importable_beside(job: Path) -> None:
-    """Lets the modules below a job file's folder, and below the working directory, import what lies there.
+    """Lets the modules below a job file's folder, and below the working directory, import what is there.
 
-    Only they do, and only what is found nowhere else: a file called `email.py` or a folder called `pipeline` beside a
-    job changes nothing for the standard library, for installed packages and for us.
+    Only those modules can, and only what is found nowhere else: a file called `email.py` or a folder called `pipeline`
+    beside a job changes nothing for the standard library, for installed packages or for this one.
     """
     folders = tuple(dict.fromkeys(os.path.realpath(folder) for folder in (job.resolve().parent, Path.cwd())))
     found = next((finder for finder in sys.meta_path if isinstance(finder, _Siblings)), None)
@@ -39,7 +39,7 @@ def importable_beside(job: Path) -> None:
 
 
 class _Siblings:
-    """A finder of top-level modules, for importers that lie in one of its folders. The last one that Python asks."""
+    """A finder of top-level modules, for importers located in one of its folders. Python asks it last."""
 
     def __init__(self) -> None:
         self.folders: list[tuple[str, ...]] = []
@@ -47,8 +47,8 @@ class _Siblings:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module as it lies beside whoever imports it; None for whoever is not a job's."""
-        if path is not None:  # of a package, which knows where its modules are
+        """The module beside its importer; None if the importer does not belong to a job."""
+        if path is not None:  # a submodule: its package knows where to find it
             return None
         importer = _importer(sys._getframe(1))  # noqa: SLF001 - the only way to know who asks
         if importer is None or _is_below(importer, _LIBRARIES):
@@ -60,7 +60,7 @@ class _Siblings:
 
 
 def _importer(frame: FrameType | None) -> str | None:
-    """The file of the code that runs an import statement, or calls importlib."""
+    """The file of the code that executes an import statement or calls importlib."""
     while frame is not None:
         name, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
         if not (name.partition(".")[0] == "importlib" or file.startswith("<frozen")):

@@ -1,4 +1,4 @@
-"""From a reply to its value: which answers are whole, which end in a fault, and what was only thought aloud."""
+"""Parses a reply into its value: decides which answers are complete, and separates thoughts from the text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipeline.schema.shape import AnswerSchema, bare_json
 
 @dataclass(frozen=True, slots=True)
 class ReplyParser:
-    """How a job's replies are read: pure, so that a kept reply can be read again under another schema.
+    """Parses a job's replies. Pure, so that a stored reply can be parsed again with another schema.
 
-    `marker` is the tag around thought summaries, when the job asks for them. `several` makes the value a list, one
-    item for each answer, null where that answer is no good.
+    `marker` is the tag around thought summaries, if the job asks for them. `several` makes the value a list with one
+    item per answer, null where that answer is unusable.
     """
 
     shape: AnswerSchema | None
@@ -28,18 +28,18 @@ class ReplyParser:
     several: bool = False
 
     def completion(self, reply: Reply) -> Completion:
-        """The completion that a reply holds, with thoughts and text told apart."""
+        """The completion in a reply, with thoughts separated from the text."""
         completion = completion_of_reply(reply)
         if self.marker is None:
             return completion
         return replace(completion, answers=tuple(_split_thoughts(answer, self.marker) for answer in completion.answers))
 
     def outcome(self, ordinal: int, result: Reply | Fault) -> Outcome:
-        """What became of a row."""
+        """The outcome of a row."""
         return self.read(ordinal, result)[0]
 
     def read(self, ordinal: int, result: Reply | Fault) -> tuple[Outcome, Completion | None]:
-        """What became of a row, and the completion that it was read from, if there was one."""
+        """The outcome of a row, and the completion that it was parsed from, if there was one."""
         if isinstance(result, Fault):
             return self._after_all(ordinal, result)
         completion: Completion | None = None
@@ -50,10 +50,10 @@ class ReplyParser:
             return Failure(ordinal, fault.without_trace(), result), completion
 
     def _after_all(self, ordinal: int, fault: Fault) -> tuple[Outcome, Completion | None]:
-        """What became of a row that ended in a fault: a failure, with its last answer if there was one.
+        """The outcome of a row that ended in a fault: a failure, with its last answer if there was one.
 
-        When a repair failed, that is the answer that did not fit; under another schema it may. An answer that calls
-        tools is none: the row was still at work.
+        After a failed repair, that is the answer that did not fit; it may fit another schema. An answer that calls
+        tools does not count: the row was not finished.
         """
         if not isinstance(fault.reply, Reply):
             return Failure(ordinal, fault), None
@@ -103,7 +103,7 @@ class ReplyParser:
 
 
 class LatestOutcome:
-    """Outcomes by a reader, the latest remembered: a row's reply is judged when it came, and counted when it is kept.
+    """Outcomes by a reader, remembering the latest: a row's reply is parsed on arrival and again when it is recorded.
 
     Used by one thread.
     """
@@ -113,30 +113,30 @@ class LatestOutcome:
         self._latest: tuple[int, Reply, Outcome] | None = None
 
     def of(self, ordinal: int, result: Reply | Fault) -> Outcome:
-        """What became of a row."""
+        """The outcome of a row."""
         if self._latest is not None and self._latest[0] == ordinal and self._latest[1] is result:
             return self._latest[2]
         outcome = self._reader.outcome(ordinal, result)
-        if isinstance(result, Reply):  # a fault may be given a reply later
+        if isinstance(result, Reply):  # a fault may get its reply later
             self._latest = ordinal, result, outcome
         return outcome
 
 
 def _empty(completion: Completion) -> str:
-    """What to say of an answer without text. That its tokens were counted hints at a form that we do not know."""
+    """The message for an answer without text. Counted output tokens suggest a response format that we do not know."""
     counted = completion.usage.output if completion.usage else 0
     return "the answer is empty" + (f", though {counted} tokens of output were counted" if counted else "")
 
 
 def _json_object(text: str) -> str:
-    """The answer's JSON text, out of its fence, when it is one JSON object."""
+    """The answer's JSON text without its code fence. Raises `Unparsable` unless it is one JSON object."""
     bare = bare_json(text)
     try:
         value = json.loads(bare, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise Unparsable("the answer is not JSON") from None
     if not isinstance(value, dict):
-        raise Unparsable("the answer is JSON, but no object")
+        raise Unparsable("the answer is JSON, but not an object")
     return bare
 
 
@@ -145,7 +145,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _split_thoughts(answer: Answer, marker: str) -> Answer:
-    """Takes `<marker>...</marker>` blocks off the front of the text; a block that never ends is all thought."""
+    """Removes leading `<marker>...</marker>` blocks from the text; a block that is not closed extends to the end."""
     block = re.compile(rf"\s*<{re.escape(marker)}>(.*?)(?:</{re.escape(marker)}>|\Z)", re.DOTALL)
     text, thoughts, at = answer.text or "", [], 0
     while (found := block.match(text, at)) is not None:

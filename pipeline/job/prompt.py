@@ -18,17 +18,17 @@ from pipeline.faults import InvalidRow, UsageError
 from pipeline.row_values import RowValues
 
 WHOLE_ROW = "row"
-"""In a template, `row` is the whole row, for columns whose names are no identifiers: `row["invoice no"]`."""
+"""In a template, `row` is the whole row, for columns whose names are not identifiers: `row["invoice no"]`."""
 
 
 FUNCTIONS = frozenset(DEFAULT_NAMESPACE)
-"""Names that mean a function of Jinja's (`range`) unless the row has a column of that name."""
+"""Names of Jinja functions (such as `range`), which a column of the same name overrides."""
 
 _TAKE_NULL = ("default", "d", "tojson")
 
 
 class NullValueError(TemplateError):
-    """A null reached the prompt, where it would have become the word None."""
+    """A null reached the prompt, where it would have been rendered as the word None."""
 
 
 def _reject_null(value: object) -> object:
@@ -38,19 +38,19 @@ def _reject_null(value: object) -> object:
 
 
 def _fence(value: object) -> str:
-    """`value` between two delimiters that do not occur in it: data that must not be read as instructions."""
+    """`value` between two delimiters that do not occur in it, to mark data that must not be read as instructions."""
     text = str(value)
     mark = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
     return f"<data {mark}>\n{text}\n</data {mark}>"
 
 
 def _tojson(value: object, indent: int | None = None) -> str:
-    """JSON as it is: Jinja's own filter escapes `<` and `&` for HTML, which a prompt is not."""
+    """Plain JSON: Jinja's own filter escapes `<` and `&` for HTML, which a prompt does not need."""
     return json.dumps(value, ensure_ascii=False, indent=indent, default=str)
 
 
 def _without_null(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, for values that are there: most filters would make the word None of a null."""
+    """The filter, rejecting nulls: most filters would turn a null into the word None."""
     place = 1 if hasattr(apply, "jinja_pass_arg") else 0
 
     @wraps(apply)
@@ -80,7 +80,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _require_known(tree: nodes.Template, field: str) -> None:
-    """Raises `UsageError` for an unknown filter or test, also in a branch that Jinja looks at only when it is taken."""
+    """Raises `UsageError` for an unknown filter or test, even in a branch that Jinja checks only when it is taken."""
     for kind, known in (("filter", _environment().filters), ("test", _environment().tests)):
         for node in tree.find_all(nodes.Filter if kind == "filter" else nodes.Test):
             if node.name not in known:
@@ -92,7 +92,7 @@ def _require_known(tree: nodes.Template, field: str) -> None:
 
 
 class Template:
-    """A prompt template. Making one compiles it; a mistake in it is a `UsageError` that names the line.
+    """A prompt template, compiled by the constructor; a mistake in it raises a `UsageError` that names the line.
 
     A null value that reaches the text fails the row, unless the template gives a default:
     `{{ note | default("none", true) }}` or `{{ note or "none" }}`.
@@ -102,7 +102,7 @@ class Template:
         self.source = source
         try:
             tree = _environment().parse(source)
-            for joined in tree.find_all(nodes.Concat):  # `~` would make the word None of a null, like a filter
+            for joined in tree.find_all(nodes.Concat):  # like a filter, `~` would turn a null into the word None
                 joined.nodes = [nodes.Filter(part, "string", [], [], None, None) for part in joined.nodes]
             _require_known(tree, field)
             self._template = _environment().from_string(tree)
@@ -110,17 +110,17 @@ class Template:
             raise UsageError(f"the template of `{field}` is broken at line {error.lineno}: {error.message}") from error
         self.names = frozenset(meta.find_undeclared_variables(tree))
         self.field = field
-        # Most system prompts name nothing at all: their one text is made once.
+        # Most system prompts use no column: their text is rendered only once.
         self._is_constant = not any(tree.find_all(nodes.Name))
         self._constant: str | None = None
 
     @property
     def columns(self) -> frozenset[str] | None:
-        """The columns that the template names; None when it takes the whole row."""
+        """The columns that the template uses; None when it uses the whole row."""
         return None if WHOLE_ROW in self.names else self.names
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text for one row. Raises `InvalidRow` when a value that it needs is null or does not fit."""
+        """The text for one row. Raises `InvalidRow` when a required value is null or does not fit."""
         if self._constant is not None:
             return self._constant
         text = self._rendered(values)
@@ -130,7 +130,7 @@ class Template:
 
     def _rendered(self, values: Mapping[str, Any]) -> str:
         try:
-            # As `Template.render` does, but for its merging of globals, which costs more than all the rest.
+            # As in `Template.render`, without its merging of globals, which costs more than everything else.
             names = {**self._template.environment.globals, WHOLE_ROW: values, **values}
             return "".join(self._template.root_render_func(self._template.new_context(names, shared=True)))
         except NullValueError:

@@ -1,4 +1,4 @@
-"""Tools that a model may call: made of Python functions or pydantic models, described to it, and called with care."""
+"""Tools that a model may call: Python functions or pydantic models, with their descriptions and checked arguments."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pipeline.schema.conversions import ENTRIES, read_model
 from pipeline.schema.tool_parameters import gemini_parameters
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
-"""What Gemini takes for a function's name: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Tool."""
+"""Function names that Gemini accepts: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Tool."""
 
 
 class ToolError(Exception):
-    """What went wrong with a call, in words for the model, which may then call again."""
+    """An error in a tool call, with a message for the model, which may then call again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool: what the model is told of it, the model of its arguments, and the function to call, if there is one."""
+    """A tool: its description for the model, the pydantic model of its arguments, and the function to call, if any."""
 
     name: str
     description: str
@@ -55,9 +55,9 @@ class Tool:
 
 
 def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
-    """A tool of a function (its signature and docstring describe it) or of a pydantic model (calls are only recorded).
+    """A tool from a function (described by signature and docstring) or a pydantic model (calls are only recorded).
 
-    Raises `UsageError` when a parameter has no type, and for a name that Gemini refuses.
+    Raises `UsageError` when a parameter has no type, and for a name that Gemini rejects.
     """
     if not callable(thing):
         raise UsageError(f"a tool is a Python function or a pydantic model, not {thing!r}")
@@ -70,7 +70,7 @@ def tool_of(thing: Callable[..., Any] | type[BaseModel]) -> Tool:
 
 
 def parameters(model: type[BaseModel]) -> dict[str, Any] | None:
-    """A model's fields as parameters, in the schema that Gemini takes; None when it has no fields.
+    """A model's fields as parameters, in the schema dialect that Gemini accepts; None when it has no fields.
 
     Raises `UsageError` for a recursive model, and for a type without a schema.
     """
@@ -82,7 +82,7 @@ def parameters(model: type[BaseModel]) -> dict[str, Any] | None:
 
 
 def result_text(result: object) -> str:
-    """What a tool returned, as the content of a tool message: text as it is, everything else as JSON."""
+    """A tool's return value as the content of a tool message: text unchanged, everything else as JSON."""
     if isinstance(result, str):
         return result
     if isinstance(result, BaseModel):
@@ -103,14 +103,14 @@ def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     import docstring_parser
 
     hints = typing.get_type_hints(function, include_extras=True)
-    told = {item.arg_name: item.description for item in docstring_parser.parse(function.__doc__ or "").params}
+    documented = {item.arg_name: item.description for item in docstring_parser.parse(function.__doc__ or "").params}
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name not in hints or parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise UsageError(f"the tool {function.__name__} has a parameter without a type: {name}")
         default = ... if parameter.default is parameter.empty else parameter.default
-        # A description of None would hide that of an annotation.
-        about: dict[str, Any] = {"description": told[name]} if told.get(name) else {}
+        # An explicit None would hide the description from an annotation.
+        about: dict[str, Any] = {"description": documented[name]} if documented.get(name) else {}
         fields[name] = (hints[name], Field(default, **about))
     try:
         return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)

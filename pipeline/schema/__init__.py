@@ -1,5 +1,5 @@
-"""Schemas: pydantic models and JSON Schemas as what is asked of the endpoint, and as the Arrow types of the columns.
+"""Schemas: turns pydantic models and JSON Schemas into the schema sent to the endpoint and the columns' Arrow types.
 
-May import the values. Where one more type goes: `columns.py` (its Arrow type), `strict_schema.py` (how it is asked for)
-and `conversions.py` (what else is accepted for it).
+May import the values. To add a type: `columns.py` (its Arrow type), `strict_schema.py` (how it is requested) and
+`conversions.py` (what else is accepted for it).
 """

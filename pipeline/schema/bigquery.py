@@ -1,6 +1,6 @@
-"""The names that BigQuery takes for columns, and those that it refuses.
+"""The column names that BigQuery accepts and rejects.
 
-Its rules for flexible column names, which loading Parquet follows: https://cloud.google.com/bigquery/docs/schemas
+Its rules for flexible column names, which apply when loading Parquet: https://cloud.google.com/bigquery/docs/schemas
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 ArrowType = Any
-"""A type, or a field, of pyarrow's, which is loaded when one is asked for and not before."""
+"""A pyarrow type or field. pyarrow is loaded only when one is used."""
 
 MAX_CHARACTERS = 300
 
@@ -29,7 +29,7 @@ _REFUSED_PREFIXES = (
 
 
 def is_refused(name: str) -> bool:
-    """Whether BigQuery takes no column of this name."""
+    """Whether BigQuery rejects this column name."""
     return bool(
         not name.strip()
         or len(name) > MAX_CHARACTERS
@@ -39,9 +39,9 @@ def is_refused(name: str) -> bool:
 
 
 def legal_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """A name that BigQuery takes for each of these: itself where it can be, none twice, none that is `taken` already.
+    """A name that BigQuery accepts for each of these: unchanged where possible, unique, and none that is `taken`.
 
-    Names that differ in case alone count as one.
+    Names that differ only in case count as equal.
     """
     used = {name.lower() for name in taken}
     legal: dict[str, str] = {}
@@ -61,7 +61,7 @@ def _legal(name: str) -> str:
 
 
 def legal_type(kind: ArrowType) -> ArrowType:
-    """The type with names that BigQuery takes for the fields inside of it; its values are laid out as before."""
+    """The type with its inner fields renamed so that BigQuery accepts them; the memory layout does not change."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -79,7 +79,7 @@ def _renamed(field: ArrowType, name: str) -> ArrowType:
 
 
 def refused_names(fields: Iterable[ArrowType], inside: str = "") -> Iterator[str]:
-    """The names that BigQuery refuses among these fields and those inside of them, with their paths."""
+    """The names that BigQuery rejects, among these fields and the fields inside them, as paths."""
     seen: set[str] = set()
     for field in fields:
         path = f"{inside}{field.name!r}"
@@ -87,9 +87,7 @@ def refused_names(fields: Iterable[ArrowType], inside: str = "") -> Iterator[str
             yield path
         seen.add(field.name.lower())
         kind = field.type
-        while hasattr(kind, "value_type") and not hasattr(
-            kind, "index_type"
-        ):  # a list's items have no name of their own
+        while hasattr(kind, "value_type") and not hasattr(kind, "index_type"):  # list items have no name
             kind = kind.value_type
         if kind.num_fields and hasattr(kind, "get_field_index"):
             yield from refused_names(kind, f"{path}.")

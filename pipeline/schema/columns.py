@@ -1,7 +1,7 @@
-"""Columns: an Arrow type each, and the exact way into it. A value that would not arrive unchanged is a `Misfit`.
+"""Columns: an Arrow type each, and an exact conversion to it. A value that would be changed is a `Misfit`.
 
-Every `plain` gives what `pyarrow.array(values, type=column.arrow())` takes without loss and without complaint.
-pyarrow is loaded when a type is asked for, not before.
+Every `plain` returns a value that `pyarrow.array(values, type=column.arrow())` accepts without loss or error.
+pyarrow is loaded only when a type is used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Misfit(Exception):
         self.path = path
 
     def under(self, step: str | int) -> Misfit:
-        """The same misfit, seen from one level further out."""
+        """The same misfit, with a path from one level further out."""
         return Misfit(self.reason, (step, *self.path))
 
 
@@ -35,9 +35,9 @@ class Misfit(Exception):
 class Column:
     """One column, or one level of a nested one.
 
-    `label` names the type as Arrow prints it; `arrow` builds it; `plain` turns a value that is not None into what
-    pyarrow takes, and raises `Misfit`. A None is a null where `nullable`, and a `Misfit` where not. `rebuilt` makes
-    the same column of other columns, where it is made of some: what it is given is applied to each of those.
+    `label` names the type as Arrow prints it; `arrow` builds it; `plain` converts a value other than None for pyarrow,
+    or raises `Misfit`. None is a null if `nullable`, else a `Misfit`. In a column with inner columns, `rebuilt` makes
+    the same column with a function applied to each of them.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Column:
     rebuilt: Callable[[Callable[[Column], Column]], Column] | None = None
 
     def with_leaves(self, change: Callable[[Column], Column]) -> Column:
-        """The same column with `change` made to each of those it is made of that are made of no others."""
+        """The same column with `change` applied to each innermost column."""
         if self.rebuilt is None:
             return change(self)
         return replace(self.rebuilt(lambda inner: inner.with_leaves(change)), nullable=self.nullable)
@@ -57,7 +57,7 @@ class Column:
 
     @property
     def take(self) -> Callable[[Any], Any]:
-        """`plain`, extended to None."""
+        """`plain`, extended to handle None."""
         plain = self.plain
         if self.nullable:
             return lambda value: None if value is None else plain(value)
@@ -65,7 +65,7 @@ class Column:
 
 
 def excerpt(value: Any, limit: int = 40) -> str:
-    """The value for a message: one line of at most `limit` characters, whatever it is."""
+    """Any value for a message: one line of at most `limit` characters."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
     text = str(value)
@@ -137,7 +137,7 @@ def _date(value: Any) -> date:
 def _time(value: Any) -> time:
     if not isinstance(value, time):
         raise _expected("a time", value)
-    return value.replace(tzinfo=None)  # as it is written: the format `time` of JSON Schema demands an offset
+    return value.replace(tzinfo=None)  # the time as written, although JSON Schema's format `time` requires an offset
 
 
 def _instant(value: Any) -> datetime:
@@ -174,7 +174,7 @@ WALL_TIME = Column("timestamp[us]", lambda: _pyarrow().timestamp("us"), _wall_ti
 def decimal(precision: int = 38, scale: int = 9) -> Column:
     """Exact decimals; trailing zeros do not count.
 
-    UsageError above 38 digits, which DuckDB and BigQuery cannot hold.
+    Raises `UsageError` above 38 digits, which DuckDB and BigQuery cannot hold.
     """
     precision = max(precision, scale, 1)
     if precision > 38:
@@ -199,7 +199,7 @@ def decimal(precision: int = 38, scale: int = 9) -> Column:
 
 
 def json_text(jsonable: Callable[[Any], Any] = lambda value: value, *, nullable: bool = False) -> Column:
-    """Whatever has no column type of its own, as compact JSON: keys in their order, numbers with all their digits."""
+    """Values without a column type, as compact JSON: keys in their original order, numbers with all their digits."""
 
     def plain(value: Any) -> str:
         if value is None:
@@ -214,7 +214,7 @@ def json_text(jsonable: Callable[[Any], Any] = lambda value: value, *, nullable:
 
 
 def via(step: Callable[[Any], Any], column: Column) -> Column:
-    """`column`, for values that become its values by `step`."""
+    """`column`, for values that `step` converts to its values."""
     take = column.take
 
     def plain(value: Any) -> Any:
@@ -224,7 +224,7 @@ def via(step: Callable[[Any], Any], column: Column) -> Column:
 
 
 def times_as_text(column: Column) -> Column:
-    """The same column with every time of day in it as text, HH:MM:SS and a fraction of a second if it has one."""
+    """The same column with every time of day as text: HH:MM:SS, and a fraction of a second if it has one."""
 
     def change(leaf: Column) -> Column:
         return replace(TIME_TEXT, nullable=leaf.nullable) if leaf.label == TIME.label else leaf
@@ -233,7 +233,7 @@ def times_as_text(column: Column) -> Column:
 
 
 def bare(value: Any) -> Any:
-    """An enum member's value; anything else as it is."""
+    """An enum member's value; anything else unchanged."""
     return value.value if isinstance(value, Enum) else value
 
 
@@ -261,7 +261,7 @@ def list_of(element: Column, *, ordered: bool = True) -> Column:
 
 
 def _located(take: Callable[[Any], Any], values: Collection[Any]) -> Any:
-    """The second look at a list with a misfit: slower, and it knows the position."""
+    """Converts a list with a misfit again: slower, but it reports the position."""
     for position, value in enumerate(values):
         try:
             yield take(value)
@@ -272,13 +272,13 @@ def _located(take: Callable[[Any], Any], values: Collection[Any]) -> Any:
 def _sorted(items: list[Any]) -> list[Any]:
     try:
         return sorted(items)
-    except TypeError:  # nulls and structs have no order of their own
+    except TypeError:  # nulls and structs have no natural order
         return sorted(items, key=repr)
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a struct: its column's name, and how to get its value out of the whole."""
+    """One field of a struct: its column's name, and how to get its value from the struct."""
 
     name: str
     get: Callable[[Any], Any]
@@ -286,9 +286,9 @@ class Field:
 
 
 def struct_of(fields: Sequence[Field], kind: type, where: str) -> Column:
-    """A struct of `fields`, taken from a `kind`.
+    """A struct of `fields`, read from an instance of `kind`.
 
-    UsageError when two names differ by case only: BigQuery refuses them.
+    Raises `UsageError` when two names differ only in case: BigQuery rejects them.
     """
     _refuse_twins([field.name for field in fields], where)
     steps = [(field.name, field.get, field.column.take) for field in fields]
@@ -321,5 +321,5 @@ def _refuse_twins(names: Sequence[str], where: str) -> None:
         twin = seen.setdefault(name.casefold(), name)
         if twin is not name:
             raise UsageError(
-                f"{where}: the fields {twin!r} and {name!r} differ by case only, which warehouses refuse: rename one"
+                f"{where}: the fields {twin!r} and {name!r} differ only in case, which warehouses reject: rename one"
             )

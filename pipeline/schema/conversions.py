@@ -1,8 +1,8 @@
-"""What an endpoint may send for the schema that it was asked for, and pydantic refuses: converted, and read once more.
+"""Converts values that are valid by the requested schema but rejected by pydantic, and validates again.
 
-A model's JSON Schema is wider than the model in a few places, because the standard has no word for the difference.
-Each conversion belongs to one kind of pydantic's errors (https://docs.pydantic.dev/latest/errors/validation_errors/),
-so that nothing that is valid already is touched.
+A model's JSON Schema is wider than the model in a few places, because the standard cannot express the difference.
+Each conversion applies to one type of pydantic error (https://docs.pydantic.dev/latest/errors/validation_errors/), so
+that valid values are never touched.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.schema.exact_numbers import json_of
 from pipeline.schema.shape import load
 
 Conversion = Callable[[Any], Any]
-"""From the value that was refused to the one to read in its place. ValueError or TypeError when there is none."""
+"""From the rejected value to the one to use instead. Raises ValueError or TypeError when there is none."""
 
 ROUNDS = 8
-"""How deep converted values may lie in one another."""
+"""How deeply converted values may be nested in one another."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _OFFSET = re.compile(r"([Zz]|[+-]\d\d:?\d\d)$")
@@ -34,7 +34,7 @@ def _without_offset(value: Any) -> str:
 
 
 def without_leap_second(value: str) -> str:
-    """A time's second 60 (RFC 3339, section 5.7), which Python's clocks do not have, as the second before."""
+    """A time with second 60 (RFC 3339, section 5.7), which Python does not support, as the second before."""
     return _LEAP.sub("59", value)
 
 
@@ -51,7 +51,7 @@ def _network(value: Any) -> str:
 
 
 def _from_entries(value: Any) -> dict[str, Any]:
-    """An object out of a list of its entries, as `pipeline.schema.tool_parameters` asks for free-form ones."""
+    """An object from a list of its entries, which `pipeline.schema.tool_parameters` requests for free-form objects."""
     if not isinstance(value, list):
         raise TypeError("not a list of entries")
     record = {}
@@ -63,7 +63,7 @@ def _from_entries(value: Any) -> dict[str, Any]:
 
 
 STANDARD: Mapping[str, Conversion] = {
-    "timezone_naive": _without_offset,  # the format `date-time` has an offset; a `NaiveDatetime` is as it is written
+    "timezone_naive": _without_offset,  # the format `date-time` has an offset; a `NaiveDatetime` is the time as written
     "time_parsing": without_leap_second,
     "datetime_parsing": without_leap_second,
     "datetime_from_date_parsing": without_leap_second,
@@ -72,7 +72,7 @@ STANDARD: Mapping[str, Conversion] = {
     "ip_v6_network": _network,
     "ip_any_network": _network,
 }
-"""For answers: what is valid by the standard that the schema names."""
+"""For answers: values that are valid by the standard."""
 
 ENTRIES: Mapping[str, Conversion] = {
     **STANDARD,
@@ -82,13 +82,13 @@ ENTRIES: Mapping[str, Conversion] = {
     "model_attributes_type": _from_entries,
     "dataclass_type": _from_entries,
 }
-"""For the arguments of tools, where an object of any names is asked for as a list of entries."""
+"""For tool arguments, where a free-form object is requested as a list of entries."""
 
 
 def read_model(model: type[_Model], text: str, conversions: Mapping[str, Conversion]) -> tuple[_Model, str]:
-    """The model of a JSON text, converted where needed, and the text that it was read from.
+    """The model for a JSON text, converted where needed, and the text that it was read from.
 
-    Raises pydantic's ValidationError for what no conversion helps.
+    Raises pydantic's ValidationError when no conversion helps.
     """
     for _ in range(ROUNDS):
         try:
@@ -102,7 +102,7 @@ def read_model(model: type[_Model], text: str, conversions: Mapping[str, Convers
 
 
 def _converted(text: str, error: ValidationError, conversions: Mapping[str, Conversion]) -> str | None:
-    """The text with every refused value replaced that has a conversion; None when there is none."""
+    """The text with every rejected value replaced that has a conversion; None when none has."""
     known = [item for item in error.errors(include_url=False, include_context=False) if item["type"] in conversions]
     if not known:
         return None
@@ -123,10 +123,10 @@ def _converted(text: str, error: ValidationError, conversions: Mapping[str, Conv
 
 
 def _replaced(tree: Any, path: Sequence[int | str], old: Any, new: Any) -> bool:
-    """Whether `old` was found on the path, and replaced.
+    """Replaces `old` on the path; returns whether it was found.
 
-    A path also names members of unions, which are no places, so any of its steps may be passed over. Each node is
-    looked at once for each length of the rest.
+    A path also contains the names of union members, which are not locations, so any of its steps may be skipped. Each
+    node is examined once for each remaining length of the path.
     """
     ahead = [(tree, 0)]
     seen = set()

@@ -1,7 +1,7 @@
-"""Dialects of JSON Schema: what people write, read as the standard; and the standard, written as endpoints take it.
+"""Dialects of JSON Schema: converts what people write to the standard, and the standard to what endpoints accept.
 
-Gemini's structured output knows a part of JSON Schema and ignores the rest, `const` among it: an answer would then be
-free where the schema says that it is not. `$ref` must stand alone.
+Gemini's structured output supports a part of JSON Schema and ignores the rest, including `const`: an answer would then
+be unconstrained where the schema constrains it. `$ref` must have no siblings.
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1/GenerationConfig (`responseJsonSchema`).
 """
 
@@ -22,19 +22,19 @@ TYPES: Mapping[type, str] = {
     list: "array",
     dict: "object",
 }
-"""JSON Schema's names for the types of Python's JSON."""
+"""JSON Schema's names for the Python types of JSON values."""
 
 _ABOUT = ("title", "description")
 
 
 def standard(document: JsonSchema) -> dict[str, Any]:
-    """A schema as JSON Schema means it, of one in OpenAPI 3.0's dialect or Gemini's.
+    """A standard JSON Schema from one in OpenAPI 3.0's dialect or Gemini's.
 
-    `nullable` allows null (OpenAPI 3.0.3, 4.7.24), types in capitals are types, and a `oneOf` with a `discriminator` is
-    an `anyOf`, since its branches differ by their tags.
+    `nullable` allows null (OpenAPI 3.0.3, 4.7.24), types may be in capitals, and a `oneOf` with a `discriminator`
+    becomes an `anyOf`, since its branches differ by their tags.
     """
     read = mapped(document, _standard)
-    read.pop("nullable", None)  # the root: an answer is an object
+    read.pop("nullable", None)  # not at the root: an answer is an object
     return _common(read)
 
 
@@ -58,7 +58,7 @@ def _type_name(kind: str) -> str:
 
 
 def with_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, or null. A schema without a type and values allows null already."""
+    """The schema extended to allow null, which a schema without types and values already does."""
     kind = schema.get("type")
     if isinstance(kind, str) and not {"enum", "const"} & schema.keys():
         return schema if kind == "null" else {**schema, "type": [kind, "null"]}
@@ -73,7 +73,7 @@ def with_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def any_of_tagged(schema: dict[str, Any]) -> dict[str, Any]:
-    """A `oneOf` with a `discriminator` as an `anyOf`; other schemas as they are."""
+    """A `oneOf` with a `discriminator` as an `anyOf`; other schemas unchanged."""
     if "discriminator" not in schema or "oneOf" not in schema:
         return schema
     rest = {key: value for key, value in schema.items() if key not in {"oneOf", "discriminator"}}
@@ -81,7 +81,7 @@ def any_of_tagged(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def asked(schema: JsonSchema) -> dict[str, Any]:
-    """The schema as it is sent: the same answers are valid, said in the words that endpoints know."""
+    """The schema as it is sent: it allows the same answers, using only keywords that endpoints support."""
     sent = listed_values(mapped(schema, asked))
     if "$ref" in sent and len(sent) > 1 and not all(key.startswith("$") for key in sent):
         reference = {"$ref": sent.pop("$ref")}
@@ -97,7 +97,7 @@ def listed_values(schema: dict[str, Any]) -> dict[str, Any]:
     values = schema.get("enum", [schema.get("const")])
     if "const" in schema:
         values = [value for value in values if value == schema["const"]] or [schema["const"]]
-    if not all(type(value) in TYPES for value in values):  # of Python, not of JSON
+    if not all(type(value) in TYPES for value in values):  # values of Python, not of JSON
         return {**schema}
     groups: dict[str, list[Any]] = {}
     for value in _allowed(values, schema.get("type")):
@@ -113,7 +113,7 @@ def listed_values(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _allowed(values: list[Any], kinds: Any) -> list[Any]:
-    """The values of these types: the others, an answer may not have."""
+    """The values of these types; an answer cannot have the others."""
     names = [kinds] if isinstance(kinds, str) else kinds
     if not isinstance(names, list):
         return values

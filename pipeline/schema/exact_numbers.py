@@ -1,4 +1,4 @@
-"""JSON numbers that keep their digits: floats which remember how they were written, and the JSON text that says so."""
+"""JSON numbers that keep their digits: floats that remember their literal, and JSON text written with it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 
 class Inexact(float):
-    """A JSON number whose digits a float64 does not keep, or that is beyond it; `literal` has them all."""
+    """A JSON number that float64 cannot hold exactly, or not at all; `literal` has all its digits."""
 
     __slots__ = ("literal",)
     literal: str
 
     @classmethod
     def of(cls, literal: str) -> Inexact:
-        """The number that is written so."""
+        """The number with this literal."""
         number = cls(literal)
         number.literal = literal
         return number
 
     def __str__(self) -> str:
-        """The digits as they were written, for messages."""
+        """The literal, for messages."""
         return self.literal
 
 
 def json_of(value: Any) -> str:
-    """Compact JSON of plain values: keys in their order, numbers with all their digits, an `Inexact` as it was written.
+    """Compact JSON of plain values: keys in their original order, exact numbers, an `Inexact` as its literal.
 
-    ValueError for NaN and infinity, TypeError for what is not JSON.
+    Raises ValueError for NaN and infinity, TypeError for what is not JSON.
     """
     if _holds_inexact(value):
         return "".join(_pieces(value))
@@ -49,7 +49,7 @@ def _holds_inexact(value: Any) -> bool:
 
 
 def _pieces(value: Any) -> Iterator[str]:
-    """The slower way of writing, for the few values that json.dumps would round: it takes no hook for floats."""
+    """A slower encoder, for the few values that json.dumps would round: it has no hook for floats."""
     match value:
         case Inexact():
             yield value.literal

@@ -1,4 +1,4 @@
-"""From a JSON Schema document to its `AnswerSchema`, for jobs that keep their schema in a file.
+"""Makes an `AnswerSchema` from a JSON Schema document, for jobs that keep their schema in a file.
 
 | in the schema | in Parquet |
 |---|---|
@@ -12,7 +12,7 @@
 | `$ref` within the document | what it refers to; JSON text where it refers to what it is inside of |
 | everything else | JSON text: a `string` column |
 
-Answers are validated against the whole document. Properties that it does not name are no columns.
+Answers are validated against the whole document. Properties that it does not name do not become columns.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from pipeline.schema.shape import AnswerSchema, JsonSchema, bare_json, load, res
 
 
 def shape_of_document(document: JsonSchema, name: str) -> AnswerSchema:
-    """The shape of a JSON Schema (draft 2020-12 unless `$schema` says otherwise); its values are dicts.
+    """The schema of answers for a JSON Schema (draft 2020-12 unless `$schema` says otherwise); its values are dicts.
 
-    UsageError for an invalid schema, a root that is not an object with properties, and a `$ref` to another document,
-    which would have to be fetched.
+    Raises `UsageError` for an invalid schema, a root that is not an object with properties, and a `$ref` to another
+    document, which would have to be fetched.
     """
     document = standard(document)
     validator = _validator(document)
@@ -106,7 +106,7 @@ def _read(validator: Any, text: str) -> dict[str, Any]:
 
 
 def _reason(error: Any) -> str:
-    """What is wrong, without the value: jsonschema's own messages print it whole."""
+    """What is wrong, without the value, which jsonschema's own messages print in full."""
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{', '.join(missing)} missing"
@@ -136,7 +136,7 @@ def _instant(text: str) -> datetime:
 
 
 _DAY = r"\d{4}-\d\d-\d\d"
-_CLOCK = r"\d\d:\d\d(:\d\d(\.\d+)?)?"  # digits beyond the microsecond are cut off, as pydantic does
+_CLOCK = r"\d\d:\d\d(:\d\d(\.\d+)?)?"  # digits beyond the microsecond are dropped, as in pydantic
 _OFFSET = r"([Zz]|[+-]\d\d:\d\d)?"
 _FORMATS: Mapping[str, Column] = {
     "date": via(_parsed("date (YYYY-MM-DD)", _DAY, date.fromisoformat), DATE),
@@ -146,7 +146,7 @@ _FORMATS: Mapping[str, Column] = {
 
 
 def _whole(value: Any) -> Any:
-    """JSON Schema's integers include 3.0, though not a number that only becomes one by rounding."""
+    """An integer as JSON Schema defines it, such as 3.0, but not a number that only rounding makes an integer."""
     if isinstance(value, Inexact):
         raise Misfit(f"{excerpt(value.literal)} does not fit int64")
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -161,7 +161,7 @@ _SCALARS: Mapping[str, Column] = {
 
 
 def _column(schema: Any, root: JsonSchema, above: frozenset[str]) -> Column:
-    """The column of a schema. `above` holds the references that it is inside of."""
+    """The column for a schema. `above` holds the references that enclose it."""
     if not isinstance(schema, Mapping):
         return json_text(nullable=True)
     if "$ref" in schema:

@@ -1,6 +1,6 @@
-r"""A job's `AnswerSchema`: pydantic model <-> JSON schema for the endpoint <-> Arrow type for Parquet.
+r"""Makes a job's `AnswerSchema`: pydantic model <-> JSON schema for the endpoint <-> Arrow type for Parquet.
 
-Every column is declared before row 1. What a type becomes:
+All columns are known before the first row. What a type becomes:
 
 | in the model | in Parquet |
 |---|---|
@@ -25,9 +25,9 @@ Every column is declared before row 1. What a type becomes:
 | a model inside itself | JSON text, below the first level |
 | other unions, `dict`, `tuple[A, B]`, `TypedDict`, dataclasses, `Any`, models without fields | `string`: JSON text |
 
-Constraints (`Annotated`, `Field`, `Strict`) do not change a column's type. In JSON, fields go by their aliases; the
-columns have the Python names, because an alias is free text and a warehouse's column name is not. Computed fields,
-and extra keys that a model allows, are no columns. JSON text keeps every digit of a number, and writes a decimal as a
+Constraints (`Annotated`, `Field`, `Strict`) do not change a column's type. JSON uses the fields' aliases; the columns
+have the Python names, because an alias is free text and a warehouse's column name is not. Computed fields, and extra
+keys that a model allows, do not become columns. JSON text keeps every digit of a number, and writes a decimal as a
 string.
 """
 
@@ -82,10 +82,10 @@ __all__ = ["AnswerSchema", "is_strict", "json_schema", "shape_of"]
 
 
 def shape_of(schema: type[BaseModel] | Mapping[str, Any], name: str | None = None) -> AnswerSchema:
-    """The shape of a job's answers, from a pydantic model or from a JSON Schema. `name` is what the endpoint sees.
+    """The schema of a job's answers, from a pydantic model or a JSON Schema. `name` is sent to the endpoint.
 
-    UsageError, with the remedy, for what cannot be a table: no fields, a root that is not an object, names that differ
-    by case only, a type without a JSON schema.
+    Raises `UsageError`, with the remedy, for what cannot be a table: no fields, a root that is not an object, names
+    that differ only in case, a type without a JSON schema.
     """
     if isinstance(schema, Mapping):
         return shape_of_document(schema, name or str(schema.get("title", "answer")))
@@ -104,7 +104,7 @@ def shape_of(schema: type[BaseModel] | Mapping[str, Any], name: str | None = Non
     return AnswerSchema(name or schema.__name__, document, columns, lambda text: read_answer(schema, text))
 
 
-_SCALARS: tuple[tuple[type, Column], ...] = (  # the first that fits: bool is an int, datetime is a date
+_SCALARS: tuple[tuple[type, Column], ...] = (  # the first match counts: bool is an int, datetime is a date
     (bool, BOOL),
     (int, INT64),
     (float, FLOAT64),
@@ -132,7 +132,7 @@ _SECRETS = (pydantic.SecretStr, pydantic.SecretBytes, pydantic.Secret)
 
 
 def _column(annotation: Any, metadata: tuple[Any, ...], above: frozenset[Any]) -> Column:
-    """The column of a type. `above` holds the models and aliases that it is inside of."""
+    """The column for a type. `above` holds the models and aliases that enclose it."""
     origin = typing.get_origin(annotation) or annotation
     arguments = typing.get_args(annotation)
     if origin is Annotated:
@@ -233,7 +233,7 @@ def _json_text(*, nullable: bool = False) -> Column:
 
 
 def _jsonable(value: Any) -> Any:
-    """The value as JSON's own types, nothing rounded or hidden. ValueError for what has no JSON form.
+    """The value as JSON types, with nothing rounded or hidden. Raises ValueError when JSON cannot represent it.
 
     Pydantic's own serialization leaves the order of sets to the hash seed, and writes NaN as null.
     """

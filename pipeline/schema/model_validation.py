@@ -1,4 +1,4 @@
-"""An answer's text read into a pydantic model, with every digit of its numbers."""
+"""Parses an answer's text into a pydantic model, keeping every digit of its numbers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from pipeline.schema.exact_numbers import Inexact
 from pipeline.schema.shape import bare_json, load, unparsable, with_numbers_as_text
 
 ABSENT: Final = object()
-"""In place of the JSON of a value that no place in the answer belongs to."""
+"""Stands for the JSON of a value that has no location in the answer."""
 
 
 def read_answer(model: type[BaseModel], text: str) -> BaseModel:
-    """The model instance of an answer. Unparsable, with paths and reasons, for one that does not fit.
+    """The model instance for an answer. Raises `Unparsable`, with paths and reasons, for one that does not fit.
 
-    Pydantic reads every JSON number by way of float64. Where that loses digits, integers and decimals are read from
-    the digits, and other floats are `Inexact`: what a float column holds is the nearest float64, and JSON text keeps
-    what was written.
+    Pydantic reads every JSON number as float64. Where that loses digits, integers and decimals are read from the
+    digits, and other floats become `Inexact`: a float column then holds the nearest float64, and JSON text the literal.
     """
     text = bare_json(text)
     tree, inexact = load(text)
@@ -83,10 +82,10 @@ def _exact_numbers(value: Any) -> Iterator[int | Decimal]:
 
 
 class _Digits:
-    """Puts the digits of an answer's numbers back into the floats that they became.
+    """Restores the digits of an answer's numbers in the floats that they became.
 
-    A float's number is the one at its own place in the answer. Where a validator moved it, it is the only number of
-    the answer with that float; a float of several numbers stays as it is.
+    A float gets the number at its own location in the answer. If a validator moved it, it gets the only number in the
+    answer with that float value; if several have it, the float stays unchanged.
     """
 
     def __init__(self, inexact: Sequence[Inexact]) -> None:
@@ -96,8 +95,8 @@ class _Digits:
         self._by_value = {value: literals.pop() for value, literals in numbers.items() if len(literals) == 1}
 
     def kept_in_model(self, model: BaseModel, raw: Any) -> BaseModel:
-        """The model itself, its floats replaced; a model is the same object, frozen or not."""
-        if type(model).model_config.get("coerce_numbers_to_str"):  # there, digits are what is wanted
+        """The same model object, frozen or not, with its floats replaced."""
+        if type(model).model_config.get("coerce_numbers_to_str"):  # the model wants the digits as text
             return model
         if isinstance(model, RootModel):
             model.__dict__["root"] = self._kept(model.root, raw)
@@ -136,7 +135,7 @@ class _Digits:
         return [self._kept(value, place) for value, place in zip(values, places, strict=True)]
 
     def _number(self, value: float | str, raw: Any) -> float | str:
-        if isinstance(value, str):  # of a number that was read as the text of its digits
+        if isinstance(value, str):  # from a number that was read as the text of its digits
             return raw if isinstance(raw, Inexact) and raw.literal == value else value
         if isinstance(raw, int | float):
             return raw if isinstance(raw, Inexact) and raw == value else value
@@ -144,7 +143,7 @@ class _Digits:
 
 
 def _values(record: Mapping[Any, Any], raw: Any) -> list[Any]:
-    """The JSON of a dict's values: by their keys, or by their order where keys are not texts any more."""
+    """The JSON of a dict's values: by key, or by position if the keys are no longer text."""
     if not isinstance(raw, dict):
         return []
     if all(key in raw for key in record):

@@ -1,4 +1,4 @@
-"""Shapes: what an answer must look like, told to the endpoint, checked on arrival, and turned into columns."""
+"""Answer schemas: sent to the endpoint, checked when an answer arrives, and turned into columns."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _BEYOND_STRICT = {
 
 @dataclass(frozen=True, slots=True)
 class AnswerSchema:
-    """What every answer of a job looks like. Build it with `pipeline.schema.from_pydantic.shape_of`, once per job.
+    """The schema of a job's answers. Build it with `pipeline.schema.from_pydantic.shape_of`, once per job.
 
-    `json_schema` goes to the endpoint; `columns` is the struct that the dataset's `parsed` column holds; `read`
-    turns an answer's text into a value, which is a model instance or, for a schema file, a dict.
+    `json_schema` is sent to the endpoint; `columns` is the struct in the dataset's `parsed` column; `read` parses an
+    answer's text into a value: a model instance or, for a schema file, a dict.
     """
 
     name: str
@@ -46,12 +46,12 @@ class AnswerSchema:
         return {"type": "json_schema", "json_schema": schema}
 
     def with_times_as_text(self) -> AnswerSchema:
-        """The same shape with times of day as text columns."""
+        """The same schema with times of day as text columns."""
         return replace(self, columns=times_as_text(self.columns))
 
     @property
     def fingerprint(self) -> str:
-        """Canonical JSON of the schema and the columns: equal when answers and columns mean the same."""
+        """Canonical JSON of the schema and the columns: equal when answers and columns have the same meaning."""
         whole = {"columns": self.columns.label, "schema": self.json_schema}
         return json.dumps(whole, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
@@ -60,7 +60,7 @@ class AnswerSchema:
         return self.columns.arrow()
 
     def parse(self, text: str) -> Any:
-        """The answer's value. Unparsable, in one line of at most 300 characters, for any text that does not fit."""
+        """The answer's value. Raises `Unparsable`, one line of at most 300 characters, if the text does not fit."""
         try:
             return self.read(text)
         except RecursionError:
@@ -68,11 +68,11 @@ class AnswerSchema:
         except Fault:
             raise
         except Exception as error:
-            # A validator of the job's own may raise anything: an answer that it cannot take does not fit.
+            # A job's own validator may raise anything: an answer that it cannot process does not fit.
             raise unparsable([((), type(error).__name__)]) from error
 
     def plain(self, value: Any) -> dict[str, Any]:
-        """The value as plain Python for `arrow_type()`. Unparsable when a part does not fit its column exactly."""
+        """The value as plain Python for `arrow_type()`. Raises `Unparsable` if a part does not fit exactly."""
         try:
             record: dict[str, Any] = self.columns.plain(value)
         except Misfit as misfit:
@@ -84,14 +84,14 @@ class AnswerSchema:
 
 def unparsable(problems: Iterable[tuple[Iterable[str | int], str]]) -> Unparsable:
     """The fault for these problems, each a path and a reason: the first three, on one line of 300 characters."""
-    told = []
+    lines = []
     found = list(problems)
     for path, reason in found[:3]:
         place = _path(path)
-        told.append(f"{place}: {reason}" if place else reason)
+        lines.append(f"{place}: {reason}" if place else reason)
     if len(found) > 3:
-        told.append(f"and {len(found) - 3} more")
-    line = "".join(char if char.isprintable() else "?" for char in " ".join("; ".join(told).split()))
+        lines.append(f"and {len(found) - 3} more")
+    line = "".join(char if char.isprintable() else "?" for char in " ".join("; ".join(lines).split()))
     return Unparsable(line if len(line) <= 300 else line[:297] + "...")
 
 
@@ -106,7 +106,7 @@ def _path(steps: Iterable[str | int]) -> str:
 
 
 def bare_json(text: str) -> str:
-    """The JSON of an answer: without space and byte order mark around it, and out of its ``` fence, if it is in one."""
+    """The JSON of an answer, without surrounding whitespace, byte order mark and ``` fence."""
     text = text.strip("\ufeff \t\r\n")
     start, end = text.find("```"), text.rfind("```")
     if text[:1] in "{[" or start == end:
@@ -120,8 +120,8 @@ def bare_json(text: str) -> str:
 def load(text: str) -> tuple[Any, list[Inexact]]:
     """The parsed JSON, and the `Inexact` numbers in it.
 
-    Unparsable for what is not JSON, and for JSON that readers disagree about: a repeated key, NaN (RFC 8259,
-    sections 4 and 6). A number beyond float64 is an infinite `Inexact`, which only JSON text keeps.
+    Raises `Unparsable` for what is not JSON, and for JSON that parsers disagree about: a repeated key, NaN (RFC 8259,
+    sections 4 and 6). A number beyond float64 becomes an infinite `Inexact`, which only JSON text keeps.
     """
     inexact: list[Inexact] = []
 
@@ -147,7 +147,7 @@ def load(text: str) -> tuple[Any, list[Inexact]]:
 
 
 def with_numbers_as_text(text: str, literals: Collection[str]) -> str:
-    """The same JSON, with these of its numbers as strings of their digits."""
+    """The same JSON, with the given numbers as strings of their digits."""
     return json_of(json.loads(text, parse_float=lambda literal: literal if literal in literals else _float(literal)))
 
 
@@ -164,7 +164,7 @@ def _constant(name: str) -> float:
 
 _PLAIN = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 _MAYBE_INEXACT = re.compile(r"[-+.\deE]{17}|\d[eE]")
-"""What is in every text with a number that `_float` looks at twice, and in few others."""
+"""Matches in every text with a number that `_float` must examine again, and in few others."""
 
 
 def _float(literal: str) -> float:
@@ -185,7 +185,7 @@ def _is_kept(value: float, literal: str) -> bool:
 
 
 def resolve(root: JsonSchema, reference: str) -> Any:
-    """What a `$ref` within the document, "#/a/b", refers to. LookupError or TypeError when it leads nowhere."""
+    """The target of a `$ref` within the document, "#/a/b". Raises LookupError or TypeError when there is none."""
     target: Any = root
     if reference == "#":
         return root
@@ -195,7 +195,7 @@ def resolve(root: JsonSchema, reference: str) -> Any:
 
 
 def subschemas(schema: JsonSchema) -> Iterator[JsonSchema]:
-    """The schemas directly inside this one. Property names are not taken for keywords."""
+    """The schemas directly inside this one. Property names are not mistaken for keywords."""
     for key, value in schema.items():
         if key in _MAPS and isinstance(value, Mapping):
             yield from (inner for inner in value.values() if isinstance(inner, Mapping))
@@ -206,7 +206,7 @@ def subschemas(schema: JsonSchema) -> Iterator[JsonSchema]:
 
 
 def mapped(schema: JsonSchema, change: Callable[[JsonSchema], Any]) -> dict[str, Any]:
-    """A copy with `change` made to the schemas directly inside."""
+    """A copy with `change` applied to the schemas directly inside."""
 
     def of(value: Any) -> Any:
         return change(value) if isinstance(value, Mapping) else value

@@ -1,6 +1,6 @@
-"""The columns that Spark cannot read: one of them, and it refuses the whole file, whichever columns are asked for.
+"""The columns that Spark cannot read: with one of them it rejects the whole file, whichever columns are selected.
 
-Tried with Spark 3.5; what Parquet has and Spark's types lack: https://spark.apache.org/docs/latest/sql-ref-datatypes.html
+Tested with Spark 3.5. Spark's types: https://spark.apache.org/docs/latest/sql-ref-datatypes.html
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 ArrowType = Any
-"""A type, or a field, of pyarrow's, which is loaded when one is asked for and not before."""
+"""A pyarrow type or field. pyarrow is loaded only when one is used."""
 
 MAX_DIGITS = 38
 
 
 def refused_columns(fields: Iterable[ArrowType], inside: str = "") -> Iterator[str]:
-    """Those among these fields, and the fields inside of them, each as its path and its type."""
+    """The columns that Spark rejects, among these fields and the fields inside them, each as its path and type."""
     for field in fields:
         path = f"{inside}{field.name}"
         if _is_refused(field.type):

@@ -1,8 +1,8 @@
-"""A pydantic model's JSON Schema, as narrow as the model: an answer that obeys it is one that the model takes.
+"""A pydantic model's JSON Schema, as narrow as the model: an answer that obeys it is accepted by the model.
 
-Pydantic describes some of its types by formats of its own (`uuid4`, `ipv4network`), which mean nothing to an endpoint,
-or not at all (digits of a decimal, keys that are numbers). Those are told by patterns here.
-`pipeline.schema.conversions` has what no pattern can tell.
+Pydantic describes some of its types by its own formats (`uuid4`, `ipv4network`), which mean nothing to an endpoint, or
+not at all (digits of a decimal, keys that are numbers). Here they become patterns. `pipeline.schema.conversions`
+handles what no pattern can express.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _FORMATS: Mapping[str, Mapping[str, Any]] = {
     "ipvanyinterface": {"pattern": f"^({_NETWORK4}|{_NETWORK6})$"},
     **{f"uuid{version}": _uuid(version) for version in range(1, 9)},
 }
-"""Pydantic's own formats, in words that others know."""
+"""Pydantic's own formats, as standard keywords."""
 
 _BYTE_SIZE = r"^\s*(\d*\.?\d+)\s*(\w+)?"
 _KEYS = {
@@ -67,11 +67,11 @@ _KEYS = {
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema as structured outputs want it.
+    """The model's JSON schema as structured outputs require it.
 
-    Objects are closed and their properties required, but for optional ones that lead back to where they are: Gemini
-    takes cyclic references in properties that are not required only. Defaults are left out; a `$ref` stands alone, or
-    is replaced by what it refers to. Free-form dicts stay open: see `pipeline.schema.shape.is_strict`. UsageError for a
+    Objects are closed and their properties required, except optional ones that are part of a cycle: Gemini accepts
+    cyclic references only in properties that are not required. Defaults are omitted; a `$ref` has no siblings, or is
+    replaced by its target. Free-form dicts stay open: see `pipeline.schema.shape.is_strict`. Raises `UsageError` for a
     type without a JSON schema.
     """
     try:
@@ -83,14 +83,14 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 class _Narrow(GenerateJsonSchema):
-    """Pydantic's generator, with what it knows of a type and does not tell."""
+    """Pydantic's generator, extended by the constraints that it knows of but does not write."""
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        """A number of so many places, or the text of one where no bound needs comparing."""
-        told = super().decimal_schema(schema)
-        number = told["anyOf"][0] if "anyOf" in told else told
+        """A number with the given decimal places, or the text of one if there are no bounds to compare."""
+        described = super().decimal_schema(schema)
+        number = described["anyOf"][0] if "anyOf" in described else described
         digits, places = schema.get("max_digits"), schema.get("decimal_places")
-        if digits is not None and places is None:  # whole numbers, or the text of any that has so many digits
+        if digits is not None and places is None:  # an integer, or the text of any number with at most `digits` digits
             number.setdefault("multipleOf", 1)
             forms = [_plain_decimal(digits - scale, scale) for scale in range(min(digits, 9) + 1)]
             whole = digits
@@ -107,29 +107,29 @@ class _Narrow(GenerateJsonSchema):
         text = {"type": "string", "pattern": f"^-?({'|'.join(forms)})$"}
         if {"gt", "ge", "lt", "le", "multiple_of"} & schema.keys():
             return number
-        return text if not whole else {"anyOf": [number, text]}  # 0 is a digit before the point, 0.0 is not
+        return text if not whole else {"anyOf": [number, text]}  # 0 counts as a digit, 0.0 does not
 
     def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:
-        """Text; of the alphabet that the model's configuration reads."""
-        told = super().bytes_schema(schema)
+        """Text in the encoding that the model's configuration expects."""
+        described = super().bytes_schema(schema)
         match self._config.val_json_bytes:
             case "base64":
-                told["format"] = "base64url"
+                described["format"] = "base64url"
             case "hex":
-                told = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
-            case _ if "maxLength" in told:  # in bytes
-                told["pattern"] = "^[ -~]*$"
-        return told
+                described = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
+            case _ if "maxLength" in described:  # in bytes
+                described["pattern"] = "^[ -~]*$"
+        return described
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
-        """Text, without space around it where that would be cut off before it is counted."""
-        told = super().str_schema(schema)
-        if schema.get("strip_whitespace", self._config.str_strip_whitespace) and told.get("minLength"):
-            told.setdefault("pattern", r"^\S([\s\S]*\S)?$")
-        return told
+        """Text; without surrounding whitespace if that is stripped before the length is checked."""
+        described = super().str_schema(schema)
+        if schema.get("strip_whitespace", self._config.str_strip_whitespace) and described.get("minLength"):
+            described.setdefault("pattern", r"^\S([\s\S]*\S)?$")
+        return described
 
     def url_schema(self, schema: core_schema.UrlSchema) -> JsonSchemaValue:
-        """A URI of the schemes that are allowed, with a host after its slashes."""
+        """A URI with an allowed scheme, and a host after the slashes."""
         schemes = schema.get("allowed_schemes")
         named = "[A-Za-z][A-Za-z0-9+.-]*"
         pattern = f"^({_any_of(schemes) if schemes else named})://{_USER}{_SITE}([/?#]|$)"
@@ -140,23 +140,23 @@ class _Narrow(GenerateJsonSchema):
         return {**super().url_schema(schema), "pattern": pattern}
 
     def multi_host_url_schema(self, schema: core_schema.MultiHostUrlSchema) -> JsonSchemaValue:
-        """A URL of the schemes that are allowed, with one host or more."""
-        told = super().multi_host_url_schema(schema)
-        told.pop("format")
+        """A URL with an allowed scheme and one or more hosts."""
+        described = super().multi_host_url_schema(schema)
+        described.pop("format")
         schemes = schema.get("allowed_schemes")
         return {
-            **told,
+            **described,
             "pattern": rf"^({_any_of(schemes) if schemes else '[a-z]+'})://{_USER}{_HOST}(,{_HOST})*(/[A-Za-z0-9_]*)?$",
         }
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
-        """An object whose keys are texts that the keys' type can be read from."""
-        told = super().dict_schema(schema)
+        """An object whose keys are texts that can be parsed as the type of the keys."""
+        described = super().dict_schema(schema)
         keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
         kind = keys["anyOf"][0].get("type") if "anyOf" in keys else keys.get("type")
         if kind in _KEYS and "enum" not in keys:
-            told["propertyNames"] = _KEYS[kind]
-        return told
+            described["propertyNames"] = _KEYS[kind]
+        return described
 
 
 def _any_of(schemes: list[str]) -> str:
@@ -190,19 +190,19 @@ def _strict(schema: JsonSchema, root: JsonSchema, inlined: tuple[str, ...]) -> d
 
 
 def _in_common_words(schema: dict[str, Any]) -> dict[str, Any]:
-    told = listed_values(any_of_tagged(schema))
-    if told.get("format") in _FORMATS:
-        own = _FORMATS[told.pop("format")]
+    common = listed_values(any_of_tagged(schema))
+    if common.get("format") in _FORMATS:
+        own = _FORMATS[common.pop("format")]
         if "anyOf" in own:
-            told.pop("type", None)
-        told = {**own, **told}
-    if told.get("pattern") == _BYTE_SIZE:
-        told["pattern"] = "^[0-9]{1,6} ?([kMGT]i?)?B$"
-    return told
+            common.pop("type", None)
+        common = {**own, **common}
+    if common.get("pattern") == _BYTE_SIZE:
+        common["pattern"] = "^[0-9]{1,6} ?([kMGT]i?)?B$"
+    return common
 
 
 def _leads_back(schema: JsonSchema, root: JsonSchema) -> bool:
-    """Whether a reference in the schema is to something that refers to itself."""
+    """Whether a reference in the schema has a target that refers to itself."""
     return any(reference in _references(resolve(root, reference), root) for reference in _direct(schema))
 
 
@@ -214,7 +214,7 @@ def _direct(schema: JsonSchema) -> Iterator[str]:
 
 
 def _references(schema: JsonSchema, root: JsonSchema) -> set[str]:
-    """All references that are reached from the schema."""
+    """All references that can be reached from the schema."""
     found: set[str] = set()
     ahead = list(_direct(schema))
     while ahead:

@@ -1,9 +1,9 @@
-"""A tool's parameters in the dialect that Gemini takes: a part of OpenAPI 3.0's schemas, by an allow-list.
+"""A tool's parameters in the dialect that Gemini accepts: a subset of OpenAPI 3.0 schemas, by an allow-list.
 
-One word that it does not know, and the request is answered with a 400. What has no word is told in the description,
-so that the model knows it, and is checked on arrival in any case. Google's own list:
-https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Schema. Where that list and public reports of refusals
-disagree (`default`, `pattern`, formats), the word is left out.
+A request with one unknown keyword is answered with a 400. Constraints without a keyword go into the description, so
+that the model knows them, and are checked on arrival in any case. Google's own list:
+https://cloud.google.com/vertex-ai/docs/reference/rest/v1/Schema. Where that list and public reports of rejections
+disagree (`default`, `pattern`, formats), the keyword is omitted.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _NOTES: Mapping[str, str] = {
     "pattern": "matching the regular expression {}",
 }
 _ANYTHING = {"string": "text, or a list or an object as JSON text", "number": "", "boolean": ""}
-"""What any value is asked for as. A schema without a type is refused."""
+"""The types requested for a value of any type. A schema without a type is rejected."""
 
 
 def gemini_parameters(schema: JsonSchema) -> dict[str, Any] | None:
-    """The parameters that a JSON Schema of an object declares; None for one without any: they are left out then.
+    """The parameters that a JSON Schema of an object declares; None if there are none, and they are to be omitted.
 
-    References are put in place, `T | None` becomes `nullable`, and free-form objects become lists of their entries,
-    which `pipeline.schema.conversions` makes objects of again. Raises `UsageError` for a recursive schema.
+    References are inlined, `T | None` becomes `nullable`, and free-form objects become lists of their entries, which
+    `pipeline.schema.conversions` turns back into objects. Raises `UsageError` for a recursive schema.
     """
     root = standard(schema)
     declared = _Dialect(root).object_of(root, ())
@@ -65,7 +65,7 @@ def gemini_parameters(schema: JsonSchema) -> dict[str, Any] | None:
 
 
 class _Dialect:
-    """Writes the schemas of one document. Each becomes alternatives first, as an `anyOf` has no siblings."""
+    """Converts the schemas of one document. Each becomes a list of alternatives first, as `anyOf` has no siblings."""
 
     def __init__(self, root: JsonSchema) -> None:
         self._root = root
@@ -77,10 +77,10 @@ class _Dialect:
         if not real:
             real, nullable = [_described({"type": "string"}, ["always null"])], True
         real = [{**each, "nullable": True} if nullable else each for each in real]
-        return real[0] if len(real) == 1 else {"anyOf": real}  # of which Vertex takes no siblings, nor a description
+        return real[0] if len(real) == 1 else {"anyOf": real}  # Vertex accepts no siblings, not even a description
 
     def object_of(self, schema: JsonSchema, inside: tuple[str, ...]) -> dict[str, Any]:
-        """`properties` and `required`, or nothing when there are none."""
+        """`properties` and `required`; empty when there are no properties."""
         schema, inside = self._resolved(schema, inside)
         declared = {name: self.schema(inner, inside) for name, inner in schema.get("properties", {}).items()}
         needed = [name for name in schema.get("required", ()) if name in declared]
@@ -98,14 +98,14 @@ class _Dialect:
         if kind == "null":
             return [], True
         if not isinstance(kind, str) or kind not in _BOUNDS:
-            told = schema.get("description", "")
-            return [_described({"type": each}, [told, note]) for each, note in _ANYTHING.items()], False
+            own = schema.get("description", "")
+            return [_described({"type": each}, [own, note]) for each, note in _ANYTHING.items()], False
         return [self._one(kind, schema, inside)], False
 
     def _of_all(
         self, members: Iterable[Any], schema: JsonSchema, apart: tuple[str, ...], inside: tuple[str, ...]
     ) -> tuple[list[dict[str, Any]], bool]:
-        """The alternatives of all members of a union, each with what stands beside the union."""
+        """The alternatives of all members of a union, each merged with the union's siblings."""
         beside = {key: value for key, value in schema.items() if key not in {*apart, "description", "title"}}
         found: list[dict[str, Any]] = []
         nullable = False
@@ -134,7 +134,7 @@ class _Dialect:
         values = schema.get("enum")
         if values is not None and kind == "string" and all(isinstance(value, str) and value for value in values):
             plain["enum"] = values
-        elif values is not None:  # numbers, and the empty text, are refused
+        elif values is not None:  # numbers, and the empty text, are rejected
             written = ", ".join(json.dumps(value, ensure_ascii=False) for value in values)
             notes.append(f"one of {written}" if len(values) > 1 else f"always {written}")
             numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -144,13 +144,13 @@ class _Dialect:
         return _described(plain, notes)
 
     def _entries(self, schema: JsonSchema, inside: tuple[str, ...], notes: list[str]) -> dict[str, Any]:
-        """A free-form object, which Gemini does not know, as a list of its entries."""
+        """A free-form object, which Gemini does not support, as a list of its entries."""
         more = schema.get("additionalProperties")
         patterns = list(schema.get("patternProperties", {}).items())
         values = more if isinstance(more, Mapping) else patterns[0][1] if patterns else {}
         named = {"pattern": patterns[0][0]} if patterns else schema.get("propertyNames", {})
         names = dict(self._resolved(named, inside)[0])
-        if "enum" in names:  # keys are texts
+        if "enum" in names:  # keys are text
             names["enum"] = [value if isinstance(value, str) else json.dumps(value) for value in names["enum"]]
         entry = {
             "type": "object",
@@ -165,7 +165,7 @@ class _Dialect:
         return _described(listed, [*notes, "the entries of an object, each key once"])
 
     def _resolved(self, schema: JsonSchema, inside: tuple[str, ...]) -> tuple[JsonSchema, tuple[str, ...]]:
-        """The schema with its `$ref` and `allOf` put in place."""
+        """The schema with its `$ref` and `allOf` inlined."""
         while "$ref" in schema or "allOf" in schema:
             rest = {key: value for key, value in schema.items() if key not in {"$ref", "allOf"}}
             parts = list(schema.get("allOf", ()))
@@ -183,7 +183,7 @@ class _Dialect:
 
 
 def _merged(below: Any, above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both schemas in one; of a word in both, the one above counts, but properties are put together."""
+    """Both schemas merged; `above` wins for a keyword in both, except that properties are combined."""
     if not isinstance(below, Mapping):
         return dict(above)
     both = {**below, **above}
@@ -203,7 +203,7 @@ def _implied(schema: JsonSchema) -> str | None:
 
 
 def _inclusive(kind: str, schema: JsonSchema) -> dict[str, Any]:
-    """The bounds that exclusive ones come to: exactly for integers, the same number for others."""
+    """Inclusive bounds from exclusive ones: exact for integers, the same number for other types."""
     found: dict[str, Any] = {}
     if kind not in {"integer", "number"}:
         return found
@@ -225,9 +225,9 @@ def _format_note(kind: str, schema: JsonSchema) -> list[str]:
 
 
 def _described(plain: dict[str, Any], notes: Iterable[str]) -> dict[str, Any]:
-    """The schema with its notes for a description: the first is the schema's own."""
-    told = list(dict.fromkeys(note for note in notes if note))
+    """The schema with its notes as the description; the first note is the schema's own description."""
+    lines = list(dict.fromkeys(note for note in notes if note))
     rest = {key: value for key, value in plain.items() if key != "description"}
-    if not told:
+    if not lines:
         return rest
-    return {**rest, "description": told[0] + "".join(f" ({note})" for note in told[1:])}
+    return {**rest, "description": lines[0] + "".join(f" ({note})" for note in lines[1:])}

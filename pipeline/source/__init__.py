@@ -1,6 +1,6 @@
-"""Rows out of JSON, CSV and Parquet, lazily, in order, with stable ordinals.
+"""Rows from JSON, CSV and Parquet, lazily, in order, with stable ordinals.
 
-Whether the input can be used is known before its first row is: `survey` reads it once, `Source` reads the rows.
+Whether the input is usable is known before its first row is read: `survey` reads it once, `Source` reads the rows.
 """
 
 from pipeline.source.discovery import Discovery, Found, Inputs, discover

@@ -1,4 +1,4 @@
-"""The text of an input file: decompressed, and as UTF-8."""
+"""The text of an input file, decompressed and converted to UTF-8."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NO_UTF8 = b"\xff"
 
 
 class Stream:
-    """The bytes of a file, decompressed; as UTF-8 where they are UTF-16 or UTF-32.
+    """The bytes of a file, decompressed, and converted to UTF-8 from UTF-16 or UTF-32.
 
-    Damaged compression raises `fault`; so does an end that comes too early, and a file that is compressed otherwise
-    than its name says.
+    Raises `fault` for damaged or truncated compressed data, and for a file whose compression is not the one that its
+    name says.
     """
 
     def __init__(self, file: InputFile, fault: Callable[[str], Exception]) -> None:
@@ -49,7 +49,7 @@ class Stream:
         self._stream.close()
 
     def read(self, count: int) -> bytes:
-        """Some bytes, `count` or not many more; none at the end."""
+        """The next bytes, `count` or slightly more; empty at the end."""
         while not self._ready:
             block = self._next(count)
             self._ready = self._decoded(block)
@@ -59,7 +59,7 @@ class Stream:
         return block
 
     def seek(self, offset: int) -> None:
-        """From the start to an offset in what `read` gives: at once in a plain UTF-8 file, by reading in others."""
+        """Moves from the start to an offset in the output of `read`: directly in plain UTF-8, otherwise by reading."""
         if self._is_plain and self._decoder is None:
             self._ready = b""
             self.file.seek(offset)
@@ -75,7 +75,7 @@ class Stream:
             raise self._fault(problem or f"{self.file.path} is damaged or cut short: {one_line(error)}") from error
 
     def _decoded(self, block: bytes) -> bytes:
-        """The block as UTF-8. What is no character of its encoding fails its line alone, as bytes that no text has."""
+        """The block as UTF-8. An invalid character becomes bytes that are invalid in UTF-8, so only its line fails."""
         if self._decoder is None:
             return block
         try:
@@ -91,7 +91,7 @@ def _decompressed(file: InputFile) -> Any:
     match compression_of(file.path):
         case ".gz":
             return gzip.GzipFile(fileobj=file)
-        case ".zst":  # of Arrow, not zstandard: its reader takes a file that was cut short for a whole one
+        case ".zst":  # Arrow's, not zstandard's, whose reader accepts a truncated file as complete
             return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
         case ".bz2":
             return _Members(file, bz2.BZ2Decompressor)
@@ -101,7 +101,7 @@ def _decompressed(file: InputFile) -> Any:
 
 
 class _Members:
-    """Compressed streams, one after the other; the standard library's files take garbage after the first for an end."""
+    """Concatenated compressed streams; the standard library's files take garbage after the first for the end."""
 
     def __init__(
         self, file: InputFile, decompressor: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
@@ -109,10 +109,10 @@ class _Members:
         self._file = file
         self._new = decompressor
         self._current = decompressor()
-        self._is_between = True  # nothing of the current stream was read
+        self._is_between = True  # nothing was read from the current stream yet
 
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes; none at the end. Raises the decompressor's errors, and `EOFError` for a cut stream."""
+        """Up to `count` bytes; empty at the end. Raises the decompressor's errors; `EOFError` if truncated."""
         while True:
             if self._current.eof:
                 left, self._current, self._is_between = self._current.unused_data, self._new(), True
@@ -133,4 +133,4 @@ class _Members:
                 return block
 
     def close(self) -> None:
-        """Closes nothing: the file is the caller's."""
+        """Does nothing: the caller owns the file."""

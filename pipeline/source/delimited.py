@@ -1,7 +1,7 @@
-"""CSV and TSV after RFC 4180: a header, a record a line, fields in quotes where they hold delimiters, quotes or lines.
+"""CSV and TSV by RFC 4180: a header, one record per line, quoted fields where they hold delimiters, quotes or newlines.
 
-Every field is text, as it is written: what looks like a number may be a postcode. An empty field is null. A record with
-more or fewer fields than the header cannot be read, and fails alone.
+Every field is text, as written: what looks like a number may be a postcode. An empty field is null. A record with
+more or fewer fields than the header cannot be read, and only that row fails.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _NOT_UTF8 = "not valid UTF-8; if the file is Windows' or Latin-1: iconv -f WINDO
 _RECORDS_SEEN = 20
 _MAX_HEAD_BYTES = 1 << 20
 
-csv.field_size_limit(MAX_LINE_BYTES)  # the limit of a record is the limit of its fields, too: see `parse_record`
+csv.field_size_limit(MAX_LINE_BYTES)  # a record's limit applies to its fields too: see `parse_record`
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a file is written: its delimiter, its columns, and how many records come before its rows."""
+    """A file's delimiter, its columns, and the number of records before its rows."""
 
     delimiter: str
     columns: tuple[str, ...]
     skipped: int
-    """1 for the header; 2 where Excel's line `sep=;` comes before it; 0 in an empty file."""
+    """1 for the header; 2 if Excel's line `sep=;` precedes it; 0 in an empty file."""
 
 
 def dialect_of(path: str, read: Callable[[int], bytes], *, tabs: bool) -> Dialect:
-    """The dialect, judged by the beginning of a text.
+    """The dialect, detected from the beginning of a text.
 
-    Raises `UsageError` when there is no header that names columns.
+    Raises `UsageError` when no header names the columns.
     """
     text = _beginning(read).removeprefix(BOM)
     if b"\r" in text and b"\n" not in text:
@@ -56,7 +56,7 @@ def dialect_of(path: str, read: Callable[[int], bytes], *, tabs: bool) -> Dialec
 
 
 def _beginning(read: Callable[[int], bytes]) -> bytes:
-    """As much of a text as is looked at, and the whole header."""
+    """The part of a text that is examined, including the whole header."""
     head = b""
     while len(head) < HEAD_BYTES or (b"\n" not in head and len(head) < _MAX_HEAD_BYTES):
         block = read(HEAD_BYTES)
@@ -67,7 +67,7 @@ def _beginning(read: Callable[[int], bytes]) -> bytes:
 
 
 def _delimiter_of(text: bytes) -> str:
-    """The one with which the most of the first records have as many fields as the header; of several, the commonest."""
+    """The delimiter that gives the most records as many fields as the header; of several, the most frequent one."""
 
     def fit(delimiter: str) -> tuple[int, int]:
         widths = [len(fields) for fields in _first_records(text, delimiter)]
@@ -88,7 +88,7 @@ def _columns(path: str, text: bytes, delimiter: str) -> tuple[str, ...]:
     record = next(_joined(((0, 0, line) for line in text.split(b"\n")), delimiter, None), None)
     header = [] if record is None else _fields(record[2], delimiter)
     if isinstance(header, str):
-        raise UsageError(f"{path}: its first line is no header: {header}")
+        raise UsageError(f"{path}: its first line is not a header: {header}")
     names = [name.strip() or f"column_{index}" for index, name in enumerate(header, 1)]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -97,17 +97,17 @@ def _columns(path: str, text: bytes, delimiter: str) -> tuple[str, ...]:
 
 
 def records(read: Callable[[int], bytes], start: Position, dialect: Dialect) -> Iterator[Line]:
-    """Line number, byte offset and content of every record that is not blank, from a stream that stands at `start`.
+    """Line number, byte offset and content of every non-blank record, from a stream positioned at `start`.
 
-    A quote that is never closed, or that makes a record of several lines which do not fit the header, spoils its own
-    line only: reading goes on with the next.
+    A quote that is never closed, or that joins several lines into a record which does not match the header, affects
+    only its own line: reading continues with the next.
     """
     found = _joined(all_lines(read, start), dialect.delimiter, len(dialect.columns))
     return islice(found, dialect.skipped if start.offset == 0 else 0, None)
 
 
 def parse_record(content: bytes, dialect: Dialect) -> dict[str, str | None] | str:
-    """The record by column; or, in words that repeat none of it, why it cannot be read."""
+    """The record by column; or a message, quoting none of it, that says why it cannot be read."""
     if len(content) > MAX_LINE_BYTES:
         return f"longer than {MAX_LINE_BYTES >> 20} MiB"
     fields = _fields(content, dialect.delimiter)
@@ -128,7 +128,7 @@ def _fields(content: bytes, delimiter: str) -> list[str] | str:
 
 
 def _joined(lines: Iterable[Line], delimiter: str, width: int | None) -> Iterator[Line]:
-    """The lines joined to records; `width` is how many fields a record of several lines must have."""
+    """The lines joined into records; `width` is the number of fields that a multi-line record must have."""
     waiting: deque[Line] = deque()
     more = iter(lines)
 
@@ -136,7 +136,7 @@ def _joined(lines: Iterable[Line], delimiter: str, width: int | None) -> Iterato
         return waiting.popleft() if waiting else next(more, None)
 
     while (first := next_line()) is not None:
-        if not first[2].strip(b" \r"):  # not a tab, which may stand between two empty fields
+        if not first[2].strip(b" \r"):  # but not a tab, which may separate two empty fields
             continue
         group, size, is_open = [first], len(first[2]), _opens(first[2], delimiter, within=False)
         while is_open and size <= MAX_LINE_BYTES and (line := next_line()) is not None:
@@ -155,7 +155,7 @@ def _fits(content: bytes, delimiter: str, width: int | None) -> bool:
 
 
 def _opens(line: bytes, delimiter: str, *, within: bool) -> bool:
-    """Whether a line ends within quotes, when it begins `within` them or not. Only a field's first byte opens them."""
+    """Whether a line ends within quotes, given whether it begins `within` them. Only a field's first byte opens any."""
     opening = delimiter.encode() + b'"'
     at = 0
     if not within and line.startswith(b'"'):
@@ -165,7 +165,7 @@ def _opens(line: bytes, delimiter: str, *, within: bool) -> bool:
             at = line.find(b'"', at) + 1
             if at == 0:
                 return True
-            within = line[at : at + 1] == b'"'  # two of them stand for one
+            within = line[at : at + 1] == b'"'  # a doubled quote is an escaped one
             at += within
         else:
             at = line.find(opening, at) + 2

@@ -1,4 +1,4 @@
-"""Which files the input is made of: found, of one format, none of them skipped in silence."""
+"""Finds the files of an input, which must all have one format; no file is skipped silently."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _FETCHED_BY = {
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NOT_INPUT = frozenset({"_manifest.json", "Thumbs.db", "desktop.ini"})
-"""What runs of ours, and file managers, leave in folders."""
+"""Files that our runs, and file managers, leave in folders."""
 
 _LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file of the input. See `pipeline.source.survey.File` for `name` and `partitions`."""
+    """An input file. See `pipeline.source.survey.File` for `name` and `partitions`."""
 
     path: Path
     name: str
@@ -47,7 +47,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The input files, in order, of one format; and in sentences what was passed over beside them."""
+    """The input files, in order and of one format; and, in sentences, which other files were skipped."""
 
     files: tuple[Found, ...]
     format: Format
@@ -55,15 +55,15 @@ class Discovery:
 
 
 def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
-    """The input files: absolute, sorted within each input, each file once, all of one format.
+    """The input files: absolute paths, sorted within each input, each file once, all of one format.
 
-    An input is a file, a directory (searched to any depth; names that begin with `_` or `.` are passed over) or a
-    glob pattern. With `include`, only the files in directories and patterns whose name, or the end of whose path,
-    matches one of its globs are looked at. Folders named `key=value`, in what the user named and below it, become
-    columns: see `partitions_of`.
+    An input is a file, a directory (searched recursively; names that begin with `_` or `.` are skipped) or a glob
+    pattern. With `include`, a file found by directory or pattern is used only if its name, or the end of its path,
+    matches one of the globs. Folders named `key=value`, in the given path and below it, become columns: see
+    `partitions_of`.
 
-    Raises `UsageError` when an input matches no file; when a file cannot be read; when one that may hold rows is of no
-    kind that is read; when the files are of several formats; and when a folder is a table of a lake format.
+    Raises `UsageError` when an input matches no file; when a file cannot be read; when a file that may hold rows is of
+    an unsupported kind; when the files have several formats; and when a folder is a table of a lake format.
     """
     search = _Search((include,) if isinstance(include, str) else tuple(include))
     entries = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -84,9 +84,9 @@ def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
 
 
 def partitions_of(folders: Sequence[str]) -> Partitions:
-    """The columns that folders named `key=value` stand for, as text; of one key the innermost folder counts.
+    """The columns given by folders named `key=value`, as text; for a repeated key, the innermost folder counts.
 
-    Both sides may be percent-encoded, and `__HIVE_DEFAULT_PARTITION__` is null: what Hive, Spark and DuckDB write.
+    Both sides may be percent-encoded, and `__HIVE_DEFAULT_PARTITION__` is null, as Hive, Spark and DuckDB write them.
     """
     pairs = (name.partition("=") for name in folders)
     found = {unquote(key): unquote(value) for key, equals, value in pairs if key and equals}
@@ -94,7 +94,7 @@ def partitions_of(folders: Sequence[str]) -> Partitions:
 
 
 class _Search:
-    """Files by path, with their partitions; and those that are not read."""
+    """Files by path, with their partitions; and the files that are skipped or unknown."""
 
     def __init__(self, include: tuple[str, ...]) -> None:
         self.found: dict[Path, Partitions] = {}
@@ -104,7 +104,7 @@ class _Search:
         self._passed: list[Path] = []
 
     def add(self, entry: str | Path) -> None:
-        """Takes in what one input names. Raises `UsageError` when that is nothing."""
+        """Adds the files that one input names. Raises `UsageError` when there are none."""
         _refuse_address(str(entry))
         path = Path(os.path.abspath(entry))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
         matches = sorted(self._matches(path), key=str)
@@ -142,7 +142,7 @@ class _Search:
             seen.add(real)
 
     def _is_input(self, path: Path) -> bool:
-        """Whether a file in a folder is read; notes it where it is passed over."""
+        """Whether a file in a folder is read; if not, notes that it was skipped."""
         if path.name.startswith(".") or path.name in _NOT_INPUT or not self._included(path):
             return False
         known = format_of(path) is not None
@@ -158,30 +158,30 @@ class _Search:
         return not self._include or any(PurePath(path).match(pattern) for pattern in self._include)
 
     def require_known(self) -> None:
-        """Raises `UsageError` for files in folders that may hold rows and are of no kind that is read."""
+        """Raises `UsageError` for files in folders that may hold rows but are of an unsupported kind."""
         if not self.unknown:
             return
-        told = [f"{path}: {kind_of_rows(path) or 'unknown kind of file'}" for path in self.unknown[:_LISTED]]
+        lines = [f"{path}: {kind_of_rows(path) or 'unknown kind of file'}" for path in self.unknown[:_LISTED]]
         if len(self.unknown) > _LISTED:
-            told.append(f"and {len(self.unknown) - _LISTED} more")
-        listed = "".join(f"\n  - {text}" for text in told)
+            lines.append(f"and {len(self.unknown) - _LISTED} more")
+        listed = "".join(f"\n  - {text}" for text in lines)
         raise UsageError(
-            f"files of the input that may hold rows are of no kind that is read:{listed}\n"
+            f"these input files may hold rows, but their kind is not supported:{listed}\n"
             f"rename or convert them ({known_suffixes()}), move them away, "
             f"or say which files are the input: --include '*{_ending(self.found)}'"
         )
 
     def notes(self) -> Iterator[str]:
-        """What was passed over, a sentence for each folder."""
+        """The skipped files, one sentence per folder."""
         for folder in dict.fromkeys(path.parent for path in self._passed):
             names = [path.name for path in self._passed if path.parent == folder]
             endings = Counter(Path(name).suffix or name for name in names).most_common(_LISTED)
-            told = names[0] if len(names) == 1 else ", ".join(f"{count} {ending}" for ending, count in endings)
-            yield f"passed over in {folder}: {told}"
+            skipped = names[0] if len(names) == 1 else ", ".join(f"{count} {ending}" for ending, count in endings)
+            yield f"skipped in {folder}: {skipped}"
 
 
 def _folders_named(path: Path, entry: Path) -> Sequence[str]:
-    """The folders of a path that the user named, and those below: what lies above a relative path is not data."""
+    """The folders of a path that the user named, and those below: folders above a relative path are not data."""
     above = "/" if entry.is_absolute() else os.path.commonpath([path.parent, Path.cwd()])
     return path.parent.relative_to(above).parts
 
@@ -223,13 +223,13 @@ def _check_readable(path: Path) -> None:
             raise UsageError(f"{path}: not a regular file; copy its content to one first")
         path.open("rb").close()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; mend its path or its permissions") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}; fix its path or its permissions") from error
 
 
 def _one_format(paths: Sequence[Path]) -> Format:
     words = {"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}
     first = {format_of(path): path for path in reversed(paths)}
     if len(first) > 1:
-        told = " and ".join(f"{words[kind]} ({first[kind]})" for kind in words if kind in first)
-        raise UsageError(f"the input mixes {told}; run them one after the other, or choose with --include")
+        formats = " and ".join(f"{words[kind]} ({first[kind]})" for kind in words if kind in first)
+        raise UsageError(f"the input mixes {formats}; run them one after the other, or choose with --include")
     return next(kind for kind in first if kind)

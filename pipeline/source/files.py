@@ -1,4 +1,4 @@
-"""The bytes of input files, and whether they are still the ones that were surveyed."""
+"""The bytes of input files, and whether they are unchanged since the survey."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.faults import Broken
 from pipeline.source.survey import File, Partitions
 
 BLOCK_BYTES = 1 << 20
-"""How much is read from a file at once."""
+"""Bytes read from a file at once."""
 
 
 class InputFile:
@@ -25,14 +25,14 @@ class InputFile:
             raise Broken(f"cannot read {path}: {error.strerror}") from error
 
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes; none at the end."""
+        """Up to `count` bytes; empty at the end."""
         try:
             return self._file.read(count) or b""
         except OSError as error:
             raise Broken(f"cannot read {self.path}: {error.strerror}") from error
 
     def seek(self, offset: int) -> None:
-        """Go on at a byte offset."""
+        """Continue at a byte offset."""
         self._file.seek(offset)
 
     @property
@@ -52,7 +52,7 @@ class InputFile:
 
 
 class HashedFile(InputFile):
-    """An input file that is hashed while it is read."""
+    """An input file that is hashed as it is read."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
@@ -68,9 +68,9 @@ class HashedFile(InputFile):
         return block
 
     def sealed(self, name: str, partitions: Partitions, rows: int) -> File:
-        """Read what is left, and describe the whole file, `rows` of which are used.
+        """Read the rest and describe the whole file, of which `rows` rows are used.
 
-        Raises `Broken` if it changed meanwhile.
+        Raises `Broken` if the file changed meanwhile.
         """
         while self.read(BLOCK_BYTES):
             pass
@@ -81,14 +81,14 @@ class HashedFile(InputFile):
 
 
 def difference(file: File) -> str | None:
-    """How the file on disk differs from the one surveyed, in a sentence, or None.
+    """How the file on disk differs from the surveyed one, in a sentence; None if it does not.
 
-    A file of the same size and modification time counts as unchanged and is not read; any other is compared by
-    its content.
+    A file with the same size and modification time counts as unchanged and is not read; any other is compared by
+    content.
     """
     now = stamp(file.path)
     if now is None:
-        return f"{file.path} is gone or cannot be read any more"
+        return f"{file.path} is missing or can no longer be read"
     if now[0] != file.size:
         return f"{file.path} had {file.size:,} bytes and now has {now[0]:,}"
     if now[1] == file.mtime_ns:
@@ -97,35 +97,35 @@ def difference(file: File) -> str | None:
         same = digest_of(file.path) == file.sha256
     except Broken as fault:
         return fault.message
-    return None if same else f"{file.path} has the size it had, but another content"
+    return None if same else f"{file.path} has the same size, but different content"
 
 
 def digest_of(path: str) -> str:
-    """The SHA-256 of a file. Raises `Broken` when it cannot be read, or changes meanwhile."""
+    """The SHA-256 of a file. Raises `Broken` when it cannot be read or changes meanwhile."""
     with HashedFile(path) as content:
         return content.sealed("", (), 0).sha256
 
 
 class UnchangedCheck:
-    """Notices when a file is no longer the one that was surveyed."""
+    """Detects when a file is no longer the one that was surveyed."""
 
     def __init__(self, file: File) -> None:
         self._file = file
         self._known = (file.size, file.mtime_ns)
 
     def check(self) -> None:
-        """Raise `Broken` if the file is gone or holds something else. Costs one `stat` while nothing touches it."""
+        """Raise `Broken` if the file is missing or its content changed. Costs one `stat` while nothing touches it."""
         now = stamp(self._file.path)
         if now == self._known:
             return
         sentence = difference(self._file)
         if sentence or now is None:
             raise Broken(f"the input changed during the run: {sentence}")
-        self._known = now  # touched, with the same content
+        self._known = now  # touched, but with the same content
 
 
 def stamp(path: str) -> tuple[int, int] | None:
-    """Size and modification time in ns; None when there is no file."""
+    """Size in bytes and modification time in ns; None when there is no file."""
     try:
         status = os.stat(path)  # noqa: PTH116 - called once a batch, and a Path costs more than the call
     except OSError:

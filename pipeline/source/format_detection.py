@@ -1,7 +1,7 @@
-"""What the first bytes of a file say of its content, where its name says nothing, or something else.
+"""What the first bytes of a file say about its content, where its name says nothing, or something else.
 
-Reading goes by the name, except for the arrangement of JSON in a `.json` file and for UTF-16. All else that is found
-here goes into messages: what a file looks like, and the command that makes it one that is read.
+The name decides how a file is read, except for the arrangement of JSON in a `.json` file and for UTF-16. All other
+findings go into messages: what a file looks like, and the command that converts it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import orjson
 
 HEAD_BYTES = 1 << 16
-"""How much of a file is looked at."""
+"""Bytes of a file that are examined."""
 
 _COMPRESSED = {rb"\x1f\x8b": ".gz", rb"\x28\xb5\x2f\xfd": ".zst", rb"BZh[1-9]1AY": ".bz2", rb"\xfd7zXZ\x00": ".xz"}
 _CONTAINERS = {
@@ -34,11 +34,11 @@ _LINES_SEEN = 20
 _NOTHING = object()
 
 Arrangement = Literal["lines", "array", "values"]
-"""How JSON values follow one another: one a line, in one array, or in any number of lines each."""
+"""How JSON values are laid out: one per line, in one array, or one after another, each on any number of lines."""
 
 
 def encoding_of(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 by its mark, or by the zeros between Latin letters; None for everything else."""
+    """UTF-16 or UTF-32, by its byte order mark or by the zeros between Latin letters; None for everything else."""
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             return encoding
@@ -51,7 +51,7 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def hidden_compression(path: str, head: bytes) -> str | None:
-    """That a file is compressed or in a container, though its name says that it is plain text; else None."""
+    """A message if a file is compressed or a container although its name promises plain text; else None."""
     if suffix := _matched(head, _COMPRESSED):
         name = shlex.quote(path)
         return f"{path} is compressed, which its name does not say: mv {name} {shlex.quote(path + suffix)}"
@@ -63,7 +63,7 @@ def hidden_compression(path: str, head: bytes) -> str | None:
 
 
 def missing_compression(path: str) -> str | None:
-    """That a file is plain text, though its name says that it is compressed; else None."""
+    """A message if a file is plain text although its name says that it is compressed; else None."""
     head = _start_of(Path(path), 64).removeprefix(_UTF8_BOM)
     if not head or any(byte < 9 for byte in head) or _matched(head, _COMPRESSED):
         return None
@@ -72,7 +72,7 @@ def missing_compression(path: str) -> str | None:
 
 
 def kind_of_rows(path: Path) -> str | None:
-    """What rows a file of an unknown kind seems to hold, in words; None when it seems to hold none."""
+    """The kind of rows that a file of unknown kind seems to hold, for people; None when it seems to hold none."""
     head = _start_of(path, HEAD_BYTES)
     kind = _matched(head, _CONTAINERS)
     if kind is not None:
@@ -88,7 +88,7 @@ def kind_of_rows(path: Path) -> str | None:
 
 
 def arrangement_of(head: bytes) -> Arrangement:
-    """How the JSON of a `.json` file is arranged, told from its first bytes."""
+    """How the JSON in a `.json` file is laid out, judging by its first bytes."""
     text = head.removeprefix(_UTF8_BOM).lstrip()
     records = [_value(line) for line in _whole_lines(text)]
     first = records[0] if records else _NOTHING
@@ -99,7 +99,7 @@ def arrangement_of(head: bytes) -> Arrangement:
 
 
 def looks_like(path: str, head: bytes) -> str | None:
-    """What a text of which no line is a record looks like, and the command that converts it; None for no idea."""
+    """What a text without any valid record looks like, and the command that converts it; None if unknown."""
     text, name = head.removeprefix(_UTF8_BOM).strip(), shlex.quote(path)
     if b"\r" in text and b"\n" not in text:
         return f"its lines end with a carriage return alone: tr '\\r' '\\n' < {name} > new.jsonl"
@@ -145,14 +145,14 @@ def _matched(head: bytes, signatures: dict[bytes, str]) -> str | None:
 
 def _is_utf8(text: bytes) -> bool:
     try:
-        text[: len(text) - 4].decode()  # the last character may be cut
+        text[: len(text) - 4].decode()  # the last character may be truncated
     except UnicodeDecodeError:
         return False
     return True
 
 
 def _whole_lines(text: bytes) -> list[bytes]:
-    """The first lines that are not blank; the last of the head, which may be cut, only when it is the only one."""
+    """The first non-blank lines; the last one, which may be truncated, only when it is the only one."""
     lines = text.split(b"\n")
     whole = lines[:-1] if len(lines) > 1 and len(text) >= HEAD_BYTES - 8 else lines
     return [line for line in whole if line.strip()][:_LINES_SEEN]

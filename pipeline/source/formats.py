@@ -1,4 +1,4 @@
-"""Which format and compression a file's name stands for."""
+"""The format and compression that a file's name indicates."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ TABLES = frozenset(
         ".br", ".psv", ".tab", ".dat", ".geojson", ".json5", ".jl", ".ldjson", ".geojsonl",
     }
 )  # fmt: skip
-"""Endings of files that may hold rows, and that are not read."""
+"""Suffixes of files that may hold rows but are not supported."""
 
 
 def known_suffixes() -> str:
-    """The endings of the files that are read, for people."""
+    """The supported suffixes, for people."""
     plain = ", ".join([*_FORMATS, *_PARQUET])
     return f"{plain} (all but Parquet also with {', '.join(COMPRESSIONS)})"
 
 
 def format_of(path: Path) -> Format | None:
-    """The format that the end of the file's name stands for, or None for an unknown one."""
+    """The format that the file's suffix indicates, or None for an unknown one."""
     name = path.name.lower()
     if name.endswith(_PARQUET):
         return "parquet"
@@ -46,16 +46,16 @@ def format_of(path: Path) -> Format | None:
 
 
 def compression_of(path: str | Path) -> str:
-    """The ending that says how a file is compressed, with its dot; empty for a plain one."""
+    """The suffix that names a file's compression, with its dot; empty for an uncompressed file."""
     suffix = Path(path).suffix.lower()
     return suffix if suffix in COMPRESSIONS else ""
 
 
 def is_json(path: str | Path) -> bool:
-    """Whether the name promises JSON in any arrangement (`.json`), rather than one object a line."""
+    """Whether the name promises JSON in any layout (`.json`), rather than one object per line."""
     return Path(path).name.lower().removesuffix(compression_of(path)).endswith(".json")
 
 
 def is_tab_separated(path: str | Path) -> bool:
-    """Whether the name promises tabs between the fields (`.tsv`)."""
+    """Whether the name promises tab-separated fields (`.tsv`)."""
     return Path(path).name.lower().removesuffix(compression_of(path)).endswith(".tsv")

@@ -1,4 +1,4 @@
-"""Whether an input is still the one that was surveyed: the same bytes in the same order, wherever they lie now."""
+"""Whether an input is still the surveyed one: the same bytes in the same order, wherever they are stored now."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.source.survey import File, Partitions, Survey
 
 
 def changed(survey: Survey) -> list[str]:
-    """What differs between the survey and the files on disk now, a sentence each; nothing when they are the same."""
+    """Differences between the survey and the files on disk now, one sentence each; empty when there are none."""
     return [sentence for file in survey.files if (sentence := difference(file))]
 
 
 def found_again(survey: Survey, inputs: Inputs, include: str | Sequence[str] = ()) -> tuple[Survey, list[str]]:
-    """The survey with its files where they are now; and what makes the input another one, a sentence each.
+    """The survey with the current locations of its files; and the input's changes, one sentence each.
 
-    Content, order and the columns that folders stand for count; names, other folders and times do not. A file of the
-    same path, size and modification time counts as unchanged and is not read.
+    Content, order and the columns given by folders count; names, other folders and times do not. A file with the same
+    path, size and modification time counts as unchanged and is not read.
     """
     try:
         now = discover(inputs, include).files
@@ -44,20 +44,20 @@ def found_again(survey: Survey, inputs: Inputs, include: str | Sequence[str] = (
 
 
 def _joined_or_left(files: Sequence[File], now: Sequence[Found]) -> list[str]:
-    """By path where some files are where they were, else by their names below the input's folder."""
+    """Files added and removed: by path if some files did not move, else by name below the input's folder."""
     paths, found_paths = {file.path for file in files}, {str(found.path) for found in now}
     if not paths & found_paths:
         paths, found_paths = {file.name for file in files}, {found.name for found in now}
     joined = [f"{path} is new in the input" for path in sorted(found_paths - paths)]
     gone = {file.path for file in files if stamp(file.path) is None}
     left = {path: "is gone" if path in gone else "is no longer in the input" for path in sorted(paths - found_paths)}
-    return joined + [f"{path} {told}" for path, told in left.items()]
+    return joined + [f"{path} {change}" for path, change in left.items()]
 
 
 def _difference(file: File, found: Found) -> str | None:
     path = str(found.path)
     if found.partitions != file.partitions:
-        return f"the folders of {path} stand for {_words(found.partitions)}, and stood for {_words(file.partitions)}"
+        return f"the folders of {path} give {_words(found.partitions)}, and gave {_words(file.partitions)} before"
     if path == file.path:
         return difference(file)
     size_and_time = stamp(path)
@@ -67,7 +67,7 @@ def _difference(file: File, found: Found) -> str | None:
                 return None
         except Broken as fault:
             return fault.message
-    return f"{path} is where {file.path} was, and holds something else"
+    return f"{path} is in the place of {file.path}, but has different content"
 
 
 def _words(partitions: Partitions) -> str:

@@ -1,7 +1,7 @@
-"""JSON that is not one object a line: an array of objects, or objects over several lines, one after the other.
+"""JSON that is not one object per line: an array of objects, or consecutive objects that span several lines.
 
-The text is cut into its values without being parsed, so that each fails alone, and so that reading can be taken up at
-any of them.
+The text is split into values without being parsed, so that each value fails on its own and reading can resume at any
+of them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _AFTER_SCALAR = re.compile(rb"[\s,\]]")
 
 
 def values(read: Callable[[int], bytes], start: Position, *, array: bool) -> Iterator[Line]:
-    """Line number, byte offset and content of every value, from a stream that stands at `start`.
+    """Line number, byte offset and content of every value, from a stream positioned at `start`.
 
-    With `array`, the first bracket of the text opens the array that holds the values. Commas, blanks and closing
-    brackets between values are passed over. A value over the limit comes cut, but still over the limit, and is never
-    in memory whole; one that is never closed ends with the text.
+    With `array`, the first bracket of the text opens the array that holds the values. Commas, whitespace and closing
+    brackets between values are skipped. A value over the size limit is truncated, to a length still over the limit, and
+    is never in memory as a whole; one that is never closed ends with the text.
     """
     cutter = _Cutter(start, array=array)
     for block in iter(partial(read, BLOCK_BYTES), b""):
@@ -34,17 +34,17 @@ def values(read: Callable[[int], bytes], start: Position, *, array: bool) -> Ite
 
 
 class _Cutter:
-    """Finds where values begin and end in a text that comes in blocks. No byte is looked at twice."""
+    """Finds where values begin and end in a text that arrives in blocks. No byte is examined twice."""
 
     def __init__(self, start: Position, *, array: bool) -> None:
         self._text = b""
-        self._begin = 0  # of the value, or of what was not looked at yet
-        self._offset, self._number = start.offset, start.line  # of the byte at `_begin`
-        self._at = 0  # bytes before this one were looked at
+        self._begin = 0  # index of the value's first byte, or of the first one not examined yet
+        self._offset, self._number = start.offset, start.line  # position of the byte at `_begin`
+        self._at = 0  # bytes before this index were examined
         self._is_start, self._is_unopened = start.offset == 0, array and start.offset == 0
-        self._is_value = self._is_scalar = self._is_string = False  # what `_at` is inside of
+        self._is_value = self._is_scalar = self._is_string = False  # what `_at` is inside
         self._depth = 0
-        self._cut_bytes = self._cut_lines = 0  # of this value, no longer in `_text`
+        self._cut_bytes = self._cut_lines = 0  # of this value, already dropped from `_text`
 
     def feed(self, block: bytes) -> Iterator[Line]:
         """The values that end in this block."""
@@ -71,7 +71,7 @@ class _Cutter:
         return line
 
     def _advance(self, to: int) -> None:
-        """Moves the beginning on to `to`."""
+        """Moves the beginning to `to`."""
         self._number += self._text.count(b"\n", self._begin, to) + self._cut_lines
         self._offset += to - self._begin + self._cut_bytes
         self._begin, self._cut_bytes, self._cut_lines = to, 0, 0
@@ -95,7 +95,7 @@ class _Cutter:
         return True
 
     def _ends(self) -> bool:
-        """Whether the value ends in the text: it does before `_at` then."""
+        """Whether the value ends in the text; if so, `_at` is just after it."""
         if self._is_scalar:
             after = _AFTER_SCALAR.search(self._text, self._at)
             self._at = after.start() if after else len(self._text)
@@ -116,7 +116,7 @@ class _Cutter:
         return True
 
     def _shrink(self) -> None:
-        """Lets go of what is done with, and of what a value has over the limit."""
+        """Drops the text that was processed, and the part of a value over the limit."""
         self._text, self._at, self._begin = self._text[self._begin :], max(self._at - self._begin, 0), 0
         if self._is_value and self._at > MAX_LINE_BYTES + 1:
             gone = self._text[MAX_LINE_BYTES + 1 : self._at]

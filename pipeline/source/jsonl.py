@@ -1,7 +1,7 @@
-"""JSON Lines: one JSON object a line.
+"""JSON Lines: one JSON object per line.
 
-Lines end at a newline byte and nowhere else. A byte order mark at the start of a file is passed over, and so are blank
-lines: they are no rows. Of two equal keys in one object the last counts. Dates stay the strings they are.
+Only a newline byte ends a line. A byte order mark at the start of a file is skipped, and so are blank lines, which are
+not rows. Of two equal keys in one object the last counts. Dates stay strings.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pipeline.source.survey import Position
 
 MAX_LINE_BYTES = 32 << 20
 MAX_NESTING = 200
-"""Levels of lists and objects that can be written as JSON again, with room to spare."""
+"""Maximum levels of lists and objects, well below what can be written as JSON again."""
 
 Line = tuple[int, int, bytes]
 """The number of a line in its file, from 1; its byte offset in the decompressed file; its content."""
 
 BOM = b"\xef\xbb\xbf"
 
-# A line with its digits as 0, its brackets as [, its minus signs kept and all else blank: what to look at twice shows
-# in it at the price of a memcpy. Integers of 64 bits have up to 20 digits; below -2^63 they have 19 and a sign.
+# The skeleton of a line: digits become 0 and brackets [, minus signs stay, all else becomes blank. It finds the lines
+# that need a second look, at the cost of a memcpy. 64-bit integers have up to 20 digits; below -2^63, 19 and a sign.
 _SKELETON = bytes(
     ord("0") if chr(code) in "0123456789" else ord("[") if chr(code) in "[{" else code if code == ord("-") else ord(" ")
     for code in range(256)
@@ -38,7 +38,7 @@ _KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", b
 
 
 def parse(line: bytes) -> dict[str, Any] | str:
-    """The record of a line, its integers exact; or, in words that repeat none of it, why it is not one."""
+    """The record of a line, with exact integers; or a message, quoting none of it, that says why it is not one."""
     if len(line) > MAX_LINE_BYTES:
         return f"longer than {MAX_LINE_BYTES >> 20} MiB"
     try:
@@ -50,13 +50,13 @@ def parse(line: bytes) -> dict[str, Any] | str:
     skeleton = line.translate(_SKELETON)
     if skeleton.count(b"[") > MAX_NESTING and _depth(record) > MAX_NESTING:
         return f"nested deeper than {MAX_NESTING} levels"
-    if _LONG in skeleton or _LONG_NEGATIVE in skeleton:  # orjson makes doubles of integers beyond 64 bits
+    if _LONG in skeleton or _LONG_NEGATIVE in skeleton:  # orjson turns integers beyond 64 bits into doubles
         return dict(json.loads(line))
     return record
 
 
 def _hint(line: bytes) -> str:
-    return "; NaN and Infinity are no JSON: write null" if b"NaN" in line or b"Infinity" in line else ""
+    return "; NaN and Infinity are not JSON: write null" if b"NaN" in line or b"Infinity" in line else ""
 
 
 def _depth(value: Any) -> int:
@@ -72,15 +72,15 @@ def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
-    """Number, byte offset and content of every line that is not blank, from a stream that stands at `start`.
+    """Number, byte offset and content of every non-blank line, from a stream positioned at `start`.
 
-    A line over the limit comes cut, but still over the limit, and is never in memory whole.
+    A line over the size limit is truncated, to a length still over the limit, and is never in memory as a whole.
     """
     return (line for line in all_lines(read, start) if not is_blank(line[2]))
 
 
 def all_lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
-    """As `lines`, with the blank ones."""
+    """As `lines`, including blank ones."""
     offset, number, tail, dropped = start.offset, start.line, b"", 0
     for block in iter(partial(read, BLOCK_BYTES), b""):
         if len(tail) > MAX_LINE_BYTES and b"\n" not in block:
@@ -99,6 +99,6 @@ def all_lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
 
 
 def is_blank(line: bytes) -> bool:
-    """Whether a line is no row."""
-    # What was cut from a line over the limit is unknown: never blank.
+    """Whether a line is blank and therefore not a row."""
+    # A line over the limit was truncated and the rest is unknown: never blank.
     return not line or (line.isspace() and len(line) <= MAX_LINE_BYTES)

@@ -1,4 +1,4 @@
-"""Tables of lake formats, which a folder of Parquet files may be: their files hold deleted and superseded rows too."""
+"""Detects folders of Parquet files that are tables of a lake format, whose files also hold deleted and old rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READERS = {
 
 
 def require_no_lake(paths: Iterable[Path]) -> None:
-    """Raises `UsageError` for a file in a table of a lake format: only its log says which rows count."""
+    """Raises `UsageError` for a file in a table of a lake format: only the table's log says which rows are current."""
     seen: set[Path] = set()
     for path in paths:
         for folder in path.parents:

@@ -1,4 +1,4 @@
-"""Parquet: footers before everything else, then only the columns asked for, in small batches."""
+"""Parquet: footers first, then only the requested columns, in small batches."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from pipeline.source.survey import (
 from pipeline.source.type_promotion import conformed, widened
 
 _BATCH_BYTES = 16 << 20
-_DECODED_ROWS = 4096  # decoding has a price per call, so it takes more rows at once than a batch has
-_UNREADABLE = (OSError, pa.ArrowException)  # what Arrow raises for bytes that are not, or no longer, Parquet
+_DECODED_ROWS = 4096  # decoding has a cost per call, so more rows than a batch has are decoded at once
+_UNREADABLE = (OSError, pa.ArrowException)  # raised by Arrow for bytes that are not, or no longer, Parquet
 _FORMLESS = (
     ValueError,
     OverflowError,
     pa.ArrowException,
-)  # what pyarrow raises for a value that Python has no form for
+)  # raised by pyarrow for a value that Python cannot represent
 _CALENDAR_SECONDS = 1e12
-"""From 1970, some 31,700 years either way: Arrow's calendar goes little further, and writes other years beyond."""
+"""About 31,700 years before and after 1970: soon beyond that, Arrow's calendar writes wrong years."""
 
 
 def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
     """Read every footer and hash every file; no data page is decoded.
 
-    Raises `UsageError` for a file that is corrupt or cut short. A column of types that nothing holds exactly is a
-    conflict, which matters only to those who use it.
+    Raises `UsageError` for a corrupt or truncated file. A column whose types have no exact common type is a conflict,
+    which matters only if the column is used.
     """
     footers = [_footer(found.path) for found in discovery.files]
     schema, conflicts = _settled(discovery.files, [schema for _, schema in footers])
@@ -80,7 +80,7 @@ def _footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
             metadata, schema = file.metadata, file.schema_arrow
     except _UNREADABLE as error:
         raise UsageError(
-            f"{path} is no whole Parquet file ({one_line(error)}); write it again or take it out of the input"
+            f"{path} is not a complete Parquet file ({one_line(error)}); write it again or take it out of the input"
         ) from error
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
@@ -98,7 +98,7 @@ def _data_bytes(metadata: pq.FileMetaData) -> int:
 
 
 def _largest_row_bytes(footers: Sequence[tuple[pq.FileMetaData, pa.Schema]]) -> float:
-    """The mean of the row group whose rows are the largest: all that a footer says of single rows."""
+    """The mean row size of the row group with the largest rows: footers say nothing about single rows."""
     groups = (metadata.row_group(index) for metadata, _ in footers for index in range(metadata.num_row_groups))
     return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
 
@@ -119,9 +119,9 @@ def _positions(counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
 
 
 def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
-    """The columns of all files, all nullable, in the order they are first seen, those of folders last.
+    """The columns of all files, all nullable, in order of first appearance, those from folders last.
 
-    A column without any value is a string. One that is also named by a folder is the folder's, as in DuckDB.
+    A column without any value is a string. If a folder names the same column, the folder's value is used, as in DuckDB.
     """
     types: dict[str, pa.DataType] = {}
     origin: dict[str, Path] = {}
@@ -132,9 +132,9 @@ def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.S
             before = types.get(name, pa.null())
             merged = widened(before, kind)
             if merged is None:
-                told = f"column {name!r} is {kind} in {found.path} but {before} in {origin[name]}"
+                problem = f"column {name!r} is {kind} in {found.path} but {before} in {origin[name]}"
                 conflicts.setdefault(
-                    name, Conflict(name, f"{told}: leave it out with `keep=[...]`, or write the files with one type")
+                    name, Conflict(name, f"{problem}: leave it out with `keep=[...]`, or write the files with one type")
                 )
                 continue
             if t.is_null(before):
@@ -145,9 +145,9 @@ def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.S
 
 
 def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Schema) -> Generator[Batch, None, None]:
-    """The batches from the start of a chunk to the end of the input, none of them across the end of a chunk.
+    """The batches from the start of a chunk to the end of the input, none of them across a chunk boundary.
 
-    Raises `Broken` for a page that cannot be read, and when a file does not stay the one that was surveyed.
+    Raises `Broken` for a page that cannot be read, and when a file is no longer the one that was surveyed.
     """
     start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
     columns = {*needed, *kept.names}
@@ -168,10 +168,11 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
 
 
 def _decoded(file: File, start: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a file from row `start` on, in batches of bounded bytes; earlier row groups stay unread."""
+    """The rows of a file from row `start` on, in batches of bounded bytes; earlier row groups are not read."""
     group = 0
     try:
-        # Buffered and not read ahead, a column chunk is in memory by pages; a mapped file that shrank would kill us.
+        # Buffered and without read-ahead, a column chunk is in memory page by page. Not memory-mapped: if the file
+        # shrank, the process would be killed.
         options = {"buffer_size": 1 << 16, "pre_buffer": False, "page_checksum_verification": True}
         with pq.ParquetFile(file.path, **options) as parquet:
             for group, skip in _groups(parquet.metadata, start):
@@ -181,7 +182,7 @@ def _decoded(file: File, start: int, columns: Collection[str]) -> Iterator[pa.Re
 
 
 def _groups(metadata: pq.FileMetaData, start: int) -> Iterator[tuple[int, int]]:
-    """The row groups from the one that holds row `start` on, each with how many of its rows to pass over."""
+    """The row groups from the one that holds row `start` on, each with the number of its rows to skip."""
     end = 0
     for group in range(metadata.num_row_groups):
         first, end = end, end + metadata.row_group(group).num_rows
@@ -215,7 +216,7 @@ def _dropping(batches: Iterator[pa.RecordBatch], skip: int) -> Iterator[pa.Recor
 
 
 def _slices(batches: Iterator[pa.RecordBatch], ordinal: int, end: int, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-    """The batches cut to the size of ours, none across the end of a chunk, up to the ordinal `end`."""
+    """The batches cut to our batch size, none across a chunk boundary, up to the ordinal `end`."""
     for batch in batches:
         offset = 0
         while offset < batch.num_rows and ordinal < end:
@@ -228,7 +229,7 @@ def _slices(batches: Iterator[pa.RecordBatch], ordinal: int, end: int, chunk_row
 
 
 class _Columns:
-    """The columns of some rows of a file, in their settled types, with those that its folders stand for."""
+    """The columns of some rows of a file, in their final types, including the columns given by its folders."""
 
     def __init__(self, batch: pa.RecordBatch, types: Mapping[str, pa.DataType], partitions: Partitions) -> None:
         self._rows = batch.num_rows
@@ -239,7 +240,7 @@ class _Columns:
         self._problems: dict[int, dict[str, str]] = {}
 
     def batch(self, ordinal: int, needed: Sequence[str], kept: pa.Schema) -> Batch:
-        """The batch of these rows, the first of which has this ordinal."""
+        """The batch of these rows; `ordinal` is that of the first."""
         copied = [self._column(field.name, ordinal) for field in kept]
         values = [self._values(name, ordinal) for name in needed]
         rows = [
@@ -260,25 +261,25 @@ class _Columns:
         return self._settled[name]
 
     def _conformed(self, name: str, array: pa.Array, kind: pa.DataType, ordinal: int) -> pa.Array:
-        """The column in its settled type; a value that the type does not hold is null, and a problem of its row."""
+        """The column in its final type; a value that does not fit becomes null, with a problem for its row."""
         try:
             return conformed(array, kind)
-        except pa.ArrowException:  # the values one by one, to tell which
+        except pa.ArrowException:  # one value at a time, to find the ones that do not fit
             pieces = []
             for index in range(self._rows):
                 try:
                     pieces.append(conformed(array.slice(index, 1), kind))
                 except pa.ArrowException:
                     pieces.append(pa.nulls(1, kind))
-                    told = f"holds a {array.type} that does not fit {kind}, its type in other files"
-                    self._problem(index, ordinal, name, told)
+                    message = f"holds a {array.type} that does not fit {kind}, its type in other files"
+                    self._problem(index, ordinal, name, message)
             return pa.concat_arrays(pieces)
 
     def _values(self, name: str, ordinal: int) -> list[Any]:
         column = self._column(name, ordinal)
         try:
             return list(column.to_pylist())
-        except _FORMLESS:  # some value has no Python form: the values one by one, to tell which
+        except _FORMLESS:  # Python cannot represent some value: one value at a time, to find it
             return [self._value(name, column, index, ordinal) for index in range(self._rows)]
 
     def _value(self, name: str, column: pa.Array, index: int, ordinal: int) -> Any:
@@ -290,14 +291,14 @@ class _Columns:
             self._problem(index, ordinal, name, f"holds a {column.type} that Python has no exact value for")
         return None
 
-    def _problem(self, index: int, ordinal: int, name: str, told: str) -> None:
-        self._problems.setdefault(index, {})[name] = f"row {ordinal + index}: column {name!r} {told}"
+    def _problem(self, index: int, ordinal: int, name: str, message: str) -> None:
+        self._problems.setdefault(index, {})[name] = f"row {ordinal + index}: column {name!r} {message}"
 
 
 def _python_form(value: pa.Scalar) -> Any:
-    """The value, in which times that Python has no form for stand as ISO 8601 text with all their digits.
+    """The value as Python; times that Python cannot represent become ISO 8601 text with all their digits.
 
-    Raises what pyarrow raises where there is no such text either.
+    Raises pyarrow's error when there is no such text either.
     """
     if not value.is_valid:
         return None

@@ -1,4 +1,4 @@
-"""The survey of an input, and its rows chunk by chunk."""
+"""Surveys an input, and reads its rows chunk by chunk."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def survey(
     limit: int | None = None,
     include: str | Sequence[str] = (),
 ) -> Survey:
-    """Read the whole input once and say what it holds.
+    """Read the whole input once and describe it.
 
-    Without `chunk_rows`, a chunk has as many rows as make 8 MiB, judged by the first ones: at least 1,000 and
-    `min_chunk_rows`, otherwise at most 10,000; but an input is cut into some `_CHUNKS` chunks at least, where they keep
-    1,000 rows and a quarter of `min_chunk_rows`, so that processes can share it. No chunk has more rows than make 256
-    MiB. With `limit` only the first so many rows count; files are listed and hashed in full all the same. Text is
-    parsed record by record and every column's type settled; of Parquet only the footers are read. Raises `UsageError`
-    for what the user can mend: see `discover`, damaged files, an input without one record that can be read. Memory does
-    not grow with the number of rows.
+    Without `chunk_rows`, a chunk has as many rows as make 8 MiB, estimated from the first rows: at least 1,000 and
+    `min_chunk_rows`, otherwise at most 10,000. But an input is cut into about `_CHUNKS` chunks or more, so that
+    processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. No chunk has more rows
+    than make 256 MiB. With `limit`, only the first `limit` rows count; files are still listed and hashed in full. Text
+    is parsed record by record to find every column's type; of Parquet, only the footers are read. Memory does not grow
+    with the number of rows.
+
+    Raises `UsageError` for what the user can fix: see `discover`; damaged files; an input without a readable record.
     """
     if chunk_rows is not None and chunk_rows < 1:
         raise UsageError(f"chunk_rows must be 1 or more, not {chunk_rows}")
@@ -50,7 +51,7 @@ def survey(
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
-        rows = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # a line has an end
+        rows = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
         even = max(low, min_chunk_rows // 4, math.ceil(min(rows, limit or rows) / _CHUNKS))
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
@@ -61,13 +62,13 @@ def survey(
 
 
 class Source:
-    """The rows of a surveyed input, by chunk. Used by one thread at a time; every chunk being read has one file open.
+    """The rows of a surveyed input, by chunk. Used by one thread at a time; each chunk being read keeps one file open.
 
-    `needed` names the columns of `Row.values`, None all of them: every row has them all, None where a record lacks
-    one. `kept` names the columns of `Batch.kept`, after which come those of `added`, which say where a row comes from:
-    `row`, its ordinal; `source_file`, the name of its file; `source_row`, its place in it, from 0. `as_type` gives
-    the type of a kept column other names for its fields. Raises `UsageError` for a column that the input does not have
-    and for a kept one that fits no one type.
+    `needed` names the columns of `Row.values`, None for all of them: every row has them all, None where a record lacks
+    one. `kept` names the columns of `Batch.kept`. After them come those of `added`, which say where a row comes from:
+    `row`, its ordinal; `source_file`, the name of its file; `source_row`, its position in that file, from 0. `as_type`
+    renames the fields within a kept column's type. Raises `UsageError` for a column that the input does not have, and
+    for a kept column whose values have no common type.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class Source:
     def chunk(self, index: int) -> Iterator[Batch]:
         """The rows of one chunk, lazily and in order.
 
-        The chunk after the last one read goes on where the file stands; any other is sought, which in a compressed
-        file means decompressing what lies before it. Raises `Broken` when a file cannot be read, is gone or changed.
+        The chunk after the last one read continues at the file's position; any other needs a seek, which in a
+        compressed file means decompressing everything before it. Raises `Broken` when a file cannot be read, is missing
+        or has changed.
         """
         if not 0 <= index < len(self._survey.chunks):
             raise IndexError(f"chunk {index} of {len(self._survey.chunks)}")
@@ -102,7 +104,7 @@ class Source:
         end = min(ordinal + self._survey.chunk_rows, self._survey.rows)
         batches = self._batches(index, ordinal)
         with ExitStack() as unfinished:
-            unfinished.callback(batches.close)  # when the caller stops in the middle, now and not some time later
+            unfinished.callback(batches.close)  # at once when the caller stops early, not at some later collection
             while ordinal < end:
                 batch = next(batches)
                 ordinal += len(batch.rows)
@@ -126,7 +128,7 @@ class Source:
             for column, field in zip(batch.kept.columns, self.kept_schema, strict=False)
         ]
         first, count = batch.rows[0].ordinal, len(batch.rows)
-        file = bisect_right(self._starts, first) - 1  # no batch has rows of two files
+        file = bisect_right(self._starts, first) - 1  # no batch spans two files
         for name in self._added:
             if name == "source_file":
                 columns.append(pa.repeat(self._survey.files[file].name, count))
@@ -136,7 +138,7 @@ class Source:
         return Batch(batch.rows, record_batch(columns, self.kept_schema, count))
 
     def close(self) -> None:
-        """Close the file kept open for the next chunk. The source can still be read from."""
+        """Close the file kept open for the next chunk. The source stays usable."""
         if self._parked is not None:
             self._parked[1].close()
             self._parked = None

@@ -1,4 +1,4 @@
-"""What a survey finds: files, columns, chunks, bad lines. Frozen values that pickle and travel as JSON."""
+"""The result of a survey: files, columns, chunks, bad lines. Frozen values that can be pickled and written as JSON."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pipeline.data import Row
 from pipeline.faults import UsageError
 
 Format = Literal["jsonl", "csv", "parquet"]
-"""`jsonl` is JSON in any arrangement: one object a line, an array, objects one after the other."""
+"""`jsonl` is JSON in any layout: one object per line, an array, consecutive objects."""
 
 Partitions = tuple[tuple[str, str | None], ...]
-"""The columns that a file's folders stand for (`date=2026-11-01/`), with their values."""
+"""The columns given by a file's folders (`date=2026-11-01/`), with their values."""
 
 MAX_BATCH_ROWS = 256
 MAX_CHUNK_BYTES = 256 << 20
-"""What the rows of a chunk may take of the input, uncompressed: it is written as one part."""
+"""Maximum bytes of uncompressed input per chunk, since a chunk is written as one part."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One input file as it was surveyed. `sha256` is of the bytes on disk; `rows` is how many of its rows are used.
+    """One surveyed input file. `sha256` is of the bytes on disk; `rows` is the number of its rows that are used.
 
-    `name` is its path below the folder that all input files have in common, as it was when the run was created.
+    `name` is its path below the folder that all input files share, as of the creation of the run.
     """
 
     path: str
@@ -41,10 +41,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a chunk begins: a file by its index, and the place in it.
+    """Where a chunk begins: the index of a file, and a position in it.
 
-    For text `offset` counts bytes of the file as UTF-8 without its compression, and `line` is the number of the line
-    there, from 1. For Parquet `offset` counts rows of the file and `line` is 0.
+    For text, `offset` counts bytes of the decompressed file as UTF-8, and `line` is the line number there, from 1. For
+    Parquet, `offset` counts rows of the file and `line` is 0.
     """
 
     file: int
@@ -54,21 +54,21 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRows:
-    """How many rows a chunk has, by the mean bytes of a row; `is_fixed` when that was said and nothing changes it."""
+    """The number of rows per chunk, given the mean bytes per row; `is_fixed` when the user set it."""
 
     of: Callable[[float], int]
     is_fixed: bool = False
     max_bytes: int = MAX_CHUNK_BYTES
-    """What the rows of a chunk may take of the input, where the number of its rows is not fixed."""
+    """Maximum bytes of input per chunk, unless the number of rows is fixed."""
 
     def fitting(self, rows: int, largest: float) -> int:
-        """At most `rows`, and few enough when `rows` of them took `largest` bytes."""
+        """At most `rows`, and few enough to stay within `max_bytes` when `rows` of them took `largest` bytes."""
         return rows if largest <= self.max_bytes else max(1, min(rows // 2, int(rows * self.max_bytes / largest)))
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is no record. `problem` is that of its row: "line 17: ...", repeating none of the line's content."""
+    """A line that is not a record. `problem` is that of its row: "line 17: ...", quoting none of the line's content."""
 
     path: str
     line_number: int
@@ -78,7 +78,7 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A column that fits no one type. `problem` names the places and the types."""
+    """A column whose values have no common type. `problem` names the places and the types."""
 
     column: str
     problem: str
@@ -86,14 +86,14 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One pass over the whole input, made before the first call.
+    """The result of one pass over the whole input, made before the first call.
 
-    `rows` counts every record, also the `bad_count` that cannot be read; `bad_lines` holds the first 20 of those.
-    `columns` gives a type in words to every column; `conflicts` names the columns that have none, which
-    `arrow_schema` leaves out. `json_columns` are kept as text: strings as they are, all else as compact
-    JSON. `mean_row_bytes` is uncompressed.
-    Chunk `i` holds the rows from ordinal `i * chunk_rows` on, and begins at `chunks[i]`. `notes` says, in sentences,
-    what the user should know of the input: files that were passed over.
+    `rows` counts every record, including the `bad_count` that cannot be read; `bad_lines` holds the first 20 of those.
+    `columns` maps every column to the name of its type; `conflicts` lists the columns without a type, which
+    `arrow_schema` omits. `json_columns` are kept as text: strings unchanged, everything else as compact JSON.
+    `mean_row_bytes` is uncompressed.
+    Chunk `i` holds the rows from ordinal `i * chunk_rows` on, and begins at `chunks[i]`. `notes` tells the user, in
+    sentences, what to know about the input, such as files that were skipped.
     """
 
     files: tuple[File, ...]
@@ -111,7 +111,7 @@ class Survey:
     notes: tuple[str, ...] = ()
 
     def arrow_schema(self) -> pa.Schema:
-        """The settled types of all columns that have one, all nullable."""
+        """The types of all columns that have one, all nullable."""
         return pa.ipc.read_schema(pa.py_buffer(self.schema))
 
     def to_json(self) -> dict[str, Any]:
@@ -172,9 +172,9 @@ def _file(*values: Any) -> File:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive rows, at most 256, and the kept columns of the same rows in the settled types.
+    """Consecutive rows, at most 256, and their kept columns in the final types.
 
-    A row that has a problem holds nulls in `kept` where its columns could not be read.
+    A row with a problem has nulls in `kept` for the columns that could not be read.
     """
 
     rows: Sequence[Row]
@@ -182,16 +182,16 @@ class Batch:
 
 
 def record_batch(columns: Sequence[pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
-    """The columns as one record batch, which counts its rows also when there is no column."""
+    """The columns as one record batch, which has the right number of rows even without any column."""
     if columns:
         return pa.RecordBatch.from_arrays(list(columns), schema=schema)
     return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
 
 
 def kept_schema(survey: Survey, kept: Sequence[str]) -> pa.Schema:
-    """The schema of the kept columns, in the order asked for.
+    """The schema of the kept columns, in the requested order.
 
-    Raises `UsageError` for a column that the input does not have, or that fits no one type.
+    Raises `UsageError` for a column that the input does not have, or whose values have no common type.
     """
     for conflict in survey.conflicts:
         if conflict.column in kept:
@@ -203,7 +203,7 @@ def kept_schema(survey: Survey, kept: Sequence[str]) -> pa.Schema:
 
 
 def require(survey: Survey, names: Sequence[str]) -> None:
-    """Raise `UsageError` when the input lacks one of the columns. An input without any readable row lacks none."""
+    """Raise `UsageError` when the input lacks one of the columns. An input without readable rows lacks none."""
     if not survey.columns:
         return
     for name in names:
@@ -212,5 +212,5 @@ def require(survey: Survey, names: Sequence[str]) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What a library says of a failure, on one line."""
+    """A library's error message on one line."""
     return " ".join(str(error).split())

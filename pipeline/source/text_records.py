@@ -1,7 +1,7 @@
-"""Rows out of text: JSON in any arrangement and CSV, plain or compressed, a record at a time.
+"""Rows from text: JSON in any layout and CSV, plain or compressed, one record at a time.
 
-The formats differ in two functions: how a text is cut into records, and how a record is read. Everything else is the
-same: bad records, types, chunks, and reading from the middle.
+The formats differ in two functions: how a text is split into records, and how a record is parsed. Everything else is
+shared: bad records, types, chunks, and reading from the middle.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from pipeline.source.type_inference import MAX_COLUMNS, ColumnTypes, json_text
 
 MAX_BLOCK_BYTES = 8 << 20
 
-_SURVEY_ROWS = 4096  # rows whose types are settled in one go
+_SURVEY_ROWS = 4096  # rows whose types are inferred at once
 _BAD_LINES = 20
 _TOO_WIDE = f"its keys are more than the {MAX_COLUMNS:,} columns that an input may have"
 _WIDE_SHARE = 0.1
-"""The share of rows with too many keys from which on the input is at fault, not a few of its rows."""
+"""From this share of rows with too many keys on, the input is rejected as a whole, not row by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a text is cut into records, from the start or from where a record begins; and how a record is read."""
+    """How a text is split into records, from its start or from any record; and how a record is parsed."""
 
     split: Callable[[Callable[[int], bytes], Position], Iterator[Line]]
     parse: Callable[[bytes], dict[str, Any] | str]
     columns: tuple[str, ...] = ()
-    """Those that a header names."""
+    """The columns that a header names."""
 
 
 def _layout(path: str, fault: Callable[[str], Exception]) -> _Layout:
-    """The layout of a file, told by its name and its first bytes: always the same for the same content."""
+    """The layout of a file, from its name and its first bytes: always the same for the same content."""
     if format_of(Path(path)) == "csv":
         with InputFile(path) as raw, Stream(raw, fault) as stream:
             dialect = dialect_of(path, stream.read, tabs=is_tab_separated(path))
@@ -78,11 +78,11 @@ def _head(path: str, fault: Callable[[str], Exception]) -> bytes:
 
 
 def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
-    """Read everything once: every record is parsed, every file hashed, every column settled.
+    """Read everything once: every record is parsed, every file hashed, every column's type found.
 
-    `chunk_rows` is asked for the size of a chunk once the mean size of the first rows is known; where larger rows come
-    later, chunks are made smaller, and everything is read again. Raises `UsageError` for compressed data that is
-    damaged or cut short, and when no record can be read, with what the input looks like.
+    `chunk_rows` decides the size of a chunk once the mean size of the first rows is known; if larger rows follow,
+    chunks are made smaller and everything is read again. Raises `UsageError` for compressed data that is damaged or
+    truncated, and, with what the input looks like, when no record can be read.
     """
     layouts = [_layout(str(found.path), UsageError) for found in discovery.files]
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
@@ -111,7 +111,7 @@ def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) 
 
 
 class _Pass:
-    """What one pass over the files gathers."""
+    """The results of one pass over the files."""
 
     def __init__(self, chunk_rows: int, limit: int | None) -> None:
         self.chunk_rows = chunk_rows
@@ -127,7 +127,7 @@ class _Pass:
         self._wide = 0
 
     def file(self, found: Found, layout: _Layout, index: int) -> File:
-        """Take in one file, up to the limit; hash all of it."""
+        """Add one file, up to the limit; hash all of it."""
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
         with HashedFile(path) as raw, Stream(raw, UsageError) as stream:
@@ -168,7 +168,7 @@ class _Pass:
             self.bad_lines.append(BadLine(str(found.path), number, ordinal, _problem(number, problem)))
 
     def _require_no_other_kind(self, path: str) -> None:
-        """Raises `UsageError` when a file without any record looks like a file of another kind."""
+        """Raises `UsageError` when a file without any valid record looks like another kind of file."""
         if format_of(Path(path)) != "jsonl" or is_json(path):
             return
         if hint := looks_like(path, _head(path, UsageError)):
@@ -176,13 +176,13 @@ class _Pass:
             raise UsageError(f"no line of {path} is a JSON object ({first}): {hint}")
 
     def notes(self) -> Iterator[str]:
-        """What the user should know of the records."""
+        """What the user should know about the records."""
         if self.bad_count:
-            told = f"{self.bad_count:,} of {self.rows:,} records cannot be read, and are failed rows"
-            yield f"{told}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
+            count = f"{self.bad_count:,} of {self.rows:,} records cannot be read, and are failed rows"
+            yield f"{count}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
 
     def require_readable(self) -> None:
-        """Raises `UsageError` when there are records, and none of them can be read; or many that have too many keys."""
+        """Raises `UsageError` when no record can be read although there are some, or when many have too many keys."""
         if self._wide > _WIDE_SHARE * self.rows:
             raise UsageError(
                 f"the records have more than {MAX_COLUMNS:,} different keys together, and {self._wide:,} of "
@@ -196,7 +196,7 @@ class _Pass:
 
 
 def _mean_of_first(files: Sequence[Found], layouts: Sequence[_Layout]) -> float:
-    """Mean bytes of the first records: a thousand of them, or as many as make up a few MiB."""
+    """Mean bytes of the first records: a thousand of them, or a few MiB."""
     count = size = 0
     for found, layout in zip(files, layouts, strict=True):
         with InputFile(found.path) as raw, Stream(raw, UsageError) as stream:
@@ -208,9 +208,9 @@ def _mean_of_first(files: Sequence[Found], layouts: Sequence[_Layout]) -> float:
 
 
 def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Schema) -> Generator[Batch, None, None]:
-    """The batches from the start of a chunk to the end of the input, none of them across the end of a chunk.
+    """The batches from the start of a chunk to the end of the input, none of them across a chunk boundary.
 
-    Raises `Broken` when a file is not, or does not stay, the one that was surveyed.
+    Raises `Broken` when a file is not, or no longer, the one that was surveyed.
     """
     start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
     for number, file in enumerate(survey.files):
@@ -237,7 +237,7 @@ def _problem(line_number: int, why: str) -> str:
 
 
 def _blocks(found: Iterable[Line], rows: int, ordinal: int, chunk_rows: int) -> Iterator[list[Line]]:
-    """The lines in blocks of at most `rows`, bounded in bytes, none of them across the end of a chunk."""
+    """The lines in blocks of at most `rows`, bounded in bytes, none of them across a chunk boundary."""
     block: list[Line] = []
     size = 0
     for next_ordinal, line in enumerate(found, ordinal + 1):
@@ -251,7 +251,7 @@ def _blocks(found: Iterable[Line], rows: int, ordinal: int, chunk_rows: int) -> 
 
 
 class _Batches:
-    """Makes batches of the records of one file."""
+    """Makes batches from the records of one file."""
 
     def __init__(
         self, survey: Survey, layout: _Layout, partitions: Partitions, needed: Sequence[str], kept: pa.Schema
@@ -261,7 +261,7 @@ class _Batches:
         self._layout, self._partitions, self._needed, self._kept = layout, dict(partitions), needed, kept
 
     def of(self, ordinal: int, block: Sequence[Line]) -> Batch:
-        """The batch of these records, the first of which has this ordinal."""
+        """The batch of these records; `ordinal` is that of the first."""
         records = [self._read(line) for _, _, line in block]
         rows = [
             Row(at, {}, _problem(line[0], record))

@@ -1,7 +1,7 @@
-"""Which Arrow type holds a column of JSON values: settled over all rows of all files, before the first one is used.
+"""Infers the Arrow type of each column of JSON values, over all rows of all files, before the first row is used.
 
-Types form a semilattice: `merge` is associative, idempotent and, but for the order of struct fields, commutative.
-So the outcome does not depend on how the rows are cut into blocks.
+Types form a semilattice: `merge` is associative, idempotent and, except for the order of struct fields, commutative.
+So the result does not depend on how the rows are divided into blocks.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-# Four types that JSON values never have stand for what Arrow has no type for. They are gone once a column is settled.
-SMALL_INT = pa.int32()  # an integer that a double holds exactly
-JSON_TEXT = pa.binary()  # lists or objects that fit no one type
-HUGE_INT = pa.uint64()  # an integer beyond 64 bits
-MIXED = pa.large_binary()  # a column of values that fit no one type: text
+# Four types that JSON values never have mark what Arrow has no type for. A column's final type contains none of them.
+SMALL_INT = pa.int32()  # integers that a double holds exactly
+JSON_TEXT = pa.binary()  # lists or objects without a common type
+HUGE_INT = pa.uint64()  # integers beyond 64 bits
+MIXED = pa.large_binary()  # a column of values without a common type: text
 
 _NULL, _BOOL, _INT, _DOUBLE, _STRING = pa.null(), pa.bool_(), pa.int64(), pa.float64(), pa.string()
 _NUMBERS = (SMALL_INT, _INT, _DOUBLE, HUGE_INT)
 _EXACT = 2**53
 
 ALWAYS_JSON = frozenset({"messages", "body"})
-"""Columns that are kept as JSON text whenever they hold lists or objects: chats, whose content varies by nature."""
+"""Columns that are kept as JSON text whenever they hold lists or objects: chats, whose content varies by row."""
 
 MAX_COLUMNS = 2_000
 MAX_FIELDS = 256
-"""An object with more fields than this is a mapping, not a record."""
+"""An object with more fields than this counts as a mapping, not a record."""
 MAX_DEPTH = 10
-"""Lists and objects nested deeper are kept as JSON text: several readers of Parquet stop at 15."""
+"""Lists and objects nested deeper than this are kept as JSON text: several Parquet readers stop at 15 levels."""
 
 
 def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The narrowest type that holds the values of both, or None when no type does so exactly."""
+    """The narrowest type that holds the values of both exactly, or None when there is none."""
     if other in (one, _NULL):
         return one
     if one == _NULL:
@@ -68,7 +68,7 @@ def _merge_structs(one: pa.StructType, other: pa.StructType) -> pa.DataType | No
 
 
 def merge_columns(one: pa.DataType, other: pa.DataType | None) -> pa.DataType:
-    """As `merge`, for whole columns, which hold anything as text; None stands for values that fit no one type."""
+    """As `merge`, for whole columns, which can hold anything as text; None means values without a common type."""
     if other is None or MIXED in (one, other):
         return MIXED
     merged = merge(one, other)
@@ -84,9 +84,9 @@ def _is_nested(kind: pa.DataType) -> bool:
 
 
 def infer_type(values: Sequence[Any], *, as_text: bool = False) -> pa.DataType | None:
-    """The type of JSON values, with the markers above, or None when they fit no one type.
+    """The type of JSON values, possibly one of the markers above, or None when they have no common type.
 
-    With `as_text`, lists and objects count as JSON text at once.
+    With `as_text`, lists and objects always count as JSON text.
     """
     match sorted(kind.__name__ for kind in set(map(type, values)) - {NoneType}):
         case []:
@@ -117,7 +117,7 @@ def _shape_of_ints(values: Sequence[int | None]) -> pa.DataType:
 def _shape_of_nested(values: Sequence[Any]) -> pa.DataType:
     try:
         array = pa.array(values)
-    except (pa.ArrowException, OverflowError):  # how Arrow says that the values have no type in common
+    except (pa.ArrowException, OverflowError):  # raised by Arrow when the values have no common type
         return JSON_TEXT
     return _mark(array) if _fits(array.type) else JSON_TEXT
 
@@ -129,21 +129,21 @@ def _fits(kind: pa.DataType, depth: int = 1) -> bool:
 
 
 def _mark(array: pa.Array) -> pa.DataType:
-    """The array's type with its integers told apart by size."""
+    """The array's type, with its integers marked by size."""
     if pa.types.is_list(array.type):
         return pa.list_(_mark(array.flatten()))
     if pa.types.is_struct(array.type):
         return pa.struct([(field.name, _mark(array.field(field.name))) for field in array.type])
     if array.type != _INT:
         return array.type
-    import pyarrow.compute as pc  # a third of what pyarrow takes to load, and many inputs hold no integers
+    import pyarrow.compute as pc  # a third of pyarrow's load time, and many inputs hold no integers
 
     low, high = pc.min_max(array).as_py().values()
     return SMALL_INT if low is None or (low >= -_EXACT and high <= _EXACT) else _INT
 
 
 def _settled(kind: pa.DataType) -> pa.DataType | None:
-    """The type without markers, or None when only JSON text can hold the values."""
+    """The final type, without markers, or None when only JSON text can hold the values."""
     if pa.types.is_list(kind):
         inner = _settled(kind.value_type)
         return None if inner is None else pa.list_(inner)
@@ -156,13 +156,13 @@ def _settled(kind: pa.DataType) -> pa.DataType | None:
 
 
 class ColumnTypes:
-    """The columns seen so far and their types. Memory grows with the number of columns, not of rows."""
+    """The columns seen so far and their types. Memory grows with the number of columns, not rows."""
 
     def __init__(self) -> None:
         self._types: dict[str, pa.DataType] = {}
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Take in records. Returns the indices of those left out: there would be too many columns with them."""
+        """Add records. Returns the indices of those left out because they would make too many columns."""
         refused: list[int] = []
         names = dict.fromkeys(chain.from_iterable(records))
         if len(self._types.keys() | names.keys()) > MAX_COLUMNS:
@@ -186,22 +186,22 @@ class ColumnTypes:
         return fitting, refused
 
     def types(self) -> dict[str, pa.DataType]:
-        """Every column with its settled type; text is a string."""
+        """Every column with its final type; columns kept as text are strings."""
         settled = {name: _settled(kind) for name, kind in self._types.items()}
         return {name: _STRING if kind is None else kind for name, kind in settled.items()}
 
     def as_json(self) -> tuple[str, ...]:
-        """The columns that are kept as text: what is no string in them as JSON."""
+        """The columns that are kept as text, with values other than strings as JSON."""
         return tuple(name for name, kind in self._types.items() if _settled(kind) is None)
 
     def words(self) -> dict[str, str]:
-        """Every column with its type in words."""
+        """Every column with the name of its type."""
         texts = {name: "string (mixed)" if self._types[name] == MIXED else "string (JSON)" for name in self.as_json()}
         return {name: texts.get(name, str(kind)) for name, kind in self.types().items()}
 
 
 def json_text(value: Any) -> str:
-    """The value as compact JSON, integers of any size exact."""
+    """The value as compact JSON, with exact integers of any size."""
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # an integer beyond 64 bits

@@ -1,4 +1,4 @@
-"""The one Arrow type that holds the values of a column which files have in different types, where nothing is lost."""
+"""The common Arrow type of a column that has different types in different files, if one holds all values exactly."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _UTC = frozenset(
         "etc/gmt+0", "etc/gmt-0",
     }
 )  # fmt: skip
-"""Names of the zone without an offset: writers spell it differently."""
+"""Names of UTC: writers spell it differently."""
 
 _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 _FLOATS = {16: pa.float16(), 32: pa.float32(), 64: pa.float64()}
 _DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
-"""Decimal digits of integers by their bits, signed or not."""
+"""Decimal digits of integers by their width in bits, signed or not."""
 
 
 def widened(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """The type that holds the values of both exactly, or None when there is none.
 
     Null widens to anything, and a required field to an optional one. Kinds of strings, widths of integers, fractions
-    and decimals, units of time, and names of UTC widen to one another; so do dictionaries to what they stand for, and
-    structs to one with the fields of both, in the order they are first seen.
+    and decimals, units of time, and names of UTC widen to one another. Dictionaries widen to their values' type, and
+    structs to one with the fields of both, in order of first appearance.
     """
     if t.is_null(other) or one == other:
         return one
@@ -41,7 +41,7 @@ def widened(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def conformed(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The array in a type that its own was widened to. Raises `pa.ArrowException` for a value that does not fit."""
+    """The array, cast to a type that its own was widened to. Raises `pa.ArrowException` if a value does not fit."""
     if array.type == kind:
         return array
     if t.is_null(array.type):
@@ -52,7 +52,7 @@ def conformed(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """What a dictionary, or an extension type, is made of."""
+    """The value type of a dictionary, or the storage type of an extension type."""
     if t.is_dictionary(kind):
         return _plain(kind.value_type)
     return _plain(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
@@ -83,7 +83,7 @@ def _numbers(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if t.is_integer(other):
         one, other = other, one
     if t.is_integer(one) and t.is_floating(other) and one.bit_width < 64:
-        return _FLOATS[max(2 * one.bit_width, other.bit_width)]  # 11, 24 and 53 bits of these are an integer's
+        return _FLOATS[max(2 * one.bit_width, other.bit_width)]  # these hold integers of 11, 24 and 53 bits
     if (t.is_integer(one) or t.is_decimal(one)) and t.is_decimal(other):
         precision, scale = (_DIGITS[one.bit_width], 0) if t.is_integer(one) else (one.precision, one.scale)
         return _decimal(max(precision - scale, other.precision - other.scale), max(scale, other.scale))
