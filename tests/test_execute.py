@@ -233,7 +233,7 @@ def test_p1_a_kill_while_the_last_chunk_is_sealed_costs_no_call(shell: Shell, se
 
 def test_p2_a_second_signal_ends_the_run_at_once(shell: Shell, server: Served) -> None:
     server.follow(lambda call: answer(call) if call.number < 3 else Silence())
-    with shell.started(*arguments(server, "-c", "4", "--grace", "1000")) as child:
+    with shell.started(*arguments(server, "-c", "4", "--drain-timeout", "1000")) as child:
         server.arrived(7)
         child.send_signal(signal.SIGINT)
         _read_until(child.stderr, "SIGINT")
@@ -246,7 +246,7 @@ def test_p2_a_second_signal_ends_the_run_at_once(shell: Shell, server: Served) -
 
 def test_p2_signals_end_a_run_that_is_stopping_by_itself(shell: Shell, server: Served) -> None:
     server.follow(lambda call: error(403) if call.number == 3 else Silence())
-    with shell.started(*arguments(server, "-c", "4", "--grace", "1000")) as child:
+    with shell.started(*arguments(server, "-c", "4", "--drain-timeout", "1000")) as child:
         server.arrived(4)
         child.terminate()
         _read_until(child.stderr, "SIGTERM")
@@ -256,7 +256,7 @@ def test_p2_signals_end_a_run_that_is_stopping_by_itself(shell: Shell, server: S
 
 def test_p2_calls_that_outlive_the_grace_period_are_cut_and_asked_again(shell: Shell, server: Served) -> None:
     server.follow(lambda call: Silence() if "text 3" in call.prompt else answer(call))
-    with shell.started(*arguments(server, "-c", "20", "--grace", "0.2")) as child:
+    with shell.started(*arguments(server, "-c", "20", "--drain-timeout", "0.2")) as child:
         server.arrived(20)
         child.terminate()
         done = ended(child)

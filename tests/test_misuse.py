@@ -91,7 +91,7 @@ def test_what_the_tables_recommend_exists_and_no_word_is_there_twice() -> None:
         (("run", "job.py", "--limit=1.5"), "--limit takes a whole number, not '1.5'"),
         (("run", "job.py", "--rpm", "fast"), "--rpm takes a number, not 'fast'"),
         (("run", "job.py", "-c", "0"), "-c takes at least 1, not '0'"),
-        (("run", "job.py", "--hedge", "2"), "--hedge takes at most 0.5, not '2'"),
+        (("run", "job.py", "--hedge-share", "2"), "--hedge-share takes at most 0.5, not '2'"),
         (("run", "job.py", "--limit"), "--limit takes a value: --limit N"),
         (("run", "job.py", "--json=yes"), "--json is a flag: write it without a value"),
         (("run", "job.py", "--fresh", "--retry-failed"), "leave one of them out"),
@@ -173,7 +173,7 @@ def test_a_path_a_model_or_a_template_that_is_wrong_is_answered_with_the_remedy(
 def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> None:
     """A job without its suffix, a file where a run should be, a port that there is not, a key for no server."""
     assert "there is no 'job'; did you mean 'job.py'?" in error_of(shell.pipeline("run", "job"))
-    assert "holds no run" in error_of(shell.pipeline("status", "rows.jsonl"))
+    assert "there is no run in rows.jsonl" in error_of(shell.pipeline("status", "rows.jsonl"))
     assert "--port takes at most 65535, not '99999'" in error_of(shell.pipeline("emulate", "--port", "99999"))
     told = error_of(shell.pipeline("run", "job.py"))
     assert "OPENAI_API_KEY is for the server of a --base-url only" in told

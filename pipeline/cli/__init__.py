@@ -15,15 +15,22 @@ from pipeline import __version__
 from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, status, streams
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
+from pipeline.cli.known_words import RENAMED_OPTIONS
 from pipeline.cli.tables import plain
 from pipeline.execution.exit_codes import code_of
 from pipeline.faults import Halt, NothingToDo, UsageError
+
+
+def _present_name(name: str) -> str:
+    """The name of an option without its dashes; for one that was renamed, the new one."""
+    return RENAMED_OPTIONS.get(f"--{name}", f"--{name}").removeprefix("--")
+
 
 app = typer.Typer(
     name="pipeline",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _present_name},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
     "8 output in use, 129/130/143 interrupted. Running the same command again resumes.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.examples import EXAMPLES
-from pipeline.cli.known_words import COMMANDS, OPTIONS
+from pipeline.cli.known_words import COMMANDS, OPTIONS, RENAMED_OPTIONS
 
 
 def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) -> str | None:
@@ -77,10 +77,11 @@ def _about_use(option: str, message: str, command: Any) -> str:
 
 def _about_value(param: Any, message: str, arguments: Sequence[str]) -> str:
     """A value of the wrong kind, or out of its range."""
-    option = next((one for one in arguments if one.partition("=")[0] in param.opts), param.opts[0])
+    names = [*param.opts, *(old for old, new in RENAMED_OPTIONS.items() if new in param.opts)]
+    option = next((one for one in arguments if one.partition("=")[0] in names), param.opts[0])
     name, _, value = option.partition("=")
     if not value:
-        value = next((two for one, two in pairwise(arguments) if one in param.opts), "")
+        value = next((two for one, two in pairwise(arguments) if one in names), "")
     reason = next((said for pattern, said in _VALUES.items() if pattern in message), None)
     if reason is None:
         return f"{name} does not take {value!r}: {message}"

@@ -27,7 +27,7 @@ QuotaFixed = Annotated[
     bool, typer.Option("--quota-fixed", help="Grant them anew in every --quota-window, rather than refill a bucket.")
 ]
 QuotaInFlight = Annotated[int | None, typer.Option(help="Requests at once, then 429.", min=1)]
-TokenLife = Annotated[float, typer.Option(help="Seconds that an access token is accepted.", min=0.1)]
+TokenLifetime = Annotated[float, typer.Option(help="Seconds that an access token is accepted.", min=0.1)]
 Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE, as in 503=0.1; may be repeated.")]
 Poison = Annotated[list[str] | None, typer.Option(help="TEXT=KIND: prompts with TEXT always get this fault.")]
 RetryAfter = Annotated[str | None, typer.Option(help="Sent as Retry-After with 429 and 503.")]
@@ -36,7 +36,7 @@ FieldError = Annotated[
     list[str] | None, typer.Option(help="FIELD=SHARE of answers in which a field is wrong, as in date=0.1.")
 ]
 AnswerKey = Annotated[Path | None, typer.Option(help='Answers that it knows: JSONL of {"prompt": ..., "answer": ...}.')]
-Nonce = Annotated[bool, typer.Option("--nonce", help="Give every answer an id that never comes again.")]
+UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="Give every answer a unique id.")]
 UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that are answered 404, as in google/palm*.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
@@ -50,14 +50,14 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     quota_window: QuotaWindow = 1.0,
     quota_fixed: QuotaFixed = False,
     quota_in_flight: QuotaInFlight = None,
-    token_life: TokenLife = 3600.0,
+    token_lifetime: TokenLifetime = 3600.0,
     fault: Fault = None,
     poison: Poison = None,
     retry_after: RetryAfter = None,
     retry_info: RetryInfo = None,
     field_error: FieldError = None,
     answer_key: AnswerKey = None,
-    nonce: Nonce = False,
+    unique_ids: UniqueIds = False,
     unknown_model: UnknownModel = None,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
@@ -81,14 +81,14 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             quota_window_s=quota_window,
             quota_fixed=quota_fixed,
             quota_in_flight=quota_in_flight,
-            token_life=token_life,
+            token_life=token_lifetime,
             faults=dict(parse_fault(text) for text in fault or ()),
             poison=dict(parse_poison(text) for text in poison or ()),
             retry_after=retry_after,
             retry_info=retry_info,
             field_errors=dict(parse_field_error(text) for text in field_error or ()),
             answer_key=load_answer_key(answer_key) if answer_key else {},
-            nonce=nonce,
+            nonce=unique_ids,
             unknown_models=tuple(unknown_model or ()),
             error_style=error_style,  # type: ignore[arg-type] # checked by Options
             seed=seed,

@@ -29,7 +29,7 @@ JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation
 Common = Annotated[
     bool,
     typer.Option(
-        "--common",
+        "--common-rows",
         metavar="",
         help="Where gold data or graders have changed: compare the rows that are the same.",
         rich_help_panel=EVALUATION,

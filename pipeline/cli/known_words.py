@@ -1,4 +1,4 @@
-"""Options and commands that people know from other tools, and what does it here. Shown where one of them is typed."""
+"""Options and commands of other tools and earlier releases, and their counterparts here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Mapping
 _PLAN = "`pipeline plan JOB.py` shows the requests, without sending any"
 _CONVERT = "the output is a folder of Parquet files; docs/output.md shows how to read and convert it"
 _FIELDS = "settings are fields of the job file; --set FIELD=VALUE changes one of them"
+
+RENAMED_OPTIONS: Mapping[str, str] = {
+    "--common": "--common-rows",
+    "--grace": "--drain-timeout",
+    "--hedge": "--hedge-share",
+    "--nonce": "--unique-ids",
+    "--token-life": "--token-lifetime",
+}
+"""Earlier names of options, accepted for one more release and not shown by --help, and the names that replace them."""
 
 OPTIONS: Mapping[str, str] = {
     "--dry-run --dryrun --preview --plan --estimate --validate --check": _PLAN,
@@ -137,4 +146,4 @@ COMMANDS: Mapping[str, str] = {
     "help man docs commands": "`pipeline --help`, and `pipeline COMMAND --help`",
     "version": "`pipeline --version`",
 }
-"""What to type instead of a command."""
+"""Commands of other tools, and what to type instead."""

@@ -162,7 +162,7 @@ class RunOptions:
             metavar="SECONDS", help="How long the endpoint may fail before the run ends.", rich_help_panel=FAILURES
         ),
     ] = 1800.0
-    hedge: Annotated[
+    hedge_share: Annotated[
         float,
         typer.Option(
             metavar="SHARE",
@@ -202,7 +202,7 @@ class RunOptions:
             rich_help_panel=FAILURES,
         ),
     ] = True
-    grace: Annotated[
+    drain_timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Time to drain after SIGINT or SIGTERM.", min=0, rich_help_panel=FAILURES),
     ] = 20.0
@@ -273,7 +273,7 @@ class RunOptions:
         float | None,
         typer.Option(metavar="N", help="Requests per second; 429 beyond that.", rich_help_panel=EMULATOR),
     ] = None
-    token_life: Annotated[
+    token_lifetime: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long a token is accepted.", rich_help_panel=EMULATOR)
     ] = 3600.0
     fault: Annotated[

@@ -109,7 +109,7 @@ def settings_of(options: RunOptions, target: str, output: Path, connection: Conn
             budget_usd=options.budget_usd,
             budget_tokens=options.budget_tokens,
             give_up_s=options.give_up_after,
-            hedge=options.hedge,
+            hedge=options.hedge_share,
             prices=load_prices(options.prices) if options.prices else None,
             assumed_price=parse_price(options.assume_price) if options.assume_price else None,
             reuse=_reuse_of(options, connection, repeat) if options.cache else None,
@@ -119,7 +119,7 @@ def settings_of(options: RunOptions, target: str, output: Path, connection: Conn
         retry_failed=options.retry_failed,
         fail_fast="job" if options.fail_fast else "never",
         keep_replies=options.keep_replies,
-        grace_s=options.grace,
+        grace_s=options.drain_timeout,
         simulated=options.emulate,
         endpoints=len(connection.locations) if options.emulate else connection.endpoints,
     )
@@ -164,7 +164,7 @@ def simulation_of(options: RunOptions) -> list[str] | None:
         raise UsageError(str(error)) from None
     arguments += [f"--latency={options.latency}"] if options.latency else []
     arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
-    arguments += [f"--token-life={options.token_life}"] if options.token_life != 3600.0 else []
+    arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
     if arguments and not options.emulate:
         raise UsageError(f"{arguments[0]} belongs to --emulate")
     return arguments if options.emulate else None
