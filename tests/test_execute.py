@@ -291,7 +291,7 @@ def test_p7_a_changed_input_is_refused_with_no_call(change: Any, said: str, begu
     path = begun.folder / "rows.jsonl"
     path.write_text(change(path.read_text()))
     before = len(server.calls)
-    refused(run(begun, server), "out/a_job holds another run", said, "--fresh starts over")
+    refused(run(begun, server), "out/a_job already holds a different run", said, "--fresh starts over")
     assert len(server.calls) == before
 
 
@@ -323,7 +323,7 @@ def test_p8_a_changed_job_is_refused_field_by_field_with_no_call(
     change: tuple[str, ...], said: str, begun: Shell, server: Served
 ) -> None:
     before = len(server.calls)
-    refused(run(begun, server, *change), "out/a_job holds another run", said)
+    refused(run(begun, server, *change), "out/a_job already holds a different run", said)
     assert len(server.calls) == before
     assert run(begun, server).json["requests"] == 12
 

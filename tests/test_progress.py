@@ -212,7 +212,7 @@ def test_a_run_on_a_terminal_shows_two_lines_and_leaves_one(shell: Shell, proces
         shown = terminal.end()
     assert terminal.child.returncode == 0
     assert re.match(r"100%\|.+\| 30/30 ", shown[0])
-    assert shown[1] == "dataset  out/a_job/"
+    assert shown[1] == "dataset  out/a_job/data/"
     assert "\x1b[?25l" not in terminal.written, "the cursor is never hidden, so nothing has to bring it back"
 
 

@@ -1,7 +1,7 @@
 """The command line: the only place that prints.
 
-stdout carries results only; progress, warnings and errors go to stderr. What a user can mend ends in one sentence with
-the remedy, never in a traceback. Heavy modules are imported by the commands that need them.
+Only results go to stdout; progress, warnings and errors go to stderr. An error that a user can fix ends in one sentence
+with the remedy, never in a traceback. Heavy modules are imported by the commands that need them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it positionally
     if value:
         print(f"pipeline {__version__}")
         raise typer.Exit
@@ -73,7 +73,7 @@ app.command("emulate", epilog=epilog("emulate"))(emulate.emulate)
 
 
 def _command() -> list[str]:
-    """The command that was called, as far as it is one."""
+    """The command on the command line, or nothing if there is none of that name."""
     names = {*(command.name for command in app.registered_commands), *(group.name for group in app.registered_groups)}
     return [argument for argument in sys.argv[1:2] if argument in names]
 
@@ -86,7 +86,7 @@ def _explained(error: typer.TyperException) -> str:
 
 
 def main() -> NoReturn:
-    """Runs the command line and ends the process with one of the documented exit codes, whoever reads its output."""
+    """Runs the command line and exits with a documented exit code, even if its output cannot be written."""
     streams.secure()
     raise_gc_threshold()
     if len(sys.argv) == 1:
