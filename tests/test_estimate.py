@@ -158,5 +158,5 @@ def test_people_see_the_range_beside_the_figure(shell: Shell) -> None:
 def test_fresh_and_retry_failed_exclude_each_other(shell: Shell) -> None:
     run(shell, half)
     told = error_of(shell.pipeline("run", "job.py", "--fresh", "--retry-failed", "--base-url", "http://127.0.0.1:9/v1"))
-    assert told.startswith("--fresh and --retry-failed exclude each other")
+    assert told.startswith("--fresh asks every row again, so there is nothing for --retry-failed")
     assert plan(shell, "--retry-failed")["requests"] == 50
