@@ -425,7 +425,7 @@ def test_the_noise_floor_is_what_flips_by_itself_and_later_scores_know_it(shell:
     write_evaluation(shell, SYSTEM="Another prompt")
     evaluated(shell, server)
     assert summary_in(shell)["noise"] is None
-    refused(evaluated(shell, server, "--noise-floor", "--vs-ref", "HEAD"), "two questions")
+    refused(evaluated(shell, server, "--noise-floor", "--vs-ref", "HEAD"), "cannot be combined")
 
 
 # Overrides
