@@ -185,7 +185,7 @@ def go_broken_ways(traces: Traces, server: Served, *ask: str) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         server.follow(lambda call: Silence() if call.number % 2 else Held(chat(json.dumps({"mood": ROW}))))
         output = ("--output", f"out/ended-{number.name}")
-        arguments = (*ask, *output, "--grace", "0.1", "-c", "4", "--json")
+        arguments = (*ask, *output, "--drain-timeout", "0.1", "-c", "4", "--json")
         with traces.shell.started(*arguments) as child:
             server.arrived(len(server.calls) + 4)
             server.release()

@@ -170,7 +170,7 @@ def test_a_spent_budget_is_6_and_the_same_command_resumes(shell: Shell, server: 
 
 def test_an_interrupted_evaluation_is_130_and_what_it_was_paid_is_kept(shell: Shell, server: Served) -> None:
     server.follow(lambda call: Held(answering()(call)) if number_of(call) >= 8 else answering()(call))
-    command = ("eval", "eval.py", "--no-adaptive", "-c", "4", "--grace", "0.1", "--base-url", server.base_url)
+    command = ("eval", "eval.py", "--no-adaptive", "-c", "4", "--drain-timeout", "0.1", "--base-url", server.base_url)
     with shell.started(*command) as child:
         server.arrived(12)
         child.send_signal(signal.SIGINT)
@@ -299,7 +299,7 @@ def test_changed_gold_data_is_2_before_any_call_and_compared_on_demand(
     before = len(server.calls)
     refused(evaluated(shell, server), "1 rows of the gold data were changed (r003)")
     assert len(server.calls) == before
-    done = evaluated(shell, server, "--common", "--json")
+    done = evaluated(shell, server, "--common-rows", "--json")
     assert done.code == 0
     assert any("on the common rows only" in note for note in done.json["notes"])
     assert summary_in(shell)["comparison"]["rows"] == ROWS - 1
@@ -425,7 +425,7 @@ def test_the_noise_floor_is_what_flips_by_itself_and_later_scores_know_it(shell:
     write_evaluation(shell, SYSTEM="Another prompt")
     evaluated(shell, server)
     assert summary_in(shell)["noise"] is None
-    refused(evaluated(shell, server, "--noise-floor", "--vs-ref", "HEAD"), "two questions")
+    refused(evaluated(shell, server, "--noise-floor", "--vs-ref", "HEAD"), "cannot be combined")
 
 
 # Overrides

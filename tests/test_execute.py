@@ -233,7 +233,7 @@ def test_p1_a_kill_while_the_last_chunk_is_sealed_costs_no_call(shell: Shell, se
 
 def test_p2_a_second_signal_ends_the_run_at_once(shell: Shell, server: Served) -> None:
     server.follow(lambda call: answer(call) if call.number < 3 else Silence())
-    with shell.started(*arguments(server, "-c", "4", "--grace", "1000")) as child:
+    with shell.started(*arguments(server, "-c", "4", "--drain-timeout", "1000")) as child:
         server.arrived(7)
         child.send_signal(signal.SIGINT)
         _read_until(child.stderr, "SIGINT")
@@ -246,7 +246,7 @@ def test_p2_a_second_signal_ends_the_run_at_once(shell: Shell, server: Served) -
 
 def test_p2_signals_end_a_run_that_is_stopping_by_itself(shell: Shell, server: Served) -> None:
     server.follow(lambda call: error(403) if call.number == 3 else Silence())
-    with shell.started(*arguments(server, "-c", "4", "--grace", "1000")) as child:
+    with shell.started(*arguments(server, "-c", "4", "--drain-timeout", "1000")) as child:
         server.arrived(4)
         child.terminate()
         _read_until(child.stderr, "SIGTERM")
@@ -256,7 +256,7 @@ def test_p2_signals_end_a_run_that_is_stopping_by_itself(shell: Shell, server: S
 
 def test_p2_calls_that_outlive_the_grace_period_are_cut_and_asked_again(shell: Shell, server: Served) -> None:
     server.follow(lambda call: Silence() if "text 3" in call.prompt else answer(call))
-    with shell.started(*arguments(server, "-c", "20", "--grace", "0.2")) as child:
+    with shell.started(*arguments(server, "-c", "20", "--drain-timeout", "0.2")) as child:
         server.arrived(20)
         child.terminate()
         done = ended(child)
@@ -291,7 +291,7 @@ def test_p7_a_changed_input_is_refused_with_no_call(change: Any, said: str, begu
     path = begun.folder / "rows.jsonl"
     path.write_text(change(path.read_text()))
     before = len(server.calls)
-    refused(run(begun, server), "out/a_job holds another run", said, "--fresh starts over")
+    refused(run(begun, server), "out/a_job already holds a different run", said, "--fresh starts over")
     assert len(server.calls) == before
 
 
@@ -323,7 +323,7 @@ def test_p8_a_changed_job_is_refused_field_by_field_with_no_call(
     change: tuple[str, ...], said: str, begun: Shell, server: Served
 ) -> None:
     before = len(server.calls)
-    refused(run(begun, server, *change), "out/a_job holds another run", said)
+    refused(run(begun, server, *change), "out/a_job already holds a different run", said)
     assert len(server.calls) == before
     assert run(begun, server).json["requests"] == 12
 

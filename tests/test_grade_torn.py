@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.eval_output import told_comparison
+from pipeline.cli.eval_output import report_comparison
 from pipeline.evaluation.assessment import Reference
 from pipeline.evaluation.comparison import Change, compare
 from pipeline.evaluation.decisions import decide
@@ -69,5 +69,5 @@ def test_terminal_and_markdown_say_so(capsys: pytest.CaptureFixture[str]) -> Non
     assert found.comparison is not None
     assert found.comparison.overall.torn()
     assert "p decides" in markdown_summary(found)
-    told_comparison(found.comparison, Reference(of="b", scores=found.scores), found.scores, [], as_json=False)
+    report_comparison(found.comparison, Reference(of="b", scores=found.scores), found.scores, [], as_json=False)
     assert DECIDES in capsys.readouterr().out

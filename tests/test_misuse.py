@@ -91,7 +91,7 @@ def test_what_the_tables_recommend_exists_and_no_word_is_there_twice() -> None:
         (("run", "job.py", "--limit=1.5"), "--limit takes a whole number, not '1.5'"),
         (("run", "job.py", "--rpm", "fast"), "--rpm takes a number, not 'fast'"),
         (("run", "job.py", "-c", "0"), "-c takes at least 1, not '0'"),
-        (("run", "job.py", "--hedge", "2"), "--hedge takes at most 0.5, not '2'"),
+        (("run", "job.py", "--hedge-share", "2"), "--hedge-share takes at most 0.5, not '2'"),
         (("run", "job.py", "--limit"), "--limit takes a value: --limit N"),
         (("run", "job.py", "--json=yes"), "--json is a flag: write it without a value"),
         (("run", "job.py", "--fresh", "--retry-failed"), "leave one of them out"),

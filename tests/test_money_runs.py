@@ -217,7 +217,7 @@ def test_m3_a_run_that_is_killed_between_turns_goes_on_from_them(
     till.says = says
     shell.write("job.py", TOOL_JOB)
     shell.rows(6)
-    with shell.started(*arguments(server, "--processes", processes, "--grace", "0.2")) as child:
+    with shell.started(*arguments(server, "--processes", processes, "--drain-timeout", "0.2")) as child:
         server.arrived(12)  # each of the six rows has been answered once, and has asked again a tick and a sync later
         waiting.wait(0.3)
         child.send_signal(number)
@@ -261,7 +261,7 @@ def test_m4_the_ledger_is_the_servers_own_bill_over_a_stop_resumes_retries_and_a
     shell.write("job.py", SCHEMA_JOB)
     shell.rows(rows, heavy=True)
     options = ("--processes", processes)
-    with shell.started(*arguments(server, *options, "--grace", "60")) as child:
+    with shell.started(*arguments(server, *options, "--drain-timeout", "60")) as child:
         server.arrived(rows // 2)
         child.send_signal(signal.SIGTERM)
         stopped = ended(child)

@@ -216,7 +216,7 @@ def test_a_signal_to_the_whole_group_drains_all(
 
 def test_a_second_signal_ends_all_at_once(shell: Shell, server: Served) -> None:
     server.follow(lambda call: answer(call) if call.number < 100 else Silence())
-    with shell.started(*arguments(server, "2", "--grace", "1000")) as child:
+    with shell.started(*arguments(server, "2", "--drain-timeout", "1000")) as child:
         server.arrived(116)
         workers = workers_of(child.pid)
         child.terminate()

@@ -264,7 +264,7 @@ def test_p12_p2_a_closed_session_drains_as_sigterm_does(processes: str, shell: S
     def half(call: Call) -> Answer | Silence:
         return answer(call) if int(call.prompt.rpartition(" ")[2]) < 100 else Silence()
 
-    flags = ("--quiet", "--json", "--grace", "0.2", "--processes", processes)
+    flags = ("--quiet", "--json", "--drain-timeout", "0.2", "--processes", processes)
     with (
         served(half) as server,
         shell.started("run", "job.py", "--base-url", server.base_url, *flags) as child,

@@ -1,7 +1,7 @@
 """The command line: the only place that prints.
 
-stdout carries results only; progress, warnings and errors go to stderr. What a user can mend ends in one sentence with
-the remedy, never in a traceback. Heavy modules are imported by the commands that need them.
+Only results go to stdout; progress, warnings and errors go to stderr. An error that a user can fix ends in one sentence
+with the remedy, never in a traceback. Heavy modules are imported by the commands that need them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ from pipeline import __version__
 from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, status, streams
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
+from pipeline.cli.known_words import RENAMED_OPTIONS
 from pipeline.cli.tables import plain
 from pipeline.execution.exit_codes import code_of
 from pipeline.faults import Halt, NothingToDo, UsageError
+
+
+def _present_name(name: str) -> str:
+    """The name of an option without its dashes; for one that was renamed, the new one."""
+    return RENAMED_OPTIONS.get(f"--{name}", f"--{name}").removeprefix("--")
+
 
 app = typer.Typer(
     name="pipeline",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _present_name},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
     "8 output in use, 129/130/143 interrupted. Running the same command again resumes.",
 )
 
 
-def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+def _version(value: bool) -> None:  # noqa: FBT001 - typer calls it positionally
     if value:
         print(f"pipeline {__version__}")
         raise typer.Exit
@@ -66,7 +73,7 @@ app.command("emulate", epilog=epilog("emulate"))(emulate.emulate)
 
 
 def _command() -> list[str]:
-    """The command that was called, as far as it is one."""
+    """The command on the command line, or nothing if there is none of that name."""
     names = {*(command.name for command in app.registered_commands), *(group.name for group in app.registered_groups)}
     return [argument for argument in sys.argv[1:2] if argument in names]
 
@@ -79,7 +86,7 @@ def _explained(error: typer.TyperException) -> str:
 
 
 def main() -> NoReturn:
-    """Runs the command line and ends the process with one of the documented exit codes, whoever reads its output."""
+    """Runs the command line and exits with a documented exit code, even if its output cannot be written."""
     streams.secure()
     raise_gc_threshold()
     if len(sys.argv) == 1:

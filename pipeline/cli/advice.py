@@ -1,4 +1,4 @@
-"""What to type instead, where the command line is not understood."""
+"""Suggests what to type instead when the command line is not understood."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.examples import EXAMPLES
-from pipeline.cli.known_words import COMMANDS, OPTIONS
+from pipeline.cli.known_words import COMMANDS, OPTIONS, RENAMED_OPTIONS
 
 
 def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) -> str | None:
-    """What to type instead, for an error of the parser; None when its own message says enough.
+    """What to type instead, for an error of the parser; None if its own message is sufficient.
 
-    `commands` are those of the command line by name, with the parameters of each in `params`.
+    `commands` maps the name of each command to the command, whose parameters are in `params`.
     """
     here = next((name for name in arguments if name in commands), None)
     if (option := getattr(error, "option_name", None)) is not None:
@@ -68,7 +68,7 @@ def _about_command(word: str, commands: Mapping[str, Any]) -> str:
 
 
 def _about_use(option: str, message: str, command: Any) -> str:
-    """An option without its value, or a flag with one."""
+    """Advice for an option without its value, or a flag with one."""
     if "requires an argument" not in message:
         return f"{option} is a flag: write it without a value"
     found = next((one for one in getattr(command, "params", ()) if option in one.opts), None)
@@ -76,11 +76,12 @@ def _about_use(option: str, message: str, command: Any) -> str:
 
 
 def _about_value(param: Any, message: str, arguments: Sequence[str]) -> str:
-    """A value of the wrong kind, or out of its range."""
-    option = next((one for one in arguments if one.partition("=")[0] in param.opts), param.opts[0])
+    """Advice for a value of the wrong type, or out of range."""
+    names = [*param.opts, *(old for old, new in RENAMED_OPTIONS.items() if new in param.opts)]
+    option = next((one for one in arguments if one.partition("=")[0] in names), param.opts[0])
     name, _, value = option.partition("=")
     if not value:
-        value = next((two for one, two in pairwise(arguments) if one in param.opts), "")
+        value = next((two for one, two in pairwise(arguments) if one in names), "")
     reason = next((said for pattern, said in _VALUES.items() if pattern in message), None)
     if reason is None:
         return f"{name} does not take {value!r}: {message}"
@@ -96,21 +97,25 @@ _VALUES = {
 
 
 def _about_extra(message: str, arguments: Sequence[str]) -> str | None:
-    """What is left over: files of a pattern that the shell has expanded, or a value that was to follow an `=`."""
+    """Advice for surplus arguments: files of a pattern that the shell expanded, or a value meant to follow an `=`."""
     extra = message.rpartition("(")[2].rstrip(")").split() if "unexpected extra argument" in message else []
     if not extra:
         return None
-    told = f"{' '.join(extra[:3])}{' ...' if len(extra) > 3 else ''} is too much"
+    surplus = f"{' '.join(extra[:3])}{' ...' if len(extra) > 3 else ''} is too much"
     if extra[0].endswith(".py"):
-        return f"{told}: one job per run, so call `pipeline` once for each"
+        return f"{surplus}: one job per run, so call `pipeline` once for each"
     if Path(extra[0]).exists():
         option = next((one for one in arguments if one in {"-i", "--input", "--include"}), "--input")
-        return f"{told}: quote a pattern, as in {option} 'data/*.jsonl', or repeat {option} for each file"
-    return f"{told}: --set takes FIELD=VALUE in one word, as in --set temperature=0" if "--set" in arguments else told
+        return f"{surplus}: quote a pattern, as in {option} 'data/*.jsonl', or repeat {option} for each file"
+    return (
+        f"{surplus}: --set takes FIELD=VALUE in one word, as in --set temperature=0"
+        if "--set" in arguments
+        else surplus
+    )
 
 
 def _as_typed(option: str, arguments: Sequence[str]) -> str:
-    """`-limit` is read as -l; this is what was typed."""
+    """The option as typed: the parser reports `-limit` as -l."""
     if option.startswith("--"):
         return option
     return next((one.partition("=")[0] for one in arguments if one.startswith(option) and len(one) > 2), option)

@@ -1,4 +1,4 @@
-"""`pipeline cache`: what the reply cache holds; making it smaller; carrying it elsewhere in one file."""
+"""`pipeline cache`: lists the reply cache, shrinks it, and moves it elsewhere in one file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
 
-app = typer.Typer(help="Look at the reply cache, make it smaller, carry it elsewhere.")
+app = typer.Typer(help="List the reply cache, shrink it, move it elsewhere.")
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
-File = Annotated[Path, typer.Argument(help="One file that holds all of it, as for a CI cache.")]
+File = Annotated[Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.")]
 
 
 @app.command("list")
 def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
-    """Show what the cache holds: replies, their size, what they cost once, when they were used last."""
+    """List the cache by model: replies, size, original cost, last use."""
     from pipeline.storage.reply_cache import FILE, holdings, size_of
 
     held = holdings(cache_dir)
@@ -53,15 +53,16 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
 def prune(
     *,
     unused_for: Annotated[
-        str | None, typer.Option(help="Delete what was not used for so long: 12h, 30d, 4w.", metavar="TIME")
+        str | None, typer.Option(help="Delete replies not used for this long: 12h, 30d, 4w.", metavar="TIME")
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option(help="Delete what was not used for the longest, down to 500MB, 2GB.", metavar="SIZE")
+        str | None,
+        typer.Option(help="Delete the least recently used, down to a size: 500MB, 2GB.", metavar="SIZE"),
     ] = None,
     cache_dir: CacheFolder = CACHE_FOLDER,
     as_json: AsJson = False,
 ) -> int:
-    """Delete replies by their last use, or down to a size."""
+    """Delete replies by age of their last use, or down to a size."""
     from pipeline.storage.reply_cache import prune, size_of
 
     if unused_for is None and max_size is None:
@@ -69,29 +70,29 @@ def prune(
     unused_s = None if unused_for is None else _amount(unused_for, _SECONDS, "--unused-for")
     most = None if max_size is None else _amount(max_size, _BYTES, "--max-size")
     deleted = prune(cache_dir, unused_s=unused_s, most_bytes=None if most is None else int(most))
-    return _told(f"deleted {deleted} replies", as_json=as_json, deleted=deleted, bytes=size_of(cache_dir))
+    return _report(f"deleted {deleted} replies", as_json=as_json, deleted=deleted, bytes=size_of(cache_dir))
 
 
 @app.command("export")
 def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
-    """Write the cache into one file."""
+    """Write the cache to one file."""
     from pipeline.storage.reply_cache import export
 
     count = export(cache_dir, file)
     size = file.stat().st_size
-    return _told(f"wrote {count} replies to {file}", as_json=as_json, replies=count, bytes=size)
+    return _report(f"wrote {count} replies to {file}", as_json=as_json, replies=count, bytes=size)
 
 
 @app.command("import")
 def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
-    """Add what another cache has exported; what is here already stays."""
+    """Add the replies of an exported cache; existing replies are kept."""
     from pipeline.storage.reply_cache import import_from, size_of
 
     added = import_from(cache_dir, file)
-    return _told(f"added {added} replies from {file}", as_json=as_json, added=added, bytes=size_of(cache_dir))
+    return _report(f"added {added} replies from {file}", as_json=as_json, added=added, bytes=size_of(cache_dir))
 
 
-def _told(text: str, *, as_json: bool, **facts: int) -> int:
+def _report(text: str, *, as_json: bool, **facts: int) -> int:
     print(json_line(facts) if as_json else f"{text}; now {_size(facts['bytes'])}")
     return 0
 

@@ -19,26 +19,27 @@ SIMULATED = "SIMULATED: answers come from the built-in emulator on this machine,
 
 _PANEL = "Emulator"
 
-Latency = Annotated[float, typer.Option(help="Seconds that an answer takes (the median, with --latency-sigma).", min=0)]
+Latency = Annotated[float, typer.Option(help="Seconds per answer (the median, with --latency-sigma).", min=0)]
 Sigma = Annotated[float, typer.Option(help="Spread of the latency: sigma of a log-normal; 0 makes it constant.", min=0)]
-QuotaRps = Annotated[float | None, typer.Option(help="Requests a second, then 429.", min=0.001)]
-QuotaWindow = Annotated[float, typer.Option(help="Seconds of --quota-rps that may be used at once.", min=0.001)]
+QuotaRps = Annotated[float | None, typer.Option(help="Requests per second; 429 beyond that.", min=0.001)]
+QuotaWindow = Annotated[float, typer.Option(help="Seconds of --quota-rps that may be used in one burst.", min=0.001)]
 QuotaFixed = Annotated[
-    bool, typer.Option("--quota-fixed", help="Grant them anew in every --quota-window, rather than refill a bucket.")
+    bool,
+    typer.Option("--quota-fixed", help="Use fixed windows of --quota-window instead of a bucket."),
 ]
-QuotaInFlight = Annotated[int | None, typer.Option(help="Requests at once, then 429.", min=1)]
-TokenLife = Annotated[float, typer.Option(help="Seconds that an access token is accepted.", min=0.1)]
-Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE, as in 503=0.1; may be repeated.")]
+QuotaInFlight = Annotated[int | None, typer.Option(help="Requests in flight; 429 beyond that.", min=1)]
+TokenLifetime = Annotated[float, typer.Option(help="How many seconds an access token is accepted.", min=0.1)]
+Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE of the requests, as in 503=0.1; may be repeated.")]
 Poison = Annotated[list[str] | None, typer.Option(help="TEXT=KIND: prompts with TEXT always get this fault.")]
-RetryAfter = Annotated[str | None, typer.Option(help="Sent as Retry-After with 429 and 503.")]
-RetryInfo = Annotated[float | None, typer.Option(help="Seconds, sent as google.rpc.RetryInfo with 429.")]
+RetryAfter = Annotated[str | None, typer.Option(help="Value of Retry-After with 429 and 503.")]
+RetryInfo = Annotated[float | None, typer.Option(help="Seconds in google.rpc.RetryInfo with 429.")]
 FieldError = Annotated[
-    list[str] | None, typer.Option(help="FIELD=SHARE of answers in which a field is wrong, as in date=0.1.")
+    list[str] | None, typer.Option(help="FIELD=SHARE of answers with a wrong value in that field, as in date=0.1.")
 ]
-AnswerKey = Annotated[Path | None, typer.Option(help='Answers that it knows: JSONL of {"prompt": ..., "answer": ...}.')]
-Nonce = Annotated[bool, typer.Option("--nonce", help="Give every answer an id that never comes again.")]
-UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that are answered 404, as in google/palm*.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+AnswerKey = Annotated[Path | None, typer.Option(help='Known answers: JSONL of {"prompt": ..., "answer": ...}.')]
+UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="Give every answer a unique id.")]
+UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that get a 404, as in google/palm*.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 def emulate(  # noqa: PLR0913 - one parameter an option
@@ -50,18 +51,18 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     quota_window: QuotaWindow = 1.0,
     quota_fixed: QuotaFixed = False,
     quota_in_flight: QuotaInFlight = None,
-    token_life: TokenLife = 3600.0,
+    token_lifetime: TokenLifetime = 3600.0,
     fault: Fault = None,
     poison: Poison = None,
     retry_after: RetryAfter = None,
     retry_info: RetryInfo = None,
     field_error: FieldError = None,
     answer_key: AnswerKey = None,
-    nonce: Nonce = False,
+    unique_ids: UniqueIds = False,
     unknown_model: UnknownModel = None,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
-    directory: Annotated[Path | None, typer.Option(help="Where credentials files are written.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="The folder that credentials files are written to.")] = None,
     project: Annotated[str, typer.Option(help="The project of the credentials.")] = "emulated-project",
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as one line of JSON.")] = False,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -81,14 +82,14 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             quota_window_s=quota_window,
             quota_fixed=quota_fixed,
             quota_in_flight=quota_in_flight,
-            token_life=token_life,
+            token_life=token_lifetime,
             faults=dict(parse_fault(text) for text in fault or ()),
             poison=dict(parse_poison(text) for text in poison or ()),
             retry_after=retry_after,
             retry_info=retry_info,
             field_errors=dict(parse_field_error(text) for text in field_error or ()),
             answer_key=load_answer_key(answer_key) if answer_key else {},
-            nonce=nonce,
+            nonce=unique_ids,
             unknown_models=tuple(unknown_model or ()),
             error_style=error_style,  # type: ignore[arg-type] # checked by Options
             seed=seed,
@@ -136,9 +137,9 @@ Stop with Ctrl-C."""
 
 @contextmanager
 def emulator(arguments: list[str]) -> Iterator[dict[str, str]]:
-    """An emulator in a process of its own, for as long as the block (or this process) lives; yields its address."""
+    """Runs an emulator in its own process until the block ends (or this process does); yields its address."""
     command = [sys.executable, "-P", "-m", "pipeline", "emulate", "--json", "--until-stdin-closes", *arguments]
-    # A session of its own: Ctrl-C stops the run, which still needs the emulator to drain.
+    # Its own session: Ctrl-C stops the run, which still needs the emulator to drain.
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as child:

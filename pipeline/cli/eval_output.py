@@ -1,4 +1,4 @@
-"""What an evaluation came to, told: on the screen, in files, and to GitHub."""
+"""Reports an evaluation's result: on screen, in files, to GitHub."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _IN_FILE_ONLY = ("tables", "confusions", "flaky", "consistency", "comparison")
 _NAMED = 10
 
 
-def told(assessment: Assessment, subject: EvalWorkspace, asked: Sequence[RunGroup], *, as_json: bool) -> int:
-    """Writes the files, tells GitHub, prints the result, gives the exit code. `asked` are the runs of this start."""
+def report_result(assessment: Assessment, subject: EvalWorkspace, asked: Sequence[RunGroup], *, as_json: bool) -> int:
+    """Writes the files, reports to GitHub, prints the result; returns the exit code. `asked`: this command's runs."""
     code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
     facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
     markdown = markdown_summary(assessment)
     _write_files(assessment, subject.folder, facts, markdown)
     if asked:
         _add_to_history(subject.folder, facts)
-    _tell_github(assessment, markdown)
+    _report_to_github(assessment, markdown)
     for note in assessment.notes if as_json else ():
         print(f"note: {plain(note)}", file=sys.stderr)
     if as_json:
@@ -59,8 +59,8 @@ def told(assessment: Assessment, subject: EvalWorkspace, asked: Sequence[RunGrou
     return code
 
 
-def told_stopped(together: RunGroup, *, as_json: bool) -> int:
-    """Tells that rows are left to ask; nothing is graded."""
+def report_stopped(together: RunGroup, *, as_json: bool) -> int:
+    """Reports that rows are left to ask and nothing was graded; returns the exit code."""
     first = next(summary for summary in together.summaries if summary.status == "stopped")
     code, left = together.exit_code, sum(summary.left for summary in together.summaries)
     if as_json:
@@ -70,8 +70,8 @@ def told_stopped(together: RunGroup, *, as_json: bool) -> int:
     return code
 
 
-def told_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
-    """Tells what flips when nothing has changed."""
+def report_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
+    """Prints which rows flip although nothing has changed."""
     flips = sorted([*noise.broken, *noise.fixed])
     share = len(flips) / noise.rows
     if as_json:
@@ -87,7 +87,7 @@ def told_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
     return 0
 
 
-def told_comparison(
+def report_comparison(
     comparison: Comparison, reference: Reference, scores: Baseline, notes: Sequence[str], *, as_json: bool
 ) -> int:
     """Prints what changed from one run to another."""
@@ -110,12 +110,12 @@ def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any],
 
 
 def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Adds a line to the history of the folder: when, at which commit, the figures, what each gate said."""
-    told = ("evaluation", "model", "simulated", "rows", "repeats", "requests", "cost_usd", "passed", "exit_code")
+    """Appends a line to the folder's history: time, commit, figures, and the outcome of each gate."""
+    copied = ("evaluation", "model", "simulated", "rows", "repeats", "requests", "cost_usd", "passed", "exit_code")
     line = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": present_commit(),
-        **{name: facts[name] for name in told},
+        **{name: facts[name] for name in copied},
         "measures": facts["measures"],
         "right": {field: figures["right"] for field, figures in facts["fields"].items()},
         "gates": {decision.gate: decision.outcome for decision in facts["gates"]},
@@ -124,8 +124,8 @@ def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
         lines.write(_json(line) + "\n")
 
 
-def _tell_github(assessment: Assessment, markdown: str) -> None:
-    """Annotations, and the step's summary, where a workflow runs us."""
+def _report_to_github(assessment: Assessment, markdown: str) -> None:
+    """Writes annotations and the step summary when run by a GitHub workflow."""
     if os.environ.get("GITHUB_ACTIONS"):
         print("\n".join(annotation_lines(assessment)), file=sys.stderr)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -134,7 +134,7 @@ def _tell_github(assessment: Assessment, markdown: str) -> None:
 
 
 def _costs(asked: Sequence[RunGroup]) -> dict[str, Any]:
-    """What this start has cost: the sum over its rounds."""
+    """Calls, cost and seconds of this command, summed over its rounds of questions."""
     summaries = [each.summaries[0] for each in asked]
     known = [summary.cost_usd for summary in summaries]
     return {
@@ -173,7 +173,7 @@ def _summary(assessment: Assessment, subject: EvalWorkspace) -> dict[str, Any]:
 
 
 def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]:
-    """The figures of every field, and by its path of every leaf inside of one; a field's own name comes first."""
+    """The figures of each field, and of each leaf inside it by path; where names clash, the field's own wins."""
     names = {table.field for table in tables}
     return {
         table.field: {name: _rounded(measure.value) for name, measure in table.measures.items()}
@@ -183,7 +183,7 @@ def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]
 
 
 def _moved(comparison: Comparison | None) -> dict[str, Any]:
-    """What a comparison comes to, in short; nulls where there is none."""
+    """The main figures of a comparison; nulls without one."""
     if comparison is None:
         return dict.fromkeys(("difference", "p", "broken", "fixed"))
     overall = comparison.overall
@@ -191,7 +191,7 @@ def _moved(comparison: Comparison | None) -> dict[str, Any]:
 
 
 def _json(facts: Mapping[str, Any]) -> str:
-    """Strict JSON on one line: what is not known, as the end of an interval may be, is null."""
+    """Strict JSON on one line; unknown values, such as the end of an interval, are null."""
     return json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False)
 
 
@@ -202,8 +202,8 @@ def _rounded(value: float | None) -> float | None:
 def _jsonable(value: Any) -> Any:
     match value:
         case Measure(value=figure, low=low, high=high, n=n, why=why):
-            told = {"value": _rounded(figure), "low": _rounded(low), "high": _rounded(high), "n": n}
-            return {**told, "why": why} if why else told
+            shown = {"value": _rounded(figure), "low": _rounded(low), "high": _rounded(high), "n": n}
+            return {**shown, "why": why} if why else shown
         case _ if is_dataclass(value) and not isinstance(value, type):
             return {one.name: _jsonable(getattr(value, one.name)) for one in fields(value)}
         case float():

@@ -1,4 +1,4 @@
-"""What `pipeline eval` is to do, out of its options: evaluations, the runs of their jobs, and where to ask."""
+"""Derives from the options of `pipeline eval` the evaluations, the runs of their jobs, and the endpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: int = 1) -> EvalWorkspace:
-    """The evaluation that the command line describes, of so many repeats at `least`, with its gold data read."""
+    """The evaluation that the command line describes, with at `least` that many repeats and its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
     gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
@@ -35,10 +35,10 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
 
 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
-    """The same rows and graders for the job as it stood at a commit."""
+    """The same rows and graders, for the job as of a commit."""
     inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
     path, _, name = subject.target.partition(":")
-    target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute one would name the present file
+    target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute path would name the current file
 
     def load() -> Job:
         there = _changed(load_evaluation(target), options, None)
@@ -57,15 +57,15 @@ def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> E
 
 
 def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Settings]]:
-    """What is to be run: the job, once for each repeat."""
+    """The runs to make: the job, once for each repeat."""
     evaluation = subject.evaluation
     connection = connection_of(options, evaluation.job)
-    # What the emulator knows shapes its answers; the run's plan does not know that, the cache does.
+    # The answer key affects the emulator's answers. It is part of the cache key, though not of the run's identity.
     known = f" knowing {hashlib.sha256(subject.answer_key).hexdigest()[:16]}" if subject.simulated else ""
     runs = []
     for repeat in range(evaluation.repeats):
         settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
-        if settings.fail_fast == "job":  # gates decide on all the rows, and how many fail is among what they see
+        if settings.fail_fast == "job":  # gates need all rows, and may be about how many of them fail
             settings = replace(settings, fail_fast="alike")
         reuse = settings.bounds.reuse
         if reuse is not None:
@@ -76,7 +76,7 @@ def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Sett
 
 
 def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
-    """Where to ask. An emulator is given the gold data: it plays a model that errs as it is told, and no more."""
+    """Where to ask. An emulator is given the gold data, so that it errs only as `--field-error` says."""
     simulation = simulation_of(options)
     if simulation is not None:
         simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]

@@ -29,9 +29,9 @@ JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation
 Common = Annotated[
     bool,
     typer.Option(
-        "--common",
+        "--common-rows",
         metavar="",
-        help="Where gold data or graders have changed: compare the rows that are the same.",
+        help="If gold data or graders have changed, compare only the rows they have in common.",
         rich_help_panel=EVALUATION,
     ),
 ]
@@ -45,7 +45,7 @@ def evaluate(
         int | None,
         typer.Option(
             metavar="N",
-            help="How often every row is asked.",
+            help="How many times to ask every row.",
             min=1,
             show_default="the evaluation's",
             rich_help_panel=EVALUATION,
@@ -55,7 +55,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--vs-ref",
-            help="Compare with the job as it stood at this commit.",
+            help="Compare with the job as of this commit.",
             metavar="GITREF",
             rich_help_panel=EVALUATION,
         ),
@@ -65,15 +65,15 @@ def evaluate(
         typer.Option(
             "--noise-floor",
             metavar="",
-            help="Ask every row twice, and keep how many flip by themselves.",
+            help="Ask every row twice, and record how many flip although nothing changed.",
             rich_help_panel=EVALUATION,
         ),
     ] = False,
     common: Common = False,
     options: RunOptions,
 ) -> int:
-    """Run a job on gold data, grade its answers, and let the gates decide."""
-    from pipeline.cli.eval_output import told, told_stopped
+    """Run a job on gold data, grade its answers, and apply the gates."""
+    from pipeline.cli.eval_output import report_result, report_stopped
     from pipeline.cli.eval_setup import place_of, runs_of, subject_at, subject_of
     from pipeline.cli.report import prompts_of, put_page
     from pipeline.cli.sampling import for_the_eye
@@ -82,7 +82,7 @@ def evaluate(
     from pipeline.execution.group import carried_out
 
     if vs_ref is not None and noise_floor:
-        raise UsageError("--vs-ref and --noise-floor are two questions: ask one after the other")
+        raise UsageError("--vs-ref and --noise-floor cannot be combined: run one after the other")
     options = replace(options, cache=options.cache is not False)
     subject = subject_of(target, options, repeats, least=2 if noise_floor else 1)
     rival = None if vs_ref is None else subject_at(vs_ref, subject, options)
@@ -95,7 +95,7 @@ def evaluate(
     with carried_out(jobs, place, begin=lambda: workspace.begin(subjects)) as together:
         rounds = [] if together.stopped else _judged(subjects, together, jobs[0][1], place)
         if (last := [together, *rounds][-1]).stopped:
-            return told_stopped(last, as_json=options.as_json)
+            return report_stopped(last, as_json=options.as_json)
         graded, notes = judged(subject, subject.graded())
         if noise_floor:
             return _noise(subject, graded, as_json=options.as_json)
@@ -104,7 +104,7 @@ def evaluate(
             reference = workspace.reference_of(str(vs_ref), subject, rival, others, common=common)
         assessment = subject.assessed(graded, reference, notes)
         own = together.first(subject.evaluation.repeats)
-        code = told(assessment, subject, [own, *rounds], as_json=options.as_json)
+        code = report_result(assessment, subject, [own, *rounds], as_json=options.as_json)
     if options.report:
         with for_the_eye("the page of the evaluation"):
             page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
@@ -113,18 +113,18 @@ def evaluate(
 
 
 def _noise(subject: EvalWorkspace, graded: Sequence[Graded], *, as_json: bool) -> int:
-    """Keeps and tells what flips between two repeats of the same."""
-    from pipeline.cli.eval_output import told_noise
+    """Stores and prints which rows flip between two identical repeats."""
+    from pipeline.cli.eval_output import report_noise
     from pipeline.evaluation.assessment import noise_of, write_noise
     from pipeline.evaluation.workspace import plan_in
 
     noise = noise_of(subject.evaluation, graded)
     write_noise(subject.folder, noise, subject.scores((), plan_in(subject.output).job))
-    return told_noise(noise, subject.output, as_json=as_json)
+    return report_noise(noise, subject.output, as_json=as_json)
 
 
 def _judged(subjects: Sequence[EvalWorkspace], together: RunGroup, settings: Settings, place: Target) -> list[RunGroup]:
-    """Asks the judges of all subjects, one after the other, until one is stopped; what their rounds came to."""
+    """Asks the judges of each subject in turn, until one is stopped; returns the results of their rounds."""
     from pipeline.evaluation.judging import ask_judges, paid_to_judges
 
     rounds: list[RunGroup] = []
@@ -138,53 +138,53 @@ def _judged(subjects: Sequence[EvalWorkspace], together: RunGroup, settings: Set
 
 
 def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
-    """Grade the answers of a finished run again, and decide again, with no call."""
-    from pipeline.cli.eval_output import told
+    """Grade the answers of a finished run again and apply the gates, without a call."""
+    from pipeline.cli.eval_output import report_result
     from pipeline.evaluation import workspace
     from pipeline.evaluation.judging import judged
 
     subject = workspace.subject_in(evaluated, job)
     graded, notes = judged(subject, subject.graded())
     reference = workspace.reference_in(subject, common=common)
-    return told(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
+    return report_result(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
 
 
 def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
-    """Let the gates decide again on a graded run, with no call."""
-    from pipeline.cli.eval_output import told
+    """Apply the gates to a graded run again, without a call."""
+    from pipeline.cli.eval_output import report_result
     from pipeline.evaluation import workspace
     from pipeline.evaluation.results import read
 
     subject = workspace.subject_in(evaluated, job)
     workspace.same_graders(subject)
     reference = workspace.reference_in(subject, common=common)
-    return told(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
+    return report_result(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline's file.")],
-    after: Annotated[Path, typer.Argument(help="The same, later.")],
+    before: Annotated[Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline file.")],
+    after: Annotated[Path, typer.Argument(help="The later one, of either kind.")],
     *,
     common: Common = False,
     as_json: AsJson = False,
 ) -> int:
     """Compare two evaluated runs row by row."""
-    from pipeline.cli.eval_output import told_comparison
+    from pipeline.cli.eval_output import report_comparison
     from pipeline.evaluation.assessment import Reference, comparable_rows, read_scores
     from pipeline.evaluation.comparison import compare as compared
 
     reference, scores = Reference(of=str(before), scores=read_scores(before), common_only=common), read_scores(after)
     rows, notes = comparable_rows(reference, scores)
-    return told_comparison(compared(rows, scores.rows, common_only=common), reference, scores, notes, as_json=as_json)
+    return report_comparison(compared(rows, scores.rows, common_only=common), reference, scores, notes, as_json=as_json)
 
 
 def bless(
     evaluated: Evaluated,
     *,
-    to: Annotated[Path | None, typer.Option(help="The baseline's file (default: the evaluation's).")] = None,
-    allow_emulated: Annotated[bool, typer.Option("--allow-emulated", help="Also answers of the emulator.")] = False,
+    to: Annotated[Path | None, typer.Option(help="The baseline file (default: the evaluation's).")] = None,
+    allow_emulated: Annotated[bool, typer.Option("--allow-emulated", help="Accept answers of the emulator.")] = False,
 ) -> int:
-    """Write the scores of a run as the baseline that later ones are compared with."""
+    """Save the scores of a run as the baseline for later runs."""
     from pipeline.evaluation import workspace
 
     print(workspace.blessed(evaluated, to, allow_emulated=allow_emulated))

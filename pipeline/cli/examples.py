@@ -1,4 +1,4 @@
-"""Command lines to begin with: shown by --help, and where an argument is missing."""
+"""Example command lines, shown by --help and when an argument is missing."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 
 
 def epilog(command: str) -> str:
-    """The examples as typer takes them: an empty line ends a line."""
+    """The examples in typer's format, in which an empty line ends a line."""
     return "\n\n".join(["Examples:", *EXAMPLES[command]])

@@ -1,4 +1,4 @@
-"""Options and commands that people know from other tools, and what does it here. Shown where one of them is typed."""
+"""Options and commands of other tools and earlier releases, and their counterparts here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ _PLAN = "`pipeline plan JOB.py` shows the requests, without sending any"
 _CONVERT = "the output is a folder of Parquet files; docs/output.md shows how to read and convert it"
 _FIELDS = "settings are fields of the job file; --set FIELD=VALUE changes one of them"
 
+RENAMED_OPTIONS: Mapping[str, str] = {
+    "--common": "--common-rows",
+    "--grace": "--drain-timeout",
+    "--hedge": "--hedge-share",
+    "--nonce": "--unique-ids",
+    "--token-life": "--token-lifetime",
+}
+"""Earlier names of options, accepted for one more release and not shown by --help, and the names that replace them."""
+
 OPTIONS: Mapping[str, str] = {
     "--dry-run --dryrun --preview --plan --estimate --validate --check": _PLAN,
     "--where --filter --query --offset --skip --start --select --shuffle": (
@@ -15,7 +24,7 @@ OPTIONS: Mapping[str, str] = {
         "takes the first N rows"
     ),
     "--sample --head --first --max-rows --num-rows --nrows --samples": (
-        "--limit N takes the first N rows, and the same command without it goes on with the others"
+        "--limit N takes the first N rows; the same command without it continues with the others"
     ),
     "--max-failures --max-errors --error-threshold --allow-failures": (
         "`max_failed` is a field of the job: --set max_failed=0.05 allows 5 % of the rows to fail, --set "
@@ -27,19 +36,19 @@ OPTIONS: Mapping[str, str] = {
     ),
     "--rerun-failed --only-failed --failed-only --retry-errors --failed": "--retry-failed asks the failed rows again",
     "--deadline --max-time --time-limit --max-runtime --max-duration --timelimit": (
-        "`timeout --preserve-status 2h pipeline run ...` stops a run after two hours, and the same command resumes"
+        "`timeout --preserve-status 2h pipeline run ...` stops a run after two hours; the same command resumes it"
     ),
     "--timeout --request-timeout --read-timeout --call-timeout": (
-        "--set timeout_s=60 bounds one try, --set row_timeout_s=300 a row with all of its tries"
+        "--set timeout_s=60 limits one try, --set row_timeout_s=300 a row with all of its tries"
     ),
     "--retries --max-retries --retry --max-attempts --num-retries --tries --backoff": (
-        "--set attempts=N bounds the tries of a row; --retry-failed asks failed rows again later"
+        "--set attempts=N limits the tries of a row; --retry-failed asks failed rows again later"
     ),
     "--verbose -v -vv --debug --log-level --loglevel --log-file --log --logs --trace": (
-        "progress and messages go to stderr (--quiet leaves progress out); `pipeline status OUTPUT` says more "
-        "of a run, `pipeline show OUTPUT` of its rows"
+        "progress and messages go to stderr (--quiet hides progress); `pipeline status OUTPUT` shows more "
+        "about a run, `pipeline show OUTPUT` about its rows"
     ),
-    "--no-progress --silent -s --no-bar --disable-progress": "--quiet (-q) leaves the progress out",
+    "--no-progress --silent -s --no-bar --disable-progress": "--quiet (-q) hides the progress",
     "--config --profile --settings --conf --params --options --param --override": _FIELDS,
     "--env-file --env --dotenv": "read the file into the environment first: set -a; . ./.env; set +a",
     "--format --output-format --csv --parquet --jsonl --to-csv --compression": _CONVERT,
@@ -47,7 +56,7 @@ OPTIONS: Mapping[str, str] = {
         "files are taken in the order of the input; write partitions from the output afterwards"
     ),
     "--append --incremental --only-changed --only-new --new-only --update --upsert --since": (
-        "an output folder is one run over one input; with --cache, only rows that are new or changed are paid for"
+        "an output folder is one run over one input; with --cache, only new or changed rows are paid for"
     ),
     "--output-file --out --outdir --out-dir --output-dir --output-path --dest --output-folder": (
         "--output FOLDER (-o) names the output folder"
@@ -58,9 +67,9 @@ OPTIONS: Mapping[str, str] = {
     (
         "--workers -j --jobs --threads --parallel --parallelism --max-workers --num-workers --max-concurrency "
         "-w --async"
-    ): "--concurrency N (-c) bounds the calls in flight, --processes N shares the work among processes",
+    ): "--concurrency N (-c) limits the calls in flight, --processes N shares the work among processes",
     "--batch-size --batch --chunk-size --chunks": (
-        "every row is one request; --concurrency N (-c) says how many are in flight"
+        "every row is one request; --concurrency N (-c) sets how many are in flight"
     ),
     "--resume --continue --restart --checkpoint --resume-from --checkpoint-dir --no-resume": (
         "the same command again resumes by itself; --fresh starts over"
@@ -76,16 +85,16 @@ OPTIONS: Mapping[str, str] = {
         "--credentials FILE takes Google credentials of any kind"
     ),
     "--rate --rps --qps --rate-limit --max-rps --throttle --max-rpm --delay": (
-        "--rpm N bounds requests per minute, --tpm N tokens per minute"
+        "--rpm N limits requests per minute, --tpm N tokens per minute"
     ),
     "--budget --max-cost --cost-limit --max-usd --max-spend --max-price": (
-        "--budget-usd 5 stops the run before it has spent 5 dollars, over all its starts"
+        "--budget-usd 5 stops the run before it has spent 5 dollars, over all resumes"
     ),
     "--region --zone --regions --locations": "--location REGION names a location of Vertex AI; it may be repeated",
     "--endpoint --url --api-base --host --server --api-url --openai-base-url": "--base-url URL names another server",
     "--project-id --gcp-project --billing-project": "--project ID names the Google Cloud project",
     "--mock --fake --simulate --offline --test --local --emulator": (
-        "--emulate asks the built-in emulator: no account, no cost"
+        "--emulate uses the built-in emulator: no account, no cost"
     ),
     "--prompt --system-prompt --template --instructions -p": (
         "the prompt is in the job file: `user` and `system` (--set user='...' changes it)"
@@ -94,10 +103,10 @@ OPTIONS: Mapping[str, str] = {
         "`model` is --model (-m), as in google/gemini-3.5-flash-lite"
     ),
     "--notify --webhook --slack --email --on-complete": (
-        "the exit code and the line of --json say how a run ended, for the command that follows it"
+        "the exit code and the line of --json report how a run ended, for the next command"
     ),
     "--watch --follow --progress --status": "`pipeline status OUTPUT` shows a run while it works",
-    "--html --dashboard": "--report writes the page of the run",
+    "--html --dashboard": "--report writes the report of the run",
 }
 """What to type instead of an option, by words that are options elsewhere."""
 
@@ -114,27 +123,27 @@ COMMANDS: Mapping[str, str] = {
         "`pipeline plan JOB.py` shows the requests, without sending any, with an estimate of tokens and money"
     ),
     "logs log tail ps top watch progress monitor info stats jobs describe state": (
-        "`pipeline status OUTPUT` shows how far a run is, also while it works"
+        "`pipeline status OUTPUT` shows the progress of a run, also while it works"
     ),
     "ls list runs history": "runs are folders below out/: `pipeline status out/NAME` shows one",
     "stop kill cancel pause abort": (
         "Ctrl-C or `kill PID` ends a run after its calls in flight; `pipeline status OUTPUT` names the process"
     ),
     "view head cat inspect rows errors failures query sample failed debug print open": (
-        "`pipeline show OUTPUT` shows rows with request and reply, `pipeline show OUTPUT --failed` those that failed"
+        "`pipeline show OUTPUT` shows rows with request and reply, `pipeline show OUTPUT --failed` only failed ones"
     ),
     "test evaluate evals score bench benchmark": "`pipeline eval FILE.py` runs an evaluation",
     "diff delta": "`pipeline compare BEFORE AFTER` compares two evaluated runs",
     "export convert download results merge output": _CONVERT,
     "serve mock fake server emulator simulate": "`pipeline emulate` runs a local Vertex AI",
     "clean rm delete remove reset clear purge": (
-        "--fresh starts a run over; to have neither run nor output, remove the folder"
+        "--fresh starts a run over; to delete both run and output, remove the folder"
     ),
     "limit throttle set scale": "`pipeline tune OUTPUT rpm=300` changes the limits of a running job",
-    "html dashboard ui page web": "`pipeline report OUTPUT` writes the page of a run",
+    "html dashboard ui page web": "`pipeline report OUTPUT` writes the report of a run",
     "login auth authenticate logout": "gcloud auth application-default login, or --credentials FILE",
     "config configure settings env": _FIELDS,
     "help man docs commands": "`pipeline --help`, and `pipeline COMMAND --help`",
     "version": "`pipeline --version`",
 }
-"""What to type instead of a command."""
+"""Commands of other tools, and what to type instead."""

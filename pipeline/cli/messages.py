@@ -1,4 +1,4 @@
-"""The messages of a request for people: every character as it is sent."""
+"""Renders the messages of a request for people, with every character as it is sent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def messages_of(job: Job, row: Row) -> str:
-    """What is asked of a row: each message below its role. Raises `InvalidRow` when the row cannot be asked."""
+    """The request for a row: each message below its role. Raises `InvalidRow` when the row cannot be asked."""
     messages = job.request(row).payload["messages"]
     return "\n".join(f"[{message['role']}]\n{readable(message.get('content'))}" for message in messages)
 
 
 def readable(content: Any) -> str:
-    """A message's content: text as it is, attachments by name, each part on lines of its own."""
+    """A message's content: text as it is, attachments by name, each part on its own lines."""
     from pipeline.job.attachments import Attachment
 
     if not isinstance(content, list):

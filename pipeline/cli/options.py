@@ -1,4 +1,4 @@
-"""Options that several commands have, and the job that they describe together."""
+"""Options shared by several commands, and the job that they describe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED =
 """The parts of --help, in order."""
 
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="JOB.py", help="A job file (FILE.py or FILE.py:NAME), or an input of ready requests.")
+    str,
+    typer.Argument(metavar="JOB.py", help="A job file (FILE.py or FILE.py:NAME), or an input of ready-made requests."),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -94,7 +95,7 @@ AsJson = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The options of every command that asks: the job's overrides, how fast and for how much, where, as whom."""
+    """The options of every command that makes calls: overrides of the job, limits, endpoint, credentials."""
 
     inputs: Inputs = None
     include: Include = None
@@ -123,7 +124,7 @@ class RunOptions:
         typer.Option(
             "--adaptive/--no-adaptive",
             metavar="",
-            help="Find the rate that the quota grants, and keep just under it.",
+            help="Find the rate that the quota allows, and stay just below it.",
             rich_help_panel=LIMITS,
         ),
     ] = True
@@ -152,21 +153,21 @@ class RunOptions:
         str | None,
         typer.Option(
             metavar="IN,OUT",
-            help="USD per million tokens for calls whose price is unknown, as in 0.30,2.50.",
+            help="USD per million tokens for calls without a known price, as in 0.30,2.50.",
             rich_help_panel=LIMITS,
         ),
     ] = None
     give_up_after: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", help="How long the endpoint may fail before the run ends.", rich_help_panel=FAILURES
+            metavar="SECONDS", help="How long the endpoint may be down before the run ends.", rich_help_panel=FAILURES
         ),
     ] = 1800.0
-    hedge: Annotated[
+    hedge_share: Annotated[
         float,
         typer.Option(
             metavar="SHARE",
-            help="Share of calls, the slowest, that may be asked a second time.",
+            help="Share of calls, the slowest ones, that may be sent a second time.",
             min=0,
             max=0.5,
             rich_help_panel=LIMITS,
@@ -189,7 +190,7 @@ class RunOptions:
         typer.Option(
             "--fail-fast/--no-fail-fast",
             metavar="",
-            help="Stop when too many rows fail for the job; eval: when the first 100 fail alike.",
+            help="Stop when more rows fail than the job allows; eval: when the first 100 all fail the same way.",
             rich_help_panel=FAILURES,
         ),
     ] = True
@@ -198,20 +199,25 @@ class RunOptions:
         typer.Option(
             "--keep-replies/--no-keep-replies",
             metavar="",
-            help="Keep replies as they came, for reparse and --retry-failed.",
+            help="Keep replies as received, for reparse and --retry-failed.",
             rich_help_panel=FAILURES,
         ),
     ] = True
-    grace: Annotated[
+    drain_timeout: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Time to drain after SIGINT or SIGTERM.", min=0, rich_help_panel=FAILURES),
+        typer.Option(
+            metavar="SECONDS",
+            help="Time to drain after SIGINT or SIGTERM.",
+            min=0,
+            rich_help_panel=FAILURES,
+        ),
     ] = 20.0
     cache: Annotated[
         bool | None,
         typer.Option(
             "--cache/--no-cache",
             metavar="",
-            help="Use replies of earlier runs to the same requests, and store new ones.",
+            help="Reuse replies of earlier runs to the same requests, and store new ones.",
             show_default="eval does, run does not",
             rich_help_panel=LIMITS,
         ),
@@ -262,19 +268,19 @@ class RunOptions:
     emulate: Annotated[
         bool,
         typer.Option(
-            "--emulate", metavar="", help="Ask the built-in emulator: no account, no cost.", rich_help_panel=EMULATOR
+            "--emulate", metavar="", help="Use the built-in emulator: no account, no cost.", rich_help_panel=EMULATOR
         ),
     ] = False
     latency: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="How long an answer takes.", min=0, rich_help_panel=EMULATOR),
+        typer.Option(metavar="SECONDS", help="Latency of an answer.", min=0, rich_help_panel=EMULATOR),
     ] = 0.0
     quota_rps: Annotated[
         float | None,
         typer.Option(metavar="N", help="Requests per second; 429 beyond that.", rich_help_panel=EMULATOR),
     ] = None
-    token_life: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long a token is accepted.", rich_help_panel=EMULATOR)
+    token_lifetime: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long an access token is accepted.", rich_help_panel=EMULATOR)
     ] = 3600.0
     fault: Annotated[
         list[str] | None,
@@ -284,7 +290,7 @@ class RunOptions:
         list[str] | None,
         typer.Option(
             metavar="FIELD=SHARE",
-            help="Answers in which a field is wrong, as in date=0.1; may be repeated.",
+            help="Answers with a wrong value in a field, as in date=0.1; may be repeated.",
             rich_help_panel=EMULATOR,
         ),
     ] = None
@@ -293,7 +299,7 @@ class RunOptions:
         typer.Option(
             "--report",
             metavar="",
-            help="Write the page of the run at its end: OUTPUT/_report.html.",
+            help="Write the report of the run when it ends: OUTPUT/_report.html.",
             rich_help_panel=PRINTED,
         ),
     ] = False
@@ -304,7 +310,7 @@ class RunOptions:
 
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
-    """The command as typer sees it: the fields of the dataclass that its `options` wants are options of its own."""
+    """The command as typer sees it: each field of the dataclass of its `options` becomes an option."""
     own = inspect.signature(command, eval_str=True)
     group = own.parameters["options"].annotation
     hints = get_type_hints(group, include_extras=True)
@@ -325,7 +331,7 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _place(parameter: inspect.Parameter) -> int:
-    """Where --help has a parameter: arguments come first, then the options by panel."""
+    """The position of a parameter in --help: arguments first, then options by panel."""
     panels = [getattr(one, "rich_help_panel", None) for one in getattr(parameter.annotation, "__metadata__", ())]
     return next((PANELS.index(panel) for panel in panels if panel in PANELS), -1)
 
@@ -339,7 +345,7 @@ def load(
     *,
     include: list[str] | None = None,
 ) -> tuple[Job, str]:
-    """The job that the command line describes, and the name it goes by in a plan."""
+    """The job that the command line describes, and its name in a plan."""
     from pipeline.job.loader import is_job_file, job_of_requests, load_job, overridden
 
     if Path(f"{target}.py").is_file() and not Path(target).exists():

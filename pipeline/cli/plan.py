@@ -1,4 +1,4 @@
-"""`pipeline plan`: what a run would do, before it makes a call."""
+"""`pipeline plan`: shows what a run would do, without a call."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def plan(  # noqa: PLR0913 - one parameter an option
     assignments: Assignments = None,
     limit: Limit = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The run to go on with, whose figures are used.")
+        Path | None, typer.Option("--output", "-o", help="The run to continue, whose figures are used.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="As if the failed rows were asked again.")
+        bool, typer.Option("--retry-failed", help="Count the failed rows too, as for run --retry-failed.")
     ] = False,
     rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
     as_json: AsJson = False,
 ) -> int:
-    """Show what a run would do, offline: rows, columns, the first requests, an estimate of tokens, money and time."""
+    """Show what a run would do, without a call: rows, columns, first requests, estimated tokens, cost and time."""
     from pipeline.execution.chunks import source_of
     from pipeline.execution.run import inputs_of
     from pipeline.source import survey
@@ -86,7 +86,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """What a start would have to ask: `requests` rows, of which `retried` were asked before; `done` ones are left."""
+    """What `run` would ask: `requests` rows, of which `retried` were asked before; `done` rows are not asked again."""
 
     requests: int
     done: int = 0
@@ -95,7 +95,7 @@ class _Ahead:
 
 
 def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> _Ahead:
-    """What is left of the run in the output folder, if this plan goes on with it."""
+    """What is left of the run in the output folder, if this plan would resume it."""
     from pipeline.execution.run_status import run_status
     from pipeline.source import Survey
     from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -119,12 +119,12 @@ def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_fa
         return replace(everything, notes=(f"{refused}; the figures are for all rows",))
     retried = status.failed if retry_failed else 0
     left = found.rows - status.done
-    bad = round(found.bad_count * left / found.rows)  # they fail without a call; those that are done are among the done
+    bad = round(found.bad_count * left / found.rows)  # bad rows fail without a call; some of them may be done already
     return _Ahead(max(0, left - bad) + retried, status.done - retried, retried)
 
 
 def _request(job: Job, row: Row) -> dict[str, Any]:
-    """A request as JSON: what is sent, or why it cannot be."""
+    """A request as JSON: its payload, or why there is none."""
     try:
         return {"row": row.ordinal, "payload": job.request(row).payload}
     except InvalidRow as fault:
@@ -136,24 +136,24 @@ def _attachment(value: object) -> str:
 
 
 def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with each range beside its figure, and without what is nothing."""
-    told: dict[str, Any] = {}
+    """The facts with each range next to its figure, and without empty ones."""
+    shown_facts: dict[str, Any] = {}
     for name, value in facts.items():
         if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
             continue
         shown = figures.dollars if name == "cost_usd" else figures.count
         if facts.get(f"{name}_low") is not None:
             value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
-        told[name] = value
-    return told
+        shown_facts[name] = value
+    return shown_facts
 
 
 def _bigquery_notes(schema: Any) -> Iterator[str]:
     from pipeline.schema.bigquery import refused_names
 
     if refused := list(refused_names(schema)):
-        told = f"BigQuery refuses columns named {', '.join(refused)}"
-        yield f'{told}; rename="bigquery" gives the input\'s columns names that it takes'
+        refusal = f"BigQuery refuses columns named {', '.join(refused)}"
+        yield f'{refusal}; rename="bigquery" gives the input\'s columns names that it takes'
 
 
 def _spark_notes(schema: Any) -> Iterator[str]:

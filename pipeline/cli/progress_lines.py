@@ -1,4 +1,4 @@
-"""What the progress of a run says, in two lines as wide as the terminal or in one for a log. Pure: nothing is drawn."""
+"""The text of a run's progress: two lines fitted to a terminal, or one for a log. Pure: nothing is drawn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.cli.tables import plain
 from pipeline.counters import Counters
 
 WINDOW_S = 30.0
-"""The rate is that of the last half minute: the mean since the start hides a quota that has just been cut."""
+"""Seconds over which the rate is measured: the mean since the start would hide a quota that has just been cut."""
 
 WINDOW_ROWS = 10
-"""Fewer rows say little about the next one."""
+"""The minimum number of rows for the rate: fewer predict the next ones poorly."""
 
 NARROW = 60
-"""Columns below which there is one short line without a bar."""
+"""The width in columns below which there is one short line without a bar."""
 
 SHORTEST_BAR = 10
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
@@ -25,14 +25,14 @@ _MONEY_RANK = 3
 
 
 class RecentRate:
-    """Rows per second over the last `WINDOW_S`, or over the last `WINDOW_ROWS` rows where those took longer."""
+    """Rows per second over the last `WINDOW_S`, or over the last `WINDOW_ROWS` rows if those took longer."""
 
     def __init__(self, now: float, done: int) -> None:
         self._samples = deque([(now, done)])
         self._now = now
 
     def add(self, now: float, done: int) -> None:
-        """Takes a sample, and drops those that the window no longer needs."""
+        """Adds a sample, and drops those that have left the window."""
         self._now = now
         if done != self._samples[-1][1]:
             self._samples.append((now, done))
@@ -49,109 +49,109 @@ class RecentRate:
         return (self._samples[-1][1] - before) / (self._now - began) if self._now > began else 0.0
 
     def seconds_left(self, rows: int) -> float | None:
-        """How long so many rows take at this rate; None where no row was done yet."""
+        """How long `rows` more rows take at this rate; None before the first row."""
         return rows / self.per_second if self.per_second > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A few words of a line. Those with the highest `rank` are left out first; rank 0 stays."""
+    """A few words of a line. Pieces with the highest `rank` are dropped first; rank 0 is kept."""
 
     text: str
     rank: int
     colour: str = ""
 
 
-def top_line(tally: Counters, elapsed_s: float, rate: RecentRate, width: int) -> str:
-    """Percentage, bar, count, time and rate, as a format of tqdm's: it fills `{bar}` up to the width."""
-    left = rate.seconds_left(tally.rows - tally.done)
+def top_line(counters: Counters, elapsed_s: float, rate: RecentRate, width: int) -> str:
+    """Percentage, bar, count, time and rate, as a tqdm format, in which `{bar}` fills the remaining width."""
+    left = rate.seconds_left(counters.rows - counters.done)
     times = f"{_clock(elapsed_s)}<{_clock(left)}"
     speed = f"{rate.per_second:.3g} rows/s" if rate.per_second < 100 else f"{rate.per_second:.0f} rows/s"
     rests = (
-        f"{_count(tally)} [{times}, {speed}]",
-        f"{_count(tally)} [{times}]",
-        f"{_count(tally)} [{_clock(left)} left]",
-        _count(tally),
+        f"{_count(counters)} [{times}, {speed}]",
+        f"{_count(counters)} [{times}]",
+        f"{_count(counters)} [{_clock(left)} left]",
+        _count(counters),
         "",
     )
-    head = f"{_percent(tally):>4}|"
+    head = f"{_percent(counters):>4}|"
     for rest in rests:
         if len(head) + SHORTEST_BAR + len(f"| {rest}") <= width:
             break
     return _escaped(head) + "{bar}" + _escaped(f"| {rest}".rstrip())
 
 
-def second_line(tally: Counters, width: int, *, coloured: bool = False) -> str:
-    """Rows by what became of them, what is waited for and why, and the dollars; what matters least goes first."""
-    reason = _reason(tally, brief=True)
-    pieces = [*_outcomes(tally), *_doing(tally), *([_Piece(reason, 2)] if reason else []), *_money(tally)]
+def second_line(counters: Counters, width: int, *, coloured: bool = False) -> str:
+    """Rows by outcome, what they wait for and why, and the cost; the least important pieces are dropped first."""
+    reason = _reason(counters, brief=True)
+    pieces = [*_outcomes(counters), *_doing(counters), *([_Piece(reason, 2)] if reason else []), *_money(counters)]
     return _joined(_fitted(pieces, width, reason), coloured=coloured)
 
 
-def narrow_line(tally: Counters, rate: RecentRate, width: int, *, coloured: bool = False) -> str:
+def narrow_line(counters: Counters, rate: RecentRate, width: int, *, coloured: bool = False) -> str:
     """One line, for terminals of fewer than `NARROW` columns."""
-    left = rate.seconds_left(tally.rows - tally.done)
-    failed = [piece for piece in _outcomes(tally) if piece.text.startswith("failed")]
+    left = rate.seconds_left(counters.rows - counters.done)
+    failed = [piece for piece in _outcomes(counters) if piece.text.startswith("failed")]
     pieces = [
-        _Piece(_percent(tally), 0),
-        _Piece(_count(tally), 2),
+        _Piece(_percent(counters), 0),
+        _Piece(_count(counters), 2),
         *(_Piece(one.text, 1, one.colour) for one in failed),
     ]
     pieces += [_Piece(f"{_clock(left)} left", 3)] if left is not None else []
-    pieces += [_Piece(f"waiting for {tally.waits_for}", 4)] if tally.waits_for else []
-    pieces += [_Piece(piece.text, 5) for piece in _money(tally)]
+    pieces += [_Piece(f"waiting for {counters.waits_for}", 4)] if counters.waits_for else []
+    pieces += [_Piece(piece.text, 5) for piece in _money(counters)]
     return _joined(_fitted(pieces, width), coloured=coloured)
 
 
-def log_line(tally: Counters, rate: RecentRate) -> str:
-    """All of it in one line, for where nobody watches."""
-    left = rate.seconds_left(tally.rows - tally.done)
-    remaining = f", {_clock(left)} left" if left is not None and tally.done < tally.rows else ""
-    reason = _reason(tally)
-    pieces = [*_outcomes(tally), *_doing(tally), *([_Piece(reason, 0)] if reason else []), *_money(tally)]
-    head = f"{_count(tally)} rows ({_percent(tally)}), {rate.per_second:.1f} rows/s{remaining}"
+def log_line(counters: Counters, rate: RecentRate) -> str:
+    """Everything in one line, for logs."""
+    left = rate.seconds_left(counters.rows - counters.done)
+    remaining = f", {_clock(left)} left" if left is not None and counters.done < counters.rows else ""
+    reason = _reason(counters)
+    pieces = [*_outcomes(counters), *_doing(counters), *([_Piece(reason, 0)] if reason else []), *_money(counters)]
+    head = f"{_count(counters)} rows ({_percent(counters)}), {rate.per_second:.1f} rows/s{remaining}"
     return ", ".join([head, *(piece.text for piece in pieces)])
 
 
-def _outcomes(tally: Counters) -> list[_Piece]:
-    ok, failed = tally.ok_before + tally.ok, tally.failures_before.count + tally.failed
+def _outcomes(counters: Counters) -> list[_Piece]:
+    ok, failed = counters.ok_before + counters.ok, counters.failures_before.count + counters.failed
     return [_Piece(f"ok {ok}", 1), _Piece(f"failed {failed}", 0, _RED if failed else "")]
 
 
-def _doing(tally: Counters) -> list[_Piece]:
-    pieces = [_Piece(f"in flight {tally.in_flight}", 4)]
-    pieces += [_Piece(f"{tally.retrying} retrying", 5)] if tally.retrying else []
-    pieces += [_Piece(f"{tally.cache_hits} from the cache", 6)] if tally.cache_hits else []
+def _doing(counters: Counters) -> list[_Piece]:
+    pieces = [_Piece(f"in flight {counters.in_flight}", 4)]
+    pieces += [_Piece(f"{counters.retrying} retrying", 5)] if counters.retrying else []
+    pieces += [_Piece(f"{counters.cache_hits} from the cache", 6)] if counters.cache_hits else []
     return pieces
 
 
-def _reason(tally: Counters, *, brief: bool = False) -> str:
-    """What rows wait for, and why nothing is answered where nothing is; empty when all goes well.
+def _reason(counters: Counters, *, brief: bool = False) -> str:
+    """What rows wait for, and why if nothing is being answered; empty when all is well.
 
-    A brief one leaves out since when the endpoint fails, for what it says.
+    A brief reason gives the endpoint's message without what rows wait for.
     """
     waits = ""
-    if tally.waits_for:
-        found = f" ({tally.limit:.3g}/s)" if tally.waits_for == "quota" and tally.limit else ""
-        waits = f"{tally.waiting} waiting for {tally.waits_for}{found}"
-    trouble = " ".join(plain(tally.trouble or "").split())
+    if counters.waits_for:
+        found = f" ({counters.limit:.3g}/s)" if counters.waits_for == "quota" and counters.limit else ""
+        waits = f"{counters.waiting} waiting for {counters.waits_for}{found}"
+    trouble = " ".join(plain(counters.trouble or "").split())
     if not trouble:
         return waits
     if brief and waits:
-        return f"{tally.waiting} waiting: {trouble}"
+        return f"{counters.waiting} waiting: {trouble}"
     return f"{waits}: {trouble}" if waits else f"nothing is answered: {trouble}"
 
 
-def _money(tally: Counters) -> list[_Piece]:
-    spent = tally.cost_before_usd + tally.cost_usd
+def _money(counters: Counters) -> list[_Piece]:
+    spent = counters.cost_before_usd + counters.cost_usd
     if not spent:
-        return [_Piece("cost unknown", _MONEY_RANK)] if tally.unpriced else []
-    more = f" and {tally.unpriced} calls of unknown price" if tally.unpriced else ""
+        return [_Piece("cost unknown", _MONEY_RANK)] if counters.unpriced else []
+    more = f" and {counters.unpriced} calls of unknown price" if counters.unpriced else ""
     return [_Piece((f"${spent:.2f}" if spent >= 1 else f"${spent:.4f}") + more, _MONEY_RANK)]
 
 
 def _fitted(pieces: Sequence[_Piece], width: int, reason: str = "") -> list[_Piece]:
-    """The pieces that fit. A long `reason` among them is cut before others are left out, a short one after that."""
+    """The pieces that fit. A long `reason` is shortened before other pieces are dropped, a short one after that."""
     kept = list(pieces)
     while (over := _length(kept) - width) > 0 and (last := max(kept, key=lambda one: one.rank)).rank > 0:
         place = next((number for number, one in enumerate(kept) if reason and one.text == reason), None)
@@ -164,7 +164,7 @@ def _fitted(pieces: Sequence[_Piece], width: int, reason: str = "") -> list[_Pie
 
 
 def _words_within(text: str, width: int) -> str:
-    """The words at the beginning of a text that fit, with three dots for the others."""
+    """As many leading words of a text as fit, with three dots for the rest."""
     if len(text) <= width:
         return text
     words = text[: max(0, width - len(" ..."))]
@@ -182,13 +182,13 @@ def _joined(pieces: Sequence[_Piece], *, coloured: bool) -> str:
     return ", ".join(f"{one.colour}{one.text}{_PLAIN}" if coloured and one.colour else one.text for one in pieces)
 
 
-def _percent(tally: Counters) -> str:
-    """Rounded down: 100 % is said when all rows are done, and not before."""
-    return f"{100 * tally.done // tally.rows if tally.rows else 100}%"
+def _percent(counters: Counters) -> str:
+    """Rounded down, so that 100 % is shown only when all rows are done."""
+    return f"{100 * counters.done // counters.rows if counters.rows else 100}%"
 
 
-def _count(tally: Counters) -> str:
-    return f"{tally.done}/{tally.rows}"
+def _count(counters: Counters) -> str:
+    return f"{counters.done}/{counters.rows}"
 
 
 def _clock(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`pipeline report`: the page of a run, and of its evaluation."""
+"""`pipeline report`: writes the HTML report of a run, and of its evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Write the page of a run: one HTML file that opens offline, also while the run is at work."""
+    """Write the report of a run: one HTML file that opens offline. The run may still be working."""
     assessment, prompts = _evaluated(output, job)
     path = put_page(output, to, assessment=assessment, prompts=prompts)
     print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else plain(str(path)))
@@ -43,7 +43,7 @@ def put_page(
     assessment: Assessment | None = None,
     prompts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes the page, and says where. Raises `UsageError` when there is no run, or the file cannot be written."""
+    """Writes the report and returns its path. Raises `UsageError` if there is no run, or the file cannot be written."""
     from pipeline.report.facts import run_facts
     from pipeline.report.page import NAME, page_of, write_page
 
@@ -57,7 +57,7 @@ def put_page(
 
 
 def prompts_of(subject: EvalWorkspace) -> dict[str, str]:
-    """What is asked of every row of the gold data, as text."""
+    """The request for every row of the gold data, as text."""
     from pipeline.data import Row
 
     job = subject.evaluation.job
@@ -74,7 +74,7 @@ def _prompt(job: Job, row: Row) -> str:
 
 
 def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[str, str]]:
-    """What was graded in the folder, decided upon again; nothing where it is no evaluation, or cannot be read now."""
+    """The folder's evaluation with its gates applied again; nothing if there is none, or it cannot be read."""
     from pipeline.evaluation.assessment import FOLDER, SCORES
 
     if not (output / FOLDER / SCORES).is_file():

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.policy.compose import CacheSettings
 
 
-_ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
+_DESPITE_FAILURES = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
 
 
 @with_options
@@ -44,7 +44,7 @@ def run(
 ) -> int:
     """Run a job over its input; run it again to resume."""
     with _workers(_count_of(processes)) as workers:
-        _load_while_telling(quiet=options.quiet)
+        _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, include=options.include)
         connection = connection_of(options, job)
@@ -65,8 +65,8 @@ def run(
     return code
 
 
-def _load_while_telling(*, quiet: bool) -> None:
-    """Loads what every run needs, which takes a second or more on a busy machine, with a word on the terminal."""
+def _load_with_notice(*, quiet: bool) -> None:
+    """Loads what every run needs, with a notice on the terminal, as it may take a second or more on a busy machine."""
     from pipeline.cli.progress import stage
 
     with stage("starting", quiet=quiet):
@@ -76,19 +76,19 @@ def _load_while_telling(*, quiet: bool) -> None:
 def reparse(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
     *,
-    job: Annotated[str, typer.Option("--job", "-j", help="The job file, with the schema as it is now.")],
+    job: Annotated[str, typer.Option("--job", "-j", help="The job file, with the changed schema.")],
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Validate the kept replies again under a changed schema, with no call."""
+    """Parse the stored replies again with a changed schema, without a call."""
     from pipeline.execution.reparse import reparse as parse_again
 
     loaded, _ = load(job, None, None, assignments, output)
-    return _told(loaded, parse_again(loaded, output), None, as_json=as_json)
+    return _report(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
-    """How to run, as the command line says it."""
+    """The settings of a run, from the command line."""
     from pipeline.endpoint.prices import load_prices, parse_price
     from pipeline.execution.run import Settings
     from pipeline.policy.compose import RunLimits
@@ -106,26 +106,26 @@ def settings_of(options: RunOptions, target: str, output: Path, connection: Conn
             budget_usd=options.budget_usd,
             budget_tokens=options.budget_tokens,
             give_up_s=options.give_up_after,
-            hedge=options.hedge,
+            hedge=options.hedge_share,
             prices=load_prices(options.prices) if options.prices else None,
             assumed_price=parse_price(options.assume_price) if options.assume_price else None,
-            reuse=_reuse_of(options, connection, repeat) if options.cache else None,
+            reuse=_cache_settings_of(options, connection, repeat) if options.cache else None,
         ),
         limit=options.limit,
         fresh=options.fresh,
         retry_failed=options.retry_failed,
         fail_fast="job" if options.fail_fast else "never",
         keep_replies=options.keep_replies,
-        grace_s=options.grace,
+        grace_s=options.drain_timeout,
         simulated=options.emulate,
         endpoints=len(connection.locations) if options.emulate else connection.endpoints,
     )
 
 
-def _reuse_of(options: RunOptions, connection: Connection, repeat: int) -> CacheSettings:
-    """The reply cache, as the command line says it.
+def _cache_settings_of(options: RunOptions, connection: Connection, repeat: int) -> CacheSettings:
+    """The settings of the reply cache, from the command line.
 
-    The emulator has a name instead of an address, which is another one at each start, and tells wrong answers apart.
+    The emulator is keyed by a name, since its address differs at each start, and by its `--field-error` options.
     """
     from pipeline.policy.compose import CacheSettings
 
@@ -135,7 +135,7 @@ def _reuse_of(options: RunOptions, connection: Connection, repeat: int) -> Cache
 
 
 def connection_of(options: RunOptions, job: Job) -> Connection:
-    """Where to ask, as the command line says it. Raises `UsageError` when the job cannot be asked there."""
+    """The endpoint, from the command line. Raises `UsageError` when the job cannot be run there."""
     connection = Connection(
         project=options.project,
         locations=options.location or job.locations or ["global"],
@@ -151,7 +151,7 @@ def connection_of(options: RunOptions, job: Job) -> Connection:
 
 
 def simulation_of(options: RunOptions) -> list[str] | None:
-    """The emulator's own arguments; None without one. Raises `UsageError` for those that are wrong, or go with none."""
+    """The emulator's arguments; None without `--emulate`. Raises `UsageError` if they are invalid or without it."""
     from pipeline.emulator import parse_fault, parse_field_error
 
     try:
@@ -161,7 +161,7 @@ def simulation_of(options: RunOptions) -> list[str] | None:
         raise UsageError(str(error)) from None
     arguments += [f"--latency={options.latency}"] if options.latency else []
     arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
-    arguments += [f"--token-life={options.token_life}"] if options.token_life != 3600.0 else []
+    arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
     if arguments and not options.emulate:
         raise UsageError(f"{arguments[0]} belongs to --emulate")
     return arguments if options.emulate else None
@@ -181,19 +181,19 @@ def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
             print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         for note in run.survey.notes:
             print(plain(f"note: {note}"), file=sys.stderr)
-        tally = Counters()
-        run.restore_counts(tally)
+        counters = Counters()
+        run.restore_counts(counters)
         if not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary], stop = place.execute([run], tally, began)
-    return _told(job, summary, stop.reason, as_json=as_json, said=said)
+        [summary], stop = place.execute([run], counters, began)
+    return _report(job, summary, stop.reason, as_json=as_json, said=said)
 
 
 def _count_of(processes: str) -> int:
-    """How many processes: `auto` is as many as there are processors for us."""
+    """The number of processes; `auto` is the number of processors available to this process."""
     if processes == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not processes.isdecimal() or int(processes) < 1:
@@ -203,7 +203,7 @@ def _count_of(processes: str) -> int:
 
 @contextmanager
 def _workers(count: int) -> Iterator[WorkerPool | None]:
-    """A crew that waits for its work, where there is to be one; without it at the end of the block."""
+    """A pool of waiting worker processes if `count` is above 1; it is shut down at the end of the block."""
     if count == 1:
         yield None
         return
@@ -230,20 +230,21 @@ def _start(target: str, options: RunOptions, connection: Connection) -> Start:
     )
 
 
-def _told(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bool = False) -> int:
-    """Prints the result and gives the exit code; `said` tells that its reader knows already who answered."""
+def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bool = False) -> int:
+    """Prints the result and returns the exit code; `said` means that SIMULATED has already been printed there."""
     from pipeline.execution.exit_codes import exit_code
 
     code = exit_code(summary, reason)
     if as_json:
-        failures = Failures(tuple(summary.failures)).bare().to_json()  # lines of JSON are kept as logs
+        # Lines of JSON are kept in logs, and messages may quote rows.
+        failures = Failures(tuple(summary.failures)).bare().to_json()
         facts = {**summary.facts(), "failures": failures}
         print(json_line({"status": summary.status, "exit_code": code, **facts}))
         return code
     _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
+        remedy = _DESPITE_FAILURES if isinstance(reason, TooManyFailures) else "the same command resumes"
         print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
@@ -269,7 +270,7 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
     print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")
-    print(f"cost     {_cost(summary)}{', were the model real' if summary.simulated else ''}")
+    print(f"cost     {_cost(summary)}{' if the model were real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
@@ -278,7 +279,7 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
 
 
 def _cost(summary: Summary) -> str:
-    """What this start has cost and, where there were others, the whole run."""
+    """The cost of this command and, if it resumed a run, of the whole run."""
     cost = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
     run = summary.run
     if run.calls == summary.calls:

@@ -1,4 +1,4 @@
-"""Rows of a dataset, sealed or being worked on, for people."""
+"""Shows rows of a dataset to people, and keeps failures to show them from failing the run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pipeline.cli.tables import plain, print_table, short
 
 @contextmanager
 def for_the_eye(what: str) -> Iterator[None]:
-    """A block that shows `what` to people after the work is done: whatever it meets becomes a note on stderr.
+    """Guards a block that shows `what` after the work is done: any exception becomes a note on stderr.
 
-    The work has its exit code already; nothing that is wrong with a picture of it changes that.
+    The exit code is that of the work; a failure to show it does not change it.
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a picture of work that is done must not change its exit code
+    except Exception as error:  # noqa: BLE001 - a failure to show finished work must not change its exit code
         print(f"note: {what} cannot be shown: {plain(str(error)) or type(error).__name__}", file=sys.stderr)
 
 
 def print_sample(output: Path, key: str | None, *, rows: int) -> None:
-    """The first rows of a dataset as a small table: their key, and what was read out of them."""
+    """Prints the first rows of a dataset as a small table: their key and parsed values."""
     from pipeline.storage.records import records
 
     table = []

@@ -1,4 +1,4 @@
-"""`pipeline show`: rows of a run with what was asked and what came of it, also while it works."""
+"""`pipeline show`: rows of a finished or running job with request, reply and values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.storage.run_folder import RunIdentity
 
 _MOST = 2000
-"""Characters of a text that are shown of one row among several."""
+"""Maximum characters shown per text when several rows are shown."""
 
 _OURS = ("status", "parsed", "response", "error")
 
@@ -73,7 +73,7 @@ def show(  # noqa: PLR0913 - one parameter an option
 
 
 def _explain_nothing(selection: Selection, plan: RunIdentity) -> None:
-    """Raises `UsageError` where a row was named that is not there; else says that there is none."""
+    """Raises `UsageError` if a row that was asked for is not there; otherwise prints that there are none."""
     total = plan.survey["rows"]
     if selection.ordinal is not None:
         if selection.ordinal >= total:
@@ -87,12 +87,12 @@ def _explain_nothing(selection: Selection, plan: RunIdentity) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What requests are shown with: the job that ran, and its input; None where that cannot be had."""
+    """What requests are rendered from: the job that ran, and its input; None if unavailable."""
 
     job: Job | None
     inputs: InputRows | None
     from_output: bool = False
-    """Whether what the prompt needs is among the columns that were copied to the output."""
+    """Whether the columns copied to the output include all that the prompt needs."""
 
 
 @contextmanager
@@ -130,9 +130,9 @@ def _has_unsealed(journal: Path) -> bool:
 
 
 def _job_of(plan: RunIdentity, output: Path, given: str | None) -> Job | None:
-    """The job as its file is now, to render requests with; None, and a note, when it may not be run or has changed.
+    """The job in its file, to render requests with; None, and a note, if it may not be run or has changed.
 
-    Raises `UsageError` when the one that was given is not the run's.
+    Raises `UsageError` if the given file is not the run's.
     """
     from pipeline.execution.job_trust import target_of
     from pipeline.job.loader import is_job_file, job_of_requests, load_job
@@ -153,7 +153,7 @@ def _job_of(plan: RunIdentity, output: Path, given: str | None) -> Job | None:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """How rows are printed: texts as they were sent and came, up to `most` characters."""
+    """Prints rows, with texts as sent and received, up to `most` characters each."""
 
     asked: _Asked
     key_column: str | None
@@ -184,7 +184,7 @@ class _View:
         print(f"--- {name}\n{plain(shown)}{left and plain(left)}")
 
     def _request(self, row: RunRow) -> str | None:
-        """The request as it was sent; None when nobody can tell."""
+        """The request as it was sent; None if it cannot be rendered."""
         from pipeline.data import Row
 
         if (row.record["error"] or {}).get("type") == "InvalidRow":
@@ -194,7 +194,7 @@ class _View:
         try:
             asked = self.asked.inputs.row(row.ordinal)[0] if self.asked.inputs else Row(row.ordinal, row.record)
             return messages_of(self.asked.job, asked)
-        except InvalidRow as fault:  # it was asked once: a function or a file that the prompt uses is another one now
+        except InvalidRow as fault:  # it was asked once, so a function or file of the prompt has changed since
             return f"(it cannot be shown: {fault.message})"
 
 
@@ -203,7 +203,7 @@ def _as_json(value: object) -> str:
 
 
 def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
-    """Puts what the model made into files named by row and number."""
+    """Writes media that the model made to files named by row and number."""
     import mimetypes
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,5 +215,5 @@ def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
 
 
 def _plain_json(value: object) -> Any:
-    """Bytes have no JSON: their size stands for them."""
+    """The size of bytes, which JSON cannot hold; other values as text."""
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""`pipeline status` and `pipeline tune`: how far a run is, and its limits, from another terminal."""
+"""`pipeline status` and `pipeline tune`: shows the progress of a run, and changes its limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 10
 _QUIET_S = 10.0
-"""A job writes its state every second: after so long without one it is busy with something else, or hangs."""
+"""A job writes its state every second. After this many seconds without one it is busy with something else, or hangs."""
 
 _ENDED = {
     "complete": "complete: every row is accounted for",
@@ -31,7 +31,7 @@ _ENDED = {
 def status(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
 ) -> int:
-    """Show how far a run is, also from another terminal while it works."""
+    """Show the progress of a run, also from another terminal while it works."""
     from pipeline.execution.run_status import run_status
 
     found = run_status(output)
@@ -51,7 +51,7 @@ def tune(
     from pipeline.execution.monitor import ask_to_tune, tuning_of
     from pipeline.execution.run_status import require_run
 
-    tuning_of(changes)  # a mistake is a mistake, whether or not anything is running
+    tuning_of(changes)  # an invalid limit is reported whether or not a job is running
     folder, _ = require_run(output)
     if folder.running() is None:
         raise UsageError(f"no job is running in {output}: give the limits to `pipeline run`, which resumes it")
@@ -86,55 +86,55 @@ def _status(found: RunStatus) -> str:
 
 
 def _progress(found: RunStatus) -> str:
-    told = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({figures.share(found.done, found.rows)})"
+    text = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({figures.share(found.done, found.rows)})"
     if found.now.get("rows_per_s"):
-        told += f", {figures.rate(found.now['rows_per_s'])}"
+        text += f", {figures.rate(found.now['rows_per_s'])}"
     if found.now.get("eta_s") is not None:
-        told += f", about {figures.about(found.now['eta_s'])} left"
+        text += f", about {figures.about(found.now['eta_s'])} left"
     elif found.left:
-        told += f", {figures.count(found.left)} left"
-    return told
+        text += f", {figures.count(found.left)} left"
+    return text
 
 
 def _rows(found: RunStatus) -> str:
-    told = f"ok {figures.count(found.ok)}, failed {figures.count(found.failed)}"
+    text = f"ok {figures.count(found.ok)}, failed {figures.count(found.failed)}"
     if found.unsealed:
-        told += f"; {figures.count(found.unsealed)} more are answered and not yet written to a part"
-    return told
+        text += f"; {figures.count(found.unsealed)} more are answered and not yet written to a part"
+    return text
 
 
 def _spent(found: RunStatus) -> str:
     charged = found.charged
-    told = figures.dollars(charged.cost_usd)
+    text = figures.dollars(charged.cost_usd)
     if found.start_cost_usd is not None and found.resumed:
-        told += f" ({figures.dollars(found.start_cost_usd)} of it since the last resume)"
+        text += f" ({figures.dollars(found.start_cost_usd)} of it since the last resume)"
     if found.simulated:
-        told += " at the model's prices; the emulator costs nothing"
+        text += " at the model's prices; the emulator costs nothing"
     calls = f"{figures.count(charged.calls)} calls"
     tokens = charged.input_tokens, charged.output_tokens + charged.reasoning_tokens
-    told += f"; {calls}, {figures.count(tokens[0])} tokens in, {figures.count(tokens[1])} out"
+    text += f"; {calls}, {figures.count(tokens[0])} tokens in, {figures.count(tokens[1])} out"
     if charged.unpriced_calls:
-        told += f"; without {figures.count(charged.unpriced_calls)} calls of unknown price"
+        text += f"; without {figures.count(charged.unpriced_calls)} calls of unknown price"
     if charged.lost_calls:
-        told += f"; {figures.count(charged.lost_calls)} calls were in flight when a start was killed: maybe billed"
-    return told
+        text += f"; {figures.count(charged.lost_calls)} calls were in flight when a start was killed: maybe billed"
+    return text
 
 
 def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
-    """What a running job does, and what it waits for."""
+    """What a running job is doing and waiting for."""
     now = found.now
     if now.get("at") is None:
         yield "now", "the job has not reported yet"
         return
     if (silent := time.time() - now["at"]) > _QUIET_S:
         yield "now", f"the job last reported {figures.about(silent)} ago: the figures are of then"
-    told = f"{figures.count(now['in_flight'])} in flight (at most {figures.count(now['concurrency'])})"
+    text = f"{figures.count(now['in_flight'])} in flight (at most {figures.count(now['concurrency'])})"
     if now.get("retrying"):
-        told += f", {figures.count(now['retrying'])} waiting to be tried again"
+        text += f", {figures.count(now['retrying'])} waiting to be tried again"
     if now.get("latency_p50") is not None:
-        told += f"; half the answers take {figures.seconds(now['latency_p50'])} or less"
-        told += f", 99 % {figures.seconds(now['latency_p99'])}" if now.get("latency_p99") is not None else ""
-    yield "calls", told
+        text += f"; half the answers take {figures.seconds(now['latency_p50'])} or less"
+        text += f", 99 % {figures.seconds(now['latency_p99'])}" if now.get("latency_p99") is not None else ""
+    yield "calls", text
     if now.get("waits_for"):
         limit = f" ({figures.rate(now['limit'])})" if now["waits_for"] == "quota" and now.get("limit") else ""
         yield "waiting", f"{figures.count(now['waiting'])} rows for {now['waits_for']}{limit}"

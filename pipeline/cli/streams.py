@@ -1,4 +1,4 @@
-"""Standard output and error that never fail: whoever reads them may go, be closed, or not know our letters."""
+"""Standard output and error that never fail, even if closed, without a reader, or unable to encode a character."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TIME = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 
 
 def secure() -> None:
-    """Makes standard input, output and error fit for what comes, at the start of a program.
+    """Makes standard input, output and error safe to use; called at the start of a program.
 
-    A closed one is opened to nowhere, lest a file of ours takes its number. Text that the encoding lacks is escaped;
-    once a reader has gone, what is written goes nowhere. Lines of errors carry the time where they go to a log.
-    What stands in for them (in tests) stays as it is.
+    A closed stream is opened on /dev/null, so that no file of ours gets its number. Characters that the encoding lacks
+    are escaped. Once the reader has gone, output is discarded. Lines on stderr carry the time if they go to a log.
+    Replacements for the streams (in tests) are left alone.
     """
     for descriptor in range(3):
         _occupy(descriptor)
@@ -33,34 +33,34 @@ def secure() -> None:
 
 
 def one_place() -> bool:
-    """Whether standard output and error go to the same terminal, pipe or file, so that a line is seen once by one."""
+    """Whether stdout and stderr go to the same terminal, pipe or file, so that one reader sees both."""
     try:
         out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
-    except (OSError, ValueError):  # what stands in for them has no number
+    except (OSError, ValueError):  # a replacement has no descriptor
         return False
     return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
 
 
 def reader_gone() -> bool:
-    """Whether nobody reads standard output any more, so that a long listing may end."""
+    """Whether standard output can no longer be written, so that a long listing may stop."""
     return _failure() is not None
 
 
 def result_lost() -> str | None:
-    """Why standard output could not be written, where that is no reader's choice, such as a full disk."""
+    """Why standard output could not be written, such as a full disk; None if it was, or the reader has gone."""
     failure = _failure()
     return None if failure is None or failure.errno == errno.EPIPE else failure.strerror
 
 
 def _failure() -> OSError | None:
-    """What was wrong with standard output when it was written."""
+    """The first error of writing to standard output."""
     buffer = getattr(sys.stdout, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
     return raw.failure if isinstance(raw, _Steadfast) else None
 
 
 class _Steadfast(io.RawIOBase):
-    """A descriptor that takes whatever is written, all at once; after a first failure to nowhere."""
+    """A descriptor that accepts every write in full; after the first failure, data is discarded."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -88,17 +88,17 @@ class _Steadfast(io.RawIOBase):
         return size
 
     def _wait(self) -> None:
-        """Waits for room in a pipe that another program has made non-blocking."""
+        """Waits until a pipe that another program has made non-blocking can be written."""
         import select
 
         select.select([], [self._descriptor], [])
 
 
 class _Log(_Steadfast):
-    """A file that lines are appended to, as cron jobs do: each begins with the time, in UTC, unless it does already.
+    """A file opened for appending, as by cron jobs: each line begins with the time in UTC, unless it already does.
 
-    Pipes are left alone: who reads one as it comes (a container's log, systemd, Airflow) notes the time. So is a file
-    that is written anew, for one command's errors.
+    Pipes are left alone, because their readers (a container's log, systemd, Airflow) record the time; so are files
+    that are not appended to, which hold one command's errors.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -135,12 +135,12 @@ def _occupy(descriptor: int) -> None:
 
 def _steadfast(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is not None and not (isinstance(stream, io.TextIOWrapper) and _number(stream) == descriptor):
-        return stream  # it stands in for the real one
+        return stream  # a replacement for the real stream
     if stream is not None:
         stream.flush()
     raw = (_Log if descriptor == 2 and _is_log(2) else _Steadfast)(descriptor)
     unbuffered = stream is not None and stream.write_through
-    # As Python itself does when it is told to buffer nothing: a buffer would hold lines back until the end.
+    # Unbuffered if Python itself is (PYTHONUNBUFFERED): a buffer would delay lines until the end.
     buffer: Any = raw if unbuffered else io.BufferedWriter(raw)
     return io.TextIOWrapper(
         buffer,

@@ -1,4 +1,4 @@
-"""Small tables for people. What a model wrote is shown as text and never as markup or terminal control."""
+"""Small tables for people. Text of a model is shown as text, never as markup or terminal control."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _IN_JSON = re.compile(rf"[{_STEERING}\u2028\u2029]")
 
 
 def plain(text: str) -> str:
-    """`text` without anything that could move the cursor, change colours or the direction of writing."""
+    """`text` without control characters that move the cursor, change colours or the writing direction."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def json_line(value: Any, *, default: Callable[[object], Any] = str) -> str:
-    """A value as one line of JSON; what could steer a terminal, or end the line for some reader, is escaped.
+    """A value as one line of JSON. Characters that could control a terminal or end the line are escaped.
 
-    So is what standard output has no code for.
+    So are characters that standard output cannot encode.
     """
     text = json.dumps(value, ensure_ascii=False, default=default)
     if not encodable(text):
@@ -30,7 +30,7 @@ def json_line(value: Any, *, default: Callable[[object], Any] = str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether standard output has a code for every character."""
+    """Whether standard output can encode every character."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -39,7 +39,7 @@ def encodable(text: str) -> bool:
 
 
 def short(value: Any, width: int = 60) -> str:
-    """A value on one line."""
+    """A value on one line, cut to `width` characters."""
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else _word(value)
     line = " ".join(plain(text).split())
     return line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -50,7 +50,7 @@ def _word(value: Any) -> str:
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Prints rows with the same keys as a table as wide as the terminal."""
+    """Prints rows with the same keys as a table, as wide as the terminal."""
     from rich.box import ASCII2, SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""A worker process of `pipeline run --processes`, begun by its parent: nothing for people to call."""
+"""A worker process of `pipeline run --processes`, started by its parent; not a command for users."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ if TYPE_CHECKING:
 async def _work(end: int, lifeline: int) -> int:
     from pipeline.execution.processes.messages import Channel, Failed
 
-    link = await Channel.over(socket.socket(fileno=end))
-    # The lock is ours, too, as long as we live: who starts after a parent that was killed waits for us.
-    lock = await link.take()
-    order: Assignment | None = None if lock is None else await link.receive()
-    if order is None:
+    channel = await Channel.over(socket.socket(fileno=end))
+    # This process holds the lock too: a run started after the parent was killed waits until the worker has ended.
+    lock = await channel.take()
+    assignment: Assignment | None = None if lock is None else await channel.receive()
+    if assignment is None:
         return 1
     try:
-        await _carry_out(order, link, lifeline)
+        await _execute(assignment, channel, lifeline)
     except (UsageError, Halt) as error:
-        await link.send(Failed(error))
-    except Exception:  # noqa: BLE001 - a bug is told to the parent, with its traceback, and ends the run
-        await link.send(Failed(traceback.format_exc()))
+        await channel.send(Failed(error))
+    except Exception:  # noqa: BLE001 - a bug is reported to the parent, with its traceback, and ends the run
+        await channel.send(Failed(traceback.format_exc()))
         return 1
     return 0
 
 
-async def _carry_out(order: Assignment, link: Channel, lifeline: int) -> None:
+async def _execute(assignment: Assignment, channel: Channel, lifeline: int) -> None:
     from pipeline.execution.processes.worker import work
     from pipeline.policy.compose import workers_for
 
-    start: Start = order.start
+    start: Start = assignment.start
     inputs, assignments = list(start.inputs or ()) or None, list(start.assignments or ())
     job, _ = load(start.target, inputs, start.model, assignments, start.output)
     connecting = access(start.connection).connecting
     connect = connecting(
-        connections=workers_for(order.settings.bounds.concurrency),
+        connections=workers_for(assignment.settings.bounds.concurrency),
         timeout_s=job.timeout_s,
         idle_timeout_s=job.idle_timeout_s,
     )
-    tune_gc(order.settings.bounds.concurrency // order.of)
-    await work(job, order, connect, link, lifeline)
+    tune_gc(assignment.settings.bounds.concurrency // assignment.of)
+    await work(job, assignment, connect, channel, lifeline)
 
 
 def load_all() -> None:
-    """Loads what a worker needs, before it is forked."""
+    """Loads the modules that a worker needs, before it is forked."""
     import pipeline.endpoint.client
-    import pipeline.execution.processes.worker  # noqa: F401 - to have them
+    import pipeline.execution.processes.worker  # noqa: F401 - imported to be loaded
 
     gc.freeze()
 
 
 def main(end: int, lifeline: int) -> int:
-    """Works for the parent that holds the other ends."""
+    """Works for the parent that holds the other ends of the two descriptors; returns the exit code."""
     import anyio
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what a job prints is seen as it comes
+        sys.stdout.reconfigure(line_buffering=True)  # output of a job appears line by line
     options = {"use_uvloop": find_spec("uvloop") is not None}
     return anyio.run(_work, end, lifeline, backend_options=options)
 

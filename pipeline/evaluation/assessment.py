@@ -193,7 +193,7 @@ def comparable_rows(reference: Reference, scores: Baseline) -> tuple[tuple[Score
     if unlike and not reference.common_only:
         raise UsageError(
             f"{reference.of} is not comparable: {'; '.join(unlike)}. Bless a run again, or compare what is common "
-            f"with --common"
+            f"with --common-rows"
         )
     left_out = set(changed)
     rows = tuple(row for row in before.rows if row.row not in left_out)

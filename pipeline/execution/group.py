@@ -102,7 +102,7 @@ def _superseded(before: RunIdentity | None, run: Run) -> list[str]:
     data = [] if before.survey["files"] == run.plan.survey["files"] else ["the gold data changed"]
     effect = "starting over; what the reply cache knows is not asked again"
     changes = [*differences(before, run.plan), *data]
-    return [f"note: {run.folder.output} holds another run: {what}; {effect}" for what in changes]
+    return [f"note: {run.folder.output} already holds a different run: {what}; {effect}" for what in changes]
 
 
 def _carried_out(runs: Sequence[Run], host: Host, paid: Charges, began: float) -> RunGroup:

@@ -489,7 +489,8 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> RunIdentity:
         )
         listed = "".join(f"\n  - {text}" for text in different)
         raise UsageError(
-            f"{settings.output} holds another run:{listed}\n{remedy}--fresh starts over, or choose another --output"
+            f"{settings.output} already holds a different run:{listed}\n"
+            f"{remedy}--fresh starts over, or choose another --output"
         )
     here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
     if plan.extends(before):
