@@ -7,6 +7,7 @@ for bodies that orjson refuses and for objects that came in the place of text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ import orjson
 
 DEEPEST = 200
 """Levels of nesting that the tolerant decoder takes. orjson takes 1,024, and writes 254."""
+
+_POSITION = re.compile("[0-9]{1,9}")
 
 _LONGEST_INTEGER = 20
 """Characters of the longest 64-bit integer. Longer ones are floats: Python refuses to convert thousands of digits."""
@@ -124,6 +127,15 @@ def as_text(value: object) -> str | None:
 def as_integer(value: object) -> int | None:
     """An integer, and no boolean."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def as_position(value: object) -> int | None:
+    """A place in a list: an integer, also written as `1.0` or `"1"`, as some servers do."""
+    if isinstance(value, str):
+        return int(value) if _POSITION.fullmatch(value.strip()) else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return as_integer(value)
 
 
 def as_name(value: object) -> str:
