@@ -339,8 +339,8 @@ def test_p13_what_a_killed_export_leaves_beside_its_file_goes_with_the_next(tmp_
 EXPORTING = """
 import os, sys, time
 from pathlib import Path
-from pipeline.storage.reply_cache.file import beside
-with beside(Path(sys.argv[1])) as path:
+from pipeline.storage.reply_cache.file import lock_file
+with lock_file(Path(sys.argv[1])) as path:
     print(path, flush=True)
     sys.stdin.read()
 """
