@@ -110,3 +110,43 @@ def test_p13_replies_that_cannot_be_read_leave_a_whole_dataset_whole(
     assert (done.code, "the kept replies of part-000000.parquet cannot be read" in done.err) == (1, True), done
     assert (shell.folder / OUTPUT / "_SUCCESS").exists()
     assert (run(shell, server).json["status"], shell.output()) == ("complete", before)
+
+
+def test_p13_status_and_report_do_not_call_a_damaged_dataset_complete(shell: Shell, server: Served) -> None:
+    assert run(shell, server).code == 0
+    part = shell.folder / OUTPUT / "data/part-000000.parquet"
+    content = part.read_bytes()
+    damages: list[tuple[bytes | None, str]] = [
+        (None, "is missing"),
+        (bytes(len(content)), "was changed since it was sealed"),
+        (flipped(content, 12_345), "was changed since it was sealed"),
+    ]
+    for damaged, told in damages:
+        part.unlink(missing_ok=True)
+        if damaged is not None:
+            part.write_bytes(damaged)
+        found = shell.pipeline("status", OUTPUT, "--json").json
+        assert (found["status"], told in found["reason"], "reparse" in found["reason"]) == ("stopped", True, True)
+    part.unlink()
+    assert shell.pipeline("report", OUTPUT).code == 0
+    page = (shell.folder / OUTPUT / "_report.html").read_text()
+    assert "part-000000.parquet is missing" in page
+    part.write_bytes(content)
+    assert shell.pipeline("status", OUTPUT, "--json").json["status"] == "complete"
+
+
+def test_p13_status_knows_parts_that_its_journal_does_not(shell: Shell, server: Served) -> None:
+    assert run(shell, server).code == 0
+    (shell.folder / OUTPUT / "_run/journal.sqlite").write_bytes(b"")
+    found = shell.pipeline("status", OUTPUT, "--json").json
+    assert (found["status"], "is no part of this run" in found["reason"]) == ("stopped", True)
+
+
+@pytest.mark.parametrize("name", ["_manifest.json", "_run/events.jsonl"])
+def test_p13_a_folder_in_the_place_of_a_file_is_no_bug_of_ours(name: str, shell: Shell, server: Served) -> None:
+    assert run(shell, server).code == 0
+    swapped_for_a_folder(shell.folder / OUTPUT / name)
+    for command in ("status", "report"):
+        done = shell.pipeline(command, OUTPUT)
+        assert done.code in {0, 2}
+        assert "Traceback" not in done.err
