@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from pipeline.faults import Broken, Refused
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.journal import Journal, entries_in, turns_in
 from tests.commands import JOB, Done, Shell
+from tests.mutations import mutated
 from tests.servers import Answer, Call, Served, chat, served
 
 ROWS = 20
@@ -150,3 +152,21 @@ def test_p13_a_folder_in_the_place_of_a_file_is_no_bug_of_ours(name: str, shell:
         done = shell.pipeline(command, OUTPUT)
         assert done.code in {0, 2}
         assert "Traceback" not in done.err
+
+
+def test_p13_a_plan_with_a_value_of_any_type_in_any_place_is_read_or_refused(shell: Shell, server: Served) -> None:
+    """Whatever plan.json holds, these commands end with a sentence, and no row is asked again."""
+    assert run(shell, server).code == 0
+    plan = shell.folder / OUTPUT / "_run/plan.json"
+    good = json.loads(plan.read_bytes())
+    dice = Random(12)
+    for number in range(60):
+        plan.write_text(json.dumps(mutated(good, dice, 1 + number % 2)))
+        for command in (
+            ("status", OUTPUT),
+            ("run", "job.py", "--base-url", server.base_url, "--quiet"),
+        ):
+            done = shell.pipeline(*command)
+            assert done.code in {0, 2}, (number, command, done)
+            assert "Traceback" not in done.err
+    assert len(server.calls) == ROWS

@@ -13,7 +13,7 @@ import orjson
 
 from pipeline.endpoint.error_body import excerpt, unwrapped
 from pipeline.endpoint.messages import Call, Said, is_thought, message_in, said_in, whole_arguments
-from pipeline.endpoint.server_sent_events import EventReader, is_event_stream
+from pipeline.endpoint.server_sent_events import BOM, EventReader, is_event_stream
 from pipeline.endpoint.untrusted_json import (
     as_integer,
     as_name,
@@ -29,9 +29,6 @@ from pipeline.endpoint.untrusted_json import (
 from pipeline.endpoint.usage import usage_of
 from pipeline.endpoint.wire import choices_in
 from pipeline.faults import Unavailable
-
-_DECIDED = 10
-"""Bytes at the front that tell an event stream from a body: a byte order mark, and the longest field, `event:`."""
 
 _BLOCKED_IN = ("promptFeedback", "prompt_feedback", "prompt_filter_results")
 _HEAD = ("created", "id", "model", "system_fingerprint", *_BLOCKED_IN)
@@ -114,25 +111,33 @@ class Arriving:
         self._head = b""
         self._events: EventReader | None = None
         self._plain: list[bytes] | None = None
+        self._before: list[bytes] = []
+        """What came before the first event, should there be none."""
+        self._has_events = False
         self._assembly = Assembly()
 
     def feed(self, piece: bytes) -> bool:
         """Takes the next bytes; says whether they brought more than a comment. Raises what `Assembly.add` raises."""
         if self._events is None and self._plain is None:
             self._head = (self._head + piece).lstrip()
-            if len(self._head) < _DECIDED:
-                return False
+            if BOM.startswith(self._head) or not self._head.removeprefix(BOM).strip():
+                return False  # the first letter tells an event stream from a body
             piece = self._decide()
         if self._events is None:
             self._collected.append(piece)
             return True
+        if not self._has_events:
+            self._before.append(piece)
         return self._take(self._events.feed(piece))
 
     def end(self) -> None:
         """Says that no more bytes will come."""
         rest = self._decide() if self._events is None and self._plain is None else b""
         if self._events is not None:
+            self._before.append(rest)
             self._take([*self._events.feed(rest), *self._events.end()])
+            if not self._has_events:  # words, in the place of an answer
+                self._events, self._plain = None, self._before
         else:
             self._collected.append(rest)
         self.ended = True
@@ -156,6 +161,8 @@ class Arriving:
         return head
 
     def _take(self, events: list[bytes]) -> bool:
+        if events and not self._has_events:
+            self._has_events, self._before = True, []
         for data in chain.from_iterable(map(_apart, events)):
             if _is_end(data):
                 self.ended = True

@@ -19,6 +19,7 @@ from pipeline.execution.monitor import state_of
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
 from pipeline.ledger import Charges
+from pipeline.source import Survey
 from pipeline.storage.dataset import MANIFEST, SUCCESS
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal import charged_in, read_state
@@ -121,7 +122,7 @@ def run_status(output: Path) -> RunStatus:
     settled = _is_settled(told, state, sum(part.rows for part in parts) + pending, running=holder is not None)
     ok, failed, unsealed = sum(part.ok for part in parts), sum(part.failed for part in parts), pending
     kinds: Any = chain.from_iterable(part.failures for part in parts)
-    rows = int(plan.survey["rows"])
+    rows = Survey.from_json(plan.survey).rows
     if holder is not None and state.get("rows") == rows:  # the runs of an evaluation count together
         ok, failed, unsealed, kinds = state["run_ok"], state["run_failed"], 0, state["failures"]
     elif settled:

@@ -134,7 +134,7 @@ def run_facts(output: Path) -> RunFacts:
         timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
     running = folder.running() is not None
     damage = None if running or not folder.journal.exists() else damage_in(output, parts)
-    rows = int(plan.survey["rows"] if plan else told["rows"])
+    rows = Survey.from_json(plan.survey).rows if plan else int(told["rows"])
     return RunFacts(
         output=str(output),
         **_identity(plan, told),
