@@ -63,6 +63,13 @@ def test_h8a_answers_are_told_apart_by_their_index_whatever_its_type(index: Any)
     assert [answer.text for answer in read_completion(assembled([*deltas, *ends])).answers] == ["1", "2"]
 
 
+@pytest.mark.parametrize("index", [1e30, 2**64, -1e30, "9" * 30, float("nan")])
+def test_h8a_an_index_beyond_all_lists_is_none(index: Any) -> None:
+    stream = [{"choices": [{"index": index, "delta": {"content": "one"}, "finish_reason": "stop"}]}]
+    assert [answer.text for answer in read_completion(assembled(stream)).answers] == ["one"]
+    assert calls_of([chunk(piece(OSLO, id="a", name="f", index=index)), end()]) == [("f", OSLO)]
+
+
 def test_h8a_calls_of_the_same_id_in_turns_are_told_apart_by_their_index() -> None:
     begun = chunk(piece(OSLO[:9], id="a", name="f", index=0), piece(BERN[:9], id="a", name="f", index=1))
     rest = chunk(piece(OSLO[9:], id="a", index=0), piece(BERN[9:], id="a", index=1))

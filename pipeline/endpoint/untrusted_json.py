@@ -16,6 +16,7 @@ import orjson
 DEEPEST = 200
 """Levels of nesting that the tolerant decoder takes. orjson takes 1,024, and writes 254."""
 
+_FARTHEST = 10**9
 _POSITION = re.compile("[0-9]{1,9}")
 
 _LONGEST_INTEGER = 20
@@ -134,7 +135,7 @@ def as_position(value: object) -> int | None:
     if isinstance(value, str):
         return int(value) if _POSITION.fullmatch(value.strip()) else None
     if isinstance(value, float):
-        return int(value) if value.is_integer() else None
+        return int(value) if value.is_integer() and abs(value) < _FARTHEST else None
     return as_integer(value)
 
 
