@@ -189,6 +189,11 @@ WRITTEN: dict[str, Callable[[str], str]] = {
     "some escaped": lambda key: key.replace("K", "\\u004b").replace("+", "\\u002B"),
     "escaped in an escaped text": lambda key: key.replace("K", "\\\\u004b").replace("/", "\\\\/"),
     "in an address": lambda key: key.replace("/", "%2F").replace("+", "%2b"),
+    "in an address within an address": lambda key: key.replace("/", "%252F").replace("+", "%252b"),
+    "in an address within two": lambda key: key.replace("/", "%25252f").replace("+", "%25252B"),
+    "all percent, twice": lambda key: "".join(f"%25{ord(one):02X}" for one in key),
+    "in hexadecimal": lambda key: key.encode().hex(),
+    "in hexadecimal, capitals": lambda key: key.encode().hex().upper(),
     "in a page": lambda key: key.replace("/", "&#47;").replace("+", "&#x2B;"),
     "beginning masked": lambda key: f"...{key[4:]}",
     "end masked": lambda key: f"{key[:-4]}****",
@@ -213,6 +218,9 @@ def test_s4_our_key_is_taken_out_of_messages_and_answers_however_it_is_written(
         assert not any(KEY[at : at + IN_BODIES] in plain for at in range(len(KEY) - IN_BODIES + 1)), told
         assert "CANARY" not in told, told
         assert "0123456789" not in told, told
+        assert KEY[4:12].encode().hex() not in told.lower(), told
+        assert "252F0123" not in told, told
+        assert "%254B%2545" not in told, told
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-16"])

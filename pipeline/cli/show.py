@@ -73,8 +73,10 @@ def show(  # noqa: PLR0913 - one parameter an option
 
 
 def _explain_nothing(selection: Selection, plan: RunIdentity) -> None:
-    """Raises `UsageError` if a row that was asked for is not there; otherwise prints that there are none."""
-    total = plan.survey["rows"]
+    """Raises `UsageError` where a row was named that is not there; else says that there is none."""
+    from pipeline.source import Survey
+
+    total = Survey.from_json(plan.survey).rows
     if selection.ordinal is not None:
         if selection.ordinal >= total:
             raise UsageError(f"there is no row {selection.ordinal}: the run has {total} rows, and the first is row 0")

@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, dig, json_text, objects
+from pipeline.endpoint.untrusted_json import as_name, as_position, as_text, dig, json_text, objects
 
 _PREFIX = "default_api."
 """A prefix that Gemini sometimes adds to function names: googleapis/python-aiplatform#4472."""
 
 _TOO_DEEP = "(nested too deeply to be written)"
 """Replaces arguments that are such an object: it is not JSON, so no tool accepts it."""
+
+ARGUMENTS = ("arguments", "args", "input", "parameters")
+"""Where a call has its arguments: OpenAI's name, and those of Gemini, of Anthropic and of Llama, which gateways let
+through. A call whose arguments are overlooked would be made without any."""
 
 _LEVELS = 4
 """Levels to which texts are searched for inside a content part."""
@@ -142,16 +146,21 @@ def is_thought(thing: Mapping[str, Any]) -> bool:
 def _call(call: Mapping[str, Any]) -> Call:
     function = call.get("function")
     if isinstance(function, dict):
-        name, arguments = function.get("name"), function.get("arguments")
+        name, arguments = function.get("name"), _first_of(function, ARGUMENTS)
     else:  # some servers name the function here, or leave the level out
-        name, arguments = function or call.get("name"), call.get("arguments")
+        name, arguments = function or call.get("name"), _first_of(call, ARGUMENTS)
     return Call(
         id=as_name(call.get("id")),
-        index=as_integer(call.get("index")),
+        index=as_position(call.get("index")),
         name=(as_text(name) or "").strip().removeprefix(_PREFIX),
         arguments=_arguments(arguments),
         raw=call,
     )
+
+
+def _first_of(thing: Mapping[str, Any], names: Sequence[str]) -> object:
+    """What is under the first of these names that holds anything."""
+    return next((value for name in names if (value := thing.get(name)) is not None), None)
 
 
 def _arguments(value: object) -> str:

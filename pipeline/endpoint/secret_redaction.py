@@ -1,7 +1,8 @@
 r"""Removes the secret of a request from its response: whole or in part, in any encoding.
 
-Servers often repeat what callers sent. They encode it as in JSON (`\/`, `\u004b`, escaped once more within a string),
-in addresses (`%2F`) or in pages (`&#47;`); they mask its beginning, truncate it, or show it in base64.
+Servers like to tell callers what they sent. They write it as JSON does (`\/`, `\u004b`, escaped once more within a
+string), as addresses do (`%2F`, `%252F`) or as pages do (`&#47;`); they mask its beginning, cut it, or show it
+in base64 or in hexadecimal.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class _Own:
     step: int
     """In any run of `shortest` bytes, 8 bytes begin at a multiple of this many words."""
     encoded: tuple[bytes, ...]
-    """Its beginning in base64, at any position in the encoded text (after `user:`, for instance)."""
+    """How it begins in base64 or in hexadecimal, wherever it stands in what was encoded (behind `user:`, say)."""
     encoded_run: re.Pattern[bytes]
 
     def is_escaped_in(self, body: bytes) -> bool:
@@ -152,7 +153,12 @@ def _own(secret: str, shortest: int) -> _Own:
 
 
 def _encoded(secret: bytes) -> Iterator[bytes]:
-    """The beginning of a secret in base64, in both alphabets, at each of the three possible alignments."""
+    """The beginning of a secret in base64, in both alphabets, at each of the three places that its bytes may have.
+
+    And in hexadecimal, of either case.
+    """
+    digits = secret.hex().encode()[: 2 * _IN_BASE64]
+    yield from (digits, digits.upper())
     for before in range(3):
         first, whole = (8 * before + 5) // 6, 8 * (before + len(secret)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -168,7 +174,7 @@ def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
     numbers = b"|".join(b"%d" % byte for byte in own)
     return (
         (b"\\", re.compile(rb"\\(?:u00(?:%s)%s)" % (codes, b"|[%s]" % bare if bare else b""))),
-        (b"%", re.compile(b"%%(?:%s)" % codes)),
+        (b"%", re.compile(rb"%%(?:25){0,4}(?:%s)" % codes)),
         (b"&", re.compile(b"&#(?:%s|[xX](?:%s));" % (numbers, codes))),
     )
 
@@ -197,8 +203,11 @@ def _written(byte: int) -> bytes:
     plain = re.escape(bytes([byte]))
     code = b"%x" % byte
     coded = b"".join(b"[%s%s]" % (bytes([digit]), bytes([digit]).upper()) for digit in code)
-    return rb"(?:\\{0,8}%s|\\{1,8}u00%s|%%%s|&#(?:%d|[xX]%s);)" % (plain, coded, coded, byte, coded)
+    return rb"(?:\\{0,8}%s|\\{1,8}u00%s|%%(?:25){0,4}%s|&#(?:%d|[xX]%s);)" % (plain, coded, coded, byte, coded)
 
+
+_PERCENTS = re.compile(rb"%(?:25)+(?=[0-9a-fA-F]{2})")
+"""A percent sign that was escaped itself, as `%252F` for `/` in an address within an address."""
 
 _ASCII = range(0x20, 0x7F)
 _HEX = {code: bytes([byte]) for byte in _ASCII for code in (b"%02x" % byte, b"%02X" % byte)}
@@ -210,8 +219,8 @@ _ENTITIES = (
 
 
 def _unescaped(body: bytes) -> bytes:
-    """The body with every escaped ASCII character decoded, and without backslashes, to search for a secret."""
-    body = body.replace(b"\\", b"")
+    """The body with every escaped character of ASCII as itself, and without backslashes: to look for a secret in."""
+    body = _PERCENTS.sub(b"%", body.replace(b"\\", b""))
     for sign in (b"u00", b"%"):
         if sign in body:
             first, *rest = body.split(sign)

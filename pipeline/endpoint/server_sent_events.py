@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 
-_BOM = b"\xef\xbb\xbf"
-_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
+BOM = b"\xef\xbb\xbf"
+_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?\s*[A-Za-z:]")
 
 
 def is_event_stream(body: bytes) -> bool:
-    """Whether a body, or its beginning, is an event stream: it starts with a field or a comment."""
+    """Whether a body, or the beginning of one, may be that of an event stream: a field of any name, or a comment.
+
+    Text in plain words may be, too: what brings no event is none.
+    """
     return _FIELD.match(body) is not None
 
 
@@ -46,7 +49,7 @@ class EventReader:
         for line in lines:
             bare = line.rstrip(b"\r\n")
             if self._first:
-                bare, self._first = bare.removeprefix(_BOM), False
+                bare, self._first = bare.removeprefix(BOM), False
             if bare:
                 name, _, value = bare.partition(b":")
                 if name.strip() == b"data":

@@ -12,15 +12,23 @@ from typing import Any, NamedTuple
 import orjson
 
 from pipeline.endpoint.error_body import excerpt, unwrapped
-from pipeline.endpoint.messages import Call, Said, is_thought, message_in, said_in
-from pipeline.endpoint.server_sent_events import EventReader, is_event_stream
-from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, decode, decoded, dig, objects, read, writable
+from pipeline.endpoint.messages import Call, Said, is_thought, message_in, said_in, whole_arguments
+from pipeline.endpoint.server_sent_events import BOM, EventReader, is_event_stream
+from pipeline.endpoint.untrusted_json import (
+    as_integer,
+    as_name,
+    as_position,
+    as_text,
+    decode,
+    decoded,
+    dig,
+    objects,
+    read,
+    writable,
+)
 from pipeline.endpoint.usage import usage_of
 from pipeline.endpoint.wire import choices_in
 from pipeline.faults import Unavailable
-
-_DECIDED = 10
-"""Leading bytes that distinguish an event stream from a body: a byte order mark, and the longest field, `event:`."""
 
 _BLOCKED_IN = ("promptFeedback", "prompt_feedback", "prompt_filter_results")
 _HEAD = ("created", "id", "model", "system_fingerprint", *_BLOCKED_IN)
@@ -103,25 +111,33 @@ class Arriving:
         self._head = b""
         self._events: EventReader | None = None
         self._plain: list[bytes] | None = None
+        self._before: list[bytes] = []
+        """What came before the first event, should there be none."""
+        self._has_events = False
         self._assembly = Assembly()
 
     def feed(self, piece: bytes) -> bool:
         """Adds the next bytes; returns whether they had more than comments. Raises what `Assembly.add` raises."""
         if self._events is None and self._plain is None:
             self._head = (self._head + piece).lstrip()
-            if len(self._head) < _DECIDED:
-                return False
+            if BOM.startswith(self._head) or not self._head.removeprefix(BOM).strip():
+                return False  # the first letter tells an event stream from a body
             piece = self._decide()
         if self._events is None:
             self._collected.append(piece)
             return True
+        if not self._has_events:
+            self._before.append(piece)
         return self._take(self._events.feed(piece))
 
     def end(self) -> None:
         """Marks the end of the bytes."""
         rest = self._decide() if self._events is None and self._plain is None else b""
         if self._events is not None:
+            self._before.append(rest)
             self._take([*self._events.feed(rest), *self._events.end()])
+            if not self._has_events:  # words, in the place of an answer
+                self._events, self._plain = None, self._before
         else:
             self._collected.append(rest)
         self.ended = True
@@ -145,6 +161,8 @@ class Arriving:
         return head
 
     def _take(self, events: list[bytes]) -> bool:
+        if events and not self._has_events:
+            self._has_events, self._before = True, []
         for data in chain.from_iterable(map(_apart, events)):
             if _is_end(data):
                 self.ended = True
@@ -251,7 +269,7 @@ def _piece_of(choice: Mapping[str, Any]) -> _Piece:
     message = message_in(choice, ("delta", "message"))
     error, extra = choice.get("error"), message.get("extra_content")
     return _Piece(
-        choice=as_integer(choice.get("index")) or 0,
+        choice=as_position(choice.get("index")) or 0,
         finish_reason=as_text(choice.get("finish_reason")) or None,
         has_ended=bool(choice.get("finish_reason") or error),
         error=error if error and isinstance(error, dict | str) else None,
@@ -276,8 +294,8 @@ class _Choice:
         self._extra: Mapping[str, Any] | None = None
 
     def add(self, piece: _Piece) -> bool:
-        if piece.is_message and piece.finish_reason and not self.has_ended and self._is_repeated_in(piece.said):
-            piece = piece._replace(said=_NOTHING)
+        if piece.is_message and piece.finish_reason and not self.has_ended:
+            piece = piece._replace(said=self._news_in(piece.said))
         self.has_ended = self.has_ended or piece.has_ended
         self._finish_reason = piece.finish_reason or self._finish_reason
         self._error = piece.error or self._error
@@ -296,9 +314,17 @@ class _Choice:
             self._audio_data.append(said.audio.data)
         return said != _NOTHING
 
-    def _is_repeated_in(self, said: Said) -> bool:
-        """Whether a final message repeats everything before it."""
-        return bool(said.text) and said.text == "".join(self._text["content"])
+    def _news_in(self, said: Said) -> Said:
+        """A message at the end, without what it says once more of all that came before."""
+        before = {name: "".join(pieces) for name, pieces in self._text.items()}
+        audio = said.audio
+        return Said(
+            text="" if said.text == before["content"] else said.text,
+            reasoning="" if said.reasoning == before["reasoning_content"] else said.reasoning,
+            refusal="" if said.refusal == before["refusal"] else said.refusal,
+            calls=() if self._calls.are_all_of(said.calls) else said.calls,
+            audio=None if audio is not None and audio.data == "".join(self._audio_data) else audio,
+        )
 
     def whole(self, index: int) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text["content"]) or None}
@@ -315,6 +341,11 @@ class _Choice:
         error = {"error": self._error} if self._error else {}
         return {"finish_reason": self._finish_reason, "index": index, "logprobs": None, "message": message, **error}
 
+
+_NONE = ("{}", "null")
+"""What some servers send first in the place of arguments that follow."""
+
+_LONGEST_NONE = max(map(len, _NONE))
 
 _MARKS = re.compile(r'["\\{}\[\]]')
 
@@ -336,9 +367,25 @@ class _Call:
     _escaped_at: int = -1
     _length: int = 0
 
+    def is_named(self, piece: str) -> None:
+        """Takes a name, which most servers repeat and some send in pieces."""
+        if self.name and piece and not self.arguments and not piece.startswith(self.name):
+            piece = self.name + piece
+        self.name = piece or self.name
+
+    def is_told_again_by(self, text: str) -> bool:
+        """Whether text is no further piece of the arguments, but all of them once more, or in the place of none."""
+        if not text.strip() or not (self.is_whole or self._length <= _LONGEST_NONE):
+            return False
+        so_far = "".join(self.arguments).strip()
+        return text.lstrip()[0] == "{" if so_far in _NONE else self.is_whole and so_far == text.strip()
+
     def add(self, text: str) -> None:
         if not text:
             return
+        if self.is_told_again_by(text):
+            self.arguments.clear()
+            self._depth, self._in_text, self._escaped_at, self._length = 0, False, -1, 0
         self.arguments.append(text)
         for mark in _MARKS.finditer(text):
             self._count(mark.group(), self._length + mark.start())
@@ -359,6 +406,15 @@ class _Call:
             self.is_whole = self._depth == 0 and mark == "}"
 
 
+def _meant(arguments: str) -> object:
+    """What arguments mean, however they are written."""
+    text = whole_arguments(arguments)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
 class _Calls:
     """The calls of one choice, in the order in which they began."""
 
@@ -374,11 +430,18 @@ class _Calls:
         for position, fragment in enumerate(fragments):
             call = self._call_of(fragment, position)
             call.delta = self._deltas
-            call.name = fragment.name or call.name
+            call.is_named(fragment.name)
             call.add(fragment.arguments)
             extra = fragment.raw.get("extra_content")
             if isinstance(extra, dict):
                 call.extra = extra
+
+    def are_all_of(self, calls: Sequence[Call]) -> bool:
+        """Whether other calls are these, in the same order."""
+        if len(calls) != len(self._all):
+            return False
+        ours = [(call.name, _meant("".join(call.arguments))) for call in self._all]
+        return ours == [(call.name, _meant(call.arguments)) for call in calls]
 
     def whole(self) -> list[dict[str, Any]]:
         return list(self._written())
@@ -392,20 +455,35 @@ class _Calls:
     def _call_of(self, fragment: Call, position: int) -> _Call:
         index = position if fragment.index is None else fragment.index
         at_index = self._by_index.get(index)
-        known = self._by_id.get(fragment.id) if fragment.id else at_index
+        known = self._begun(fragment, at_index)
         if known is not None and (known.delta == self._deltas or self._is_over(known, at_index, fragment)):
             known = None  # another call that came with the same id, or with neither id nor index
         if known is None:
             known = _Call(fragment.id)
             self._all.append(known)
             self._by_id[fragment.id] = known
+        self._by_id.setdefault(fragment.id, known)
         self._by_index[index] = known
+        return known
+
+    def _begun(self, fragment: Call, at_index: _Call | None) -> _Call | None:
+        """The call that a fragment goes on with, as far as its id and its index tell."""
+        if not fragment.id or (at_index is not None and at_index.id == fragment.id):
+            return at_index  # also where two calls bear the same id
+        known = self._by_id.get(fragment.id)
+        if known is None and not fragment.name and at_index is not None and not at_index.is_whole:
+            return at_index  # some servers draw another id for each fragment
         return known
 
     @staticmethod
     def _is_over(known: _Call, at_index: _Call | None, fragment: Call) -> bool:
-        """Whether a call has all its arguments, and this fragment can only be of another one."""
-        return known.is_whole and (known is not at_index or bool(fragment.arguments.strip()))
+        """Whether this fragment can only be of another call: this one has all its arguments, or another name."""
+        if known.is_whole:
+            is_same = bool(fragment.id) and fragment.index is not None and known is at_index
+            again = is_same and known.is_told_again_by(fragment.arguments)
+            return known is not at_index or (bool(fragment.arguments.strip()) and not again)
+        unplaced = not fragment.id and fragment.index is None
+        return unplaced and bool(fragment.name and known.name) and fragment.name != known.name
 
 
 def _without_extras(choice: Mapping[str, Any]) -> dict[str, Any]:

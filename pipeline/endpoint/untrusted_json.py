@@ -7,6 +7,7 @@ bodies that orjson rejects and for objects in place of text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ import orjson
 
 DEEPEST = 200
 """Levels of nesting that the tolerant decoder accepts. orjson reads 1,024, and writes 254."""
+
+_FARTHEST = 10**9
+_POSITION = re.compile("[0-9]{1,9}")
 
 _LONGEST_INTEGER = 20
 """Characters of the longest 64-bit integer. Longer ones are floats: Python refuses to convert thousands of digits."""
@@ -124,6 +128,15 @@ def as_text(value: object) -> str | None:
 def as_integer(value: object) -> int | None:
     """The value if it is an integer and not a boolean, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def as_position(value: object) -> int | None:
+    """A place in a list: an integer, also written as `1.0` or `"1"`, as some servers do."""
+    if isinstance(value, str):
+        return int(value) if _POSITION.fullmatch(value.strip()) else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _FARTHEST else None
+    return as_integer(value)
 
 
 def as_name(value: object) -> str:

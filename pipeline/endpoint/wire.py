@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.data import Reply, Usage
 from pipeline.endpoint.error_body import excerpt, fault_in, unwrapped
-from pipeline.endpoint.messages import Audio, Call, calls_in, message_in, said_in, whole_arguments
-from pipeline.endpoint.untrusted_json import as_integer, as_name, as_text, dig, objects, read
+from pipeline.endpoint.messages import ARGUMENTS, Audio, Call, calls_in, message_in, said_in, whole_arguments
+from pipeline.endpoint.untrusted_json import as_name, as_position, as_text, dig, objects, read
 from pipeline.endpoint.usage import read_usage, usage_of
 from pipeline.faults import Unavailable
 
@@ -101,7 +101,7 @@ def completion_of(document: object) -> Completion | None:
     if not isinstance(document, dict):
         return None
     if len(choices) > 1:
-        choices.sort(key=lambda choice: as_integer(choice.get("index")) or 0)
+        choices.sort(key=lambda choice: as_position(choice.get("index")) or 0)
     usage = usage_of(document, choices)
     return Completion(
         answers=tuple([_answer(choice) for choice in choices]),
@@ -151,8 +151,9 @@ def _written(call: Call) -> dict[str, Any]:
     function = call.raw.get("function")
     known = {"name": call.name, "arguments": whole_arguments(call.arguments)}
     if isinstance(function, dict):
-        return {**call.raw, "id": call.id, "function": {**function, **known}}
-    rest = {name: value for name, value in call.raw.items() if name not in {"name", "arguments"}}
+        rest = function if "arguments" in function else {n: v for n, v in function.items() if n not in ARGUMENTS}
+        return {**call.raw, "id": call.id, "function": {**rest, **known}}
+    rest = {name: value for name, value in call.raw.items() if name not in {"name", *ARGUMENTS}}
     return {**rest, "id": call.id, "type": "function", "function": known}
 
 

@@ -17,7 +17,7 @@ from pipeline.job.job import Job
 from pipeline.policy import Shutdown
 from pipeline.source import changed
 from pipeline.storage.batches import bounded_batches, parquet_at
-from pipeline.storage.dataset import kept_replies
+from pipeline.storage.dataset import kept_replies, require_replies
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.run_folder import RunFolder, differences
 
@@ -44,6 +44,8 @@ def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
         try:
             damage = run.damage()
             _require_input(run, damage)
+            for chunk in run.parts:  # before the first of them is touched: what cannot be finished is not begun
+                require_replies(output, chunk)
             folder.save(plan)
             run.dataset.unfinish()
             for part in list(run.parts.values()):

@@ -5,7 +5,7 @@ Safe to read while a run is in progress, in any number of processes. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -14,11 +14,14 @@ from typing import Any, Literal
 
 import orjson
 
+from pipeline.data import Part
 from pipeline.execution.monitor import state_of
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
 from pipeline.ledger import Charges
+from pipeline.source import Survey
 from pipeline.storage.dataset import MANIFEST, SUCCESS
+from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal import charged_in, read_state
 from pipeline.storage.records import with_examples
 from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
@@ -119,20 +122,27 @@ def run_status(output: Path) -> RunStatus:
     settled = _is_settled(manifest, state, sum(part.rows for part in parts) + pending, running=holder is not None)
     ok, failed, unsealed = sum(part.ok for part in parts), sum(part.failed for part in parts), pending
     kinds: Any = chain.from_iterable(part.failures for part in parts)
-    rows = int(plan.survey["rows"])
+    rows = Survey.from_json(plan.survey).rows
     if holder is not None and state.get("rows") == rows:  # the runs of an evaluation count together
         ok, failed, unsealed, kinds = state["run_ok"], state["run_failed"], 0, state["failures"]
     elif settled:
         ok, failed, unsealed, kinds = manifest["ok"], manifest["failed"], 0, manifest.get("failures", ())
+    damage = None if holder is not None else damage_in(output, parts)
     status = status_of(
-        output, manifest if settled else {}, running=holder is not None, done=ok + failed + unsealed == rows
+        output,
+        manifest if settled else {},
+        running=holder is not None,
+        done=ok + failed + unsealed == rows,
+        damage=damage,
     )
     return RunStatus(
         job=plan.job_name,
         run_id=plan.run_id,
         simulated=plan.simulated,
         status=status,
-        reason=_reason(manifest, state, parts_or_entries=bool(parts or pending)) if status in _ENDED_BADLY else None,
+        reason=damage or _reason(manifest, state, parts_or_entries=bool(parts or pending))
+        if status in _ENDED_BADLY
+        else None,
         stopped_by=manifest.get("stopped_by") if status == "stopped" and not _worked_since(manifest, state) else None,
         holder=holder,
         rows=rows,
@@ -157,15 +167,32 @@ _APART_S = 0.5
 """A start writes its last state just before its manifest; the next start's first state is at least a second later."""
 
 
-def status_of(output: Path, manifest: Mapping[str, Any], *, running: bool, done: bool) -> Status:
-    """The status of a run whose last start left this manifest, if nothing was recorded since.
+def damage_in(output: Path, parts: Sequence[Part]) -> str | None:
+    """What is wrong with the files of a dataset that is marked as whole, with the remedy; None when nothing is.
 
-    `done` says whether every row is accounted for.
+    A file is read only when it was touched since it was sealed. Raises `Broken` when it cannot be.
+    """
+    if not (output / SUCCESS).is_file():
+        return None
+    check = PartCheck(output)
+    for wrong in check.damage(parts).values():
+        return f"{wrong}: restore the file, or `pipeline reparse {output}` makes it again from the kept replies"
+    for stranger in check.unrecorded(parts):
+        return f"{stranger} is no part of this run: move it elsewhere"
+    return None
+
+
+def status_of(
+    output: Path, manifest: Mapping[str, Any], *, running: bool, done: bool, damage: str | None = None
+) -> Status:
+    """The status of a run whose last start, if nothing was recorded since, left this manifest.
+
+    `done` is whether every row is accounted for, `damage` what is wrong with the files of its parts.
     """
     if running:
         return "running"
     match manifest.get("status"):
-        case "complete" if (output / SUCCESS).is_file():
+        case "complete" if (output / SUCCESS).is_file() and damage is None:
             return "complete"
         case "failed" if done:
             return "failed"
@@ -185,6 +212,8 @@ def manifest_of(output: Path) -> dict[str, Any] | None:
         return _sound(content)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UsageError(f"{output / MANIFEST} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{output / MANIFEST} is damaged: {error}") from error
 

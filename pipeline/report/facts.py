@@ -12,7 +12,7 @@ import orjson
 
 from pipeline.data import Part
 from pipeline.execution.monitor import EVENTS
-from pipeline.execution.run_status import Status, manifest_of, status_of
+from pipeline.execution.run_status import Status, damage_in, manifest_of, status_of
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
 from pipeline.ledger import Charges
@@ -132,11 +132,14 @@ def run_facts(output: Path) -> RunFacts:
     if len(findings.timeline.points) > len(timeline.points):
         timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
     running = folder.running() is not None
-    rows = int(plan.survey["rows"] if plan else recorded["rows"])
+    damage = None if running or not folder.journal.exists() else damage_in(output, parts)
+    rows = Survey.from_json(plan.survey).rows if plan else int(recorded["rows"])
     return RunFacts(
         output=str(output),
         **_identity(plan, recorded),
-        status=status_of(output, recorded, running=running, done=sealed + pending == rows and not pending),
+        status=status_of(
+            output, recorded, running=running, done=sealed + pending == rows and not pending, damage=damage
+        ),
         rows=rows,
         ok=settled.get("ok", sum(part.ok for part in parts)),
         failed=settled.get("failed", sum(part.failed for part in parts)),
@@ -152,7 +155,7 @@ def run_facts(output: Path) -> RunFacts:
         timeline=timeline,
         findings=findings,
         repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
-        notes=tuple(_notes(parts, present, sealed, {} if running else settled)),
+        notes=(*_notes(parts, present, sealed, {} if running else settled), *([damage] if damage else ())),
         read_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -153,9 +153,9 @@ def _read(events: Path) -> Iterator[dict[str, Any]]:
                     event = orjson.loads(line)
                 except orjson.JSONDecodeError:
                     continue
-                if "done" in event or event.get("start"):
+                if isinstance(event, dict) and ("done" in event or event.get("start")):
                     yield event
-    except FileNotFoundError:
+    except OSError:
         return
 
 

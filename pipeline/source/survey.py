@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -139,8 +139,8 @@ class Survey:
     def from_json(value: Mapping[str, Any]) -> Survey:
         """The survey that `to_json` wrote. Raises `UsageError` for any other value."""
         try:
-            return Survey._read(value)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            return _sound(Survey._read(value))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
             raise UsageError(
                 f"what the run folder says of its input cannot be read ({error!r}): use --fresh"
             ) from error
@@ -162,6 +162,30 @@ class Survey:
             conflicts=tuple(Conflict(*conflict) for conflict in value["conflicts"]),
             notes=tuple(value["notes"]),
         )
+
+
+def _sound(survey: Survey) -> Survey:
+    """The survey. Raises `TypeError` or `ValueError` when what was read cannot be what was written."""
+    counts = [survey.rows, survey.bad_count, survey.chunk_rows]
+    counts += [number for file in survey.files for number in (file.size, file.rows)]
+    counts += [number for chunk in survey.chunks for number in (chunk.file, chunk.offset, chunk.line)]
+    counts += [abs(file.mtime_ns) for file in survey.files]  # there are files from before 1970
+    if any(type(count) is not int or count < 0 for count in counts) or survey.chunk_rows < 1:
+        raise TypeError("a count is none")
+    texts = [survey.format, *survey.columns, *survey.columns.values(), *survey.json_columns, *survey.notes]
+    texts += [text for file in survey.files for text in (file.path, file.sha256, file.name)]
+    texts += [text for bad in survey.bad_lines for text in (bad.path, bad.problem)]
+    texts += [text for conflict in survey.conflicts for text in (conflict.column, conflict.problem)]
+    if not all(isinstance(text, str) for text in texts) or survey.format not in get_args(Format):
+        raise TypeError("a name is no text")
+    if type(survey.mean_row_bytes) not in (int, float):
+        raise TypeError("the mean of the rows is no number")
+    if any(chunk.file >= len(survey.files) for chunk in survey.chunks):
+        raise ValueError("a chunk begins in a file that there is not")
+    if len(survey.chunks) != -(-survey.rows // survey.chunk_rows):
+        raise ValueError("the chunks do not add up to the rows")
+    survey.arrow_schema()
+    return survey
 
 
 def _file(*values: Any) -> File:

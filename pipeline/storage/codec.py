@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import orjson
 
@@ -14,9 +15,18 @@ from pipeline.faults import Fault
 def encode(entry: Entry) -> tuple[bytes, bytes]:
     """An entry as its two columns: our metadata as JSON, and the text received, byte for byte.
 
-    Row content is in the second column only: the body followed by the transcript; or a fault's message, preceded by
-    the body of the row's last reply if there was one.
+    Text of rows is in the second one only: the body, and the transcript after it; or a fault's message, after the body
+    of the row's last reply, if there was one. The first one ends with a checksum of both: SQLite has none of its pages,
+    and a bit that flips in an answer would make another answer of it.
     """
+    known, said = _parted(entry)
+    return b"%b%b%d}" % (known[:-1], _CHECKSUM, crc32(said, crc32(known))), said
+
+
+_CHECKSUM = b',"crc32":'
+
+
+def _parted(entry: Entry) -> tuple[bytes, bytes]:
     if isinstance(entry, Reply):
         known, said = _encoded(entry)
         return orjson.dumps(known), said
@@ -29,7 +39,12 @@ def encode(entry: Entry) -> tuple[bytes, bytes]:
 
 
 def decode(meta: bytes, said: bytes) -> Entry:
-    """The entry that `encode` wrote. Raises `ValueError` when it is damaged."""
+    """The entry that `encode` wrote, also before it had a checksum. Raises `ValueError` when it is damaged."""
+    content, signed, checksum = meta.rpartition(_CHECKSUM)
+    if signed:
+        meta = content + b"}"
+        if checksum != b"%d}" % crc32(said, crc32(meta)):
+            raise ValueError("it does not have the checksum that it was written with")
     try:
         return _entry(orjson.loads(meta), said)
     except (TypeError, KeyError, AttributeError) as error:

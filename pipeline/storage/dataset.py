@@ -192,8 +192,22 @@ def kept_replies(folder: Path, chunk: int) -> Iterator[tuple[int, Entry]]:
                 for ordinal, meta, body in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield ordinal, decode(meta, body)
     except (OSError, pa.ArrowException, ValueError) as error:
-        message = f"the kept replies of {part_name(chunk)} cannot be read: {error}"
-        raise Broken(f"{message}; restore the file, or use --fresh to ask again") from error
+        raise _unreadable(chunk, error) from error
+
+
+def require_replies(folder: Path, chunk: int) -> None:
+    """Raises `Broken` when the replies kept beside a part are not there, or their pages are not what was written."""
+    try:
+        with parquet_at(_replies_path(folder, chunk)) as file:
+            for _ in bounded_batches(file):
+                pass
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(chunk, error) from error
+
+
+def _unreadable(chunk: int, error: Exception) -> Broken:
+    message = f"the kept replies of {part_name(chunk)} cannot be read: {error}"
+    return Broken(f"{message}; restore the file, or use --fresh to ask again")
 
 
 class _Counts:

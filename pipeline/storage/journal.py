@@ -385,7 +385,13 @@ def entries_in(path: Path, first: int, rows: int) -> Iterator[tuple[int, Entry]]
 def turns_in(path: Path, first: int, rows: int) -> dict[int, dict[int, Turn]]:
     """The answers that a journal has stored of unfinished rows in `[first, first + rows)`."""
     with _reading(path) as database:
-        return unfinished_rows.read(database, first, rows)
+        try:
+            return unfinished_rows.read(database, first, rows)
+        except ValueError as error:
+            told = f"the journal is damaged: an answer of a row that is not finished cannot be read ({error})"
+            how = f'sqlite3 {path} "DELETE FROM turns"'  # noqa: S608 - shown, not run
+            remedy = f"restore {path} from a copy, or delete such answers to have these rows asked again ({how})"
+            raise Broken(f"{told}: {remedy}") from error
 
 
 def _parts_in(path: Path) -> list[Part]:

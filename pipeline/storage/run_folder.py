@@ -287,9 +287,33 @@ def _plan_of(content: dict[str, Any]) -> RunIdentity:
     plan = RunIdentity(
         **{field.name: content[field.name] for field in fields(RunIdentity) if field.name != "target_sha256"}
     )
-    if not (isinstance(plan.survey, dict) and isinstance(plan.job, dict) and isinstance(plan.target, str)):
-        raise TypeError("its fields have the wrong types")
-    return replace(plan, target_sha256=content.get("target_sha256"))
+    plan = replace(plan, target_sha256=content.get("target_sha256"))
+    for name, kinds in _KINDS.items():
+        if type(getattr(plan, name)) not in kinds:
+            raise TypeError(f"its {name} has another type")
+    if not all(isinstance(value, str) for value in plan.job.values()):
+        raise TypeError("its job has fields of other types")
+    datetime.fromisoformat(plan.created)
+    return plan
+
+
+_TEXT, _FLAG = (str,), (bool,)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "job_name": _TEXT,
+    "job": (dict,),
+    "target": _TEXT,
+    "survey": (dict,),
+    "limit": (int, type(None)),
+    "simulated": _FLAG,
+    "keep_replies": _FLAG,
+    "reparsing": _FLAG,
+    "target_sha256": (str, type(None)),
+    "run_id": _TEXT,
+    "created": _TEXT,
+    "version": _TEXT,
+    "format": (int,),
+}
+"""What the fields of a plan may be: it may be damaged, or come from anybody."""
 
 
 def _shown(before: str, now: str) -> str:
