@@ -25,9 +25,11 @@ def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) ->
     param = getattr(error, "param", None)
     if param is not None and param.param_type_name == "argument" and here is not None:
         return f"what to work on is missing, as in `{EXAMPLES[here][0]}`"
+    if param is not None and not error.message and here is not None:
+        return f"{param.opts[0]} is missing, as in `{EXAMPLES[here][0]}`"
     if param is not None and param.opts[-1].startswith("-"):
         return _about_value(param, error.message, arguments)
-    if (extra := _about_extra(error.message, arguments)) is not None:
+    if (extra := _about_extra(error.message, arguments, options_of(commands[here]) if here else set())) is not None:
         return extra
     word = next((one for one in arguments if not one.startswith("-")), "")
     return _about_command(word, commands) if word and word not in commands else None
@@ -95,7 +97,7 @@ _VALUES = {
 }
 
 
-def _about_extra(message: str, arguments: Sequence[str]) -> str | None:
+def _about_extra(message: str, arguments: Sequence[str], known: Iterable[str]) -> str | None:
     """What is left over: files of a pattern that the shell has expanded, or a value that was to follow an `=`."""
     extra = message.rpartition("(")[2].rstrip(")").split() if "unexpected extra argument" in message else []
     if not extra:
@@ -103,6 +105,8 @@ def _about_extra(message: str, arguments: Sequence[str]) -> str | None:
     told = f"{' '.join(extra[:3])}{' ...' if len(extra) > 3 else ''} is too much"
     if extra[0].endswith(".py"):
         return f"{told}: one job per run, so call `pipeline` once for each"
+    if "--input" not in known:
+        return f"{told}: this command takes one at a time"
     if Path(extra[0]).exists():
         option = next((one for one in arguments if one in {"-i", "--input", "--include"}), "--input")
         return f"{told}: quote a pattern, as in {option} 'data/*.jsonl', or repeat {option} for each file"

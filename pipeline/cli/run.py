@@ -20,7 +20,7 @@ from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import TooManyFailures, UsageError
+from pipeline.faults import BudgetExhausted, TooManyFailures, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from pipeline.policy.compose import CacheSettings
 
 
-_ALL_THE_SAME = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
+_REMEDIES: dict[type[BaseException], str] = {
+    TooManyFailures: "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left",
+    BudgetExhausted: "the same command with a larger budget resumes",
+}
 
 
 @with_options
@@ -246,7 +249,9 @@ def _told(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bo
     _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        remedy = _ALL_THE_SAME if isinstance(reason, TooManyFailures) else "the same command resumes"
+        remedy = next(
+            (told for kind, told in _REMEDIES.items() if isinstance(reason, kind)), "the same command resumes"
+        )
         print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)

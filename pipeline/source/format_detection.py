@@ -126,7 +126,7 @@ def looks_like(path: str, head: bytes) -> str | None:
     if b"\r" in text and b"\n" not in text:
         return f"its lines end with a carriage return alone: tr '\\r' '\\n' < {name} > new.jsonl"
     if not _is_utf8(text):
-        return f"it is not UTF-8; if it is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
+        return f"it is not UTF-8: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
     if text.startswith((b"{", b"[")):
         return _looks_like_json(text, name)
     if text.startswith(b"\x1e"):
