@@ -31,6 +31,8 @@ def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) ->
         return _about_value(param, error.message, arguments)
     if (extra := _about_extra(error.message, arguments, options_of(commands[here]) if here else set())) is not None:
         return extra
+    if here is not None and (inner := getattr(commands[here], "commands", None)) and "Missing command" in error.message:
+        return f"say what to do: {', '.join(f'`pipeline {here} {name}`' for name in inner)}"
     word = next((one for one in arguments if not one.startswith("-")), "")
     return _about_command(word, commands) if word and word not in commands else None
 
