@@ -10,7 +10,7 @@ import pytest
 from pipeline import Job
 from pipeline.faults import UsageError
 from tests.commands import JOB, Shell
-from tests.servers import chat, served
+from tests.servers import Answer, Call, chat, served
 
 
 @pytest.fixture
@@ -33,6 +33,31 @@ def test_after_the_budget_a_larger_one_is_named_and_with_it_the_run_goes_on(shel
     assert "the same command resumes" not in stopped.err
     assert "next      run the same command again with a larger budget to resume" in status.out
     assert (resumed.code, resumed.json["ok"]) == (0, 30)
+
+
+def test_p7_after_an_input_that_changed_during_the_run_it_is_put_right_first(shell: Shell) -> None:
+    """The same command would be refused, so nothing may say that it resumes as it is."""
+    shell.rows(5000)
+    before = (shell.folder / "rows.jsonl").read_bytes()
+    changed = before + before.splitlines(keepends=True)[0]
+
+    def changing(call: Call) -> Answer:
+        if call.number == 100:
+            (shell.folder / "rows.jsonl").write_bytes(changed)
+        return chat(json.dumps({"answer": call.prompt}))
+
+    with served(changing) as server:
+        command = ("run", "job.py", "--base-url", server.base_url, "-c", "8")
+        stopped = shell.pipeline(*command)
+        status = shell.pipeline("status", "out/a_job")
+        refused = shell.pipeline(*command)
+        (shell.folder / "rows.jsonl").write_bytes(before)
+        resumed = shell.pipeline(*command, "--json")
+    assert (stopped.code, refused.code) == (1, 2)
+    assert "the input changed during the run" in stopped.err
+    assert "once that is put right, the same command resumes" in stopped.err
+    assert "next      put that right, then run the same command again to resume" in status.out
+    assert (resumed.code, resumed.json["ok"]) == (0, 5000)
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

@@ -20,7 +20,7 @@ from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import BudgetExhausted, TooManyFailures, UsageError
+from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _REMEDIES: dict[type[BaseException], str] = {
     TooManyFailures: "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left",
     BudgetExhausted: "the same command with a larger budget resumes",
+    Broken: "once that is put right, the same command resumes",
 }
 
 
