@@ -81,6 +81,7 @@ def test_a_job_has_one_file_for_each_model_and_endpoint(monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     first = state_file("job", "google/m", ["a", "b"])
     assert first == state_file("job", "google/m", ["b", "a"])
+    assert first is not None
     assert first.is_relative_to(tmp_path / "vertex-pipeline" / "rates")
     assert len({first, state_file("other", "google/m", ["a", "b"]), state_file("job", "google/n", ["a", "b"])}) == 3
     assert state_file("job", None, ["a"]) != state_file("job", None, ["a", "b"])
@@ -91,7 +92,9 @@ def test_without_a_state_folder_of_that_name_it_is_in_the_home(monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_STATE_HOME", value)
-        assert state_file("job", "m", ["a"]).is_relative_to(tmp_path / ".local" / "state" / "vertex-pipeline")
+        kept = state_file("job", "m", ["a"])
+        assert kept is not None
+        assert kept.is_relative_to(tmp_path / ".local" / "state" / "vertex-pipeline")
 
 
 def test_a_run_keeps_its_rate_in_its_folder_and_in_the_users_state(tmp_path: Path) -> None:

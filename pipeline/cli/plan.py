@@ -15,7 +15,7 @@ from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load
 from pipeline.cli.tables import json_line, plain
 from pipeline.execution.estimate import estimate
-from pipeline.faults import InvalidRow
+from pipeline.faults import InvalidRow, NothingToDo
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -48,6 +48,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
 
     job, _ = load(target, inputs, model, assignments, None, include=include)
     found = survey(inputs_of(job), limit=limit, include=job.include)
+    if not found.columns and not found.rows:
+        raise NothingToDo("the input holds no row")
     source, kept = source_of(job, found)
     schema = output_schema(kept, job.reader)
     sample = list(_first_rows(source, max(rows, 100))) if found.rows else []

@@ -20,7 +20,7 @@ from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import TooManyFailures, UsageError
+from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from pipeline.policy.compose import CacheSettings
 
 
-_DESPITE_FAILURES = "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left"
+_REMEDIES: dict[type[BaseException], str] = {
+    TooManyFailures: "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left",
+    BudgetExhausted: "the same command with a larger budget resumes",
+    Broken: "once that is put right, the same command resumes",
+}
 
 
 @with_options
@@ -244,7 +248,8 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
     _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        remedy = _DESPITE_FAILURES if isinstance(reason, TooManyFailures) else "the same command resumes"
+        remedies = (text for kind, text in _REMEDIES.items() if isinstance(reason, kind))
+        remedy = next(remedies, "the same command resumes")
         print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)

@@ -12,7 +12,7 @@ import typer
 from pipeline.cli import figures
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line, plain, short
-from pipeline.faults import TooManyFailures, UsageError
+from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
@@ -150,6 +150,10 @@ def _next_steps(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
             "next",
             "run it with `--retry-failed` to ask the failed rows again, with `--no-fail-fast` to ask the others",
         )
+    elif found.stopped_by == BudgetExhausted.__name__:
+        yield "next", "run the same command again with a larger budget to resume"
+    elif found.stopped_by == Broken.__name__:
+        yield "next", "put that right, then run the same command again to resume"
     elif found.status == "stopped":
         yield "next", "run the same command again to resume"
     elif found.failed:

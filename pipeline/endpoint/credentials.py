@@ -139,9 +139,10 @@ def _named(path: Path | None) -> tuple[str, dict[str, Any]] | None:
 
 
 def _gcloud_file() -> Path:
-    """Where `gcloud auth application-default login` writes."""
+    """Where `gcloud auth application-default login` writes, and google-auth looks."""
     folder = os.environ.get("CLOUDSDK_CONFIG") or "~/.config/gcloud"
-    return Path(folder).expanduser() / "application_default_credentials.json"
+    # os.path.expanduser, as in google-auth, leaves "~" where the user has no home; Path.expanduser raises.
+    return Path(os.path.expanduser(folder)) / "application_default_credentials.json"  # noqa: PTH111
 
 
 def _read(setting: str, value: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -251,8 +252,13 @@ class Job:
                     f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
                     f'or give it another name: rename={{"{source}": "input_{source}"}}'
                 )
-        if len({name.lower() for name in kept.values()}) < len(kept):
-            raise UsageError(f"two output columns would have the same name (case aside): {', '.join(kept.values())}")
+        counts = Counter(name.lower() for name in kept.values())
+        alike = [repr(name) for name in kept.values() if counts[name.lower()] > 1]
+        if alike:
+            raise UsageError(
+                f"two output columns would have the same name (case aside): {', '.join(alike)}; "
+                "leave some of them out with `keep`, or give them other names with `rename`"
+            )
         return kept
 
     def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:

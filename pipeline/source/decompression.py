@@ -17,7 +17,7 @@ from pipeline.source.format_detection import encoding_of, hidden_compression, mi
 from pipeline.source.formats import compression_of
 from pipeline.source.survey import one_line
 
-_HEAD_BYTES = 8
+_HEAD_BYTES = 64
 _NO_UTF8 = b"\xff"
 
 

@@ -15,11 +15,10 @@ from itertools import islice
 
 from pipeline.faults import UsageError
 from pipeline.source.format_detection import HEAD_BYTES
-from pipeline.source.jsonl import BOM, MAX_LINE_BYTES, Line, all_lines
+from pipeline.source.jsonl import BOM, MAX_LINE_BYTES, NOT_UTF8, Line, all_lines
 from pipeline.source.survey import Position
 
 _DELIMITERS = (",", ";", "\t", "|")
-_NOT_UTF8 = "not valid UTF-8; if the file is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
 _RECORDS_SEEN = 20
 _MAX_HEAD_BYTES = 1 << 20
 
@@ -122,7 +121,7 @@ def _fields(content: bytes, delimiter: str) -> list[str] | str:
     try:
         return next(csv.reader([content.removesuffix(b"\r").decode()], delimiter=delimiter, strict=True), [])
     except UnicodeDecodeError:
-        return _NOT_UTF8
+        return NOT_UTF8
     except csv.Error as error:
         return "a quote is opened and never closed" if "end of data" in str(error) else f"not valid CSV: {error}"
 

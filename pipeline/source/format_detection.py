@@ -6,6 +6,7 @@ findings go into messages: what a file looks like, and the command that converts
 
 from __future__ import annotations
 
+import codecs
 import re
 import shlex
 from pathlib import Path
@@ -22,6 +23,9 @@ _CONTAINERS = {
     rb"PK\x03\x04": "a ZIP archive or XLSX", rb"SQLite f": "SQLite", rb"\xff\xd8\xff": "an image",
     rb"\x89PNG": "an image", rb"%PDF-": "PDF",
 }  # fmt: skip
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the file begins that a clone without Git LFS holds in place of the data (its specification, docs/spec.md)."""
+
 _ROWS_IN = ("Parquet", "Avro", "ORC", "Arrow")
 _BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -51,7 +55,9 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def hidden_compression(path: str, head: bytes) -> str | None:
-    """A message if a file is compressed or a container although its name promises plain text; else None."""
+    """A message if a file is not the plain text that its name promises: compressed, a container, not fetched."""
+    if head.startswith(_LFS_POINTER):
+        return _not_fetched(path)
     if suffix := _matched(head, _COMPRESSED):
         name = shlex.quote(path)
         return f"{path} is compressed, which its name does not say: mv {name} {shlex.quote(path + suffix)}"
@@ -60,6 +66,22 @@ def hidden_compression(path: str, head: bytes) -> str | None:
         return None
     remedy = "give it the ending .parquet" if kind == "Parquet" else "convert it"
     return f"{path} is {kind}, which its name does not say: {remedy}"
+
+
+def not_parquet(path: Path) -> str | None:
+    """What a file that is called Parquet and cannot be read as such is instead; None for no idea."""
+    head = _start_of(path, HEAD_BYTES)
+    if head.startswith(_LFS_POINTER):
+        return _not_fetched(str(path))
+    kind = _matched(head, _CONTAINERS) or kind_of_rows(path)
+    if kind in {None, "Parquet"}:
+        return None
+    remedy = "give it the ending of that kind" if kind in {"JSON Lines", "JSON", "compressed"} else "convert it"
+    return f"{path} is {kind}, and its name says Parquet: {remedy}"
+
+
+def _not_fetched(path: str) -> str:
+    return f"{path} is a pointer that Git LFS left in place of the file: git lfs pull"
 
 
 def missing_compression(path: str) -> str | None:
@@ -103,12 +125,14 @@ def looks_like(path: str, head: bytes) -> str | None:
     text, name = head.removeprefix(_UTF8_BOM).strip(), shlex.quote(path)
     if b"\r" in text and b"\n" not in text:
         return f"its lines end with a carriage return alone: tr '\\r' '\\n' < {name} > new.jsonl"
+    if not _is_utf8(text):
+        return f"it is not UTF-8: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
     if text.startswith((b"{", b"[")):
         return _looks_like_json(text, name)
+    if text.startswith(b"\x1e"):
+        return f"it looks like a JSON text sequence (RFC 7464): tr -d '\\036' < {name} > new.jsonl"
     if text.startswith(b"<"):
         return "it looks like XML or HTML: convert it"
-    if not _is_utf8(text):
-        return f"it is not UTF-8; if it is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
     return _looks_like_fields(text)
 
 
@@ -145,7 +169,7 @@ def _matched(head: bytes, signatures: dict[bytes, str]) -> str | None:
 
 def _is_utf8(text: bytes) -> bool:
     try:
-        text[: len(text) - 4].decode()  # the last character may be truncated
+        codecs.getincrementaldecoder("utf-8")().decode(text)  # not final: the last character may be cut
     except UnicodeDecodeError:
         return False
     return True

@@ -31,6 +31,8 @@ _SKELETON = bytes(
     ord("0") if chr(code) in "0123456789" else ord("[") if chr(code) in "[{" else code if code == ord("-") else ord(" ")
     for code in range(256)
 )
+NOT_UTF8 = "not valid UTF-8; if the file is Windows' or Latin-1: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+
 _LONG, _LONG_NEGATIVE = b"0" * 20, b"-" + b"0" * 19
 
 
@@ -44,7 +46,7 @@ def parse(line: bytes) -> dict[str, Any] | str:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return f"not valid JSON: {error.msg} (column {error.colno}){_hint(line)}"
+        return f"not valid JSON: {error.msg} (column {error.colno}){_hint(line)}" if _is_utf8(line) else NOT_UTF8
     if type(record) is not dict:
         return f"not a JSON object but {_KINDS[type(record)]}"
     skeleton = line.translate(_SKELETON)
@@ -53,6 +55,14 @@ def parse(line: bytes) -> dict[str, Any] | str:
     if _LONG in skeleton or _LONG_NEGATIVE in skeleton:  # orjson turns integers beyond 64 bits into doubles
         return dict(json.loads(line))
     return record
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _hint(line: bytes) -> str:

@@ -17,6 +17,7 @@ from pipeline.faults import Broken, UsageError
 from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, UnchangedCheck
+from pipeline.source.format_detection import not_parquet
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
@@ -80,7 +81,8 @@ def _footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
             metadata, schema = file.metadata, file.schema_arrow
     except _UNREADABLE as error:
         raise UsageError(
-            f"{path} is not a complete Parquet file ({one_line(error)}); write it again or take it out of the input"
+            not_parquet(path)
+            or f"{path} is not a complete Parquet file ({one_line(error)}); write it again or take it out of the input"
         ) from error
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:

@@ -22,13 +22,17 @@ _LARGEST = 100_000
 """Maximum bytes of a file; a larger one is not ours."""
 
 
-def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Path:
+def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Path | None:
     """The file that keeps the rates of a job at these endpoints from one run to the next.
 
-    It is in the state folder of the XDG base directory specification, `$XDG_STATE_HOME` or `~/.local/state`.
+    It is in the state folder of the XDG base directory specification, `$XDG_STATE_HOME` or `~/.local/state`. None for a
+    user without a home, as in a container that runs under a number and without `HOME`.
     """
     home = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(home) if Path(home).is_absolute() else Path("~/.local/state").expanduser()
+    try:
+        folder = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
     key = orjson.dumps([job_name, model, sorted(endpoints)])
     return folder / "vertex-pipeline" / "rates" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
 
