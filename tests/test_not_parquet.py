@@ -21,8 +21,8 @@ OTHERS = {
     "a JSON array": (b'[{"n": 1}]', "is JSON, and its name says Parquet: give it the ending"),
     "gzip": (gzip.compress(b'{"n": 1}\n'), "is compressed, and its name says Parquet: give it the ending"),
     "Avro": (b"Obj\x01\x04", "is Avro, and its name says Parquet: convert it"),
-    "Parquet, cut short": (b"PAR1\x15\x04", "is no whole Parquet file"),
-    "nothing": (b"", "is no whole Parquet file"),
+    "Parquet, cut short": (b"PAR1\x15\x04", "is not a complete Parquet file"),
+    "nothing": (b"", "is not a complete Parquet file"),
 }
 
 
