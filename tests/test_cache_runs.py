@@ -308,7 +308,7 @@ def test_the_commands_tell_what_they_did(shell: Shell, server: Served) -> None:
         (("prune", "--unused-for", "soon"), "as in 30d, not 'soon'"),
         (("prune", "--max-size", "5"), "as in 30MB, not '5'"),
         (("import", "nothing"), "there is no file nothing"),
-        ((), "Missing command"),
+        ((), "say what to do"),
     ],
 )
 def test_commands_that_cannot_be_carried_out_say_why(shell: Shell, command: tuple[str, ...], said: str) -> None:

@@ -81,12 +81,12 @@ def test_a_cost_of_nothing_is_not_an_unknown_cost() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "no baseline"),
-        ("[]", "no baseline"),
-        ("{}", "no baseline"),
+        ("", "not a baseline"),
+        ("[]", "not a baseline"),
+        ("{}", "not a baseline"),
         ('{"format": 99}', "format 99, not 1"),
-        ('{"format": 1, "rows": {"a": {}}}', "no baseline"),
-        ('{"format": 1, "rows": 3}', "no baseline"),
+        ('{"format": 1, "rows": {"a": {}}}', "not a baseline"),
+        ('{"format": 1, "rows": 3}', "not a baseline"),
     ],
 )
 def test_what_is_no_baseline_is_told(text: str, told: str) -> None:

@@ -247,3 +247,10 @@ def test_a_fingerprint_changes_with_everything_that_grades() -> None:
     found = [fingerprints(Graders({"field": each}))["field"] for each in graders]
     assert len(set(found)) == len(found)
     assert fingerprints(Graders({"field": Function(close)})) == {"field": found[6]}
+
+
+def test_functions_without_source_that_differ_in_a_text_have_other_fingerprints() -> None:
+    """As of a notebook: their instructions are the same."""
+    made = [eval(f"lambda expected, got: got == {text!r}") for text in ("a", "b")]  # noqa: S307 - our own text
+    found = [fingerprints(Graders({"field": Function(each)}))["field"] for each in made]
+    assert found[0] != found[1]

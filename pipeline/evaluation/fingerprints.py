@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.evaluation.graders.grading import Graders
+from pipeline.job.function_text import text_of
 
 
 def fingerprints(graders: Graders) -> dict[str, str]:
@@ -45,9 +45,5 @@ def _described(value: Any) -> Any:
 
 def _source(function: Callable[..., Any]) -> str:
     """The digest of the source, or of the compiled code where the source is not available."""
-    try:
-        text = inspect.getsource(function)
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        text = "" if code is None else repr((code.co_code, code.co_names, code.co_varnames))
+    text = text_of(function)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

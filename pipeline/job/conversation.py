@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from pipeline.data import Message
 from pipeline.endpoint.redaction import said_of_row
 from pipeline.faults import Fault, InvalidRow, UsageError
 from pipeline.job.attachments import MediaColumn, attachments
+from pipeline.job.function_text import text_of
 from pipeline.job.prompt import Template
 
 Part = str | MediaColumn
@@ -187,19 +185,4 @@ def _source_of(content: Content) -> Any:
     if isinstance(content, partial):
         bound = repr((content.args, sorted(content.keywords.items())))
         return [_source_of(content.func), re.sub(r" at 0x[0-9a-f]+", "", bound)]
-    try:
-        return inspect.getsource(content)
-    except (OSError, TypeError):
-        code = getattr(content, "__code__", None)
-        return hashlib.sha256(_code_content(code) if code else repr(type(content)).encode()).hexdigest()
-
-
-def _code_content(code: CodeType) -> bytes:
-    """A function's instructions and constants: the instructions alone do not change with a text in it."""
-    inner = [_code_content(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    plain = [
-        sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant  # its order is random
-        for constant in code.co_consts
-        if not isinstance(constant, CodeType)
-    ]
-    return repr((code.co_code, code.co_names, plain, inner)).encode()
+    return text_of(content)
