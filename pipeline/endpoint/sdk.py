@@ -50,12 +50,12 @@ class _DeferredLoader(Loader):
         module.__dict__["__getattr__"] = attribute  # https://peps.python.org/pep-0562/
 
     def _load(self, module: ModuleType) -> None:
-        self._has_begun = True
+        self._has_begun, is_whole = True, False
         try:
             self._loader.exec_module(module)
-        except BaseException:
-            self._has_begun = False
-            raise
+            is_whole = True
+        finally:
+            self._has_begun = is_whole  # what was cut short is loaded again on the next access
 
 
 class _DeferredFinder(MetaPathFinder):
@@ -88,7 +88,7 @@ def _load() -> ModuleType:
     try:
         with _types_deferred():
             return import_module("openai")
-    except Exception:  # noqa: BLE001 - what another release's modules raise is not known
+    except (ImportError, AttributeError, NameError, TypeError):  # a name that was missing where it was deferred
         for name in [name for name in sys.modules if name.partition(".")[0] == "openai" and name not in before]:
             del sys.modules[name]
         return import_module("openai")
@@ -96,10 +96,10 @@ def _load() -> ModuleType:
 
 _load()
 
-from openai import APIStatusError, AsyncOpenAI, AsyncStream  # noqa: E402 - `_load` has loaded it
+from openai import APIStatusError, AsyncOpenAI, AsyncStream, OpenAIError  # noqa: E402 - `_load` has loaded it
 from openai import __version__ as VERSION  # noqa: E402, N812 - a constant
 
-__all__ = ["VERSION", "APIStatusError", "AsyncOpenAI", "AsyncStream"]
+__all__ = ["VERSION", "APIStatusError", "AsyncOpenAI", "AsyncStream", "OpenAIError"]
 
 
 def __getattr__(name: str) -> Any:
