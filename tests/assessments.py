@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pipeline.evaluation.assessment import Assessment, Reference, assess, scores_of
 from pipeline.evaluation.definition import Eval
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse
-from pipeline.evaluation.graders.grading import Answer, Gold, grade_row
+from pipeline.evaluation.graders.rows import Answer, Gold, grade_row
 from pipeline.job.job import Job
 
 

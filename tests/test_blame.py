@@ -18,7 +18,7 @@ from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavail
 from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
 from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream, retrying
-from pipeline.policy.failure_handling import UNREACHABLE_S
+from pipeline.policy.failure_policy import UNREACHABLE_S
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pipeline import Eval, Job, NeverBreak
 from pipeline.evaluation.gold import data_hash, read_gold
-from pipeline.evaluation.graders.grading import Gold
+from pipeline.evaluation.graders.rows import Gold
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.source import survey
 

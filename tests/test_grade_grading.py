@@ -23,8 +23,8 @@ from pipeline.evaluation import Bool, Date, Enum, Exact, Function, Ignore, Items
 from pipeline.evaluation.graders import defaults  # fmt: skip
 from pipeline.evaluation.graders.base import Grader
 from pipeline.evaluation.graders.defaults import graders_for
-from pipeline.evaluation.graders.grading import Answer, Gold, Graders, grade_row
 from pipeline.evaluation.graders.judge import questions, ruled
+from pipeline.evaluation.graders.rows import Answer, Gold, Graders, grade_row
 from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.results import LEAVES, ROWS, write
 from pipeline.faults import UsageError

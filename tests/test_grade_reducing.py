@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation import Enum, Function, Items, Number, Object, Text
 from pipeline.evaluation.fingerprints import fingerprints
-from pipeline.evaluation.graders.grading import Answer, Gold, Graders, grade_row
+from pipeline.evaluation.graders.rows import Answer, Gold, Graders, grade_row
 from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Verdict
 from pipeline.evaluation.reducers import Flaky, by_row, consistency, flaky, reducer_of, scored
 from pipeline.evaluation.results import LEAVES, ROWS, read, write

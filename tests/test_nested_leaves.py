@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from pipeline import Eval, Job
 from pipeline.evaluation.assessment import Assessment, assess, scores_of
-from pipeline.evaluation.graders.grading import Answer, Gold, grade_row
+from pipeline.evaluation.graders.rows import Answer, Gold, grade_row
 from pipeline.evaluation.graders.verdicts import Verdict
 from pipeline.evaluation.results import write
 from pipeline.evaluation.stats.tables import FieldTable, unfolded

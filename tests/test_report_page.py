@@ -18,9 +18,9 @@ from pipeline.evaluation.reducers import Flaky
 from pipeline.report.evaluation import parted
 from pipeline.report.facts import InputFile, RunFacts
 from pipeline.report.page import MOST_BYTES, page_of
+from pipeline.report.phrases import visible
 from pipeline.report.scan import Example, Findings, Kind
 from pipeline.report.timeline import Point, Timeline
-from pipeline.report.wording import visible
 from tests.assessments import BROKEN, GOLD, assessed
 from tests.commands import JOB, Shell
 

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import streams
-from pipeline.cli.sampling import for_the_eye
+from pipeline.cli.samples import for_the_eye
 from pipeline.cli.tables import json_line
 from pipeline.storage.batches import rows_of
 from tests.commands import JOB, Done, Shell, ended

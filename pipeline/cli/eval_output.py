@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.emulate import SIMULATED
-from pipeline.cli.sampling import for_the_eye
+from pipeline.cli.samples import for_the_eye
 from pipeline.cli.tables import json_line, plain, print_table
 from pipeline.evaluation.assessment import Assessment, Reference, write
 from pipeline.evaluation.at_commit import present_commit

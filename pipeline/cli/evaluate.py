@@ -76,9 +76,9 @@ def evaluate(
     from pipeline.cli.eval_output import report_result, report_stopped
     from pipeline.cli.eval_setup import place_of, runs_of, subject_at, subject_of
     from pipeline.cli.report import prompts_of, put_page
-    from pipeline.cli.sampling import for_the_eye
+    from pipeline.cli.samples import for_the_eye
     from pipeline.evaluation import workspace
-    from pipeline.evaluation.judging import judged, require_prices
+    from pipeline.evaluation.judges import judged, require_prices
     from pipeline.execution.group import carried_out
 
     if vs_ref is not None and noise_floor:
@@ -125,7 +125,7 @@ def _noise(subject: EvalWorkspace, graded: Sequence[Graded], *, as_json: bool) -
 
 def _judged(subjects: Sequence[EvalWorkspace], together: RunGroup, settings: Settings, place: Target) -> list[RunGroup]:
     """Asks the judges of each subject in turn, until one is stopped; returns the results of their rounds."""
-    from pipeline.evaluation.judging import ask_judges, paid_to_judges
+    from pipeline.evaluation.judges import ask_judges, paid_to_judges
 
     rounds: list[RunGroup] = []
     paid = together.paid
@@ -141,7 +141,7 @@ def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, 
     """Grade the answers of a finished run again and apply the gates, without a call."""
     from pipeline.cli.eval_output import report_result
     from pipeline.evaluation import workspace
-    from pipeline.evaluation.judging import judged
+    from pipeline.evaluation.judges import judged
 
     subject = workspace.subject_in(evaluated, job)
     graded, notes = judged(subject, subject.graded())

@@ -15,7 +15,7 @@ import anyio
 from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, RecentRate, log_line, narrow_line, second_line, top_line
-from pipeline.cli.sampling import for_the_eye
+from pipeline.cli.samples import for_the_eye
 from pipeline.counters import Counters
 
 REFRESH_S = 0.5

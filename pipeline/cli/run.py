@@ -62,7 +62,7 @@ def run(
         code = _run(job, settings, place, as_json=options.as_json)
     if options.report:
         from pipeline.cli.report import put_page
-        from pipeline.cli.sampling import for_the_eye
+        from pipeline.cli.samples import for_the_eye
 
         with for_the_eye("the page of the run"):
             print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
@@ -257,7 +257,7 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
 
 
 def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
-    from pipeline.cli.sampling import for_the_eye, print_sample
+    from pipeline.cli.samples import for_the_eye, print_sample
     from pipeline.data import PARTS
 
     if summary.simulated and not said:

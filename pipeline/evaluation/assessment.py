@@ -21,7 +21,7 @@ from pipeline.evaluation.decisions import Decision, decide
 from pipeline.evaluation.definition import Eval
 from pipeline.evaluation.fingerprints import fingerprints
 from pipeline.evaluation.gold import data_hash, read_answers
-from pipeline.evaluation.graders.grading import Gold, grade_row
+from pipeline.evaluation.graders.rows import Gold, grade_row
 from pipeline.evaluation.graders.verdicts import Graded, Scored
 from pipeline.evaluation.nested import with_nested
 from pipeline.evaluation.reducers import Flaky, flaky, scored

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
 from pipeline.evaluation.graders.defaults import graders_for
-from pipeline.evaluation.graders.grading import Graders
+from pipeline.evaluation.graders.rows import Graders
 from pipeline.evaluation.reducers import Reducer, reducer_of
 from pipeline.faults import UsageError
 from pipeline.job.errors import describe

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.evaluation.graders.grading import Graders
+from pipeline.evaluation.graders.rows import Graders
 from pipeline.job.function_text import text_of
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pipeline.data import Row
 from pipeline.evaluation.definition import Eval
-from pipeline.evaluation.graders.grading import Answer, Gold
+from pipeline.evaluation.graders.rows import Answer, Gold
 from pipeline.faults import NothingToDo, Unparsable, UsageError
 from pipeline.job.job import Job
 from pipeline.schema.shape import bare_json

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.evaluation.graders.base import Place
-from pipeline.evaluation.graders.grading import Graders
+from pipeline.evaluation.graders.rows import Graders
 from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Scored, Verdict
 from pipeline.evaluation.reducers import by_row, counts
 from pipeline.evaluation.stats.tables import FieldTable, Tables, field_table

@@ -35,8 +35,8 @@ from pipeline.evaluation.baseline import from_text, to_text
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gates import require_rows
 from pipeline.evaluation.gold import read_gold
-from pipeline.evaluation.graders.grading import Gold
 from pipeline.evaluation.graders.judge import PENDING
+from pipeline.evaluation.graders.rows import Gold
 from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.judge_job import JUDGE, VOTES
 from pipeline.evaluation.results import read

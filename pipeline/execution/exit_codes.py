@@ -5,14 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pipeline.faults import (
-    BudgetExhausted,
-    NothingToDo,
-    OutputInUse,
-    ProviderUnusable,
-    TooManyFailures,
-    UsageError,
-)
+from pipeline.faults import BudgetExhausted, NothingToDo, OutputInUse, ProviderUnusable, TooManyFailures, UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.run import Summary

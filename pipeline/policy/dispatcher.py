@@ -27,7 +27,7 @@ from pipeline.faults import (
 )
 from pipeline.pace import LatencyWindow, Refusal, TokenEstimate
 from pipeline.policy.account import Account, Bid
-from pipeline.policy.failure_handling import LOOK_S, Judge, Throttles
+from pipeline.policy.failure_policy import LOOK_S, Judge, Throttles
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Limits, Upstream
 

@@ -15,7 +15,7 @@ from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import Measure, Unit, metric_of
 from pipeline.evaluation.stats.tables import Confusion, FieldTable, Table
 from pipeline.faults import UsageError
-from pipeline.report.wording import chance, difference, figure, place, render_row, value, wrong_leaves, wrong_rows
+from pipeline.report.phrases import chance, difference, figure, place, render_row, value, wrong_leaves, wrong_rows
 
 HEAT = 8
 """The number of shades of a cell."""

@@ -16,7 +16,7 @@ from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import metric_of
 from pipeline.evaluation.stats.tables import unfolded
 from pipeline.report.evaluation import unit_of
-from pipeline.report.wording import (
+from pipeline.report.phrases import (
     chance,
     clipped,
     difference,

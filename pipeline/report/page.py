@@ -23,7 +23,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.evaluation.assessment import Assessment
-from pipeline.report import charts, evaluation, wording
+from pipeline.report import charts, evaluation, phrases
 from pipeline.report.charts import charts_of
 from pipeline.report.facts import RunFacts
 from pipeline.storage.durable import FILES
@@ -158,10 +158,10 @@ def _evaluation(assessment: Assessment, prompts: Mapping[str, str], caps: Caps) 
     groups = evaluation.field_groups(whole)
     fields = [own for own, *_ in groups]
     names = [row.name for row in fields[: max(1, caps.fields // 8)]]
-    wrong = wording.wrong_rows(assessment)
+    wrong = phrases.wrong_rows(assessment)
     return {
-        "verdict": wording.verdict(assessment),
-        "summary": wording.render_gates(assessment),
+        "verdict": phrases.verdict(assessment),
+        "summary": phrases.render_gates(assessment),
         "gates": evaluation.gate_rows(assessment),
         "headlines": [(name, evaluation.share(whole.measures[name])) for name in _HEADLINES],
         "fields": fields,
@@ -218,15 +218,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "clip": wording.clipped,
-        "percent": wording.percent,
+        "clip": phrases.clipped,
+        "percent": phrases.percent,
         "number": charts.number,
         "duration": charts.duration,
         "size": _size,
         "grouped": lambda count: f"{round(count):,}",
         "usd": _usd,
         "moment": _moment,
-        "counted": wording.counted,
+        "counted": phrases.counted,
     }
     environment.globals |= {
         "chart": charts,
@@ -241,7 +241,7 @@ def _shown(value: Any) -> Any:
     """Prepares a value for the template: everything in it is visible, and None prints as nothing."""
     if isinstance(value, Markup):
         return value
-    return "" if value is None else wording.visible(str(value))
+    return "" if value is None else phrases.visible(str(value))
 
 
 def _size(count: int) -> str:

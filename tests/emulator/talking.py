@@ -11,7 +11,7 @@ import orjson
 
 from pipeline.emulator.answers.answers import answers
 from pipeline.emulator.protocol.request import read_request
-from pipeline.emulator.server.rendering import choices_of
+from pipeline.emulator.server.bodies import choices_of
 from pipeline.emulator.testing import Answered, Vertex
 
 MODEL = "google/gemini-test"

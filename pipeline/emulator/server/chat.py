@@ -27,10 +27,10 @@ from pipeline.emulator.protocol.wire import (
     unavailable,
 )
 from pipeline.emulator.server import responses, streaming
+from pipeline.emulator.server.bodies import choices_of, counted
 from pipeline.emulator.server.credentials import Tokens as AccessTokens
 from pipeline.emulator.server.faults import HTML_PAGE, PAGES, chosen, damaged_body, fitting, problem
 from pipeline.emulator.server.quota import Bucket, FixedWindow, rate_at
-from pipeline.emulator.server.rendering import choices_of, counted
 from pipeline.emulator.server.stats import Given, Stats
 
 UNSAFE = "[unsafe]"

@@ -22,9 +22,9 @@ from typing import Any
 
 from pipeline.evaluation.graders.base import Grader, Ignore, require_grader
 from pipeline.evaluation.graders.dates import Date, Time
-from pipeline.evaluation.graders.grading import ANSWER, Graders
 from pipeline.evaluation.graders.lists import Items, Listed, Set
 from pipeline.evaluation.graders.objects import Object
+from pipeline.evaluation.graders.rows import ANSWER, Graders
 from pipeline.evaluation.graders.scalars import Bool, Enum, Exact, Number, Text
 from pipeline.evaluation.graders.schema_refs import Here, followed, kind_of
 from pipeline.faults import UsageError

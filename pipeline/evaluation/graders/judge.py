@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.evaluation.graders.base import Finding, Scalar
-from pipeline.evaluation.graders.grading import Graders, all_right
+from pipeline.evaluation.graders.rows import Graders, all_right
 from pipeline.evaluation.graders.scalars import Text, similarity
 from pipeline.evaluation.graders.values import same
 from pipeline.evaluation.graders.verdicts import Graded, Leaf, Verdict

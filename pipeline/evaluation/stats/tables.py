@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation.graders.grading import Graders
+from pipeline.evaluation.graders.rows import Graders
 from pipeline.evaluation.graders.scalars import Enum
 from pipeline.evaluation.graders.verdicts import Graded, Leaf, Scored, Verdict
 from pipeline.evaluation.stats.intervals import DRAWS as MOST_DRAWS
