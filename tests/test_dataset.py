@@ -94,7 +94,7 @@ GOOD = reply(json.dumps(VALUE))
 def dataset(folder: Path, job: Job = STRUCTURED, kept: pa.Schema = KEPT) -> Dataset:
     for name in ("_run", PARTS):
         (folder / name).mkdir(exist_ok=True)
-    return Dataset(folder, kept, job.reader, {"pipeline.job.job": job.name, "pipeline.run_id": "a-run"})
+    return Dataset(folder, kept, job.reader, {"pipeline.job": job.name, "pipeline.run_id": "a-run"})
 
 
 def batches(rows: int, first: int = 0) -> list[pa.RecordBatch]:
@@ -159,7 +159,7 @@ def test_the_footer_says_which_run_made_the_part(tmp_path: Path) -> None:
     into = dataset(tmp_path)
     part, _ = seal(into, [GOOD])
     metadata = pq.read_metadata(tmp_path / PARTS / part.name).metadata
-    assert metadata[b"pipeline.job.job"] == b"structured"
+    assert metadata[b"pipeline.job"] == b"structured"
     assert metadata[b"pipeline.run_id"] == b"a-run"
 
 

@@ -215,3 +215,20 @@ def test_p14_who_is_no_job_finds_nothing_beside_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
     assert ROOT.is_dir()
+
+
+@pytest.mark.parametrize("module", ["job/loader.py", "endpoint/client.py", "cli/run.py", "data.py"])
+def test_p14_no_module_of_ours_imports_what_lies_beside_it_in_a_checkout(module: str, tmp_path: Path) -> None:
+    """The whole package lies in the working directory here, as a job's own modules do."""
+    (tmp_path / "job.py").write_text(JOB_OF.format(imports="", prompt="'x'"))
+    code = (
+        "import sys; from pathlib import Path; import pipeline; from pipeline.job.loader import load_job\n"
+        "job, module = sys.argv[1:]\n"
+        "load_job(job)\n"
+        "sys.path = [path for path in sys.path if Path(path or '.').resolve() != Path.cwd()]\n"
+        "own = str(Path(pipeline.__file__).parent / module)\n"
+        "try:\n    exec('import tests', {'__file__': own})\nexcept ModuleNotFoundError:\n    print('not there')"
+    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "job.py"), module]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "not there"

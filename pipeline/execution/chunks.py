@@ -220,7 +220,7 @@ def _footer(plan: RunIdentity) -> dict[str, str]:
     """The metadata in the footer of every part; pandas drops it, so the manifest has it too."""
     return {
         "pipeline.run_id": plan.run_id,
-        "pipeline.job.job": plan.job_name,
+        "pipeline.job": plan.job_name,
         "pipeline.model": plan.job.get("model", ""),
         "pipeline.version": plan.version,
         "pipeline.created": plan.created,

@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
 
+import pipeline
+
 _LIBRARIES = tuple(
     os.path.realpath(path)
     for path in (
@@ -18,7 +20,7 @@ _LIBRARIES = tuple(
         *site.getsitepackages(),
         site.getusersitepackages(),
         *([sys.prefix] if sys.prefix != sys.base_prefix else []),
-        str(Path(__file__).parent),
+        str(Path(pipeline.__file__).parent),
     )
 )
 """Folders that are not a job's own: the interpreter's, installed packages, this package."""
