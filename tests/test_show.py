@@ -94,6 +94,17 @@ def test_a_renamed_key_is_still_the_key(shell: Shell) -> None:
     assert "=== booking b3 (row 2): ok" in show(shell, "--key", "b3").out
 
 
+def test_a_key_renamed_for_bigquery_is_the_key_in_show_and_on_the_page(shell: Shell) -> None:
+    shell.write("rows.jsonl", '{"booking.id": "b1", "text": "a"}\n{"booking.id": "b2", "text": "b2"}\n')
+    key = 'keep=["booking.id"], key="booking.id", rename="bigquery"'
+    shell.write("job.py", KEYED.replace('keep=["id"], key="id"', key))
+    ran(shell)
+    assert "=== booking_id b1 (row 0): ok" in show(shell, "--key", "b1").out
+    assert shell.pipeline("report", "out/a_job").code == 0
+    page = (shell.folder / "out/a_job/_report.html").read_text("utf-8")
+    assert "booking_id" in page
+
+
 def test_a_job_without_a_key_says_how_to_choose_rows(shell: Shell) -> None:
     shell.write("job.py", JOB)
     ran(shell)

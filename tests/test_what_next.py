@@ -60,12 +60,14 @@ def test_p7_after_an_input_that_changed_during_the_run_it_is_put_right_first(she
     assert (resumed.code, resumed.json["ok"]) == (0, 5000)
 
 
-@pytest.mark.parametrize("content", ["", "\n \n"])
-def test_plan_and_run_say_of_an_empty_input_that_it_holds_no_row(shell: Shell, content: str) -> None:
-    """With the same exit code, although the prompt names a column: an empty input has none."""
-    shell.write("empty.jsonl", content)
+@pytest.mark.parametrize(
+    ("name", "content"), [("empty.jsonl", ""), ("empty.jsonl", "\n \n"), ("empty.csv", "id,text\n")]
+)
+def test_plan_and_run_say_of_an_empty_input_that_it_holds_no_row(shell: Shell, name: str, content: str) -> None:
+    """With the same exit code, although the prompt names a column: an empty input may have none."""
+    shell.write(name, content)
     for command in ("plan", "run"):
-        done = shell.pipeline(command, "job.py", "--input", "empty.jsonl", *(["--emulate"] if command == "run" else []))
+        done = shell.pipeline(command, "job.py", "--input", name, *(["--emulate"] if command == "run" else []))
         assert (done.code, done.err) == (5, "error: the input holds no row\n")
 
 

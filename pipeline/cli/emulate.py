@@ -17,8 +17,6 @@ from pipeline.faults import UsageError
 
 SIMULATED = "SIMULATED: answers come from the built-in emulator on this machine, not from a model"
 
-_PANEL = "Emulator"
-
 Latency = Annotated[float, typer.Option(help="Seconds per answer (the median, with --latency-sigma).", min=0)]
 Sigma = Annotated[float, typer.Option(help="Spread of the latency: sigma of a log-normal; 0 makes it constant.", min=0)]
 QuotaRps = Annotated[float | None, typer.Option(help="Requests per second; 429 beyond that.", min=0.001)]

@@ -66,7 +66,10 @@ def report_stopped(together: RunGroup, *, as_json: bool) -> int:
     if as_json:
         print(json_line(_jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
     why = first.reason or "nothing was sealed"
-    print(f"error: stopped ({why}): {left} rows are left, nothing is graded; the same command resumes", file=sys.stderr)
+    print(
+        f"error: stopped ({plain(why)}): {left} rows are left, nothing is graded; the same command resumes",
+        file=sys.stderr,
+    )
     return code
 
 
@@ -97,7 +100,7 @@ def report_comparison(
         print(json_line(_jsonable(facts)))
         return 0
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(plain(f"note: {note}"), file=sys.stderr)
     _print_comparison(comparison, reference.of)
     return 0
 

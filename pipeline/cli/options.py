@@ -277,10 +277,13 @@ class RunOptions:
     ] = 0.0
     quota_rps: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Requests per second; 429 beyond that.", rich_help_panel=EMULATOR),
+        typer.Option(metavar="N", help="Requests per second; 429 beyond that.", min=0.001, rich_help_panel=EMULATOR),
     ] = None
     token_lifetime: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long an access token is accepted.", rich_help_panel=EMULATOR)
+        float,
+        typer.Option(
+            metavar="SECONDS", help="How long an access token is accepted.", min=0.1, rich_help_panel=EMULATOR
+        ),
     ] = 3600.0
     fault: Annotated[
         list[str] | None,

@@ -48,11 +48,11 @@ def plan(  # noqa: PLR0913 - one parameter an option
 
     job, _ = load(target, inputs, model, assignments, None, include=include)
     found = survey(inputs_of(job), limit=limit, include=job.include)
-    if not found.columns and not found.rows:
+    if not found.rows:
         raise NothingToDo("the input holds no row")
     source, kept = source_of(job, found)
     schema = output_schema(kept, job.reader)
-    sample = list(_first_rows(source, max(rows, 100))) if found.rows else []
+    sample = list(_first_rows(source, max(rows, 100)))
     source.close()
     folder = output or Path(job.output or Path("out") / job.name)
     ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
@@ -162,7 +162,7 @@ def _spark_notes(schema: Any) -> Iterator[str]:
     from pipeline.schema.spark import refused_columns
 
     if refused := list(refused_columns(schema)):
-        own = any(name.startswith("parsed") for name in refused)
+        own = any(name.startswith(("parsed.", "parsed (")) for name in refused)
         remedy = 'time_as="text" makes times of an answer text' if own else "`keep` leaves columns of the input out"
         yield f"Spark refuses files with the columns {', '.join(refused)}; {remedy}"
 

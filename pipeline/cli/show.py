@@ -50,7 +50,7 @@ def show(  # noqa: PLR0913 - one parameter an option
     from pipeline.execution.run_status import require_run
 
     folder, plan = require_run(output)
-    column = key_column(plan)
+    column = key_column(plan.job)
     if key is not None and column is None:
         raise UsageError("the job names no `key` column to find rows by: use --row ORDINAL")
     selection = Selection(failed=failed, ordinal=row, key=key, key_column=column)

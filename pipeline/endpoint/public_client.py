@@ -108,7 +108,7 @@ class _Mirror(httpx2.AsyncClient):
 _Clients = Callable[[str, httpx2.AsyncClient, Mapping[str, str]], AbstractAsyncContextManager[Sender]]
 
 
-_MOVED = (ImportError, AttributeError, TypeError, LookupError, ValueError, OpenAIError)
+_MOVED = (ImportError, AttributeError, TypeError, LookupError, ValueError, RuntimeError, OpenAIError)
 """What is raised where a hook has another name, other parameters or another result; the SDK wraps some of it."""
 
 

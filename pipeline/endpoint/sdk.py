@@ -88,7 +88,8 @@ def _load() -> ModuleType:
     try:
         with _types_deferred():
             return import_module("openai")
-    except (ImportError, AttributeError, NameError, TypeError):  # a name that was missing where it was deferred
+    except (ImportError, AttributeError, NameError, TypeError, LookupError, ValueError, RuntimeError):
+        # A name was missing where it was deferred; pydantic says so by errors of the last two kinds.
         for name in [name for name in sys.modules if name.partition(".")[0] == "openai" and name not in before]:
             del sys.modules[name]
         return import_module("openai")

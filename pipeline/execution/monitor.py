@@ -176,8 +176,8 @@ class RunMonitor:
             "cache_hits": tally.cache_hits,
         }
 
-    def _write(self, event: Mapping[str, Any], *, note: str | None = None) -> None:
-        self._append({**event, "note": note} if note else event)
+    def _write(self, event: Mapping[str, Any]) -> None:
+        self._append(event)
         failures = self._tally.failures_before + self._tally.failures
         state = {**event, "failures": failures.bare().to_json()}
         self._files.write_atomic(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
@@ -202,7 +202,7 @@ class RunMonitor:
         now = {**changes, **({"concurrency": limits.concurrency} if "concurrency" in changes else {})}
         text = ", ".join(f"{name}={value:g}" for name, value in now.items())
         self._tally.notices.append(f"tuned: {text}")
-        self._write({"at": round(time.time(), 3)}, note=f"tuned: {text}")
+        self._append({"at": round(time.time(), 3), "note": f"tuned: {text}"})
 
     def _look(self) -> None:
         """Stops the run if its endpoint is unusable, even while every call hangs and nothing waits in the queue."""

@@ -6,7 +6,7 @@ Reads lazily and in row order, also while the run is in progress.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
@@ -26,7 +26,7 @@ from pipeline.schema.bigquery import legal_names
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.journal import entries_in, read_state, recorded_in, worker_journals
-from pipeline.storage.run_folder import JOURNAL, RunIdentity
+from pipeline.storage.run_folder import JOURNAL
 
 _EVERY_ROW = 2**62
 
@@ -116,9 +116,9 @@ _NO_COLUMNS = pa.schema([])
 _NOTHING_KEPT = pa.RecordBatch.from_struct_array(pa.array([{}], pa.struct([])))
 
 
-def key_column(plan: RunIdentity) -> str | None:
-    """The output column that identifies a row for users; None if the job names none."""
-    columns = orjson.loads(plan.job.get("columns") or "{}")
+def key_column(job: Mapping[str, str]) -> str | None:
+    """The output column that identifies a row for users, by a job's fingerprint; None if the job names none."""
+    columns = orjson.loads(job.get("columns") or "{}")
     key, rename = columns.get("key"), columns.get("rename") or {}
     if key is None:
         return None

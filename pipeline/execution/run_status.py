@@ -28,8 +28,8 @@ from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
-failed than the job allows. `stopped`: rows are left, or the dataset is damaged. `run --json` reports the same for a
-start that has ended."""
+failed than the job allows. `stopped`: rows are left, or a complete dataset is damaged. `run --json` reports the same
+for a start that has ended."""
 
 KILLED = "the last start did not end by itself: its process was killed, or the machine went down"
 
@@ -164,7 +164,7 @@ def run_status(output: Path) -> RunStatus:
 _ENDED_BADLY = ("failed", "stopped")
 
 _APART_S = 0.5
-"""A start writes its last state just before its manifest; the next start's first state is at least a second later."""
+"""The last state of a start is older than its manifest; the first of the next start is a second younger or more."""
 
 
 def damage_in(output: Path, parts: Sequence[Part]) -> str | None:

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from pipeline.data import Part
 from pipeline.execution.monitor import EVENTS
+from pipeline.execution.run_rows import key_column
 from pipeline.execution.run_status import Status, damage_in, manifest_of, status_of
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
@@ -128,7 +127,7 @@ def run_facts(output: Path) -> RunFacts:
     timeline = timeline_of(folder.run / EVENTS)
     # Rows record when they were answered, but not pauses: they only replace the events of a single short start.
     by_time = len(timeline.points) < (2 if timeline.starts > 1 else ENOUGH)
-    findings = scan(output, present, _key(_fingerprint(plan, recorded)), by_time=by_time)
+    findings = scan(output, present, key_column(_fingerprint(plan, recorded)), by_time=by_time)
     if len(findings.timeline.points) > len(timeline.points):
         timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
     running = folder.running() is not None
@@ -177,13 +176,6 @@ def _identity(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> dict[str
 def _fingerprint(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> Mapping[str, str]:
     fingerprint: Mapping[str, str] = plan.job if plan else manifest["job"]
     return fingerprint
-
-
-def _key(fingerprint: Mapping[str, str]) -> str | None:
-    """The output column that identifies a row for people."""
-    columns = orjson.loads(fingerprint.get("columns") or "{}")
-    key: str | None = columns.get("key")
-    return None if key is None else (columns.get("rename") or {}).get(key, key)
 
 
 def _inputs(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> tuple[InputFile, ...]:
