@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import anyio
 import pytest
@@ -117,7 +120,7 @@ def test_where_ends_of_children_are_ignored_they_are_waited_for_all_the_same() -
 @pytest.mark.anyio
 async def test_a_shared_descriptor_comes_before_any_message_and_is_not_handed_on() -> None:
     one, other = socket.socketpair()
-    ours, theirs = await Channel.over(one), await Channel.over(other)
+    ours, theirs = Channel(one), Channel(other)
     reading, writing = os.pipe()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ours.share, writing)
@@ -140,7 +143,39 @@ async def test_a_shared_descriptor_comes_before_any_message_and_is_not_handed_on
 @pytest.mark.anyio
 async def test_of_a_parent_that_is_gone_there_is_no_descriptor() -> None:
     one, other = socket.socketpair()
-    link = await Channel.over(other)
+    link = Channel(other)
     one.close()
     assert await link.take() is None
     await link.close()
+
+
+@pytest.mark.anyio
+async def test_what_arrives_at_the_moment_of_a_cancellation_is_not_an_error_of_the_loop() -> None:
+    told: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    (one, other), (bell, rope) = socket.socketpair(), socket.socketpair()
+    ours, theirs = Channel(one), Channel(other)
+    try:
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                loop.add_reader(bell, scope.cancel)
+                tasks.start_soon(_ring, rope, one)
+                await theirs.receive()
+        assert scope.cancelled_caught
+        assert await theirs.receive() == "a message"
+    finally:
+        loop.remove_reader(bell)
+        for end in (bell, rope):
+            end.close()
+        await ours.close()
+        await theirs.close()
+    assert not told
+
+
+async def _ring(rope: socket.socket, end: socket.socket) -> None:
+    """Has both arrive before the loop looks: first what cancels the receiver, then what it waits for."""
+    await anyio.wait_all_tasks_blocked()
+    message = pickle.dumps("a message")
+    rope.send(b"x")
+    end.send(len(message).to_bytes(4, "big") + message)

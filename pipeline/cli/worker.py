@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def _work(end: int, lifeline: int) -> int:
     from pipeline.execution.processes.messages import Channel, Failed
 
-    channel = await Channel.over(socket.socket(fileno=end))
+    channel = Channel(socket.socket(fileno=end))
     # This process holds the lock too: a run started after the parent was killed waits until the worker has ended.
     lock = await channel.take()
     assignment: Assignment | None = None if lock is None else await channel.receive()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from anyio.abc import UNIXSocketStream
+from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pipeline.data import Part
@@ -158,29 +158,59 @@ class Done:
     """The last message of a worker: everything assigned to it is sealed or recorded."""
 
 
+class _SocketReader(ByteReceiveStream):
+    """What arrives at a socket.
+
+    Not anyio's stream over a socket: when its receiver is cancelled at the moment that something arrives, it sets the
+    result of a future that has one, which asyncio prints with a traceback. `wait_readable` allows for that.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        while True:
+            try:
+                arrived = self._end.recv(max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self._end)
+            except OSError as fault:
+                raise anyio.BrokenResourceError from fault
+            else:
+                if not arrived:
+                    raise anyio.EndOfStream
+                return arrived
+
+    async def aclose(self) -> None:
+        anyio.notify_closing(self._end)
+        self._end.close()
+
+
 class Channel:
     """One end of the socket pair. No other process has the other end, so what arrives is safe to unpickle."""
 
-    def __init__(self, stream: UNIXSocketStream) -> None:
-        self._stream = stream
-        self._received = BufferedByteReceiveStream(stream)
-        self._sending = anyio.Lock(fast_acquire=True)
-
-    @classmethod
-    async def over(cls, end: socket.socket) -> Channel:
+    def __init__(self, end: socket.socket) -> None:
         """A channel over one end of a pair; takes ownership of the socket."""
-        return cls(await UNIXSocketStream.from_socket(end))
+        end.settimeout(0)
+        self._end = end
+        self._stream = _SocketReader(end)
+        self._received = BufferedByteReceiveStream(self._stream)
+        self._sending = anyio.Lock(fast_acquire=True)
 
     async def share(self, descriptor: int) -> None:
         """Sends the other end its own descriptor of an open file; before any message."""
         async with self._sending:
-            await self._stream.send_fds(b"\0", [descriptor])
+            try:
+                socket.send_fds(self._end, [b"\0"], [descriptor])  # the first byte of all: it finds room
+            except OSError as fault:
+                raise anyio.BrokenResourceError from fault
 
     async def take(self) -> int | None:
         """The descriptor sent by the other end; None if the other end is gone."""
+        await anyio.wait_readable(self._end)
         try:
-            _, descriptors = await self._stream.receive_fds(1, 1)
-        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            _, descriptors, _, _ = socket.recv_fds(self._end, 1, 1)
+        except OSError:
             return None
         for descriptor in descriptors:
             # Processes that a job starts may outlive this one, and must not hold the lock.
@@ -191,7 +221,14 @@ class Channel:
         """Sends a message; raises `anyio.BrokenResourceError` when the other end is gone."""
         content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         async with self._sending:
-            await self._stream.send(len(content).to_bytes(_LENGTH, "big") + content)
+            left = memoryview(len(content).to_bytes(_LENGTH, "big") + content)
+            while left:
+                try:
+                    left = left[self._end.send(left) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(self._end)
+                except OSError as fault:
+                    raise anyio.BrokenResourceError from fault
 
     async def receive(self) -> Any:
         """The next message; None if the other end is gone, even in the middle of one."""

@@ -129,9 +129,8 @@ class _Parent:
     async def _employ(self, number: int) -> None:
         """Keeps one worker running until all is done or the run stops; starts another if it dies."""
         while not self._stop.requested and (self._left or self._open()):
-            with anyio.CancelScope(shield=True):  # a process that has started must not be lost track of
-                started = self._crew.workers.start()
-                child = _Child(number, started.process, await Channel.over(started.link), started.lifeline)
+            started = self._crew.workers.start()
+            child = _Child(number, started.process, Channel(started.link), started.lifeline)
             try:
                 await self._order(child)
                 await self._serve(child)
