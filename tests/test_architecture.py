@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.storage import run_folder
 
 ROOT = Path(pipeline.__file__).parent
 
@@ -307,3 +308,19 @@ def test_p9_nothing_is_timed_by_the_wall_clock() -> None:
         if reads and part_of(module) != "emulator":
             found[module.removeprefix("pipeline.")] = reads
     assert found == TELLS_THE_TIME
+
+
+def test_the_names_in_a_run_folder_are_written_in_one_place() -> None:
+    """Whoever needs one imports it from `storage.run_folder`."""
+    own = vars(run_folder)
+    names = {own[name] for name in own if name.isupper() and isinstance(own[name], str) and own[name][0] == "_"}
+    names |= {run_folder.PLAN, run_folder.JOURNAL, run_folder.EVENTS, run_folder.STATE, run_folder.TUNE}
+    found = {
+        (module.removeprefix("pipeline."), node.value)
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    # An input folder may be the output of a run; `source` is below `storage`.
+    beyond = {("source.discovery", run_folder.MANIFEST)}
+    assert {(module, name) for module, name in found if module != "storage.run_folder"} == beyond

@@ -17,7 +17,7 @@ from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavailable
 from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
-from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream, retrying
+from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, retrying
 from pipeline.policy.failure_policy import UNREACHABLE_S
 from tests import virtual
 
@@ -75,7 +75,7 @@ class Run:
     def __post_init__(self) -> None:
         self.stop, self.tally = Shutdown(), Counters(ok_before=self.ok_before, done_before=self.ok_before)
         self.endpoints = [
-            Upstream(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=CircuitBreaker())
+            LocalUpstream(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=CircuitBreaker())
             for number in range(self.lanes)
         ]
         self.dispatcher = Dispatcher(

@@ -27,7 +27,8 @@ from pydantic import BaseModel
 from pipeline import Job
 from pipeline.data import PARTS, Entry, Part, Reply, Usage
 from pipeline.faults import Broken, Fault, InvalidRow, Refused, Throttled, Truncated, Unavailable
-from pipeline.storage.dataset import MANIFEST, SUCCESS, Dataset, kept_replies, part_name
+from pipeline.storage.dataset import Dataset, kept_replies, part_name
+from pipeline.storage.run_folder import MANIFEST, SUCCESS
 from tests.servers import chat
 
 ROOT = Path(__file__).parents[1]

@@ -33,7 +33,7 @@ from pipeline.cli import app
 from pipeline.cli.known_words import RENAMED_OPTIONS
 from pipeline.emulator import FAULT_KINDS
 from pipeline.execution.exit_codes import CODES
-from pipeline.execution.run import Summary
+from pipeline.execution.finish import Summary
 from pipeline.job.job import OURS, Job
 from pipeline.ledger import NOTHING
 from pipeline.storage.dataset import ERROR, RESPONSE

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import figures
-from pipeline.execution.monitor import STATE, tuning_of
+from pipeline.execution.monitor import tuning_of
 from pipeline.execution.run_status import KILLED, run_status
 from pipeline.report.facts import run_facts
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_folder import STATE, RunFolder
 from tests.commands import JOB, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, script

@@ -14,11 +14,13 @@ from pipeline.evaluation.assessment import output_of
 from pipeline.evaluation.at_commit import commit_of, loaded_at
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
-from pipeline.evaluation.workspace import ANSWER_KEY, REFERENCE, EvalWorkspace, name_of, without_unknown
-from pipeline.execution.run import Settings, inputs_of
+from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, name_of, without_unknown
+from pipeline.execution.identity import inputs_of
+from pipeline.execution.settings import Settings
 from pipeline.faults import UsageError
 from pipeline.job.loader import overridden
 from pipeline.source import survey
+from pipeline.storage.run_folder import REFERENCE
 
 if TYPE_CHECKING:
     from pipeline.cli.options import RunOptions

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.graders.verdicts import Graded
     from pipeline.evaluation.workspace import EvalWorkspace
     from pipeline.execution.group import RunGroup
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
 
 TargetArgument = Annotated[
     str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")

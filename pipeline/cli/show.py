@@ -110,11 +110,8 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
     try:
         inputs = InputRows(job, survey)
     except (UsageError, Broken) as error:
-        kept = job.columns_kept(survey.columns)
-        from_output = all(
-            kept.get(name) == name and name not in survey.json_columns
-            for name in job.columns_needed(list(survey.columns))
-        )
+        columns = job.projection(survey.columns)
+        from_output = all(columns.kept.get(name) == name and name not in survey.json_columns for name in columns.needed)
         instead = "requests are shown with the columns that are in the output" if from_output else "no request is shown"
         print(f"note: {instead}: {plain(str(error))}", file=sys.stderr)
         yield _Asked(job, None, from_output)

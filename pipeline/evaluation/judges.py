@@ -23,15 +23,15 @@ from pipeline.evaluation.judge_job import (
 )
 from pipeline.execution.group import Host, RunGroup, carried_out
 from pipeline.ledger import NOTHING, Charges, total
-from pipeline.storage.dataset import MANIFEST
 from pipeline.storage.durable import FILES
+from pipeline.storage.run_folder import MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.evaluation.graders.verdicts import Graded
     from pipeline.evaluation.workspace import EvalWorkspace
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
 
 Judged = tuple[tuple["Graded", ...], list[str]]
 """Graded rows, and notes about them."""

@@ -91,7 +91,7 @@ class ChunkWorker:
         """How many chunks are worked on at once."""
         return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
 
-    def hands(
+    def callbacks(
         self,
         ask: Ask,
         journal: Records,
@@ -202,12 +202,12 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
     Raises `UsageError` if the job does not fit the columns of its input, or if it renames columns for BigQuery and its
     schema has names that BigQuery refuses.
     """
-    kept = job.columns_kept(survey.columns)
-    added = job.columns_added(kept)
-    needed = job.columns_needed(list(survey.columns)) if asks else []
+    columns = job.projection(survey.columns)
     as_type = legal_type if job.rename == "bigquery" else None
-    source = Source(survey, needed=needed, kept=list(kept), added=added, as_type=as_type)
-    names = [*kept.values(), *added]
+    source = Source(
+        survey, needed=columns.needed if asks else [], kept=list(columns.kept), added=columns.added, as_type=as_type
+    )
+    names = [*columns.kept.values(), *columns.added]
     schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
     if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):
         raise UsageError(

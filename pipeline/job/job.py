@@ -21,6 +21,7 @@ from pipeline.endpoint.redaction import quoted
 from pipeline.faults import InvalidRow, UsageError
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.job.parsing import LatestOutcome, ReplyParser
+from pipeline.job.projection import Projection
 from pipeline.job.prompt import FUNCTIONS
 from pipeline.job.tools import Tool, tool_of
 from pipeline.schema.bigquery import legal_names
@@ -200,6 +201,11 @@ class Job:
     def carries_requests(self) -> bool:
         """Whether each row of the input contains its own request."""
         return self.user is None and not self.messages
+
+    def projection(self, types: Mapping[str, str]) -> Projection:
+        """What the job uses of an input with columns of these types. Raises `UsageError` if it does not fit them."""
+        kept = self.columns_kept(types)
+        return Projection(kept=kept, added=self.columns_added(kept), needed=self.columns_needed(list(types)))
 
     def columns_needed(self, available: Sequence[str]) -> list[str]:
         """The input columns that requests need. Raises `UsageError` when one is not in the input."""

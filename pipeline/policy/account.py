@@ -14,7 +14,7 @@ from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Prices
 from pipeline.faults import BudgetExhausted, Fault
 from pipeline.ledger import Charges
-from pipeline.policy.budget import Budget, LocalBudget
+from pipeline.policy.budget import Budget
 from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
 from pipeline.policy.shutdown import Shutdown
 
@@ -204,8 +204,7 @@ class Bid:
         """Updates the reservation to what is known now."""
         before, self.amounts = self.amounts, self.account.amounts(self.size)
         for budget, now, old in zip(self.account.budgets, self.amounts, before, strict=True):
-            if isinstance(budget, LocalBudget):
-                budget.change(now, old)
+            budget.change(now, old)
 
     def _each(self, amounts: Sequence[float]) -> zip[tuple[Budget, float]]:
         return zip(self.account.budgets, amounts, strict=True)

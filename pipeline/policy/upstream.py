@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from pipeline.data import Ask, Request
 from pipeline.faults import Fault
@@ -53,15 +54,17 @@ class Control:
 
 
 @dataclass(slots=True)
-class Upstream:
-    """One endpoint, and what is known about it. `rate` is None if only the concurrency limit applies."""
+class Upstream(ABC):
+    """One endpoint, and what is known about it in this process.
+
+    `LocalUpstream` decides by itself when a request may leave; one of a worker process does what its parent leased.
+    """
 
     name: str
     ask: Ask
     weight: float = 1.0
-    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
+    _: KW_ONLY
     gate: RetryAfterHold = field(default_factory=RetryAfterHold)
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     in_flight: int = 0
     rows: set[int] = field(default_factory=set)
     """The rows it is working on."""
@@ -77,6 +80,74 @@ class Upstream:
     """The last fault; None once something was answered after it."""
     hitch: Callable[[], str | None] = lambda: None
     """Why nothing is answered, if that is known from elsewhere: a wait for a token, for instance."""
+
+    @property
+    @abstractmethod
+    def rate(self) -> AdaptiveRate | None:
+        """The rate that its quota allows; None if that is not decided here, or only the concurrency limit applies."""
+
+    @property
+    @abstractmethod
+    def has_served(self) -> bool:
+        """Whether it has answered a request."""
+
+    @property
+    @abstractmethod
+    def failing_since(self) -> float | None:
+        """When the first request to fail since the last answer left."""
+
+    @property
+    @abstractmethod
+    def opened_at(self) -> float | None:
+        """When the endpoint as a whole failed; None if it works."""
+
+    @abstractmethod
+    def wait(self, now: float) -> float:
+        """Seconds until a request may leave by this lane."""
+
+    @abstractmethod
+    def sent(self, now: float) -> None:
+        """A request leaves."""
+
+    @abstractmethod
+    def answered(self, now: float, left_at: float, *, served: bool = True) -> None:
+        """A request was answered; or refused for its own fault (not `served`)."""
+
+    @abstractmethod
+    def refused(self, refusal: Refusal) -> None:
+        """A request was refused, perhaps for a reason that applies to every row."""
+
+    @abstractmethod
+    def clears(self, refusal: Refusal) -> bool:
+        """Whether a refusal is known to be its row's own."""
+
+    @abstractmethod
+    def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
+        """A request was refused for lack of quota."""
+
+    @abstractmethod
+    def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
+        """A request that left at `left_at` failed, with `in_play` rows in play."""
+
+    def noted(self, now: float, *, served: bool) -> None:
+        """The endpoint has shown that it works."""
+        self.answered_at = now
+        self.trouble = None
+        self.health += 0.1 * (1.0 - self.health)
+        if served:
+            self.served_at = now
+
+    def weakened(self) -> None:
+        """A request failed: others get more of the requests for a while."""
+        self.health = max(0.02, 0.9 * self.health)
+
+
+@dataclass(slots=True)
+class LocalUpstream(Upstream):
+    """One endpoint with the limits of a run, all of which this process applies."""
+
+    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
     def has_served(self) -> bool:
@@ -114,14 +185,6 @@ class Upstream:
         elif self.rate:
             self.rate.answered(now, left_at)
 
-    def noted(self, now: float, *, served: bool) -> None:
-        """The endpoint has shown that it works."""
-        self.answered_at = now
-        self.trouble = None
-        self.health += 0.1 * (1.0 - self.health)
-        if served:
-            self.served_at = now
-
     def refused(self, refusal: Refusal) -> None:
         """A request was refused, perhaps for a reason that applies to every row."""
         self.blame.refused(refusal)
@@ -140,7 +203,7 @@ class Upstream:
 
     def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
         """A request that left at `left_at` failed, with `in_play` rows in play."""
-        self.health = max(0.02, 0.9 * self.health)
+        self.weakened()
         self.breaker.failed(now, row, in_play, left_at)
         if self.rate:
             self.rate.failed(now)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import Part
-from pipeline.execution.monitor import EVENTS
 from pipeline.execution.run_rows import key_column
 from pipeline.execution.run_status import Status, damage_in, manifest_of, status_of
 from pipeline.failures import Failures
@@ -18,9 +17,8 @@ from pipeline.ledger import Charges
 from pipeline.report.scan import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
-from pipeline.storage.dataset import MANIFEST
 from pipeline.storage.journal import charged_in, read_state
-from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVENTS, MANIFEST, REPEATS, RunFolder, RunIdentity
 
 _TOKENS = ("input", "output", "reasoning", "cached")
 
@@ -153,7 +151,7 @@ def run_facts(output: Path) -> RunFacts:
         seconds=timeline.seconds,
         timeline=timeline,
         findings=findings,
-        repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
+        repeats=1 + sum(path.is_dir() for path in (output / REPEATS).glob("*")),
         notes=(*_notes(parts, present, sealed, {} if running else settled), *([damage] if damage else ())),
         read_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -28,9 +28,6 @@ from pipeline.report.charts import charts_of
 from pipeline.report.facts import RunFacts
 from pipeline.storage.durable import FILES
 
-NAME = "_report.html"
-"""The page's name in the output folder; readers of a dataset skip it."""
-
 MOST_BYTES = 2_000_000
 """Maximum bytes of a page, so that it can be mailed and attached to reviews."""
 

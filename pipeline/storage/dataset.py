@@ -26,10 +26,7 @@ from pipeline.job.parsing import ReplyParser
 from pipeline.storage.batches import bounded_batches, parquet_at, slices
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.durable import FILES, PRIVATE_FILE, PRIVATE_FOLDER, FileSystem, stamp_of
-
-SUCCESS = "_SUCCESS"
-MANIFEST = "_manifest.json"
-RUN = "_run"
+from pipeline.storage.run_folder import MANIFEST, REPLIES, RUN, SUCCESS
 
 FILE_BYTES = 1 << 30
 """Uncompressed bytes after which a part continues in another file: readers that load a whole string column into one
@@ -337,7 +334,7 @@ def _written(what: str) -> Iterator[None]:
 
 def _replies_path(folder: Path, chunk: int) -> Path:
     # A Parquet file without the suffix: DuckDB reads every *.parquet below a folder as part of the dataset.
-    return folder / RUN / "replies" / f"part-{chunk:06d}.replies"
+    return folder / RUN / REPLIES / f"part-{chunk:06d}.replies"
 
 
 def _encoded(entries: Sequence[tuple[int, Entry]]) -> pa.RecordBatch:

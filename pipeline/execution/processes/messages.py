@@ -14,7 +14,7 @@ from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pipeline.data import Part
-from pipeline.execution.run import Settings
+from pipeline.execution.settings import Settings
 from pipeline.faults import Broken, Fault, UsageError
 from pipeline.storage.run_folder import RunIdentity
 
@@ -48,12 +48,20 @@ class LaneLease:
     gate_opens: float = float("-inf")
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetLease:
+    """All `calls` that a budget ever granted a worker, and the sum of the amounts that were reserved for them."""
+
+    calls: int = 0
+    amount: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A worker's share of the run's limits, until the next lease.
 
-    `calls` counts all calls that each budget ever granted it, and `amounts` sums what was reserved for them. `maxima`
-    is what all workers have learned about the cost of calls (see `policy.estimates`).
+    `lanes` are in the order of the endpoints, `budgets` by unit. `maxima` is what all workers have learned about the
+    cost of calls (see `policy.estimates`).
     """
 
     number: int
@@ -61,8 +69,7 @@ class Lease:
     rpm: float | None = None
     tpm: float | None = None
     lanes: Sequence[LaneLease] = ()
-    calls: Sequence[int] = ()
-    amounts: Sequence[float] = ()
+    budgets: Mapping[str, BudgetLease] = field(default_factory=dict)
     maxima: Mapping[Any, float] = field(default_factory=dict)
 
 
@@ -76,7 +83,7 @@ class LaneReport:
 
 
 @dataclass(slots=True)
-class PurseReport:
+class BudgetReport:
     """The costs of calls since the last report, each with what would now be reserved for it.
 
     Also: how many calls ended, and the amount `freed`; how many are `wanted` beyond those `granted`, and the amount for
@@ -107,7 +114,7 @@ class Report:
     notices: Sequence[str] = ()
     latencies: Sequence[float] = ()
     lanes: Sequence[LaneReport] = ()
-    purses: Sequence[PurseReport] = ()
+    budgets: Mapping[str, BudgetReport] = field(default_factory=dict)
     maxima: Mapping[Any, float] = field(default_factory=dict)
     """What it has learned about the cost of calls, if there are budgets."""
 
