@@ -171,8 +171,6 @@ class Endpoint:
         try:
             await self._token.renew(token)
         except ProviderUnusable as fault:
-            if fault.kind is None:
-                raise
             denied = ProviderUnusable(f"{fault.message} ({expired.message})", http_status=401, kind=fault.kind)
             denied.reply = expired.reply
             raise _discreet(denied, token, request) from None

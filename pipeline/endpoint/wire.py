@@ -151,7 +151,9 @@ def _written(call: Call) -> dict[str, Any]:
     function = call.raw.get("function")
     known = {"name": call.name, "arguments": whole_arguments(call.arguments)}
     if isinstance(function, dict):
-        rest = function if "arguments" in function else {n: v for n, v in function.items() if n not in ARGUMENTS}
+        # Arguments were read from the first name that is not null: the others would contradict what is sent back.
+        is_usual = function.get("arguments") is not None
+        rest = function if is_usual else {name: value for name, value in function.items() if name not in ARGUMENTS}
         return {**call.raw, "id": call.id, "function": {**rest, **known}}
     rest = {name: value for name, value in call.raw.items() if name not in {"name", *ARGUMENTS}}
     return {**rest, "id": call.id, "type": "function", "function": known}

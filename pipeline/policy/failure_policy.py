@@ -29,6 +29,15 @@ THROTTLES = 8
 LAST_WAIT_S = 75.0
 """How long one of the last rows is throttled before the failure is its own: per-minute quotas have reset by then."""
 
+PASSED_OVER = 8
+"""Answers to calls that left after a row was throttled, by which it is known that the quota was not used up.
+
+If few rows are throttled at all, such a row need not be waited for once all others have ended.
+"""
+
+_ALONE_PAUSE_S = 2.0
+"""How long such a row pauses between its last tries: no quota is spared by a longer pause."""
+
 _UNREACHED = {"dns", "refused", "unreachable", "tls", "proxy"}
 """Causes of `Unavailable` that no row can be blamed for, and that seldom go away by themselves."""
 
@@ -53,12 +62,14 @@ AskOf = Callable[[Upstream, Request], Awaitable[Reply]]
 class Throttles:
     """The 429s of one row. `own` counts those that say more about the row than about the quota, since `own_since`.
 
-    `passed_over` counts those that came after other rows had been answered.
+    `passed_over` counts those that came after other rows had been answered. `answers` is how many answers of others
+    prove nothing about it: all until its first 429, and those that were in flight then.
     """
 
     own: int = 0
     own_since: float = math.inf
     passed_over: int = 0
+    answers: int = 0
     last_at: float | None = None
     pause: float = 0.0
 
@@ -80,6 +91,7 @@ class Judge:
         dice: random.Random | None = None,
     ) -> None:
         self.undecided = 0
+        self._answers = 0
         self._lanes = lanes
         self._limits = limits
         self._stop = stop
@@ -90,6 +102,7 @@ class Judge:
 
     def answered(self, row: Throttles) -> None:
         """A row was answered."""
+        self._answers += 1
         if row.last_at is None:
             self._scarcity.saw(failed=False)
 
@@ -104,6 +117,7 @@ class Judge:
         self._tally.throttled += 1
         if row.last_at is None:
             self._scarcity.saw(failed=True)
+            row.answers = self._answers + self._tally.in_flight
         passed_over = row.last_at is not None and lane.served_at > row.last_at
         among_last = self._in_play() <= FEW and self._has_served()
         if passed_over or among_last:
@@ -114,17 +128,25 @@ class Judge:
         lane.trouble = fault
         out_of_patience = lane.answered_at is not None and now - lane.answered_at >= self._give_up_s
         most = self._scarcity.attempts(THROTTLES)
-        waited = row.passed_over >= most or now - row.own_since >= LAST_WAIT_S
-        if (row.own >= most and waited) or (out_of_patience and among_last):
+        is_alone = among_last and self._is_poison(row)
+        waited = now - row.own_since >= LAST_WAIT_S
+        tried = row.own >= most and (is_alone or waited or row.passed_over >= most)
+        # Where the server names a long time, so many tries would take a quarter of an hour.
+        if tried or (is_alone and waited and row.own >= FEW) or (out_of_patience and among_last):
             when = "while other rows were answered" if passed_over else "after all others had ended"
             raise Refused(f"{fault.message} (throttled again and again {when})", http_status=fault.http_status)
         if out_of_patience:
             raise ProviderUnusable(
                 f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}"
             )
-        row.pause = min(15.0 if row.own else 30.0, max(0.5, 2.0 * row.pause))
+        longest = _ALONE_PAUSE_S if is_alone else 15.0 if row.own else 30.0
+        row.pause = min(longest, max(0.5, 2.0 * row.pause))
         pause = row.pause * self._dice.uniform(0.5, 1.0)
         return max(pause, fault.retry_after or 0.0) if row.own else pause
+
+    def _is_poison(self, row: Throttles) -> bool:
+        """Whether the quota cannot be why a row is throttled: others were answered meanwhile, and few are throttled."""
+        return self._answers - row.answers >= PASSED_OVER and self._scarcity.attempts(1) == 1
 
     def failed(
         self, lane: Upstream, fault: Unavailable, row: int, left_at: float, tried: Sequence[Upstream]
@@ -205,7 +227,7 @@ class Judge:
             if not lane.blame.is_open:
                 continue
             found = lane.blame.everybodys(self._limits.concurrency) or lane.blame.last_word(
-                now, others=self._in_play(), answered=self._has_served()
+                now, others=self._in_play(), answered=self._has_served(), compares=lane.control.decides
             )
             if found is not None and lane.control.request is not None:
                 lane.control.is_wanted = True  # one of the waiting rows sends it

@@ -34,17 +34,25 @@ class Control:
     out: Request | None = None
     """The one in flight."""
     tries: int = 0
+    has_lost: bool = False
+    """Whether it was refused when it was sent again, and nothing has been answered since."""
     _refused_at: float = float("-inf")
+
+    @property
+    def decides(self) -> bool:
+        """Whether it can be sent again, or its answer is known."""
+        return self.request is not None or self.has_lost
 
     def answered(self, request: Request, left_at: float) -> None:
         """A request that left at `left_at` was answered."""
+        # One that left before the refusal says nothing about the time after it.
         if left_at > self._refused_at:
-            self.request, self.is_wanted, self.tries = request, False, 0
+            self.request, self.is_wanted, self.tries, self.has_lost = request, False, 0, False
 
     def refused(self, row: int, left_at: float) -> None:
         """A call of this row that left at `left_at` was refused."""
         if self.out is not None and self.out.ordinal == row:
-            self.request, self._refused_at = None, left_at
+            self.request, self._refused_at, self.has_lost = None, left_at, True
 
     def proved_nothing(self, *, most: int) -> None:
         """The attempt proved nothing. After `most` of these, the request is given up."""
