@@ -25,7 +25,8 @@ from pipeline.faults import Broken, Refused
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.durable import stamp_of
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import Journal, entries_in, read_state
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, read_state
 from pipeline.storage.reply_cache import Cache, export
 from tests.commands import JOB, ROOT, Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, chat, served

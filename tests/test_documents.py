@@ -36,7 +36,7 @@ from pipeline.execution.exit_codes import CODES
 from pipeline.execution.run import Summary
 from pipeline.job.job import OURS, Job
 from pipeline.ledger import NOTHING
-from pipeline.storage.dataset import ERROR, RESPONSE
+from pipeline.storage.output_columns import ERROR, RESPONSE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pipeline.data import Entry, Reply, Usage
 from pipeline.faults import Broken, Refused
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.journal import Journal, entries_in, turns_in
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, turns_in
 from tests.commands import JOB, Done, Shell
 from tests.mutations import mutated
 from tests.servers import Answer, Call, Served, chat, served

@@ -19,8 +19,9 @@ from pipeline.policy import RowCalls
 from pipeline.policy.turns import Turn
 from pipeline.schema.bigquery import legal_type, refused_names
 from pipeline.source import Source, Survey
-from pipeline.storage.dataset import Dataset, output_schema
+from pipeline.storage.dataset import Dataset
 from pipeline.storage.durable import FILES, FileSystem
+from pipeline.storage.output_columns import output_schema
 from pipeline.storage.run_folder import RunIdentity
 
 KEPT_BYTES = 128 << 20

@@ -30,10 +30,11 @@ from pipeline.ledger import KINDS, NOTHING, Charges
 from pipeline.policy import LocalBudget, Shutdown
 from pipeline.policy.compose import CacheSettings, RunLimits, budgets_for, compose, workers_for
 from pipeline.source import Survey, discover, found_again, survey
-from pipeline.storage.dataset import kept_replies
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import Journal, read_state, worker_journals
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import read_state, worker_journals
+from pipeline.storage.kept_replies import kept_replies
 from pipeline.storage.rate_memory import GrantedRates
 from pipeline.storage.records import with_examples
 from pipeline.storage.reply_cache import Cache

@@ -22,7 +22,7 @@ from pipeline.ledger import Charges
 from pipeline.source import Survey
 from pipeline.storage.dataset import MANIFEST, SUCCESS
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import charged_in, read_state
+from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
 from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
 

@@ -37,7 +37,7 @@ from pipeline.ledger import NOTHING
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import ComposedAsk, compose
 from pipeline.storage.durable import FILES
-from pipeline.storage.journal import worker_journal_path
+from pipeline.storage.journal_reader import worker_journal_path
 
 TICK_S = 0.02
 """Interval at which leases are recomputed."""

@@ -38,7 +38,8 @@ from pipeline.pace import RetryBudget
 from pipeline.policy import Account, Dispatcher, Limits, Shutdown
 from pipeline.policy.compose import lane_ask, lateness_for, prices_for, with_policies, workers_for
 from pipeline.policy.turns import Turn
-from pipeline.storage.journal import Journal, entries_in, recorded_in, turns_in, worker_journal_path
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.reply_cache import Cache
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import merged
