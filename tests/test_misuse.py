@@ -158,6 +158,7 @@ def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
         (("-i", "dangling"), "dangling is a link to nothing: correct the link, or name another input"),
         (("-m", "gpt-5"), "not 'gpt-5': other servers need --base-url"),
         (("-m", "gemini-3.5-flash-lite"), "write google/gemini-3.5-flash-lite"),
+        (("--base-url", "http://127.0.0.1:1/v1"), "--emulate starts a server of its own, and --base-url names another"),
         (("--set", "prompt=x"), "a job has no field 'prompt': the prompt is `user`"),
         (("--set", "user={{ text | uper }}"), "there is no filter 'uper'; did you mean 'upper'?"),
     ],
