@@ -183,3 +183,10 @@ def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> 
     told = error_of(shell.pipeline("run", "job.py"))
     assert "OPENAI_API_KEY is for the server of a --base-url only" in told
     assert "--emulate needs none" in told
+
+
+def test_a_column_that_is_inside_of_a_list_is_answered_with_the_command_that_makes_rows_of_it(shell: Shell) -> None:
+    shell.write("rows.json", '{"next": null, "data": [{"text": "a"}, {"text": "b"}]}')
+    told = error_of(shell.pipeline("plan", "job.py", "--input", "rows.json"))
+    assert "the job names the column 'id', which is not in the input" in told
+    assert f"if its rows are in 'data': jq -c '.data[]' {shell.folder}/rows.json > new.jsonl" in told

@@ -18,7 +18,7 @@ from pipeline.job.job import Job
 from pipeline.policy import RowCalls
 from pipeline.policy.turns import Turn
 from pipeline.schema.bigquery import legal_type, refused_names
-from pipeline.source import Source, Survey
+from pipeline.source import Source, Survey, hint_of_rows_within
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.output_columns import output_schema
@@ -203,9 +203,14 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
     Raises `UsageError` if the job does not fit the columns of its input, or if it renames columns for BigQuery and its
     schema has names that BigQuery refuses.
     """
-    kept = job.columns_kept(survey.columns)
-    added = job.columns_added(kept)
-    needed = job.columns_needed(list(survey.columns)) if asks else []
+    try:
+        kept = job.columns_kept(survey.columns)
+        added = job.columns_added(kept)
+        needed = job.columns_needed(list(survey.columns)) if asks else []
+    except UsageError as error:
+        if (hint := hint_of_rows_within(survey)) is not None:
+            raise UsageError(f"{error}; {hint}") from None
+        raise
     as_type = legal_type if job.rename == "bigquery" else None
     source = Source(survey, needed=needed, kept=list(kept), added=added, as_type=as_type)
     names = [*kept.values(), *added]
