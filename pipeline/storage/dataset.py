@@ -93,6 +93,7 @@ class Dataset:
     def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
         read = [self._reader.read(ordinal, entry) for ordinal, entry in entries]
         counts.add([outcome for outcome, _ in read])
+        # A row group is one array per column: the batches of its slice are joined, which 16 MiB cannot overflow.
         theirs = [column.combine_chunks() for column in kept.columns]
         ours = output_columns(read, self.schema.field("parsed").type)
         return pa.RecordBatch.from_arrays([*theirs, *ours], schema=self.schema)
@@ -103,6 +104,7 @@ class Dataset:
 
     def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
         """Writes the manifest, then the success marker that make and schedulers wait for (or removes it)."""
+        # First: a marker beside a manifest of other parts would say that these are complete.
         self.unfinish()
         with _written("the manifest"):
             self._files.write_atomic(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")

@@ -69,6 +69,7 @@ def output_columns(read: Sequence[tuple[Outcome, Completion | None]], parsed: pa
 
 def _responses(replies: Sequence[tuple[Reply | None, Completion | None]]) -> pa.StructArray:
     """Column by column: several times faster than a list of dicts."""
+    # Tuples, not dicts: Arrow looks up each key of each dict.
     rows = [_NOTHING if reply is None else _response(reply, completion or _EMPTY) for reply, completion in replies]
     mask = _mask([reply for reply, _ in replies])
     return pa.StructArray.from_arrays(columns_of(rows, RESPONSE), fields=list(RESPONSE), mask=mask)

@@ -46,6 +46,7 @@ class PartWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Appends a row group; starts another file when this one would exceed `FILE_BYTES`."""
+        # Decided before the row group is written, so that a file never holds more than the bound and one row group.
         if self._rows and self._bytes + batch.nbytes > FILE_BYTES:
             self.close()
             self._begin()
@@ -78,6 +79,7 @@ class _Digest:
 
     def write(self, data: bytes) -> int:
         self._hash.update(data)
+        # Hashed on the way: reading the file again would double the reads, and would hash what the disk says.
         self._file.write(data)
         self.size += len(data)
         return len(data)
