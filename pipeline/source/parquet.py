@@ -50,11 +50,13 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     Raises `UsageError` for a corrupt or truncated file. A column whose types have no exact common type is a conflict,
     which matters only if the column is used.
     """
+    # All footers before any file is hashed: a damaged one among thousands is found in seconds.
     footers = [_footer(found.path) for found in discovery.files]
     schema, conflicts = _settled(discovery.files, [schema for _, schema in footers])
     counts = _limited([metadata.num_rows for metadata, _ in footers], limit)
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
     size = chunk_rows.of(mean)
+    # Rows may be larger in one row group than on average, and a chunk there would exceed what a part may hold.
     if not chunk_rows.is_fixed:
         size = chunk_rows.fitting(size, size * _largest_row_bytes(footers))
     names = dict.fromkeys(name for _, schema in footers for name in schema.names) | dict.fromkeys(schema.names)
@@ -139,6 +141,7 @@ def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.S
                     name, Conflict(name, f"{problem}: leave it out with `keep=[...]`, or write the files with one type")
                 )
                 continue
+            # The first file that gives the column a type: that is the one which a conflict is reported against.
             if t.is_null(before):
                 origin[name] = found.path
             types[name] = merged
@@ -160,6 +163,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
             continue
         skip = start.offset if number == start.file else 0
         watch = UnchangedCheck(file)
+        # Before the file is opened and before each batch is used: what was read of a changed file reaches no request.
         watch.check()
         for batch in _slices(_decoded(file, skip, columns), ordinal, end, survey.chunk_rows):
             watch.check()
@@ -194,6 +198,7 @@ def _groups(metadata: pq.FileMetaData, start: int) -> Iterator[tuple[int, int]]:
 
 def _batches(parquet: pq.ParquetFile, group: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
     metadata = parquet.metadata.row_group(group)
+    # By the columns that are read: a job that uses a short text beside large images decodes many rows at once.
     rows = _BATCH_BYTES * metadata.num_rows // max(_bytes_of(metadata, columns), 1)
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
         batch_size=max(1, min(rows, _DECODED_ROWS)),
