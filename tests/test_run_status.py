@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import figures
+from pipeline.evaluation.assessment import require_finished
 from pipeline.execution.monitor import STATE, tuning_of
-from pipeline.execution.run_status import KILLED, run_status
+from pipeline.execution.run_status import KILLED, charged_to, run_status, status_of
+from pipeline.faults import UsageError
+from pipeline.ledger import NOTHING
 from pipeline.report.facts import run_facts
 from pipeline.storage.run_folder import RunFolder
 from tests.commands import JOB, Shell, ended
@@ -159,6 +162,36 @@ def test_a_run_that_was_killed_says_so_and_counts_what_it_has_recorded(shell: Sh
     assert "25 more are answered and not yet written to a part" in shell.pipeline("status", "out/a_job").out
     assert ran(shell, "--set", "max_failed=9")["requests"] == 15
     assert status(shell)["status"] == "complete"
+
+
+def test_a_killed_retry_of_failed_rows_is_said_to_be_stopped_wherever_its_status_is_told(shell: Shell) -> None:
+    """The manifest of the start before is still there, and no longer true."""
+    ran(shell, "--set", "max_failed=9")
+    output = shell.folder / "out/a_job"
+    require_finished(output)
+    with (
+        served(lambda call: Held(script(call))) as server,
+        shell.started("run", "job.py", "--base-url", server.base_url, "--quiet", "--retry-failed") as child,
+    ):
+        server.arrived(3)
+        with pytest.raises(UsageError, match="still in progress"):
+            require_finished(output)
+        child.kill()
+        ended(child)
+        server.release()
+    found, page = run_status(output), run_facts(output)
+    assert shell.manifest()["status"] == "complete"
+    assert found.status == page.status == status_of(output) == "stopped"
+    assert (page.ok, page.failed, page.pending, page.left) == (found.ok, found.failed, found.unsealed, found.left)
+    assert found.left == 3
+    assert f"stopped: {KILLED}" in page.notes
+    with pytest.raises(UsageError, match="is not finished"):
+        require_finished(output)
+
+
+def test_a_folder_without_a_run_has_rows_left_to_ask(tmp_path: Path) -> None:
+    assert status_of(tmp_path) == "stopped"
+    assert charged_to(tmp_path) == NOTHING
 
 
 def test_a_run_that_was_killed_after_an_earlier_end_does_not_repeat_the_reason_of_that(shell: Shell) -> None:
