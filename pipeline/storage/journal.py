@@ -344,12 +344,16 @@ def charged_in(path: Path, *, ended: bool = False) -> Charges:
     If the run has `ended`, this includes the calls that were in flight when it was killed.
     """
     writers: dict[str, Charges] = {}
-    for one in [path, *worker_journals(path)]:
-        with suppress(FileNotFoundError), _reading(one) as database:
-            # A writer may be in two journals for a moment, while one absorbs the other; it counts once.
-            writers |= {
-                name: charged for name, charged in ledger.read(database, ended=ended).items() if name not in writers
-            }
+    # The run's own comes last. It absorbs the others, whose writers are in both for a moment, and in it alone after:
+    # so each is read at least once, and counts once, as the run's own journal has it.
+    for one in [*worker_journals(path), path]:
+        try:
+            with _reading(one) as database:
+                writers |= ledger.read(database, ended=ended)
+        except Broken:
+            # A worker's journal may be absorbed and removed between the listing and the read: not damage.
+            if one == path or one.exists():
+                raise
     return ledger.total(writers.values())
 
 
