@@ -11,6 +11,9 @@ from typing import Any
 from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS, RENAMED_OPTIONS
 
+_RUNS = ("run", "eval")
+"""The commands that the table of other tools' options is about."""
+
 
 def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) -> str | None:
     """What to type instead, for an error of the parser; None if its own message is sufficient.
@@ -54,9 +57,13 @@ def _about_option(option: str, arguments: Sequence[str], commands: Mapping[str, 
         return f"options come after the command, as in `pipeline {here or having[0]} ... {plain}`"
     if here in having or f"-{plain}" in options_of(commands.get(here or "run")):
         return f"there is no option {option}: write {plain if plain.startswith('--') else f'-{plain}'}"
+    remedy = _remedy(OPTIONS, plain)
     if having:
-        return f"{missing}: it belongs to {' and '.join(f'`pipeline {name}`' for name in having[:2])}"
-    if (remedy := _remedy(OPTIONS, plain)) is not None:
+        owners = " and ".join(f"`pipeline {name}`" for name in having[:2])
+        # An option of `show` that means something else in other tools: in a run, that is what was meant.
+        meant = remedy if here in _RUNS else None
+        return f"{missing}: it belongs to {owners}" if meant is None else f"{missing}, but in {owners}: {meant}"
+    if remedy is not None:
         return f"there is no option {option}: {remedy}"
     if (field := plain.lstrip("-").replace("-", "_")) in _job_fields():
         return f"there is no option {option}: `{field}` is a field of the job (--set {field}=VALUE)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.emulate import SIMULATED
+from pipeline.cli.remedies import remedy_for
 from pipeline.cli.samples import for_the_eye
 from pipeline.cli.tables import json_line, plain, print_table
 from pipeline.evaluation.assessment import Assessment, Reference, write
@@ -67,7 +68,8 @@ def report_stopped(together: RunGroup, *, as_json: bool) -> int:
         print(json_line(_jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
     why = first.reason or "nothing was sealed"
     print(
-        f"error: stopped ({plain(why)}): {left} rows are left, nothing is graded; the same command resumes",
+        f"error: stopped ({plain(why)}): {left} rows are left, nothing is graded; "
+        f"{remedy_for(type(together.stop.reason).__name__)}",
         file=sys.stderr,
     )
     return code

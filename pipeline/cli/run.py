@@ -16,24 +16,18 @@ import typer
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import PoolSpec, Target
 from pipeline.cli.options import LIMITS, AsJson, Assignments, RunOptions, TargetArgument, load, with_options
+from pipeline.cli.remedies import remedy_for
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line, plain
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
+from pipeline.faults import UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.run import Settings, Summary
     from pipeline.job.job import Job
     from pipeline.policy.compose import CacheSettings
-
-
-_REMEDIES: dict[type[BaseException], str] = {
-    TooManyFailures: "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left",
-    BudgetExhausted: "the same command with a larger budget resumes",
-    Broken: "once that is put right, the same command resumes",
-}
 
 
 @with_options
@@ -248,8 +242,7 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
     _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        remedies = (text for kind, text in _REMEDIES.items() if isinstance(reason, kind))
-        remedy = next(remedies, "the same command resumes")
+        remedy = remedy_for(type(reason).__name__)
         print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)

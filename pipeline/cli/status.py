@@ -11,8 +11,9 @@ import typer
 
 from pipeline.cli import figures
 from pipeline.cli.options import AsJson
+from pipeline.cli.remedies import remedy_for
 from pipeline.cli.tables import json_line, plain, short
-from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
+from pipeline.faults import UsageError
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
@@ -145,17 +146,8 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
 
 
 def _next_steps(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
-    if found.stopped_by == TooManyFailures.__name__:
-        yield (
-            "next",
-            "run it with `--retry-failed` to ask the failed rows again, with `--no-fail-fast` to ask the others",
-        )
-    elif found.stopped_by == BudgetExhausted.__name__:
-        yield "next", "run the same command again with a larger budget to resume"
-    elif found.stopped_by == Broken.__name__:
-        yield "next", "put that right, then run the same command again to resume"
-    elif found.status == "stopped":
-        yield "next", "run the same command again to resume"
+    if found.status == "stopped":
+        yield "next", remedy_for(found.stopped_by)
     elif found.failed:
         yield "next", "run it again with `--retry-failed` to ask the failed rows again"
     if found.failed:
