@@ -21,7 +21,7 @@ import pipeline
 
 ROOT = Path(pipeline.__file__).parent
 
-VALUES = ["faults", "data", "row_values", "ledger", "failures", "counters"]
+VALUES = ["text", "figures", "faults", "data", "row_values", "ledger", "failures", "counters"]
 PACKAGES = [
     "pace",
     "schema",

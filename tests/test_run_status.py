@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import figures
+from pipeline import figures
 from pipeline.evaluation.assessment import require_finished
 from pipeline.execution.monitor import STATE, tuning_of
 from pipeline.execution.run_status import KILLED, charged_to, run_status, status_of
@@ -260,10 +260,10 @@ def test_a_json_line_of_every_start_is_a_history_that_can_be_plotted(shell: Shel
     ("told", "text"),
     [
         (figures.count(1319), "1,319"),
-        (figures.share(1319, 20_000), "6.6 %"),
-        (figures.share(19_999, 20_000), "99.9 %"),
-        (figures.share(20_000, 20_000), "100 %"),
-        (figures.share(0, 0), "100 %"),
+        (figures.progress(1319, 20_000), "6.6 %"),
+        (figures.progress(19_999, 20_000), "99.9 %"),
+        (figures.progress(20_000, 20_000), "100 %"),
+        (figures.progress(0, 0), "100 %"),
         (figures.dollars(0), "$0.00"),
         (figures.dollars(0.2234), "$0.22"),
         (figures.dollars(0.002234), "$0.0022"),

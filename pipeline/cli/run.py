@@ -18,10 +18,11 @@ from pipeline.cli.host import PoolSpec, Target
 from pipeline.cli.options import LIMITS, AsJson, Assignments, RunOptions, TargetArgument, load, with_options
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.streams import one_place
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
@@ -59,7 +60,7 @@ def run(
         from pipeline.cli.samples import for_the_eye
 
         with for_the_eye("the page of the run"):
-            print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
+            print(f"report   {printable(str(put_page(settings.output)))}", file=sys.stderr)
     return code
 
 
@@ -178,7 +179,7 @@ def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
         if settings.retry_failed and (reopened := run.reopen_failed()):
             print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
         for note in run.survey.notes:
-            print(plain(f"note: {note}"), file=sys.stderr)
+            print(printable(f"note: {note}"), file=sys.stderr)
         counters = Counters()
         run.restore_counts(counters)
         if not run.chunks():
@@ -243,7 +244,7 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
         remedy = remedy_for(type(reason).__name__)
-        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
+        print(f"error: stopped ({printable(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
@@ -258,7 +259,7 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
     print(f"dataset  {summary.output}/{PARTS}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
     for kind in summary.failures:
-        print(plain(f"failed   {kind.count} {kind.name}, {kind.said}"))
+        print(printable(f"failed   {kind.count} {kind.name}, {kind.said}"))
     tokens = (
         f"unknown ({summary.unmetered_calls} of {summary.calls} calls came without usage)"
         if summary.unmetered_calls

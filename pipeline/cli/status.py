@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import figures
+from pipeline import figures
 from pipeline.cli.options import AsJson
 from pipeline.cli.remedies import remedy_for
-from pipeline.cli.tables import json_line, plain, short
+from pipeline.cli.tables import json_line, short
 from pipeline.faults import UsageError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
@@ -40,7 +41,7 @@ def status(
         print(json_line(found.facts()))
         return 0
     for name, text in _lines(found, output):
-        print(plain(f"{name:{_WIDTH}}{text}"))
+        print(printable(f"{name:{_WIDTH}}{text}"))
     return 0
 
 
@@ -87,7 +88,8 @@ def _status(found: RunStatus) -> str:
 
 
 def _progress(found: RunStatus) -> str:
-    text = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({figures.share(found.done, found.rows)})"
+    share = figures.progress(found.done, found.rows)
+    text = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({share})"
     if found.now.get("rows_per_s"):
         text += f", {figures.rate(found.now['rows_per_s'])}"
     if found.now.get("eta_s") is not None:

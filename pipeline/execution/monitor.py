@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipeline.policy import WARNING_SHARE, Limits, Shutdown, Upstream
 from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.rate_memory import GrantedRates
+from pipeline.text import closest
 
 EVENTS = "events.jsonl"
 STATE = "state.json"
@@ -222,8 +222,8 @@ def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
     for assignment in assignments:
         name, _, text = assignment.partition("=")
         if name not in TUNABLE:
-            meant = get_close_matches(name.lower(), TUNABLE, n=1, cutoff=0.4)
-            remedy = f"did you mean {meant[0]}={text or 300}?" if meant and text else _TUNE_REMEDY
+            meant = closest(name.lower(), TUNABLE, cutoff=0.4)
+            remedy = f"did you mean {meant}={text or 300}?" if meant and text else _TUNE_REMEDY
             raise UsageError(f"{assignment!r}: there is no limit called {name!r}; {remedy}")
         try:
             changes[name] = float(text)

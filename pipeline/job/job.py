@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from pipeline.job.prompt import FUNCTIONS
 from pipeline.job.tools import Tool, tool_of
 from pipeline.schema.bigquery import legal_names
 from pipeline.schema.from_pydantic import AnswerSchema, shape_of
+from pipeline.text import nearest
 
 Added = Literal["row", "source_file", "source_row"]
 ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
@@ -348,12 +348,6 @@ class Job:
             raise InvalidRow("neither the row nor the job names a model: give one with --model")
         _require_writable(body)
         return {**body, "model": self.model} if self.model else body
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for an unknown name: the closest known one, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
 
 
 def _require(name: str, available: Sequence[str], who: str) -> None:
