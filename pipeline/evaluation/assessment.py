@@ -26,9 +26,10 @@ from pipeline.evaluation.graders.verdicts import Graded, Scored
 from pipeline.evaluation.nested import with_nested
 from pipeline.evaluation.reducers import Flaky, flaky, scored
 from pipeline.evaluation.stats.tables import Confusion, Tables, confusions, tables
+from pipeline.execution.run_status import status_of
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.storage.durable import FILES
-from pipeline.storage.run_folder import EVALUATION, MANIFEST, REPEATS
+from pipeline.storage.run_folder import EVALUATION, REPEATS
 
 SCORES = "scores.json"
 NOISE = "noise.json"
@@ -75,19 +76,14 @@ def output_of(output: Path, repeat: int) -> Path:
     return output if repeat == 0 else output / REPEATS / f"{repeat:03d}"
 
 
-def status_of(output: Path) -> str:
-    """The status of a run: `complete`, `failed` (too many failed rows), or `stopped` with rows left to ask."""
-    try:
-        return str(orjson.loads((output / MANIFEST).read_bytes())["status"])
-    except FileNotFoundError:
-        return "stopped"
-
-
 def require_finished(output: Path) -> None:
     """Raises `UsageError` when the run in a folder, or one of its repeats, has rows left to ask."""
     for folder in (output, *sorted((output / REPEATS).glob("*"))):
-        if status_of(folder) == "stopped":
-            raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+        match status_of(folder):
+            case "stopped":
+                raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+            case "running":
+                raise UsageError(f"the run in {folder} is still in progress: wait until it has ended")
 
 
 def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:

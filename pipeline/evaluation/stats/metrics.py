@@ -21,7 +21,7 @@ import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.extra import needs_eval
 from pipeline.evaluation.graders.verdicts import Counts, Scored
@@ -40,12 +40,12 @@ from pipeline.evaluation.stats.intervals import (
     t_interval,
 )
 from pipeline.faults import UsageError
-from pipeline.job.names import nearest
+from pipeline.figures import Unit
+from pipeline.text import nearest
 
 if TYPE_CHECKING:
     from pipeline.evaluation.stats.intervals import Numbers, Statistic
 
-Unit = Literal["share", "usd", "s"]
 
 WHOLE = ("row_correct", "schema_valid", "failed", "f1_macro", "cost_usd", "cost_usd_per_row")
 BOTH = ("accuracy", "precision", "recall", "f1")
