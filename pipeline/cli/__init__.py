@@ -59,7 +59,7 @@ def _options(
     """Batch jobs on Gemini: rows in, typed Parquet out."""
 
 
-_COMMANDS: dict[str, Callable[..., int]] = {
+_COMMANDS: dict[str, Callable[..., int | None]] = {
     "run": run.run,
     "plan": plan.plan,
     "status": status.status,
