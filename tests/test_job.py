@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.data import Failure, Outcome, Reply, Row, Success
 from pipeline.faults import Fault, InvalidRow, Refused, Truncated, Unavailable, Unparsable, UsageError
-from pipeline.job.job import OURS, Job
+from pipeline.job.columns import OURS
+from pipeline.job.job import Job
 
 MODEL = "google/gemini-3.5-flash"
 COLUMNS = ["id", "text", "note", "photo"]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.data import Reply, Usage
 from pipeline.ledger import NOTHING, Charges, total
-from pipeline.storage.journal import Journal, charged_in, worker_journal_path
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import charged_in, read_state, worker_journal_path
 
 CALL = Charges.of_call(Usage(10, 5, 3, 2), 0.25, Usage())
 HELD = Charges(lost_calls=2, lost_usd=0.5, lost_tokens=30.0)
@@ -98,6 +99,14 @@ def test_m4_a_journal_that_is_taken_over_twice_is_counted_once(tmp_path: Path) -
     assert journal.charged() == total([CALL, CALL, CALL, HELD])
     journal.close()
     assert charged_in(path) == total([CALL, CALL, CALL, HELD])
+
+
+def test_m4_a_journal_that_is_taken_over_between_its_listing_and_its_reading_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    charge(path, CALL)
+    worker_journal_path(path, 0).symlink_to(tmp_path / "gone")  # listed, and not there when it is opened
+    assert charged_in(path) == CALL
+    assert read_state(path) == ([], 0)
 
 
 def test_m4_what_a_killed_start_had_in_flight_counts_as_lost_from_the_next_on(tmp_path: Path) -> None:

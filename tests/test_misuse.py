@@ -158,6 +158,7 @@ def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
         (("-i", "dangling"), "dangling is a link to nothing: correct the link, or name another input"),
         (("-m", "gpt-5"), "not 'gpt-5': other servers need --base-url"),
         (("-m", "gemini-3.5-flash-lite"), "write google/gemini-3.5-flash-lite"),
+        (("--base-url", "http://127.0.0.1:1/v1"), "--emulate starts a server of its own, and --base-url names another"),
         (("--set", "prompt=x"), "a job has no field 'prompt': the prompt is `user`"),
         (("--set", "user={{ text | uper }}"), "there is no filter 'uper'; did you mean 'upper'?"),
     ],
@@ -182,3 +183,10 @@ def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> 
     told = error_of(shell.pipeline("run", "job.py"))
     assert "OPENAI_API_KEY is for the server of a --base-url only" in told
     assert "--emulate needs none" in told
+
+
+def test_a_column_that_is_inside_of_a_list_is_answered_with_the_command_that_makes_rows_of_it(shell: Shell) -> None:
+    shell.write("rows.json", '{"next": null, "data": [{"text": "a"}, {"text": "b"}]}')
+    told = error_of(shell.pipeline("plan", "job.py", "--input", "rows.json"))
+    assert "the job names the column 'id', which is not in the input" in told
+    assert f"if its rows are in 'data': jq -c '.data[]' {shell.folder}/rows.json > new.jsonl" in told

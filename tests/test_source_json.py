@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Row
 from pipeline.faults import UsageError
-from pipeline.source import Position, Source, Survey, survey
+from pipeline.source import Position, Source, Survey, hint_of_rows_within, survey
 from pipeline.source.json_documents import values as cut
 from pipeline.source.jsonl import MAX_LINE_BYTES
 
@@ -207,3 +207,36 @@ def test_i7_a_line_that_is_not_utf8_says_so_and_fails_alone(tmp_path: Path) -> N
 def test_a_line_with_nan_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"n": NaN}\n{"n": 1}\n')
     assert "NaN and Infinity are not JSON: write null" in str(rows_of(survey(tmp_path))[0].problem)
+
+
+ONE_OBJECT: dict[str, tuple[dict[str, Any], str | None]] = {
+    "a page of results": ({"next": None, "errors": [{"e": 1}], "data": RECORDS}, ".data[]"),
+    "a name that is no word": ({"my data": RECORDS, "count": 9}, '.["my data"][]'),
+    "brackets in texts": ({"title": 'a ] } " \\', "items": RECORDS}, ".items[]"),
+    "a record with a short list": ({"text": "x", "tags": ["a", "b"]}, None),
+    "a record with an object": ({"text": "x", "inner": {"data": [{"a": 1}]}}, None),
+}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+@pytest.mark.parametrize("kind", ONE_OBJECT)
+def test_an_object_with_the_rows_inside_of_it_is_known_by_their_list(kind: str, name: str, tmp_path: Path) -> None:
+    content, step = ONE_OBJECT[kind]
+    text = json.dumps(content).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    told = hint_of_rows_within(survey(tmp_path))
+    assert (told is None) == (step is None)
+    if told is not None and step is not None:
+        assert shlex.split(told)[shlex.split(told).index("-c") + 1] == step
+
+
+def test_records_with_lists_of_objects_are_rows_themselves(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("\n".join(json.dumps({"data": RECORDS}, indent=1) for _ in range(2)))
+    assert hint_of_rows_within(survey(tmp_path)) is None
+
+
+def test_an_object_that_is_too_large_for_a_row_is_refused_with_the_command_that_gives_its_rows(tmp_path: Path) -> None:
+    long = [{"text": "x" * 1_000_000} for _ in range(MAX_LINE_BYTES // 1_000_000 + 1)]
+    (tmp_path / "a.json").write_text(json.dumps({"data": long}))
+    with pytest.raises(UsageError, match=r"longer than 32 MiB; .*a.json is one object; if its rows are in 'data': jq"):
+        survey(tmp_path)

@@ -168,6 +168,9 @@ def simulation_of(options: RunOptions) -> list[str] | None:
     arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
     if arguments and not options.emulate:
         raise UsageError(f"{arguments[0]} belongs to --emulate")
+    # The variable stands for all runs, and --emulate overrides it; the option is given for this one.
+    if options.emulate and options.base_url and options.base_url != os.environ.get("OPENAI_BASE_URL", "").split():
+        raise UsageError("--emulate starts a server of its own, and --base-url names another: leave one of them out")
     return arguments if options.emulate else None
 
 

@@ -123,7 +123,7 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
 
 
 def _has_unsealed(journal: Path) -> bool:
-    from pipeline.storage.journal import read_state
+    from pipeline.storage.journal_reader import read_state
 
     return read_state(journal)[1] > 0
 

@@ -92,6 +92,7 @@ class Transport(httpx2.AsyncClient):
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             timeout=timeout,
+            # No cookies: a proxy's or a balancer's would be sent with calls of all other rows.
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
@@ -145,6 +146,7 @@ class Transport(httpx2.AsyncClient):
                 self._address,
                 data=request.extensions["content"],
                 headers=request.extensions["headers"],
+                # A redirect would take the token to another host.
                 allow_redirects=False,
                 proxy=None if proxy is None else proxy.url,
                 # aiohttp turns it into a Proxy-Authorization header, which only the proxy sees.
@@ -154,6 +156,7 @@ class Transport(httpx2.AsyncClient):
             fault = lost(error, proxy)
             if _is_unanswered(error) and sending.was_stale(self._clock()):
                 fault.cause = STALE
+                # Those connections are as old: the other calls need not find it out one by one.
                 self._connector.distrust()
             raise fault from error
 
@@ -194,6 +197,7 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(*arguments, **options)
             idle_since = self._idle_since.get(connection.protocol)
+            # A new connection, or one that was in use since a server was seen to close idle ones.
             if idle_since is None or idle_since > self._distrusted:
                 break
             connection.close()
@@ -242,6 +246,7 @@ class _Body(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Returns the connection to the pool if everything was read, else closes it."""
+        # A connection with unread bytes cannot be used again: they would be taken for the next answer.
         self._answer.release() if self._answer.content.at_eof() else self._answer.close()
 
 
@@ -321,6 +326,7 @@ def _reason(error: Exception) -> str:
 
 def _is_unanswered(error: Exception) -> bool:
     """Whether the connection ended before the first byte of the answer."""
+    # Its message is text unless part of an answer had been parsed, which it then carries.
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)
     return isinstance(error, aiohttp.ClientOSError | aiohttp.ClientConnectionResetError)

@@ -12,7 +12,7 @@ from pipeline.job.job import Job
 from pipeline.job.loader import sha256_of
 from pipeline.source import Survey, found_again, survey
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import read_state
+from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
 
 

@@ -23,8 +23,8 @@ from pipeline.job.job import Job
 from pipeline.policy import LocalBudget, Shutdown
 from pipeline.source import Survey, changed
 from pipeline.storage.batches import bounded_batches, parquet_at
-from pipeline.storage.dataset import kept_replies, require_replies
 from pipeline.storage.durable import FILES, FileSystem
+from pipeline.storage.kept_replies import kept_replies, require_replies
 from pipeline.storage.run_folder import RunFolder, differences
 
 

@@ -25,7 +25,7 @@ from pipeline.job.parsing import ReplyParser
 from pipeline.schema.bigquery import legal_names
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.dataset import Dataset
-from pipeline.storage.journal import entries_in, read_state, recorded_in, worker_journals
+from pipeline.storage.journal_reader import entries_in, read_state, recorded_in, worker_journals
 from pipeline.storage.run_folder import RunFolder
 
 _EVERY_ROW = 2**62

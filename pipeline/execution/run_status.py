@@ -21,7 +21,7 @@ from pipeline.faults import UsageError
 from pipeline.ledger import Charges
 from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import charged_in, read_state
+from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
 from pipeline.storage.run_folder import LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
 

@@ -18,10 +18,11 @@ from pipeline.job.job import Job
 from pipeline.policy import LocalBudget, Shutdown
 from pipeline.policy.compose import budgets_for
 from pipeline.source import Survey, discover
-from pipeline.storage.dataset import kept_replies
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import Journal, worker_journals
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import worker_journals
+from pipeline.storage.kept_replies import kept_replies
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.job.job import Job, nearest
+from pipeline.job.job import Job
+from pipeline.job.names import nearest
 
 _MOST_QUOTED = 60
 

@@ -17,7 +17,7 @@ from pipeline.ledger import Charges
 from pipeline.report.scan import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
-from pipeline.storage.journal import charged_in, read_state
+from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.run_folder import EVENTS, MANIFEST, REPEATS, RunFolder, RunIdentity
 
 _TOKENS = ("input", "output", "reasoning", "cached")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data import Part
-from pipeline.job.job import OURS
+from pipeline.job.columns import OURS
 from pipeline.report.timeline import EMPTY, ENOUGH, POINTS, Point, Timeline
 from pipeline.storage.batches import part_file, rows_of
 

@@ -35,6 +35,9 @@ _BOMS = (
 )
 _UTF8_BOM = b"\xef\xbb\xbf"
 _LINES_SEEN = 20
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_OF_OBJECTS = re.compile(rb"\s*:\s*\[\s*\{")
+_DECOMPRESSED_BY = {".gz": "gzip -dc", ".zst": "zstd -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc"}
 _NOTHING = object()
 
 Arrangement = Literal["lines", "array", "values"]
@@ -128,7 +131,7 @@ def looks_like(path: str, head: bytes) -> str | None:
     if not _is_utf8(text):
         return f"it is not UTF-8: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
     if text.startswith((b"{", b"[")):
-        return _looks_like_json(text, name)
+        return _looks_like_json(text, name, path)
     if text.startswith(b"\x1e"):
         return f"it looks like a JSON text sequence (RFC 7464): tr -d '\\036' < {name} > new.jsonl"
     if text.startswith(b"<"):
@@ -136,7 +139,41 @@ def looks_like(path: str, head: bytes) -> str | None:
     return _looks_like_fields(text)
 
 
-def _looks_like_json(text: bytes, name: str) -> str | None:
+def rows_within(path: str, head: bytes) -> str | None:
+    """A message if a file is one object with the rows in a list inside of it (`{"data": [...]}`); else None."""
+    key = _list_within(head.removeprefix(_UTF8_BOM).lstrip())
+    if key is None:
+        return None
+    step = f".{key}[]" if re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII) else f".[{orjson.dumps(key).decode()}][]"
+    name, tool = shlex.quote(path), _DECOMPRESSED_BY.get(Path(path).suffix.lower())
+    command = f"{tool} {name} | jq -c {shlex.quote(step)}" if tool else f"jq -c {shlex.quote(step)} {name}"
+    return f"{path} is one object; if its rows are in {key!r}: {command} > new.jsonl"
+
+
+def _list_within(text: bytes) -> str | None:
+    """The name of the longest list of objects in an object that is all of the text, which may be truncated."""
+    lengths: dict[bytes, int] = {}
+    depth, start, name = 0, 0, b""
+    for mark in _TOKEN.finditer(text) if text.startswith(b"{") else ():
+        token = mark[0]
+        if token.startswith(b'"'):
+            if depth == 1 and _OF_OBJECTS.match(text, mark.end()):
+                name, start = token, mark.end()
+            continue
+        depth += 1 if token in b"{[" else -1
+        if depth == 1 and name and token == b"]":
+            lengths[name], name = mark.end() - start, b""
+        if depth == 0:
+            if text[mark.end() :].strip():
+                return None  # it is one of several values
+            break
+    if name:
+        lengths[name] = len(text) - start
+    key = _value(max(lengths, key=lambda name: lengths[name])) if lengths else None
+    return key if isinstance(key, str) else None
+
+
+def _looks_like_json(text: bytes, name: str, path: str) -> str | None:
     lines = _whole_lines(text)
     if text.startswith(b"["):
         if arrangement_of(text) == "lines":
@@ -148,6 +185,8 @@ def _looks_like_json(text: bytes, name: str) -> str | None:
         return None
     if all(_value(line.rstrip().removesuffix(b",")) is not _NOTHING for line in lines):
         return f"its lines end with commas: sed 's/,[[:space:]]*$//' {name} > new.jsonl"
+    if hint := rows_within(path, text):
+        return hint
     if len(lines) > 1:
         ending = "give it the ending .json, or convert it"
         return f"it looks like JSON over several lines (pretty-printed): {ending}: jq -c . {name} > new.jsonl"

@@ -21,7 +21,7 @@ from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, parse_record, records
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, InputFile, UnchangedCheck
-from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like
+from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
 from pipeline.source.jsonl import Line, lines, parse
@@ -190,9 +190,17 @@ class _Pass:
             )
         if self.rows and self.bad_count == self.rows:
             first = self.bad_lines[0]
-            raise UsageError(
-                f"none of the {self.rows:,} records of the input can be read; the first: {first.path}: {first.problem}"
-            )
+            told = f"none of the {self.rows:,} records of the input can be read"
+            hint = rows_within(first.path, _head(first.path, UsageError))
+            raise UsageError(f"{told}; the first: {first.path}: {first.problem}" + (f"; {hint}" if hint else ""))
+
+
+def hint_of_rows_within(survey: Survey) -> str | None:
+    """A sentence for an input whose files hold one record each, with lists that may be the rows; else None."""
+    if survey.format != "jsonl" or any(file.rows > 1 for file in survey.files):
+        return None
+    hints = (rows_within(file.path, _head(file.path, Broken)) for file in survey.files if file.rows)
+    return next(filter(None, hints), None)
 
 
 def _mean_of_first(files: Sequence[Found], layouts: Sequence[_Layout]) -> float:

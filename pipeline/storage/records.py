@@ -14,7 +14,7 @@ from pipeline.data import Part
 from pipeline.failures import FailureKind, Failures
 from pipeline.faults import Broken
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
-from pipeline.storage.journal import read_state
+from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import RunFolder
 
 

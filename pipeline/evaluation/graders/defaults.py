@@ -28,7 +28,7 @@ from pipeline.evaluation.graders.rows import ANSWER, Graders
 from pipeline.evaluation.graders.scalars import Bool, Enum, Exact, Number, Text
 from pipeline.evaluation.graders.schema_refs import Here, followed, kind_of
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
+from pipeline.job.names import nearest
 from pipeline.schema.shape import JsonSchema
 
 _SCALARS: Mapping[str, Grader] = {"boolean": Bool(), "integer": Number(), "number": Number(relative=1e-9)}

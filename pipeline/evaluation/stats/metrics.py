@@ -40,7 +40,7 @@ from pipeline.evaluation.stats.intervals import (
     t_interval,
 )
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
+from pipeline.job.names import nearest
 
 if TYPE_CHECKING:
     from pipeline.evaluation.stats.intervals import Numbers, Statistic

@@ -34,7 +34,7 @@ from pipeline.faults import Broken, UsageError
 from pipeline.ledger import NOTHING
 from pipeline.policy import LocalUpstream
 from pipeline.policy.compose import ComposedAsk
-from pipeline.storage.journal import worker_journal_path
+from pipeline.storage.journal_reader import worker_journal_path
 
 TICK_S = 0.02
 """Interval at which leases are recomputed."""

@@ -38,7 +38,8 @@ from pipeline.pace import RetryBudget
 from pipeline.policy import Limits, Shutdown
 from pipeline.policy.compose import ProcessLimits, units_of
 from pipeline.policy.turns import Turn
-from pipeline.storage.journal import Journal, entries_in, recorded_in, turns_in, worker_journal_path
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import merged
 
