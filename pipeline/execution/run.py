@@ -94,6 +94,8 @@ class Summary:
     requests: int
     retries: int
     throttled: int
+    hedged: int
+    """Calls that were sent a second time because they were late."""
     cache_hits: int
     """Calls of this start that the reply cache answered."""
     calls: int
@@ -284,6 +286,7 @@ class Run:
             requests=tally.requests,
             retries=tally.retries,
             throttled=tally.throttled,
+            hedged=tally.hedged,
             cache_hits=tally.cache_hits,
             **charged.figures(),
             seconds=round(seconds, 3),
