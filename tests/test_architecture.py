@@ -22,7 +22,7 @@ from pipeline.storage import run_folder
 
 ROOT = Path(pipeline.__file__).parent
 
-VALUES = ["faults", "data", "row_values", "ledger", "failures", "counters"]
+VALUES = ["text", "figures", "faults", "data", "row_values", "ledger", "failures", "counters"]
 PACKAGES = [
     "pace",
     "schema",

@@ -38,10 +38,12 @@ def said(text: str) -> str:
 def test_an_option_of_other_tools_leads_to_what_does_it_here(words: str, shell: Shell) -> None:
     """Every word of the table is no option of `run`, and is answered with its line, whatever follows it."""
     for word in words.split():
-        if word in OUR_OPTIONS - options_of(OURS["run"]):
-            continue  # the option of another command is answered with that command
-        error = error_of(shell.pipeline("run", "job.py", word, "1"))
-        assert said(error) == f"there is no option {word}: {OPTIONS[words]}"
+        answer = said(error_of(shell.pipeline("run", "job.py", word, "1")))
+        if word in OUR_OPTIONS - options_of(OURS["run"]):  # then that command is named, too
+            assert answer.startswith(f"there is no option {word} here, but in `pipeline show`")
+            assert answer.endswith(f": {OPTIONS[words]}")
+        else:
+            assert answer == f"there is no option {word}: {OPTIONS[words]}"
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -77,6 +79,7 @@ def test_what_the_tables_recommend_exists_and_no_word_is_there_twice() -> None:
         (("plan", "job.py", "--concurrency", "5"), "it belongs to `pipeline run` and `pipeline eval`"),
         (("--emulate", "run", "job.py"), "options come after the command, as in `pipeline run ... --emulate`"),
         (("status", "--input", "rows.jsonl"), "it belongs to `pipeline run` and `pipeline plan`"),
+        (("status", "out/a", "--failed"), "there is no option --failed here: it belongs to `pipeline show`"),
         (("run", "job.py", "--xyzzy"), "there is no option --xyzzy"),
         (("job.py",), "there is no command 'job.py': `pipeline run job.py` runs it"),
         (("rows.jsonl",), "there is no command 'rows.jsonl': `pipeline run rows.jsonl` runs it"),

@@ -17,7 +17,7 @@ from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.monitor import RunMonitor, apply, ask_to_tune, state_of
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
-from pipeline.pace import Change, Pacer
+from pipeline.pace import Change, Pacer, RecentRate
 from pipeline.policy import Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
@@ -104,12 +104,12 @@ async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
 
 async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.tally.ok, run.tally.requests, run.tally.throttled = 3, 5, 1
+    run.tally.ok, run.tally.requests, run.tally.throttled, run.tally.hedged = 3, 5, 1, 1
     run.second()
-    run.tally.ok, run.tally.requests, run.tally.failed = 4, 7, 1
+    run.tally.ok, run.tally.requests, run.tally.failed, run.tally.hedged = 4, 7, 1, 3
     run.second()
-    names = ("ok", "failed", "requests", "retries", "throttled", "done")
-    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 3], [1, 1, 2, 0, 0, 5]]
+    names = ("ok", "failed", "requests", "retries", "throttled", "hedged", "done")
+    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 1, 3], [1, 1, 2, 0, 0, 2, 5]]
 
 
 async def test_what_earlier_starts_did_is_no_news(tmp_path: Path) -> None:
@@ -129,6 +129,19 @@ async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
     shown = ("concurrency", "in_flight", "waiting", "retrying", "waits_for", "cost_usd", "lanes", "open")
     assert [event[name] for name in shown] == [40, 7, 2, 1, "quota", 0.25, rates, []]
     assert event["limit"] == run.tally.limit == pytest.approx(sum(rates.values()))
+
+
+async def test_the_speed_is_that_of_the_progress_bar_and_slow_rows_have_one_too(tmp_path: Path) -> None:
+    run, bar = Run(tmp_path), RecentRate(anyio.current_time(), 0)
+    run.tally.rows = 100
+    for second in range(1, 200):
+        await anyio.sleep(1)
+        run.tally.ok = second // 45
+        run.second()
+        bar.add(anyio.current_time(), run.tally.ok)
+    event = run.events()[-1]
+    assert event["rows_per_s"] == round(bar.per_second, 3) > 0
+    assert event["eta_s"] == round(bar.seconds_left(96) or 0, 1)
 
 
 async def test_a_fixed_concurrency_has_no_limit_to_show(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, stat
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.known_words import RENAMED_OPTIONS
-from pipeline.cli.tables import plain
 from pipeline.execution.exit_codes import code_of
 from pipeline.faults import Halt, NothingToDo, UsageError
+from pipeline.text import printable
 
 
 def _present_name(name: str) -> str:
@@ -94,10 +94,12 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print(f"error: {plain(_explained(error))} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
+        print(
+            f"error: {printable(_explained(error))} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr
+        )
         code = error.exit_code
     except (UsageError, NothingToDo, Halt) as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         code = code_of(error)
     sys.stdout.flush()
     if (lost := streams.result_lost()) is not None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import figures
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
@@ -32,15 +33,15 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
         print(json_line(facts))
         return 0
     replies = sum(one.replies for one in held)
-    print(f"{cache_dir / FILE}: {replies} replies, {_size(size_of(cache_dir))}")
+    print(f"{cache_dir / FILE}: {replies} replies, {figures.size(size_of(cache_dir))}")
     print_table(
         [
             {
                 "endpoint": one.endpoint,
                 "model": one.model,
                 "replies": str(one.replies),
-                "size": _size(one.bytes),
-                "cost once": f"${one.cost_usd:.4f}",
+                "size": figures.size(one.bytes),
+                "cost once": figures.cost(one.cost_usd),
                 "last used": f"{one.last_used:%Y-%m-%d}",
             }
             for one in held
@@ -93,7 +94,7 @@ def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJso
 
 
 def _report(text: str, *, as_json: bool, **facts: int) -> int:
-    print(json_line(facts) if as_json else f"{text}; now {_size(facts['bytes'])}")
+    print(json_line(facts) if as_json else f"{text}; now {figures.size(facts['bytes'])}")
     return 0
 
 
@@ -102,10 +103,3 @@ def _amount(text: str, units: dict[str, int], option: str) -> float:
     if not found:
         raise UsageError(f"{option} is a number and one of {', '.join(units)}, as in 30{[*units][1]}, not {text!r}")
     return float(found[1]) * units[found[2]]
-
-
-def _size(count: int) -> str:
-    for name, size in reversed(_BYTES.items()):
-        if count >= size:
-            return f"{count / size:.1f} {name}"
-    return f"{count} bytes"

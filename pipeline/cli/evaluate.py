@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import EVALUATION, AsJson, RunOptions, with_options
-from pipeline.cli.tables import plain
 from pipeline.faults import UsageError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.cli.host import Target
@@ -108,7 +108,7 @@ def evaluate(
     if options.report:
         with for_the_eye("the page of the evaluation"):
             page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
-            print(f"report      {plain(str(page))}", file=sys.stderr)
+            print(f"report      {printable(str(page))}", file=sys.stderr)
     return code
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import emulate
 from pipeline.cli.garbage import tune_gc
-from pipeline.cli.tables import plain
 from pipeline.endpoint.connection import Access, Connection, Start, access
 from pipeline.faults import Broken
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.cli.progress import Progress
@@ -89,7 +89,7 @@ class Target:
 
     def note(self, text: str) -> None:
         """Prints a line on stderr."""
-        print(plain(text), file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:

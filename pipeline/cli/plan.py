@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli import figures
+from pipeline import figures
 from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.execution.estimate import estimate
 from pipeline.faults import InvalidRow, NothingToDo
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -82,7 +83,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
     _print_notes(notes)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
-        print(plain(_rendered(job, row)))
+        print(printable(_rendered(job, row)))
     return 0
 
 
@@ -169,7 +170,7 @@ def _spark_notes(schema: Any) -> Iterator[str]:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        print(plain(f"note: {note}"), file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def _first_rows(source: Any, limit: int) -> Iterator[Row]:
@@ -193,6 +194,6 @@ def _print_facts(facts: dict[str, Any]) -> None:
         if isinstance(value, dict):
             print(f"{name}:")
             for inner, kind in value.items():
-                print(plain(f"  {inner}: {kind}"))
+                print(printable(f"  {inner}: {kind}"))
         elif value is not None:
-            print(plain(f"{name.replace('_', ' '):{width}}  {value}"))
+            print(printable(f"{name.replace('_', ' '):{width}}  {value}"))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import AsJson
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.faults import InvalidRow, UsageError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -32,7 +33,7 @@ def report(
     """Write the report of a run: one HTML file that opens offline. The run may still be working."""
     assessment, prompts = _evaluated(output, job)
     path = put_page(output, to, assessment=assessment, prompts=prompts)
-    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else plain(str(path)))
+    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else printable(str(path)))
     return 0
 
 
@@ -90,5 +91,5 @@ def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[s
         reference = workspace.reference_in(subject, common=False)
         return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
     except UsageError as error:
-        print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)
+        print(f"the evaluation is not shown: {printable(str(error))}", file=sys.stderr)
         return None, {}

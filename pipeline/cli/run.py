@@ -15,11 +15,13 @@ import typer
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import PoolSpec, Target
 from pipeline.cli.options import LIMITS, AsJson, Assignments, RunOptions, TargetArgument, load, with_options
+from pipeline.cli.remedies import remedy_for
 from pipeline.cli.streams import one_place
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
+from pipeline.faults import UsageError
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.execution.finish import Summary
@@ -27,13 +29,6 @@ if TYPE_CHECKING:
     from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
     from pipeline.policy.compose import CacheSettings
-
-
-_REMEDIES: dict[type[BaseException], str] = {
-    TooManyFailures: "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left",
-    BudgetExhausted: "the same command with a larger budget resumes",
-    Broken: "once that is put right, the same command resumes",
-}
 
 
 @with_options
@@ -65,7 +60,7 @@ def run(
         from pipeline.cli.samples import for_the_eye
 
         with for_the_eye("the page of the run"):
-            print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
+            print(f"report   {printable(str(put_page(settings.output)))}", file=sys.stderr)
     return code
 
 
@@ -185,7 +180,7 @@ def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
-            print(plain(f"note: {note}"), file=sys.stderr)
+            print(printable(f"note: {note}"), file=sys.stderr)
         if not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
@@ -247,9 +242,8 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
     _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        remedies = (text for kind, text in _REMEDIES.items() if isinstance(reason, kind))
-        remedy = next(remedies, "the same command resumes")
-        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
+        remedy = remedy_for(type(reason).__name__)
+        print(f"error: stopped ({printable(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
@@ -264,13 +258,14 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
     print(f"dataset  {summary.output}/{PARTS}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
     for kind in summary.failures:
-        print(plain(f"failed   {kind.count} {kind.name}, {kind.said}"))
+        print(printable(f"failed   {kind.count} {kind.name}, {kind.said}"))
     tokens = (
         f"unknown ({summary.unmetered_calls} of {summary.calls} calls came without usage)"
         if summary.unmetered_calls
         else f"{summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking"
     )
     calls = f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
+    calls += f", {summary.hedged} hedged" if summary.hedged else ""
     print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.endpoint.secret_redaction import IN_BODIES, IN_MESSAGES, without_secret
+from pipeline.text import one_line
 
 REDACTED = "[redacted]"
 QUOTED = "[...]"
@@ -65,8 +66,6 @@ _OPAQUE = re.compile(r"(?:[A-Za-z0-9+/\n]|\\{1,8}[/n]){40,}+={0,2}|[\w-]{40,}+",
 
 _FEWEST_DIGITS = 3
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
 
 def redact_tokens(text: str) -> str:
     """The beginning of `text` on one line, without anything that looks like a token, a key or a password.
@@ -78,11 +77,6 @@ def redact_tokens(text: str) -> str:
     for pattern in _SECRETS:
         text = pattern.sub(_hidden, text)
     return one_line(_OPAQUE.sub(_hidden_if_opaque, text)).strip()
-
-
-def one_line(text: str) -> str:
-    """`text` with blanks in place of line ends and terminal control characters."""
-    return _UNPRINTABLE.sub(" ", text)
 
 
 def quoted(value: str) -> str:

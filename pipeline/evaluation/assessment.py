@@ -6,7 +6,6 @@ can be assessed again at no cost.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +25,11 @@ from pipeline.evaluation.graders.verdicts import Graded, Scored
 from pipeline.evaluation.nested import with_nested
 from pipeline.evaluation.reducers import Flaky, flaky, scored
 from pipeline.evaluation.stats.tables import Confusion, Tables, confusions, tables
+from pipeline.execution.run_status import status_of
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.storage.durable import FILES
-from pipeline.storage.run_folder import EVALUATION, MANIFEST, REPEATS
+from pipeline.storage.run_folder import EVALUATION, REPEATS
+from pipeline.text import short_hash
 
 SCORES = "scores.json"
 NOISE = "noise.json"
@@ -75,19 +76,14 @@ def output_of(output: Path, repeat: int) -> Path:
     return output if repeat == 0 else output / REPEATS / f"{repeat:03d}"
 
 
-def status_of(output: Path) -> str:
-    """The status of a run: `complete`, `failed` (too many failed rows), or `stopped` with rows left to ask."""
-    try:
-        return str(orjson.loads((output / MANIFEST).read_bytes())["status"])
-    except FileNotFoundError:
-        return "stopped"
-
-
 def require_finished(output: Path) -> None:
     """Raises `UsageError` when the run in a folder, or one of its repeats, has rows left to ask."""
     for folder in (output, *sorted((output / REPEATS).glob("*"))):
-        if status_of(folder) == "stopped":
-            raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+        match status_of(folder):
+            case "stopped":
+                raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+            case "running":
+                raise UsageError(f"the run in {folder} is still in progress: wait until it has ended")
 
 
 def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:
@@ -122,8 +118,8 @@ def scores_of(
         version=__version__,
         simulated=simulated,
         repeats=evaluation.repeats,
-        job={field: _digest(text) for field, text in job.items()},
-        graders={field: _digest(text) for field, text in fingerprints(evaluation.graders).items()},
+        job={field: short_hash(text) for field, text in job.items()},
+        graders={field: short_hash(text) for field, text in fingerprints(evaluation.graders).items()},
         data={one.row: data_hash(one) for one in gold},
         rows=tuple(scored(graded, evaluation.reducer)),
     )
@@ -279,12 +275,8 @@ def read_scores(path: Path) -> Baseline:
 
 
 def _what_flips(scores: Baseline) -> str:
-    return _digest(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
+    return short_hash(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
 
 
 def _differs(before: Baseline, now: Baseline, field: str) -> bool:
     return before.graders.get(field) != now.graders.get(field)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -22,9 +22,9 @@ from pipeline.evaluation.judge_job import (
     write_questions,
 )
 from pipeline.execution.group import Host, RunGroup, carried_out
-from pipeline.ledger import NOTHING, Charges, total
+from pipeline.execution.run_status import charged_to
+from pipeline.ledger import Charges, total
 from pipeline.storage.durable import FILES
-from pipeline.storage.run_folder import MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,21 +103,12 @@ def _round(
 
 def paid_to_judges(subject: EvalWorkspace, *, but: Path | None = None) -> Charges:
     """The cost of a run's rounds, over all its starts, except the round in the folder `but`."""
-    return total(_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but)
+    return total(charged_to(path) for path in subject.folder.glob(f"{JUDGE}*/") if path != but)
 
 
 def _folder(subject: EvalWorkspace, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     content = json.dumps([judge, [(row["question"], row["juror"]) for row in rows]])
     return subject.folder / f"{JUDGE}{subject.run_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-
-
-def _paid_in(folder: Path) -> Charges:
-    """The cost of an earlier round; zero for a folder that is not a round's."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return NOTHING
-    return Charges.from_json(manifest["charged"])
 
 
 def _judges(subject: EvalWorkspace) -> list[tuple[str, Judge]]:

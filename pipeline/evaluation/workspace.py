@@ -26,7 +26,6 @@ from pipeline.evaluation.assessment import (
     read_scores,
     require_finished,
     scores_of,
-    status_of,
     with_noise,
 )
 from pipeline.evaluation.baseline import from_text, to_text
@@ -39,6 +38,7 @@ from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.judge_job import JUDGE, VOTES
 from pipeline.evaluation.results import read
 from pipeline.execution.job_trust import target_of
+from pipeline.execution.run_status import status_of
 from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
@@ -102,8 +102,8 @@ class EvalWorkspace:
 
     @property
     def status(self) -> str:
-        """The status of the run in the folder: the worst of its repeats."""
-        found = {status_of(output_of(self.output, repeat)) for repeat in range(self.evaluation.repeats)}
+        """The status of the run in the folder, which this process has finished or read: the worst of its repeats."""
+        found = {status_of(output_of(self.output, repeat), held=True) for repeat in range(self.evaluation.repeats)}
         return next(status for status in ("stopped", "failed", "complete") if status in found)
 
     @property

@@ -20,7 +20,7 @@ from pipeline.faults import UsageError
 from pipeline.job.errors import advised, explained
 from pipeline.job.job import Job
 from pipeline.job.local_imports import importable_beside
-from pipeline.job.names import nearest
+from pipeline.text import nearest
 
 _T = TypeVar("_T")
 

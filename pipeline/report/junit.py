@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded
-from pipeline.report.phrases import clipped, render_leaf, render_row, verdict, wrong_leaves, wrong_rows
+from pipeline.report.phrases import render_leaf, render_row, verdict, wrong_leaves, wrong_rows
+from pipeline.text import clipped
 
 MOST_ROWS = 100
 """Maximum wrong rows with their own test case: viewers cannot handle thousands."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.faults import UsageError
 from pipeline.schema.exact_numbers import json_of
+from pipeline.text import excerpt
 
 
 class Misfit(Exception):
@@ -64,12 +65,11 @@ class Column:
         return plain
 
 
-def excerpt(value: Any, limit: int = 40) -> str:
+def quoted(value: Any, limit: int = 40) -> str:
     """Any value for a message: one line of at most `limit` characters."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return excerpt(str(value), limit)
 
 
 def _expected(kind: str, value: Any) -> Misfit:
@@ -102,7 +102,7 @@ def _integer(value: Any) -> int:
     if not isinstance(value, int):
         raise _expected("an integer", value)
     if not -(2**63) <= value < 2**63:
-        raise Misfit(f"{excerpt(value)} does not fit int64")
+        raise Misfit(f"{quoted(value)} does not fit int64")
     return int(value)
 
 
@@ -115,7 +115,7 @@ def _float(value: Any) -> float:
         number = math.inf
     # Integers above 2^53 may change as doubles; NaN and infinity have no JSON, and compare unequal to themselves.
     if not math.isfinite(number) or number != value:
-        raise Misfit(f"{excerpt(value)} does not fit float64")
+        raise Misfit(f"{quoted(value)} does not fit float64")
     return number
 
 
@@ -153,14 +153,14 @@ def _instant(value: Any) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise Misfit(f"{excerpt(value)} is outside the years 1 to 9999 in UTC") from None
+        raise Misfit(f"{quoted(value)} is outside the years 1 to 9999 in UTC") from None
 
 
 def _wall_time(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise _expected("a datetime", value)
     if value.tzinfo is not None:
-        raise Misfit(f"{excerpt(value)} has a time zone, and this timestamp has none")
+        raise Misfit(f"{quoted(value)} has a time zone, and this timestamp has none")
     return value
 
 
@@ -199,7 +199,7 @@ def decimal(precision: int = 38, scale: int = 9) -> Column:
                 return value.quantize(quantum, context=context)
         except (Inexact, InvalidOperation):
             pass
-        raise Misfit(f"{excerpt(value)} does not fit {label}")
+        raise Misfit(f"{quoted(value)} does not fit {label}")
 
     return Column(label, lambda: _pyarrow().decimal128(precision, scale), plain)
 

@@ -38,9 +38,9 @@ from pipeline.schema.columns import (
     Column,
     Field,
     Misfit,
-    excerpt,
     json_text,
     list_of,
+    quoted,
     struct_of,
     via,
 )
@@ -75,7 +75,7 @@ def _validator(document: JsonSchema) -> Any:
         kind.check_schema(dict(document))
     except jsonschema.SchemaError as error:
         raise UsageError(
-            f"the schema is not valid JSON Schema: {error.json_path}: {excerpt(error.message, 200)}"
+            f"the schema is not valid JSON Schema: {error.json_path}: {quoted(error.message, 200)}"
         ) from None
     formats = jsonschema.FormatChecker(formats=())
     for format_name, column in _FORMATS.items():
@@ -112,7 +112,7 @@ def _reason(error: Any) -> str:
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{', '.join(missing)} missing"
-    return f"breaks {error.validator} {excerpt(error.validator_value, 60)}"
+    return f"breaks {error.validator} {quoted(error.validator_value, 60)}"
 
 
 def _parsed(kind: str, pattern: str, parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -124,7 +124,7 @@ def _parsed(kind: str, pattern: str, parse: Callable[[str], Any]) -> Callable[[A
                 return parse(value.upper())
         except ValueError:
             pass
-        raise Misfit(f"{excerpt(value)!r} is not a {kind}")
+        raise Misfit(f"{quoted(value)!r} is not a {kind}")
 
     return parsed
 
@@ -150,7 +150,7 @@ _FORMATS: Mapping[str, Column] = {
 def _whole(value: Any) -> Any:
     """An integer as JSON Schema defines it, such as 3.0, but not a number that only rounding makes an integer."""
     if isinstance(value, Inexact):
-        raise Misfit(f"{excerpt(value.literal)} does not fit int64")
+        raise Misfit(f"{quoted(value.literal)} does not fit int64")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.source.files import BLOCK_BYTES, InputFile
 from pipeline.source.format_detection import encoding_of, hidden_compression, missing_compression
 from pipeline.source.formats import compression_of
-from pipeline.source.survey import one_line
+from pipeline.text import one_line
 
 _HEAD_BYTES = 64
 _NO_UTF8 = b"\xff"
@@ -72,7 +72,7 @@ class Stream:
             return bytes(self._stream.read(count))
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             problem = missing_compression(self.file.path)
-            raise self._fault(problem or f"{self.file.path} is damaged or cut short: {one_line(error)}") from error
+            raise self._fault(problem or f"{self.file.path} is damaged or cut short: {one_line(str(error))}") from error
 
     def _decoded(self, block: bytes) -> bytes:
         """The block as UTF-8. An invalid character becomes bytes that are invalid in UTF-8, so only its line fails."""

@@ -28,10 +28,10 @@ from pipeline.source.survey import (
     Partitions,
     Position,
     Survey,
-    one_line,
     record_batch,
 )
 from pipeline.source.type_promotion import conformed, widened
+from pipeline.text import one_line
 
 _BATCH_BYTES = 16 << 20
 _DECODED_ROWS = 4096  # decoding has a cost per call, so more rows than a batch has are decoded at once
@@ -84,9 +84,10 @@ def _footer(path: Path) -> _Footer:
         with pq.ParquetFile(path) as file:
             metadata, schema = file.metadata, file.schema_arrow
     except _UNREADABLE as error:
+        cause = one_line(str(error))
         raise UsageError(
             not_parquet(path)
-            or f"{path} is not a complete Parquet file ({one_line(error)}); write it again or take it out of the input"
+            or f"{path} is not a complete Parquet file ({cause}); write it again or take it out of the input"
         ) from error
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
@@ -190,7 +191,7 @@ def _decoded(file: File, start: int, columns: Collection[str]) -> Iterator[pa.Re
             for group, skip in _groups(parquet.metadata, start):
                 yield from _dropping(_batches(parquet, group, columns), skip)
     except _UNREADABLE as error:
-        raise Broken(f"{file.path}, row group {group}: cannot be read: {one_line(error)}") from error
+        raise Broken(f"{file.path}, row group {group}: cannot be read: {one_line(str(error))}") from error
 
 
 def _groups(metadata: pq.FileMetaData, start: int) -> Iterator[tuple[int, int]]:

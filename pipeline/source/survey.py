@@ -233,8 +233,3 @@ def require(survey: Survey, names: Sequence[str]) -> None:
     for name in names:
         if name not in survey.columns:
             raise UsageError(f"the input has no column {name!r}; it has: {', '.join(survey.columns)}")
-
-
-def one_line(error: Exception) -> str:
-    """A library's error message on one line."""
-    return " ".join(str(error).split())

@@ -28,8 +28,8 @@ from pipeline.evaluation.graders.rows import ANSWER, Graders
 from pipeline.evaluation.graders.scalars import Bool, Enum, Exact, Number, Text
 from pipeline.evaluation.graders.schema_refs import Here, followed, kind_of
 from pipeline.faults import UsageError
-from pipeline.job.names import nearest
 from pipeline.schema.shape import JsonSchema
+from pipeline.text import nearest
 
 _SCALARS: Mapping[str, Grader] = {"boolean": Bool(), "integer": Number(), "number": Number(relative=1e-9)}
 _FORMATS: Mapping[str, Grader] = {"date": Date(), "date-time": Date(by="second"), "time": Time()}
