@@ -305,12 +305,24 @@ def test_a_comparison_that_proves_nothing_is_left_to_another_worker_and_one_that
     shared.report(0, report(waiting=5, lanes=[LaneReport(events=refusals(*range(16), at=2.0), compares=True)]), 2.1)
     latest: dict[int, Lease] = {}
     (first,) = (number for number, count in enumerate(asked(shared, 2.2, latest)) if count)
-    shared.report(first, report(waiting=5, lanes=[LaneReport(compared=1, has_lost=has_lost)]), 3.0)
+    shared.report(first, report(waiting=5, lanes=[LaneReport(compared=1, lost_at=2.5 if has_lost else -math.inf)]), 3.0)
     assert sum(asked(shared, 3.1, latest)) == (1 if has_lost else 2)
     assert stop.requested == has_lost
     shared.report(1 - first, report(waiting=5, lanes=[LaneReport(compared=1)]), 4.0)
     shared.leases(4.1)
     assert isinstance(stop.reason, ProviderUnusable)
+
+
+def test_after_an_answer_to_one_worker_a_comparison_that_another_has_lost_before_says_nothing() -> None:
+    shared, _, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(lanes=[LaneReport(events=[("answered", 1.0, True)], compares=True)]), 1.5)
+    shared.report(0, report(lanes=[LaneReport(events=refusals(0, at=2.0), lost_at=2.5)]), 3.0)
+    shared.report(1, report(lanes=[LaneReport(events=[("answered", 3.5, True)], compares=True)]), 4.0)
+    shared.report(0, report(waiting=5, lanes=[LaneReport(events=refusals(*range(16), at=5.0), lost_at=2.5)]), 5.5)
+    assert asked(shared, 5.6, {}) == [0, 1]
+    assert not stop.requested
 
 
 # Money.

@@ -48,6 +48,11 @@ class Control:
         return self.can_be_sent or self.has_lost
 
     @property
+    def lost_at(self) -> float:
+        """When it was sent again and then refused, if nothing has been answered since; otherwise minus infinity."""
+        return self._refused_at if self.has_lost else float("-inf")
+
+    @property
     def can_be_sent(self) -> bool:
         """Whether there is one to be sent again."""
         return self.request is not None or self.is_elsewhere

@@ -156,7 +156,8 @@ class LeaseAllocator:
         """Stops the run if rows of any worker were refused for a reason that applies to every row."""
         for index, lane in enumerate(self._lanes):
             seen = [worker.lanes[index] for worker in self._workers.values()]
-            lane.control.has_lost = any(one.has_lost for one in seen)
+            # What another worker was answered since is unknown to the one that lost.
+            lane.control.has_lost = any(one.lost_at > lane.blame.cleared_until for one in seen)
             lane.control.is_elsewhere = not lane.control.has_lost and any(one.compares for one in seen)
             lane.control.is_wanted = False
         if (denied := self._dispatcher.judge.verdict(now)) is not None:

@@ -116,8 +116,8 @@ class LeasedUpstream(Upstream):
     def take(self) -> LaneReport:
         """Returns what happened since the last call of this method."""
         report, self.report = self.report, LaneReport()
-        report.compares, report.has_lost = self.control.request is not None, self.control.has_lost
-        report.compared = self.compared
+        report.compares, report.compared = self.control.request is not None, self.compared
+        report.lost_at = self.control.lost_at
         return report
 
 

@@ -79,15 +79,15 @@ class Lease:
 class LaneReport:
     """What happened on one lane since the last report; `events` are in order.
 
-    `compares` says whether the worker has an answered request that it could send again, `has_lost` whether that was
-    refused; `compared` is how many of the comparisons asked for have ended.
+    `compares` says whether the worker has an answered request that it could send again, `lost_at` when it sent one that
+    was then refused; `compared` is how many of the comparisons asked for have ended.
     """
 
     sent: list[float] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     held_back_at: float = float("-inf")
     compares: bool = False
-    has_lost: bool = False
+    lost_at: float = float("-inf")
     compared: int = 0
 
 
