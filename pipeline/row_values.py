@@ -1,4 +1,4 @@
-"""The values of a row with unreadable columns, which fail the row only when they are accessed."""
+"""The values of a row: with unreadable columns, which fail the row only when they are accessed; and for people."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ class RowValues(dict[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         """As `dict.get`, but raises `InvalidRow` for columns that cannot be read."""
         return self[name] if name in self.problems else super().get(name, default)
+
+
+def in_words(value: object) -> str:
+    """A value that JSON cannot hold, for people: bytes by their size, others as text."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

@@ -111,12 +111,12 @@ def test_what_matters_least_is_left_out_first() -> None:
     tally = Counters(rows=100, ok=40, failed=2, in_flight=8, retrying=3, waiting=60, cache_hits=7, cost_usd=0.123456)
     tally.waits_for, tally.limit = "quota", 13.21
     assert second_line(tally, 200) == (
-        "ok 40, failed 2, in flight 8, 3 retrying, 7 from the cache, 60 waiting for quota (13.2/s), $0.1235"
+        "ok 40, failed 2, in flight 8, 3 retrying, 7 from the cache, 60 waiting for quota (13.2/s), $0.12"
     )
-    assert second_line(tally, 79) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.1235"
-    assert second_line(tally, 59) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.1235"
-    assert second_line(tally, 36) == "ok 40, failed 2, 60 waiting, $0.1235" or "$" in second_line(tally, 36)
-    assert second_line(tally, 30) == "ok 40, failed 2, $0.1235"
+    assert second_line(tally, 79) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(tally, 59) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(tally, 36) == "ok 40, failed 2, 60 waiting, $0.12" or "$" in second_line(tally, 36)
+    assert second_line(tally, 30) == "ok 40, failed 2, $0.12"
     assert second_line(tally, 16) == "ok 40, failed 2"
     assert second_line(tally, 9) == "failed 2"
 

@@ -17,10 +17,10 @@ from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream
 from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, Report
-from pipeline.faults import BudgetExhausted
+from pipeline.faults import BudgetExhausted, ProviderUnusable
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
-from pipeline.pace import PROBE_S, Pacer, RetryAfterHold
+from pipeline.pace import PROBE_S, Pacer, Refusal, RetryAfterHold
 from pipeline.policy import LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from tests import virtual
@@ -256,6 +256,73 @@ def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
     assert lane.wait(20.0) == math.inf
     lane.renew(LaneLease(probes=1), 21.0)
     assert lane.wait(21.0) == 0.0
+
+
+# Whose fault.
+
+
+def refusals(*rows: int, at: float) -> list[tuple[Any, ...]]:
+    return [("refused", Refusal(row, "403", True, "403 said the server", at, at)) for row in rows]  # noqa: FBT003 - a suspect status
+
+
+def asked(shared: LeaseAllocator, now: float, latest: dict[int, Lease]) -> list[int]:
+    """How many comparisons each worker was asked for, over all leases."""
+    latest |= shared.leases(now)
+    return [latest[number].lanes[0].comparisons for number in sorted(latest)]
+
+
+def test_one_worker_at_a_time_is_asked_to_compare_and_its_answer_clears_the_rows_of_all() -> None:
+    shared, composed, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        before = LaneReport(events=[("answered", 1.0, True)], compares=True)
+        shared.report(number, report(in_flight=5, waiting=5, lanes=[before]), 1.5)
+    latest: dict[int, Lease] = {}
+    assert asked(shared, 1.6, latest) == [0, 0]
+    for number in (0, 1):
+        bad = LaneReport(events=refusals(*range(10 * number, 10 * number + 8), at=2.0), compares=True)
+        shared.report(number, report(waiting=5, lanes=[bad]), 2.1)
+    assert sum(asked(shared, 2.2, latest)) == 1
+    assert sum(asked(shared, 2.3, latest)) == 1
+    assert not stop.requested
+    (number,) = (number for number, lease in latest.items() if lease.lanes[0].comparisons)
+    proved = LaneReport(events=[("answered", 3.0, True)], compares=True, compared=1)
+    shared.report(number, report(waiting=5, lanes=[proved]), 3.5)
+    latest |= shared.leases(3.6)
+    assert {lease.lanes[0].cleared_until for lease in latest.values()} == {2.0}
+    assert not stop.requested
+    assert not composed.lanes[0].blame.is_open
+
+
+@pytest.mark.parametrize("has_lost", [False, True])
+def test_a_comparison_that_proves_nothing_is_left_to_another_worker_and_one_that_is_refused_ends_the_run(
+    has_lost: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    shared, _, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(lanes=[LaneReport(events=[("answered", 1.0, True)], compares=True)]), 1.5)
+    shared.report(0, report(waiting=5, lanes=[LaneReport(events=refusals(*range(16), at=2.0), compares=True)]), 2.1)
+    latest: dict[int, Lease] = {}
+    (first,) = (number for number, count in enumerate(asked(shared, 2.2, latest)) if count)
+    shared.report(first, report(waiting=5, lanes=[LaneReport(compared=1, lost_at=2.5 if has_lost else -math.inf)]), 3.0)
+    assert sum(asked(shared, 3.1, latest)) == (1 if has_lost else 2)
+    assert stop.requested == has_lost
+    shared.report(1 - first, report(waiting=5, lanes=[LaneReport(compared=1)]), 4.0)
+    shared.leases(4.1)
+    assert isinstance(stop.reason, ProviderUnusable)
+
+
+def test_after_an_answer_to_one_worker_a_comparison_that_another_has_lost_before_says_nothing() -> None:
+    shared, _, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(lanes=[LaneReport(events=[("answered", 1.0, True)], compares=True)]), 1.5)
+    shared.report(0, report(lanes=[LaneReport(events=refusals(0, at=2.0), lost_at=2.5)]), 3.0)
+    shared.report(1, report(lanes=[LaneReport(events=[("answered", 3.5, True)], compares=True)]), 4.0)
+    shared.report(0, report(waiting=5, lanes=[LaneReport(events=refusals(*range(16), at=5.0), lost_at=2.5)]), 5.5)
+    assert asked(shared, 5.6, {}) == [0, 1]
+    assert not stop.requested
 
 
 # Money.

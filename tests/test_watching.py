@@ -104,12 +104,12 @@ async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
 
 async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.tally.ok, run.tally.requests, run.tally.throttled = 3, 5, 1
+    run.tally.ok, run.tally.requests, run.tally.throttled, run.tally.hedged = 3, 5, 1, 1
     run.second()
-    run.tally.ok, run.tally.requests, run.tally.failed = 4, 7, 1
+    run.tally.ok, run.tally.requests, run.tally.failed, run.tally.hedged = 4, 7, 1, 3
     run.second()
-    names = ("ok", "failed", "requests", "retries", "throttled", "done")
-    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 3], [1, 1, 2, 0, 0, 5]]
+    names = ("ok", "failed", "requests", "retries", "throttled", "hedged", "done")
+    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 1, 3], [1, 1, 2, 0, 0, 2, 5]]
 
 
 async def test_what_earlier_starts_did_is_no_news(tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from pipeline.evaluation.stats.metrics import Measure
 from pipeline.evaluation.stats.tables import unfolded
 from pipeline.evaluation.workspace import HISTORY
 from pipeline.report.github import annotation_lines
+from pipeline.report.json_values import jsonable, rounded
 from pipeline.report.junit import junit_xml
 from pipeline.report.markdown import markdown_summary
 from pipeline.storage.durable import FILES
@@ -55,7 +54,7 @@ def report_result(assessment: Assessment, subject: EvalWorkspace, asked: Sequenc
     for note in assessment.notes if as_json else ():
         print(f"note: {printable(note)}", file=sys.stderr)
     if as_json:
-        print(json_line(_jsonable({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY})))
+        print(json_line(jsonable({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY})))
     else:
         with for_the_eye("the evaluation"):
             _print_assessment(assessment, subject, facts)
@@ -67,7 +66,7 @@ def report_stopped(together: RunGroup, *, as_json: bool) -> int:
     first = next(summary for summary in together.summaries if summary.status == "stopped")
     code, left = together.exit_code, sum(summary.left for summary in together.summaries)
     if as_json:
-        print(json_line(_jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
+        print(json_line(jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
     why = first.reason or "nothing was sealed"
     print(
         f"error: stopped ({printable(why)}): {left} rows are left, nothing is graded; "
@@ -84,7 +83,7 @@ def report_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
     if as_json:
         print(
             json_line(
-                _jsonable({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share})
+                jsonable({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share})
             )
         )
         return 0
@@ -101,7 +100,7 @@ def report_comparison(
     if as_json:
         before = reference.scores.evaluation
         facts = {"exit_code": 0, "before": before, "after": scores.evaluation, "notes": notes, "comparison": comparison}
-        print(json_line(_jsonable(facts)))
+        print(json_line(jsonable(facts)))
         return 0
     for note in notes:
         print(printable(f"note: {note}"), file=sys.stderr)
@@ -146,6 +145,7 @@ def _costs(asked: Sequence[RunGroup]) -> dict[str, Any]:
     known = [summary.cost_usd for summary in summaries]
     return {
         "requests": sum(summary.requests for summary in summaries),
+        "hedged": sum(summary.hedged for summary in summaries),
         "cache_hits": sum(summary.cache_hits for summary in summaries),
         "cost_usd": None if None in known else round(sum(cost for cost in known if cost is not None), 6),
         "seconds": round(sum(summary.seconds for summary in summaries), 3),
@@ -164,13 +164,13 @@ def _summary(assessment: Assessment, subject: EvalWorkspace) -> dict[str, Any]:
         "repeats": assessment.scores.repeats,
         "passed": not assessment.failed,
         "gates": assessment.decisions,
-        "measures": {name: _rounded(measure.value) for name, measure in whole.measures.items()},
+        "measures": {name: rounded(measure.value) for name, measure in whole.measures.items()},
         "fields": _figures(whole.fields),
         "tables": assessment.tables,
         "confusions": assessment.confusions,
         "flaky": assessment.flaky,
         "flaky_rows": [row.row for row in assessment.flaky],
-        "consistency": {name: _rounded(share) for name, share in consistency(assessment.graded).items()},
+        "consistency": {name: rounded(share) for name, share in consistency(assessment.graded).items()},
         "noise": assessment.scores.noise,
         "against": assessment.against,
         "comparison": assessment.comparison,
@@ -183,7 +183,7 @@ def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]
     """The figures of each field, and of each leaf inside it by path; where names clash, the field's own wins."""
     names = {table.field for table in tables}
     return {
-        table.field: {name: _rounded(measure.value) for name, measure in table.measures.items()}
+        table.field: {name: rounded(measure.value) for name, measure in table.measures.items()}
         for table, inside in unfolded(tables)
         if not (inside and table.field in names)
     }
@@ -199,30 +199,7 @@ def _moved(comparison: Comparison | None) -> dict[str, Any]:
 
 def _json(facts: Mapping[str, Any]) -> str:
     """Strict JSON on one line; unknown values, such as the end of an interval, are null."""
-    return json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 6)
-
-
-def _jsonable(value: Any) -> Any:
-    match value:
-        case Measure(value=figure, low=low, high=high, n=n, why=why):
-            shown = {"value": _rounded(figure), "low": _rounded(low), "high": _rounded(high), "n": n}
-            return {**shown, "why": why} if why else shown
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return {one.name: _jsonable(getattr(value, one.name)) for one in fields(value)}
-        case float():
-            return _rounded(value)
-        case Mapping():
-            return {str(name): _jsonable(inner) for name, inner in value.items()}
-        case list() | tuple() if hasattr(value, "_asdict"):
-            return _jsonable(value._asdict())
-        case list() | tuple():
-            return [_jsonable(inner) for inner in value]
-        case _:
-            return value
+    return json.dumps(jsonable(facts), ensure_ascii=False, allow_nan=False)
 
 
 def _print_assessment(assessment: Assessment, subject: EvalWorkspace, facts: Mapping[str, Any]) -> None:

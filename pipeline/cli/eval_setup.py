@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.faults import UsageError
 from pipeline.job.loader import overridden
 from pipeline.source import survey
 from pipeline.storage.run_folder import REFERENCE
+from pipeline.text import short_hash
 
 if TYPE_CHECKING:
     from pipeline.cli.options import RunOptions
@@ -63,7 +63,7 @@ def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Sett
     evaluation = subject.evaluation
     connection = connection_of(options, evaluation.job)
     # The answer key affects the emulator's answers. It is part of the cache key, though not of the run's identity.
-    known = f" knowing {hashlib.sha256(subject.answer_key).hexdigest()[:16]}" if subject.simulated else ""
+    known = f" knowing {short_hash(subject.answer_key)}" if subject.simulated else ""
     runs = []
     for repeat in range(evaluation.repeats):
         settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)

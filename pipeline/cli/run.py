@@ -265,6 +265,7 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
         else f"{summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking"
     )
     calls = f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
+    calls += f", {summary.hedged} hedged" if summary.hedged else ""
     print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")

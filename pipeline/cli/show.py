@@ -17,6 +17,7 @@ from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
+from pipeline.row_values import in_words
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def show(  # noqa: PLR0913 - one parameter an option
             if media is not None:
                 _write_media(one.ordinal, one.record, media)
             if as_json:
-                print(json_line({"ordinal": one.ordinal, **one.record}, default=_plain_json))
+                print(json_line({"ordinal": one.ordinal, **one.record}, default=in_words))
             else:
                 view.print(one)
             shown += 1
@@ -199,7 +200,7 @@ class _View:
 
 
 def _as_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=1, default=_plain_json)
+    return json.dumps(value, ensure_ascii=False, indent=1, default=in_words)
 
 
 def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
@@ -212,8 +213,3 @@ def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
         path = folder / f"row-{ordinal:06d}-{number}{suffix}"
         path.write_bytes(item["data"])
         print(path, file=sys.stderr)
-
-
-def _plain_json(value: object) -> Any:
-    """The size of bytes, which JSON cannot hold; other values as text."""
-    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

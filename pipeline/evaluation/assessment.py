@@ -6,7 +6,6 @@ can be assessed again at no cost.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from pipeline.execution.run_status import status_of
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.storage.durable import FILES
 from pipeline.storage.run_folder import EVALUATION, REPEATS
+from pipeline.text import short_hash
 
 SCORES = "scores.json"
 NOISE = "noise.json"
@@ -118,8 +118,8 @@ def scores_of(
         version=__version__,
         simulated=simulated,
         repeats=evaluation.repeats,
-        job={field: _digest(text) for field, text in job.items()},
-        graders={field: _digest(text) for field, text in fingerprints(evaluation.graders).items()},
+        job={field: short_hash(text) for field, text in job.items()},
+        graders={field: short_hash(text) for field, text in fingerprints(evaluation.graders).items()},
         data={one.row: data_hash(one) for one in gold},
         rows=tuple(scored(graded, evaluation.reducer)),
     )
@@ -275,12 +275,8 @@ def read_scores(path: Path) -> Baseline:
 
 
 def _what_flips(scores: Baseline) -> str:
-    return _digest(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
+    return short_hash(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
 
 
 def _differs(before: Baseline, now: Baseline, field: str) -> bool:
     return before.graders.get(field) != now.graders.get(field)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

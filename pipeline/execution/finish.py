@@ -39,6 +39,8 @@ class Summary:
     requests: int
     retries: int
     throttled: int
+    hedged: int
+    """Calls that were sent a second time because they were late."""
     cache_hits: int
     """Calls of this start that the reply cache answered."""
     calls: int
@@ -109,6 +111,7 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         requests=tally.requests,
         retries=tally.retries,
         throttled=tally.throttled,
+        hedged=tally.hedged,
         cache_hits=tally.cache_hits,
         **charged.figures(),
         seconds=round(seconds, 3),

@@ -163,6 +163,7 @@ class RunMonitor:
             "retries": tally.retries,
             "throttled": tally.throttled,
             "cache_hits": tally.cache_hits,
+            "hedged": tally.hedged,
         }
 
     def _write(self, event: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.faults import UsageError
@@ -20,6 +21,18 @@ OURS = ("status", "parsed", "response", "error")
 
 _BINARY = re.compile(r"(^|[:=,] |=|map<)(large_|fixed_size_)?binary(_view)?\b(?!:)")
 """Matches the name of a type that contains binary values, at any level of nesting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """The input columns that requests `need`, those that are copied to the output, and the columns added there.
+
+    `kept` gives the output name of each copied column; `added` say where a row comes from.
+    """
+
+    needed: Sequence[str]
+    kept: Mapping[str, str]
+    added: Sequence[Added]
 
 
 def kept_columns(

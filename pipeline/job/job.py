@@ -14,10 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.faults import InvalidRow, UsageError
-from pipeline.job.columns import Added, added_columns, kept_columns
+from pipeline.job.columns import Added, Projection, added_columns, kept_columns
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
 from pipeline.job.parsing import LatestOutcome, ReplyParser
-from pipeline.job.projection import Projection
 from pipeline.job.row_requests import request_columns, request_of
 from pipeline.job.tools import Tool, tool_choice_of, tool_of
 from pipeline.schema.from_json_schema import schema_file

@@ -167,17 +167,29 @@ class Judge:
             return None
         return _REACH_AGAIN_S if out_of_reach else 0.0
 
-    def refused(self, lane: Upstream, row: int, fault: Refused | ProviderUnusable, left_at: float) -> Refusal | None:
-        """Notes a refusal; None if it is certainly the row's own. A returned refusal must be passed to `settled`."""
+    def refused(
+        self,
+        lane: Upstream,
+        row: int,
+        fault: Refused | ProviderUnusable,
+        left_at: float,
+        compared: Control | None = None,
+    ) -> Refusal | None:
+        """Notes a refusal; None if it is certainly the row's own. A returned refusal must be passed to `settled`.
+
+        `compared` is the control whose request this was, if any: other calls of its row are like those of other rows.
+        """
         now = anyio.current_time()
         lane.answered(now, left_at, served=False)
         suspect = not isinstance(fault, Refused) or fault.suspect
         if fault.kind is None or not (suspect or not self._has_served()):
             return None
-        lane.control.refused(row, left_at)
+        if compared is lane.control:
+            compared.refused(left_at)
         refusal = Refusal(row, fault.kind, suspect, fault.message, left_at, now, isinstance(fault, ProviderUnusable))
         lane.refused(refusal)
         self.undecided += 1
+        lane.control.undecided += 1
         if (denied := self.verdict(now)) is not None:
             self._stop.request(denied)  # now, or the slot about to be freed would be used once more
         return refusal
@@ -191,19 +203,31 @@ class Judge:
             while not lane.clears(refusal):
                 self._stop.check()
                 self.require(self.verdict(anyio.current_time()))
-                if lane.control.is_wanted and lane.control.request is not None and lane.control.out is None:
-                    await self._compare(lane.control, lane.control.request, partial(ask, lane))
-                else:
-                    await self._stop.pause(LOOK_S)
+                await self._compare_or_wait(lane, ask)
         finally:
             self.undecided -= 1
+            lane.control.undecided -= 1
+
+    async def compare(self, lane: Upstream, ask: AskOf) -> None:
+        """Has the control request sent again, if that is wanted; returns once its answer is known, or proves nothing.
+
+        The other way to have it sent is a refused row that waits, in `settled`.
+        """
+        while lane.control.is_wanted and lane.control.request is not None:
+            self._stop.check()
+            await self._compare_or_wait(lane, ask)
 
     @property
     def is_comparing(self) -> bool:
         """Whether rows wait for the outcome of a control request (see `Control`)."""
-        return self.undecided > 0 and any(
-            lane.control.is_wanted and lane.control.request is not None for lane in self._lanes
-        )
+        return self.undecided > 0 and any(lane.control.is_awaited for lane in self._lanes)
+
+    async def _compare_or_wait(self, lane: Upstream, ask: AskOf) -> None:
+        control = lane.control
+        if control.is_wanted and control.request is not None and control.out is None:
+            await self._compare(control, control.request, partial(ask, lane))
+        else:
+            await self._stop.pause(LOOK_S)
 
     async def _compare(self, control: Control, request: Request, ask: Ask) -> None:
         """Sends the control request again. If it is answered, the refused rows are to blame themselves."""
@@ -229,8 +253,8 @@ class Judge:
             found = lane.blame.everybodys(self._limits.concurrency) or lane.blame.last_word(
                 now, others=self._in_play(), answered=self._has_served(), compares=lane.control.decides
             )
-            if found is not None and lane.control.request is not None:
-                lane.control.is_wanted = True  # one of the waiting rows sends it
+            if found is not None and lane.control.can_be_sent:
+                lane.control.is_wanted = True  # one of the waiting rows sends it, or a worker that is asked to
             elif found is not None:
                 where = f" by {lane.name}" if len(self._lanes) > 1 else ""
                 about = "this is about the account, not about a row: " if found.accounts else ""

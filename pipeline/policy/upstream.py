@@ -36,12 +36,31 @@ class Control:
     tries: int = 0
     has_lost: bool = False
     """Whether it was refused when it was sent again, and nothing has been answered since."""
+    is_elsewhere: bool = False
+    """Whether it is a worker process that has such a request."""
+    undecided: int = 0
+    """Rows refused by this endpoint about which nothing is decided yet."""
     _refused_at: float = float("-inf")
 
     @property
     def decides(self) -> bool:
         """Whether it can be sent again, or its answer is known."""
-        return self.request is not None or self.has_lost
+        return self.can_be_sent or self.has_lost
+
+    @property
+    def lost_at(self) -> float:
+        """When it was sent again and then refused, if nothing has been answered since; otherwise minus infinity."""
+        return self._refused_at if self.has_lost else float("-inf")
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether there is one to be sent again."""
+        return self.request is not None or self.is_elsewhere
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether refused rows of this endpoint wait for it to be sent again, or for its answer."""
+        return self.is_wanted and self.request is not None and self.undecided > 0
 
     def answered(self, request: Request, left_at: float) -> None:
         """A request that left at `left_at` was answered."""
@@ -49,10 +68,9 @@ class Control:
         if left_at > self._refused_at:
             self.request, self.is_wanted, self.tries, self.has_lost = request, False, 0, False
 
-    def refused(self, row: int, left_at: float) -> None:
-        """A call of this row that left at `left_at` was refused."""
-        if self.out is not None and self.out.ordinal == row:
-            self.request, self._refused_at, self.has_lost = None, left_at, True
+    def refused(self, left_at: float) -> None:
+        """It was refused when it was sent again, at `left_at`."""
+        self.request, self._refused_at, self.has_lost = None, left_at, True
 
     def proved_nothing(self, *, most: int) -> None:
         """The attempt proved nothing. After `most` of these, the request is given up."""

@@ -57,17 +57,15 @@ def page_of(
     facts: RunFacts,
     assessment: Assessment | None = None,
     prompts: Mapping[str, str] | None = None,
-    *,
-    most_bytes: int = MOST_BYTES,
 ) -> str:
     """The page of the run, and of its evaluation if there is one.
 
-    `prompts` maps row ids to prompts, for the rows that are not right. The page stays below `most_bytes`, unless its
+    `prompts` maps row ids to prompts, for the rows that are not right. The page stays below `MOST_BYTES`, unless its
     fixed part alone is larger: the limits are halved until it fits.
     """
     caps = Caps()
     page = _rendered(facts, assessment, prompts or {}, caps)
-    while len(page.encode()) >= most_bytes and caps.characters:
+    while len(page.encode()) >= MOST_BYTES and caps.characters:
         caps = caps.halved()
         page = _rendered(facts, assessment, prompts or {}, caps)
     return page
@@ -145,7 +143,7 @@ def _indented(text: str) -> str:
 
 def _asked(facts: RunFacts) -> dict[str, int]:
     """The number of calls in the events, by kind; those of the last second before a crash are missing."""
-    names = ("requests", "retries", "throttled", "cache_hits")
+    names = ("requests", "retries", "throttled", "hedged", "cache_hits")
     sums = {name: sum(point.counts.get(name) or 0 for point in facts.timeline.points) for name in names}
     return {name: round(count) for name, count in sums.items() if count}
 

@@ -58,6 +58,10 @@ class _Worker:
     waits_for: str | None = None
     trouble: str | None = None
     probes: list[int] = field(default_factory=list)
+    comparisons: list[int] = field(default_factory=list)
+    """How often it was asked, for each lane, to send an answered request again."""
+    lanes: Sequence[LaneReport] = ()
+    """The lanes as of its last report."""
     budgets: dict[str, _Granted] = field(default_factory=dict)
     """Its part of each budget, by unit."""
 
@@ -88,7 +92,10 @@ class LeaseAllocator:
     def join(self, number: int) -> None:
         """A worker has started, and has no lease yet."""
         self._workers[number] = _Worker(
-            probes=[0] * len(self._lanes), budgets={unit: _Granted() for unit in self._budgets}
+            probes=[0] * len(self._lanes),
+            comparisons=[0] * len(self._lanes),
+            lanes=[LaneReport() for _ in self._lanes],
+            budgets={unit: _Granted() for unit in self._budgets},
         )
 
     def leave(self, number: int, charged: Charges) -> None:
@@ -109,6 +116,7 @@ class LeaseAllocator:
         worker = self._workers[number]
         worker.in_flight, worker.waiting, worker.retrying = report.in_flight, report.waiting, report.retrying
         worker.waits_for, worker.trouble, worker.confirmed = report.waits_for, report.trouble, report.lease
+        worker.lanes = report.lanes
         # Leases older than the confirmed one no longer apply. Until then, the most generous lease still on its way is
         # what the worker may use; and a lease with fewer places recalls none of the calls that are in flight.
         while worker.ceilings and worker.ceilings[0][0] < report.lease:
@@ -135,6 +143,7 @@ class LeaseAllocator:
         self._grant_places(now)
         self._grant_calls()
         self._grant_probes(now)
+        self._ask_to_compare()
         changed = {}
         for number, worker in self._workers.items():
             lease = self._lease(worker)
@@ -145,6 +154,12 @@ class LeaseAllocator:
 
     def _decide(self, now: float) -> None:
         """Stops the run if rows of any worker were refused for a reason that applies to every row."""
+        for index, lane in enumerate(self._lanes):
+            seen = [worker.lanes[index] for worker in self._workers.values()]
+            # What another worker was answered since is unknown to the one that lost.
+            lane.control.has_lost = any(one.lost_at > lane.blame.cleared_until for one in seen)
+            lane.control.is_elsewhere = not lane.control.has_lost and any(one.compares for one in seen)
+            lane.control.is_wanted = False
         if (denied := self._dispatcher.judge.verdict(now)) is not None:
             self._stop.request(denied)
 
@@ -204,6 +219,14 @@ class LeaseAllocator:
                 worker.probes[index] += 1
                 lane.breaker.sent(now)
 
+    def _ask_to_compare(self) -> None:
+        """Has one worker send an answered request again for each lane of which only that can tell whose fault it is."""
+        for index, lane in enumerate(self._lanes):
+            able = [worker for worker in self._workers.values() if worker.lanes[index].compares]
+            is_asked = any(worker.comparisons[index] > worker.lanes[index].compared for worker in able)
+            if lane.control.is_wanted and able and not is_asked:
+                max(able, key=lambda one: one.granted).comparisons[index] += 1
+
     def _lease(self, worker: _Worker) -> Lease:
         limits = self._dispatcher.limits
         lease = Lease(
@@ -219,9 +242,10 @@ class LeaseAllocator:
                     cleared_until=lane.blame.decided_until,
                     served=lane.has_served or self._tally.ok_before > 0,
                     probes=probes,
+                    comparisons=comparisons,
                     gate_opens=lane.gate.opens_at,
                 )
-                for lane, probes in zip(self._lanes, worker.probes, strict=True)
+                for lane, probes, comparisons in zip(self._lanes, worker.probes, worker.comparisons, strict=True)
             ],
             budgets={unit: BudgetLease(granted.calls, granted.amount) for unit, granted in worker.budgets.items()},
             maxima=dict(self._account.estimate.maxima) if self._budgets else {},

@@ -25,6 +25,8 @@ class LeasedUpstream(Upstream):
     pace: Pacer | None = None
     lease: LaneLease = field(default_factory=LaneLease)
     probed: int = 0
+    compared: int = 0
+    """How many of the comparisons that the parent asked for have ended."""
     report: LaneReport = field(default_factory=LaneReport)
 
     @property
@@ -52,6 +54,7 @@ class LeasedUpstream(Upstream):
 
     def renew(self, lease: LaneLease, now: float) -> None:
         """Replaces the lease."""
+        self.control.is_wanted |= lease.comparisons > self.lease.comparisons
         self.lease = lease
         # The parent counts all probes it ever granted: those left from an outage that is over are not used.
         if lease.opened_at is None:
@@ -113,6 +116,8 @@ class LeasedUpstream(Upstream):
     def take(self) -> LaneReport:
         """Returns what happened since the last call of this method."""
         report, self.report = self.report, LaneReport()
+        report.compares, report.compared = self.control.request is not None, self.compared
+        report.lost_at = self.control.lost_at
         return report
 
 

@@ -36,6 +36,7 @@ class Assignment:
 class LaneLease:
     """What a worker may do on one lane: `rate` is in requests per second, `probes` counts all ever granted.
 
+    `comparisons` counts how often it was ever asked to send an answered request again (see `policy.upstream.Control`).
     Refusals that ended by `cleared_until` are their rows' own; `served` says whether any row was ever answered.
     """
 
@@ -45,6 +46,7 @@ class LaneLease:
     cleared_until: float = float("-inf")
     served: bool = False
     probes: int = 0
+    comparisons: int = 0
     gate_opens: float = float("-inf")
 
 
@@ -75,11 +77,18 @@ class Lease:
 
 @dataclass(slots=True)
 class LaneReport:
-    """What happened on one lane since the last report; `events` are in order."""
+    """What happened on one lane since the last report; `events` are in order.
+
+    `compares` says whether the worker has an answered request that it could send again, `lost_at` when it sent one that
+    was then refused; `compared` is how many of the comparisons asked for have ended.
+    """
 
     sent: list[float] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     held_back_at: float = float("-inf")
+    compares: bool = False
+    lost_at: float = float("-inf")
+    compared: int = 0
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from pipeline.execution.processes.messages import (
     Report,
     StopRequested,
 )
-from pipeline.faults import Broken, Fault, Interrupted, UsageError
+from pipeline.faults import Broken, Fault, Halt, Interrupted, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import RetryBudget
 from pipeline.policy import Limits, Shutdown
@@ -145,6 +145,8 @@ class _Worker:
             tasks.start_soon(self._listen)
             tasks.start_soon(self._report_often)
             tasks.start_soon(self._report_stop)
+            for lane in self._composed.lanes:
+                tasks.start_soon(self._compare_when_asked, lane)
             await self._leased.wait()
             records = Records(context.journal, context.folder)
             await context.process(self._composed.ask, self._next_chunk, self._keep, records=records)
@@ -194,6 +196,17 @@ class _Worker:
         renew(composed.dispatcher, composed.lanes, lease, anyio.current_time(), offset=order.number / order.of)
         self._lease = lease.number
         self._leased.set()
+
+    async def _compare_when_asked(self, lane: LeasedUpstream) -> None:
+        """Sends an answered request again whenever the parent needs that to tell whose fault refusals are."""
+        while True:
+            while lane.compared == (asked := lane.lease.comparisons):
+                await self._news.wait()
+            try:
+                await self._composed.dispatcher.compare(lane)
+            except Halt as fault:
+                self._context.stop.request(fault)
+            lane.compared = asked
 
     async def _report_often(self) -> None:
         while True:
