@@ -21,6 +21,7 @@ from pipeline.data import Entry, Failure, Part, is_part_name
 from pipeline.endpoint.connection import Connect
 from pipeline.execution import engine
 from pipeline.execution.chunks import ChunkWorker, source_of
+from pipeline.execution.heap import use_one_heap
 from pipeline.execution.monitor import RunMonitor
 from pipeline.failures import ALIKE, FailureKind, Failures, Tolerance
 from pipeline.faults import Broken, NothingToDo, UsageError
@@ -421,6 +422,7 @@ def prepare_process(settings: Settings) -> None:
 
     Raises `UsageError` if it may not open enough files.
     """
+    use_one_heap()
     # Arrow's own pools retain memory after many small batches, so that a long run would grow.
     pa.set_memory_pool(pa.system_memory_pool())
     ensure_descriptors(settings.bounds.concurrency, settings.endpoints)
