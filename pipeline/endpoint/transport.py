@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -205,9 +206,12 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
         sending = _SENDING.get()
         sending.idle_since, sending.left_at = idle_since, self._now()
-        protocol = connection.protocol
-        connection.add_callback(lambda: self._idle_since.update({protocol: self._now()}))
+        connection.add_callback(partial(self._is_idle, connection.protocol))
         return connection
+
+    def _is_idle(self, protocol: object) -> None:
+        """Records that a call's connection has nothing to do from now on."""
+        self._idle_since[protocol] = self._now()
 
 
 class _Body(httpx2.AsyncByteStream):
