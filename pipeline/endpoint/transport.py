@@ -26,7 +26,7 @@ import yarl
 from pipeline.endpoint.address import chat_url
 from pipeline.endpoint.content_encoding import ACCEPTED, BodyDecoder, Undecodable
 from pipeline.endpoint.network import CA_VARIABLES, Proxy, proxy_for, tls_context
-from pipeline.endpoint.redaction import redact_secret_bytes, redact_tokens
+from pipeline.endpoint.redaction import redact_secret_bytes, redact_settings, redact_tokens
 from pipeline.faults import Unavailable, Unparsable
 
 MAX_BODY = 16 * 2**20
@@ -79,6 +79,11 @@ class Transport(httpx2.AsyncClient):
         self._tls = tls_context() if self._address.scheme == "https" else None
         self._session: aiohttp.ClientSession | None = None
         self._connector: _Connector | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What signs in to the proxy, which may repeat it: no answer and no message may contain it."""
+        return () if self._proxy is None else self._proxy.secrets
 
     async def __aenter__(self) -> Self:
         self._connector = _Connector(
@@ -134,6 +139,9 @@ class Transport(httpx2.AsyncClient):
         headers = [(name, value) for name, value in found if value and value.isascii()]
         # Before anything else reads it: if half of a secret were redacted as another one, the rest would be missed.
         content = redact_secret_bytes(await body.whole_error(), _secret_of(request))
+        if self.secrets:
+            text = content.decode("utf-8", "surrogateescape")
+            content = redact_settings(text, self.secrets).encode("utf-8", "surrogateescape")
         return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
