@@ -7,6 +7,7 @@ with the remedy, never in a traceback. Heavy modules are imported by the command
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -85,6 +86,14 @@ def _explained(error: typer.TyperException) -> str:
     return advice(error, sys.argv[1:], commands) or error.format_message()
 
 
+def _require_folder() -> None:
+    """Raises `UsageError` when the current folder was removed: relative paths then lead nowhere."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder has been removed: cd to one that exists") from None
+
+
 def main() -> NoReturn:
     """Runs the command line and exits with a documented exit code, even if its output cannot be written."""
     streams.secure()
@@ -92,6 +101,7 @@ def main() -> NoReturn:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
+        _require_folder()
         code = app(standalone_mode=False)
     except typer.TyperException as error:
         print(f"error: {plain(_explained(error))} (see {' '.join(['pipeline', *_command()])} --help)", file=sys.stderr)
