@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as t
 
-from pipeline.data import Row
+from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
-from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, UnchangedCheck
 from pipeline.source.format_detection import not_parquet
