@@ -242,7 +242,7 @@ def read_record(output: Path, *, held: bool = False) -> RunRecord:
         state=_state_of(folder, running=holder is not None),
         manifest=manifest,
         # A copy of the dataset has other file times than those that the journal knows.
-        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts),
+        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts, plan),
         charged=charged,
         began=_signed(folder) if (folder.run / LOCK).exists() else None,
         rows=Survey.from_json(plan.survey).rows if plan else int(manifest["rows"]),
@@ -299,7 +299,7 @@ _APART_S = 0.5
 """The last state of a start is older than its manifest; the first of the next start is a second younger or more."""
 
 
-def _damage_in(output: Path, parts: Sequence[Part]) -> str | None:
+def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None) -> str | None:
     """What is wrong with the files of a dataset that is marked as complete, with the remedy; None when nothing is.
 
     A file is read only when it was touched since it was sealed. Raises `Broken` when it cannot be.
@@ -308,7 +308,10 @@ def _damage_in(output: Path, parts: Sequence[Part]) -> str | None:
         return None
     check = PartCheck(output)
     for wrong in check.damage(parts).values():
-        return f"{wrong}: restore the file, or `pipeline reparse {output}` makes it again from the kept replies"
+        if plan is None or not plan.keep_replies:
+            return f"{wrong}: restore the file"
+        again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
+        return f"{wrong}: restore the file, or {again} makes it again at no cost"
     for stranger in check.unrecorded(parts):
         return f"{stranger} is no part of this run: move it elsewhere"
     return None
