@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.monitor import EVENTS
 from pipeline.report.facts import run_facts
 from pipeline.report.page import page_of
 from pipeline.report.timeline import PAUSE_S, STARTS, timeline_of
+from pipeline.storage.run_folder import EVENTS
 from tests import virtual
 from tests.commands import JOB, Shell
 from tests.test_report_page import Reader

@@ -18,7 +18,8 @@ import pytest
 from pipeline.data import Reply
 from pipeline.execution.run_rows import RunRows, Selection
 from pipeline.execution.run_status import run_status
-from pipeline.storage.journal import Journal, worker_journal_path
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import worker_journal_path
 from pipeline.storage.run_folder import JOURNAL
 from tests.commands import CHUNK, JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served

@@ -14,14 +14,15 @@ import pytest
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
-from pipeline.execution.monitor import EVENTS, STATE, TUNE, RunMonitor, apply, ask_to_tune, state_of
+from pipeline.execution.monitor import RunMonitor, apply, ask_to_tune, state_of
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import Change, Pacer, RecentRate
-from pipeline.policy import Limits, LocalBudget, Shutdown
+from pipeline.policy import Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
 from pipeline.storage.rate_memory import GrantedRates
+from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -60,22 +61,22 @@ async def answer(_: Request) -> Reply:
     return Reply(b"{}")
 
 
-def composed(*purses: LocalBudget, concurrency: int = 8, adaptive: bool = True) -> ComposedAsk:
+def composed(*budgets: LocalBudget, concurrency: int = 8, adaptive: bool = True) -> ComposedAsk[LocalUpstream]:
     job = Job(name="j", model="m", user="{{ a }}")
     bounds = RunLimits(concurrency=concurrency, adaptive=adaptive)
     endpoints = [OpenEndpoint("here", 1.0, answer), OpenEndpoint("there", 1.0, answer)]
-    return compose(job, bounds, endpoints, purses, tally=Counters(), stop=Shutdown())
+    return compose(job, bounds, endpoints, budgets, tally=Counters(), stop=Shutdown())
 
 
 class Run:
     """A watch over a run that does nothing by itself."""
 
-    def __init__(self, folder: Path, *purses: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
+    def __init__(self, folder: Path, *budgets: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
         self.folder = folder
         self.tally = Counters()
         self.stop = Shutdown()
-        self.composed = composed(*purses, **bounds)
-        self.watch = RunMonitor(folder, self.composed, self.tally, self.stop, files or FileSystem())
+        self.composed = composed(*budgets, **bounds)
+        self.watch = RunMonitor(folder, self.composed, self.tally, self.stop, files or FileSystem(), budgets=budgets)
 
     @property
     def limits(self) -> Limits:
@@ -124,7 +125,7 @@ async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
     run.tally.waits_for, run.tally.cost_usd = "quota", 0.25
     run.second()
     (event,) = run.events()
-    rates = {lane.name: round(lane.rate.rate, 2) for lane in run.composed.dispatcher.lanes if lane.rate}
+    rates = {lane.name: round(lane.rate.rate, 2) for lane in run.composed.lanes if lane.rate}
     shown = ("concurrency", "in_flight", "waiting", "retrying", "waits_for", "cost_usd", "lanes", "open")
     assert [event[name] for name in shown] == [40, 7, 2, 1, "quota", 0.25, rates, []]
     assert event["limit"] == run.tally.limit == pytest.approx(sum(rates.values()))
@@ -256,7 +257,7 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
     run = Run(tmp_path)
     run.second()
     assert state_of(tmp_path)["rate_change"] is None
-    rate = run.composed.dispatcher.lanes[0].rate
+    rate = run.composed.lanes[0].rate
     assert rate is not None
     for now in (0.0, 30.0, 61.0):
         await anyio.sleep(now - anyio.current_time())
@@ -270,7 +271,7 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
 
 async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    rate = run.composed.dispatcher.lanes[0].rate
+    rate = run.composed.lanes[0].rate
     assert rate is not None
     rate._start.peak = 100.0
     async with anyio.create_task_group() as tasks:

@@ -11,7 +11,8 @@ from pipeline.cli.run import connection_of, settings_of, simulation_of
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
 from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, name_of, settings_in
-from pipeline.execution.run import Settings, inputs_of
+from pipeline.execution.identity import inputs_of
+from pipeline.execution.settings import Settings
 from pipeline.job.loader import overridden
 from pipeline.source import survey
 

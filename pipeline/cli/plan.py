@@ -41,9 +41,9 @@ def plan(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Show what a run would do, without a call: rows, columns, first requests, estimated tokens, cost and time."""
     from pipeline.execution.chunks import source_of
-    from pipeline.execution.run import inputs_of
+    from pipeline.execution.identity import inputs_of
     from pipeline.source import survey
-    from pipeline.storage.dataset import output_schema
+    from pipeline.storage.output_columns import output_schema
 
     job, _ = load(target, inputs, model, assignments, None, include=include)
     found = survey(inputs_of(job), limit=limit, include=job.include)

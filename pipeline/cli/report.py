@@ -46,9 +46,10 @@ def put_page(
 ) -> Path:
     """Writes the report and returns its path. Raises `UsageError` if there is no run, or the file cannot be written."""
     from pipeline.report.facts import run_facts
-    from pipeline.report.page import NAME, page_of, write_page
+    from pipeline.report.page import page_of, write_page
+    from pipeline.storage.run_folder import PAGE
 
-    path = to or output / NAME
+    path = to or output / PAGE
     page = page_of(run_facts(output), assessment, prompts)
     try:
         write_page(page, path)
@@ -76,9 +77,10 @@ def _prompt(job: Job, row: Row) -> str:
 
 def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[str, str]]:
     """The folder's evaluation with its gates applied again; nothing if there is none, or it cannot be read."""
-    from pipeline.evaluation.assessment import FOLDER, SCORES
+    from pipeline.evaluation.assessment import SCORES
+    from pipeline.storage.run_folder import EVALUATION
 
-    if not (output / FOLDER / SCORES).is_file():
+    if not (output / EVALUATION / SCORES).is_file():
         return None, {}
     from pipeline.evaluation import workspace
     from pipeline.evaluation.results import read

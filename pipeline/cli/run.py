@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,8 +24,9 @@ from pipeline.faults import UsageError
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
-    from pipeline.execution.run import Settings, Summary
+    from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
     from pipeline.policy.compose import CacheSettings
 
@@ -69,7 +69,7 @@ def _load_with_notice(*, quiet: bool) -> None:
     from pipeline.cli.progress import stage
 
     with stage("starting", quiet=quiet):
-        import pipeline.execution.run  # noqa: F401 - to have it
+        import pipeline.execution.start  # noqa: F401 - to have it
 
 
 def reparse(
@@ -89,7 +89,7 @@ def reparse(
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
     """The settings of a run, from the command line."""
     from pipeline.endpoint.prices import load_prices, parse_price
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
     from pipeline.policy.compose import RunLimits
 
     if options.fresh and options.retry_failed:
@@ -163,32 +163,31 @@ def simulation_of(options: RunOptions) -> list[str] | None:
     arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
     if arguments and not options.emulate:
         raise UsageError(f"{arguments[0]} belongs to --emulate")
+    # The variable stands for all runs, and --emulate overrides it; the option is given for this one.
+    if options.emulate and options.base_url and options.base_url != os.environ.get("OPENAI_BASE_URL", "").split():
+        raise UsageError("--emulate starts a server of its own, and --base-url names another: leave one of them out")
     return arguments if options.emulate else None
 
 
 def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
-    from pipeline.counters import Counters
-    from pipeline.execution.run import open_run
+    from pipeline.execution.start import open_run
 
     if settings.fresh:
         place.require_access()
-    began = time.monotonic()
     with ExitStack() as stack:
         with place.stage("reading the input"):
             run = stack.enter_context(open_run(job, settings))
-        if settings.retry_failed and (reopened := run.reopen_failed()):
-            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
-        for note in run.survey.notes:
+        if run.reopened:
+            print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
+        for note in run.context.survey.notes:
             print(printable(f"note: {note}"), file=sys.stderr)
-        counters = Counters()
-        run.restore_counts(counters)
         if not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary], stop = place.execute([run], counters, began)
-    return _report(job, summary, stop.reason, as_json=as_json, said=said)
+        [summary] = place.execute([run])
+    return _report(job, summary, run.context.stop.reason, as_json=as_json, said=said)
 
 
 def _count_of(processes: str) -> int:

@@ -17,8 +17,7 @@ from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
-from pipeline.row_values import in_words
-from pipeline.text import printable
+from pipeline.text import in_words, printable
 
 if TYPE_CHECKING:
     from pipeline.execution.input_rows import InputRows
@@ -112,11 +111,8 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
     try:
         inputs = InputRows(job, survey)
     except (UsageError, Broken) as error:
-        kept = job.columns_kept(survey.columns)
-        from_output = all(
-            kept.get(name) == name and name not in survey.json_columns
-            for name in job.columns_needed(list(survey.columns))
-        )
+        columns = job.projection(survey.columns)
+        from_output = all(columns.kept.get(name) == name and name not in survey.json_columns for name in columns.needed)
         instead = "requests are shown with the columns that are in the output" if from_output else "no request is shown"
         print(f"note: {instead}: {printable(str(error))}", file=sys.stderr)
         yield _Asked(job, None, from_output)
@@ -128,7 +124,7 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
 
 
 def _has_unsealed(journal: Path) -> bool:
-    from pipeline.storage.journal import read_state
+    from pipeline.storage.journal_reader import read_state
 
     return read_state(journal)[1] > 0
 

@@ -28,13 +28,12 @@ from pipeline.evaluation.stats.tables import Confusion, Tables, confusions, tabl
 from pipeline.execution.run_status import status_of
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.storage.durable import FILES
+from pipeline.storage.run_folder import EVALUATION, REPEATS
 from pipeline.text import short_hash
 
-FOLDER = "_eval"
 SCORES = "scores.json"
 NOISE = "noise.json"
 REFERENCE = "reference.json"
-REPEATS = "_repeats"
 
 _HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
 
@@ -268,7 +267,7 @@ def read_scores(path: Path) -> Baseline:
     """The scores of a finished run (its output folder) or a baseline (a file). Raises `UsageError` without any."""
     if path.is_dir():
         require_finished(path)
-    file = path / FOLDER / SCORES if path.is_dir() else path
+    file = path / EVALUATION / SCORES if path.is_dir() else path
     try:
         return from_text(file.read_text())
     except FileNotFoundError:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.graders.verdicts import Graded
     from pipeline.evaluation.workspace import EvalWorkspace
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
 
 Judged = tuple[tuple["Graded", ...], list[str]]
 """Graded rows, and notes about them."""

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data import Row
 from pipeline.evaluation.assessment import (
-    FOLDER,
     NOISE,
-    REPEATS,
     SCORES,
     Assessment,
     Reference,
@@ -45,16 +43,13 @@ from pipeline.execution.run_status import status_of
 from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
-from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVALUATION, REFERENCE, REPEATS, RunFolder, RunIdentity
 from pipeline.text import short_hash
 
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
-
-REFERENCE = "_ref"
-"""The folder of the answers of the job at another commit, inside the output folder."""
 
 ANSWER_KEY = "answer_key.jsonl"
 HISTORY = "history.jsonl"
@@ -83,7 +78,7 @@ class EvalWorkspace:
     @property
     def folder(self) -> Path:
         """The folder of its results."""
-        return self.output / FOLDER
+        return self.output / EVALUATION
 
     def scores(self, graded: Sequence[Graded], job: Mapping[str, str]) -> Baseline:
         """The scores of graded rows; `job` is the fingerprint of the job that was asked."""
@@ -203,7 +198,7 @@ def subject_in(output: Path, target: str | None) -> EvalWorkspace:
     # Judges and the number of repeats are those of the command line when it ran.
     evaluation = evaluation.replace(
         job=evaluation.job.replace(model=plan.job["model"] or evaluation.job.model),
-        repeats=read_scores(output).repeats if (output / FOLDER / SCORES).exists() else evaluation.repeats,
+        repeats=read_scores(output).repeats if (output / EVALUATION / SCORES).exists() else evaluation.repeats,
     )
     gold = read_gold(evaluation, found)
     return EvalWorkspace(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
@@ -267,7 +262,9 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
         raise UsageError(
             "the emulator's answers are not a baseline for real ones; --allow-emulated blesses them anyway"
         )
-    if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
+    if any(
+        leaf.label == PENDING for row in read(output / EVALUATION) for leaves in row.fields.values() for leaf in leaves
+    ):
         raise UsageError("questions to judges are open: `pipeline eval` asks them")
     path = to or load_evaluation(target_of(plan, output, None, name_it="name the baseline's file with --to")).baseline
     if path is None:

@@ -100,9 +100,10 @@ def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> flo
 
 def measured(output: Path) -> Means | None:
     """The means over the rows that an earlier run asked, ok or failed; None if there is no such run."""
-    from pipeline.storage.journal import charged_in, read_state
+    from pipeline.storage.journal_reader import charged_in, read_state
+    from pipeline.storage.run_folder import RunFolder
 
-    journal = output / "_run" / "journal.sqlite"
+    journal = RunFolder(output).journal
     parts, pending = read_state(journal)
     asked = sum(max(0, part.rows - part.from_cache - part.unmetered) for part in parts)
     if asked:

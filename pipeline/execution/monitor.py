@@ -17,15 +17,13 @@ import orjson
 from pipeline.counters import Counters
 from pipeline.faults import Broken, UsageError
 from pipeline.pace import Pacer, RecentRate
-from pipeline.policy import WARNING_SHARE, Limits, Shutdown, Upstream
+from pipeline.policy import WARNING_SHARE, Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.rate_memory import GrantedRates
+from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from pipeline.text import closest
 
-EVENTS = "events.jsonl"
-STATE = "state.json"
-TUNE = "tune.json"
 EVERY_S = 1.0
 _RATES_EVERY = 10
 _SAID_AGAIN_S = 60.0
@@ -46,17 +44,20 @@ class RunMonitor:
     def __init__(
         self,
         folder: Path,
-        composed: ComposedAsk,
+        composed: ComposedAsk[LocalUpstream],
         tally: Counters,
         stop: Shutdown,
         files: FileSystem = FILES,
         rates: GrantedRates | None = None,
+        *,
+        budgets: Sequence[LocalBudget] = (),
     ) -> None:
         self._folder = folder
         self._composed = composed
         self._tally = tally
         self._stop = stop
         self._files = files
+        self._budgets = budgets
         self._before = self._counts()
         self._warned: set[str] = set()
         self._rates = rates or GrantedRates(folder, files=files)
@@ -79,12 +80,12 @@ class RunMonitor:
                 await anyio.to_thread.run_sync(self._write, event)
                 self._seconds += 1
                 if self._seconds % _RATES_EVERY == 0:
-                    await anyio.to_thread.run_sync(self._rates.save, self._composed.dispatcher.lanes)
+                    await anyio.to_thread.run_sync(self._rates.save, self._composed.lanes)
         except OSError as error:
             self._stop.request(Broken(f"{self._folder} cannot be written: {error}; fix the disk, then run again"))
         finally:
             with suppress(OSError):  # the final rates, and the last fraction of a second, for later readers
-                self._rates.save(self._composed.dispatcher.lanes)
+                self._rates.save(self._composed.lanes)
                 if self._counts() != self._before:
                     self._append(self._event())
 
@@ -140,11 +141,11 @@ class RunMonitor:
         return f"{moment:%H:%M:%S} UTC: {text}"
 
     def _lanes_changed(self) -> list[Any]:
-        return [lane for lane in self._composed.dispatcher.lanes if lane.rate and lane.rate.change]
+        return [lane for lane in self._composed.lanes if lane.rate and lane.rate.change]
 
-    def _change_of(self, lane: Upstream) -> str:
+    def _change_of(self, lane: LocalUpstream) -> str:
         text = lane.rate.change.text if lane.rate and lane.rate.change else ""
-        return text if len(self._composed.dispatcher.lanes) == 1 else f"{lane.name}: {text}"
+        return text if len(self._composed.lanes) == 1 else f"{lane.name}: {text}"
 
     def _report_rates(self) -> None:
         for lane in self._lanes_changed():
@@ -200,7 +201,7 @@ class RunMonitor:
 
     def _warn(self) -> None:
         self._report_rates()
-        for budget in self._composed.purses:
+        for budget in self._budgets:
             if budget.unit not in self._warned and budget.spent >= WARNING_SHARE * budget.cap:
                 self._warned.add(budget.unit)
                 share = budget.spent / budget.cap

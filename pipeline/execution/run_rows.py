@@ -26,8 +26,8 @@ from pipeline.job.parsing import ReplyParser
 from pipeline.schema.bigquery import legal_names
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.dataset import Dataset
-from pipeline.storage.journal import entries_in, read_state, recorded_in, worker_journals
-from pipeline.storage.run_folder import JOURNAL
+from pipeline.storage.journal_reader import entries_in, read_state, recorded_in, worker_journals
+from pipeline.storage.run_folder import RunFolder
 
 _EVERY_ROW = 2**62
 
@@ -82,8 +82,9 @@ class RunRows:
 
     def select(self, selection: Selection) -> Iterator[RunRow]:
         """The selected rows, in order. Raises `Broken` if a part or the journal is missing or damaged."""
-        parts, pending = read_state(self._output / "_run" / JOURNAL)
-        unsealed = _unsealed(self._output / "_run" / JOURNAL, parts) if pending else {}
+        journal = RunFolder(self._output).journal
+        parts, pending = read_state(journal)
+        unsealed = _unsealed(journal, parts) if pending else {}
         rows = merge(self._sealed(parts, selection), self._unsealed(unsealed, selection), key=lambda row: row.ordinal)
         return (row for row in rows if selection.takes(row.ordinal, row.record))
 

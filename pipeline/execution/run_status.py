@@ -20,11 +20,10 @@ from pipeline.failures import Failures
 from pipeline.faults import UsageError
 from pipeline.ledger import NOTHING, Charges
 from pipeline.source import Survey
-from pipeline.storage.dataset import MANIFEST, SUCCESS
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import charged_in, read_state
+from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
-from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
+from pipeline.storage.run_folder import LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more

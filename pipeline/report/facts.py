@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import Part
-from pipeline.execution.monitor import EVENTS
 from pipeline.execution.run_rows import key_column
 from pipeline.execution.run_status import RunRecord, Status, read_record
 from pipeline.report.scan import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
-from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVENTS, REPEATS, RunFolder, RunIdentity
 
 _TOKENS = ("input", "output", "reasoning", "cached")
 
@@ -127,7 +126,7 @@ def run_facts(output: Path) -> RunFacts:
         seconds=timeline.seconds,
         timeline=timeline,
         findings=findings,
-        repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
+        repeats=1 + sum(path.is_dir() for path in (output / REPEATS).glob("*")),
         notes=tuple(_notes(record, present)),
         read_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -29,9 +29,6 @@ from pipeline.report.facts import RunFacts
 from pipeline.storage.durable import FILES
 from pipeline.text import clipped, visible
 
-NAME = "_report.html"
-"""The page's name in the output folder; readers of a dataset skip it."""
-
 MOST_BYTES = 2_000_000
 """Maximum bytes of a page, so that it can be mailed and attached to reviews."""
 

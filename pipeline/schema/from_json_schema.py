@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
+from pathlib import Path
 from typing import Any
 
 from pipeline.faults import UsageError
@@ -240,3 +242,19 @@ def _struct(schema: JsonSchema, root: JsonSchema, above: frozenset[str]) -> Colu
 
 def _getter(name: str) -> Callable[[Any], Any]:
     return lambda record: record.get(name)
+
+
+def schema_file(path: Path) -> dict[str, Any]:
+    """The JSON Schema in a file. Raises `UsageError` when it cannot be read, or is not one."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"`schema`: the file {str(path)!r} cannot be read from {Path.cwd()} ({error.strerror}); "
+            f'it is a path to a JSON Schema, or "json_object"'
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"`schema`: {path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"`schema`: {path} holds no JSON Schema")
+    return document

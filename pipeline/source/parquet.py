@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as t
 
-from pipeline.data import Row
+from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
-from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, UnchangedCheck
 from pipeline.source.format_detection import not_parquet
+from pipeline.source.kept_types import with_valid_text, without_null, without_views
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
@@ -40,6 +40,7 @@ _FORMLESS = (
     OverflowError,
     pa.ArrowException,
 )  # raised by pyarrow for a value that Python cannot represent
+_Footer = tuple[pq.FileMetaData, pa.Schema]
 _CALENDAR_SECONDS = 1e12
 """About 31,700 years before and after 1970: soon beyond that, Arrow's calendar writes wrong years."""
 
@@ -50,11 +51,13 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     Raises `UsageError` for a corrupt or truncated file. A column whose types have no exact common type is a conflict,
     which matters only if the column is used.
     """
+    # All footers before any file is hashed: a damaged one among thousands is found in seconds.
     footers = [_footer(found.path) for found in discovery.files]
-    schema, conflicts = _settled(discovery.files, [schema for _, schema in footers])
+    schema, conflicts = _settled(discovery.files, footers)
     counts = _limited([metadata.num_rows for metadata, _ in footers], limit)
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
     size = chunk_rows.of(mean)
+    # Rows may be larger in one row group than on average, and a chunk there would exceed what a part may hold.
     if not chunk_rows.is_fixed:
         size = chunk_rows.fitting(size, size * _largest_row_bytes(footers))
     names = dict.fromkeys(name for _, schema in footers for name in schema.names) | dict.fromkeys(schema.names)
@@ -75,7 +78,7 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     )
 
 
-def _footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+def _footer(path: Path) -> _Footer:
     try:
         with pq.ParquetFile(path) as file:
             metadata, schema = file.metadata, file.schema_arrow
@@ -100,7 +103,7 @@ def _data_bytes(metadata: pq.FileMetaData) -> int:
     return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
-def _largest_row_bytes(footers: Sequence[tuple[pq.FileMetaData, pa.Schema]]) -> float:
+def _largest_row_bytes(footers: Sequence[_Footer]) -> float:
     """The mean row size of the row group with the largest rows: footers say nothing about single rows."""
     groups = (metadata.row_group(index) for metadata, _ in footers for index in range(metadata.num_row_groups))
     return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
@@ -121,29 +124,34 @@ def _positions(counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
         first += count
 
 
-def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
+def _settled(files: Sequence[Found], footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
     """The columns of all files, all nullable, in order of first appearance, those from folders last.
 
     A column without any value is a string. If a folder names the same column, the folder's value is used, as in DuckDB.
+    A file without rows adds its columns, and changes the type of none.
     """
     types: dict[str, pa.DataType] = {}
     origin: dict[str, Path] = {}
     conflicts: dict[str, Conflict] = {}
-    for found, schema in zip(files, schemas, strict=True):
+    for found, (metadata, schema) in zip(files, footers, strict=True):
         given = {field.name: field.type for field in schema} | {name: pa.string() for name, _ in found.partitions}
         for name, kind in given.items():
             before = types.get(name, pa.null())
-            merged = widened(before, kind)
+            merged = widened(before, kind if metadata.num_rows else pa.null())
             if merged is None:
                 problem = f"column {name!r} is {kind} in {found.path} but {before} in {origin[name]}"
                 conflicts.setdefault(
                     name, Conflict(name, f"{problem}: leave it out with `keep=[...]`, or write the files with one type")
                 )
                 continue
-            if t.is_null(before):
+            # The file that gave the column its type: that is the one which a conflict is reported against.
+            if merged != before:
                 origin[name] = found.path
             types[name] = merged
-    settled = {name: pa.string() if t.is_null(kind) else kind for name, kind in types.items() if name not in conflicts}
+    # With no row to go by in any file, as an empty file says.
+    empty = {field.name: field.type for _, schema in reversed(footers) for field in schema}
+    final = {name: empty.get(name, kind) if t.is_null(kind) else kind for name, kind in types.items()}
+    settled = {name: without_null(without_views(kind)) for name, kind in final.items() if name not in conflicts}
     return pa.schema(list(settled.items())), tuple(conflicts.values())
 
 
@@ -161,6 +169,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
             continue
         skip = start.offset if number == start.file else 0
         watch = UnchangedCheck(file)
+        # Before the file is opened and before each batch is used: what was read of a changed file reaches no request.
         watch.check()
         for batch in _slices(_decoded(file, skip, columns), ordinal, end, survey.chunk_rows):
             watch.check()
@@ -195,6 +204,7 @@ def _groups(metadata: pq.FileMetaData, start: int) -> Iterator[tuple[int, int]]:
 
 def _batches(parquet: pq.ParquetFile, group: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
     metadata = parquet.metadata.row_group(group)
+    # By the columns that are read: a job that uses a short text beside large images decodes many rows at once.
     rows = _BATCH_BYTES * metadata.num_rows // max(_bytes_of(metadata, columns), 1)
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
         batch_size=max(1, min(rows, _DECODED_ROWS)),
@@ -244,7 +254,7 @@ class _Columns:
 
     def batch(self, ordinal: int, needed: Sequence[str], kept: pa.Schema) -> Batch:
         """The batch of these rows; `ordinal` is that of the first."""
-        copied = [self._column(field.name, ordinal) for field in kept]
+        copied = [with_valid_text(self._column(field.name, ordinal)) for field in kept]
         values = [self._values(name, ordinal) for name in needed]
         rows = [
             Row(at, dict(zip(needed, row, strict=True)))
