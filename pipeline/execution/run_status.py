@@ -23,7 +23,7 @@ from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
-from pipeline.storage.run_folder import LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVENTS, LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
@@ -133,6 +133,8 @@ class RunRecord:
     damage: str | None
     """What is wrong with the files of a dataset that is marked as complete; None when nothing is."""
     charged: Charges
+    worked: bool
+    """Whether any start has got as far as to ask."""
     began: datetime | None
     """When the lock was last taken: the beginning of a start."""
     rows: int
@@ -205,7 +207,7 @@ class RunRecord:
         if self.ended_normally:
             reason = self.manifest.get("reason")
             return None if reason is None else str(reason)
-        return KILLED if self.state or self.parts or self.pending else "no row has been answered yet"
+        return KILLED if self.worked or self.parts or self.pending else "no row has been answered yet"
 
     @property
     def _reports_itself(self) -> bool:
@@ -243,6 +245,7 @@ def read_record(output: Path, *, held: bool = False) -> RunRecord:
         # A copy of the dataset has other file times than those that the journal knows.
         damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts, plan),
         charged=charged,
+        worked=(folder.run / EVENTS).exists(),
         began=_signed(folder) if (folder.run / LOCK).exists() else None,
         rows=Survey.from_json(plan.survey).rows if plan else int(manifest["rows"]),
     )
