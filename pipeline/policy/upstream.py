@@ -117,6 +117,7 @@ class Upstream:
         self.noted(now, served=served)
         if served:
             self.blame.served(left_at)
+        # After an outage the rate starts again: what the quota granted before says little about a server that comes up.
         if self.breaker.succeeded(now) and self.rate:
             self.rate.restart(now)
         elif self.rate:
@@ -126,7 +127,7 @@ class Upstream:
         """The endpoint has shown that it works."""
         self.answered_at = now
         self.trouble = None
-        self.health += 0.1 * (1.0 - self.health)
+        self.health += 0.1 * (1.0 - self.health)  # the last ten calls or so count
         if served:
             self.served_at = now
 
@@ -140,7 +141,7 @@ class Upstream:
 
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
         """A request was refused for lack of quota."""
-        self.breaker.succeeded(now)
+        self.breaker.succeeded(now)  # it works, and says so
         if self.rate:
             self.rate.throttled(now, left_at)
         if retry_after is not None:
@@ -148,6 +149,7 @@ class Upstream:
 
     def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
         """A request that left at `left_at` failed, with `in_play` rows in play."""
+        # Never 0: a lane that gets no calls would never show that it has recovered.
         self.health = max(0.02, 0.9 * self.health)
         self.breaker.failed(now, row, in_play, left_at)
         if self.rate:
