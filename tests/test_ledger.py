@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_m4_a_charge_is_durable_no_later_than_the_entry_of_its_row(tmp_path: Pat
                 await journal.put(ordinal, Reply(b"{}"))
                 if ordinal % 10 == 0:
                     await anyio.lowlevel.checkpoint()
-                    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as seen:
+                    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as seen:
                         (rows,) = seen.execute("SELECT count(*) FROM entries").fetchone()
                     assert charged_in(path).calls >= rows
             await journal.flush()
