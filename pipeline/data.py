@@ -153,7 +153,9 @@ class Reply:
         """Tokens paid for this time, excluding cached replies; None when unknown."""
         if self.from_cache:
             return _NO_TOKENS
-        return None if self.usage is None else self.usage - self.saved
+        if self.usage is None or self.saved is _NO_TOKENS:  # nothing came from the cache, as nearly always
+            return self.usage
+        return self.usage - self.saved
 
     @property
     def paid_usd(self) -> float | None:

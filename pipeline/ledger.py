@@ -130,11 +130,17 @@ def total(charges: Iterable[Charges]) -> Charges:
 
 # The ledger in a journal's database.
 
+_WRITE = (
+    "INSERT INTO ledger VALUES (?, ?, ?) ON CONFLICT (writer) DO UPDATE SET charged = excluded.charged, "
+    "held = excluded.held"
+)
+"""Not `INSERT OR REPLACE`, which writes the page of the index too: every commit of a run writes its row."""
+
 
 def write(database: sqlite3.Connection, writer: str, charged: Charges, held: Charges) -> None:
     """Writes a writer's row: what it was charged since it started, and what its calls in flight may yet cost."""
     row = (writer, _packed(charged), None if held == NOTHING else _packed(held))
-    database.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", row)
+    database.execute(_WRITE, row)
 
 
 def read(database: sqlite3.Connection, schema: str = "main", *, ended: bool = False) -> dict[str, Charges]:

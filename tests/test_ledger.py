@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -149,3 +150,17 @@ def test_m4_a_charge_is_durable_no_later_than_the_entry_of_its_row(tmp_path: Pat
 @pytest.mark.parametrize("column", ["calls", "cost_usd"])
 def test_a_ledger_of_a_later_version_is_read_by_what_is_known(column: str) -> None:
     assert Charges.from_json({column: 3, "something_new": 1}) == Charges(**{column: 3})
+
+
+def test_a_commit_of_a_charge_writes_one_page(tmp_path: Path) -> None:
+    """Every commit of a run writes the ledger's row; its index has not changed, and is not written again."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    log = tmp_path / "journal.sqlite-wal"
+    sizes = []
+    for _ in range(3):
+        journal.charge(CALL)
+        journal.commit()
+        sizes.append(log.stat().st_size)
+    page = 4096 + 24  # as SQLite's format says: a page of the database, and the header of its frame
+    assert [after - before for before, after in pairwise(sizes)] == [page, page]
+    journal.close()

@@ -110,9 +110,13 @@ def completion_of(document: object) -> Completion | None:
         id=as_name(document.get("id")) or None,
         model=as_text(document.get("model")),
         usage=read_usage(usage),
-        traffic_type=as_text(dig(usage, "extra_properties", "google", "traffic_type")),
+        traffic_type=_traffic_type(usage) if usage and "extra_properties" in usage else None,
         blocked=None if _FEEDBACK.isdisjoint(document) else _blocked(document),
     )
+
+
+def _traffic_type(usage: Mapping[str, Any]) -> str | None:
+    return as_text(dig(usage, "extra_properties", "google", "traffic_type"))
 
 
 def choices_in(document: object) -> list[dict[str, Any]]:

@@ -85,6 +85,8 @@ def _pyarrow() -> Any:
 
 
 def _string(value: Any) -> str:
+    if type(value) is str and value.isascii():
+        return value
     if not isinstance(value, str):
         raise _expected("text", value)
     # The text itself, of a subclass such as an enum too, whose `str` may be its name.

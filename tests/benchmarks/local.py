@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -70,8 +71,9 @@ class Local:
 class Watched:
     """What was seen of the event loop and of the journal, in seconds."""
 
-    gaps: list[float] = field(default_factory=list)
-    durable: list[float] = field(default_factory=list)
+    # Arrays, of 8 bytes a number: as lists they would be a tenth of the memory that is measured over a million rows.
+    gaps: array[float] = field(default_factory=lambda: array("d"))
+    durable: array[float] = field(default_factory=lambda: array("d"))
 
     async def loop(self) -> None:
         """How late a task is that wants to run every 2 ms."""
