@@ -23,6 +23,7 @@ ROOT = Path(pipeline.__file__).parent
 
 VALUES = ["faults", "data", "row_values", "ledger", "failures", "counters"]
 PACKAGES = [
+    "store",
     "pace",
     "schema",
     "source",
@@ -182,7 +183,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_the_values_are_made_of_the_standard_library() -> None:
-    assert foreign(*VALUES, "pace") == {}
+    assert foreign(*VALUES, "store", "pace") == {}
 
 
 def test_meaning_is_pure_and_knows_no_network_and_no_event_loop() -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 
 SIMULATED = "SIMULATED: answers come from the built-in emulator on this machine, not from a model"
 
@@ -34,7 +35,9 @@ RetryInfo = Annotated[float | None, typer.Option(help="Seconds in google.rpc.Ret
 FieldError = Annotated[
     list[str] | None, typer.Option(help="FIELD=SHARE of answers with a wrong value in that field, as in date=0.1.")
 ]
-AnswerKey = Annotated[Path | None, typer.Option(help='Known answers: JSONL of {"prompt": ..., "answer": ...}.')]
+AnswerKey = Annotated[
+    Path | None, typer.Option(help='Known answers: JSONL of {"prompt": ..., "answer": ...}.', parser=local_path)
+]
 UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="Give every answer a unique id.")]
 UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that get a 404, as in google/palm*.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -60,7 +63,9 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     unknown_model: UnknownModel = None,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
-    directory: Annotated[Path | None, typer.Option(help="The folder that credentials files are written to.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="The folder that credentials files are written to.", parser=local_path)
+    ] = None,
     project: Annotated[str, typer.Option(help="The project of the credentials.")] = "emulated-project",
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as one line of JSON.")] = False,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,

@@ -19,6 +19,7 @@ from pipeline.execution.run import Settings, inputs_of
 from pipeline.faults import UsageError
 from pipeline.job.loader import overridden
 from pipeline.source import survey
+from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
     from pipeline.cli.options import RunOptions
@@ -36,7 +37,7 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
     """The same rows and graders, for the job as of a commit."""
-    inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
+    inputs = [str(local_path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
     path, _, name = subject.target.partition(":")
     target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute path would name the current file
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -84,6 +85,7 @@ CacheFolder = Annotated[
         envvar="PIPELINE_CACHE_DIR",
         metavar="FOLDER",
         help="Where the reply cache is.",
+        parser=local_path,
         rich_help_panel=LIMITS,
     ),
 ]
@@ -106,6 +108,7 @@ class RunOptions:
             "-o",
             metavar="FOLDER",
             help="Output folder.",
+            parser=local_path,
             show_default="the job's, or out/NAME; of eval: out/FILE",
             rich_help_panel=INPUT,
         ),
@@ -146,7 +149,10 @@ class RunOptions:
     prices: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="TOML file of prices: USD per million tokens, by model.", rich_help_panel=LIMITS
+            metavar="FILE",
+            help="TOML file of prices: USD per million tokens, by model.",
+            parser=local_path,
+            rich_help_panel=LIMITS,
         ),
     ] = None
     assume_price: Annotated[
@@ -261,6 +267,7 @@ class RunOptions:
         typer.Option(
             metavar="FILE",
             help="Google credentials of any kind.",
+            parser=local_path,
             show_default="GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's",
             rich_help_panel=ENDPOINT,
         ),
@@ -357,3 +364,8 @@ def load(
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
     changes["include"] = include
     return overridden(job, changes, assignments or ()), target
+
+
+def output_folder(job: Job) -> Path:
+    """The output folder of a job. Raises `UsageError` if it is not a local one."""
+    return local_path(job.output) if job.output else Path("out") / job.name

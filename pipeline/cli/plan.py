@@ -12,10 +12,11 @@ import typer
 
 from pipeline.cli import figures
 from pipeline.cli.messages import messages_of, readable
-from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load
+from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load, output_folder
 from pipeline.cli.tables import json_line, plain
 from pipeline.execution.estimate import estimate
 from pipeline.faults import InvalidRow, NothingToDo
+from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -32,7 +33,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     assignments: Assignments = None,
     limit: Limit = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The run to continue, whose figures are used.")
+        Path | None,
+        typer.Option("--output", "-o", help="The run to continue, whose figures are used.", parser=local_path),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Count the failed rows too, as for run --retry-failed.")
@@ -54,7 +56,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
     schema = output_schema(kept, job.reader)
     sample = list(_first_rows(source, max(rows, 100)))
     source.close()
-    folder = output or Path(job.output or Path("out") / job.name)
+    folder = output or output_folder(job)
     ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
     facts = {
         "job": job.name,

@@ -13,6 +13,7 @@ from pipeline.cli import figures
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line, plain, short
 from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
+from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
@@ -29,7 +30,9 @@ _ENDED = {
 
 
 def status(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    *,
+    as_json: AsJson = False,
 ) -> int:
     """Show the progress of a run, also from another terminal while it works."""
     from pipeline.execution.run_status import run_status
@@ -44,7 +47,7 @@ def status(
 
 
 def tune(
-    output: Annotated[Path, typer.Argument(help="The output folder of a running job.")],
+    output: Annotated[Path, typer.Argument(help="The output folder of a running job.", parser=local_path)],
     changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
 ) -> int:
     """Change the limits of a running job."""

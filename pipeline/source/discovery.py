@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,17 +16,9 @@ from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
 from pipeline.source.survey import Format, Partitions
+from pipeline.store.address import local_path
 
 Inputs = str | Path | Sequence[str | Path]
-
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/")
-_FETCHED_BY = {
-    "gs": "`gcloud storage cp`",
-    "s3": "`aws s3 cp`",
-    "http": "`curl -O`",
-    "https": "`curl -O`",
-    "hf": "`hf download`",
-}
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NOT_INPUT = frozenset({"_manifest.json", "Thumbs.db", "desktop.ini"})
@@ -105,8 +96,8 @@ class _Search:
 
     def add(self, entry: str | Path) -> None:
         """Adds the files that one input names. Raises `UsageError` when there are none."""
-        _refuse_address(str(entry))
-        path = Path(os.path.abspath(entry))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
+        named = local_path(entry)
+        path = Path(os.path.abspath(named))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
         matches = sorted(self._matches(path), key=str)
         if not matches and not self.unknown:
             chosen = f" that --include {' '.join(self._include)} selects" if self._include else ""
@@ -115,7 +106,7 @@ class _Search:
             real = os.path.realpath(match)
             if real not in self._real:
                 self._real.add(real)
-                self.found[match] = partitions_of(_folders_named(match, Path(entry)))
+                self.found[match] = partitions_of(_folders_named(match, named))
 
     def _matches(self, path: Path) -> Iterator[Path]:
         if path.is_dir():
@@ -200,13 +191,6 @@ def _ending(found: Iterable[Path]) -> str:
 
 def _refuse(error: OSError) -> None:
     raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
-
-
-def _refuse_address(entry: str) -> None:
-    scheme = _ADDRESS.match(entry)
-    if scheme and not os.path.lexists(entry):
-        tool = _FETCHED_BY.get(scheme[1], "the tool of its store")
-        raise UsageError(f"input files are on this machine, and {entry!r} is not: copy it here first, with {tool}")
 
 
 def _known_file(path: Path) -> Path:
