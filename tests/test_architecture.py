@@ -32,6 +32,7 @@ PACKAGES = [
     "policy",
     "storage",
     "execution",
+    "export",
     "evaluation",
     "report",
     "cli",
@@ -232,7 +233,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not HEAVY & loaded_by_command(arguments)
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "status", "show", "report", "reparse", "emulate"])
+@pytest.mark.parametrize("command", ["run", "plan", "status", "show", "export", "report", "reparse", "emulate"])
 def test_the_help_of_a_command_loads_nothing_heavy_of_ours(command: str) -> None:
     """Typer itself takes pydantic for commands that have options."""
     assert not (HEAVY - {"pydantic"}) & loaded_by_command([command, "--help"])

@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, status, streams
+from pipeline.cli import cache, emulate, evaluate, export, plan, report, run, show, status, streams
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.known_words import RENAMED_OPTIONS
@@ -61,6 +61,7 @@ app.command("plan", epilog=epilog("plan"))(plan.plan)
 app.command("status", epilog=epilog("status"))(status.status)
 app.command("tune", epilog=epilog("tune"))(status.tune)
 app.command("show", epilog=epilog("show"))(show.show)
+app.command("export", epilog=epilog("export"))(export.export)
 app.command("report", epilog=epilog("report"))(report.report)
 app.command("reparse", epilog=epilog("reparse"))(run.reparse)
 app.command("eval", epilog=epilog("eval"))(evaluate.evaluate)
