@@ -21,6 +21,7 @@ from pipeline.export import formats
 from pipeline.export.formats import format_of, writer_to
 from pipeline.export.selection import select
 from pipeline.faults import UsageError
+from pipeline.source import Source, survey
 from tests.commands import JOB, Shell
 from tests.test_cli import error_of
 
@@ -141,6 +142,17 @@ def test_a_byte_order_mark_is_written_where_it_is_asked_for(tmp_path: Path) -> N
     path = written(pa.table({"a": ["é"]}), tmp_path / "a.csv", bom=True)
     assert path.read_bytes() == "\ufeffa\né\n".encode()
     assert duckdb.read_csv(str(path)).fetchall() == [("é",)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv.gz", ".jsonl.zst", ".parquet"])
+def test_an_exported_file_is_an_input(suffix: str, tmp_path: Path) -> None:
+    """What CSV cannot tell apart, an empty text and a null, is null then."""
+    path = written(pa.table({"text": [*HARD, None], "n": [*map(str, range(8)), None]}), tmp_path / f"a{suffix}")
+    source = Source(survey(path), needed=None, kept=[])
+    rows = [row.values for batch in source.chunk(0) for row in batch.rows]
+    source.close()
+    texts = [*HARD, None] if suffix in (".jsonl.zst", ".parquet") else [text or None for text in [*HARD, None]]
+    assert rows == [{"text": text, "n": str(n) if n < 8 else None} for n, text in enumerate(texts)]
 
 
 NESTED = pa.table(

@@ -528,6 +528,8 @@ NOT_SHAPING: dict[str, Any] = {
     "name": "b",
     "input": "other.jsonl",
     "include": "*.jsonl",
+    "input_rows": "all",
+    "allow_partial": True,
     "output": "elsewhere",
     "media_root": "/elsewhere",
     "max_calls_per_turn": 5,

@@ -15,10 +15,9 @@ from pipeline.evaluation.at_commit import commit_of, loaded_at
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
 from pipeline.evaluation.workspace import ANSWER_KEY, REFERENCE, EvalWorkspace, name_of, without_unknown
-from pipeline.execution.run import Settings, inputs_of
+from pipeline.execution.run import Settings, inputs_of, survey_of
 from pipeline.faults import UsageError
 from pipeline.job.loader import overridden
-from pipeline.source import survey
 from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
     """The evaluation that the command line describes, with at `least` that many repeats and its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
-    gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
+    gold = read_gold(evaluation, survey_of(evaluation.job, limit=options.limit))
     output = options.output or Path("out") / name_of(target)
     return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None)
 
@@ -85,6 +84,6 @@ def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
 
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
-    changes = {"model": options.model, "input": options.inputs, "include": options.include}
+    changes = {"model": options.model, "input": options.inputs, **options.of_input()}
     job = overridden(evaluation.job, changes, options.assignments or ())
     return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)

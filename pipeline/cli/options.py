@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -50,6 +50,25 @@ Include = Annotated[
         "--include",
         metavar="GLOB",
         help="Only files in folders that match this glob; may be repeated.",
+        rich_help_panel=INPUT,
+    ),
+]
+InputRows = Annotated[
+    Literal["ok", "all"] | None,
+    typer.Option(
+        "--input-rows",
+        help="Rows that are read of an input that is the output of a run.",
+        show_default="the job's, or ok",
+        rich_help_panel=INPUT,
+    ),
+]
+AllowPartial = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-partial",
+        metavar="",
+        help="Read the output of a run that is not complete.",
+        show_default=False,
         rich_help_panel=INPUT,
     ),
 ]
@@ -101,6 +120,8 @@ class RunOptions:
 
     inputs: Inputs = None
     include: Include = None
+    input_rows: InputRows = None
+    allow_partial: AllowPartial = None
     output: Annotated[
         Path | None,
         typer.Option(
@@ -318,6 +339,10 @@ class RunOptions:
         False
     )
 
+    def of_input(self) -> dict[str, Any]:
+        """The fields of a job that say what of its input is read; None where nothing is given."""
+        return {"include": self.include, "input_rows": self.input_rows, "allow_partial": self.allow_partial}
+
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
     """The command as typer sees it: each field of the dataclass of its `options` becomes an option."""
@@ -352,17 +377,18 @@ def load(
     model: str | None,
     assignments: list[str] | None,
     output: Path | None,
-    *,
-    include: list[str] | None = None,
+    **of_input: Any,
 ) -> tuple[Job, str]:
-    """The job that the command line describes, and its name in a plan."""
+    """The job that the command line describes, and its name in a plan.
+
+    `of_input` are other fields of the job, such as `include`; None leaves them to it.
+    """
     from pipeline.job.loader import is_job_file, job_of_requests, load_job, overridden
 
     if Path(f"{target}.py").is_file() and not Path(target).exists():
         raise UsageError(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
-    changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
-    changes["include"] = include
+    changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None, **of_input}
     return overridden(job, changes, assignments or ()), target
 
 

@@ -12,7 +12,19 @@ import typer
 
 from pipeline.cli import figures
 from pipeline.cli.messages import messages_of, readable
-from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load, output_folder
+from pipeline.cli.options import (
+    AllowPartial,
+    AsJson,
+    Assignments,
+    Include,
+    InputRows,
+    Inputs,
+    Limit,
+    Model,
+    TargetArgument,
+    load,
+    output_folder,
+)
 from pipeline.cli.tables import json_line, plain
 from pipeline.execution.estimate import estimate
 from pipeline.faults import InvalidRow, NothingToDo
@@ -29,6 +41,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     *,
     inputs: Inputs = None,
     include: Include = None,
+    input_rows: InputRows = None,
+    allow_partial: AllowPartial = None,
     model: Model = None,
     assignments: Assignments = None,
     limit: Limit = None,
@@ -44,12 +58,12 @@ def plan(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Show what a run would do, without a call: rows, columns, first requests, estimated tokens, cost and time."""
     from pipeline.execution.chunks import source_of
-    from pipeline.execution.run import inputs_of
-    from pipeline.source import survey
+    from pipeline.execution.run import survey_of
     from pipeline.storage.dataset import output_schema
 
-    job, _ = load(target, inputs, model, assignments, None, include=include)
-    found = survey(inputs_of(job), limit=limit, include=job.include)
+    of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
+    job, _ = load(target, inputs, model, assignments, None, **of_input)
+    found = survey_of(job, limit=limit)
     if not found.rows:
         raise NothingToDo("the input holds no row")
     source, kept = source_of(job, found)

@@ -60,7 +60,7 @@ def run(
     with _workers(_count_of(processes)) as workers:
         _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
-        job, name = load(target, *given, include=options.include)
+        job, name = load(target, *given, **options.of_input())
         connection = connection_of(options, job)
         settings = settings_of(options, name, output_folder(job), connection)
         if not options.emulate:

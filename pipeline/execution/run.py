@@ -386,7 +386,9 @@ def open_run(job: Job, settings: Settings) -> Iterator[Run]:
 
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
-    discover(inputs_of(job), job.include)  # refused here, before an output folder is created
+    discover(
+        inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial
+    )  # refused here, before an output folder is created
     prepare_process(settings)
     folder = RunFolder(settings.output, settings.files)
     folder.prepare()
@@ -476,7 +478,7 @@ def _planned(job: Job, settings: Settings, folder: RunFolder) -> RunIdentity:
         return plan
     if before.reparsing:
         raise UsageError(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
-    found, moved = found_again(found, inputs_of(job), job.include)
+    found, moved = found_again(found, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())
@@ -505,12 +507,11 @@ def _require_columns(job: Job, found: Survey) -> None:
 
 
 def _surveyed(job: Job, settings: Settings) -> Survey:
-    found = survey(
-        inputs_of(job),
+    found = survey_of(
+        job,
         chunk_rows=settings.chunk_rows,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,
-        include=job.include,
     )
     if found.rows == 0:
         raise NothingToDo("the input holds no row")
@@ -544,6 +545,11 @@ def _listed(part: Part) -> dict[str, Any]:
         described["name"] = file.path
         del described["stamp"]
     return listed if part.more else {name: value for name, value in listed.items() if name != "more"}
+
+
+def survey_of(job: Job, **bounds: Any) -> Survey:
+    """The survey of a job's input; `bounds` as of `pipeline.source.survey`."""
+    return survey(inputs_of(job), include=job.include, rows=job.input_rows, allow_partial=job.allow_partial, **bounds)
 
 
 def inputs_of(job: Job) -> list[str | Path]:

@@ -20,6 +20,7 @@ from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.endpoint.redaction import quoted
 from pipeline.faults import InvalidRow, UsageError
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
+from pipeline.job.output_names import clash_of, free_names
 from pipeline.job.parsing import LatestOutcome, ReplyParser
 from pipeline.job.prompt import FUNCTIONS
 from pipeline.job.tools import Tool, tool_of
@@ -66,6 +67,9 @@ class Job:
     conversations instead, `examples` a JSONL file of few-shot pairs. Without a prompt, each row must contain its own
     request: a `messages` column, or OpenAI's batch format (`custom_id`, `method`, `url`, `body`).
 
+    An input that is the output of another run must be complete, unless `allow_partial`; its ok rows are read, or all of
+    them (`input_rows`).
+
     `schema` is a pydantic model, a JSON Schema (a dict or a .json file) or "json_object": the answer is then
     validated and becomes the `parsed` column; without a schema the answer is text. With `n` above 1 it is a list. An
     answer that does not fit is asked for again, with the error, up to `repairs` times; a truncated one once, with a
@@ -93,6 +97,8 @@ class Job:
     model: str = ""
     input: str | Path | Sequence[str | Path] | None = None
     include: str | Sequence[str] = ()
+    input_rows: Literal["ok", "all"] = "ok"
+    allow_partial: bool = False
     output: str | Path | None = None
 
     system: Content | None = None
@@ -245,13 +251,12 @@ class Job:
         ]
         if isinstance(self.rename, str):
             return legal_names(chosen, taken=[*OURS, *(self.add or ())])
+        if types.keys() >= set(OURS):  # the output of another run
+            taken = {others.get(name, name).lower() for name in chosen}
+            others = free_names(OURS, taken) | others
         kept = {name: others.get(name, name) for name in chosen}
-        for source, target in kept.items():
-            if target.lower() in OURS:
-                raise UsageError(
-                    f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
-                    f'or give it another name: rename={{"{source}": "input_{source}"}}'
-                )
+        if clashing := [source for source, target in kept.items() if target.lower() in OURS]:
+            raise UsageError(clash_of(clashing))
         counts = Counter(name.lower() for name in kept.values())
         alike = [repr(name) for name in kept.values() if counts[name.lower()] > 1]
         if alike:

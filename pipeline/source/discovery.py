@@ -15,6 +15,7 @@ from pipeline.faults import UsageError
 from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
+from pipeline.source.run_parts import InputRows, require_complete, run_of
 from pipeline.source.survey import Format, Partitions
 from pipeline.store.address import local_path
 
@@ -29,11 +30,12 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An input file. See `pipeline.source.survey.File` for `name` and `partitions`."""
+    """An input file. See `pipeline.source.survey.File` for `name`, `partitions` and `only_ok`."""
 
     path: Path
     name: str
     partitions: Partitions
+    only_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,19 @@ class Discovery:
     notes: tuple[str, ...]
 
 
-def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
+def discover(
+    inputs: Inputs, include: str | Sequence[str] = (), *, rows: InputRows = "ok", allow_partial: bool = False
+) -> Discovery:
     """The input files: absolute paths, sorted within each input, each file once, all of one format.
 
     An input is a file, a directory (searched recursively; names that begin with `_` or `.` are skipped) or a glob
     pattern. With `include`, a file found by directory or pattern is used only if its name, or the end of its path,
     matches one of the globs. Folders named `key=value`, in the given path and below it, become columns: see
-    `partitions_of`.
+    `partitions_of`. Of parts of a run, the ok rows are read, or `all` of them.
 
     Raises `UsageError` when an input matches no file; when a file cannot be read; when a file that may hold rows is of
-    an unsupported kind; when the files have several formats; and when a folder is a table of a lake format.
+    an unsupported kind; when the files have several formats; when a folder is a table of a lake format; and when it is
+    the output of a run that is not complete, unless that is allowed.
     """
     search = _Search((include,) if isinstance(include, str) else tuple(include))
     entries = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -67,9 +72,12 @@ def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
     search.require_known()
     for path in paths:
         _check_readable(path)
+    if not allow_partial:
+        require_complete(paths)
     root = os.path.commonpath([path.parent for path in paths])
     files = tuple(
-        Found(path, path.relative_to(root).as_posix(), partitions) for path, partitions in search.found.items()
+        Found(path, path.relative_to(root).as_posix(), partitions, rows == "ok" and run_of(path) is not None)
+        for path, partitions in search.found.items()
     )
     return Discovery(files, _one_format(paths), tuple(search.notes()))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.faults import UsageError
 from pipeline.source.discovery import Inputs, discover
 from pipeline.source.parquet import read_parquet, survey_parquet
+from pipeline.source.run_parts import InputRows
 from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
 from pipeline.source.text_records import read_text, survey_text
 
@@ -31,6 +32,8 @@ def survey(
     min_chunk_rows: int = 1_000,
     limit: int | None = None,
     include: str | Sequence[str] = (),
+    rows: InputRows = "ok",
+    allow_partial: bool = False,
 ) -> Survey:
     """Read the whole input once and describe it.
 
@@ -38,8 +41,8 @@ def survey(
     `min_chunk_rows`, otherwise at most 10,000. But an input is cut into about `_CHUNKS` chunks or more, so that
     processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. No chunk has more rows
     than make 256 MiB. With `limit`, only the first `limit` rows count; files are still listed and hashed in full. Text
-    is parsed record by record to find every column's type; of Parquet, only the footers are read. Memory does not grow
-    with the number of rows.
+    is parsed record by record to find every column's type; of Parquet, only the footers are read, and the status of
+    each row if `rows` of parts of a run are chosen by it. Memory does not grow with the number of rows.
 
     Raises `UsageError` for what the user can fix: see `discover`; damaged files; an input without a readable record.
     """
@@ -51,12 +54,12 @@ def survey(
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
-        rows = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
-        even = max(low, min_chunk_rows // 4, math.ceil(min(rows, limit or rows) / _CHUNKS))
+        about = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
+        even = max(low, min_chunk_rows // 4, math.ceil(min(about, limit or about) / _CHUNKS))
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 
-    discovery = discover(inputs, include)
+    discovery = discover(inputs, include, rows=rows, allow_partial=allow_partial)
     survey_files = survey_parquet if discovery.format == "parquet" else survey_text
     return survey_files(discovery, ChunkRows(decide, is_fixed=chunk_rows is not None), limit)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -27,7 +27,8 @@ MAX_CHUNK_BYTES = 256 << 20
 class File:
     """One surveyed input file. `sha256` is of the bytes on disk; `rows` is the number of its rows that are used.
 
-    `name` is its path below the folder that all input files share, as of the creation of the run.
+    `name` is its path below the folder that all input files share, as of the creation of the run. With `only_ok` it is
+    a part of a run of which the ok rows are read.
     """
 
     path: str
@@ -37,6 +38,7 @@ class File:
     rows: int
     name: str = ""
     partitions: Partitions = ()
+    only_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Position:
     """Where a chunk begins: the index of a file, and a position in it.
 
     For text, `offset` counts bytes of the decompressed file as UTF-8, and `line` is the line number there, from 1. For
-    Parquet, `offset` counts rows of the file and `line` is 0.
+    Parquet, `offset` counts rows of the file, whether or not they are read, and `line` is 0.
     """
 
     file: int
@@ -117,10 +119,7 @@ class Survey:
     def to_json(self) -> dict[str, Any]:
         """The survey as dicts, lists, strings and numbers; `from_json` is its inverse."""
         return {
-            "files": [
-                [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, [*map(list, file.partitions)]]
-                for file in self.files
-            ],
+            "files": [_values(file) for file in self.files],
             "format": self.format,
             "columns": dict(self.columns),
             "rows": self.rows,
@@ -188,10 +187,15 @@ def _sound(survey: Survey) -> Survey:
     return survey
 
 
+def _values(file: File) -> list[Any]:
+    partitions = [*map(list, file.partitions)]
+    return [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, partitions, file.only_ok]
+
+
 def _file(*values: Any) -> File:
-    *plain, partitions = values
-    file = File(*plain)
-    return replace(file, partitions=tuple((name, value) for name, value in partitions))
+    path, size, mtime_ns, sha256, rows, name, partitions, *more = values
+    only_ok = more == [True]  # earlier versions did not say, and read all rows
+    return File(path, size, mtime_ns, sha256, rows, name, tuple((key, value) for key, value in partitions), only_ok)
 
 
 @dataclass(frozen=True, slots=True)
