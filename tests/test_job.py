@@ -521,6 +521,7 @@ SHAPING: dict[str, Any] = {
     "rename": {"id": "number"},
     "add": ["source_row"],
     "time_as": "time",
+    "types": {"n": "integer"},
 }
 """A change of every field that shapes the answers or the columns."""
 

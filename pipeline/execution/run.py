@@ -549,7 +549,8 @@ def _listed(part: Part) -> dict[str, Any]:
 
 def survey_of(job: Job, **bounds: Any) -> Survey:
     """The survey of a job's input; `bounds` as of `pipeline.source.survey`."""
-    return survey(inputs_of(job), include=job.include, rows=job.input_rows, allow_partial=job.allow_partial, **bounds)
+    chosen: dict[str, Any] = {"include": job.include, "rows": job.input_rows, "allow_partial": job.allow_partial}
+    return survey(inputs_of(job), **chosen, types=job.types, **bounds)
 
 
 def inputs_of(job: Job) -> list[str | Path]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 
 import pyarrow as pa
 
 from pipeline.faults import UsageError
+from pipeline.source.cell_types import CellType
 from pipeline.source.discovery import Inputs, discover
 from pipeline.source.parquet import read_parquet, survey_parquet
 from pipeline.source.run_parts import InputRows
@@ -25,7 +26,7 @@ _CHUNKS = 8
 _ADDED = {"row": pa.int64(), "source_file": pa.string(), "source_row": pa.int64()}
 
 
-def survey(
+def survey(  # noqa: PLR0913 - each says what is read, or how
     inputs: Inputs,
     *,
     chunk_rows: int | None = None,
@@ -34,6 +35,7 @@ def survey(
     include: str | Sequence[str] = (),
     rows: InputRows = "ok",
     allow_partial: bool = False,
+    types: Mapping[str, CellType] | None = None,
 ) -> Survey:
     """Read the whole input once and describe it.
 
@@ -42,7 +44,8 @@ def survey(
     processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. No chunk has more rows
     than make 256 MiB. With `limit`, only the first `limit` rows count; files are still listed and hashed in full. Text
     is parsed record by record to find every column's type; of Parquet, only the footers are read, and the status of
-    each row if `rows` of parts of a run are chosen by it. Memory does not grow with the number of rows.
+    each row if `rows` of parts of a run are chosen by it. `types` converts columns of CSV. Memory does
+    not grow with the number of rows.
 
     Raises `UsageError` for what the user can fix: see `discover`; damaged files; an input without a readable record.
     """
@@ -60,8 +63,12 @@ def survey(
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 
     discovery = discover(inputs, include, rows=rows, allow_partial=allow_partial)
-    survey_files = survey_parquet if discovery.format == "parquet" else survey_text
-    return survey_files(discovery, ChunkRows(decide, is_fixed=chunk_rows is not None), limit)
+    if types and discovery.format != "csv":
+        raise UsageError("`types` is for columns of CSV, and the input is not CSV: its values have types")
+    size = ChunkRows(decide, is_fixed=chunk_rows is not None)
+    if discovery.format == "parquet":
+        return survey_parquet(discovery, size, limit)
+    return survey_text(discovery, size, limit, types or {})
 
 
 class Source:

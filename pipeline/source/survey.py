@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from pipeline.data import Row
 from pipeline.faults import UsageError
+from pipeline.source.cell_types import CellType
 
 Format = Literal["jsonl", "csv", "parquet"]
 """`jsonl` is JSON in any layout: one object per line, an array, consecutive objects."""
@@ -111,6 +112,8 @@ class Survey:
     json_columns: tuple[str, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     notes: tuple[str, ...] = ()
+    types: Mapping[str, CellType] = field(default_factory=dict)
+    """The types that the job gives to columns of CSV."""
 
     def arrow_schema(self) -> pa.Schema:
         """The types of all columns that have one, all nullable."""
@@ -132,6 +135,7 @@ class Survey:
             "json_columns": list(self.json_columns),
             "conflicts": [[conflict.column, conflict.problem] for conflict in self.conflicts],
             "notes": list(self.notes),
+            "types": dict(self.types),
         }
 
     @staticmethod
@@ -160,6 +164,7 @@ class Survey:
             json_columns=tuple(value["json_columns"]),
             conflicts=tuple(Conflict(*conflict) for conflict in value["conflicts"]),
             notes=tuple(value["notes"]),
+            types=dict(value.get("types", {})),  # not in surveys of earlier versions
         )
 
 
@@ -171,7 +176,10 @@ def _sound(survey: Survey) -> Survey:
     counts += [abs(file.mtime_ns) for file in survey.files]  # there are files from before 1970
     if any(type(count) is not int or count < 0 for count in counts) or survey.chunk_rows < 1:
         raise TypeError("a count is none")
+    if not set(survey.types.values()) <= set(get_args(CellType)):
+        raise TypeError("a type is none")
     texts = [survey.format, *survey.columns, *survey.columns.values(), *survey.json_columns, *survey.notes]
+    texts += survey.types
     texts += [text for file in survey.files for text in (file.path, file.sha256, file.name)]
     texts += [text for bad in survey.bad_lines for text in (bad.path, bad.problem)]
     texts += [text for conflict in survey.conflicts for text in (conflict.column, conflict.problem)]
