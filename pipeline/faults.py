@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from pipeline.text import excerpt
+
 MOST_MESSAGE = 2000
 """Maximum length of a fault's message in characters: it is stored with its row, and may quote a row or a server."""
 
@@ -41,7 +43,7 @@ class Fault(Exception):
     """
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:
-        message = message if len(message) <= MOST_MESSAGE else f"{message[: MOST_MESSAGE - 3]}..."
+        message = excerpt(message, MOST_MESSAGE)
         super().__init__(message)
         self.message = message
         self.http_status = http_status

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import scipy.stats
+
 from pipeline.evaluation.graders.verdicts import Counts, Scored
 
 
@@ -17,3 +19,8 @@ def runs(broken: int, fixed: int, total: int, **more: Any) -> tuple[list[Scored]
     before = [scored(i, float(not broken <= i < broken + fixed), **more) for i in range(total)]
     after = [scored(i, float(i >= broken), **more) for i in range(total)]
     return before, after
+
+
+def mcnemar(broken: int, fixed: int) -> float:
+    """The exact two-sided p of McNemar's test, by scipy."""
+    return float(scipy.stats.binomtest(broken, broken + fixed).pvalue) if broken + fixed else 1.0

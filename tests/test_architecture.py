@@ -6,6 +6,7 @@ The order is the map in docs/architecture.md. No import is exempt, and none insi
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.storage import run_folder
 
 ROOT = Path(pipeline.__file__).parent
 
-VALUES = ["faults", "data", "row_values", "ledger", "failures", "counters"]
+VALUES = ["text", "figures", "faults", "data", "ledger", "failures", "counters"]
 PACKAGES = [
     "store",
     "pace",
@@ -180,6 +182,35 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
+# The map in docs/architecture.md.
+
+
+@cache
+def pages() -> str:
+    return (ROOT.parent / "docs" / "architecture.md").read_text()
+
+
+def named_modules(text: str) -> list[Path]:
+    """The modules that a text names in backticks, with or without suffix, by their path below the package."""
+    names = (name.removesuffix(".py") for name in re.findall(r"`([a-z_/]+(?:\.py)?)`", text))
+    return [path for name in names if (path := ROOT / f"{name}.py").is_file()]
+
+
+def test_every_module_and_folder_that_the_map_names_exists() -> None:
+    paths = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.(?:py|md))?)`", pages())
+    assert len(paths) > 20
+    for path in paths:
+        below = [ROOT / path, ROOT / f"{path}.py", ROOT.parent / path]
+        assert any(one.exists() for one in below), f"docs/architecture.md names {path}"
+
+
+def test_the_core_is_read_in_an_hour() -> None:
+    """The reading path that the map names has under 3,000 lines, in nine modules or more."""
+    path = named_modules(pages().partition("To read the core")[2].partition("\n\n")[0])
+    assert len(path) >= 9
+    assert sum(len(module.read_text().splitlines()) for module in path) < 3000
+
+
 # What comes from outside.
 
 
@@ -230,7 +261,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    assert not HEAVY & loaded_by_command(arguments)
+    """Nor rich, whose panels are for terminals: loading it takes as long as all the rest."""
+    assert not (HEAVY | {"rich", "typer.rich_utils"}) & loaded_by_command(arguments)
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "status", "show", "export", "report", "reparse", "emulate"])
@@ -249,7 +281,20 @@ def test_what_the_package_offers_is_there() -> None:
     for name in pipeline.__all__:
         assert getattr(pipeline, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Jop'"):
-        pipeline.Jop  # noqa: B018 - reading it is what fails
+        pipeline.Jop  # type: ignore[attr-defined] # noqa: B018 - reading it is what fails
+
+
+def test_type_checkers_are_told_what_the_package_offers() -> None:
+    """The stub beside `__init__.py`, which is not executed: each name comes from the module that defines it."""
+    stub = ast.parse((ROOT / "__init__.pyi").read_text())
+    told = {
+        alias.asname: (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == {name: (getattr(pipeline, name).__module__, name) for name in pipeline.__all__}
+    assert ast.unparse(stub.body[-1]) == f"__all__ = {pipeline.__all__!r}"
 
 
 # The reader of imports itself.
@@ -290,7 +335,7 @@ TELLS_THE_TIME = {
     "cli.progress": 1,  # when a line of a log was written
     "cli.status": 1,  # how long ago a job reported
     "cli.streams": 1,  # when a line of a log was written
-    "cli.eval_output": 1,  # when an evaluation ended
+    "report.summary": 1,  # when an evaluation ended
     "endpoint.client": 1,  # when an answer had come
     "execution.run": 1,  # when a start began and ended
     "storage.run_folder": 1,
@@ -309,3 +354,21 @@ def test_p9_nothing_is_timed_by_the_wall_clock() -> None:
         if reads and part_of(module) != "emulator":
             found[module.removeprefix("pipeline.")] = reads
     assert found == TELLS_THE_TIME
+
+
+def test_the_names_in_a_run_folder_are_written_in_one_place() -> None:
+    """Whoever needs one imports it from `storage.run_folder`."""
+    own = vars(run_folder)
+    names = {own[name] for name in own if name.isupper() and isinstance(own[name], str) and own[name][0] == "_"}
+    names |= {run_folder.PLAN, run_folder.JOURNAL, run_folder.EVENTS, run_folder.STATE, run_folder.TUNE}
+    found = {
+        (module.removeprefix("pipeline."), node.value)
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    # An input folder may be the output of a run; `source` is below `storage`.
+    beyond = {("source.discovery", run_folder.MANIFEST)}
+    told_by = (run_folder.MANIFEST, run_folder.SUCCESS, run_folder.RUN, run_folder.PLAN)
+    beyond |= {("source.run_parts", name) for name in told_by}
+    assert {(module, name) for module, name in found if module != "storage.run_folder"} == beyond

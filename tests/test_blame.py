@@ -17,8 +17,8 @@ from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavailable
 from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
-from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream, retrying
-from pipeline.policy.failure_policy import UNREACHABLE_S
+from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, retrying
+from pipeline.policy.failure_policy import LAST_WAIT_S, THROTTLES, UNREACHABLE_S
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -75,7 +75,7 @@ class Run:
     def __post_init__(self) -> None:
         self.stop, self.tally = Shutdown(), Counters(ok_before=self.ok_before, done_before=self.ok_before)
         self.endpoints = [
-            Upstream(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=CircuitBreaker())
+            LocalUpstream(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=CircuitBreaker())
             for number in range(self.lanes)
         ]
         self.dispatcher = Dispatcher(
@@ -241,6 +241,31 @@ async def test_t6_a_permission_that_is_revoked_in_the_middle_leaves_every_later_
     assert sum(run.tries.values()) - len(run.results) <= max(concurrency, LEAST_ALIKE) + asked_again
 
 
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("last", [2, 3, 4])
+async def test_t6_a_permission_that_is_revoked_before_the_last_few_rows_fails_none_of_them(
+    last: int, concurrency: int
+) -> None:
+    """What was answered before is asked once more: it is refused too."""
+
+    def script(row: int, a_try: int) -> Reply | Fault:
+        return suspect(403) if row >= 100 - last or a_try > 1 else REPLY
+
+    run = await Run(script, concurrency).over(100)
+    assert isinstance(run.stop.reason, ProviderUnusable)
+    assert not run.failed
+    assert len(run.results) == 100 - last
+    assert sum(run.tries.values()) == 101
+
+
+@pytest.mark.parametrize("last", [1, 2, 4])
+async def test_h11_a_few_bad_rows_at_the_end_cost_one_more_call_at_most(last: int) -> None:
+    run = await Run(only({row: suspect(403) for row in range(100 - last, 100)})).over(100)
+    assert run.stop.reason is None
+    assert run.failed == set(range(100 - last, 100))
+    assert sum(run.tries.values()) == 100 + (last > 1)
+
+
 async def test_t6_slow_calls_that_left_before_a_revocation_clear_no_row_refused_after_it() -> None:
     """They end later, and are answered; their leaving is what counts."""
 
@@ -323,6 +348,52 @@ async def test_h2b_the_last_row_fails_rather_than_stopping_the_run_when_patience
     run = await Run(only({299: Throttled("429")}), give_up_s=10.0).over(300)
     assert run.stop.reason is None
     assert run.failed == {299}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+@pytest.mark.parametrize("poison", [0, 100])
+async def test_h2b_a_row_that_others_overtook_is_not_waited_for_longer_than_its_tries_take(
+    poison: int, concurrency: int
+) -> None:
+    """A quota that is used up throttles the others too: that none of them was shows whose fault it is."""
+    run = await Run(only({poison: Throttled("429")}), concurrency).over(300)
+    assert run.failed == {poison}
+    assert run.came[-1][0] - run.moments_but(poison)[-1] <= (THROTTLES + 1) * (SECONDS + 2.0)
+
+
+@pytest.mark.parametrize("many", [FEW + 1, 20])
+async def test_h2b_many_rows_that_are_always_throttled_end_too(many: int) -> None:
+    """Too large for the quota by the minute, for instance: all others are done, and they still end."""
+    poisons = {7 * row: Throttled("429") for row in range(many)}
+    run = await Run(only(poisons)).over(300)
+    assert run.stop.reason is None
+    assert run.failed == set(poisons)
+    last = max(moment for moment, row in run.came if row not in poisons)
+    assert run.came[-1][0] - last <= 2 * LAST_WAIT_S
+
+
+async def test_h2b_a_row_that_is_told_a_long_time_again_and_again_is_not_waited_for_a_quarter_of_an_hour() -> None:
+    run = await Run(only({0: Throttled("429", retry_after=60.0)})).over(300)
+    assert run.failed == {0}
+    assert run.came[-1][0] - run.moments_but(0)[-1] <= 200.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(70, 200), concurrency=st.integers(1, 64), granted=st.integers(30, 60))
+def test_h2_wherever_a_quota_by_the_minute_ends_none_of_its_rows_fails(
+    rows: int, concurrency: int, granted: int
+) -> None:
+    sent: Counter[int] = Counter()
+
+    def script(_row: int, _try: int) -> Reply | Fault:
+        minute = int(anyio.current_time() // 60)
+        sent[minute] += 1
+        return Throttled("429") if sent[minute] > granted else REPLY
+
+    run = Run(script, concurrency)
+    virtual.run(lambda: run.over(rows))
+    assert run.stop.reason is None
+    assert not run.failed
 
 
 async def test_h2_a_quota_by_the_minute_that_is_used_up_before_the_last_rows_fails_none_of_them() -> None:

@@ -26,8 +26,8 @@ from pipeline.data import PARTS, Entry, Reply
 from pipeline.faults import Refused
 from pipeline.source import survey
 from pipeline.storage.batches import SLICE_BYTES, SLICE_ROWS, bounded_batches, slices
-from pipeline.storage.dataset import kept_replies
 from pipeline.storage.journal import MAX_PENDING_BYTES, Journal
+from pipeline.storage.kept_replies import kept_replies
 from pipeline.storage.records import records
 from tests.commands import JOB, ROOT, Shell
 from tests.servers import Answer, Call, chat, served

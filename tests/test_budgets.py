@@ -87,13 +87,15 @@ class Start:
     books: Books = field(default_factory=Books)
     stop: Shutdown = field(default_factory=Shutdown)
     tally: Counters = field(default_factory=Counters)
-    purses: Sequence[LocalBudget] = ()
+    budgets: Sequence[LocalBudget] = ()
 
     async def run(self, rows: int, first: int = 0) -> None:
         """Asks rows, by twice as many workers as may be in flight."""
-        self.purses = budgets_for(JOB, self.bounds, self.books.charged)
+        self.budgets = budgets_for(JOB, self.bounds, self.books.charged)
         endpoints = [OpenEndpoint("here", 1.0, self.market.ask)]
-        composed = compose(JOB, self.bounds, endpoints, self.purses, tally=self.tally, stop=self.stop, books=self.books)
+        composed = compose(
+            JOB, self.bounds, endpoints, self.budgets, tally=self.tally, stop=self.stop, books=self.books
+        )
         left = iter(range(first, first + rows))
 
         async def work() -> None:
@@ -205,7 +207,7 @@ def test_a_budget_that_is_used_up_says_so_and_is_used_by_ninety_percent() -> Non
     assert isinstance(start.stop.reason, BudgetExhausted)
     assert "of 1 USD" in start.stop.reason.message
     assert 900_000 <= sum(market.billed) <= 1_000_000
-    assert (start.purses[0].in_flight, start.purses[0].reserved, start.books.held) == (0, 0.0, NOTHING)
+    assert (start.budgets[0].in_flight, start.budgets[0].reserved, start.books.held) == (0, 0.0, NOTHING)
 
 
 def test_rows_that_wait_for_a_place_hold_nothing_of_the_budget() -> None:
@@ -218,7 +220,7 @@ def test_rows_that_wait_for_a_place_hold_nothing_of_the_budget() -> None:
             tasks.start_soon(start.run, 40)
             for _ in range(10):
                 await anyio.sleep(1.0)
-                seen.append(start.purses[0].in_flight)
+                seen.append(start.budgets[0].in_flight)
             tasks.cancel_scope.cancel()
 
     virtual.run(main)
@@ -251,7 +253,7 @@ def test_m2_the_next_start_makes_no_call_before_the_price_is_given() -> None:
     assert start.stop.reason is None
     each = usage_by_size(size_of(request(0, 100)), BODY)
     assert books.charged.tokens == len(market.billed) * (each.input + each.output)
-    assert start.purses[0].spent * MILLION == pytest.approx(books.charged.tokens)
+    assert start.budgets[0].spent * MILLION == pytest.approx(books.charged.tokens)
 
 
 def test_m2_a_row_whose_model_has_no_known_price_is_not_asked_on_a_budget_in_dollars() -> None:
@@ -289,8 +291,8 @@ def test_a_call_that_fails_gives_its_reserve_back_and_one_that_was_paid_counts()
     start = Start(market, bounds(1_000_000))
     virtual.run(lambda: start.run(1))
     paid = (len(market.billed) + 1) // 2
-    assert (start.books.charged.calls, start.purses[0].in_flight) == (paid, 0)
-    assert start.purses[0].spent == pytest.approx(paid * 1000 / MILLION)
+    assert (start.books.charged.calls, start.budgets[0].in_flight) == (paid, 0)
+    assert start.budgets[0].spent == pytest.approx(paid * 1000 / MILLION)
 
 
 def test_calls_that_the_end_of_the_run_cuts_off_stay_in_the_books_as_held() -> None:
@@ -308,7 +310,7 @@ def test_calls_that_the_end_of_the_run_cuts_off_stay_in_the_books_as_held() -> N
     virtual.run(main)
     assert start.books.held.lost_calls > 1
     assert start.books.held.lost_usd == pytest.approx(start.books.held.lost_calls * 1000 / MILLION)
-    assert start.purses[0].in_flight == 0
+    assert start.budgets[0].in_flight == 0
 
 
 def test_a_call_that_is_given_up_for_another_is_charged_as_that_one_once() -> None:
@@ -323,8 +325,8 @@ def test_a_call_that_is_given_up_for_another_is_charged_as_that_one_once() -> No
     virtual.run(lambda: start.run(101))
     assert (len(asked), len(market.billed)) == (102, 101)
     assert (start.books.charged.calls, start.books.charged.tokens) == (102, 102_000)
-    assert start.purses[0].spent == pytest.approx(102_000 / MILLION)
-    assert (start.purses[0].in_flight, start.books.held) == (0, NOTHING)
+    assert start.budgets[0].spent == pytest.approx(102_000 / MILLION)
+    assert (start.budgets[0].in_flight, start.books.held) == (0, NOTHING)
 
 
 async def test_p2_after_the_stop_nobody_who_waited_for_the_budget_asks() -> None:

@@ -139,3 +139,12 @@ def test_h8b_a_hundred_calls_are_a_hundred_with_index_id_or_neither() -> None:
     ):
         apart = [chunk(piece(json.dumps({"n": n}), name="f", **about(n))) for n in range(100)]
         assert [json.loads(found)["n"] for _, found in calls_of([*apart, end()])] == [*range(100)]
+
+
+@pytest.mark.parametrize("alias", ["args", "input", "parameters"])
+def test_h8b_a_call_with_null_arguments_beside_others_goes_back_with_one_set_of_them(alias: str) -> None:
+    """What is sent back must not say two things: OpenAI's schema knows no other name than `arguments`."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": None, alias: json.loads(OSLO)}}
+    body = json.dumps({"choices": [{"message": {"tool_calls": [call]}}]}).encode()
+    (sent_back,) = first_message(body)["tool_calls"]
+    assert sent_back["function"] == {"name": "f", "arguments": json.dumps(json.loads(OSLO), separators=(",", ":"))}

@@ -438,3 +438,9 @@ def test_a_run_with_the_emulator_needs_no_credentials_and_says_that_it_is_simula
     assert done.json.items() >= {"ok": 3, "simulated": True}.items()
     assert done.err.startswith("SIMULATED: ")
     assert without.pipeline("status", "out/a_job", "--json").json["simulated"] is True
+
+
+def test_emulate_goes_before_a_server_that_the_environment_names(shell: Shell) -> None:
+    """A variable stands for every run of a shell; an option, which is refused, for this one."""
+    named = Shell(shell.folder, {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1 http://127.0.0.1:2/v1"})
+    assert named.pipeline("run", "job.py", "--emulate", "--json", "--quiet", "--limit", "1").json["ok"] == 1

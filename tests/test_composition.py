@@ -21,7 +21,7 @@ from pipeline.job.attachments import image
 from pipeline.job.job import Job
 from pipeline.ledger import Charges
 from pipeline.policy import Shutdown
-from pipeline.policy.compose import ComposedAsk, RunLimits, budgets_for, compose, prices_for, workers_for
+from pipeline.policy.compose import RunLimits, budgets_for, compose, prices_for, workers_for
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -67,7 +67,7 @@ class Endpoint:
 
 
 class Setup:
-    """A job composed over endpoints, with the purses of its bounds."""
+    """A job composed over endpoints, with the budgets of its bounds."""
 
     def __init__(self, job: Job, bounds: RunLimits, *endpoints: Endpoint, weights: tuple[float, ...] = (1.0,)) -> None:
         self.job = job
@@ -76,8 +76,8 @@ class Setup:
             OpenEndpoint(f"place-{number}", weight, endpoint.ask)
             for number, (endpoint, weight) in enumerate(zip(endpoints, weights, strict=True))
         ]
-        purses = budgets_for(job, bounds)
-        self.composed: ComposedAsk = compose(job, bounds, opened, purses, tally=self.tally, stop=Shutdown())
+        self.budgets = budgets_for(job, bounds)
+        self.composed = compose(job, bounds, opened, self.budgets, tally=self.tally, stop=Shutdown())
 
     async def answer(self, ordinal: int = 0, **values: Any) -> Reply:
         return await self.composed.ask(self.job.request(Row(ordinal, {"word": "x", **values})))
@@ -114,7 +114,7 @@ async def test_turns_of_tools_are_counted_priced_and_paid_from_the_budget() -> N
     assert (setup.tally.requests, len(endpoint.requests)) == (3, 3)
     assert reply.usage == Usage(input=2700, output=1200, reasoning=600)
     assert reply.cost_usd == pytest.approx(3 * one)
-    assert [purse.spent for purse in setup.composed.purses] == pytest.approx([3 * one, 4500])
+    assert [purse.spent for purse in setup.budgets] == pytest.approx([3 * one, 4500])
 
 
 async def test_a_turn_that_the_budget_does_not_afford_is_not_asked() -> None:
@@ -129,7 +129,7 @@ async def test_repairs_are_counted_and_paid_from_the_budget() -> None:
     setup = Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=10_000), endpoint)
     reply = await setup.answer()
     assert json.loads(reply.body)["choices"][0]["message"]["content"] == '{"word": "x"}'
-    assert (setup.tally.requests, setup.composed.purses[0].spent) == (2, 3000)
+    assert (setup.tally.requests, setup.budgets[0].spent) == (2, 3000)
 
 
 async def test_a_repair_that_the_budget_does_not_afford_is_not_asked() -> None:
@@ -175,7 +175,7 @@ async def test_a_try_that_failed_is_repeated_within_one_turn() -> None:
     endpoint = Endpoint(Unavailable("503", http_status=503), completion("fine"))
     setup = Setup(job(), bounds(budget_tokens=10_000), endpoint)
     await setup.answer()
-    assert (setup.tally.requests, setup.tally.retries, setup.composed.purses[0].spent) == (2, 1, 1500)
+    assert (setup.tally.requests, setup.tally.retries, setup.budgets[0].spent) == (2, 1, 1500)
 
 
 async def test_media_are_read_when_the_call_leaves_and_their_faults_fail_the_row_before_it() -> None:

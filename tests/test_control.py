@@ -7,11 +7,11 @@ from collections import Counter
 import anyio
 import pytest
 
-from pipeline.data import Reply
+from pipeline.data import Reply, Request
 from pipeline.faults import BudgetExhausted, Fault, ProviderUnusable, Refused, Unavailable
 from pipeline.pace.attribution import FEW_ACCOUNTS, LEAST_ALIKE
 from tests import virtual
-from tests.test_blame import REPLY, Run, only, suspect
+from tests.test_blame import REPLY, SECONDS, Run, only, suspect
 
 anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
@@ -107,3 +107,52 @@ async def test_h11_a_lane_is_asked_again_for_itself_and_not_for_another() -> Non
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert "by 1" in str(run.stop.reason)
     assert not run.failed
+
+
+async def test_h11_another_call_of_the_row_that_is_asked_again_is_not_taken_for_the_comparison() -> None:
+    """A row has several calls, of tools or repairs: one that was refused while the comparison is out says nothing."""
+    run = Run(only({}), 64)
+    run.tally.rows = 100
+    calls = 0
+
+    async def answer(request: Request) -> Reply:
+        nonlocal calls
+        if request.ordinal:
+            await anyio.sleep(SECONDS)
+            raise suspect(403)
+        calls, number = calls + 1, calls
+        await anyio.sleep((SECONDS, 5.0, 6.0)[number])
+        if number == 1:
+            raise suspect(403)
+        return REPLY  # to the first call, and to the comparison
+
+    run.endpoints[0].ask = answer
+    ended: dict[int, Fault] = {}
+
+    async def ask(row: int) -> None:
+        try:
+            await run.dispatcher.ask(Request(row, {}))
+        except Fault as fault:
+            ended[row] = fault
+
+    await run.dispatcher.ask(Request(0, {}))
+    async with anyio.create_task_group() as tasks:
+        for row in range(41):
+            tasks.start_soon(ask, row)
+    assert calls == 3
+    assert run.stop.reason is None
+    assert {type(fault) for fault in ended.values()} == {Refused}
+    assert len(ended) == 41
+
+
+async def test_h11_a_lane_whose_refused_rows_are_gone_holds_up_no_row() -> None:
+    """Its rows may have reached their deadline; nobody is left who would ask it again."""
+    run = Run(only({}), 8, lanes=2)
+    first, second = run.endpoints
+    first.control.answered(Request(0, {}), 1.0)
+    first.control.is_wanted = True
+    judge = run.dispatcher.judge
+    assert judge.refused(second, 7, suspect(403), 2.0) is not None
+    assert not judge.is_comparing
+    assert judge.refused(first, 8, suspect(403), 2.0) is not None
+    assert judge.is_comparing

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.faults import InvalidRow, Refused, UsageError
 from pipeline.job.attachments import Attachment, MediaColumn, audio, image, media
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
+from pipeline.job.function_text import text_of
 from pipeline.job.job import Job
 
 ROW = {"name": "Ada", "photo": "a.png", "sounds": ["a.wav", "b.wav"], "nothing": None}
@@ -199,6 +200,35 @@ def spoken(text: str) -> Callable[[Mapping[str, Any]], str]:
     """A function without source, as in an interactive session."""
     made: Callable[[Mapping[str, Any]], str] = eval(f"lambda row: {text!r}")  # noqa: S307 - our own text
     return made
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lambda row, tone='kind': tone", "lambda row, tone='stern': tone"),
+        ("lambda row, *, tone='kind': tone", "lambda row, *, tone='stern': tone"),
+        ("lambda row, tone=None: tone", "lambda row, tone=False: tone"),
+        ("lambda row, one=lambda: 'a': one()", "lambda row, one=lambda: 'b': one()"),
+        ("lambda row, known={'a', 'b'}: row['x'] in known", "lambda row, known={'a', 'c'}: row['x'] in known"),
+    ],
+)
+def test_functions_without_source_that_differ_in_their_defaults_alone_are_told_apart(one: str, other: str) -> None:
+    assert text_of(eval(one)) == text_of(eval(one)) != text_of(eval(other))  # noqa: S307 - our own text
+
+
+def test_a_default_without_a_literal_is_the_same_in_every_process() -> None:
+    """Its `repr` tells an address, which would make every resume one of another job."""
+    texts = [text_of(eval("lambda row, it=it: it", {"it": object()})) for _ in range(2)]  # noqa: S307 - as above
+    assert texts[0] == texts[1]
+
+
+def _toned(row: Mapping[str, Any], tone: str) -> str:
+    return f"{tone}: {row['text']}"
+
+
+def test_a_partial_function_is_told_by_its_arguments_too() -> None:
+    texts = [text_of(partial(_toned, tone=tone)) for tone in ("kind", "kind", "stern")]
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_the_fingerprint_is_the_same_for_the_same() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -25,34 +24,21 @@ from pipeline.faults import Broken, Refused
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.durable import stamp_of
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import Journal, entries_in, read_state
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, read_state
 from pipeline.storage.reply_cache import Cache, export
-from tests.commands import JOB, ROOT, Done, Shell, ended
-from tests.servers import Answer, Call, Held, Says, Served, chat, served
-
-ROWS = 20
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    shell = Shell(tmp_path, {"OPENAI_API_KEY": "k"})
-    shell.write("job.py", JOB)
-    shell.rows(ROWS)
-    return shell
-
-
-def answer(call: Call) -> Answer:
-    return chat(json.dumps({"answer": call.prompt.upper()}))
-
-
-@pytest.fixture
-def server() -> Iterator[Served]:
-    with served(answer) as server:
-        yield server
-
-
-def run(shell: Shell, server: Served, *more: str) -> Done:
-    return shell.pipeline("run", "job.py", "--base-url", server.base_url, "--quiet", "--json", *more)
+from tests.commands import JOB, ROOT, Shell, ended
+from tests.damage import (
+    cut,
+    flipped,
+    flipped_in_place_and_its_times_put_back,
+    grown,
+    swapped_for_a_folder,
+    swapped_for_a_pipe,
+    zeroed,
+)
+from tests.servers import Call, Held, Says, Served, served
+from tests.small_run import ROWS, capitals, run, server_of_capitals, shell_with_rows  # noqa: F401 - fixtures
 
 
 def part(shell: Shell) -> Path:
@@ -64,44 +50,6 @@ def success(shell: Shell) -> Path:
 
 
 # Parts
-
-
-def zeroed(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-
-
-def flipped_in_place_and_its_times_put_back(path: Path) -> None:
-    before = path.stat()
-    with path.open("r+b") as file:
-        file.seek(before.st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 1]))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def grown(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
-def swapped_for_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def swapped_for_a_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 DAMAGES = [Path.unlink, zeroed, flipped, flipped_in_place_and_its_times_put_back, cut, grown]
@@ -172,7 +120,7 @@ def test_p13_a_file_that_is_no_part_of_the_run_is_found_where_readers_would_read
 
 def late(call: Call) -> Says:
     """The last row waits, so that the first chunk is sealed while the run goes on."""
-    return Held(answer(call)) if call.prompt == "Say text 1100" else answer(call)
+    return Held(capitals(call)) if call.prompt == "Say text 1100" else capitals(call)
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, zeroed, flipped])

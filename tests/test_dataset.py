@@ -27,7 +27,10 @@ from pydantic import BaseModel
 from pipeline import Job
 from pipeline.data import PARTS, Entry, Part, Reply, Usage
 from pipeline.faults import Broken, Fault, InvalidRow, Refused, Throttled, Truncated, Unavailable
-from pipeline.storage.dataset import MANIFEST, SUCCESS, Dataset, kept_replies, part_name
+from pipeline.storage.dataset import Dataset
+from pipeline.storage.kept_replies import kept_replies
+from pipeline.storage.part_writer import part_name
+from pipeline.storage.run_folder import MANIFEST, SUCCESS
 from tests.servers import chat
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +116,21 @@ def seal(
     numbered = list(enumerate(entries, first))
     part = into.seal(chunk, first, batches(len(entries), first), numbered, replies=replies)
     return part, pq.read_table(into.folder / PARTS / part.name).to_pylist()
+
+
+def test_discard_removes_every_file_of_a_part_and_no_file_of_another(tmp_path: Path) -> None:
+    into = dataset(tmp_path)
+    for chunk in (0, 1, 10):
+        seal(into, [GOOD] * 2, chunk=chunk, first=2 * chunk)
+    for more in ("part-000001_01.parquet", "part-000001_02.parquet", "part-000010_01.parquet"):
+        (into.parts / more).write_bytes(b"the part goes on here")
+    into.discard(1)
+    left = {"part-000000.parquet", "part-000010.parquet", "part-000010_01.parquet"}
+    assert {path.name for path in into.parts.iterdir()} == left
+    assert {path.name for path in (tmp_path / "_run/replies").iterdir()} == {
+        "part-000000.replies",
+        "part-000010.replies",
+    }
 
 
 # For any reader

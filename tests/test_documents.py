@@ -33,10 +33,11 @@ from pipeline.cli import app
 from pipeline.cli.known_words import RENAMED_OPTIONS
 from pipeline.emulator import BUCKET_FAULTS, FAULT_KINDS
 from pipeline.execution.exit_codes import CODES
-from pipeline.execution.run import Summary
-from pipeline.job.job import OURS, Job
+from pipeline.execution.finish import Summary
+from pipeline.job.columns import OURS
+from pipeline.job.job import Job
 from pipeline.ledger import NOTHING
-from pipeline.storage.dataset import ERROR, RESPONSE
+from pipeline.storage.output_columns import ERROR, RESPONSE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

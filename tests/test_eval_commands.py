@@ -160,9 +160,10 @@ def test_an_endpoint_that_denies_is_7_and_leaves_no_scores(shell: Shell, server:
 
 
 @pytest.mark.parametrize("budget", ["--budget-usd=0.0012", "--budget-tokens=1200"])
-def test_a_spent_budget_is_6_and_the_same_command_resumes(shell: Shell, server: Served, budget: str) -> None:
+def test_a_spent_budget_is_6_and_a_larger_one_resumes(shell: Shell, server: Served, budget: str) -> None:
     write_gold(shell, rows := 120)
-    refused(evaluated(shell, server, budget), "the budget is used up", 6)
+    refused(stopped := evaluated(shell, server, budget), "the budget is used up", 6)
+    assert stopped.err.endswith("nothing is graded; run the same command again with a larger budget to resume\n")
     assert 0 < len(server.calls) <= 80
     assert evaluated(shell, server).code == 0
     assert len(server.calls) == rows

@@ -102,8 +102,9 @@ def test_the_noise_floor_holds_for_the_same_job_and_graders_only(tmp_path: Path)
 def test_a_run_is_finished_when_no_row_is_left_in_any_repeat(tmp_path: Path, status: str, finished: bool) -> None:  # noqa: FBT001 - a parameter of the test
     repeat = tmp_path / "_repeats" / "001"
     repeat.mkdir(parents=True)
-    (tmp_path / "_manifest.json").write_text(json.dumps({"status": "complete"}))
-    (repeat / "_manifest.json").write_text(json.dumps({"status": status}))
+    for folder, said in ((tmp_path, "complete"), (repeat, status)):
+        (folder / "_manifest.json").write_text(json.dumps({"status": said, "rows": 1, "ok": 1, "failed": 0}))
+        (folder / "_SUCCESS").touch()
     if finished:
         require_finished(tmp_path)
         with pytest.raises(UsageError, match="run `pipeline eval` first"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage.journal import read_state
+from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import RunFolder
 from tests.commands import CHUNK, JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, Silence, chat, error, served

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -16,12 +15,13 @@ from hypothesis import strategies as st
 from pipeline.data import Entry, Reply, Usage
 from pipeline.faults import Broken, Refused
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.journal import Journal, entries_in, turns_in
-from tests.commands import JOB, Done, Shell
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, turns_in
+from tests.commands import Shell
+from tests.damage import cut, swapped_for_a_folder, zeroed
 from tests.mutations import mutated
-from tests.servers import Answer, Call, Served, chat, served
-
-ROWS = 20
+from tests.servers import Served
+from tests.small_run import ROWS, run, server_of_capitals, shell_with_rows  # noqa: F401 - fixtures
 
 OUTPUT = "out/a_job"
 
@@ -30,28 +30,6 @@ PAID = Reply(SAID, Usage(1, 2, 3, 4), transcript="[]", cost_usd=0.5)
 ENTRIES: list[Entry] = [Reply(SAID), PAID, Refused("no", http_status=400)]
 ENTRIES.append(Refused("no"))
 ENTRIES[-1].reply = PAID  # type: ignore[union-attr] # a fault
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    shell = Shell(tmp_path, {"OPENAI_API_KEY": "k"})
-    shell.write("job.py", JOB)
-    shell.rows(ROWS)
-    return shell
-
-
-def answer(call: Call) -> Answer:
-    return chat(json.dumps({"answer": call.prompt.upper()}))
-
-
-@pytest.fixture
-def server() -> Iterator[Served]:
-    with served(answer) as server:
-        yield server
-
-
-def run(shell: Shell, server: Served, *more: str) -> Done:
-    return shell.pipeline("run", "job.py", "--base-url", server.base_url, "--quiet", "--json", *more)
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -85,19 +63,6 @@ def test_p13_a_bit_that_flips_in_the_journal_is_damage_of_its_row(tmp_path: Path
         list(entries_in(path, 0, 10))
     with pytest.raises(Broken, match=r"answer of a row that is not finished .*DELETE FROM turns"):
         turns_in(path, 0, 10)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def zeroed(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def swapped_for_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 @pytest.mark.parametrize("damage", [cut, zeroed, Path.unlink, swapped_for_a_folder])

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.comparison import Change, change, compare, join
 from pipeline.evaluation.graders.verdicts import Counts, Scored
-from pipeline.evaluation.stats.paired_tests import mcnemar, sign_flip, tango
+from pipeline.evaluation.stats.paired_tests import sign_flip, tango
 from pipeline.evaluation.stats.power import smallest_effect
 from pipeline.faults import NothingToDo, UsageError
-from tests.scores import runs, scored
+from tests.scores import mcnemar, runs, scored
 
 
 def changed(metric: str, before: Sequence[Scored], after: Sequence[Scored], **more: Any) -> Change:

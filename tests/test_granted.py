@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.data import Reply, Request
 from pipeline.pace import AdaptiveRate
-from pipeline.policy import Upstream
-from pipeline.storage.rate_memory import RATES, GrantedRates, state_file
+from pipeline.policy import LocalUpstream
+from pipeline.storage.rate_memory import GrantedRates, state_file
+from pipeline.storage.run_folder import RATES
 from tests.commands import JOB, Shell
 from tests.servers import chat, served
 
@@ -22,18 +23,20 @@ async def never(_: Request) -> Reply:
     raise AssertionError("nothing is asked")
 
 
-def lane(name: str, known: float | None) -> Upstream:
+def lane(name: str, known: float | None) -> LocalUpstream:
     """A lane that was granted so much: a start at that rate whose limit is known."""
     rate = AdaptiveRate(known=known)
     if known is not None:
         rate._limit.found()
         rate.rate = known
-    return Upstream(name, never, rate=rate)
+    return LocalUpstream(name, never, rate=rate)
 
 
 def test_what_was_granted_is_found_again_by_the_endpoints_names(tmp_path: Path) -> None:
     rates = GrantedRates(tmp_path, tmp_path / "state" / "job.json")
-    rates.save([lane("here", 12.5), lane("there", 80.0), lane("unknown", None), Upstream("bare", never, rate=None)])
+    rates.save(
+        [lane("here", 12.5), lane("there", 80.0), lane("unknown", None), LocalUpstream("bare", never, rate=None)]
+    )
     assert rates.load() == {"here": 12.5, "there": 80.0}
     assert (tmp_path / RATES).stat().st_mode & 0o777 == 0o600
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.data import Failure, Outcome, Reply, Row, Success
 from pipeline.faults import Fault, InvalidRow, Refused, Truncated, Unavailable, Unparsable, UsageError
-from pipeline.job.job import OURS, Job
+from pipeline.job.columns import OURS
+from pipeline.job.job import Job
 
 MODEL = "google/gemini-3.5-flash"
 COLUMNS = ["id", "text", "note", "photo"]
@@ -320,6 +321,14 @@ def test_a_reserved_name_is_refused_with_a_remedy_that_works(name: str) -> None:
 def test_a_name_given_by_rename_may_be_no_reserved_one_either() -> None:
     with pytest.raises(UsageError, match="has the name of an output column"):
         job(rename={"text": "response"}).columns_kept(TYPES)
+
+
+def test_a_name_with_nul_is_refused_unless_it_is_renamed() -> None:
+    """DuckDB takes what comes before it for the name, and Polars ends with a panic."""
+    with pytest.raises(UsageError, match=r"'a\\x00b' has a NUL character in its name.*`keep`.*`rename`"):
+        Job(name="a", user="x").columns_kept({"a\0b": "string"})
+    assert Job(name="a", user="x", rename={"a\0b": "ab"}).columns_kept({"a\0b": "string"}) == {"a\0b": "ab"}
+    assert Job(name="a", user="x", rename="bigquery").columns_kept({"a\0b": "string"}) == {"a\0b": "a_b"}
 
 
 @pytest.mark.parametrize("types", [{"Text": "string", "text": "string"}, {"a": "string", "b": "string"}])

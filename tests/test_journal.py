@@ -23,7 +23,8 @@ from pipeline import faults
 from pipeline.data import Entry, Part, Reply, Usage
 from pipeline.faults import Broken, Fault, ProviderUnusable, Refused, Unavailable
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.journal import MAX_PENDING, Journal, read_state
+from pipeline.storage.journal import MAX_PENDING, Journal
+from pipeline.storage.journal_reader import read_state
 from tests.servers import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -156,9 +157,9 @@ async def test_what_was_flushed_is_seen_by_another_connection_at_once(tmp_path: 
 
 
 def test_every_commit_is_synced(tmp_path: Path) -> None:
-    with opened(tmp_path / "journal") as journal:
-        assert journal._database.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert journal._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with opened(tmp_path / "journal") as journal, journal._database.transaction() as database:
+        assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 async def test_flush_returns_at_once_when_nothing_was_put(tmp_path: Path) -> None:

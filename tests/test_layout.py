@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,32 +12,9 @@ import pytest
 from pipeline.data import PARTS
 from pipeline.faults import UsageError
 from pipeline.storage.run_folder import FORMAT, PLAN, RunFolder, RunIdentity
-from tests.commands import JOB, Done, Shell
-from tests.servers import Answer, Call, Served, chat, served
-
-ROWS = 12
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    shell = Shell(tmp_path, {"OPENAI_API_KEY": "k"})
-    shell.write("job.py", JOB)
-    shell.rows(ROWS)
-    return shell
-
-
-def answer(call: Call) -> Answer:
-    return chat(json.dumps({"answer": call.prompt.upper()}))
-
-
-@pytest.fixture
-def server() -> Iterator[Served]:
-    with served(answer) as server:
-        yield server
-
-
-def run(shell: Shell, server: Served, *more: str) -> Done:
-    return shell.pipeline("run", "job.py", "--base-url", server.base_url, "--quiet", "--json", *more)
+from tests.commands import Shell
+from tests.servers import Served
+from tests.small_run import ROWS, run, server_of_capitals, shell_with_rows  # noqa: F401 - fixtures
 
 
 def output(shell: Shell) -> Path:

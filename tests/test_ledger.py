@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Reply, Usage
+from pipeline.faults import Broken
 from pipeline.ledger import NOTHING, Charges, total
-from pipeline.storage.journal import Journal, charged_in, worker_journal_path
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import charged_in, read_state, worker_journal_path
 
 CALL = Charges.of_call(Usage(10, 5, 3, 2), 0.25, Usage())
 HELD = Charges(lost_calls=2, lost_usd=0.5, lost_tokens=30.0)
@@ -100,6 +103,17 @@ def test_m4_a_journal_that_is_taken_over_twice_is_counted_once(tmp_path: Path) -
     assert charged_in(path) == total([CALL, CALL, CALL, HELD])
 
 
+def test_m4_a_worker_journal_that_is_absorbed_between_its_listing_and_its_reading_is_no_damage(tmp_path: Path) -> None:
+    path, own = tmp_path / "journal.sqlite", worker_journal_path(tmp_path / "journal.sqlite", 0)
+    charge(path, CALL)
+    own.symlink_to(tmp_path / "gone")  # listed, and not there when it is opened
+    assert charged_in(path) == CALL
+    assert read_state(path) == ([], 0)
+    path.unlink()
+    with pytest.raises(Broken, match="is gone"):
+        charged_in(path)
+
+
 def test_m4_what_a_killed_start_had_in_flight_counts_as_lost_from_the_next_on(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     assert charge(path, CALL, held=HELD) == CALL
@@ -121,7 +135,7 @@ def test_m4_a_charge_is_durable_no_later_than_the_entry_of_its_row(tmp_path: Pat
                 await journal.put(ordinal, Reply(b"{}"))
                 if ordinal % 10 == 0:
                     await anyio.lowlevel.checkpoint()
-                    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as seen:
+                    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as seen:
                         (rows,) = seen.execute("SELECT count(*) FROM entries").fetchone()
                     assert charged_in(path).calls >= rows
             await journal.flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS
 from pipeline.cli.options import PANELS
 from tests.commands import JOB, Shell
+from tests.screens import Terminal
 from tests.test_cli import error_of
 
 OURS = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has them
@@ -38,10 +41,12 @@ def said(text: str) -> str:
 def test_an_option_of_other_tools_leads_to_what_does_it_here(words: str, shell: Shell) -> None:
     """Every word of the table is no option of `run`, and is answered with its line, whatever follows it."""
     for word in words.split():
-        if word in OUR_OPTIONS - options_of(OURS["run"]):
-            continue  # the option of another command is answered with that command
-        error = error_of(shell.pipeline("run", "job.py", word, "1"))
-        assert said(error) == f"there is no option {word}: {OPTIONS[words]}"
+        answer = said(error_of(shell.pipeline("run", "job.py", word, "1")))
+        if word in OUR_OPTIONS - options_of(OURS["run"]):  # then that command is named, too
+            assert answer.startswith(f"there is no option {word} here, but in `pipeline show`")
+            assert answer.endswith(f": {OPTIONS[words]}")
+        else:
+            assert answer == f"there is no option {word}: {OPTIONS[words]}"
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -77,6 +82,7 @@ def test_what_the_tables_recommend_exists_and_no_word_is_there_twice() -> None:
         (("plan", "job.py", "--concurrency", "5"), "it belongs to `pipeline run` and `pipeline eval`"),
         (("--emulate", "run", "job.py"), "options come after the command, as in `pipeline run ... --emulate`"),
         (("status", "--input", "rows.jsonl"), "it belongs to `pipeline run` and `pipeline plan`"),
+        (("status", "out/a", "--failed"), "there is no option --failed here: it belongs to `pipeline show`"),
         (("run", "job.py", "--xyzzy"), "there is no option --xyzzy"),
         (("job.py",), "there is no command 'job.py': `pipeline run job.py` runs it"),
         (("rows.jsonl",), "there is no command 'rows.jsonl': `pipeline run rows.jsonl` runs it"),
@@ -120,16 +126,24 @@ def test_the_help_of_a_command_has_examples_that_its_parser_takes(command: str, 
         assert words[2] in help_text
 
 
-def test_the_help_of_run_has_panels_with_defaults_and_variables(shell: Shell) -> None:
+def test_the_help_of_run_has_sections_with_defaults_and_variables(shell: Shell) -> None:
     """Forty options in one list are not found: they are grouped, each with what holds without it."""
     help_text = shell.pipeline("run", "--help").out
     for panel in PANELS[1:]:
-        assert help_text.count(f"\u2500 {panel} \u2500") == 1
+        assert help_text.count(f"\n{panel}:\n") == 1
     for variable in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         assert variable in help_text
-    for default in ("[default: 64]", "the job's, or out/NAME", "[default: 20.0]", "[default: fail-fast]"):
-        assert default in help_text
-    assert "<bool>" not in help_text.replace("Show this message", "").partition("Input and output")[2]
+    for default in ("[default: 64; x>=1]", "the job's, or out/NAME", "[default: 20.0; x>=0]", "[default: fail-fast]"):
+        assert default in " ".join(help_text.split())
+    assert "<bool>" not in help_text
+    for example in EXAMPLES["run"]:
+        assert f"  {example}\n" in help_text
+
+
+def test_on_a_terminal_the_sections_are_panels(shell: Shell) -> None:
+    shown = "\n".join(Terminal(["run", "--help"], shell.folder, shell.environment, columns=100).end())
+    for panel in PANELS[1:]:
+        assert shown.count(f"\u2500 {panel} \u2500") == 1
 
 
 def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
@@ -153,6 +167,7 @@ def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
         (("-i", "dangling"), "dangling is a link to nothing: correct the link, or name another input"),
         (("-m", "gpt-5"), "not 'gpt-5': other servers need --base-url"),
         (("-m", "gemini-3.5-flash-lite"), "write google/gemini-3.5-flash-lite"),
+        (("--base-url", "http://127.0.0.1:1/v1"), "--emulate starts a server of its own, and --base-url names another"),
         (("--set", "prompt=x"), "a job has no field 'prompt': the prompt is `user`"),
         (("--set", "user={{ text | uper }}"), "there is no filter 'uper'; did you mean 'upper'?"),
     ],
@@ -176,3 +191,23 @@ def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> 
     told = error_of(shell.pipeline("run", "job.py"))
     assert "OPENAI_API_KEY is for the server of a --base-url only" in told
     assert "--emulate needs none" in told
+
+
+def test_a_column_that_is_inside_of_a_list_is_answered_with_the_command_that_makes_rows_of_it(shell: Shell) -> None:
+    shell.write("rows.json", '{"next": null, "data": [{"text": "a"}, {"text": "b"}]}')
+    told = error_of(shell.pipeline("plan", "job.py", "--input", "rows.json"))
+    assert "the job names the column 'id', which is not in the input" in told
+    assert f"if its rows are in 'data': jq -c '.data[]' {shell.folder}/rows.json > new.jsonl" in told
+
+
+def test_a_folder_that_was_removed_is_answered_with_the_remedy(shell: Shell) -> None:
+    (gone := shell.folder / "gone").mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        "import os; os.rmdir(os.getcwd()); from pipeline.cli import main; main()",
+        "status",
+        "x",
+    ]
+    done = subprocess.run(command, cwd=gone, env=shell.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the current folder has been removed: cd to one that exists\n")

@@ -25,7 +25,8 @@ from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Fault
 from pipeline.policy import Account, Shutdown, ToolLimits, charged, repairing, with_tools
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.dataset import Dataset, kept_replies
+from pipeline.storage.dataset import Dataset
+from pipeline.storage.kept_replies import kept_replies
 from tests.mutations import script
 from tests.servers import scripted
 

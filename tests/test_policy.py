@@ -20,7 +20,18 @@ from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Fault, Interrupted, ProviderUnusable, Refused, Throttled, Unavailable, Unparsable
 from pipeline.pace import PROBE_S, AdaptiveRate, FailureRate, Pacer, RetryBudget, StragglerDetector
 from pipeline.pace.failure_rate import MOST_ATTEMPTS
-from pipeline.policy import Account, Dispatcher, Limits, Shutdown, Upstream, charged, hedged, retrying, watched, within
+from pipeline.policy import (
+    Account,
+    Dispatcher,
+    Limits,
+    LocalUpstream,
+    Shutdown,
+    charged,
+    hedged,
+    retrying,
+    watched,
+    within,
+)
 from tests import virtual
 from tests.benchmarks.hedging import simulate
 
@@ -105,7 +116,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.concurrency)
-        self.lane = Upstream("here", self.endpoint.ask, rate=self.rate)
+        self.lane = LocalUpstream("here", self.endpoint.ask, rate=self.rate)
         self.dispatcher = Dispatcher(
             [self.lane], self.limits, stop=self.stop, tally=self.tally, give_up_s=self.give_up_s
         )
@@ -575,7 +586,7 @@ async def test_h4_a_refusal_shows_as_well_as_an_answer_that_the_outage_is_over()
 def test_h4_after_an_outage_a_lane_begins_with_a_fifth_of_its_rate() -> None:
     rate = AdaptiveRate(100.0)
     rate.rate = 100.0
-    lane = Upstream("here", Endpoint().ask, rate=rate)
+    lane = LocalUpstream("here", Endpoint().ask, rate=rate)
     lane.sent(0.0)
     for row in range(10):
         lane.failed(10.0, row)
@@ -605,7 +616,7 @@ class Lanes:
 
     def __post_init__(self) -> None:
         lanes = [
-            Upstream(str(number), endpoint.ask, weight, rate=None)
+            LocalUpstream(str(number), endpoint.ask, weight, rate=None)
             for number, (endpoint, weight) in enumerate(zip(self.endpoints, self.weights, strict=True))
         ]
         self.dispatcher = Dispatcher(
@@ -658,7 +669,7 @@ class Hedging:
 
     def __post_init__(self) -> None:
         lanes = [
-            Upstream(str(number), watched(endpoint.ask, self.lateness), rate=None)
+            LocalUpstream(str(number), watched(endpoint.ask, self.lateness), rate=None)
             for number, endpoint in enumerate(self.endpoints)
         ]
         limits = Limits(self.concurrency)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.commands import CHUNK, JOB, Done, Shell, ended
-from tests.servers import Held, Served, Silence, error, served
+from tests.servers import Answer, Call, Held, Says, Served, Silence, error, served
 from tests.test_execute import answer, recorded, require_whole
 
 ROWS = 2 * CHUNK + 200
@@ -236,6 +236,31 @@ def test_a_provider_that_refuses_ends_all_and_is_told_as_with_one_process(shell:
     server.follow(answer)
     assert run(shell, server, "2").json["requests"] == ROWS - 500
     require_whole(shell, ROWS)
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_h11_for_a_last_row_that_is_told_of_the_account_one_worker_asks_again_what_was_answered(
+    is_revoked: bool,  # noqa: FBT001 - a parameter
+    shell: Shell,
+    server: Served,
+) -> None:
+    """Where that is answered, the row fails alone; where it is refused too, the run stops with the row undone."""
+    last = f"Say text {ROWS - 1}"
+    invalid = Answer(b'[{"error": "API_KEY_INVALID"}]', 400, {"Content-Type": "application/json"})
+
+    def script(call: Call) -> Says:
+        if call.prompt == last:
+            return Held(invalid)
+        return invalid if is_revoked and call.number >= ROWS else answer(call)
+
+    server.follow(script)
+    with shell.started(*arguments(server, "2")) as child:
+        server.arrived(ROWS)
+        server.release()
+        done = ended(child)
+    status, code, failed = ("stopped", 7, 0) if is_revoked else ("complete", 0, 1)
+    assert (done.code, done.json["status"], done.json["ok"], done.json["failed"]) == (code, status, ROWS - 1, failed)
+    assert done.json["requests"] == ROWS + 1
 
 
 def test_the_concurrency_is_that_of_the_run(shell: Shell, server: Served) -> None:

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from pipeline.cli.progress_lines import NARROW, RecentRate, log_line, narrow_line, second_line, top_line
+from pipeline.cli.progress_lines import NARROW, log_line, narrow_line, second_line, top_line
 from pipeline.counters import Counters
 from pipeline.data import Failure
 from pipeline.faults import Refused
+from pipeline.pace import RecentRate
 from tests.commands import JOB, Shell
 from tests.screens import Terminal, screen
 from tests.servers import Answer, Call, Held, Served, error, served
@@ -110,12 +111,12 @@ def test_what_matters_least_is_left_out_first() -> None:
     tally = Counters(rows=100, ok=40, failed=2, in_flight=8, retrying=3, waiting=60, cache_hits=7, cost_usd=0.123456)
     tally.waits_for, tally.limit = "quota", 13.21
     assert second_line(tally, 200) == (
-        "ok 40, failed 2, in flight 8, 3 retrying, 7 from the cache, 60 waiting for quota (13.2/s), $0.1235"
+        "ok 40, failed 2, in flight 8, 3 retrying, 7 from the cache, 60 waiting for quota (13.2/s), $0.12"
     )
-    assert second_line(tally, 79) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.1235"
-    assert second_line(tally, 59) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.1235"
-    assert second_line(tally, 36) == "ok 40, failed 2, 60 waiting, $0.1235" or "$" in second_line(tally, 36)
-    assert second_line(tally, 30) == "ok 40, failed 2, $0.1235"
+    assert second_line(tally, 77) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(tally, 57) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(tally, 34) == "ok 40, failed 2, 60 waiting, $0.12" or "$" in second_line(tally, 34)
+    assert second_line(tally, 28) == "ok 40, failed 2, $0.12"
     assert second_line(tally, 16) == "ok 40, failed 2"
     assert second_line(tally, 9) == "failed 2"
 
@@ -292,6 +293,15 @@ def test_what_a_job_prints_is_above_the_bar(shell: Shell) -> None:
         terminal.end()
     assert printed[:10] == [f"asking {number}" for number in range(10)]
     assert (bar[:5], counts[:14]) == (" 33%|", "ok 9, failed 1")
+
+
+def test_what_a_job_prints_without_a_line_end_is_there_when_the_bar_is_closed(shell: Shell) -> None:
+    shell.write("job.py", PRINTS.replace('print("asking", row["id"])', 'print(row["id"], end=",")'))
+    with served(script) as server:
+        shown = started(shell, server, "-c", "10", columns=200).end()
+    (printed,) = [line for line in shown if line.startswith("0,")]
+    assert printed.split(",")[:-1] == [str(number) for number in range(30)]
+    assert [line[:5] for line in shown].count("100%|") == 1
 
 
 def test_a_mistake_found_while_the_input_is_read_leaves_the_error_alone(shell: Shell) -> None:

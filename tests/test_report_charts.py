@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.charts import BOTTOM, BRIDGED, HEIGHT, TOP, Chart, charts_of, number
+from pipeline.figures import short_number
+from pipeline.report.charts import BOTTOM, BRIDGED, HEIGHT, TOP, Chart, charts_of
 from pipeline.report.evaluation import HEAT, short_of
 from pipeline.report.timeline import Point, Timeline
 
@@ -77,4 +78,4 @@ def test_a_lower_share_is_never_of_a_lighter_shade(one: float, other: float) -> 
 
 
 def test_numbers_that_no_prefix_suits_are_powers_of_ten() -> None:
-    assert [number(each) for each in (9.99e11, 1e12, 3.8e13)] == ["999G", "1e12", "3.8e13"]
+    assert [short_number(each) for each in (9.99e11, 1e12, 3.8e13)] == ["999G", "1e12", "3.8e13"]

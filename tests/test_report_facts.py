@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.monitor import EVENTS
 from pipeline.faults import UsageError
-from pipeline.report.charts import charts_of, duration, number, step_of, time_ticks
+from pipeline.figures import short_number, time_span
+from pipeline.report.charts import charts_of, step_of, time_ticks
 from pipeline.report.facts import RunFacts, run_facts
 from pipeline.report.timeline import PAUSE_S, POINTS, STARTS, timeline_of
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_folder import EVENTS, RunFolder
 from tests.commands import JOB, Shell
 
 
@@ -193,9 +193,9 @@ def test_a_time_axis_has_a_few_marks_within_it(end: float) -> None:
 
 
 def test_numbers_and_times_are_short() -> None:
-    assert [number(each) for each in (0, 0.12345, 12.345, 123.4, 9999, 12_345, 999_499, 1_234_567, 2e9)] == [
+    assert [short_number(each) for each in (0, 0.12345, 12.345, 123.4, 9999, 12_345, 999_499, 1_234_567, 2e9)] == [
         "0", "0.123", "12.3", "123", "9999", "12.3k", "999k", "1.23M", "2G",
     ]  # fmt: skip
-    assert [duration(each) for each in (0.5, 42.4, 61, 3661, 90_000)] == [
+    assert [time_span(each) for each in (0.5, 42.4, 61, 3661, 90_000)] == [
         "0.5 s", "42 s", "1 min 1 s", "1 h 1 min", "1 d 1 h",
     ]  # fmt: skip

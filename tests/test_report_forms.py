@@ -16,7 +16,7 @@ from pipeline.evaluation.assessment import Assessment
 from pipeline.report.github import annotation_lines
 from pipeline.report.junit import MOST_ROWS, junit_xml
 from pipeline.report.markdown import SUMMARY_BYTES, markdown_summary
-from pipeline.report.phrases import clipped
+from pipeline.text import clipped
 from tests.assessments import BROKEN, GOLD, assessed
 
 HOSTILE = (

@@ -18,9 +18,9 @@ from pipeline.evaluation.reducers import Flaky
 from pipeline.report.evaluation import parted
 from pipeline.report.facts import InputFile, RunFacts
 from pipeline.report.page import MOST_BYTES, page_of
-from pipeline.report.phrases import visible
 from pipeline.report.scan import Example, Findings, Kind
 from pipeline.report.timeline import Point, Timeline
+from pipeline.text import visible
 from tests.assessments import BROKEN, GOLD, assessed
 from tests.commands import JOB, Shell
 
@@ -244,8 +244,8 @@ def test_the_run_s_numbers_are_on_the_page(read: Reader) -> None:
         "Refused HTTP 400",
         "400 said the server",
         "[user] Say {{ text }}",
-        "rows.jsonl 1,234 4096 B abababababab",
-        "22 Nov 2026, 13:00 UTC",
+        "rows.jsonl 1,234 4096 bytes abababababab",
+        "2026-11-22 13:00:00 UTC",
     ):
         assert told in read.text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.monitor import EVENTS
 from pipeline.report.facts import run_facts
 from pipeline.report.page import page_of
 from pipeline.report.timeline import PAUSE_S, STARTS, timeline_of
+from pipeline.storage.run_folder import EVENTS
 from tests import virtual
 from tests.commands import JOB, Shell
 from tests.test_report_page import Reader
@@ -117,3 +118,11 @@ def test_the_dollars_of_the_chart_never_fall_and_end_at_what_the_whole_run_has_c
     assert spent == sorted(spent)
     assert spent[-1] == pytest.approx(facts.cost_usd, abs=1e-6)
     assert sum(point.counts["requests"] or 0 for point in facts.timeline.points) == 40
+
+
+def test_requests_that_were_sent_twice_are_on_the_page(resumed: Shell, tmp_path: Path) -> None:
+    facts = run_facts(resumed.folder / "out" / "a_job")
+    lines = [start(100), *(second(100 + number, hedged=2) for number in range(1, 11))]
+    page = Reader(page_of(replace(facts, timeline=timeline_of(log(tmp_path / EVENTS, lines))))).text
+    assert "Sent twice (hedged) 20" in page
+    assert "hedged" not in Reader(page_of(facts)).text

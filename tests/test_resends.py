@@ -15,7 +15,7 @@ from pipeline.endpoint.client import Endpoint, Target, open_endpoint
 from pipeline.endpoint.token_source import ApiKey, TokenSource
 from pipeline.endpoint.transport import IDLE_S, ROUND_TRIP_S
 from pipeline.faults import Fault, ProviderUnusable, Throttled, Unavailable
-from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream
+from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
 from tests.servers import Answer, Call, Raw, Says, Script, Server, chat, error, scripted
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ class Rig:
     tally: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        lane = Upstream("here", self.endpoint.ask, rate=None)
+        lane = LocalUpstream("here", self.endpoint.ask, rate=None)
         self.dispatcher = Dispatcher([lane], Limits(32), stop=Shutdown(), tally=self.tally, give_up_s=1800.0)
         self.ask = self.dispatcher.ask
 

@@ -26,7 +26,8 @@ from pipeline.policy.tool_loop import ToolLimits, with_tools
 from pipeline.policy.turns import Turn, digest_of
 from pipeline.schema.from_pydantic import shape_of
 from pipeline.storage.codec import decode, encode
-from pipeline.storage.journal import Journal, worker_journal_path
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import worker_journal_path
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

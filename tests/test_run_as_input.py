@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from pipeline.data import PARTS
 from pipeline.faults import UsageError
-from pipeline.job.job import OURS, Job
+from pipeline.job.columns import OURS
+from pipeline.job.job import Job
 from pipeline.source import Source, Survey, found_again, survey
 from tests.commands import JOB, Shell
 from tests.test_cli import error_of

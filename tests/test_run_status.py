@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import figures
-from pipeline.execution.monitor import STATE, tuning_of
-from pipeline.execution.run_status import KILLED, run_status
+from pipeline import figures
+from pipeline.evaluation.assessment import require_finished
+from pipeline.execution.monitor import tuning_of
+from pipeline.execution.run_status import KILLED, charged_to, run_status, status_of
+from pipeline.faults import UsageError
+from pipeline.ledger import NOTHING
 from pipeline.report.facts import run_facts
-from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.run_folder import STATE, RunFolder
 from tests.commands import JOB, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, script
@@ -161,6 +164,36 @@ def test_a_run_that_was_killed_says_so_and_counts_what_it_has_recorded(shell: Sh
     assert status(shell)["status"] == "complete"
 
 
+def test_a_killed_retry_of_failed_rows_is_said_to_be_stopped_wherever_its_status_is_told(shell: Shell) -> None:
+    """The manifest of the start before is still there, and no longer true."""
+    ran(shell, "--set", "max_failed=9")
+    output = shell.folder / "out/a_job"
+    require_finished(output)
+    with (
+        served(lambda call: Held(script(call))) as server,
+        shell.started("run", "job.py", "--base-url", server.base_url, "--quiet", "--retry-failed") as child,
+    ):
+        server.arrived(3)
+        with pytest.raises(UsageError, match="still in progress"):
+            require_finished(output)
+        child.kill()
+        ended(child)
+        server.release()
+    found, page = run_status(output), run_facts(output)
+    assert shell.manifest()["status"] == "complete"
+    assert found.status == page.status == status_of(output) == "stopped"
+    assert (page.ok, page.failed, page.pending, page.left) == (found.ok, found.failed, found.unsealed, found.left)
+    assert found.left == 3
+    assert f"stopped: {KILLED}" in page.notes
+    with pytest.raises(UsageError, match="is not finished"):
+        require_finished(output)
+
+
+def test_a_folder_without_a_run_has_rows_left_to_ask(tmp_path: Path) -> None:
+    assert status_of(tmp_path) == "stopped"
+    assert charged_to(tmp_path) == NOTHING
+
+
 def test_a_run_that_was_killed_after_an_earlier_end_does_not_repeat_the_reason_of_that(shell: Shell) -> None:
     ran(shell, "--set", "max_failed=9", "--limit", "10")
     output = shell.folder / "out/a_job"
@@ -227,10 +260,10 @@ def test_a_json_line_of_every_start_is_a_history_that_can_be_plotted(shell: Shel
     ("told", "text"),
     [
         (figures.count(1319), "1,319"),
-        (figures.share(1319, 20_000), "6.6 %"),
-        (figures.share(19_999, 20_000), "99.9 %"),
-        (figures.share(20_000, 20_000), "100 %"),
-        (figures.share(0, 0), "100 %"),
+        (figures.progress(1319, 20_000), "6.6 %"),
+        (figures.progress(19_999, 20_000), "99.9 %"),
+        (figures.progress(20_000, 20_000), "100 %"),
+        (figures.progress(0, 0), "100 %"),
         (figures.dollars(0), "$0.00"),
         (figures.dollars(0.2234), "$0.22"),
         (figures.dollars(0.002234), "$0.0022"),

@@ -16,12 +16,12 @@ from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream
-from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
-from pipeline.faults import BudgetExhausted
+from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, Report
+from pipeline.faults import BudgetExhausted, ProviderUnusable
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
-from pipeline.pace import PROBE_S, Pacer, RetryAfterHold
-from pipeline.policy import LocalBudget, Shutdown
+from pipeline.pace import PROBE_S, Pacer, Refusal, RetryAfterHold
+from pipeline.policy import LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from tests import virtual
 
@@ -32,7 +32,10 @@ async def never(_: Request) -> Reply:
     raise AssertionError("the parent asks nothing")
 
 
-def sharing(*purses: LocalBudget, **bounds: object) -> tuple[LeaseAllocator, ComposedAsk, Counters, Shutdown]:
+Shared = tuple[LeaseAllocator, ComposedAsk[LocalUpstream], Counters, Shutdown]
+
+
+def sharing(*purses: LocalBudget, **bounds: object) -> Shared:
     tally, stop = Counters(), Shutdown()
     job = Job(name="j", model="m", user="{{ a }}")
     known: dict[str, Any] = {"concurrency": 10, "adaptive": False, **bounds}
@@ -207,7 +210,7 @@ def test_the_rate_that_was_found_is_the_runs_and_a_429_of_any_worker_lowers_it_f
     after = [lease.lanes[0].rate or 0.0 for lease in shared.leases(1.1).values()]
     assert len(after) == 2
     assert sum(after) < 97.5
-    rate = composed.dispatcher.lanes[0].rate
+    rate = composed.lanes[0].rate
     assert rate is not None
     assert math.isclose(sum(after), rate.rate)
 
@@ -218,7 +221,7 @@ def test_a_time_that_the_server_named_to_one_holds_for_all() -> None:
     shared.join(1)
     shared.report(0, report(lanes=[LaneReport(events=[("throttled", 0.9, 30.0)])]), 1.0)
     assert [lease.lanes[0].gate_opens for lease in shared.leases(1.0).values()] == [31.0, 31.0]
-    lane = LeasedUpstream("here", never, rate=None, gate=RetryAfterHold())
+    lane = LeasedUpstream("here", never, gate=RetryAfterHold())
     lane.renew(LaneLease(gate_opens=31.0), 1.0)
     assert lane.wait(1.0) >= 30.0
     assert lane.wait(31.0) == 0.0
@@ -235,7 +238,7 @@ def test_an_endpoint_that_fails_the_rows_of_several_workers_has_failed_for_all_a
     for number in (0, 1):
         failed = LaneReport(events=[("failed", 10 * number + row, 5.0, None) for row in range(5)])
         shared.report(number, report(in_flight=5, waiting=5, lanes=[failed]), 6.0)
-    assert composed.dispatcher.lanes[0].opened_at == 6.0
+    assert composed.lanes[0].opened_at == 6.0
     assert [lease.lanes[0].probes for lease in shared.leases(6.1).values()] == [0, 0]
     probing = shared.leases(6.0 + PROBE_S)
     assert sum(lease.lanes[0].probes for lease in probing.values()) == 1
@@ -244,7 +247,7 @@ def test_an_endpoint_that_fails_the_rows_of_several_workers_has_failed_for_all_a
 
 
 def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
-    lane = LeasedUpstream("here", never, rate=None)
+    lane = LeasedUpstream("here", never)
     lane.renew(LaneLease(opened_at=5.0), 5.0)
     assert lane.wait(6.0) == math.inf
     lane.renew(LaneLease(opened_at=5.0, probes=1), 20.0)
@@ -253,6 +256,73 @@ def test_a_worker_sends_only_the_probes_that_it_was_granted() -> None:
     assert lane.wait(20.0) == math.inf
     lane.renew(LaneLease(probes=1), 21.0)
     assert lane.wait(21.0) == 0.0
+
+
+# Whose fault.
+
+
+def refusals(*rows: int, at: float) -> list[tuple[Any, ...]]:
+    return [("refused", Refusal(row, "403", True, "403 said the server", at, at)) for row in rows]  # noqa: FBT003 - a suspect status
+
+
+def asked(shared: LeaseAllocator, now: float, latest: dict[int, Lease]) -> list[int]:
+    """How many comparisons each worker was asked for, over all leases."""
+    latest |= shared.leases(now)
+    return [latest[number].lanes[0].comparisons for number in sorted(latest)]
+
+
+def test_one_worker_at_a_time_is_asked_to_compare_and_its_answer_clears_the_rows_of_all() -> None:
+    shared, composed, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        before = LaneReport(events=[("answered", 1.0, True)], compares=True)
+        shared.report(number, report(in_flight=5, waiting=5, lanes=[before]), 1.5)
+    latest: dict[int, Lease] = {}
+    assert asked(shared, 1.6, latest) == [0, 0]
+    for number in (0, 1):
+        bad = LaneReport(events=refusals(*range(10 * number, 10 * number + 8), at=2.0), compares=True)
+        shared.report(number, report(waiting=5, lanes=[bad]), 2.1)
+    assert sum(asked(shared, 2.2, latest)) == 1
+    assert sum(asked(shared, 2.3, latest)) == 1
+    assert not stop.requested
+    (number,) = (number for number, lease in latest.items() if lease.lanes[0].comparisons)
+    proved = LaneReport(events=[("answered", 3.0, True)], compares=True, compared=1)
+    shared.report(number, report(waiting=5, lanes=[proved]), 3.5)
+    latest |= shared.leases(3.6)
+    assert {lease.lanes[0].cleared_until for lease in latest.values()} == {2.0}
+    assert not stop.requested
+    assert not composed.lanes[0].blame.is_open
+
+
+@pytest.mark.parametrize("has_lost", [False, True])
+def test_a_comparison_that_proves_nothing_is_left_to_another_worker_and_one_that_is_refused_ends_the_run(
+    has_lost: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    shared, _, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(lanes=[LaneReport(events=[("answered", 1.0, True)], compares=True)]), 1.5)
+    shared.report(0, report(waiting=5, lanes=[LaneReport(events=refusals(*range(16), at=2.0), compares=True)]), 2.1)
+    latest: dict[int, Lease] = {}
+    (first,) = (number for number, count in enumerate(asked(shared, 2.2, latest)) if count)
+    shared.report(first, report(waiting=5, lanes=[LaneReport(compared=1, lost_at=2.5 if has_lost else -math.inf)]), 3.0)
+    assert sum(asked(shared, 3.1, latest)) == (1 if has_lost else 2)
+    assert stop.requested == has_lost
+    shared.report(1 - first, report(waiting=5, lanes=[LaneReport(compared=1)]), 4.0)
+    shared.leases(4.1)
+    assert isinstance(stop.reason, ProviderUnusable)
+
+
+def test_after_an_answer_to_one_worker_a_comparison_that_another_has_lost_before_says_nothing() -> None:
+    shared, _, _, stop = sharing()
+    for number in (0, 1):
+        shared.join(number)
+        shared.report(number, report(lanes=[LaneReport(events=[("answered", 1.0, True)], compares=True)]), 1.5)
+    shared.report(0, report(lanes=[LaneReport(events=refusals(0, at=2.0), lost_at=2.5)]), 3.0)
+    shared.report(1, report(lanes=[LaneReport(events=[("answered", 3.5, True)], compares=True)]), 4.0)
+    shared.report(0, report(waiting=5, lanes=[LaneReport(events=refusals(*range(16), at=5.0), lost_at=2.5)]), 5.5)
+    assert asked(shared, 5.6, {}) == [0, 1]
+    assert not stop.requested
 
 
 # Money.
@@ -271,16 +341,16 @@ def test_calls_are_granted_as_far_as_the_budget_reaches_and_the_run_ends_when_it
     shared, _, _, stop = sharing(purse)
     for number in (0, 1):
         shared.join(number)
-        shared.report(number, report(waiting=50, purses=[PurseReport(wanted=50, each=10.0)]), 0.0)
+        shared.report(number, report(waiting=50, budgets={"tokens": BudgetReport(wanted=50, each=10.0)}), 0.0)
     leases = shared.leases(0.1)
-    assert {number: (lease.calls, lease.amounts) for number, lease in leases.items()} == {
-        0: ([5], [50.0]),
-        1: ([5], [50.0]),
+    assert {number: lease.budgets for number, lease in leases.items()} == {
+        0: {"tokens": BudgetLease(5, 50.0)},
+        1: {"tokens": BudgetLease(5, 50.0)},
     }
     assert not stop.requested
     for number in (0, 1):
-        paid = PurseReport(costs=[(10.0, 10.0)] * 5, ended=5, freed=50.0, granted=5, wanted=45, each=10.0)
-        shared.report(number, report(1, waiting=45, purses=[paid]), 1.0)
+        paid = BudgetReport(costs=[(10.0, 10.0)] * 5, ended=5, freed=50.0, granted=5, wanted=45, each=10.0)
+        shared.report(number, report(1, waiting=45, budgets={"tokens": paid}), 1.0)
     assert (purse.spent, purse.in_flight, purse.reserved) == (purse.cap, 0, 0.0)
     shared.leases(1.1)
     assert isinstance(stop.reason, BudgetExhausted)
@@ -290,8 +360,8 @@ def test_a_call_too_large_for_the_rest_does_not_end_the_run_while_a_smaller_one_
     shared, _, _, stop = sharing(taught())
     for number, each in ((0, 500.0), (1, 20.0)):
         shared.join(number)
-        shared.report(number, report(waiting=1, purses=[PurseReport(wanted=1, each=each)]), 0.0)
-    assert [lease.calls for lease in shared.leases(0.1).values()] == [[0], [1]]
+        shared.report(number, report(waiting=1, budgets={"tokens": BudgetReport(wanted=1, each=each)}), 0.0)
+    assert [lease.budgets["tokens"].calls for lease in shared.leases(0.1).values()] == [0, 1]
     assert not stop.requested
 
 
@@ -299,12 +369,13 @@ def test_calls_that_are_given_back_are_granted_to_others() -> None:
     shared, _, _, stop = sharing(taught())
     for number in (0, 1):
         shared.join(number)
-    shared.report(0, report(waiting=10, purses=[PurseReport(wanted=10, each=10.0)]), 0.0)
-    assert shared.leases(0.1)[0].calls == [10]
-    shared.report(1, report(waiting=3, purses=[PurseReport(wanted=3, each=10.0)]), 0.2)
-    assert shared.leases(0.3).get(1, Lease(number=0, concurrency=0, calls=[0])).calls == [0]
-    shared.report(0, report(1, purses=[PurseReport(granted=10, returned=10, given_back=100.0)]), 0.4)
-    assert shared.leases(0.5)[1].calls == [3]
+    shared.report(0, report(waiting=10, budgets={"tokens": BudgetReport(wanted=10, each=10.0)}), 0.0)
+    assert shared.leases(0.1)[0].budgets["tokens"].calls == 10
+    shared.report(1, report(waiting=3, budgets={"tokens": BudgetReport(wanted=3, each=10.0)}), 0.2)
+    none = Lease(number=0, concurrency=0, budgets={"tokens": BudgetLease()})
+    assert shared.leases(0.3).get(1, none).budgets["tokens"].calls == 0
+    shared.report(0, report(1, budgets={"tokens": BudgetReport(granted=10, returned=10, given_back=100.0)}), 0.4)
+    assert shared.leases(0.5)[1].budgets["tokens"].calls == 3
     assert not stop.requested
 
 
@@ -313,10 +384,10 @@ def test_what_a_dead_worker_was_charged_and_had_in_flight_counts_once() -> None:
     before = purse.spent
     shared, _, _, _ = sharing(purse)
     shared.join(0)
-    shared.report(0, report(waiting=6, purses=[PurseReport(wanted=6, each=10.0)]), 0.0)
+    shared.report(0, report(waiting=6, budgets={"tokens": BudgetReport(wanted=6, each=10.0)}), 0.0)
     shared.leases(0.1)
-    paid = PurseReport(costs=[(7.0, 10.0)], ended=1, freed=10.0, granted=6)
-    shared.report(0, report(1, in_flight=4, purses=[paid]), 0.2)
+    paid = BudgetReport(costs=[(7.0, 10.0)], ended=1, freed=10.0, granted=6)
+    shared.report(0, report(1, in_flight=4, budgets={"tokens": paid}), 0.2)
     shared.leave(0, Charges(calls=2, input_tokens=14, lost_calls=3, lost_tokens=30.0))
     assert (purse.spent - before, purse.in_flight, purse.reserved) == (44.0, 0, 0.0)
 
@@ -326,14 +397,14 @@ def test_what_one_worker_learns_of_costs_reaches_the_others() -> None:
     shared.join(0)
     shared.join(1)
     learned = {("output", 0, 0): 700.0}
-    shared.report(0, report(purses=[PurseReport()], maxima=learned), 0.0)
+    shared.report(0, report(budgets={"tokens": BudgetReport()}, maxima=learned), 0.0)
     assert shared.leases(0.1)[1].maxima == learned
 
 
 def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:
     purse = LeasedBudget("USD")
     assert purse.take().wanted == 0
-    purse.renew(30, 60.0)
+    purse.renew(BudgetLease(30, 60.0))
     for _ in range(3):
         assert purse.affords(1.5)
         purse.reserve(1.5)
@@ -352,7 +423,7 @@ def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:
 def test_a_worker_whose_next_call_is_too_large_gives_all_back_and_asks_for_more() -> None:
     """Else the run could not grant it the one call that it may have."""
     purse = LeasedBudget("USD")
-    purse.renew(1, 2.0)
+    purse.renew(BudgetLease(1, 2.0))
     assert not purse.affords(5.0)
     report = purse.take()
     assert (report.returned, report.given_back, report.each) == (1, 2.0, 5.0)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.data import Reply
 from pipeline.execution.run_rows import RunRows, Selection
 from pipeline.execution.run_status import run_status
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import worker_journal_path
+from pipeline.storage.run_folder import JOURNAL
 from tests.commands import CHUNK, JOB, Done, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, lines_of, script
@@ -235,6 +242,46 @@ def test_without_its_job_a_row_in_the_journal_is_shown_as_answered(shell: Shell,
     assert "=== row 0: answered, not yet written to a part" in done.out
     assert '"answer": "text of b0"' in done.out
     assert "=== row 2: failed, not yet written to a part" in done.out
+
+
+def test_a_journal_is_opened_as_often_for_many_rows_as_for_few(tmp_path: Path) -> None:
+    counts = []
+    for rows in (3, 60):
+        output = tmp_path / str(rows)
+        (output / "_run").mkdir(parents=True)
+        for number, path in enumerate((journal := output / "_run" / JOURNAL, worker_journal_path(journal, 0))):
+            keep(path, range(number, rows, 2))
+        with opened_databases() as opened:
+            assert [row.ordinal for row in RunRows(output).select(Selection())] == list(range(rows))
+        counts.append(len(opened))
+    assert counts[0] == counts[1]
+
+
+def keep(path: Path, ordinals: Iterable[int]) -> None:
+    """Puts a reply of each of these rows into a journal."""
+    journal = Journal(path)
+
+    async def fill() -> None:
+        for ordinal in ordinals:
+            await journal.put(ordinal, Reply(b"{}"))
+
+    anyio.run(fill)
+    journal.close()
+
+
+@contextmanager
+def opened_databases() -> Iterator[list[object]]:
+    """The databases that are opened within the block. Python cannot remove its audit hook: afterwards it is idle."""
+    opened: list[object] = []
+    listens = [True]
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "sqlite3.connect" and listens:
+            opened.append(arguments[0])
+
+    sys.addaudithook(note)
+    yield opened
+    listens.clear()
 
 
 def test_sealed_rows_and_those_of_the_journal_come_in_the_order_of_the_rows(shell: Shell) -> None:

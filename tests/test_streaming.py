@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.endpoint.streaming import Assembly
+from pipeline.endpoint.stream_assembly import Assembly
 from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Fault, Refused, Throttled, Unavailable
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
+from pipeline.text import printable
 from tests.commands import JOB, Shell
 from tests.servers import chat, error, served
 
@@ -20,7 +21,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b2J\x7f\u202eright to left\u2066\u061c [bol
 
 @given(st.text())
 def test_s7_plain_text_has_no_character_that_steers(text: str) -> None:
-    assert not STEERS.search(plain(text))
+    assert not STEERS.search(printable(text))
 
 
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

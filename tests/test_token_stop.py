@@ -11,7 +11,7 @@ from pipeline.counters import Counters
 from pipeline.data import Request
 from pipeline.endpoint.auth import GoogleTokenSource
 from pipeline.faults import Broken, Interrupted
-from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream
+from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -34,7 +34,7 @@ async def test_p2_calls_that_wait_for_a_token_end_with_the_run_and_were_no_reque
     async def ask(_: Request) -> object:
         return await token()
 
-    dispatcher = Dispatcher([Upstream("one", ask)], Limits(4), stop=stop, tally=tally, give_up_s=60.0)  # type: ignore[arg-type] # it never answers
+    dispatcher = Dispatcher([LocalUpstream("one", ask)], Limits(4), stop=stop, tally=tally, give_up_s=60.0)  # type: ignore[arg-type] # it never answers
     stop.then(token.leave)
     interrupted: list[int] = []
 

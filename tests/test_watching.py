@@ -14,14 +14,15 @@ import pytest
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
-from pipeline.execution.monitor import EVENTS, STATE, TUNE, RunMonitor, apply, ask_to_tune, state_of
+from pipeline.execution.monitor import RunMonitor, apply, ask_to_tune, state_of
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
-from pipeline.pace import Change, Pacer
-from pipeline.policy import Limits, LocalBudget, Shutdown
+from pipeline.pace import Change, Pacer, RecentRate
+from pipeline.policy import Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
 from pipeline.storage.rate_memory import GrantedRates
+from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -60,22 +61,22 @@ async def answer(_: Request) -> Reply:
     return Reply(b"{}")
 
 
-def composed(*purses: LocalBudget, concurrency: int = 8, adaptive: bool = True) -> ComposedAsk:
+def composed(*budgets: LocalBudget, concurrency: int = 8, adaptive: bool = True) -> ComposedAsk[LocalUpstream]:
     job = Job(name="j", model="m", user="{{ a }}")
     bounds = RunLimits(concurrency=concurrency, adaptive=adaptive)
     endpoints = [OpenEndpoint("here", 1.0, answer), OpenEndpoint("there", 1.0, answer)]
-    return compose(job, bounds, endpoints, purses, tally=Counters(), stop=Shutdown())
+    return compose(job, bounds, endpoints, budgets, tally=Counters(), stop=Shutdown())
 
 
 class Run:
     """A watch over a run that does nothing by itself."""
 
-    def __init__(self, folder: Path, *purses: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
+    def __init__(self, folder: Path, *budgets: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
         self.folder = folder
         self.tally = Counters()
         self.stop = Shutdown()
-        self.composed = composed(*purses, **bounds)
-        self.watch = RunMonitor(folder, self.composed, self.tally, self.stop, files or FileSystem())
+        self.composed = composed(*budgets, **bounds)
+        self.watch = RunMonitor(folder, self.composed, self.tally, self.stop, files or FileSystem(), budgets=budgets)
 
     @property
     def limits(self) -> Limits:
@@ -103,12 +104,12 @@ async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
 
 async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.tally.ok, run.tally.requests, run.tally.throttled = 3, 5, 1
+    run.tally.ok, run.tally.requests, run.tally.throttled, run.tally.hedged = 3, 5, 1, 1
     run.second()
-    run.tally.ok, run.tally.requests, run.tally.failed = 4, 7, 1
+    run.tally.ok, run.tally.requests, run.tally.failed, run.tally.hedged = 4, 7, 1, 3
     run.second()
-    names = ("ok", "failed", "requests", "retries", "throttled", "done")
-    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 3], [1, 1, 2, 0, 0, 5]]
+    names = ("ok", "failed", "requests", "retries", "throttled", "hedged", "done")
+    assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 1, 3], [1, 1, 2, 0, 0, 2, 5]]
 
 
 async def test_what_earlier_starts_did_is_no_news(tmp_path: Path) -> None:
@@ -124,10 +125,23 @@ async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
     run.tally.waits_for, run.tally.cost_usd = "quota", 0.25
     run.second()
     (event,) = run.events()
-    rates = {lane.name: round(lane.rate.rate, 2) for lane in run.composed.dispatcher.lanes if lane.rate}
+    rates = {lane.name: round(lane.rate.rate, 2) for lane in run.composed.lanes if lane.rate}
     shown = ("concurrency", "in_flight", "waiting", "retrying", "waits_for", "cost_usd", "lanes", "open")
     assert [event[name] for name in shown] == [40, 7, 2, 1, "quota", 0.25, rates, []]
     assert event["limit"] == run.tally.limit == pytest.approx(sum(rates.values()))
+
+
+async def test_the_speed_is_that_of_the_progress_bar_and_slow_rows_have_one_too(tmp_path: Path) -> None:
+    run, bar = Run(tmp_path), RecentRate(anyio.current_time(), 0)
+    run.tally.rows = 100
+    for second in range(1, 200):
+        await anyio.sleep(1)
+        run.tally.ok = second // 45
+        run.second()
+        bar.add(anyio.current_time(), run.tally.ok)
+    event = run.events()[-1]
+    assert event["rows_per_s"] == round(bar.per_second, 3) > 0
+    assert event["eta_s"] == round(bar.seconds_left(96) or 0, 1)
 
 
 async def test_a_fixed_concurrency_has_no_limit_to_show(tmp_path: Path) -> None:
@@ -243,7 +257,7 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
     run = Run(tmp_path)
     run.second()
     assert state_of(tmp_path)["rate_change"] is None
-    rate = run.composed.dispatcher.lanes[0].rate
+    rate = run.composed.lanes[0].rate
     assert rate is not None
     for now in (0.0, 30.0, 61.0):
         await anyio.sleep(now - anyio.current_time())
@@ -257,7 +271,7 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
 
 async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    rate = run.composed.dispatcher.lanes[0].rate
+    rate = run.composed.lanes[0].rate
     assert rate is not None
     rate._start.peak = 100.0
     async with anyio.create_task_group() as tasks:

@@ -29,8 +29,7 @@ def test_after_the_budget_a_larger_one_is_named_and_with_it_the_run_goes_on(shel
         status = shell.pipeline("status", "out/a_job")
         resumed = shell.pipeline(*command, "1000000", "--json")
     assert stopped.code == 6
-    assert "the same command with a larger budget resumes" in stopped.err
-    assert "the same command resumes" not in stopped.err
+    assert "run the same command again with a larger budget to resume" in stopped.err
     assert "next      run the same command again with a larger budget to resume" in status.out
     assert (resumed.code, resumed.json["ok"]) == (0, 30)
 
@@ -55,7 +54,7 @@ def test_p7_after_an_input_that_changed_during_the_run_it_is_put_right_first(she
         resumed = shell.pipeline(*command, "--json")
     assert (stopped.code, refused.code) == (1, 2)
     assert "the input changed during the run" in stopped.err
-    assert "once that is put right, the same command resumes" in stopped.err
+    assert "put that right, then run the same command again to resume" in stopped.err
     assert "next      put that right, then run the same command again to resume" in status.out
     assert (resumed.code, resumed.json["ok"]) == (0, 5000)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +9,10 @@ from typing import Any
 
 from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS, RENAMED_OPTIONS
+from pipeline.text import closest
+
+_RUNS = ("run", "eval")
+"""The commands that the table of other tools' options is about."""
 
 
 def advice(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) -> str | None:
@@ -54,21 +57,25 @@ def _about_option(option: str, arguments: Sequence[str], commands: Mapping[str, 
         return f"options come after the command, as in `pipeline {here or having[0]} ... {plain}`"
     if here in having or f"-{plain}" in options_of(commands.get(here or "run")):
         return f"there is no option {option}: write {plain if plain.startswith('--') else f'-{plain}'}"
+    remedy = _remedy(OPTIONS, plain)
     if having:
-        return f"{missing}: it belongs to {' and '.join(f'`pipeline {name}`' for name in having[:2])}"
-    if (remedy := _remedy(OPTIONS, plain)) is not None:
+        owners = " and ".join(f"`pipeline {name}`" for name in having[:2])
+        # An option of `show` that means something else in other tools: in a run, that is what was meant.
+        meant = remedy if here in _RUNS else None
+        return f"{missing}: it belongs to {owners}" if meant is None else f"{missing}, but in {owners}: {meant}"
+    if remedy is not None:
         return f"there is no option {option}: {remedy}"
     if (field := plain.lstrip("-").replace("-", "_")) in _job_fields():
         return f"there is no option {option}: `{field}` is a field of the job (--set {field}=VALUE)"
     known = options_of(commands[here]) if here else set().union(*map(options_of, commands.values()))
-    return f"there is no option {option}{_nearest(plain, known)}"
+    return f"there is no option {option}{_did_you_mean(plain, known)}"
 
 
 def _about_command(word: str, commands: Mapping[str, Any]) -> str:
     if Path(word).suffix in {".py", ".jsonl", ".parquet", ".csv"} or ".py:" in word:
         return f"there is no command {word!r}: `pipeline run {word}` runs it"
     remedy = _remedy(COMMANDS, word.lower())
-    return f"there is no command {word!r}{f': {remedy}' if remedy else _nearest(word, commands)}"
+    return f"there is no command {word!r}{f': {remedy}' if remedy else _did_you_mean(word, commands)}"
 
 
 def _about_use(option: str, message: str, command: Any) -> str:
@@ -131,9 +138,9 @@ def _remedy(table: Mapping[str, str], word: str) -> str | None:
     return next((remedy for words, remedy in table.items() if word in words.split()), None)
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = closest(word, known)
+    return f"; did you mean {close}?" if close else ""
 
 
 def _job_fields() -> set[str]:

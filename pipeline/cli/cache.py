@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline import figures
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
+from pipeline.cli.plain_help import PlainCommand
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
@@ -22,7 +24,7 @@ _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 File = Annotated[Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.", parser=local_path)]
 
 
-@app.command("list")
+@app.command("list", cls=PlainCommand)
 def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """List the cache by model: replies, size, original cost, last use."""
     from pipeline.storage.reply_cache import FILE, holdings, size_of
@@ -33,15 +35,15 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
         print(json_line(facts))
         return 0
     replies = sum(one.replies for one in held)
-    print(f"{cache_dir / FILE}: {replies} replies, {_size(size_of(cache_dir))}")
+    print(f"{cache_dir / FILE}: {replies} replies, {figures.size(size_of(cache_dir))}")
     print_table(
         [
             {
                 "endpoint": one.endpoint,
                 "model": one.model,
                 "replies": str(one.replies),
-                "size": _size(one.bytes),
-                "cost once": f"${one.cost_usd:.4f}",
+                "size": figures.size(one.bytes),
+                "cost once": figures.cost(one.cost_usd),
                 "last used": f"{one.last_used:%Y-%m-%d}",
             }
             for one in held
@@ -50,7 +52,7 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
     return 0
 
 
-@app.command("prune")
+@app.command("prune", cls=PlainCommand)
 def prune(
     *,
     unused_for: Annotated[
@@ -74,7 +76,7 @@ def prune(
     return _report(f"deleted {deleted} replies", as_json=as_json, deleted=deleted, bytes=size_of(cache_dir))
 
 
-@app.command("export")
+@app.command("export", cls=PlainCommand)
 def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Write the cache to one file."""
     from pipeline.storage.reply_cache import export
@@ -84,7 +86,7 @@ def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson
     return _report(f"wrote {count} replies to {file}", as_json=as_json, replies=count, bytes=size)
 
 
-@app.command("import")
+@app.command("import", cls=PlainCommand)
 def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Add the replies of an exported cache; existing replies are kept."""
     from pipeline.storage.reply_cache import import_from, size_of
@@ -94,7 +96,7 @@ def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJso
 
 
 def _report(text: str, *, as_json: bool, **facts: int) -> int:
-    print(json_line(facts) if as_json else f"{text}; now {_size(facts['bytes'])}")
+    print(json_line(facts) if as_json else f"{text}; now {figures.size(facts['bytes'])}")
     return 0
 
 
@@ -103,10 +105,3 @@ def _amount(text: str, units: dict[str, int], option: str) -> float:
     if not found:
         raise UsageError(f"{option} is a number and one of {', '.join(units)}, as in 30{[*units][1]}, not {text!r}")
     return float(found[1]) * units[found[2]]
-
-
-def _size(count: int) -> str:
-    for name, size in reversed(_BYTES.items()):
-        if count >= size:
-            return f"{count / size:.1f} {name}"
-    return f"{count} bytes"

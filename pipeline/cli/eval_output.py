@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import figures
 from pipeline.cli.emulate import SIMULATED
+from pipeline.cli.remedies import remedy_for
 from pipeline.cli.samples import for_the_eye
-from pipeline.cli.tables import json_line, plain, print_table
-from pipeline.evaluation.assessment import Assessment, Reference, write
-from pipeline.evaluation.at_commit import present_commit
+from pipeline.cli.tables import json_line, print_table
+from pipeline.evaluation.assessment import Assessment, Reference
 from pipeline.evaluation.comparison import Change, Comparison
-from pipeline.evaluation.reducers import consistency
 from pipeline.evaluation.stats.metrics import Measure
 from pipeline.evaluation.stats.tables import unfolded
-from pipeline.evaluation.workspace import HISTORY
 from pipeline.report.github import annotation_lines
-from pipeline.report.junit import junit_xml
+from pipeline.report.json_values import jsonable
 from pipeline.report.markdown import markdown_summary
-from pipeline.storage.durable import FILES
+from pipeline.report.summary import add_to_history, facts_of, write_results
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
     from pipeline.evaluation.stats.tables import FieldTable
     from pipeline.evaluation.workspace import EvalWorkspace
     from pipeline.execution.group import RunGroup
-
-SUMMARY, JUNIT, MARKDOWN = "summary.json", "junit.xml", "summary.md"
 
 _SIGNS = {"ok": "pass", "fail": "FAIL", "warn": "warn", "info": "info"}
 _IN_FILE_ONLY = ("tables", "confusions", "flaky", "consistency", "comparison")
@@ -42,21 +36,21 @@ _NAMED = 10
 
 def report_result(assessment: Assessment, subject: EvalWorkspace, asked: Sequence[RunGroup], *, as_json: bool) -> int:
     """Writes the files, reports to GitHub, prints the result; returns the exit code. `asked`: this command's runs."""
-    code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
-    facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
+    facts = facts_of(assessment, subject, asked)
     markdown = markdown_summary(assessment)
-    _write_files(assessment, subject.folder, facts, markdown)
+    write_results(assessment, subject.folder, facts, markdown)
     if asked:
-        _add_to_history(subject.folder, facts)
+        with for_the_eye("the history"):
+            add_to_history(subject.folder, facts)
     _report_to_github(assessment, markdown)
     for note in assessment.notes if as_json else ():
-        print(f"note: {plain(note)}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if as_json:
-        print(json_line(_jsonable({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY})))
+        print(json_line(jsonable({name: value for name, value in facts.items() if name not in _IN_FILE_ONLY})))
     else:
         with for_the_eye("the evaluation"):
             _print_assessment(assessment, subject, facts)
-    return code
+    return int(facts["exit_code"])
 
 
 def report_stopped(together: RunGroup, *, as_json: bool) -> int:
@@ -64,10 +58,11 @@ def report_stopped(together: RunGroup, *, as_json: bool) -> int:
     first = next(summary for summary in together.summaries if summary.status == "stopped")
     code, left = together.exit_code, sum(summary.left for summary in together.summaries)
     if as_json:
-        print(json_line(_jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
+        print(json_line(jsonable({"status": "stopped", "exit_code": code, "left": left, "reason": first.reason})))
     why = first.reason or "nothing was sealed"
     print(
-        f"error: stopped ({plain(why)}): {left} rows are left, nothing is graded; the same command resumes",
+        f"error: stopped ({printable(why)}): {left} rows are left, nothing is graded; "
+        f"{remedy_for(type(together.stop.reason).__name__)}",
         file=sys.stderr,
     )
     return code
@@ -80,11 +75,11 @@ def report_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
     if as_json:
         print(
             json_line(
-                _jsonable({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share})
+                jsonable({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share})
             )
         )
         return 0
-    print(f"noise floor  {len(flips)} of {noise.rows} rows flip by themselves ({100 * share:.1f} %)")
+    print(f"noise floor  {len(flips)} of {noise.rows} rows flip by themselves ({figures.percent(share)})")
     if flips:
         print(f"flaky        {_some(flips)}")
     return 0
@@ -97,34 +92,12 @@ def report_comparison(
     if as_json:
         before = reference.scores.evaluation
         facts = {"exit_code": 0, "before": before, "after": scores.evaluation, "notes": notes, "comparison": comparison}
-        print(json_line(_jsonable(facts)))
+        print(json_line(jsonable(facts)))
         return 0
     for note in notes:
-        print(plain(f"note: {note}"), file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
     _print_comparison(comparison, reference.of)
     return 0
-
-
-def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any], markdown: str) -> None:
-    write(folder, assessment)
-    FILES.write_atomic(folder / SUMMARY, _json(facts).encode("utf-8", "backslashreplace") + b"\n")
-    FILES.write_atomic(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
-    FILES.write_atomic(folder / MARKDOWN, markdown.encode())
-
-
-def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Appends a line to the folder's history: time, commit, figures, and the outcome of each gate."""
-    copied = ("evaluation", "model", "simulated", "rows", "repeats", "requests", "cost_usd", "passed", "exit_code")
-    line = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": present_commit(),
-        **{name: facts[name] for name in copied},
-        "measures": facts["measures"],
-        "right": {field: figures["right"] for field, figures in facts["fields"].items()},
-        "gates": {decision.gate: decision.outcome for decision in facts["gates"]},
-    }
-    with for_the_eye("the history"), (folder / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as lines:
-        lines.write(_json(line) + "\n")
 
 
 def _report_to_github(assessment: Assessment, markdown: str) -> None:
@@ -136,97 +109,12 @@ def _report_to_github(assessment: Assessment, markdown: str) -> None:
             summary.write(markdown + "\n")
 
 
-def _costs(asked: Sequence[RunGroup]) -> dict[str, Any]:
-    """Calls, cost and seconds of this command, summed over its rounds of questions."""
-    summaries = [each.summaries[0] for each in asked]
-    known = [summary.cost_usd for summary in summaries]
-    return {
-        "requests": sum(summary.requests for summary in summaries),
-        "cache_hits": sum(summary.cache_hits for summary in summaries),
-        "cost_usd": None if None in known else round(sum(cost for cost in known if cost is not None), 6),
-        "seconds": round(sum(summary.seconds for summary in summaries), 3),
-    }
-
-
-def _summary(assessment: Assessment, subject: EvalWorkspace) -> dict[str, Any]:
-    whole = assessment.tables.whole
-    return {
-        "status": subject.status,
-        "evaluation": subject.name,
-        "output": str(subject.output),
-        "simulated": subject.simulated,
-        "model": assessment.scores.model,
-        "rows": len(assessment.scores.rows),
-        "repeats": assessment.scores.repeats,
-        "passed": not assessment.failed,
-        "gates": assessment.decisions,
-        "measures": {name: _rounded(measure.value) for name, measure in whole.measures.items()},
-        "fields": _figures(whole.fields),
-        "tables": assessment.tables,
-        "confusions": assessment.confusions,
-        "flaky": assessment.flaky,
-        "flaky_rows": [row.row for row in assessment.flaky],
-        "consistency": {name: _rounded(share) for name, share in consistency(assessment.graded).items()},
-        "noise": assessment.scores.noise,
-        "against": assessment.against,
-        "comparison": assessment.comparison,
-        **_moved(assessment.comparison),
-        "notes": assessment.notes,
-    }
-
-
-def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]:
-    """The figures of each field, and of each leaf inside it by path; where names clash, the field's own wins."""
-    names = {table.field for table in tables}
-    return {
-        table.field: {name: _rounded(measure.value) for name, measure in table.measures.items()}
-        for table, inside in unfolded(tables)
-        if not (inside and table.field in names)
-    }
-
-
-def _moved(comparison: Comparison | None) -> dict[str, Any]:
-    """The main figures of a comparison; nulls without one."""
-    if comparison is None:
-        return dict.fromkeys(("difference", "p", "broken", "fixed"))
-    overall = comparison.overall
-    return {"difference": overall.difference, "p": overall.p, "broken": comparison.broken, "fixed": comparison.fixed}
-
-
-def _json(facts: Mapping[str, Any]) -> str:
-    """Strict JSON on one line; unknown values, such as the end of an interval, are null."""
-    return json.dumps(_jsonable(facts), ensure_ascii=False, allow_nan=False)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 6)
-
-
-def _jsonable(value: Any) -> Any:
-    match value:
-        case Measure(value=figure, low=low, high=high, n=n, why=why):
-            shown = {"value": _rounded(figure), "low": _rounded(low), "high": _rounded(high), "n": n}
-            return {**shown, "why": why} if why else shown
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return {one.name: _jsonable(getattr(value, one.name)) for one in fields(value)}
-        case float():
-            return _rounded(value)
-        case Mapping():
-            return {str(name): _jsonable(inner) for name, inner in value.items()}
-        case list() | tuple() if hasattr(value, "_asdict"):
-            return _jsonable(value._asdict())
-        case list() | tuple():
-            return [_jsonable(inner) for inner in value]
-        case _:
-            return value
-
-
 def _print_assessment(assessment: Assessment, subject: EvalWorkspace, facts: Mapping[str, Any]) -> None:
     whole = assessment.tables.whole
     if subject.simulated:
         print(SIMULATED)
     print(f"evaluation  {subject.name}: {whole.rows} rows, {_times(facts['repeats'])}, model {facts['model']}")
-    cost = "unknown" if facts["cost_usd"] is None else f"${facts['cost_usd']:.6f}"
+    cost = "unknown" if facts["cost_usd"] is None else figures.cost(facts["cost_usd"])
     print(f"calls       {facts['requests']}, and {facts['cache_hits']} answers from the cache; cost {cost}")
     for name in ("row_correct", "schema_valid", "f1", "f1_macro"):
         print(f"{name:11} {_measure(whole.measures[name])}")
@@ -234,13 +122,13 @@ def _print_assessment(assessment: Assessment, subject: EvalWorkspace, facts: Map
     if assessment.comparison is not None:
         _print_comparison(assessment.comparison, str(assessment.against))
     for row in assessment.flaky[:_NAMED]:
-        print(f"flaky       {plain(row.row)}: right in {sum(row.right)} of {len(row.right)} repeats")
+        print(f"flaky       {printable(row.row)}: right in {sum(row.right)} of {len(row.right)} repeats")
     if len(assessment.flaky) > _NAMED:
         print(f"flaky       {len(assessment.flaky)} rows in all")
     for note in assessment.notes:
-        print(f"note        {plain(note)}")
+        print(f"note        {printable(note)}")
     for decision in assessment.decisions:
-        print(f"{_SIGNS[decision.outcome]:11} {plain(decision.message)}")
+        print(f"{_SIGNS[decision.outcome]:11} {printable(decision.message)}")
     print(f"files       {subject.folder}/")
 
 
@@ -270,8 +158,8 @@ def _print_comparison(comparison: Comparison, against: str) -> None:
                 "after": _share(change.after),
                 "worse": str(change.worse),
                 "better": str(change.better),
-                "p": _chance(change.p),
-                "q": "" if change.q is None else _chance(change.q),
+                "p": figures.chance(change.p),
+                "q": "" if change.q is None else figures.chance(change.q),
             }
             for change in moved
         ]
@@ -280,31 +168,26 @@ def _print_comparison(comparison: Comparison, against: str) -> None:
 
 def _what(change: Change) -> str:
     where = ", ".join(f"{name} = {value}" for name, value in change.where.items())
-    return plain(f"{change.metric} where {where}" if where else change.metric)
+    return printable(f"{change.metric} where {where}" if where else change.metric)
 
 
 def _change(change: Change) -> str:
     if change.difference is None:
         return change.why
-    points = f"{100 * change.difference:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-    p = f"p = {_chance(change.p)}{', which decides whether it is noise' if change.torn() else ''}"
+    points = f"{figures.difference(change.difference, 'share')} ({figures.points_range(change.low, change.high)})"
+    p = f"{figures.p_is(change.p)}{', which decides whether it is noise' if change.torn() else ''}"
     return f"row_correct {points}, {p}; {change.worse} rows worse, {change.better} better"
-
-
-def _chance(p: float) -> str:
-    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def _measure(measure: Measure) -> str:
     if measure.value is None:
         return measure.why
-    return f"{100 * measure.value:.1f} % ({100 * measure.low:.1f} to {100 * measure.high:.1f})"
+    return f"{figures.percent(measure.value)} ({figures.percent_range(measure.low, measure.high)})"
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else figures.percent(value)
 
 
 def _some(rows: Sequence[str]) -> str:
-    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-    return plain(", ".join(rows[:_NAMED]) + more)
+    return printable(figures.some(rows, _NAMED))

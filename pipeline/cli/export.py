@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli.options import AsJson
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.store.address import local_path
+from pipeline.text import printable
 
 
 def export(  # noqa: PLR0913 - one parameter an option
@@ -59,5 +60,5 @@ def export(  # noqa: PLR0913 - one parameter an option
         facts = {"file": str(done.file), "rows": done.rows, "columns": list(done.columns), "bytes": done.bytes}
         print(json_line({**facts, "left_out": done.left_out}))
     else:
-        print(plain(f"{done.file}: {done.rows} rows, {len(done.columns)} columns, {done.bytes} bytes"))
+        print(printable(f"{done.file}: {done.rows} rows, {len(done.columns)} columns, {done.bytes} bytes"))
     return 0

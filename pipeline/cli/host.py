@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,16 +15,15 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import emulate
 from pipeline.cli.garbage import tune_gc
-from pipeline.cli.tables import plain
 from pipeline.endpoint.connection import Access, Connection, Start, access
 from pipeline.faults import Broken
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.cli.progress import Progress
-    from pipeline.counters import Counters
+    from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
-    from pipeline.execution.run import Run, Summary
-    from pipeline.policy import Shutdown
+    from pipeline.execution.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +51,24 @@ class Target:
         if self.simulation is None:
             access(self.connection)
 
-    def execute(self, runs: Sequence[Run], counters: Counters, began: float) -> tuple[list[Summary], Shutdown]:
-        """Asks the remaining rows of opened runs concurrently; returns their summaries, and what stopped them.
+    def execute(self, runs: Sequence[Run]) -> list[Summary]:
+        """Asks the remaining rows of opened runs concurrently, which share their counters and their stop.
 
-        `counters` already includes earlier results; `began` is the start time by the monotonic clock, in seconds.
+        Returns their summaries.
         """
         import anyio
 
-        from pipeline.ledger import total
-        from pipeline.policy import Shutdown
+        from pipeline.execution.finish import finish
 
-        stop = Shutdown()
         with ExitStack() as stack:
             if any(run.chunks() for run in runs):
                 target = stack.enter_context(self._emulated())
-                ask_all = partial(_ask_all, runs, target, access(target.connection), counters, stop)
+                ask_all = partial(_ask_all, runs, target, access(target.connection))
                 # uvloop, where installed, saves a fifth of the processor time of a row.
                 options = {"use_uvloop": find_spec("uvloop") is not None}
-                tune_gc(sum(run.settings.bounds.concurrency for run in runs))
+                tune_gc(sum(run.context.settings.bounds.concurrency for run in runs))
                 anyio.run(ask_all, backend_options=options)
-            seconds = time.monotonic() - began
-            charged = total(run.charged for run in runs)
-            return [run.finish(counters, stop, seconds, charged) for run in runs], stop
+            return finish(runs)
 
     @contextmanager
     def _emulated(self) -> Iterator[Target]:
@@ -95,7 +89,7 @@ class Target:
 
     def note(self, text: str) -> None:
         """Prints a line on stderr."""
-        print(plain(text), file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:
@@ -109,19 +103,19 @@ def _moved(target: Target, connection: Connection) -> Target:
     return replace(target, connection=connection, team=team)
 
 
-async def _ask_all(runs: Sequence[Run], target: Target, opening: Access, counters: Counters, stop: Shutdown) -> None:
+async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None:
     import anyio
 
     from pipeline.cli.progress import Progress
 
     await _report_changed_sdk()
-    progress = Progress(counters, quiet=target.quiet)
+    progress = Progress(runs[0].context.counters, quiet=target.quiet)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, runs, stop, counters, progress)
+        tasks.start_soon(_watch_signals, runs, progress)
         tasks.start_soon(progress.show)
         async with anyio.create_task_group() as working:
             for run in runs:
-                working.start_soon(_ask, run, target.team, opening, counters, stop)
+                working.start_soon(_ask, run, target.team, opening)
         tasks.cancel_scope.cancel()
 
 
@@ -134,27 +128,28 @@ async def _report_changed_sdk() -> None:
         print(f"note: {CHANGED_SDK}", file=sys.stderr)
 
 
-async def _ask(run: Run, team: PoolSpec | None, opening: Access, counters: Counters, stop: Shutdown) -> None:
+async def _ask(run: Run, team: PoolSpec | None, opening: Access) -> None:
     if team is not None:
         from pipeline.execution.processes import parent
 
         crew = parent.PoolSpec(workers=team.workers, start=team.start, lanes=opening.lanes)
-        await parent.execute(run, crew, counters, stop)
+        await parent.execute(run, crew)
         return
     from pipeline.policy.compose import workers_for
 
-    job, connections = run.job, workers_for(run.settings.bounds.concurrency)
+    job, connections = run.context.job, workers_for(run.context.settings.bounds.concurrency)
     connect = opening.connecting(connections=connections, timeout_s=job.timeout_s, idle_timeout_s=job.idle_timeout_s)
-    await run.execute(connect, counters, stop)
+    await run.execute(connect)
 
 
-async def _watch_signals(runs: Sequence[Run], stop: Shutdown, counters: Counters, progress: Progress) -> None:
+async def _watch_signals(runs: Sequence[Run], progress: Progress) -> None:
     """Ends runs on SIGINT, SIGTERM and SIGHUP: drains on the first, exits on the second; no received reply is lost.
 
     SIGHUP stays ignored if it already is, as under nohup.
     """
     import anyio
 
+    context = runs[0].context
     hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hang_up) as signals:
         draining = False
@@ -162,10 +157,10 @@ async def _watch_signals(runs: Sequence[Run], stop: Shutdown, counters: Counters
             if draining:
                 for run in runs:
                     with suppress(Broken):  # the process ends here, so there is no other chance to store it
-                        run.journal.commit()
+                        run.context.journal.commit()
                 progress.close()
                 os._exit(128 + number)
             draining = True
-            name, calls, grace = signal.Signals(number).name, counters.in_flight, runs[0].settings.grace_s
+            name, calls, grace = signal.Signals(number).name, context.counters.in_flight, context.settings.grace_s
             progress.say(f"{name}: finishing {calls} calls in flight, {grace:g} s at most; again to stop now")
-            stop.request(signal.Signals(number))
+            context.stop.request(signal.Signals(number))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli import figures
+from pipeline import figures
 from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import (
     AllowPartial,
@@ -25,15 +24,15 @@ from pipeline.cli.options import (
     load,
     output_folder,
 )
-from pipeline.cli.tables import json_line, plain
-from pipeline.execution.estimate import estimate
+from pipeline.cli.tables import json_line
+from pipeline.execution.estimate import ahead_of, estimate
 from pipeline.faults import InvalidRow, NothingToDo
 from pipeline.store.address import local_path
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job.job import Job
-    from pipeline.source import Survey
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -58,8 +57,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Show what a run would do, without a call: rows, columns, first requests, estimated tokens, cost and time."""
     from pipeline.execution.chunks import source_of
-    from pipeline.execution.run import survey_of
-    from pipeline.storage.dataset import output_schema
+    from pipeline.execution.identity import survey_of
+    from pipeline.storage.output_columns import output_schema
 
     of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
     job, _ = load(target, inputs, model, assignments, None, **of_input)
@@ -71,7 +70,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
     sample = list(_first_rows(source, max(rows, 100)))
     source.close()
     folder = output or output_folder(job)
-    ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
+    ahead = ahead_of(job, found, limit, folder, retry_failed=retry_failed)
     facts = {
         "job": job.name,
         "model": job.model,
@@ -98,47 +97,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     _print_notes(notes)
     for row in sample[:rows]:
         print(f"\nrequest of row {row.ordinal}:")
-        print(plain(_rendered(job, row)))
+        print(printable(_rendered(job, row)))
     return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """What `run` would ask: `requests` rows, of which `retried` were asked before; `done` rows are not asked again."""
-
-    requests: int
-    done: int = 0
-    retried: int = 0
-    notes: tuple[str, ...] = ()
-
-
-def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> _Ahead:
-    """What is left of the run in the output folder, if this plan would resume it."""
-    from pipeline.execution.run_status import run_status
-    from pipeline.source import Survey
-    from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
-
-    everything = _Ahead(found.rows - found.bad_count)
-    before = RunFolder(output).load()
-    if before is None:
-        return everything
-    status = run_status(output)
-    if not status.done:
-        return everything
-    now = RunIdentity(
-        job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
-    )
-    different = differences(before, now)
-    known = Survey.from_json(before.survey)
-    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
-        different.append("the input has changed")
-    if different:
-        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
-        return replace(everything, notes=(f"{refused}; the figures are for all rows",))
-    retried = status.failed if retry_failed else 0
-    left = found.rows - status.done
-    bad = round(found.bad_count * left / found.rows)  # bad rows fail without a call; some of them may be done already
-    return _Ahead(max(0, left - bad) + retried, status.done - retried, retried)
 
 
 def _request(job: Job, row: Row) -> dict[str, Any]:
@@ -154,7 +114,7 @@ def _attachment(value: object) -> str:
 
 
 def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with each range next to its figure, and without empty ones."""
+    """The facts as text: each range beside its figure; counts of 0 that need no mention are left out."""
     shown_facts: dict[str, Any] = {}
     for name, value in facts.items():
         if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
@@ -185,7 +145,7 @@ def _spark_notes(schema: Any) -> Iterator[str]:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        print(plain(f"note: {note}"), file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def _first_rows(source: Any, limit: int) -> Iterator[Row]:
@@ -209,6 +169,6 @@ def _print_facts(facts: dict[str, Any]) -> None:
         if isinstance(value, dict):
             print(f"{name}:")
             for inner, kind in value.items():
-                print(plain(f"  {inner}: {kind}"))
+                print(printable(f"  {inner}: {kind}"))
         elif value is not None:
-            print(plain(f"{name.replace('_', ' '):{width}}  {value}"))
+            print(printable(f"{name.replace('_', ' '):{width}}  {value}"))

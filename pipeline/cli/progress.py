@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 from tqdm import tqdm
 
-from pipeline.cli.progress_lines import NARROW, RecentRate, log_line, narrow_line, second_line, top_line
+from pipeline.cli.progress_lines import NARROW, log_line, narrow_line, second_line, top_line
 from pipeline.cli.samples import for_the_eye
 from pipeline.counters import Counters
+from pipeline.pace import RecentRate
 
 REFRESH_S = 0.5
 HEARTBEAT_S = 30.0
@@ -60,6 +61,7 @@ class Progress:
         self._counters = counters
         self._quiet = quiet
         self._bars: _Bars | None = None
+        self._above = _AboveBars()
 
     async def show(self) -> None:
         """Draws until it is cancelled, then closes the bars."""
@@ -70,7 +72,7 @@ class Progress:
                 await self._beat()
             try:
                 self._bars = _Bars(self._counters)
-                with redirect_stdout(_AboveBars()) if sys.stdout.isatty() else nullcontext():
+                with redirect_stdout(self._above) if sys.stdout.isatty() else nullcontext():
                     while True:
                         self._print_notices()
                         self._bars.draw()
@@ -85,6 +87,7 @@ class Progress:
     def close(self) -> None:
         """Stops drawing, with the cursor at the start of a new line. May be called more than once."""
         if self._bars is not None:
+            self._above.end_line()
             bars, self._bars = self._bars, None
             bars.close()
 
@@ -120,6 +123,11 @@ class _AboveBars(io.TextIOBase):
         for line in lines:
             tqdm.write(line, file=sys.stderr)
         return len(text)
+
+    def end_line(self) -> None:
+        """Prints what was written after the last line end, as a line."""
+        if self._begun:
+            self.write("\n")
 
 
 class _Line(tqdm):  # type: ignore[type-arg] # its stubs have it generic, the class is not

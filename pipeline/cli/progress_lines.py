@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cli.tables import plain
 from pipeline.counters import Counters
-
-WINDOW_S = 30.0
-"""Seconds over which the rate is measured: the mean since the start would hide a quota that has just been cut."""
-
-WINDOW_ROWS = 10
-"""The minimum number of rows for the rate: fewer predict the next ones poorly."""
+from pipeline.figures import clock, dollars
+from pipeline.pace import RecentRate
+from pipeline.text import one_line, printable
 
 NARROW = 60
 """The width in columns below which there is one short line without a bar."""
@@ -22,35 +17,6 @@ SHORTEST_BAR = 10
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 _SHORTEST_REASON, _LONG_REASON = 16, 64
 _MONEY_RANK = 3
-
-
-class RecentRate:
-    """Rows per second over the last `WINDOW_S`, or over the last `WINDOW_ROWS` rows if those took longer."""
-
-    def __init__(self, now: float, done: int) -> None:
-        self._samples = deque([(now, done)])
-        self._now = now
-
-    def add(self, now: float, done: int) -> None:
-        """Adds a sample, and drops those that have left the window."""
-        self._now = now
-        if done != self._samples[-1][1]:
-            self._samples.append((now, done))
-        while len(self._samples) > 1 and self._is_enough(*self._samples[1]):
-            self._samples.popleft()
-
-    def _is_enough(self, began: float, before: int) -> bool:
-        return self._now - began >= WINDOW_S and self._samples[-1][1] - before >= WINDOW_ROWS
-
-    @property
-    def per_second(self) -> float:
-        """0 before the first row."""
-        began, before = self._samples[0]
-        return (self._samples[-1][1] - before) / (self._now - began) if self._now > began else 0.0
-
-    def seconds_left(self, rows: int) -> float | None:
-        """How long `rows` more rows take at this rate; None before the first row."""
-        return rows / self.per_second if self.per_second > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +31,12 @@ class _Piece:
 def top_line(counters: Counters, elapsed_s: float, rate: RecentRate, width: int) -> str:
     """Percentage, bar, count, time and rate, as a tqdm format, in which `{bar}` fills the remaining width."""
     left = rate.seconds_left(counters.rows - counters.done)
-    times = f"{_clock(elapsed_s)}<{_clock(left)}"
+    times = f"{clock(elapsed_s)}<{clock(left)}"
     speed = f"{rate.per_second:.3g} rows/s" if rate.per_second < 100 else f"{rate.per_second:.0f} rows/s"
     rests = (
         f"{_count(counters)} [{times}, {speed}]",
         f"{_count(counters)} [{times}]",
-        f"{_count(counters)} [{_clock(left)} left]",
+        f"{_count(counters)} [{clock(left)} left]",
         _count(counters),
         "",
     )
@@ -97,7 +63,7 @@ def narrow_line(counters: Counters, rate: RecentRate, width: int, *, coloured: b
         _Piece(_count(counters), 2),
         *(_Piece(one.text, 1, one.colour) for one in failed),
     ]
-    pieces += [_Piece(f"{_clock(left)} left", 3)] if left is not None else []
+    pieces += [_Piece(f"{clock(left)} left", 3)] if left is not None else []
     pieces += [_Piece(f"waiting for {counters.waits_for}", 4)] if counters.waits_for else []
     pieces += [_Piece(piece.text, 5) for piece in _money(counters)]
     return _joined(_fitted(pieces, width), coloured=coloured)
@@ -106,7 +72,7 @@ def narrow_line(counters: Counters, rate: RecentRate, width: int, *, coloured: b
 def log_line(counters: Counters, rate: RecentRate) -> str:
     """Everything in one line, for logs."""
     left = rate.seconds_left(counters.rows - counters.done)
-    remaining = f", {_clock(left)} left" if left is not None and counters.done < counters.rows else ""
+    remaining = f", {clock(left)} left" if left is not None and counters.done < counters.rows else ""
     reason = _reason(counters)
     pieces = [*_outcomes(counters), *_doing(counters), *([_Piece(reason, 0)] if reason else []), *_money(counters)]
     head = f"{_count(counters)} rows ({_percent(counters)}), {rate.per_second:.1f} rows/s{remaining}"
@@ -126,15 +92,15 @@ def _doing(counters: Counters) -> list[_Piece]:
 
 
 def _reason(counters: Counters, *, brief: bool = False) -> str:
-    """What rows wait for, and why if nothing is being answered; empty when all is well.
+    """What rows are waiting for, and the endpoint's error while it answers nothing; empty when all is well.
 
-    A brief reason gives the endpoint's message without what rows wait for.
+    A brief reason has the error without what rows are waiting for.
     """
     waits = ""
     if counters.waits_for:
         found = f" ({counters.limit:.3g}/s)" if counters.waits_for == "quota" and counters.limit else ""
         waits = f"{counters.waiting} waiting for {counters.waits_for}{found}"
-    trouble = " ".join(plain(counters.trouble or "").split())
+    trouble = one_line(printable(counters.trouble or ""))
     if not trouble:
         return waits
     if brief and waits:
@@ -147,7 +113,7 @@ def _money(counters: Counters) -> list[_Piece]:
     if not spent:
         return [_Piece("cost unknown", _MONEY_RANK)] if counters.unpriced else []
     more = f" and {counters.unpriced} calls of unknown price" if counters.unpriced else ""
-    return [_Piece((f"${spent:.2f}" if spent >= 1 else f"${spent:.4f}") + more, _MONEY_RANK)]
+    return [_Piece(dollars(spent) + more, _MONEY_RANK)]
 
 
 def _fitted(pieces: Sequence[_Piece], width: int, reason: str = "") -> list[_Piece]:
@@ -189,17 +155,6 @@ def _percent(counters: Counters) -> str:
 
 def _count(counters: Counters) -> str:
     return f"{counters.done}/{counters.rows}"
-
-
-def _clock(seconds: float | None) -> str:
-    """Hours, minutes and seconds, as in 1:02:03 or 0:07."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24}d{hours % 24}h"
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _escaped(text: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import AsJson
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.faults import InvalidRow, UsageError
 from pipeline.store.address import local_path
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
@@ -36,7 +37,7 @@ def report(
     """Write the report of a run: one HTML file that opens offline. The run may still be working."""
     assessment, prompts = _evaluated(output, job)
     path = put_page(output, to, assessment=assessment, prompts=prompts)
-    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else plain(str(path)))
+    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else printable(str(path)))
     return 0
 
 
@@ -49,9 +50,10 @@ def put_page(
 ) -> Path:
     """Writes the report and returns its path. Raises `UsageError` if there is no run, or the file cannot be written."""
     from pipeline.report.facts import run_facts
-    from pipeline.report.page import NAME, page_of, write_page
+    from pipeline.report.page import page_of, write_page
+    from pipeline.storage.run_folder import PAGE
 
-    path = to or output / NAME
+    path = to or output / PAGE
     page = page_of(run_facts(output), assessment, prompts)
     try:
         write_page(page, path)
@@ -79,9 +81,10 @@ def _prompt(job: Job, row: Row) -> str:
 
 def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[str, str]]:
     """The folder's evaluation with its gates applied again; nothing if there is none, or it cannot be read."""
-    from pipeline.evaluation.assessment import FOLDER, SCORES
+    from pipeline.evaluation.assessment import SCORES
+    from pipeline.storage.run_folder import EVALUATION
 
-    if not (output / FOLDER / SCORES).is_file():
+    if not (output / EVALUATION / SCORES).is_file():
         return None, {}
     from pipeline.evaluation import workspace
     from pipeline.evaluation.results import read
@@ -92,5 +95,5 @@ def _evaluated(output: Path, job: str | None) -> tuple[Assessment | None, dict[s
         reference = workspace.reference_in(subject, common=False)
         return subject.assessed(tuple(read(subject.folder)), reference), prompts_of(subject)
     except UsageError as error:
-        print(f"the evaluation is not shown: {plain(str(error))}", file=sys.stderr)
+        print(f"the evaluation is not shown: {printable(str(error))}", file=sys.stderr)
         return None, {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,25 +24,21 @@ from pipeline.cli.options import (
     output_folder,
     with_options,
 )
+from pipeline.cli.remedies import remedy_for
 from pipeline.cli.streams import one_place
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
-from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
+from pipeline.faults import UsageError
 from pipeline.store.address import local_path
+from pipeline.text import printable
 
 if TYPE_CHECKING:
+    from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
-    from pipeline.execution.run import Settings, Summary
+    from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
     from pipeline.policy.compose import CacheSettings
-
-
-_REMEDIES: dict[type[BaseException], str] = {
-    TooManyFailures: "--retry-failed asks the failed ones again, --no-fail-fast the ones that are left",
-    BudgetExhausted: "the same command with a larger budget resumes",
-    Broken: "once that is put right, the same command resumes",
-}
 
 
 @with_options
@@ -75,7 +70,7 @@ def run(
         from pipeline.cli.samples import for_the_eye
 
         with for_the_eye("the page of the run"):
-            print(f"report   {plain(str(put_page(settings.output)))}", file=sys.stderr)
+            print(f"report   {printable(str(put_page(settings.output)))}", file=sys.stderr)
     return code
 
 
@@ -84,7 +79,7 @@ def _load_with_notice(*, quiet: bool) -> None:
     from pipeline.cli.progress import stage
 
     with stage("starting", quiet=quiet):
-        import pipeline.execution.run  # noqa: F401 - to have it
+        import pipeline.execution.start  # noqa: F401 - to have it
 
 
 def reparse(
@@ -104,7 +99,7 @@ def reparse(
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
     """The settings of a run, from the command line."""
     from pipeline.endpoint.prices import load_prices, parse_price
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
     from pipeline.policy.compose import RunLimits
 
     if options.fresh and options.retry_failed:
@@ -178,32 +173,31 @@ def simulation_of(options: RunOptions) -> list[str] | None:
     arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
     if arguments and not options.emulate:
         raise UsageError(f"{arguments[0]} belongs to --emulate")
+    # The variable stands for all runs, and --emulate overrides it; the option is given for this one.
+    if options.emulate and options.base_url and options.base_url != os.environ.get("OPENAI_BASE_URL", "").split():
+        raise UsageError("--emulate starts a server of its own, and --base-url names another: leave one of them out")
     return arguments if options.emulate else None
 
 
 def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
-    from pipeline.counters import Counters
-    from pipeline.execution.run import open_run
+    from pipeline.execution.start import open_run
 
     if settings.fresh:
         place.require_access()
-    began = time.monotonic()
     with ExitStack() as stack:
         with place.stage("reading the input"):
             run = stack.enter_context(open_run(job, settings))
-        if settings.retry_failed and (reopened := run.reopen_failed()):
-            print(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again", file=sys.stderr)
-        for note in run.survey.notes:
-            print(plain(f"note: {note}"), file=sys.stderr)
-        counters = Counters()
-        run.restore_counts(counters)
+        if run.reopened:
+            print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
+        for note in run.context.survey.notes:
+            print(printable(f"note: {note}"), file=sys.stderr)
         if not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary], stop = place.execute([run], counters, began)
-    return _report(job, summary, stop.reason, as_json=as_json, said=said)
+        [summary] = place.execute([run])
+    return _report(job, summary, run.context.stop.reason, as_json=as_json, said=said)
 
 
 def _count_of(processes: str) -> int:
@@ -258,9 +252,8 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
     _print_summary(job, summary, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
-        remedies = (text for kind, text in _REMEDIES.items() if isinstance(reason, kind))
-        remedy = next(remedies, "the same command resumes")
-        print(f"error: stopped ({plain(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
+        remedy = remedy_for(type(reason).__name__)
+        print(f"error: stopped ({printable(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
@@ -275,13 +268,14 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
     print(f"dataset  {summary.output}/{PARTS}/")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
     for kind in summary.failures:
-        print(plain(f"failed   {kind.count} {kind.name}, {kind.said}"))
+        print(printable(f"failed   {kind.count} {kind.name}, {kind.said}"))
     tokens = (
         f"unknown ({summary.unmetered_calls} of {summary.calls} calls came without usage)"
         if summary.unmetered_calls
         else f"{summary.input_tokens} in, {summary.output_tokens} out, {summary.reasoning_tokens} thinking"
     )
     calls = f"{summary.requests} requests, {summary.retries} retries, {summary.throttled} throttled"
+    calls += f", {summary.hedged} hedged" if summary.hedged else ""
     print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.cli.tables import plain, print_table, short
+from pipeline.cli.tables import print_table, short
+from pipeline.text import printable
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def for_the_eye(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a failure to show finished work must not change its exit code
-        print(f"note: {what} cannot be shown: {plain(str(error)) or type(error).__name__}", file=sys.stderr)
+        print(f"note: {what} cannot be shown: {printable(str(error)) or type(error).__name__}", file=sys.stderr)
 
 
 def print_sample(output: Path, key: str | None, *, rows: int) -> None:

@@ -15,9 +15,10 @@ import typer
 from pipeline.cli.messages import messages_of
 from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
-from pipeline.cli.tables import json_line, plain
+from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.store.address import local_path
+from pipeline.text import in_words, printable
 
 if TYPE_CHECKING:
     from pipeline.execution.input_rows import InputRows
@@ -63,7 +64,7 @@ def show(  # noqa: PLR0913 - one parameter an option
             if media is not None:
                 _write_media(one.ordinal, one.record, media)
             if as_json:
-                print(json_line({"ordinal": one.ordinal, **one.record}, default=_plain_json))
+                print(json_line({"ordinal": one.ordinal, **one.record}, default=in_words))
             else:
                 view.print(one)
             shown += 1
@@ -112,13 +113,10 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
     try:
         inputs = InputRows(job, survey)
     except (UsageError, Broken) as error:
-        kept = job.columns_kept(survey.columns)
-        from_output = all(
-            kept.get(name) == name and name not in survey.json_columns
-            for name in job.columns_needed(list(survey.columns))
-        )
+        columns = job.projection(survey.columns)
+        from_output = all(columns.kept.get(name) == name and name not in survey.json_columns for name in columns.needed)
         instead = "requests are shown with the columns that are in the output" if from_output else "no request is shown"
-        print(f"note: {instead}: {plain(str(error))}", file=sys.stderr)
+        print(f"note: {instead}: {printable(str(error))}", file=sys.stderr)
         yield _Asked(job, None, from_output)
         return
     try:
@@ -128,7 +126,7 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
 
 
 def _has_unsealed(journal: Path) -> bool:
-    from pipeline.storage.journal import read_state
+    from pipeline.storage.journal_reader import read_state
 
     return read_state(journal)[1] > 0
 
@@ -151,7 +149,7 @@ def _job_of(plan: RunIdentity, output: Path, given: str | None) -> Job | None:
         problem = error
     if given is not None:
         raise problem
-    print(f"note: requests are not shown: {plain(str(problem))}", file=sys.stderr)
+    print(f"note: requests are not shown: {printable(str(problem))}", file=sys.stderr)
     return None
 
 
@@ -169,7 +167,7 @@ class _View:
         if self.key_column is not None and self.key_column in record:
             title = f"{self.key_column} {record[self.key_column]} ({title})"
         state = record["status"] if row.sealed else f"{record['status']}, not yet written to a part"
-        print(plain(f"=== {' '.join(title.split())}: {state}"))
+        print(printable(f"=== {' '.join(title.split())}: {state}"))
         if (request := self._request(row)) is not None:
             self._section("request", request)
         elif inputs := {name: value for name, value in record.items() if name not in _OURS}:
@@ -185,7 +183,7 @@ class _View:
     def _section(self, name: str, text: str) -> None:
         left = "" if self.most is None or len(text) <= self.most else f"\n... {len(text) - self.most:,} more characters"
         shown = text if self.most is None else text[: self.most]
-        print(f"--- {name}\n{plain(shown)}{left and plain(left)}")
+        print(f"--- {name}\n{printable(shown)}{left and printable(left)}")
 
     def _request(self, row: RunRow) -> str | None:
         """The request as it was sent; None if it cannot be rendered."""
@@ -203,7 +201,7 @@ class _View:
 
 
 def _as_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=1, default=_plain_json)
+    return json.dumps(value, ensure_ascii=False, indent=1, default=in_words)
 
 
 def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
@@ -216,8 +214,3 @@ def _write_media(ordinal: int, record: Mapping[str, Any], folder: Path) -> None:
         path = folder / f"row-{ordinal:06d}-{number}{suffix}"
         path.write_bytes(item["data"])
         print(path, file=sys.stderr)
-
-
-def _plain_json(value: object) -> Any:
-    """The size of bytes, which JSON cannot hold; other values as text."""
-    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

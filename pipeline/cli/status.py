@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import figures
+from pipeline import figures
 from pipeline.cli.options import AsJson
-from pipeline.cli.tables import json_line, plain, short
-from pipeline.faults import Broken, BudgetExhausted, TooManyFailures, UsageError
+from pipeline.cli.remedies import remedy_for
+from pipeline.cli.tables import json_line, short
+from pipeline.faults import UsageError
 from pipeline.store.address import local_path
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
@@ -42,7 +44,7 @@ def status(
         print(json_line(found.facts()))
         return 0
     for name, text in _lines(found, output):
-        print(plain(f"{name:{_WIDTH}}{text}"))
+        print(printable(f"{name:{_WIDTH}}{text}"))
     return 0
 
 
@@ -89,7 +91,8 @@ def _status(found: RunStatus) -> str:
 
 
 def _progress(found: RunStatus) -> str:
-    text = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({figures.share(found.done, found.rows)})"
+    share = figures.progress(found.done, found.rows)
+    text = f"{figures.count(found.done)} of {figures.count(found.rows)} rows ({share})"
     if found.now.get("rows_per_s"):
         text += f", {figures.rate(found.now['rows_per_s'])}"
     if found.now.get("eta_s") is not None:
@@ -148,17 +151,8 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
 
 
 def _next_steps(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
-    if found.stopped_by == TooManyFailures.__name__:
-        yield (
-            "next",
-            "run it with `--retry-failed` to ask the failed rows again, with `--no-fail-fast` to ask the others",
-        )
-    elif found.stopped_by == BudgetExhausted.__name__:
-        yield "next", "run the same command again with a larger budget to resume"
-    elif found.stopped_by == Broken.__name__:
-        yield "next", "put that right, then run the same command again to resume"
-    elif found.status == "stopped":
-        yield "next", "run the same command again to resume"
+    if found.status == "stopped":
+        yield "next", remedy_for(found.stopped_by)
     elif found.failed:
         yield "next", "run it again with `--retry-failed` to ask the failed rows again"
     if found.failed:

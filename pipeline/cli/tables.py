@@ -8,14 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_STEERING = r"\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f{_STEERING}]")
-_IN_JSON = re.compile(rf"[{_STEERING}\u2028\u2029]")
+from pipeline.text import ELLIPSIS, STEERING, excerpt, printable
 
-
-def plain(text: str) -> str:
-    """`text` without control characters that move the cursor, change colours or the writing direction."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+_IN_JSON = re.compile(rf"[{STEERING}\u2028\u2029]")
 
 
 def json_line(value: Any, *, default: Callable[[object], Any] = str) -> str:
@@ -41,8 +36,7 @@ def encodable(text: str) -> bool:
 def short(value: Any, width: int = 60) -> str:
     """A value on one line, cut to `width` characters."""
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else _word(value)
-    line = " ".join(plain(text).split())
-    return line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return excerpt(" ".join(printable(text).split()), width, ELLIPSIS)
 
 
 def _word(value: Any) -> str:
@@ -61,7 +55,7 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
     lines = SIMPLE_HEAD if encodable(SIMPLE_HEAD.head_row_horizontal) else ASCII2
     table = Table(box=lines, pad_edge=False, collapse_padding=True)
     for name in rows[0]:
-        table.add_column(Text(plain(name)), overflow="fold")
+        table.add_column(Text(printable(name)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row.values()))
+        table.add_row(*(Text(printable(cell)) for cell in row.values()))
     Console(soft_wrap=False, highlight=False).print(table)

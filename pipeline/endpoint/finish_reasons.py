@@ -11,9 +11,10 @@ from functools import lru_cache
 
 from pipeline.data import Usage
 from pipeline.endpoint.error_body import fault_in
-from pipeline.endpoint.redaction import one_line, redact_tokens
+from pipeline.endpoint.redaction import redact_tokens
 from pipeline.endpoint.wire import Answer, Completion
 from pipeline.faults import Fault, Refused, Throttled, Truncated, Unavailable
+from pipeline.text import one_line
 
 
 class Ending(Enum):

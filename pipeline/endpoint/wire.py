@@ -49,7 +49,7 @@ class Answer:
     media: tuple[Media, ...] = ()
     finish_reason: str | None = None
     refusal: str | None = None
-    error: Mapping[str, Any] | str | None = None
+    error: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,9 @@ def _written(call: Call) -> dict[str, Any]:
     function = call.raw.get("function")
     known = {"name": call.name, "arguments": whole_arguments(call.arguments)}
     if isinstance(function, dict):
-        rest = function if "arguments" in function else {n: v for n, v in function.items() if n not in ARGUMENTS}
+        # Arguments were read from the first name that is not null: the others would contradict what is sent back.
+        is_usual = function.get("arguments") is not None
+        rest = function if is_usual else {name: value for name, value in function.items() if name not in ARGUMENTS}
         return {**call.raw, "id": call.id, "function": {**rest, **known}}
     rest = {name: value for name, value in call.raw.items() if name not in {"name", *ARGUMENTS}}
     return {**rest, "id": call.id, "type": "function", "function": known}
@@ -175,7 +177,7 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
         media=() if said.audio is None else _media(said.audio),
         finish_reason=as_text(choice.get("finish_reason")),
         refusal=said.refusal or None,
-        error=error if error and isinstance(error, dict | str) else None,
+        error=error or None,
     )
 
 

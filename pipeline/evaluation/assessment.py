@@ -6,7 +6,6 @@ can be assessed again at no cost.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,15 +25,15 @@ from pipeline.evaluation.graders.verdicts import Graded, Scored
 from pipeline.evaluation.nested import with_nested
 from pipeline.evaluation.reducers import Flaky, flaky, scored
 from pipeline.evaluation.stats.tables import Confusion, Tables, confusions, tables
+from pipeline.execution.run_status import status_of
 from pipeline.faults import NothingToDo, UsageError
-from pipeline.storage.dataset import MANIFEST
 from pipeline.storage.durable import FILES
+from pipeline.storage.run_folder import EVALUATION, REPEATS
+from pipeline.text import short_hash
 
-FOLDER = "_eval"
 SCORES = "scores.json"
 NOISE = "noise.json"
 REFERENCE = "reference.json"
-REPEATS = "_repeats"
 
 _HEADLINES = ("row_correct", "schema_valid", "accuracy", "f1", "f1_macro")
 
@@ -65,7 +64,10 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The scores a run is compared with. `of` names their origin. `common_only` allows other data or graders."""
+    """The scores that a run is compared with. `of` names their origin.
+
+    With `common_only`, changed gold data and graders are allowed, and only the rows that both have are compared.
+    """
 
     of: str
     scores: Baseline
@@ -77,19 +79,14 @@ def output_of(output: Path, repeat: int) -> Path:
     return output if repeat == 0 else output / REPEATS / f"{repeat:03d}"
 
 
-def status_of(output: Path) -> str:
-    """The status of a run: `complete`, `failed` (too many failed rows), or `stopped` with rows left to ask."""
-    try:
-        return str(orjson.loads((output / MANIFEST).read_bytes())["status"])
-    except FileNotFoundError:
-        return "stopped"
-
-
 def require_finished(output: Path) -> None:
     """Raises `UsageError` when the run in a folder, or one of its repeats, has rows left to ask."""
     for folder in (output, *sorted((output / REPEATS).glob("*"))):
-        if status_of(folder) == "stopped":
-            raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+        match status_of(folder):
+            case "stopped":
+                raise UsageError(f"the run in {folder} is not finished: the same `pipeline eval` again resumes it")
+            case "running":
+                raise UsageError(f"the run in {folder} is still in progress: wait until it has ended")
 
 
 def graded_rows(evaluation: Eval, gold: Sequence[Gold], output: Path) -> tuple[Graded, ...]:
@@ -124,8 +121,8 @@ def scores_of(
         version=__version__,
         simulated=simulated,
         repeats=evaluation.repeats,
-        job={field: _digest(text) for field, text in job.items()},
-        graders={field: _digest(text) for field, text in fingerprints(evaluation.graders).items()},
+        job={field: short_hash(text) for field, text in job.items()},
+        graders={field: short_hash(text) for field, text in fingerprints(evaluation.graders).items()},
         data={one.row: data_hash(one) for one in gold},
         rows=tuple(scored(graded, evaluation.reducer)),
     )
@@ -270,7 +267,7 @@ def read_scores(path: Path) -> Baseline:
     """The scores of a finished run (its output folder) or a baseline (a file). Raises `UsageError` without any."""
     if path.is_dir():
         require_finished(path)
-    file = path / FOLDER / SCORES if path.is_dir() else path
+    file = path / EVALUATION / SCORES if path.is_dir() else path
     try:
         return from_text(file.read_text())
     except FileNotFoundError:
@@ -281,12 +278,8 @@ def read_scores(path: Path) -> Baseline:
 
 
 def _what_flips(scores: Baseline) -> str:
-    return _digest(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
+    return short_hash(orjson.dumps([scores.job, scores.graders], option=orjson.OPT_SORT_KEYS).decode())
 
 
 def _differs(before: Baseline, now: Baseline, field: str) -> bool:
     return before.graders.get(field) != now.graders.get(field)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

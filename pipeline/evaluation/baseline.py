@@ -6,7 +6,7 @@ One row per line, sorted by key, without anything that changes from run to run f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -80,11 +80,6 @@ def from_text(text: str) -> Baseline:
         raise UsageError(f"it is not a baseline ({type(error).__name__}: {error}): bless a run again") from error
 
 
-def as_kept(rows: Sequence[Scored]) -> tuple[Scored, ...]:
-    """The rows as a baseline keeps them: sorted, rounded, without values that differ from run to run."""
-    return tuple(_scored(row.row, _plain(row)) for row in sorted(rows, key=lambda row: row.row))
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
@@ -100,9 +95,13 @@ def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
         "flaky": row.flaky,
         "cost_usd": None if row.cost_usd is None else round(row.cost_usd, 8),
         "repeats_right": row.repeats_right,
-        **({"latency_s": row.latency_s} if timed and row.latency_s is not None else {}),
+        **({"latency_s": row.latency_s} if timed else {}),
     }
-    always = {"correct", "fields", *(name for name in ("cost_usd", "repeats_right") if values[name] is not None)}
+    always = {
+        "correct",
+        "fields",
+        *(name for name in ("cost_usd", "latency_s", "repeats_right") if values.get(name) is not None),
+    }
     values |= {} if row.repeats == 1 else {"repeats": row.repeats}
     return {name: value for name, value in values.items() if value or name in always}
 

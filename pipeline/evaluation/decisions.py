@@ -8,7 +8,6 @@ excludes a loss of more than the tolerance (or no row changed at all), and `cann
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +16,10 @@ from pipeline.evaluation.comparison import Change, Pair, change, is_right, join,
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, nobody
 from pipeline.evaluation.graders.verdicts import Scored
 from pipeline.evaluation.stats.intervals import Interval, normal_quantile
-from pipeline.evaluation.stats.metrics import Measure, Unit, measure, metric_of
+from pipeline.evaluation.stats.metrics import Measure, measure, metric_of
 from pipeline.evaluation.stats.power import standard_errors
 from pipeline.faults import NothingToDo
+from pipeline.figures import Unit, counted, difference, distance, figure, p_is, some
 
 Answer = Literal["passed", "failed", "regressed", "not regressed", "cannot tell", "no baseline"]
 Outcome = Literal["ok", "warn", "fail", "info"]
@@ -136,7 +136,7 @@ def _without_baseline(gate: NoWorse | NeverBreak, rows: Sequence[Scored]) -> Dec
             metric=gate.metric,
         )
     wrong = tuple(sorted(row.row for row in rows if not is_right(row)))
-    state = f"{len(wrong)} of {_rows(len(rows))} wrong now{_named(wrong)}"
+    state = f"{len(wrong)} of {counted(len(rows), 'row')} wrong now{_named(wrong)}"
     return Decision(
         gate=gate.name,
         answer="no baseline",
@@ -150,7 +150,7 @@ def _without_baseline(gate: NoWorse | NeverBreak, rows: Sequence[Scored]) -> Dec
 def _of_golden(gate: NeverBreak, pairs: Sequence[Pair]) -> Decision:
     broken = tuple(pair.row for pair in pairs if pair.broken)
     held = sum(is_right(pair.before) for pair in pairs)
-    message = f"{len(broken)} of {_rows(held)} that were right in the baseline broke{_named(broken)}."
+    message = f"{len(broken)} of {counted(held, 'row')} that were right in the baseline broke{_named(broken)}."
     return Decision(
         gate=gate.name,
         answer="failed" if broken else "passed",
@@ -208,15 +208,16 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
     unit = metric_of(gate.metric).unit
     if found.difference is None or found.before is None or found.after is None:
         return f"{gate.metric} cannot be compared: {found.why}."
-    seen = f"{_rows(found.rows)} show a difference of {_apart(found.smallest_effect, unit)} four times out of five"
+    effect = distance(found.smallest_effect, unit, "unknown")
+    seen = f"{counted(found.rows, 'row')} show a difference of {effect} four times out of five"
     if gate.tolerance < found.smallest_effect:
-        seen += f", so that a tolerance of {_apart(gate.tolerance, unit)} is finer than they can see"
+        seen += f", so that a tolerance of {distance(gate.tolerance, unit)} is finer than they can see"
     if not found.changed:
         return f"{gate.metric} is {_render(found.after, unit)} as in the baseline, and no row changed; {seen}."
     moved = f"{gate.metric} went from {_render(found.before, unit)} to {_render(found.after, unit)}"
     interval = f"{100 * (1 - gate.alpha):g} % interval {_signed(found.low, unit)} to {_signed(found.high, unit)}"
     decides = ", which decides whether it is noise" if found.torn(gate.alpha) else ""
-    rows = f"{_rows(found.worse)} worse, {found.better} better, p = {_chance(found.p)}{decides}"
+    rows = f"{counted(found.worse, 'row')} worse, {found.better} better, {p_is(found.p)}{decides}"
     return f"{_CONCLUSIONS[answer]}: {moved} ({_signed(found.difference, unit)}, {interval}; {rows}); {seen}."
 
 
@@ -229,34 +230,16 @@ _CONCLUSIONS: Mapping[Answer, str] = {
 
 def _spread(found: Measure, unit: Unit) -> str:
     interval = f"95 % interval {_render(found.low, unit)} to {_render(found.high, unit)}"
-    return f"{_render(found.value or 0.0, unit)} ({interval}, {_rows(found.n)})"
+    return f"{_render(found.value or 0.0, unit)} ({interval}, {counted(found.n, 'row')})"
 
 
-def _render(value: float, unit: Unit) -> str:
-    if math.isinf(value):
-        return "unknown"
-    return {"share": f"{100 * value:.1f} %", "usd": f"${value:.4g}", "s": f"{value:.3g} s"}[unit]
+def _render(number: float, unit: Unit) -> str:
+    return figure(number, unit, "unknown")
 
 
-def _apart(difference: float, unit: Unit) -> str:
-    return f"{100 * difference:.1f} points" if unit == "share" else _render(difference, unit)
-
-
-def _signed(difference: float, unit: Unit) -> str:
-    sign = "-" if difference < 0 else "+"
-    return sign + _apart(abs(difference), unit)
-
-
-def _chance(p: float) -> str:
-    return f"{p:.4f}" if p >= 0.0001 else "under 0.0001"
-
-
-def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
+def _signed(number: float, unit: Unit) -> str:
+    return difference(number, unit, "unknown")
 
 
 def _named(rows: Sequence[str]) -> str:
-    if not rows:
-        return ""
-    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-    return f": {', '.join(rows[:_NAMED])}{more}"
+    return f": {some(rows, _NAMED)}" if rows else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.evaluation.graders.rows import Graders
 from pipeline.job.function_text import text_of
+from pipeline.text import short_hash
 
 
 def fingerprints(graders: Graders) -> dict[str, str]:
@@ -45,5 +45,4 @@ def _described(value: Any) -> Any:
 
 def _source(function: Callable[..., Any]) -> str:
     """The digest of the source, or of the compiled code where the source is not available."""
-    text = text_of(function)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return short_hash(text_of(function))

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from pipeline.evaluation.comparison import meets
 from pipeline.evaluation.stats.metrics import metric_of
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
+from pipeline.text import nearest
 
 Severity = Literal["fail", "warn", "info"]
 Inconclusive = Literal["warn", "fail", "pass"]

@@ -18,6 +18,7 @@ from pipeline.job.job import Job
 from pipeline.schema.shape import bare_json
 from pipeline.source import Source, Survey
 from pipeline.storage.records import records
+from pipeline.text import short_hash
 
 _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
@@ -52,7 +53,7 @@ def data_hash(gold: Gold) -> str:
     """A hash of the whole gold row, whichever columns a job reads. A null equals an absent value."""
     given = {name: value for name, value in gold.columns.items() if value is not None}
     content = json.dumps([given, gold.expected], sort_keys=True, default=_hashed, ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return short_hash(content)
 
 
 def _rows(found: Survey, needed: list[str]) -> Iterator[Row]:

@@ -22,8 +22,8 @@ from pipeline.evaluation.judge_job import (
     write_questions,
 )
 from pipeline.execution.group import Host, RunGroup, carried_out
-from pipeline.ledger import NOTHING, Charges, total
-from pipeline.storage.dataset import MANIFEST
+from pipeline.execution.run_status import charged_to
+from pipeline.ledger import Charges, total
 from pipeline.storage.durable import FILES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.graders.verdicts import Graded
     from pipeline.evaluation.workspace import EvalWorkspace
-    from pipeline.execution.run import Settings
+    from pipeline.execution.settings import Settings
 
 Judged = tuple[tuple["Graded", ...], list[str]]
 """Graded rows, and notes about them."""
@@ -58,6 +58,17 @@ def require_prices(subject: EvalWorkspace, settings: Settings) -> None:
     for _, judge in _judges(subject):
         job = judge_job(judge.model or subject.evaluation.job.model, subject.folder, subject.folder)
         budgets_for(job, settings.bounds)
+
+
+def ask_all(subjects: Sequence[EvalWorkspace], settings: Settings, host: Host, paid: Charges) -> list[RunGroup]:
+    """Asks the judges of each subject in turn, as `ask_judges` does, until a round is stopped; returns all rounds."""
+    rounds: list[RunGroup] = []
+    for subject in subjects:
+        rounds += ask_judges(subject, subject.graded(), settings, host, paid)
+        if rounds and rounds[-1].stopped:
+            break
+        paid += paid_to_judges(subject)
+    return rounds
 
 
 def ask_judges(
@@ -103,21 +114,12 @@ def _round(
 
 def paid_to_judges(subject: EvalWorkspace, *, but: Path | None = None) -> Charges:
     """The cost of a run's rounds, over all its starts, except the round in the folder `but`."""
-    return total(_paid_in(path) for path in subject.folder.glob(f"{JUDGE}*") if path != but)
+    return total(charged_to(path) for path in subject.folder.glob(f"{JUDGE}*/") if path != but)
 
 
 def _folder(subject: EvalWorkspace, judge: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     content = json.dumps([judge, [(row["question"], row["juror"]) for row in rows]])
     return subject.folder / f"{JUDGE}{subject.run_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-
-
-def _paid_in(folder: Path) -> Charges:
-    """The cost of an earlier round; zero for a folder that is not a round's."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return NOTHING
-    return Charges.from_json(manifest["charged"])
 
 
 def _judges(subject: EvalWorkspace) -> list[tuple[str, Judge]]:

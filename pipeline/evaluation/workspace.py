@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data import Row
 from pipeline.evaluation.assessment import (
-    FOLDER,
     NOISE,
-    REPEATS,
     SCORES,
     Assessment,
     Reference,
@@ -28,9 +26,9 @@ from pipeline.evaluation.assessment import (
     read_scores,
     require_finished,
     scores_of,
-    status_of,
     with_noise,
 )
+from pipeline.evaluation.at_commit import commit_of, loaded_at
 from pipeline.evaluation.baseline import from_text, to_text
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gates import require_rows
@@ -41,17 +39,18 @@ from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.judge_job import JUDGE, VOTES
 from pipeline.evaluation.results import read
 from pipeline.execution.job_trust import target_of
+from pipeline.execution.run_status import status_of
 from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
-from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVALUATION, REFERENCE, REPEATS, RunFolder, RunIdentity
 from pipeline.store.address import local_path
+from pipeline.text import short_hash
 
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
-
-REFERENCE = "_ref"
-"""The folder of the answers of the job at another commit, inside the output folder."""
+    from pipeline.execution.settings import Settings
+    from pipeline.job.job import Job
 
 ANSWER_KEY = "answer_key.jsonl"
 HISTORY = "history.jsonl"
@@ -80,7 +79,7 @@ class EvalWorkspace:
     @property
     def folder(self) -> Path:
         """The folder of its results."""
-        return self.output / FOLDER
+        return self.output / EVALUATION
 
     def scores(self, graded: Sequence[Graded], job: Mapping[str, str]) -> Baseline:
         """The scores of graded rows; `job` is the fingerprint of the job that was asked."""
@@ -107,9 +106,14 @@ class EvalWorkspace:
         return assess(self.evaluation, scores, graded, reference, [*notes, *extra])
 
     @property
+    def outputs(self) -> list[Path]:
+        """The folder of each repeat's answers."""
+        return [output_of(self.output, repeat) for repeat in range(self.evaluation.repeats)]
+
+    @property
     def status(self) -> str:
-        """The status of the run in the folder: the worst of its repeats."""
-        found = {status_of(output_of(self.output, repeat)) for repeat in range(self.evaluation.repeats)}
+        """The status of the run in the folder, which this process has finished or read: the worst of its repeats."""
+        found = {status_of(output, held=True) for output in self.outputs}
         return next(status for status in ("stopped", "failed", "complete") if status in found)
 
     @property
@@ -144,6 +148,34 @@ def begin(subjects: Sequence[EvalWorkspace]) -> None:
         FILES.write_atomic(first.folder / ANSWER_KEY, key, mode=PRIVATE_FILE)
 
 
+def at_commit(subject: EvalWorkspace, reference: str, load: Callable[[], Job]) -> EvalWorkspace:
+    """The same rows and graders for the job that `load` loads as of a commit, as far as its schema has their fields."""
+    commit = commit_of(reference)
+    try:
+        job = loaded_at(commit, load)
+    except UsageError as error:
+        raise UsageError(f"at {reference}: {error}") from error
+    known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)
+    fields = {name: grader for name, grader in subject.evaluation.fields.items() if name in known}
+    evaluation = subject.evaluation.replace(job=job, fields=fields, gates=())
+    gold = tuple(_without_unknown(one, evaluation) for one in subject.gold)
+    return replace(subject, evaluation=evaluation, gold=gold, output=subject.output / REFERENCE)
+
+
+def settings_in(subject: EvalWorkspace, settings: Settings) -> Settings:
+    """The settings of a run, as an evaluation needs them."""
+    # Gates need all rows, and may be about how many of them fail.
+    fail_fast = "alike" if settings.fail_fast == "job" else settings.fail_fast
+    settings = replace(settings, fail_fast=fail_fast, fresh=settings.fresh or subject.simulated)
+    reuse = settings.bounds.reuse
+    if reuse is None:
+        return settings
+    # The answer key affects the emulator's answers. It is part of the cache key, though not of the run's identity.
+    known = f" knowing {short_hash(subject.answer_key)}" if subject.simulated else ""
+    bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))
+    return replace(settings, bounds=bounds, supersede=True)
+
+
 def name_of(target: str) -> str:
     """The name of a target's file, followed by that of the evaluation if given."""
     path, _, name = target.partition(":")
@@ -167,7 +199,7 @@ def subject_in(output: Path, target: str | None) -> EvalWorkspace:
     # Judges and the number of repeats are those of the command line when it ran.
     evaluation = evaluation.replace(
         job=evaluation.job.replace(model=plan.job["model"] or evaluation.job.model),
-        repeats=read_scores(output).repeats if (output / FOLDER / SCORES).exists() else evaluation.repeats,
+        repeats=read_scores(output).repeats if (output / EVALUATION / SCORES).exists() else evaluation.repeats,
     )
     gold = read_gold(evaluation, found)
     return EvalWorkspace(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
@@ -231,7 +263,9 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
         raise UsageError(
             "the emulator's answers are not a baseline for real ones; --allow-emulated blesses them anyway"
         )
-    if any(leaf.label == PENDING for row in read(output / FOLDER) for leaves in row.fields.values() for leaf in leaves):
+    if any(
+        leaf.label == PENDING for row in read(output / EVALUATION) for leaves in row.fields.values() for leaf in leaves
+    ):
         raise UsageError("questions to judges are open: `pipeline eval` asks them")
     path = to or load_evaluation(target_of(plan, output, None, name_it="name the baseline's file with --to")).baseline
     if path is None:
@@ -244,7 +278,7 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
     return file
 
 
-def without_unknown(gold: Gold, evaluation: Eval) -> Gold:
+def _without_unknown(gold: Gold, evaluation: Eval) -> Gold:
     """The gold row without fields that the evaluation's schema lacks."""
     if evaluation.graders.whole or not isinstance(gold.expected, Mapping):
         return gold

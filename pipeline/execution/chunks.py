@@ -18,9 +18,10 @@ from pipeline.job.job import Job
 from pipeline.policy import RowCalls
 from pipeline.policy.turns import Turn
 from pipeline.schema.bigquery import legal_type, refused_names
-from pipeline.source import Source, Survey
-from pipeline.storage.dataset import Dataset, output_schema
+from pipeline.source import Source, Survey, hint_of_rows_within
+from pipeline.storage.dataset import Dataset
 from pipeline.storage.durable import FILES, FileSystem
+from pipeline.storage.output_columns import output_schema
 from pipeline.storage.run_folder import RunIdentity
 
 KEPT_BYTES = 128 << 20
@@ -91,7 +92,7 @@ class ChunkWorker:
         """How many chunks are worked on at once."""
         return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
 
-    def hands(
+    def callbacks(
         self,
         ask: Ask,
         journal: Records,
@@ -104,7 +105,9 @@ class ChunkWorker:
         unfinished: dict[int, dict[int, Turn]] = {}
 
         async def answer(row: Row) -> Entry:
+            # Before the request, not after: a reply that has no room would wait here, paid for and not recorded.
             await journal.room()
+            # Taken out, so that memory holds the turns of unfinished rows only until each row is asked.
             calls = RowCalls(row.ordinal, journal, unfinished.pop(row.ordinal, None))
             return await answered(self.job, ask, row, calls)
 
@@ -119,6 +122,7 @@ class ChunkWorker:
                 cache.settle(outcome)
 
         async def done(chunk: engine.Chunk) -> set[int]:
+            # Together with `recorded`, before the first row of the chunk is asked: both read the database in a thread.
             unfinished.update(await to_thread.run_sync(journal.turns, chunk.first, chunk.rows))
             return await to_thread.run_sync(journal.recorded, chunk.first, chunk.rows)
 
@@ -126,6 +130,7 @@ class ChunkWorker:
             # Order matters for crashes: entries durable, then the part, then its record; only then may entries go.
             await journal.flush()
             await keep(await to_thread.run_sync(self._write, chunk, journal))
+            # Only now: they are in memory until the part is written.
             self._kept_bytes -= sum(kept.nbytes for kept in chunk.kept if kept is not None)
 
         ahead = max(1, min(engine.ROWS_AHEAD, int(ROWS_AHEAD_BYTES / max(self.survey.mean_row_bytes, 1.0))))
@@ -141,6 +146,7 @@ class ChunkWorker:
 
     async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
         batches = self.source.chunk(chunk)
+        # In a thread: decompressing and decoding a batch takes tens of milliseconds, in which no reply would arrive.
         while (batch := await to_thread.run_sync(next, batches, None)) is not None:
             self._passed_bytes += batch.kept.nbytes
             if self._passed_bytes > PASSED_BYTES:
@@ -157,6 +163,7 @@ class ChunkWorker:
 
     def _write(self, chunk: engine.Chunk, journal: Records) -> Part:
         entries = journal.entries(chunk.first, chunk.rows)
+        # One batch that was not held makes all be read again: they are merged with the entries in the order of rows.
         kept = self.kept_again(chunk.index) if None in chunk.kept else chunk.kept
         part = self.dataset.seal(chunk.index, chunk.first, kept, entries, replies=self.plan.keep_replies)
         if sum(file.bytes for file in part.files) > PASSED_BYTES or self._passed_bytes > PASSED_BYTES:
@@ -166,6 +173,7 @@ class ChunkWorker:
     def kept_again(self, chunk: int) -> Iterator[pa.RecordBatch]:
         """Reads the kept columns of a chunk again; for one thread at a time, beside the one that reads rows."""
         if self._source_again is None:
+            # A source of its own: the other one is in the middle of a later chunk, in another thread.
             self._source_again, _ = source_of(self.job, self.survey, asks=False)
         return (batch.kept for batch in self._source_again.chunk(chunk))
 
@@ -188,6 +196,7 @@ async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
     except Halt:
         raise
     except Fault as fault:
+        # What the row cost until it failed goes into its record, or the run's total would be too low.
         fault.reply = calls.so_far()
         return fault.without_trace()
     finally:
@@ -202,12 +211,17 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
     Raises `UsageError` if the job does not fit the columns of its input, or if it renames columns for BigQuery and its
     schema has names that BigQuery refuses.
     """
-    kept = job.columns_kept(survey.columns)
-    added = job.columns_added(kept)
-    needed = job.columns_needed(list(survey.columns)) if asks else []
+    try:
+        columns = job.projection(survey.columns)
+    except UsageError as error:
+        if (hint := hint_of_rows_within(survey)) is not None:
+            raise UsageError(f"{error}; {hint}") from None
+        raise
     as_type = legal_type if job.rename == "bigquery" else None
-    source = Source(survey, needed=needed, kept=list(kept), added=added, as_type=as_type)
-    names = [*kept.values(), *added]
+    source = Source(
+        survey, needed=columns.needed if asks else [], kept=list(columns.kept), added=columns.added, as_type=as_type
+    )
+    names = [*columns.kept.values(), *columns.added]
     schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
     if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):
         raise UsageError(

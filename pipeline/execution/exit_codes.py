@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.faults import BudgetExhausted, NothingToDo, OutputInUse, ProviderUnusable, TooManyFailures, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.execution.run import Summary
+    from pipeline.execution.finish import Summary
 
 CODES: tuple[tuple[type[BaseException], int], ...] = (
     (OutputInUse, 8),  # before its base class

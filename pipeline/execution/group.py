@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.execution.exit_codes import exit_code
 from pipeline.ledger import NOTHING, Charges, total
-from pipeline.storage.run_folder import RunFolder, differences
+from pipeline.storage.run_folder import differences
 
 if TYPE_CHECKING:
-    from pipeline.counters import Counters
-    from pipeline.execution.run import Run, Settings, Summary
+    from pipeline.execution.finish import Summary
+    from pipeline.execution.run import Run
+    from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
     from pipeline.policy import Shutdown, SingleFlight
-    from pipeline.storage.run_folder import RunIdentity
 
 
 class Host(Protocol):
@@ -26,8 +25,8 @@ class Host(Protocol):
     def require_access(self) -> None:
         """Raises `UsageError` if credentials are missing, before anything is removed."""
 
-    def execute(self, runs: Sequence[Run], tally: Counters, began: float) -> tuple[list[Summary], Shutdown]:
-        """Executes opened runs; returns their summaries, and the shutdown that may have stopped them."""
+    def execute(self, runs: Sequence[Run]) -> list[Summary]:
+        """Executes opened runs that share their counters and their stop; returns their summaries."""
 
     def stage(self, text: str) -> AbstractContextManager[None]:
         """Shows what is going on, for the duration of the block."""
@@ -78,43 +77,36 @@ def carried_out(
     They run concurrently, and share the concurrency, the budget (less what others have `paid`) and their replies.
     `begin` is called once all are locked, before the first call.
     """
-    from pipeline.execution.run import open_run
-    from pipeline.policy import SingleFlight
+    from pipeline.counters import Counters
+    from pipeline.execution.start import open_run
+    from pipeline.policy import Shutdown, SingleFlight
 
     if any(settings.fresh for _, settings in jobs):
         host.require_access()
-    began, flights = time.monotonic(), SingleFlight()
+    counters, stop, flights = Counters(), Shutdown(), SingleFlight()
     with ExitStack() as stack:
-        before = [None if settings.fresh else RunFolder(settings.output).load() for _, settings in jobs]
         shared = [(job, _sharing(settings, len(jobs), flights)) for job, settings in jobs]
         with host.stage("reading the gold data"):
-            runs = [stack.enter_context(open_run(job, settings)) for job, settings in shared]
-        for note in _superseded(before[0], runs[0]):
+            opened = [stack.enter_context(open_run(job, one, counters=counters, stop=stop)) for job, one in shared]
+        for note in _superseded(opened[0]):
             host.note(note)
         begin()
-        yield _carried_out(runs, host, paid, began)
+        for run in opened:
+            if run.reopened:
+                host.note(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again")
+        runs = _with_one_budget(opened, paid)
+        yield RunGroup(runs, host.execute(runs), stop)
 
 
-def _superseded(before: RunIdentity | None, run: Run) -> list[str]:
-    """The notes about a run that is replaced by another."""
-    if before is None or before.run_id == run.plan.run_id:
+def _superseded(run: Run) -> list[str]:
+    """The notes about the run that this one replaces, if it does."""
+    before, plan, output = run.replaced, run.context.plan, run.context.folder.output
+    if before is None:
         return []
-    data = [] if before.survey["files"] == run.plan.survey["files"] else ["the gold data changed"]
+    data = [] if before.survey["files"] == plan.survey["files"] else ["the gold data changed"]
     effect = "starting over; what the reply cache knows is not asked again"
-    changes = [*differences(before, run.plan), *data]
-    return [f"note: {run.folder.output} already holds a different run: {what}; {effect}" for what in changes]
-
-
-def _carried_out(runs: Sequence[Run], host: Host, paid: Charges, began: float) -> RunGroup:
-    from pipeline.counters import Counters
-
-    tally = Counters()
-    for run in runs:
-        if run.settings.retry_failed and (reopened := run.reopen_failed()):
-            host.note(f"asking {reopened} failed row{'s' if reopened > 1 else ''} again")
-        run.restore_counts(tally)
-    _share_budgets(runs, paid)
-    return RunGroup(runs, *host.execute(runs, tally, began))
+    changes = [*differences(before, plan), *data]
+    return [f"note: {output} already holds a different run: {what}; {effect}" for what in changes]
 
 
 def _sharing(settings: Settings, runs: int, flights: SingleFlight) -> Settings:
@@ -130,13 +122,11 @@ def _sharing(settings: Settings, runs: int, flights: SingleFlight) -> Settings:
     return replace(settings, bounds=shared)
 
 
-def _share_budgets(runs: Sequence[Run], paid: Charges) -> None:
-    """One budget for all runs, less what they and others have spent."""
+def _with_one_budget(runs: Sequence[Run], paid: Charges) -> list[Run]:
+    """The runs with one budget for all of them, less what they and others have spent."""
     from pipeline.policy.compose import budgets_for
 
-    first = runs[0]
-    if first.purses:
-        charged = total([paid, *(run.charged_before for run in runs)])
-        budgets = budgets_for(first.job, first.settings.bounds, charged)
-        for run in runs:
-            run.purses = budgets
+    first = runs[0].context
+    charged = total([paid, *(run.charged_before for run in runs)])
+    budgets = budgets_for(first.job, first.settings.bounds, charged)
+    return [replace(run, context=replace(run.context, budgets=budgets)) for run in runs]

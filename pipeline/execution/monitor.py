@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +16,18 @@ import orjson
 
 from pipeline.counters import Counters
 from pipeline.faults import Broken, UsageError
-from pipeline.pace import Pacer
-from pipeline.policy import WARNING_SHARE, Limits, Shutdown, Upstream
+from pipeline.pace import Pacer, RecentRate
+from pipeline.policy import WARNING_SHARE, Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.rate_memory import GrantedRates
+from pipeline.storage.run_folder import EVENTS, STATE, TUNE
+from pipeline.text import closest
 
-EVENTS = "events.jsonl"
-STATE = "state.json"
-TUNE = "tune.json"
 EVERY_S = 1.0
 _RATES_EVERY = 10
 _SAID_AGAIN_S = 60.0
 """Changes of the rate are reported once a minute at most; `state.json` has the latest one."""
-
-_RECENT_S = 30
-"""Seconds over which the speed of a run is measured: long enough for calls of some seconds, short enough to be current.
-"""
 
 TUNABLE = ("concurrency", "rpm", "tpm")
 _TUNE_REMEDY = (
@@ -51,22 +44,25 @@ class RunMonitor:
     def __init__(
         self,
         folder: Path,
-        composed: ComposedAsk,
+        composed: ComposedAsk[LocalUpstream],
         tally: Counters,
         stop: Shutdown,
         files: FileSystem = FILES,
         rates: GrantedRates | None = None,
+        *,
+        budgets: Sequence[LocalBudget] = (),
     ) -> None:
         self._folder = folder
         self._composed = composed
         self._tally = tally
         self._stop = stop
         self._files = files
+        self._budgets = budgets
         self._before = self._counts()
         self._warned: set[str] = set()
         self._rates = rates or GrantedRates(folder, files=files)
         self._seconds = 0
-        self._recent = deque([(anyio.current_time(), tally.done)], maxlen=_RECENT_S + 1)
+        self._rate = RecentRate(anyio.current_time(), tally.done)
         self._reported: dict[str, float] = {}
 
     async def keep(self) -> None:
@@ -84,12 +80,12 @@ class RunMonitor:
                 await anyio.to_thread.run_sync(self._write, event)
                 self._seconds += 1
                 if self._seconds % _RATES_EVERY == 0:
-                    await anyio.to_thread.run_sync(self._rates.save, self._composed.dispatcher.lanes)
+                    await anyio.to_thread.run_sync(self._rates.save, self._composed.lanes)
         except OSError as error:
             self._stop.request(Broken(f"{self._folder} cannot be written: {error}; fix the disk, then run again"))
         finally:
             with suppress(OSError):  # the final rates, and the last fraction of a second, for later readers
-                self._rates.save(self._composed.dispatcher.lanes)
+                self._rates.save(self._composed.lanes)
                 if self._counts() != self._before:
                     self._append(self._event())
 
@@ -108,11 +104,12 @@ class RunMonitor:
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
         self._tally.limit = sum(rates.values()) if rates else None
         at = time.time()
-        rows_per_s = self._speed()
+        self._rate.add(anyio.current_time(), self._tally.done)
+        left_s = self._rate.seconds_left(max(0, self._tally.rows - self._tally.done))
         return {
             "at": round(at, 3),
-            "rows_per_s": rows_per_s,
-            "eta_s": round(max(0, self._tally.rows - self._tally.done) / rows_per_s, 1) if rows_per_s else None,
+            "rows_per_s": round(self._rate.per_second, 3) or None,
+            "eta_s": None if left_s is None else round(left_s, 1),
             "limit": round(sum(rates.values()), 2) if rates else None,
             "rate_change": self._last_change(at),
             "lanes": rates,
@@ -134,14 +131,6 @@ class RunMonitor:
             **passed,
         }
 
-    def _speed(self) -> float | None:
-        """Recent rows per second; None before any row is done."""
-        now = (anyio.current_time(), self._tally.done)
-        since, before = self._recent[0]
-        seconds = now[0] - since
-        self._recent.append(now)
-        return round((now[1] - before) / seconds, 3) if now[1] > before and seconds else None
-
     def _last_change(self, now: float) -> str | None:
         """When and why the rate was last cut, or deliberately not cut."""
         changes = [(lane.rate.change.at, self._change_of(lane)) for lane in self._lanes_changed()]
@@ -152,11 +141,11 @@ class RunMonitor:
         return f"{moment:%H:%M:%S} UTC: {text}"
 
     def _lanes_changed(self) -> list[Any]:
-        return [lane for lane in self._composed.dispatcher.lanes if lane.rate and lane.rate.change]
+        return [lane for lane in self._composed.lanes if lane.rate and lane.rate.change]
 
-    def _change_of(self, lane: Upstream) -> str:
+    def _change_of(self, lane: LocalUpstream) -> str:
         text = lane.rate.change.text if lane.rate and lane.rate.change else ""
-        return text if len(self._composed.dispatcher.lanes) == 1 else f"{lane.name}: {text}"
+        return text if len(self._composed.lanes) == 1 else f"{lane.name}: {text}"
 
     def _report_rates(self) -> None:
         for lane in self._lanes_changed():
@@ -174,6 +163,7 @@ class RunMonitor:
             "retries": tally.retries,
             "throttled": tally.throttled,
             "cache_hits": tally.cache_hits,
+            "hedged": tally.hedged,
         }
 
     def _write(self, event: Mapping[str, Any]) -> None:
@@ -211,7 +201,7 @@ class RunMonitor:
 
     def _warn(self) -> None:
         self._report_rates()
-        for budget in self._composed.purses:
+        for budget in self._budgets:
             if budget.unit not in self._warned and budget.spent >= WARNING_SHARE * budget.cap:
                 self._warned.add(budget.unit)
                 share = budget.spent / budget.cap
@@ -234,8 +224,8 @@ def tuning_of(assignments: Sequence[str]) -> dict[str, float]:
     for assignment in assignments:
         name, _, text = assignment.partition("=")
         if name not in TUNABLE:
-            meant = get_close_matches(name.lower(), TUNABLE, n=1, cutoff=0.4)
-            remedy = f"did you mean {meant[0]}={text or 300}?" if meant and text else _TUNE_REMEDY
+            meant = closest(name.lower(), TUNABLE, cutoff=0.4)
+            remedy = f"did you mean {meant}={text or 300}?" if meant and text else _TUNE_REMEDY
             raise UsageError(f"{assignment!r}: there is no limit called {name!r}; {remedy}")
         try:
             changes[name] = float(text)

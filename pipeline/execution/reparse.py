@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,19 @@ import pyarrow as pa
 
 from pipeline.counters import Counters
 from pipeline.data import Part
-from pipeline.execution.run import Run, Settings, Summary
+from pipeline.execution.chunks import ChunkWorker
+from pipeline.execution.context import RunContext
+from pipeline.execution.finish import Summary, finish
+from pipeline.execution.run import Run, now
+from pipeline.execution.settings import Settings
+from pipeline.execution.start import open_journal, run_in
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
-from pipeline.policy import Shutdown
-from pipeline.source import changed
+from pipeline.policy import LocalBudget, Shutdown
+from pipeline.source import Survey, changed
 from pipeline.storage.batches import bounded_batches, parquet_at
-from pipeline.storage.dataset import kept_replies, require_replies
 from pipeline.storage.durable import FILES, FileSystem
+from pipeline.storage.kept_replies import kept_replies, require_replies
 from pipeline.storage.run_folder import RunFolder, differences
 
 
@@ -28,11 +34,11 @@ def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
     Only the schema (and the columns it determines) may differ from the run's job; otherwise raises `UsageError`. If
     interrupted, the run stays marked as being re-parsed, and calling this again finishes it.
     """
-    started = time.monotonic()
+    began, started = time.monotonic(), now()
     folder = RunFolder(output, files)
     before = folder.require()
-    with folder.locked():
-        plan = replace(before, job=job.fingerprint(), reparsing=True)
+    with folder.locked() as lock:
+        plan = replace(before, job=job.fingerprint(), reparsing=False)
         other = [text for text in differences(before, plan) if not text.startswith("schema ")]
         if other:
             raise UsageError(
@@ -40,46 +46,53 @@ def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
             )
         if not before.keep_replies:
             raise UsageError("the run did not keep its replies: use --fresh to ask again")
-        run = Run(job, Settings(output=output, files=files), folder, plan)
-        try:
-            damage = run.damage()
-            _require_input(run, damage)
-            for chunk in run.parts:  # before the first of them is touched: what cannot be finished is not begun
-                require_replies(output, chunk)
-            folder.save(plan)
-            run.dataset.unfinish()
-            for part in list(run.parts.values()):
-                kept = run.work.kept_again(part.chunk) if part.chunk in damage else _kept_by_part(run, part)
-                run.parts[part.chunk] = _parsed_again(run, part, kept)
-            run.plan = replace(plan, reparsing=False)
-            folder.save(run.plan)
-            return run.finish(Counters(), Shutdown(), time.monotonic() - started)
-        finally:
-            run.work.close()
-            run.journal.close()
+        with open_journal(folder) as journal, closing(ChunkWorker(job, plan, output, files)) as chunks:
+            context = RunContext[LocalBudget](
+                settings=Settings(output=output),
+                folder=folder,
+                chunks=chunks,
+                journal=journal,
+                cache=None,
+                budgets=(),
+                counters=Counters(),
+                stop=Shutdown(),
+            )
+            run = run_in(context, lock=lock, began=began, started=started)
+            _rebuild(run)
+            return finish([run])[0]
 
 
-def _parsed_again(run: Run, part: Part, kept: Iterable[pa.RecordBatch]) -> Part:
-    again = run.dataset.seal(part.chunk, part.first, kept, kept_replies(run.folder.output, part.chunk), replies=False)
-    run.journal.seal(again)
-    return again
+def _rebuild(run: Run) -> None:
+    """Rebuilds every part; while that is under way, the plan says so."""
+    context, output = run.context, run.context.folder.output
+    damage = run.damage()
+    _require_input(context.survey, damage)
+    for chunk in run.parts:  # before the first of them is touched: what cannot be finished is not begun
+        require_replies(output, chunk)
+    context.folder.save(replace(context.plan, reparsing=True))
+    context.dataset.unfinish()
+    for part in list(run.parts.values()):
+        kept = context.chunks.kept_again(part.chunk) if part.chunk in damage else _kept_by_part(run, part)
+        replies = kept_replies(output, part.chunk)
+        run.seal(context.dataset.seal(part.chunk, part.first, kept, replies, replies=False))
+    context.folder.save(context.plan)
 
 
 def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:
     """The kept columns of a part, from its own files, which are replaced only after all have been read."""
-    names = run.dataset.kept.names
+    names = run.context.dataset.kept.names
     for name, _, rows in part.spans():
         if not names:
             yield _empty(rows)
             continue
-        with parquet_at(run.folder.output / name) as file:
+        with parquet_at(run.context.folder.output / name) as file:
             yield from bounded_batches(file, names)
 
 
-def _require_input(run: Run, damage: Mapping[int, str]) -> None:
+def _require_input(survey: Survey, damage: Mapping[int, str]) -> None:
     """Raises `UsageError` if parts are damaged and the input, which also has their kept columns, has changed."""
     for wrong in damage.values():
-        if different := changed(run.survey):
+        if different := changed(survey):
             raise UsageError(
                 f"{wrong}, and the input is no longer what it was read from ({different[0]}): restore either"
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from pipeline.job.parsing import ReplyParser
 from pipeline.schema.bigquery import legal_names
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.dataset import Dataset
-from pipeline.storage.journal import entries_in, read_state, recorded_in, worker_journals
-from pipeline.storage.run_folder import JOURNAL
+from pipeline.storage.journal_reader import entries_in, read_state, recorded_in, worker_journals
+from pipeline.storage.run_folder import RunFolder
 
 _EVERY_ROW = 2**62
 
@@ -81,8 +82,9 @@ class RunRows:
 
     def select(self, selection: Selection) -> Iterator[RunRow]:
         """The selected rows, in order. Raises `Broken` if a part or the journal is missing or damaged."""
-        parts, pending = read_state(self._output / "_run" / JOURNAL)
-        unsealed = _unsealed(self._output / "_run" / JOURNAL, parts) if pending else []
+        journal = RunFolder(self._output).journal
+        parts, pending = read_state(journal)
+        unsealed = _unsealed(journal, parts) if pending else {}
         rows = merge(self._sealed(parts, selection), self._unsealed(unsealed, selection), key=lambda row: row.ordinal)
         return (row for row in rows if selection.takes(row.ordinal, row.record))
 
@@ -92,12 +94,13 @@ class RunRows:
                 with part_file(self._output / name) as file:
                     yield from _rows_in(file, first, selection)
 
-    def _unsealed(self, found: Sequence[tuple[int, Path]], selection: Selection) -> Iterator[RunRow]:
-        wanted = [one for one in found if selection.ordinal in (None, one[0])]
-        for ordinal, path in wanted:
-            for _, entry in entries_in(path, ordinal, 1) if path.exists() else ():  # none if it was sealed meanwhile
-                if not selection.failed or self._has_failed(ordinal, entry):
-                    yield RunRow(ordinal, self._record(ordinal, entry), sealed=False)
+    def _unsealed(self, found: Mapping[int, Path], selection: Selection) -> Iterator[RunRow]:
+        """The rows of the journals that `found` assigns to one, in order; each journal is opened once."""
+        first, rows = (0, _EVERY_ROW) if selection.ordinal is None else (selection.ordinal, 1)
+        entries = (_entries_of(path, first, rows, found) for path in sorted(set(found.values())))
+        for ordinal, entry in merge(*entries, key=itemgetter(0)):
+            if not selection.failed or self._has_failed(ordinal, entry):
+                yield RunRow(ordinal, self._record(ordinal, entry), sealed=False)
 
     def _has_failed(self, ordinal: int, entry: Entry) -> bool:
         if self._reader is None:
@@ -150,8 +153,8 @@ def _wanted_in(file: pq.ParquetFile, group: int, first: int, rows: int, selectio
     return [ordinal for ordinal, record in enumerate(deciding, first) if selection.takes(ordinal, record)]
 
 
-def _unsealed(journal: Path, parts: Sequence[Part]) -> list[tuple[int, Path]]:
-    """The ordinals that are recorded but in no part, in order, each with the journal that holds it."""
+def _unsealed(journal: Path, parts: Sequence[Part]) -> dict[int, Path]:
+    """The ordinals that are recorded but in no part, each with the journal that holds it."""
     ends = sorted((part.first, part.first + part.rows) for part in parts)
     starts = [first for first, _ in ends]
     found: dict[int, Path] = {}
@@ -163,4 +166,15 @@ def _unsealed(journal: Path, parts: Sequence[Part]) -> list[tuple[int, Path]]:
         place = bisect_right(starts, ordinal) - 1
         return place >= 0 and ordinal < ends[place][1]
 
-    return [(ordinal, path) for ordinal, path in sorted(found.items()) if not is_sealed(ordinal)]
+    return {ordinal: path for ordinal, path in found.items() if not is_sealed(ordinal)}
+
+
+def _entries_of(path: Path, first: int, rows: int, found: Mapping[int, Path]) -> Iterator[tuple[int, Entry]]:
+    """The entries that `found` assigns to this journal; those that were sealed or absorbed meanwhile are left out."""
+    try:
+        for ordinal, entry in entries_in(path, first, rows):
+            if found.get(ordinal) == path:
+                yield ordinal, entry
+    except Broken:
+        if path.exists():
+            raise

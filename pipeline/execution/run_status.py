@@ -18,13 +18,12 @@ from pipeline.data import Part
 from pipeline.execution.monitor import state_of
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
-from pipeline.ledger import Charges
+from pipeline.ledger import NOTHING, Charges
 from pipeline.source import Survey
-from pipeline.storage.dataset import MANIFEST, SUCCESS
 from pipeline.storage.integrity import PartCheck
-from pipeline.storage.journal import charged_in, read_state
+from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
-from pipeline.storage.run_folder import LOCK, RunFolder, RunIdentity
+from pipeline.storage.run_folder import LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
@@ -112,63 +111,195 @@ class RunStatus:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What the files of a run say together, with what is out of date left aside.
+
+    Counts, charges and status cover the whole run, over all its starts.
+    """
+
+    output: Path
+    plan: RunIdentity | None
+    """None for a dataset that was copied without its `_run` folder."""
+    holder: str | None
+    """The process that is working on the run."""
+    parts: Sequence[Part]
+    pending: int
+    """Rows that are recorded, but in no part yet."""
+    state: Mapping[str, Any]
+    """What the job last reported; while it runs, only what the current start reported."""
+    manifest: Mapping[str, Any]
+    """What the last start that ended normally wrote; empty if none did. Not current unless `is_settled`."""
+    damage: str | None
+    """What is wrong with the files of a dataset that is marked as complete; None when nothing is."""
+    charged: Charges
+    began: datetime | None
+    """When the lock was last taken: the beginning of a start."""
+    rows: int
+    """Rows of the input."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the manifest is current: the last start ended normally and counted every recorded row."""
+        if self.holder is not None or not self.manifest or self.worked_since:
+            return False
+        if self.plan is None:  # there is nothing else to know it by
+            return True
+        recorded = sum(part.rows for part in self.parts) + self.pending
+        return bool(self.manifest.get("ok", 0) + self.manifest.get("failed", 0) == recorded)
+
+    @property
+    def worked_since(self) -> bool:
+        """Whether another start has run since the manifest was written."""
+        finished = self.manifest.get("finished")
+        if not isinstance(finished, str) or "at" not in self.state:
+            return False
+        return bool(self.state["at"] > datetime.fromisoformat(finished).timestamp() + _APART_S)
+
+    @property
+    def ended_normally(self) -> bool:
+        """Whether the manifest is that of the last start, even if it does not count every recorded row."""
+        if self.is_settled or not self.manifest or self.worked_since:
+            return self.is_settled
+        finished = self.manifest.get("finished")
+        return self.began is None or finished is None or self.began <= datetime.fromisoformat(finished)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Rows that are ok, failed, and recorded without it being known yet which of the two they are."""
+        if self._reports_itself:
+            return self.state["run_ok"], self.state["run_failed"], 0
+        if self.is_settled:
+            return self.manifest["ok"], self.manifest["failed"], 0
+        return sum(part.ok for part in self.parts), sum(part.failed for part in self.parts), self.pending
+
+    @property
+    def failures(self) -> Failures:
+        """The failed rows by kind, without examples."""
+        kinds: Any = chain.from_iterable(part.failures for part in self.parts)
+        if self._reports_itself:
+            kinds = self.state["failures"]
+        elif self.is_settled:
+            kinds = self.manifest.get("failures", ())
+        return Failures() + Failures.from_json(kinds)
+
+    @property
+    def status(self) -> Status:
+        """The status of the run."""
+        if self.holder is not None:
+            return "running"
+        match self.manifest.get("status") if self.is_settled else None:
+            case "complete" if (self.output / SUCCESS).is_file() and self.damage is None:
+                return "complete"
+            case "failed" if sum(self.counts) == self.rows:
+                return "failed"
+        return "stopped"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run stopped or failed; None while nothing is wrong."""
+        if self.status not in ("failed", "stopped"):
+            return None
+        if self.damage is not None:
+            return self.damage
+        if self.ended_normally:
+            reason = self.manifest.get("reason")
+            return None if reason is None else str(reason)
+        return KILLED if self.state or self.parts or self.pending else "no row has been answered yet"
+
+    @property
+    def _reports_itself(self) -> bool:
+        # The runs of an evaluation count together: then the state is about more rows than this run has.
+        return self.holder is not None and self.state.get("rows") == self.rows
+
+
+def read_record(output: Path, *, held: bool = False) -> RunRecord:
+    """What is recorded about a run. With `held`, this process holds its lock, and its work is done.
+
+    Without the `_run` folder, the manifest is enough. Raises `UsageError` when both are missing, or the manifest is
+    damaged; `Broken` when the journal is damaged or a part cannot be read.
+    """
+    folder = RunFolder(output)
+    plan = folder.load()
+    # First: whatever ends after this look is reported as running, and not half as it was before and half as after.
+    holder = None if held else folder.running()
+    manifest = manifest_of(output) or {}
+    if plan is None and not manifest:
+        raise UsageError(f"{output} holds neither the plan nor the manifest of a run")
+    if folder.journal.exists():
+        parts, pending = read_state(folder.journal)
+        charged = charged_in(folder.journal, ended=holder is None)
+    else:
+        parts, pending = _parts_listed(output, manifest), 0
+        charged = Charges.from_json(manifest.get("charged", {}))
+    return RunRecord(
+        output=output,
+        plan=plan,
+        holder=holder,
+        parts=parts,
+        pending=pending,
+        state=_state_of(folder, running=holder is not None),
+        manifest=manifest,
+        # A copy of the dataset has other file times than those that the journal knows.
+        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts),
+        charged=charged,
+        began=_signed(folder) if (folder.run / LOCK).exists() else None,
+        rows=Survey.from_json(plan.survey).rows if plan else int(manifest["rows"]),
+    )
+
+
+def status_of(output: Path, *, held: bool = False) -> Status:
+    """The status of the run in a folder; `stopped` if there is none yet. `held` and errors as in `read_record`."""
+    if RunFolder(output).load() is None and manifest_of(output) is None:
+        return "stopped"
+    return read_record(output, held=held).status
+
+
+def charged_to(output: Path) -> Charges:
+    """What the run in a folder was charged, over all its starts; nothing if there is none yet."""
+    if RunFolder(output).load() is None and manifest_of(output) is None:
+        return NOTHING
+    return read_record(output).charged
+
+
 def run_status(output: Path) -> RunStatus:
     """Raises `UsageError` if the folder holds no run, or a damaged manifest; `Broken` if the journal is damaged."""
     folder, plan = require_run(output)
-    parts, pending = read_state(folder.journal)
-    holder = folder.running()
-    state = _state_of(folder, running=holder is not None)
-    manifest = manifest_of(output) or {}
-    settled = _is_settled(manifest, state, sum(part.rows for part in parts) + pending, running=holder is not None)
-    ok, failed, unsealed = sum(part.ok for part in parts), sum(part.failed for part in parts), pending
-    kinds: Any = chain.from_iterable(part.failures for part in parts)
-    rows = Survey.from_json(plan.survey).rows
-    if holder is not None and state.get("rows") == rows:  # the runs of an evaluation count together
-        ok, failed, unsealed, kinds = state["run_ok"], state["run_failed"], 0, state["failures"]
-    elif settled:
-        ok, failed, unsealed, kinds = manifest["ok"], manifest["failed"], 0, manifest.get("failures", ())
-    damage = None if holder is not None else damage_in(output, parts)
-    status = status_of(
-        output,
-        manifest if settled else {},
-        running=holder is not None,
-        done=ok + failed + unsealed == rows,
-        damage=damage,
-    )
+    record = read_record(output)
+    running = record.holder is not None
+    ok, failed, unsealed = record.counts
+    state, manifest = record.state, record.manifest
+    stopped_by = manifest.get("stopped_by") if record.status == "stopped" and record.ended_normally else None
     return RunStatus(
         job=plan.job_name,
         run_id=plan.run_id,
         simulated=plan.simulated,
-        status=status,
-        reason=damage or _reason(manifest, state, parts_or_entries=bool(parts or pending))
-        if status in _ENDED_BADLY
-        else None,
-        stopped_by=manifest.get("stopped_by") if status == "stopped" and not _worked_since(manifest, state) else None,
-        holder=holder,
-        rows=rows,
+        status=record.status,
+        reason=record.reason,
+        stopped_by=stopped_by,
+        holder=record.holder,
+        rows=record.rows,
         ok=ok,
         failed=failed,
         unsealed=unsealed,
-        failures=with_examples(Failures() + Failures.from_json(kinds), output, parts),
-        sealed_parts=len(parts),
-        charged=charged_in(folder.journal, ended=holder is None),
+        failures=with_examples(record.failures, output, record.parts),
+        sealed_parts=len(record.parts),
+        charged=record.charged,
         created=plan.created,
-        started=_signed(folder).isoformat(timespec="milliseconds") if holder is not None else manifest.get("started"),
-        finished=None if holder is not None else manifest.get("finished"),
+        started=_signed(folder).isoformat(timespec="milliseconds") if running else manifest.get("started"),
+        finished=None if running else manifest.get("finished"),
         resumed=state.get("run_cost_usd", 0.0) > state.get("cost_usd", 0.0),
-        start_cost_usd=state.get("cost_usd") if holder is not None else None,
-        now={name: state.get(name) for name in _NOW} if holder is not None else {},
+        start_cost_usd=state.get("cost_usd") if running else None,
+        now={name: state.get(name) for name in _NOW} if running else {},
     )
 
-
-_ENDED_BADLY = ("failed", "stopped")
 
 _APART_S = 0.5
 """The last state of a start is older than its manifest; the first of the next start is a second younger or more."""
 
 
-def damage_in(output: Path, parts: Sequence[Part]) -> str | None:
-    """What is wrong with the files of a dataset that is marked as whole, with the remedy; None when nothing is.
+def _damage_in(output: Path, parts: Sequence[Part]) -> str | None:
+    """What is wrong with the files of a dataset that is marked as complete, with the remedy; None when nothing is.
 
     A file is read only when it was touched since it was sealed. Raises `Broken` when it cannot be.
     """
@@ -182,21 +313,12 @@ def damage_in(output: Path, parts: Sequence[Part]) -> str | None:
     return None
 
 
-def status_of(
-    output: Path, manifest: Mapping[str, Any], *, running: bool, done: bool, damage: str | None = None
-) -> Status:
-    """The status of a run whose last start, if nothing was recorded since, left this manifest.
-
-    `done` is whether every row is accounted for, `damage` what is wrong with the files of its parts.
-    """
-    if running:
-        return "running"
-    match manifest.get("status"):
-        case "complete" if (output / SUCCESS).is_file() and damage is None:
-            return "complete"
-        case "failed" if done:
-            return "failed"
-    return "stopped"
+def _parts_listed(output: Path, manifest: Mapping[str, Any]) -> list[Part]:
+    """The parts that a manifest lists; its content is not trusted."""
+    try:
+        return [Part.from_json(part) for part in manifest.get("parts", ())]
+    except ValueError as error:
+        raise UsageError(f"{output / MANIFEST} is damaged: {error}") from error
 
 
 def require_run(output: Path) -> tuple[RunFolder, RunIdentity]:
@@ -237,27 +359,5 @@ def _state_of(folder: RunFolder, *, running: bool) -> dict[str, Any]:
 
 
 def _signed(folder: RunFolder) -> datetime:
-    """When the lock was last taken: the beginning of a start."""
+    """When the lock was last taken: the beginning of the last start."""
     return datetime.fromtimestamp((folder.run / LOCK).stat().st_mtime, UTC)
-
-
-def _is_settled(manifest: Mapping[str, Any], state: Mapping[str, Any], recorded: int, *, running: bool) -> bool:
-    """Whether the manifest is still current: the last start ended normally and counted every row."""
-    if running or not manifest:
-        return False
-    return not _worked_since(manifest, state) and manifest.get("ok", 0) + manifest.get("failed", 0) == recorded
-
-
-def _worked_since(manifest: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether another start has run since the manifest was written."""
-    finished = manifest.get("finished")
-    if not isinstance(finished, str) or "at" not in state:
-        return False
-    return bool(state["at"] > datetime.fromisoformat(finished).timestamp() + _APART_S)
-
-
-def _reason(manifest: Mapping[str, Any], state: Mapping[str, Any], *, parts_or_entries: bool) -> str | None:
-    if manifest and not _worked_since(manifest, state):
-        reason = manifest.get("reason")
-        return None if reason is None else str(reason)
-    return KILLED if state or parts_or_entries else "no row has been answered yet"

@@ -19,10 +19,9 @@ from pipeline.export.formats import format_of, writer_to
 from pipeline.export.selection import select
 from pipeline.faults import Broken, NothingToDo, UsageError
 from pipeline.storage.batches import bounded_batches, part_file
-from pipeline.storage.dataset import RUN
 from pipeline.storage.durable import FILES
-from pipeline.storage.journal import read_state
-from pipeline.storage.run_folder import JOURNAL
+from pipeline.storage.journal_reader import read_state
+from pipeline.storage.run_folder import JOURNAL, RUN
 
 Rows = Literal["ok", "failed", "all"]
 """Which rows are exported, by their status."""

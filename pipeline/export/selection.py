@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
+from pipeline.text import nearest
 
 Path = tuple[str, ...]
 """The name of a column, then those of the fields within it."""

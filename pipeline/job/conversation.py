@@ -14,8 +14,9 @@ from pipeline.data import Message
 from pipeline.endpoint.redaction import said_of_row
 from pipeline.faults import Fault, InvalidRow, UsageError
 from pipeline.job.attachments import MediaColumn, attachments
+from pipeline.job.columns import require_column
 from pipeline.job.function_text import text_of
-from pipeline.job.prompt import Template
+from pipeline.job.prompt import FUNCTIONS, Template
 
 Part = str | MediaColumn
 """A piece of a message: a Jinja2 template, or a column that holds media."""
@@ -70,6 +71,29 @@ class Conversation:
                 else:
                     named |= dict.fromkeys(sorted(part.columns - named.keys()), f"the template of `{part.field}`")
         return named
+
+    def columns_needed(self, available: Sequence[str]) -> list[str]:
+        """The input columns that the messages use. Raises `UsageError` when one is not in the input."""
+        named = self.columns
+        if named is None:
+            return list(available)
+        for name, who in named.items():
+            require_column(name, available, who)
+        if not named:
+            self._refuse_single_braces(available)
+        return [name for name in available if name in named or name in FUNCTIONS]
+
+    def _refuse_single_braces(self, available: Sequence[str]) -> None:
+        """Raises `UsageError` for a prompt that uses no column but has one in single braces, as in an f-string.
+
+        Every row would send, and pay for, the same prompt.
+        """
+        written = dict.fromkeys(re.findall(r"\{(\w+)\}", self.fingerprint))
+        if meant := [name for name in written if name in available]:
+            name = meant[0]
+            raise UsageError(
+                f"the prompt has {{{name}}} in single braces, which stays as it is: write {{{{ {name} }}}}"
+            )
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.job.job import Job, nearest
+from pipeline.job.job import Job
+from pipeline.text import excerpt, nearest
 
 _MOST_QUOTED = 60
 
@@ -140,8 +141,7 @@ def advised(field: str, known: Sequence[str], what: str = "job") -> str:
 def _about_value(complaint: Any, complaints: int) -> str:
     """The sentence about a value that a field does not accept; for a union, one value has several errors."""
     field, *inner = complaint["loc"]
-    given = repr(complaint["input"])
-    given = given if len(given) <= _MOST_QUOTED else f"{given[: _MOST_QUOTED - 3]}..."
+    given = excerpt(repr(complaint["input"]), _MOST_QUOTED)
     takes = _TYPES.get(complaint["type"], "").format(**complaint.get("ctx", {}))
     is_of_kind = complaints > 1 or not takes or complaint["type"].endswith(("_parsing", "_type"))
     if complaint["type"] == "sequence_str":

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.data import CallLog, Entry, Outcome, Request, Row
-from pipeline.endpoint.redaction import quoted
 from pipeline.faults import InvalidRow, UsageError
+from pipeline.job.columns import Added, Projection, added_columns, kept_columns
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
-from pipeline.job.output_names import clash_of, free_names
 from pipeline.job.parsing import LatestOutcome, ReplyParser
-from pipeline.job.prompt import FUNCTIONS
-from pipeline.job.tools import Tool, tool_of
-from pipeline.schema.bigquery import legal_names
+from pipeline.job.row_requests import request_columns, request_of
+from pipeline.job.tools import Tool, tool_choice_of, tool_of
+from pipeline.schema.from_json_schema import schema_file
 from pipeline.schema.from_pydantic import AnswerSchema, shape_of
-
-Added = Literal["row", "source_file", "source_row"]
-ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
-"""Columns that say where a row comes from: its ordinal, its file, and its position in that file; numbers from 0."""
-
-OURS = ("status", "parsed", "response", "error")
-"""The output columns that the pipeline adds, after the input's own."""
 
 THOUGHTS = "thinking"
 """The tag that marks thought summaries, unless the job sets one: without a tag they would be mixed into the text."""
 
-_BINARY = re.compile(r"(^|[:=,] |=|map<)(large_|fixed_size_)?binary(_view)?\b(?!:)")
-"""Matches the name of a type that contains binary values, at any level of nesting."""
-_BATCH_URLS = ("/v1/chat/completions", "/chat/completions")
 _PLAIN = (
     "temperature",
     "top_p",
@@ -177,7 +162,7 @@ class Job:
         """The compiled schema; None when the answer is text or any JSON object."""
         if self.schema is None or self.schema == "json_object":
             return None
-        schema = _schema_file(Path(self.schema)) if isinstance(self.schema, str | Path) else self.schema
+        schema = schema_file(Path(self.schema)) if isinstance(self.schema, str | Path) else self.schema
         shape = shape_of(schema, self.name)
         return shape.with_times_as_text() if self.time_as == "text" else shape
 
@@ -208,87 +193,33 @@ class Job:
         """Whether each row of the input contains its own request."""
         return self.user is None and not self.messages
 
+    def projection(self, types: Mapping[str, str]) -> Projection:
+        """What the job uses of an input with columns of these types. Raises `UsageError` if it does not fit them."""
+        kept = self.columns_kept(types)
+        return Projection(kept=kept, added=self.columns_added(kept), needed=self.columns_needed(list(types)))
+
     def columns_needed(self, available: Sequence[str]) -> list[str]:
         """The input columns that requests need. Raises `UsageError` when one is not in the input."""
         if self.carries_requests:
-            if not {"body", "messages"} & set(available):
-                raise UsageError(
-                    f"the job has no `user` prompt, and the input has no `messages` or `body` column "
-                    f"(its columns: {', '.join(available)}): give the job a prompt"
-                )
-            if not self.model and "body" not in available:
-                raise UsageError("rows with `messages` name no model: give one with --model")
-            return [name for name in ("body", "messages", "method", "url") if name in available]
-        named = self.conversation.columns
-        if named is None:
-            return list(available)
-        for name, who in named.items():
-            _require(name, available, who)
-        if not named:
-            self._refuse_single_braces(available)
-        return [name for name in available if name in named or name in FUNCTIONS]
-
-    def _refuse_single_braces(self, available: Sequence[str]) -> None:
-        """Raises `UsageError` for a prompt that uses no column but has one in single braces, as in an f-string.
-
-        Every row would send, and pay for, the same prompt.
-        """
-        written = dict.fromkeys(re.findall(r"\{(\w+)\}", self.conversation.fingerprint))
-        if meant := [name for name in written if name in available]:
-            name = meant[0]
-            raise UsageError(
-                f"the prompt has {{{name}}} in single braces, which stays as it is: write {{{{ {name} }}}}"
-            )
+            return request_columns(available, self.model)
+        return self.conversation.columns_needed(available)
 
     def columns_kept(self, types: Mapping[str, str]) -> dict[str, str]:
         """Output name by input column, in input order. Raises `UsageError` for unknown columns and name conflicts."""
-        others = {} if isinstance(self.rename, str) else self.rename
-        for name in [*(self.keep or ()), *others, *([self.key] if self.key else [])]:
-            _require(name, list(types), "the job")
-        chosen = [
-            name
-            for name, kind in types.items()
-            if (name in self.keep or name == self.key if self.keep is not None else not _BINARY.search(kind))
-        ]
-        if isinstance(self.rename, str):
-            return legal_names(chosen, taken=[*OURS, *(self.add or ())])
-        if types.keys() >= set(OURS):  # the output of another run
-            taken = {others.get(name, name).lower() for name in chosen}
-            others = free_names(OURS, taken) | others
-        kept = {name: others.get(name, name) for name in chosen}
-        if clashing := [source for source, target in kept.items() if target.lower() in OURS]:
-            raise UsageError(clash_of(clashing))
-        counts = Counter(name.lower() for name in kept.values())
-        alike = [repr(name) for name in kept.values() if counts[name.lower()] > 1]
-        if alike:
-            raise UsageError(
-                f"two output columns would have the same name (case aside): {', '.join(alike)}; "
-                "leave some of them out with `keep`, or give them other names with `rename`"
-            )
-        return kept
+        return kept_columns(types, keep=self.keep, rename=self.rename, key=self.key, add=self.add)
 
     def columns_added(self, kept: Mapping[str, str]) -> tuple[Added, ...]:
-        """The columns that say where a row comes from; the default `row` is omitted if the input has such a column.
-
-        Raises `UsageError` when a kept column has the name of a requested one.
-        """
-        taken = {name.lower() for name in kept.values()}
-        if self.add is None:
-            return ("row",) if self.key is None and "row" not in taken else ()
-        for name in self.add:
-            if name in taken:
-                raise UsageError(
-                    f"`add` and the input both have a column {name!r}: leave the input's out with `keep`, "
-                    f'or give it another name: rename={{"{name}": "input_{name}"}}'
-                )
-        return tuple(name for name in ADDED if name in self.add)
+        """The columns that say where a row comes from. Raises `UsageError` when a kept column has such a name."""
+        return added_columns(kept, add=self.add, key=self.key)
 
     def request(self, row: Row, calls: CallLog | None = None) -> Request:
         """The request for a row, with the log of its calls. Pure. Raises `InvalidRow` when none can be made."""
         if row.problem is not None:
             raise InvalidRow(row.problem)
         asked = (
-            self._carried(row.values) if self.carries_requests else {"messages": self.conversation.messages(row.values)}
+            request_of(row.values, self.model)
+            if self.carries_requests
+            else {"messages": self.conversation.messages(row.values)}
         )
         return Request(row.ordinal, {**self._parameters, **asked}, _TIERS.get(self.tier or "", {}), calls)
 
@@ -330,7 +261,7 @@ class Job:
         if self.tools:
             payload["tools"] = [tool.definition for tool in self.tool_list]
         if self.tool_choice is not None:
-            payload["tool_choice"] = _tool_choice(self.tool_choice, self.tool_list)
+            payload["tool_choice"] = tool_choice_of(self.tool_choice, self.tool_list)
         google = dict(self.google or {})
         if self.reader.marker is not None:
             google.setdefault("thought_tag_marker", self.reader.marker)
@@ -343,84 +274,7 @@ class Job:
             payload["response_format"] = {"type": "json_object"}
         return payload | self.extra
 
-    def _carried(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        body = _json_value(values.get("body"))
-        if body is None:
-            body = {"messages": _json_value(values.get("messages"))}
-        else:
-            _refuse_other_calls(values)
-        if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
-            raise InvalidRow("the row carries no request: `messages` must be a list with at least one message")
-        if not (self.model or body.get("model")):
-            raise InvalidRow("neither the row nor the job names a model: give one with --model")
-        _require_writable(body)
-        return {**body, "model": self.model} if self.model else body
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for an unknown name: the closest known one, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
-
-
-def _require(name: str, available: Sequence[str], who: str) -> None:
-    if name not in available:
-        raise UsageError(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")
-
-
-def _refuse_other_calls(values: Mapping[str, Any]) -> None:
-    """Rejects other endpoints in OpenAI's batch format; in other inputs `url` and `method` are plain data."""
-    url, method = values.get("url"), values.get("method")
-    if url not in (None, *_BATCH_URLS) or str(method or "POST").upper() != "POST":
-        other = f"{quoted(str(method or 'POST'))} {quoted(str(url))}"
-        raise InvalidRow(f"only POST {_BATCH_URLS[0]} can be asked, not {other}")
-
-
-def _require_writable(body: Mapping[str, Any]) -> None:
-    """Raises `InvalidRow` for a row's own request that cannot be sent: policies rely on its messages and JSON."""
-    for number, message in enumerate(body["messages"]):
-        if not isinstance(message, dict):
-            raise InvalidRow(f"the row's request is not one: messages[{number}] is not an object")
-    try:
-        orjson.dumps(body)
-    except TypeError as error:
-        raise InvalidRow(f"the row's request cannot be written as JSON: {error}") from None
-
-
-def _schema_file(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"`schema`: the file {str(path)!r} cannot be read from {Path.cwd()} ({error.strerror}); "
-            f'it is a path to a JSON Schema, or "json_object"'
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"`schema`: {path} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"`schema`: {path} holds no JSON Schema")
-    return document
-
-
-def _tool_choice(choice: str, tools: Sequence[Tool]) -> Any:
-    if choice in {"none", "auto", "required", "validated"}:
-        return choice
-    names = [tool.name for tool in tools]
-    if choice in names:
-        return {"type": "function", "function": {"name": choice}}
-    raise UsageError(f"`tool_choice` is none, auto, required, validated or a tool's name, not {choice!r}")
-
 
 def _canonical(value: Mapping[str, Any]) -> str:
     given = {name: inner for name, inner in value.items() if inner is not None}
     return json.dumps(given, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def _json_value(value: object) -> Any:
-    """Requests in Parquet, and nested values of mixed types, are stored as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise InvalidRow("the row's request is not JSON") from None

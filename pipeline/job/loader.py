@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from pipeline.faults import UsageError
 from pipeline.job.errors import advised, explained
-from pipeline.job.job import Job, nearest
+from pipeline.job.job import Job
 from pipeline.job.local_imports import importable_beside
+from pipeline.text import nearest
 
 _T = TypeVar("_T")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -13,9 +12,10 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefine
 from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from pipeline.data import RowValues
 from pipeline.endpoint.redaction import said_of_row
 from pipeline.faults import InvalidRow, UsageError
-from pipeline.row_values import RowValues
+from pipeline.text import closest
 
 WHOLE_ROW = "row"
 """In a template, `row` is the whole row, for columns whose names are not identifiers: `row["invoice no"]`."""
@@ -84,8 +84,8 @@ def _require_known(tree: nodes.Template, field: str) -> None:
     for kind, known in (("filter", _environment().filters), ("test", _environment().tests)):
         for node in tree.find_all(nodes.Filter if kind == "filter" else nodes.Test):
             if node.name not in known:
-                close = difflib.get_close_matches(node.name, list(known), n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                close = closest(node.name, known)
+                hint = f"; did you mean {close!r}?" if close else ""
                 raise UsageError(
                     f"the template of `{field}` is broken at line {node.lineno}: there is no {kind} {node.name!r}{hint}"
                 )

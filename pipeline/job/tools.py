@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,3 +116,13 @@ def _arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
         return create_model(function.__name__, __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as error:
         raise UsageError(f"the tool {function.__name__} has a parameter that JSON cannot carry: {error}") from None
+
+
+def tool_choice_of(choice: str, tools: Sequence[Tool]) -> Any:
+    """A choice of tools as the request names it. Raises `UsageError` for a name that no tool has."""
+    if choice in {"none", "auto", "required", "validated"}:
+        return choice
+    names = [tool.name for tool in tools]
+    if choice in names:
+        return {"type": "function", "function": {"name": choice}}
+    raise UsageError(f"`tool_choice` is none, auto, required, validated or a tool's name, not {choice!r}")

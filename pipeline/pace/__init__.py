@@ -5,6 +5,7 @@ from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENC
 from pipeline.pace.declared_limits import LATE_S, Pacer, TokenEstimate
 from pipeline.pace.failure_rate import FailureRate, LatencyWindow, RetryBudget
 from pipeline.pace.rate import AdaptiveRate, Change
+from pipeline.pace.recent_rate import RecentRate
 from pipeline.pace.slow_start import FIRST_RATE, first_rate
 from pipeline.pace.stragglers import Call, StragglerDetector
 
@@ -24,6 +25,7 @@ __all__ = [
     "FailureRate",
     "LatencyWindow",
     "Pacer",
+    "RecentRate",
     "Refusal",
     "RetryAfterHold",
     "RetryBudget",

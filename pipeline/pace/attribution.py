@@ -18,6 +18,12 @@ LEAST_ALIKE = 5
 MOST_ALIKE = 32
 """Refusals alike that are enough at any concurrency: more would only be wasted calls."""
 
+LEAST_COMPARED = 2
+"""The same where a request that was answered can be sent again: its answer decides, so that fewer may ask for it.
+
+A single one does not: a lone refusal among the last rows is nearly always its row's own, and the comparison is paid.
+"""
+
 QUIET_S = 1.0
 """How long no other row is in play before the refused rows count as the last ones: the input may be slow to arrive."""
 
@@ -91,12 +97,13 @@ class Blame:
         alike, example = self._alike()
         return example if alike >= max(self._least(example), min(concurrency, MOST_ALIKE)) else None
 
-    def last_word(self, now: float, *, others: int, answered: bool) -> Refusal | None:
+    def last_word(self, now: float, *, others: int, answered: bool, compares: bool = False) -> Refusal | None:
         """Decides once no other row is in play: a refusal that applies to every row; None if there is none, or not yet.
 
         `others` counts the other rows in play; `answered` says whether any row was ever answered, in any start. If none
         was, one refusal with a suspect status is enough; one about the account always is. Otherwise it takes several
-        alike, and more if this start was answered; fewer are their rows' own.
+        alike, and more if this start was answered; fewer are their rows' own. With `compares`, a comparison decides
+        what is returned here, or has decided it.
         """
         if others or not self._open:
             self._quiet_since = None
@@ -105,7 +112,7 @@ class Blame:
         if now - self._quiet_since < QUIET_S:
             return None
         alike, example = self._alike()
-        if alike >= self._least(example):
+        if alike >= (LEAST_COMPARED if compares else self._least(example)):
             return example
         suspects = [one for one in self._open.values() if one.accounts or (one.suspect and not answered)]
         if suspects:

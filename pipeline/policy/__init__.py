@@ -18,7 +18,7 @@ from pipeline.policy.retry import retrying, within
 from pipeline.policy.row_calls import RowCalls, TurnBooks, logged
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.tool_loop import ToolLimits, with_tools
-from pipeline.policy.upstream import Limits, Upstream
+from pipeline.policy.upstream import Limits, LocalUpstream, Upstream
 
 __all__ = [
     "GIVE_UP_S",
@@ -32,6 +32,7 @@ __all__ = [
     "Keys",
     "Limits",
     "LocalBudget",
+    "LocalUpstream",
     "RowCalls",
     "Shutdown",
     "SingleFlight",

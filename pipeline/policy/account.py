@@ -5,7 +5,7 @@ The queue asks before a call leaves (`Bid`), and the lane reports what it cost (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Prices
 from pipeline.faults import BudgetExhausted, Fault
 from pipeline.ledger import Charges
-from pipeline.policy.budget import Budget, LocalBudget
+from pipeline.policy.budget import Budget
 from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
 from pipeline.policy.shutdown import Shutdown
 
@@ -45,8 +45,8 @@ class Account:
     books: Books | None = None
     estimate: CallEstimate = field(default_factory=CallEstimate)
     _held: dict[int, Bid] = field(default_factory=dict)
-    _held_sums: list[float] = field(default_factory=list)
-    """The sum of their reservations per budget: maintained, because thousands may be in flight."""
+    _held_sums: dict[str, float] = field(default_factory=dict)
+    """The sum of their reservations by the unit of the budget: maintained, because thousands may be in flight."""
 
     def bid(self, request: Request) -> Bid | None:
         """The bid of a call; None without budgets.
@@ -63,15 +63,15 @@ class Account:
             )
         return Bid(self, size)
 
-    def amounts(self, size: Size) -> list[float]:
-        """What each budget must reserve for a call of this size."""
+    def amounts(self, size: Size) -> dict[str, float]:
+        """What each budget must reserve for a call of this size, by its unit."""
         usage = self.estimate.of(size)
-        return [
-            self.estimate.factor * (self.prices.cost(size.model, usage) or 0.0)
+        return {
+            budget.unit: self.estimate.factor * (self.prices.cost(size.model, usage) or 0.0)
             if budget.unit == "USD"
             else float(usage.input + usage.output)
             for budget in self.budgets
-        ]
+        }
 
     def charge(self, request: Request, reply: Reply, location: str | None) -> Reply:
         """Enters an answered call in ledger, progress and budgets; returns the reply with its location and cost."""
@@ -92,7 +92,7 @@ class Account:
         """Charges the call abandoned in favour of this reply, assumed to have cost as much."""
         one = Charges.of_call(reply.usage, reply.cost_usd, _NONE)
         self._enter(one)
-        self._pay(one, reply, [None] * len(self.budgets))
+        self._pay(one, reply, {})
 
     def hold(self, bid: Bid) -> None:
         """A call is in flight."""
@@ -102,7 +102,7 @@ class Account:
     def let_go(self, bid: Bid) -> None:
         """The call has ended."""
         if self._held.pop(id(bid), None) is not None:
-            self._change_held([-amount for amount in bid.amounts])
+            self._change_held({unit: -amount for unit, amount in bid.amounts.items()})
 
     def learn_all(self, maxima: Maxima) -> None:
         """Merges what another process has learned."""
@@ -127,30 +127,30 @@ class Account:
         """Calls in flight may cost more than estimated when they left."""
         for bid in self._held.values():
             bid.renew()
-        self._held_sums = [sum(column) for column in zip(*(bid.amounts for bid in self._held.values()), strict=True)]
+        held = [bid.amounts for bid in self._held.values()]
+        self._held_sums = {budget.unit: sum(amounts[budget.unit] for amounts in held) for budget in self.budgets}
 
-    def _pay(self, one: Charges, reply: Reply, reserved: Sequence[float | None]) -> None:
-        for budget, amount in zip(self.budgets, reserved, strict=True):
+    def _pay(self, one: Charges, reply: Reply, reserved: Mapping[str, float]) -> None:
+        for budget in self.budgets:
             if budget.unit == "USD" and reply.cost_usd is None:
                 self._fail(budget, _unpriced(reply))
             elif reply.usage is None:
                 self._fail(budget, f"a call was answered without usage; {ASSUME}, and their tokens by their size")
-            budget.charge(one.cost_usd if budget.unit == "USD" else one.tokens, amount)
+            budget.charge(one.cost_usd if budget.unit == "USD" else one.tokens, reserved.get(budget.unit))
 
     def _fail(self, budget: Budget, why: str) -> None:
         fault = BudgetExhausted(f"the budget in {budget.unit} cannot be kept: {why}")
         budget.fail(fault)
         self.stop.request(fault)
 
-    def _change_held(self, by: Sequence[float]) -> None:
+    def _change_held(self, by: Mapping[str, float]) -> None:
         if not self._held:
-            self._held_sums = []  # drop accumulated rounding errors
+            self._held_sums = {}  # drop accumulated rounding errors
         else:
-            before = self._held_sums or [0.0] * len(self.budgets)
-            self._held_sums = [held + more for held, more in zip(before, by, strict=True)]
+            self._held_sums = {unit: self._held_sums.get(unit, 0.0) + more for unit, more in by.items()}
         if self.books is None:
             return
-        known = dict(zip([budget.unit for budget in self.budgets], self._held_sums, strict=False))
+        known = self._held_sums
         self.books.hold(
             Charges(
                 lost_calls=len(self._held),
@@ -169,23 +169,25 @@ class Bid:
 
     account: Account
     size: Size
-    amounts: list[float] = field(default_factory=list)
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    """What is reserved for it, by the unit of the budget."""
 
     def is_afforded(self) -> bool:
         """Whether it may leave now."""
         amounts = self.account.amounts(self.size)
-        return all(budget.affords(amount) for budget, amount in self._each(amounts))
+        return all(budget.affords(amounts[budget.unit]) for budget in self.account.budgets)
 
     def refusal(self) -> BudgetExhausted | None:
         """Why it never may; None as long as it still could."""
         amounts = self.account.amounts(self.size)
-        return next((why for budget, amount in self._each(amounts) if (why := budget.refusal(amount))), None)
+        refusals = (budget.refusal(amounts[budget.unit]) for budget in self.account.budgets)
+        return next(filter(None, refusals), None)
 
     def reserve(self) -> None:
         """The call leaves."""
         self.amounts = self.account.amounts(self.size)
-        for budget, amount in self._each(self.amounts):
-            budget.reserve(amount)
+        for budget in self.account.budgets:
+            budget.reserve(self.amounts[budget.unit])
         self.account.hold(self)
 
     async def secured(self) -> None:
@@ -195,20 +197,16 @@ class Bid:
 
     def release(self, *, is_lost: bool = False) -> None:
         """The call has ended. One cut off by the end of the run stays in the books as lost: it may be billed."""
-        for budget, amount in self._each(self.amounts):
-            budget.release(amount)
+        for budget in self.account.budgets:
+            budget.release(self.amounts[budget.unit])
         if not is_lost:
             self.account.let_go(self)
 
     def renew(self) -> None:
         """Updates the reservation to what is known now."""
         before, self.amounts = self.amounts, self.account.amounts(self.size)
-        for budget, now, old in zip(self.account.budgets, self.amounts, before, strict=True):
-            if isinstance(budget, LocalBudget):
-                budget.change(now, old)
-
-    def _each(self, amounts: Sequence[float]) -> zip[tuple[Budget, float]]:
-        return zip(self.account.budgets, amounts, strict=True)
+        for budget in self.account.budgets:
+            budget.change(self.amounts[budget.unit], before[budget.unit])
 
 
 def charged(ask: Ask, account: Account, location: str | None = None) -> Ask:

@@ -51,6 +51,9 @@ class Budget(Protocol):
     def release(self, amount: float) -> None:
         """A call has ended; if it was answered, it has been charged already."""
 
+    def change(self, amount: float, before: float) -> None:
+        """The reservation of a call in flight changes from `before` to `amount`."""
+
     def charge(self, cost: float, reserved: float | None) -> None:
         """A call was answered; `reserved` is what would be reserved for it by what is known now.
 

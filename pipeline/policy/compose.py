@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pipeline.counters import Counters
 from pipeline.data import Ask, Usage
@@ -28,10 +29,12 @@ from pipeline.policy import (
     GIVE_UP_S,
     Account,
     Books,
+    Budget,
     Dispatcher,
     Keys,
     Limits,
     LocalBudget,
+    LocalUpstream,
     Shutdown,
     SingleFlight,
     Store,
@@ -91,19 +94,39 @@ class RunLimits:
     reuse: CacheSettings | None = None
 
 
+AnyUpstream = TypeVar("AnyUpstream", bound=Upstream)
+
+
 @dataclass(frozen=True, slots=True)
-class ComposedAsk:
+class ProcessLimits(Generic[AnyUpstream]):
+    """The limits that a process applies itself: those of the run or, in a worker, what its parent leases to it."""
+
+    limits: Limits
+    upstream: Callable[[OpenEndpoint, Ask], AnyUpstream]
+    """What stands for an endpoint in the queue, given the ask that sends to it."""
+    retries: RetryBudget = field(default_factory=RetryBudget)
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedAsk(Generic[AnyUpstream]):
     """The ask of a run, and those of its parts that can be observed and changed while it runs."""
 
     ask: Ask
     dispatcher: Dispatcher
+    lanes: Sequence[AnyUpstream]
+    """The lanes of the dispatcher, one for each endpoint."""
     account: Account
-    purses: Sequence[LocalBudget]
 
 
 def prices_for(job: Job, bounds: RunLimits) -> Prices:
     """The prices that a run uses: those of the command line override the job's, which override the built-in ones."""
     return Prices({**prices_of(job.prices, "`prices`"), **(bounds.prices or {})}, bounds.assumed_price)
+
+
+def units_of(bounds: RunLimits) -> list[str]:
+    """The units in which a run has a budget."""
+    caps = {"USD": bounds.budget_usd, "tokens": bounds.budget_tokens}
+    return [unit for unit, cap in caps.items() if cap is not None]
 
 
 def budgets_for(job: Job, bounds: RunLimits, charged: Charges = NOTHING) -> list[LocalBudget]:
@@ -153,51 +176,56 @@ def compose(  # noqa: PLR0913 - everything that a run is made of
     job: Job,
     bounds: RunLimits,
     endpoints: Sequence[OpenEndpoint],
-    purses: Sequence[LocalBudget],
+    budgets: Sequence[Budget],
     *,
     tally: Counters,
     stop: Shutdown,
     store: Store | None = None,
     books: Books | None = None,
-) -> ComposedAsk:
+) -> ComposedAsk[LocalUpstream]:
     """The ask of a run over its endpoints, and its limits. The cost of every call is written to the books.
 
     It includes the cache if `bounds` allow the reuse of earlier replies and there is a store of them.
     """
-    silence_s = SILENCE_S if len(endpoints) == 1 else SILENCE_AMONG_S
-    lateness = lateness_for(bounds)
-    account = Account(prices_for(job, bounds), tally, stop, purses, books)
-    lanes = [_lane(job, bounds, endpoint, silence_s, account, lateness) for endpoint in endpoints]
-    limits = Limits(
-        bounds.concurrency,
-        Pacer(bounds.rpm) if bounds.rpm else None,
-        Pacer(bounds.tpm) if bounds.tpm else None,
-        most=workers_for(bounds.concurrency),
-    )
-    dispatcher = Dispatcher(lanes, limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s, account=account)
-    ask = with_policies(job, bounds, dispatcher, account, lateness=lateness, store=store)
-    return ComposedAsk(ask, dispatcher, account, purses)
+    account = Account(prices_for(job, bounds), tally, stop, budgets, books)
+    return compose_within(_all_of(bounds, len(endpoints)), job, bounds, endpoints, account, store)
 
 
-def with_policies(
+def compose_within(
+    limits: ProcessLimits[AnyUpstream],
+    job: Job,
+    bounds: RunLimits,
+    endpoints: Sequence[OpenEndpoint],
+    account: Account,
+    store: Store | None,
+) -> ComposedAsk[AnyUpstream]:
+    """Like `compose`, for a process that applies these limits."""
+    tally, stop = account.tally, account.stop
+    lateness = _lateness_for(bounds)
+    lanes = [limits.upstream(endpoint, _lane_ask(job, endpoint, account, lateness)) for endpoint in endpoints]
+    dispatcher = Dispatcher(lanes, limits.limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s, account=account)
+    ask = _with_policies(job, bounds, dispatcher, account, lateness=lateness, store=store, retries=limits.retries)
+    return ComposedAsk(ask, dispatcher, lanes, account)
+
+
+def _with_policies(
     job: Job,
     bounds: RunLimits,
     dispatcher: Dispatcher,
     account: Account,
     *,
-    lateness: StragglerDetector | None = None,
-    store: Store | None = None,
-    retries: RetryBudget | None = None,
+    lateness: StragglerDetector | None,
+    store: Store | None,
+    retries: RetryBudget,
 ) -> Ask:
     """The queue as an ask, wrapped in (outermost first) deadline, repairs, tools, log, cache, retries, hedging."""
     tally, stop = account.tally, account.stop
     ask: Ask = dispatcher.ask
     if lateness:
         ask = hedged(ask, lateness, tally, account.charge_again)
-    budget = retries or RetryBudget()
     # A job that sets the number of attempts gets exactly that, at any failure rate.
     attempts, weather = (job.attempts, FailureRate(job.attempts)) if job.attempts else (ATTEMPTS, FailureRate())
-    ask = retrying(ask, attempts=attempts, weather=weather, budget=budget, stop=stop, tally=tally)
+    ask = retrying(ask, attempts=attempts, weather=weather, budget=retries, stop=stop, tally=tally)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
         ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
@@ -212,7 +240,7 @@ def with_policies(
     return ask
 
 
-def lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, lateness: StragglerDetector | None = None) -> Ask:
+def _lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, lateness: StragglerDetector | None) -> Ask:
     """An endpoint as a lane sees it: calls are charged, watched for stragglers, and get their media attached.
 
     When the run stops, nothing keeps waiting for a token: such a call has not been sent, so there is nothing to drain.
@@ -235,23 +263,28 @@ def workers_for(concurrency: int) -> int:
     return max(64, concurrency + min(concurrency, 512))
 
 
-def lateness_for(bounds: RunLimits) -> StragglerDetector | None:
+def _lateness_for(bounds: RunLimits) -> StragglerDetector | None:
     """The detector of late calls; None if calls are not hedged."""
     return StragglerDetector(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
 
 
-def _lane(
-    job: Job,
-    bounds: RunLimits,
-    endpoint: OpenEndpoint,
-    silence_s: float,
-    account: Account,
-    lateness: StragglerDetector | None,
-) -> Upstream:
-    ask = lane_ask(job, endpoint, account, lateness)
-    known = bounds.granted.get(endpoint.name)
-    rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
-    return Upstream(endpoint.name, ask, endpoint.weight, rate, breaker=CircuitBreaker(silence_s), hitch=endpoint.hitch)
+def _all_of(bounds: RunLimits, endpoints: int) -> ProcessLimits[LocalUpstream]:
+    """The limits of a run with so many endpoints, for a process that has them to itself."""
+    silence_s = SILENCE_S if endpoints == 1 else SILENCE_AMONG_S
+
+    def upstream(endpoint: OpenEndpoint, ask: Ask) -> LocalUpstream:
+        known = bounds.granted.get(endpoint.name)
+        rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
+        breaker = CircuitBreaker(silence_s)
+        return LocalUpstream(endpoint.name, ask, endpoint.weight, rate=rate, breaker=breaker, hitch=endpoint.hitch)
+
+    limits = Limits(
+        bounds.concurrency,
+        Pacer(bounds.rpm) if bounds.rpm else None,
+        Pacer(bounds.tpm) if bounds.tpm else None,
+        most=workers_for(bounds.concurrency),
+    )
+    return ProcessLimits(limits, upstream)
 
 
 def _media_root(job: Job) -> Path | None:

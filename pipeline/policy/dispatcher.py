@@ -29,7 +29,7 @@ from pipeline.pace import LatencyWindow, Refusal, TokenEstimate
 from pipeline.policy.account import Account, Bid
 from pipeline.policy.failure_policy import LOOK_S, Judge, Throttles
 from pipeline.policy.shutdown import Shutdown
-from pipeline.policy.upstream import Limits, Upstream
+from pipeline.policy.upstream import Control, Limits, Upstream
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
@@ -81,7 +81,8 @@ class _Row:
 
     ordinal: int
     tried: list[Upstream]
-    goes_first: bool = False
+    compared: Control | None = None
+    """The control whose request this is, sent again (see `Control`); None for every other call."""
     throttles: Throttles = field(default_factory=Throttles)
     renewed: bool = False
     resent: bool = False
@@ -133,11 +134,21 @@ class Dispatcher:
 
     async def _ask_of(self, lane: Upstream, request: Request) -> Reply:
         """The reply of this lane if possible, ahead of everything that waits."""
-        return await self._ask(request, [other for other in self.lanes if other is not lane], goes_first=True)
+        return await self._ask(request, [other for other in self.lanes if other is not lane], lane.control)
 
-    async def _ask(self, request: Request, avoid: list[Upstream], *, goes_first: bool = False) -> Reply:
+    async def compare(self, lane: Upstream) -> None:
+        """Has a lane asked again what it answered before, if that is wanted (see `Control`); returns once it is known.
+
+        Raises the fault that ends the run, or `Interrupted` if it is stopping.
+        """
+        try:
+            await self.judge.compare(lane, self._ask_of)
+        finally:
+            self.admit()
+
+    async def _ask(self, request: Request, avoid: list[Upstream], compared: Control | None = None) -> Reply:
         pause: float | None = 0.0
-        row = _Row(request.ordinal, avoid, goes_first)
+        row = _Row(request.ordinal, avoid, compared)
         size = _size(request) if self.limits.tokens else 0
         bid = self._account.bid(request) if self._account else None
         while True:
@@ -185,13 +196,13 @@ class Dispatcher:
             # 1. A 401 to a token that had just been renewed: a refusal of the credentials, not a stale token.
             case Expired() if row.renewed:
                 denied = _unaccepted(fault)
-                return _Doubt(denied, self.judge.refused(lane, row.ordinal, denied, left_at))
+                return _Doubt(denied, self.judge.refused(lane, row.ordinal, denied, left_at, row.compared))
             # 2. Anything else that may pass.
             case Transient():
                 return self._passing(lane, fault, left_at, row)
             # 3. Refused for a reason that may apply to every row: other calls decide.
             case Refused() | ProviderUnusable(kind=str()):
-                return _Doubt(fault, self.judge.refused(lane, row.ordinal, fault, left_at))
+                return _Doubt(fault, self.judge.refused(lane, row.ordinal, fault, left_at, row.compared))
             # 4. The row's own for certain; the endpoint works, which closes its breaker.
             case Permanent():
                 self._tally.requests -= isinstance(fault, InvalidRow)  # it never left
@@ -243,8 +254,8 @@ class Dispatcher:
 
     async def _acquire(self, size: int, row: _Row, bid: Bid | None) -> _Permit:
         """Waits for a turn. The permit names the lane, whose slot is then taken and whose cost is reserved."""
-        turn = _Waiter(size, row.tried, row.goes_first, bid)
-        self._queue.appendleft(turn) if row.goes_first else self._queue.append(turn)
+        turn = _Waiter(size, row.tried, row.compared is not None, bid)
+        self._queue.appendleft(turn) if turn.goes_first else self._queue.append(turn)
         self._tally.waiting += 1
         try:
             now = anyio.current_time()

@@ -29,6 +29,15 @@ THROTTLES = 8
 LAST_WAIT_S = 75.0
 """How long one of the last rows is throttled before the failure is its own: per-minute quotas have reset by then."""
 
+PASSED_OVER = 8
+"""Answers to calls that left after a row was throttled, by which it is known that the quota was not used up.
+
+If few rows are throttled at all, such a row need not be waited for once all others have ended.
+"""
+
+_ALONE_PAUSE_S = 2.0
+"""How long such a row pauses between its last tries: no quota is spared by a longer pause."""
+
 _UNREACHED = {"dns", "refused", "unreachable", "tls", "proxy"}
 """Causes of `Unavailable` that no row can be blamed for, and that seldom go away by themselves."""
 
@@ -53,12 +62,14 @@ AskOf = Callable[[Upstream, Request], Awaitable[Reply]]
 class Throttles:
     """The 429s of one row. `own` counts those that say more about the row than about the quota, since `own_since`.
 
-    `passed_over` counts those that came after other rows had been answered.
+    `passed_over` counts those that came after other rows had been answered. `answers` is how many answers of others
+    prove nothing about it: all until its first 429, and those that were in flight then.
     """
 
     own: int = 0
     own_since: float = math.inf
     passed_over: int = 0
+    answers: int = 0
     last_at: float | None = None
     pause: float = 0.0
 
@@ -80,6 +91,7 @@ class Judge:
         dice: random.Random | None = None,
     ) -> None:
         self.undecided = 0
+        self._answers = 0
         self._lanes = lanes
         self._limits = limits
         self._stop = stop
@@ -90,6 +102,7 @@ class Judge:
 
     def answered(self, row: Throttles) -> None:
         """A row was answered."""
+        self._answers += 1
         if row.last_at is None:
             self._scarcity.saw(failed=False)
 
@@ -98,14 +111,17 @@ class Judge:
 
         If others were answered since the row's previous 429, this one is about the row rather than the quota: its
         Retry-After holds this row only, and after a few of them the rate is no longer cut. The same holds for the last
-        rows in play, if others were answered before.
+        rows in play, if others were answered before; or, if there are more than a few of them, since its first 429.
         """
         now = anyio.current_time()
         self._tally.throttled += 1
         if row.last_at is None:
             self._scarcity.saw(failed=True)
+            row.answers = self._answers + self._tally.in_flight
         passed_over = row.last_at is not None and lane.served_at > row.last_at
-        among_last = self._in_play() <= FEW and self._has_served()
+        overtaken = self._answers - row.answers >= PASSED_OVER
+        few_left = self._in_play() <= FEW and self._has_served()
+        among_last = few_left or (overtaken and self._at_the_end())
         if passed_over or among_last:
             row.own, row.own_since = row.own + 1, min(row.own_since, now)
         row.last_at, row.passed_over = now, row.passed_over + passed_over
@@ -114,15 +130,19 @@ class Judge:
         lane.trouble = fault
         out_of_patience = lane.answered_at is not None and now - lane.answered_at >= self._give_up_s
         most = self._scarcity.attempts(THROTTLES)
-        waited = row.passed_over >= most or now - row.own_since >= LAST_WAIT_S
-        if (row.own >= most and waited) or (out_of_patience and among_last):
+        is_alone = few_left and overtaken and self._scarcity.attempts(1) == 1
+        waited = now - row.own_since >= LAST_WAIT_S
+        tried = row.own >= most and (is_alone or waited or row.passed_over >= most)
+        # Where the server names a long time, so many tries would take a quarter of an hour.
+        if tried or (is_alone and waited and row.own >= FEW) or (out_of_patience and among_last):
             when = "while other rows were answered" if passed_over else "after all others had ended"
             raise Refused(f"{fault.message} (throttled again and again {when})", http_status=fault.http_status)
         if out_of_patience:
             raise ProviderUnusable(
                 f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}"
             )
-        row.pause = min(15.0 if row.own else 30.0, max(0.5, 2.0 * row.pause))
+        longest = _ALONE_PAUSE_S if is_alone else 15.0 if row.own else 30.0
+        row.pause = min(longest, max(0.5, 2.0 * row.pause))
         pause = row.pause * self._dice.uniform(0.5, 1.0)
         return max(pause, fault.retry_after or 0.0) if row.own else pause
 
@@ -145,17 +165,29 @@ class Judge:
             return None
         return _REACH_AGAIN_S if out_of_reach else 0.0
 
-    def refused(self, lane: Upstream, row: int, fault: Refused | ProviderUnusable, left_at: float) -> Refusal | None:
-        """Notes a refusal; None if it is certainly the row's own. A returned refusal must be passed to `settled`."""
+    def refused(
+        self,
+        lane: Upstream,
+        row: int,
+        fault: Refused | ProviderUnusable,
+        left_at: float,
+        compared: Control | None = None,
+    ) -> Refusal | None:
+        """Notes a refusal; None if it is certainly the row's own. A returned refusal must be passed to `settled`.
+
+        `compared` is the control whose request this was, if any: other calls of its row are like those of other rows.
+        """
         now = anyio.current_time()
         lane.answered(now, left_at, served=False)
         suspect = not isinstance(fault, Refused) or fault.suspect
         if fault.kind is None or not (suspect or not self._has_served()):
             return None
-        lane.control.refused(row, left_at)
+        if compared is lane.control:
+            compared.refused(left_at)
         refusal = Refusal(row, fault.kind, suspect, fault.message, left_at, now, isinstance(fault, ProviderUnusable))
         lane.refused(refusal)
         self.undecided += 1
+        lane.control.undecided += 1
         if (denied := self.verdict(now)) is not None:
             self._stop.request(denied)  # now, or the slot about to be freed would be used once more
         return refusal
@@ -169,19 +201,31 @@ class Judge:
             while not lane.clears(refusal):
                 self._stop.check()
                 self.require(self.verdict(anyio.current_time()))
-                if lane.control.is_wanted and lane.control.request is not None and lane.control.out is None:
-                    await self._compare(lane.control, lane.control.request, partial(ask, lane))
-                else:
-                    await self._stop.pause(LOOK_S)
+                await self._compare_or_wait(lane, ask)
         finally:
             self.undecided -= 1
+            lane.control.undecided -= 1
+
+    async def compare(self, lane: Upstream, ask: AskOf) -> None:
+        """Has the control request sent again, if that is wanted; returns once its answer is known, or proves nothing.
+
+        The other way to have it sent is a refused row that waits, in `settled`.
+        """
+        while lane.control.is_wanted and lane.control.request is not None:
+            self._stop.check()
+            await self._compare_or_wait(lane, ask)
 
     @property
     def is_comparing(self) -> bool:
         """Whether rows wait for the outcome of a control request (see `Control`)."""
-        return self.undecided > 0 and any(
-            lane.control.is_wanted and lane.control.request is not None for lane in self._lanes
-        )
+        return self.undecided > 0 and any(lane.control.is_awaited for lane in self._lanes)
+
+    async def _compare_or_wait(self, lane: Upstream, ask: AskOf) -> None:
+        control = lane.control
+        if control.is_wanted and control.request is not None and control.out is None:
+            await self._compare(control, control.request, partial(ask, lane))
+        else:
+            await self._stop.pause(LOOK_S)
 
     async def _compare(self, control: Control, request: Request, ask: Ask) -> None:
         """Sends the control request again. If it is answered, the refused rows are to blame themselves."""
@@ -205,10 +249,10 @@ class Judge:
             if not lane.blame.is_open:
                 continue
             found = lane.blame.everybodys(self._limits.concurrency) or lane.blame.last_word(
-                now, others=self._in_play(), answered=self._has_served()
+                now, others=self._in_play(), answered=self._has_served(), compares=lane.control.decides
             )
-            if found is not None and lane.control.request is not None:
-                lane.control.is_wanted = True  # one of the waiting rows sends it
+            if found is not None and lane.control.can_be_sent:
+                lane.control.is_wanted = True  # one of the waiting rows sends it, or a worker that is asked to
             elif found is not None:
                 where = f" by {lane.name}" if len(self._lanes) > 1 else ""
                 about = "this is about the account, not about a row: " if found.accounts else ""
@@ -263,9 +307,12 @@ class Judge:
         They are the ones that failed all along, and their attempts bound them; unless this start has been answered
         nothing yet, or no row can be blamed for the cause.
         """
-        in_play, tally = self._in_play(), self._tally
-        at_the_end = 0 < tally.rows <= tally.done + in_play
-        return ROWS if at_the_end and self._has_served_here() and cause not in _UNREACHED else in_play
+        is_over = self._at_the_end() and self._has_served_here() and cause not in _UNREACHED
+        return ROWS if is_over else self._in_play()
+
+    def _at_the_end(self) -> bool:
+        """Whether every row that is left is in play."""
+        return 0 < self._tally.rows <= self._tally.done + self._in_play()
 
     def _in_play(self) -> int:
         """Rows in flight, waiting for anything but a verdict, or sleeping before their next attempt."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from pipeline.data import Ask, Request
 from pipeline.faults import Fault
@@ -33,17 +34,43 @@ class Control:
     out: Request | None = None
     """The one in flight."""
     tries: int = 0
+    has_lost: bool = False
+    """Whether it was refused when it was sent again, and nothing has been answered since."""
+    is_elsewhere: bool = False
+    """Whether it is a worker process that has such a request."""
+    undecided: int = 0
+    """Rows refused by this endpoint about which nothing is decided yet."""
     _refused_at: float = float("-inf")
+
+    @property
+    def decides(self) -> bool:
+        """Whether it can be sent again, or its answer is known."""
+        return self.can_be_sent or self.has_lost
+
+    @property
+    def lost_at(self) -> float:
+        """When it was sent again and then refused, if nothing has been answered since; otherwise minus infinity."""
+        return self._refused_at if self.has_lost else float("-inf")
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether there is one to be sent again."""
+        return self.request is not None or self.is_elsewhere
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether refused rows of this endpoint wait for it to be sent again, or for its answer."""
+        return self.is_wanted and self.request is not None and self.undecided > 0
 
     def answered(self, request: Request, left_at: float) -> None:
         """A request that left at `left_at` was answered."""
+        # One that left before the refusal says nothing about the time after it.
         if left_at > self._refused_at:
-            self.request, self.is_wanted, self.tries = request, False, 0
+            self.request, self.is_wanted, self.tries, self.has_lost = request, False, 0, False
 
-    def refused(self, row: int, left_at: float) -> None:
-        """A call of this row that left at `left_at` was refused."""
-        if self.out is not None and self.out.ordinal == row:
-            self.request, self._refused_at = None, left_at
+    def refused(self, left_at: float) -> None:
+        """It was refused when it was sent again, at `left_at`."""
+        self.request, self._refused_at, self.has_lost = None, left_at, True
 
     def proved_nothing(self, *, most: int) -> None:
         """The attempt proved nothing. After `most` of these, the request is given up."""
@@ -53,15 +80,17 @@ class Control:
 
 
 @dataclass(slots=True)
-class Upstream:
-    """One endpoint, and what is known about it. `rate` is None if only the concurrency limit applies."""
+class Upstream(ABC):
+    """One endpoint, and what is known about it in this process.
+
+    `LocalUpstream` decides by itself when a request may leave; one of a worker process does what its parent leased.
+    """
 
     name: str
     ask: Ask
     weight: float = 1.0
-    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
+    _: KW_ONLY
     gate: RetryAfterHold = field(default_factory=RetryAfterHold)
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     in_flight: int = 0
     rows: set[int] = field(default_factory=set)
     """The rows it is working on."""
@@ -77,6 +106,74 @@ class Upstream:
     """The last fault; None once something was answered after it."""
     hitch: Callable[[], str | None] = lambda: None
     """Why nothing is answered, if that is known from elsewhere: a wait for a token, for instance."""
+
+    @property
+    @abstractmethod
+    def rate(self) -> AdaptiveRate | None:
+        """The rate that its quota allows; None if that is not decided here, or only the concurrency limit applies."""
+
+    @property
+    @abstractmethod
+    def has_served(self) -> bool:
+        """Whether it has answered a request."""
+
+    @property
+    @abstractmethod
+    def failing_since(self) -> float | None:
+        """When the first request to fail since the last answer left."""
+
+    @property
+    @abstractmethod
+    def opened_at(self) -> float | None:
+        """When the endpoint as a whole failed; None if it works."""
+
+    @abstractmethod
+    def wait(self, now: float) -> float:
+        """Seconds until a request may leave by this lane."""
+
+    @abstractmethod
+    def sent(self, now: float) -> None:
+        """A request leaves."""
+
+    @abstractmethod
+    def answered(self, now: float, left_at: float, *, served: bool = True) -> None:
+        """A request was answered; or refused for its own fault (not `served`)."""
+
+    @abstractmethod
+    def refused(self, refusal: Refusal) -> None:
+        """A request was refused, perhaps for a reason that applies to every row."""
+
+    @abstractmethod
+    def clears(self, refusal: Refusal) -> bool:
+        """Whether a refusal is known to be its row's own."""
+
+    @abstractmethod
+    def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
+        """A request was refused for lack of quota."""
+
+    @abstractmethod
+    def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
+        """A request that left at `left_at` failed, with `in_play` rows in play."""
+
+    def noted(self, now: float, *, served: bool) -> None:
+        """The endpoint has shown that it works."""
+        self.answered_at = now
+        self.trouble = None
+        self.health += 0.1 * (1.0 - self.health)
+        if served:
+            self.served_at = now
+
+    def weakened(self) -> None:
+        """A request failed: others get more of the requests for a while."""
+        self.health = max(0.02, 0.9 * self.health)
+
+
+@dataclass(slots=True)
+class LocalUpstream(Upstream):
+    """One endpoint with the limits of a run, all of which this process applies."""
+
+    rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
     @property
     def has_served(self) -> bool:
@@ -114,14 +211,6 @@ class Upstream:
         elif self.rate:
             self.rate.answered(now, left_at)
 
-    def noted(self, now: float, *, served: bool) -> None:
-        """The endpoint has shown that it works."""
-        self.answered_at = now
-        self.trouble = None
-        self.health += 0.1 * (1.0 - self.health)
-        if served:
-            self.served_at = now
-
     def refused(self, refusal: Refusal) -> None:
         """A request was refused, perhaps for a reason that applies to every row."""
         self.blame.refused(refusal)
@@ -140,7 +229,7 @@ class Upstream:
 
     def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
         """A request that left at `left_at` failed, with `in_play` rows in play."""
-        self.health = max(0.02, 0.9 * self.health)
+        self.weakened()
         self.breaker.failed(now, row, in_play, left_at)
         if self.rate:
             self.rate.failed(now)

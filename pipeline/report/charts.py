@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.figures import short_number, time_span
 from pipeline.report.timeline import Point, Timeline
 
 WIDTH, HEIGHT = 420.0, 165.0
@@ -148,7 +149,7 @@ def _chart(wanted: _Wanted, timeline: Timeline) -> Chart | None:
         wanted.unit,
         tuple(lines),
         tuple(Tick(_x(at, end), text) for at, text in time_ticks(end)),
-        tuple(Tick(_y(value, top) or 0.0, number(value)) for value in _steps(known, top)),
+        tuple(Tick(_y(value, top) or 0.0, short_number(value)) for value in _steps(known, top)),
         tuple(_hits(timeline, end, wanted.unit, known)),
         tuple(_x(at, end) for at in timeline.resumed),
     )
@@ -175,7 +176,7 @@ def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], 
     """The line, broken at longer gaps, and drawn along the edge where a value exceeds the chart."""
     ys = [None if value is None else _y(min(value, top), top) for value in values]
     largest = max((value for value in values if value is not None), default=0.0)
-    note = f"up to {number(largest)}" if largest > top * (1 + 1e-9) else ""
+    note = f"up to {short_number(largest)}" if largest > top * (1 + 1e-9) else ""
     pieces = _pieces(xs, ys)
     drawn = ["M" + " L".join(f"{x:g},{y:g}" for x, y in piece) for piece in pieces]
     bottom = HEIGHT - BOTTOM
@@ -209,10 +210,12 @@ def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[f
     for place, point in enumerate(timeline.points):
         left, right = _x(point.at, end), _x(point.at + max(point.seconds, end / 500), end)
         values = [
-            f"{series.name} {number(value)}" for series, each in known.items() if (value := each[place]) is not None
+            f"{series.name} {short_number(value)}"
+            for series, each in known.items()
+            if (value := each[place]) is not None
         ]
         said = f"{', '.join(values)} {unit}".strip() if values else "not known"
-        text = f"{duration(point.at + point.seconds / 2)}: {said}"
+        text = f"{time_span(point.at + point.seconds / 2)}: {said}"
         hits.append(Hit(left, round(max(1.0, right - left), 1), text))
     return hits
 
@@ -243,26 +246,6 @@ def time_ticks(end: float) -> list[tuple[float, str]]:
     size, name = next((unit for unit in _UNITS if end >= 2 * unit[0]), _UNITS[-1])
     step = step_of(end / size, 5)
     count = math.floor(end / size / step + 1e-9)
-    return [(step * size * place, f"{number(step * place)} {name}" if place else "0") for place in range(count + 1)]
-
-
-def number(value: float) -> str:
-    """A short number: three digits, with k, M or G if large, and an exponent if larger."""
-    if abs(value) >= 1e12:
-        return f"{value:.2g}".replace("e+", "e")
-    for scale, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= (1e4 if suffix == "k" else scale):
-            return f"{value / scale:.3g}{suffix}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """A time span in its two largest units."""
-    if seconds < 60:
-        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    return [
+        (step * size * place, f"{short_number(step * place)} {name}" if place else "0") for place in range(count + 1)
+    ]

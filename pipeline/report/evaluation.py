@@ -12,10 +12,11 @@ from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.comparison import Change
 from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
-from pipeline.evaluation.stats.metrics import Measure, Unit, metric_of
+from pipeline.evaluation.stats.metrics import Measure, metric_of
 from pipeline.evaluation.stats.tables import Confusion, FieldTable, Table
 from pipeline.faults import UsageError
-from pipeline.report.phrases import chance, difference, figure, place, render_row, value, wrong_leaves, wrong_rows
+from pipeline.figures import Unit, chance, difference, figure, percent_range
+from pipeline.report.phrases import place, render_row, value, wrong_leaves, wrong_rows
 
 HEAT = 8
 """The number of shades of a cell."""
@@ -148,7 +149,7 @@ def share(found: Measure) -> Figure:
     text = figure(found.value, "share")
     if found.value is None:
         return Figure(text, None, found.why)
-    interval = f"{100 * max(0.0, found.low):.1f} to {100 * min(1.0, found.high):.1f}"
+    interval = percent_range(found.low, found.high)
     bar = Bar(_percent(found.low), _percent(found.high), _percent(found.value))
     return Figure(text, found.value, interval, bar, short_of(found.value))
 

@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import Part
-from pipeline.execution.monitor import EVENTS
 from pipeline.execution.run_rows import key_column
-from pipeline.execution.run_status import Status, damage_in, manifest_of, status_of
-from pipeline.failures import Failures
-from pipeline.faults import UsageError
-from pipeline.ledger import Charges
+from pipeline.execution.run_status import RunRecord, Status, read_record
 from pipeline.report.scan import NOT_SCANNED, Findings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
-from pipeline.storage.dataset import MANIFEST
-from pipeline.storage.journal import charged_in, read_state
-from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVENTS, REPEATS, RunFolder, RunIdentity
 
 _TOKENS = ("input", "output", "reasoning", "cached")
 
@@ -99,62 +93,41 @@ class RunFacts:
         return self.done / self.seconds if self.seconds and self.done else None
 
 
-def _parts_listed(output: Path, manifest: Mapping[str, Any]) -> list[Part]:
-    """The parts that a manifest lists; its content is not trusted."""
-    try:
-        return [Part.from_json(part) for part in manifest.get("parts", ())]
-    except ValueError as error:
-        raise UsageError(f"{output / MANIFEST} is damaged: {error}") from error
-
-
 def run_facts(output: Path) -> RunFacts:
     """Reads what a run left in its folder, or what it has written so far.
 
     For a finished run, the plan or the manifest is enough. Raises `UsageError` when both are missing.
     """
-    folder = RunFolder(output)
-    plan, manifest = folder.load(), manifest_of(output)
-    if plan is None and manifest is None:
-        raise UsageError(f"{output} holds neither the plan nor the manifest of a run")
-    recorded = manifest if manifest is not None else {}
-    parts, pending = read_state(folder.journal)
-    if not folder.journal.exists():
-        parts = _parts_listed(output, recorded)
-    charged = charged_in(folder.journal) if folder.journal.exists() else Charges.from_json(recorded.get("charged", {}))
+    record = read_record(output)
+    plan, manifest, parts = record.plan, record.manifest, record.parts
     present = [part for part in parts if all((output / file.path).is_file() for file in part.files)]
-    sealed = sum(part.rows for part in parts)
-    settled = recorded if recorded.get("ok", 0) + recorded.get("failed", 0) >= sealed + pending else {}
-    timeline = timeline_of(folder.run / EVENTS)
+    timeline = timeline_of(RunFolder(output).run / EVENTS)
     # Rows record when they were answered, but not pauses: they only replace the events of a single short start.
     by_time = len(timeline.points) < (2 if timeline.starts > 1 else ENOUGH)
-    findings = scan(output, present, key_column(_fingerprint(plan, recorded)), by_time=by_time)
+    findings = scan(output, present, key_column(_fingerprint(plan, manifest)), by_time=by_time)
     if len(findings.timeline.points) > len(timeline.points):
         timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
-    running = folder.running() is not None
-    damage = None if running or not folder.journal.exists() else damage_in(output, parts)
-    rows = Survey.from_json(plan.survey).rows if plan else int(recorded["rows"])
+    ok, failed, pending = record.counts
     return RunFacts(
         output=str(output),
-        **_identity(plan, recorded),
-        status=status_of(
-            output, recorded, running=running, done=sealed + pending == rows and not pending, damage=damage
-        ),
-        rows=rows,
-        ok=settled.get("ok", sum(part.ok for part in parts)),
-        failed=settled.get("failed", sum(part.failed for part in parts)),
-        pending=0 if settled else pending,
-        tokens={kind: getattr(charged, f"{kind}_tokens") for kind in _TOKENS},
-        cost_usd=charged.cost_usd,
-        unpriced=charged.unpriced_calls,
+        **_identity(plan, manifest),
+        status=record.status,
+        rows=record.rows,
+        ok=ok,
+        failed=failed,
+        pending=pending,
+        tokens={kind: getattr(record.charged, f"{kind}_tokens") for kind in _TOKENS},
+        cost_usd=record.charged.cost_usd,
+        unpriced=record.charged.unpriced_calls,
         from_cache=sum(part.from_cache for part in parts),
-        inputs=_inputs(plan, recorded),
+        inputs=_inputs(plan, manifest),
         parts=len(parts),
         bytes=sum(file.bytes for part in parts for file in part.files),
         seconds=timeline.seconds,
         timeline=timeline,
         findings=findings,
-        repeats=1 + sum(path.is_dir() for path in output.glob("_repeats/*")),
-        notes=(*_notes(parts, present, sealed, {} if running else settled), *([damage] if damage else ())),
+        repeats=1 + sum(path.is_dir() for path in (output / REPEATS).glob("*")),
+        notes=tuple(_notes(record, present)),
         read_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -183,16 +156,16 @@ def _inputs(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> tuple[Inpu
     return tuple(InputFile(file["path"], file["rows"], file["size"], file["sha256"]) for file in files)
 
 
-def _notes(parts: Sequence[Part], present: Sequence[Part], sealed: int, settled: Mapping[str, Any]) -> list[str]:
-    notes = []
+def _notes(record: RunRecord, present: Sequence[Part]) -> list[str]:
+    parts, notes = record.parts, []
     if len(present) < len(parts):
         notes.append(f"{len(parts) - len(present)} parts are not in the folder: their rows are counted, and not shown")
-    if settled and settled["ok"] + settled["failed"] > sealed:
-        open_rows = settled["ok"] + settled["failed"] - sealed
-        notes.append(f"latencies leave out {open_rows} rows that are not sealed yet")
-        failures = Failures.from_json(settled.get("failures", ()))
-        if failures.count > sum(part.failed for part in parts):
-            notes.append(f"failed rows, sealed or not: {failures.told()}")
-    if settled.get("status") == "stopped" and settled.get("reason"):
-        notes.append(f"stopped: {settled['reason']}")
+    ok, failed, _ = record.counts
+    unsealed = ok + failed - sum(part.rows for part in parts)
+    if record.is_settled and unsealed:
+        notes.append(f"latencies leave out {unsealed} rows that are not sealed yet")
+        if record.failures.count > sum(part.failed for part in parts):
+            notes.append(f"failed rows, sealed or not: {record.failures.told()}")
+    if record.status == "stopped" and record.reason is not None:
+        notes.append(f"stopped: {record.reason}")
     return notes

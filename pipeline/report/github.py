@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.evaluation.assessment import Assessment
-from pipeline.report.phrases import visible
+from pipeline.text import visible
 
 MOST = 10
 """The number of annotations of a kind that GitHub shows in a step."""

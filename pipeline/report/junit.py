@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded
-from pipeline.report.phrases import clipped, render_leaf, render_row, verdict, wrong_leaves, wrong_rows
+from pipeline.report.phrases import render_leaf, render_row, verdict, wrong_leaves, wrong_rows
+from pipeline.text import clipped
 
 MOST_ROWS = 100
 """Maximum wrong rows with their own test case: viewers cannot handle thousands."""
@@ -21,7 +22,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def junit_xml(assessment: Assessment, seconds: float) -> bytes:
-    """The document.
+    """The JUnit document of an evaluation; `seconds` is how long its runs took.
 
     Wrong rows are failures if a gate failed too, and otherwise skipped: a wrong row alone does not break a build.
     """

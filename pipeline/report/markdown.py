@@ -15,25 +15,17 @@ from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import metric_of
 from pipeline.evaluation.stats.tables import unfolded
+from pipeline.figures import chance, difference, figure, some
 from pipeline.report.evaluation import unit_of
-from pipeline.report.phrases import (
-    chance,
-    clipped,
-    difference,
-    figure,
-    place,
-    value,
-    verdict,
-    visible,
-    wrong_leaves,
-    wrong_rows,
-)
+from pipeline.report.phrases import place, value, verdict, wrong_leaves, wrong_rows
+from pipeline.text import clipped, visible
 
 SUMMARY_BYTES = 500_000
 """GitHub drops a step summary of more than 1 MiB entirely."""
 
 MOST_LEAVES = 30
 MOST_ROWS = 100
+MOST_NAMES = 50
 
 _MARKUP = re.compile(r"[\\`*{}\[\]<>#|~&@!$\"']|(?<!\w)_|_(?!\w)|:(?=\S)|(?i:(?<=www)\.)")
 _ICONS: Mapping[str, str] = {"ok": "✅", "warn": "⚠️", "fail": "❌", "info": "💬"}
@@ -43,7 +35,7 @@ _LEFT_OUT = "\n_The rest is left out: it would be too long for GitHub._\n"
 
 
 def markdown_summary(assessment: Assessment, *, most_bytes: int = SUMMARY_BYTES) -> str:
-    """The summary, below `most_bytes`: whole blocks are left out at the end, which it then says."""
+    """The summary, shorter than `most_bytes`: if need be, whole blocks at its end are left out, with a note."""
     kept: list[str] = []
     room = most_bytes - len(_LEFT_OUT.encode()) - 1
     for block in _blocks(assessment):
@@ -99,7 +91,7 @@ def _comparison(found: Comparison, against: str) -> Iterator[str]:
     if same:
         yield f"No row changed in {same} more of the fields and slices.\n"
     if found.fixed:
-        yield f"Newly fixed ({len(found.fixed)}): {_named(found.fixed)}\n"
+        yield f"Newly fixed ({len(found.fixed)}): {some(list(map(_code, found.fixed)), MOST_NAMES)}\n"
 
 
 def _change_line(change: Change) -> tuple[str, ...]:
@@ -143,11 +135,6 @@ def _row(row: Graded) -> str:
 def _leaf_line(leaf: Leaf) -> tuple[str, ...]:
     given = (_code(value(each)) if each is not None else "" for each in (leaf.expected, leaf.got))
     return (_code(place(leaf)), *given, leaf.verdict.value)
-
-
-def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(map(_code, names[:50]))
-    return f"{shown} and {len(names) - 50} more" if len(names) > 50 else shown
 
 
 def _table(head: Sequence[str], lines: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:

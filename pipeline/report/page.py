@@ -12,7 +12,6 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -22,14 +21,13 @@ import orjson
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from pipeline import figures
 from pipeline.evaluation.assessment import Assessment
 from pipeline.report import charts, evaluation, phrases
 from pipeline.report.charts import charts_of
 from pipeline.report.facts import RunFacts
 from pipeline.storage.durable import FILES
-
-NAME = "_report.html"
-"""The page's name in the output folder; readers of a dataset skip it."""
+from pipeline.text import clipped, visible
 
 MOST_BYTES = 2_000_000
 """Maximum bytes of a page, so that it can be mailed and attached to reviews."""
@@ -59,17 +57,15 @@ def page_of(
     facts: RunFacts,
     assessment: Assessment | None = None,
     prompts: Mapping[str, str] | None = None,
-    *,
-    most_bytes: int = MOST_BYTES,
 ) -> str:
     """The page of the run, and of its evaluation if there is one.
 
-    `prompts` maps row ids to prompts, for the rows that are not right. The page stays below `most_bytes`, unless its
+    `prompts` maps row ids to prompts, for the rows that are not right. The page stays below `MOST_BYTES`, unless its
     fixed part alone is larger: the limits are halved until it fits.
     """
     caps = Caps()
     page = _rendered(facts, assessment, prompts or {}, caps)
-    while len(page.encode()) >= most_bytes and caps.characters:
+    while len(page.encode()) >= MOST_BYTES and caps.characters:
         caps = caps.halved()
         page = _rendered(facts, assessment, prompts or {}, caps)
     return page
@@ -147,7 +143,7 @@ def _indented(text: str) -> str:
 
 def _asked(facts: RunFacts) -> dict[str, int]:
     """The number of calls in the events, by kind; those of the last second before a crash are missing."""
-    names = ("requests", "retries", "throttled", "cache_hits")
+    names = ("requests", "retries", "throttled", "hedged", "cache_hits")
     sums = {name: sum(point.counts.get(name) or 0 for point in facts.timeline.points) for name in names}
     return {name: round(count) for name, count in sums.items() if count}
 
@@ -218,15 +214,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "clip": phrases.clipped,
-        "percent": phrases.percent,
-        "number": charts.number,
-        "duration": charts.duration,
-        "size": _size,
-        "grouped": lambda count: f"{round(count):,}",
-        "usd": _usd,
-        "moment": _moment,
-        "counted": phrases.counted,
+        "clip": clipped,
+        "percent": figures.percent,
+        "number": figures.short_number,
+        "duration": figures.time_span,
+        "size": figures.size,
+        "grouped": figures.count,
+        "usd": figures.dollars,
+        "moment": figures.moment,
+        "counted": figures.counted,
     }
     environment.globals |= {
         "chart": charts,
@@ -241,18 +237,4 @@ def _shown(value: Any) -> Any:
     """Prepares a value for the template: everything in it is visible, and None prints as nothing."""
     if isinstance(value, Markup):
         return value
-    return "" if value is None else phrases.visible(str(value))
-
-
-def _size(count: int) -> str:
-    text = charts.number(count)
-    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
-
-
-def _moment(text: str) -> str:
-    """An ISO 8601 time, for people."""
-    return f"{datetime.fromisoformat(text).astimezone(UTC):%d %b %Y, %H:%M} UTC".removeprefix("0")
-
-
-def _usd(dollars: float) -> str:
-    return f"${dollars:,.2f}" if dollars >= 10 else f"${dollars:.4f}"
+    return "" if value is None else visible(str(value))

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data import Part
-from pipeline.job.job import OURS
+from pipeline.job.columns import OURS
 from pipeline.report.timeline import EMPTY, ENOUGH, POINTS, Point, Timeline
 from pipeline.storage.batches import part_file, rows_of
+from pipeline.text import in_words
 
 EXAMPLES = 3
 """Rows shown for each kind of failure."""
@@ -256,9 +257,5 @@ def _example(ordinal: int, record: Mapping[str, Any], key: str | None) -> Exampl
         key=None if name is None else str(name),
         message=(record["error"] or {}).get("message") or "",
         reply=(record["response"] or {}).get("text"),
-        inputs=json.dumps(inputs, ensure_ascii=False, indent=1, default=_plain),
+        inputs=json.dumps(inputs, ensure_ascii=False, indent=1, default=in_words),
     )
-
-
-def _plain(value: object) -> str:
-    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

@@ -22,7 +22,7 @@ PAUSE_S = 30.0
 STARTS = 100
 """Maximum starts drawn; all are counted."""
 
-_COUNTED = ("ok", "failed", "requests", "retries", "throttled", "cache_hits")
+_COUNTED = ("ok", "failed", "requests", "retries", "throttled", "hedged", "cache_hits")
 
 
 @dataclass(frozen=True, slots=True)

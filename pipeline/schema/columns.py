@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.faults import UsageError
 from pipeline.schema.exact_numbers import json_of
+from pipeline.text import excerpt
 
 
 class Misfit(Exception):
@@ -64,12 +65,11 @@ class Column:
         return plain
 
 
-def excerpt(value: Any, limit: int = 40) -> str:
+def quoted(value: Any, limit: int = 40) -> str:
     """Any value for a message: one line of at most `limit` characters."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return excerpt(str(value), limit)
 
 
 def _expected(kind: str, value: Any) -> Misfit:
@@ -87,6 +87,7 @@ def _pyarrow() -> Any:
 def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise _expected("text", value)
+    # The text itself, of a subclass such as an enum too, whose `str` may be its name.
     text = str.__str__(value)
     if not text.isascii():
         try:
@@ -97,10 +98,11 @@ def _string(value: Any) -> str:
 
 
 def _integer(value: Any) -> int:
+    # Arrow would take a float without a fraction, and make 3 of 3.0: the answer said something else.
     if not isinstance(value, int):
         raise _expected("an integer", value)
     if not -(2**63) <= value < 2**63:
-        raise Misfit(f"{excerpt(value)} does not fit int64")
+        raise Misfit(f"{quoted(value)} does not fit int64")
     return int(value)
 
 
@@ -111,8 +113,9 @@ def _float(value: Any) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
+    # Integers above 2^53 may change as doubles; NaN and infinity have no JSON, and compare unequal to themselves.
     if not math.isfinite(number) or number != value:
-        raise Misfit(f"{excerpt(value)} does not fit float64")
+        raise Misfit(f"{quoted(value)} does not fit float64")
     return number
 
 
@@ -129,6 +132,7 @@ def _binary(value: Any) -> bytes:
 
 
 def _date(value: Any) -> date:
+    # A datetime is a date to Python; its time of day would be dropped in silence.
     if not isinstance(value, date) or isinstance(value, datetime):
         raise _expected("a date", value)
     return value
@@ -143,19 +147,20 @@ def _time(value: Any) -> time:
 def _instant(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise _expected("a datetime", value)
+    # Without an offset it is taken for UTC, the zone of the column; the machine's own zone would be chance.
     if value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise Misfit(f"{excerpt(value)} is outside the years 1 to 9999 in UTC") from None
+        raise Misfit(f"{quoted(value)} is outside the years 1 to 9999 in UTC") from None
 
 
 def _wall_time(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise _expected("a datetime", value)
     if value.tzinfo is not None:
-        raise Misfit(f"{excerpt(value)} has a time zone, and this timestamp has none")
+        raise Misfit(f"{quoted(value)} has a time zone, and this timestamp has none")
     return value
 
 
@@ -183,6 +188,7 @@ def decimal(precision: int = 38, scale: int = 9) -> Column:
         )
     label = f"decimal128({precision}, {scale})"
     quantum = Decimal((0, (1,), -scale))
+    # Inexact is trapped: `quantize` would otherwise round what does not fit the scale.
     context = Context(prec=precision, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
 
     def plain(value: Any) -> Decimal:
@@ -193,7 +199,7 @@ def decimal(precision: int = 38, scale: int = 9) -> Column:
                 return value.quantize(quantum, context=context)
         except (Inexact, InvalidOperation):
             pass
-        raise Misfit(f"{excerpt(value)} does not fit {label}")
+        raise Misfit(f"{quoted(value)} does not fit {label}")
 
     return Column(label, lambda: _pyarrow().decimal128(precision, scale), plain)
 
@@ -247,6 +253,7 @@ def list_of(element: Column, *, ordered: bool = True) -> Column:
         try:
             items = [take(item) for item in value]
         except Misfit:
+            # Positions cost a generator step per item, so they are found only once something does not fit.
             items = list(_located(take, value))
         return items if ordered else _sorted(items)
 
@@ -272,6 +279,7 @@ def _located(take: Callable[[Any], Any], values: Collection[Any]) -> Any:
 def _sorted(items: list[Any]) -> list[Any]:
     try:
         return sorted(items)
+    # By `repr`, whose order means nothing but is the same in every process.
     except TypeError:  # nulls and structs have no natural order
         return sorted(items, key=repr)
 
@@ -290,6 +298,7 @@ def struct_of(fields: Sequence[Field], kind: type, where: str) -> Column:
 
     Raises `UsageError` when two names differ only in case: BigQuery rejects them.
     """
+    # Here, where the schema is compiled: after the run, BigQuery would refuse the finished dataset.
     _refuse_twins([field.name for field in fields], where)
     steps = [(field.name, field.get, field.column.take) for field in fields]
 

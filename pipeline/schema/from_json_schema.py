@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
+from pathlib import Path
 from typing import Any
 
 from pipeline.faults import UsageError
@@ -36,9 +38,9 @@ from pipeline.schema.columns import (
     Column,
     Field,
     Misfit,
-    excerpt,
     json_text,
     list_of,
+    quoted,
     struct_of,
     via,
 )
@@ -73,7 +75,7 @@ def _validator(document: JsonSchema) -> Any:
         kind.check_schema(dict(document))
     except jsonschema.SchemaError as error:
         raise UsageError(
-            f"the schema is not valid JSON Schema: {error.json_path}: {excerpt(error.message, 200)}"
+            f"the schema is not valid JSON Schema: {error.json_path}: {quoted(error.message, 200)}"
         ) from None
     formats = jsonschema.FormatChecker(formats=())
     for format_name, column in _FORMATS.items():
@@ -110,7 +112,7 @@ def _reason(error: Any) -> str:
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{', '.join(missing)} missing"
-    return f"breaks {error.validator} {excerpt(error.validator_value, 60)}"
+    return f"breaks {error.validator} {quoted(error.validator_value, 60)}"
 
 
 def _parsed(kind: str, pattern: str, parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -122,7 +124,7 @@ def _parsed(kind: str, pattern: str, parse: Callable[[str], Any]) -> Callable[[A
                 return parse(value.upper())
         except ValueError:
             pass
-        raise Misfit(f"{excerpt(value)!r} is not a {kind}")
+        raise Misfit(f"{quoted(value)!r} is not a {kind}")
 
     return parsed
 
@@ -148,7 +150,7 @@ _FORMATS: Mapping[str, Column] = {
 def _whole(value: Any) -> Any:
     """An integer as JSON Schema defines it, such as 3.0, but not a number that only rounding makes an integer."""
     if isinstance(value, Inexact):
-        raise Misfit(f"{excerpt(value.literal)} does not fit int64")
+        raise Misfit(f"{quoted(value.literal)} does not fit int64")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -240,3 +242,19 @@ def _struct(schema: JsonSchema, root: JsonSchema, above: frozenset[str]) -> Colu
 
 def _getter(name: str) -> Callable[[Any], Any]:
     return lambda record: record.get(name)
+
+
+def schema_file(path: Path) -> dict[str, Any]:
+    """The JSON Schema in a file. Raises `UsageError` when it cannot be read, or is not one."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"`schema`: the file {str(path)!r} cannot be read from {Path.cwd()} ({error.strerror}); "
+            f'it is a path to a JSON Schema, or "json_object"'
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"`schema`: {path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"`schema`: {path} holds no JSON Schema")
+    return document

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.faults import Fault, Unparsable
 from pipeline.schema.columns import Column, Misfit, times_as_text
 from pipeline.schema.exact_numbers import Inexact, json_of
+from pipeline.text import excerpt
 
 JsonSchema = Mapping[str, Any]
 
@@ -92,7 +93,7 @@ def unparsable(problems: Iterable[tuple[Iterable[str | int], str]]) -> Unparsabl
     if len(found) > 3:
         lines.append(f"and {len(found) - 3} more")
     line = "".join(char if char.isprintable() else "?" for char in " ".join("; ".join(lines).split()))
-    return Unparsable(line if len(line) <= 300 else line[:297] + "...")
+    return Unparsable(excerpt(line, 300))
 
 
 def _path(steps: Iterable[str | int]) -> str:
@@ -102,7 +103,7 @@ def _path(steps: Iterable[str | int]) -> str:
             text += f"[{step}]"
         else:
             text += ("." if text else "") + (step if step.isprintable() else ascii(step))
-    return text if len(text) <= 90 else text[:87] + "..."
+    return excerpt(text, 90)
 
 
 def bare_json(text: str) -> str:

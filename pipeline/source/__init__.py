@@ -8,6 +8,7 @@ from pipeline.source.identity import changed, found_again
 from pipeline.source.reader import Source, survey
 from pipeline.source.run_parts import InputRows
 from pipeline.source.survey import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
+from pipeline.source.text_records import hint_of_rows_within
 
 __all__ = [
     "BadLine",
@@ -24,6 +25,7 @@ __all__ = [
     "changed",
     "discover",
     "found_again",
+    "hint_of_rows_within",
     "kept_schema",
     "survey",
 ]

@@ -13,9 +13,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.source.files import BLOCK_BYTES, InputFile
-from pipeline.source.format_detection import encoding_of, hidden_compression, missing_compression
+from pipeline.source.format_detection import encoding_of, hidden_compression, hidden_within, missing_compression
 from pipeline.source.formats import compression_of
-from pipeline.source.survey import one_line
+from pipeline.text import one_line
 
 _HEAD_BYTES = 64
 _NO_UTF8 = b"\xff"
@@ -36,7 +36,7 @@ class Stream:
         head = self._next(_HEAD_BYTES)
         while len(head) < _HEAD_BYTES and (more := self._next(_HEAD_BYTES - len(head))):
             head += more
-        if self._is_plain and (problem := hidden_compression(file.path, head)):
+        if problem := (hidden_compression if self._is_plain else hidden_within)(file.path, head):
             raise fault(problem)
         encoding = encoding_of(head)
         self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass") if encoding else None
@@ -72,7 +72,7 @@ class Stream:
             return bytes(self._stream.read(count))
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             problem = missing_compression(self.file.path)
-            raise self._fault(problem or f"{self.file.path} is damaged or cut short: {one_line(error)}") from error
+            raise self._fault(problem or f"{self.file.path} is damaged or cut short: {one_line(str(error))}") from error
 
     def _decoded(self, block: bytes) -> bytes:
         """The block as UTF-8. An invalid character becomes bytes that are invalid in UTF-8, so only its line fails."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ HEAD_BYTES = 1 << 16
 _COMPRESSED = {rb"\x1f\x8b": ".gz", rb"\x28\xb5\x2f\xfd": ".zst", rb"BZh[1-9]1AY": ".bz2", rb"\xfd7zXZ\x00": ".xz"}
 _CONTAINERS = {
     rb"PAR1[\x00-\x1f]": "Parquet", rb"Obj\x01": "Avro", rb"ORC[^\w\s,;|\"]": "ORC", rb"ARROW1\x00": "Arrow",
+    rb"\xff\xff\xff\xff[\x00-\xff]{2}\x00\x00\x10\x00\x00\x00": "Arrow",
     rb"PK\x03\x04": "a ZIP archive or XLSX", rb"SQLite f": "SQLite", rb"\xff\xd8\xff": "an image",
     rb"\x89PNG": "an image", rb"%PDF-": "PDF",
 }  # fmt: skip
@@ -35,6 +37,9 @@ _BOMS = (
 )
 _UTF8_BOM = b"\xef\xbb\xbf"
 _LINES_SEEN = 20
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_OF_OBJECTS = re.compile(rb"\s*:\s*\[\s*\{")
+_DECOMPRESSED_BY = {".gz": "gzip -dc", ".zst": "zstd -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc"}
 _NOTHING = object()
 
 Arrangement = Literal["lines", "array", "values"]
@@ -68,6 +73,16 @@ def hidden_compression(path: str, head: bytes) -> str | None:
     return f"{path} is {kind}, which its name does not say: {remedy}"
 
 
+def hidden_within(path: str, head: bytes) -> str | None:
+    """A message if the decompressed content of a file begins as no text does: compressed again, or a container."""
+    name, plain = shlex.quote(path), Path(path).with_suffix("")
+    if suffix := _matched(head, _COMPRESSED):
+        tool = _DECOMPRESSED_BY[Path(path).suffix.lower()]
+        return f"{path} is compressed twice: {tool} {name} > new{plain.suffix}{suffix}"
+    kind = _matched(head, _CONTAINERS)
+    return f"the content of {path} is {kind}, which its name does not say: convert it" if kind else None
+
+
 def not_parquet(path: Path) -> str | None:
     """What a file that is called Parquet and cannot be read as such is instead; None for no idea."""
     head = _start_of(path, HEAD_BYTES)
@@ -85,12 +100,16 @@ def _not_fetched(path: str) -> str:
 
 
 def missing_compression(path: str) -> str | None:
-    """A message if a file is plain text although its name says that it is compressed; else None."""
+    """A message if a file is plain text, or compressed in another way, although its name says how; else None."""
     head = _start_of(Path(path), 64).removeprefix(_UTF8_BOM)
-    if not head or any(byte < 9 for byte in head) or _matched(head, _COMPRESSED):
+    name, (plain, _, own) = shlex.quote(path), path.rpartition(".")
+    if suffix := _matched(head, _COMPRESSED):
+        if suffix == f".{own.lower()}":
+            return None
+        return f"{path} is compressed in another way than its name says: mv {name} {shlex.quote(plain + suffix)}"
+    if not head or any(byte < 9 for byte in head):
         return None
-    name = shlex.quote(path)
-    return f"{path} is not compressed, though its name says so: mv {name} {shlex.quote(path.rpartition('.')[0])}"
+    return f"{path} is not compressed, though its name says so: mv {name} {shlex.quote(plain)}"
 
 
 def kind_of_rows(path: Path) -> str | None:
@@ -128,7 +147,7 @@ def looks_like(path: str, head: bytes) -> str | None:
     if not _is_utf8(text):
         return f"it is not UTF-8: iconv -f WINDOWS-1252 -t UTF-8 {name} > new.jsonl"
     if text.startswith((b"{", b"[")):
-        return _looks_like_json(text, name)
+        return _looks_like_json(text, name, path)
     if text.startswith(b"\x1e"):
         return f"it looks like a JSON text sequence (RFC 7464): tr -d '\\036' < {name} > new.jsonl"
     if text.startswith(b"<"):
@@ -136,7 +155,55 @@ def looks_like(path: str, head: bytes) -> str | None:
     return _looks_like_fields(text)
 
 
-def _looks_like_json(text: bytes, name: str) -> str | None:
+def rows_within(path: str, head: bytes) -> str | None:
+    """A message if a file is one object with the rows in a list inside of it (`{"data": [...]}`); else None."""
+    key = _list_within(head.removeprefix(_UTF8_BOM).lstrip())
+    if key is None:
+        return None
+    step = f".{key}[]" if re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII) else f".[{orjson.dumps(key).decode()}][]"
+    name, tool = shlex.quote(path), _DECOMPRESSED_BY.get(Path(path).suffix.lower())
+    command = f"{tool} {name} | jq -c {shlex.quote(step)}" if tool else f"jq -c {shlex.quote(step)} {name}"
+    return f"{path} is one object; if its rows are in {key!r}: {command} > new.jsonl"
+
+
+def rows_by_column(record: Mapping[str, Any]) -> int | None:
+    """How many rows a record seems to hold as a table by columns: lists, or objects by row number, of one length."""
+    lists = [value for value in record.values() if isinstance(value, list)]
+    numbered = [value for value in record.values() if isinstance(value, dict) and _is_numbered(value)]
+    columns = lists if len(lists) > 1 else numbered
+    lengths = set(map(len, columns))
+    is_table = len(columns) == len(record) and len(lengths) == 1
+    return max(lengths) if is_table and max(lengths) > 1 else None
+
+
+def _is_numbered(value: Mapping[str, Any]) -> bool:
+    return value.keys() == set(map(str, range(len(value))))
+
+
+def _list_within(text: bytes) -> str | None:
+    """The name of the longest list of objects in an object that is all of the text, which may be truncated."""
+    lengths: dict[bytes, int] = {}
+    depth, start, name = 0, 0, b""
+    for mark in _TOKEN.finditer(text) if text.startswith(b"{") else ():
+        token = mark[0]
+        if token.startswith(b'"'):
+            if depth == 1 and _OF_OBJECTS.match(text, mark.end()):
+                name, start = token, mark.end()
+            continue
+        depth += 1 if token in b"{[" else -1
+        if depth == 1 and name and token == b"]":
+            lengths[name], name = mark.end() - start, b""
+        if depth == 0:
+            if text[mark.end() :].strip():
+                return None  # it is one of several values
+            break
+    if name:
+        lengths[name] = len(text) - start
+    key = _value(max(lengths, key=lambda name: lengths[name])) if lengths else None
+    return key if isinstance(key, str) else None
+
+
+def _looks_like_json(text: bytes, name: str, path: str) -> str | None:
     lines = _whole_lines(text)
     if text.startswith(b"["):
         if arrangement_of(text) == "lines":
@@ -148,6 +215,8 @@ def _looks_like_json(text: bytes, name: str) -> str | None:
         return None
     if all(_value(line.rstrip().removesuffix(b",")) is not _NOTHING for line in lines):
         return f"its lines end with commas: sed 's/,[[:space:]]*$//' {name} > new.jsonl"
+    if hint := rows_within(path, text):
+        return hint
     if len(lines) > 1:
         ending = "give it the ending .json, or convert it"
         return f"it looks like JSON over several lines (pretty-printed): {ending}: jq -c . {name} > new.jsonl"

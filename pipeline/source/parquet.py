@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as t
 
-from pipeline.data import Row
+from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
-from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, UnchangedCheck
 from pipeline.source.format_detection import not_parquet
+from pipeline.source.kept_types import with_valid_text, without_null, without_views
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
@@ -29,10 +28,10 @@ from pipeline.source.survey import (
     Partitions,
     Position,
     Survey,
-    one_line,
     record_batch,
 )
 from pipeline.source.type_promotion import conformed, widened
+from pipeline.text import one_line
 
 _BATCH_BYTES = 16 << 20
 _STATUS = "status"
@@ -44,6 +43,7 @@ _FORMLESS = (
     OverflowError,
     pa.ArrowException,
 )  # raised by pyarrow for a value that Python cannot represent
+_Footer = tuple[pq.FileMetaData, pa.Schema]
 _CALENDAR_SECONDS = 1e12
 """About 31,700 years before and after 1970: soon beyond that, Arrow's calendar writes wrong years."""
 
@@ -54,13 +54,15 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     Raises `UsageError` for a corrupt or truncated file. A column whose types have no exact common type is a conflict,
     which matters only if the column is used.
     """
+    # All footers before any file is hashed: a damaged one among thousands is found in seconds.
     footers = [_footer(found.path) for found in discovery.files]
-    schema, conflicts = _settled(discovery.files, [schema for _, schema in footers])
+    schema, conflicts = _settled(discovery.files, footers)
     held = [_rows_in(found, metadata) for found, (metadata, _) in zip(discovery.files, footers, strict=True)]
     left_out = sum(metadata.num_rows for metadata, _ in footers) - sum(held)
     counts = _limited(held, limit)
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
     size = chunk_rows.of(mean)
+    # Rows may be larger in one row group than on average, and a chunk there would exceed what a part may hold.
     if not chunk_rows.is_fixed:
         size = chunk_rows.fitting(size, size * _largest_row_bytes(footers))
     names = dict.fromkeys(name for _, schema in footers for name in schema.names) | dict.fromkeys(schema.names)
@@ -81,14 +83,15 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     )
 
 
-def _footer(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+def _footer(path: Path) -> _Footer:
     try:
         with pq.ParquetFile(path) as file:
             metadata, schema = file.metadata, file.schema_arrow
     except _UNREADABLE as error:
+        cause = one_line(str(error))
         raise UsageError(
             not_parquet(path)
-            or f"{path} is not a complete Parquet file ({one_line(error)}); write it again or take it out of the input"
+            or f"{path} is not a complete Parquet file ({cause}); write it again or take it out of the input"
         ) from error
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
@@ -108,6 +111,8 @@ def _rows_in(found: Found, metadata: pq.FileMetaData) -> int:
 
 def _ok_places(path: Path) -> Iterator[tuple[int, pa.Array]]:
     """For each batch of a run's part: the number of rows before it, and the places of its ok rows within it."""
+    import pyarrow.compute as pc  # here, as most runs do without it
+
     first = 0
     try:
         with pq.ParquetFile(path, buffer_size=1 << 16, page_checksum_verification=True) as file:
@@ -115,10 +120,12 @@ def _ok_places(path: Path) -> Iterator[tuple[int, pa.Array]]:
                 yield first, pc.indices_nonzero(_is_ok(batch))
                 first += batch.num_rows
     except _UNREADABLE as error:
-        raise UsageError(f"{path} cannot be read: {one_line(error)}; restore it") from error
+        raise UsageError(f"{path} cannot be read: {one_line(str(error))}; restore it") from error
 
 
 def _is_ok(batch: pa.RecordBatch) -> pa.BooleanArray:
+    import pyarrow.compute as pc
+
     return pc.equal(batch.column(_STATUS).cast(pa.string()), "ok")
 
 
@@ -126,7 +133,7 @@ def _data_bytes(metadata: pq.FileMetaData) -> int:
     return sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
 
 
-def _largest_row_bytes(footers: Sequence[tuple[pq.FileMetaData, pa.Schema]]) -> float:
+def _largest_row_bytes(footers: Sequence[_Footer]) -> float:
     """The mean row size of the row group with the largest rows: footers say nothing about single rows."""
     groups = (metadata.row_group(index) for metadata, _ in footers for index in range(metadata.num_row_groups))
     return max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
@@ -158,29 +165,34 @@ def _places_of(path: Path, wanted: Iterable[int]) -> Iterator[int]:
         before += len(places)
 
 
-def _settled(files: Sequence[Found], schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
+def _settled(files: Sequence[Found], footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
     """The columns of all files, all nullable, in order of first appearance, those from folders last.
 
     A column without any value is a string. If a folder names the same column, the folder's value is used, as in DuckDB.
+    A file without rows adds its columns, and changes the type of none.
     """
     types: dict[str, pa.DataType] = {}
     origin: dict[str, Path] = {}
     conflicts: dict[str, Conflict] = {}
-    for found, schema in zip(files, schemas, strict=True):
+    for found, (metadata, schema) in zip(files, footers, strict=True):
         given = {field.name: field.type for field in schema} | {name: pa.string() for name, _ in found.partitions}
         for name, kind in given.items():
             before = types.get(name, pa.null())
-            merged = widened(before, kind)
+            merged = widened(before, kind if metadata.num_rows else pa.null())
             if merged is None:
                 problem = f"column {name!r} is {kind} in {found.path} but {before} in {origin[name]}"
                 conflicts.setdefault(
                     name, Conflict(name, f"{problem}: leave it out with `keep=[...]`, or write the files with one type")
                 )
                 continue
-            if t.is_null(before):
+            # The file that gave the column its type: that is the one which a conflict is reported against.
+            if merged != before:
                 origin[name] = found.path
             types[name] = merged
-    settled = {name: pa.string() if t.is_null(kind) else kind for name, kind in types.items() if name not in conflicts}
+    # With no row to go by in any file, as an empty file says.
+    empty = {field.name: field.type for _, schema in reversed(footers) for field in schema}
+    final = {name: empty.get(name, kind) if t.is_null(kind) else kind for name, kind in types.items()}
+    settled = {name: without_null(without_views(kind)) for name, kind in final.items() if name not in conflicts}
     return pa.schema(list(settled.items())), tuple(conflicts.values())
 
 
@@ -198,6 +210,7 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
             continue
         skip = start.offset if number == start.file else 0
         watch = UnchangedCheck(file)
+        # Before the file is opened and before each batch is used: what was read of a changed file reaches no request.
         watch.check()
         for batch in _slices(_decoded(file, skip, columns), ordinal, end, survey.chunk_rows):
             watch.check()
@@ -223,7 +236,7 @@ def _decoded(file: File, start: int, columns: Collection[str]) -> Iterator[pa.Re
                 found = _dropping(_batches(parquet, group, needed), skip)
                 yield from (batch.filter(_is_ok(batch)) for batch in found) if file.only_ok else found
     except _UNREADABLE as error:
-        raise Broken(f"{file.path}, row group {group}: cannot be read: {one_line(error)}") from error
+        raise Broken(f"{file.path}, row group {group}: cannot be read: {one_line(str(error))}") from error
 
 
 def _groups(metadata: pq.FileMetaData, start: int) -> Iterator[tuple[int, int]]:
@@ -237,6 +250,7 @@ def _groups(metadata: pq.FileMetaData, start: int) -> Iterator[tuple[int, int]]:
 
 def _batches(parquet: pq.ParquetFile, group: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
     metadata = parquet.metadata.row_group(group)
+    # By the columns that are read: a job that uses a short text beside large images decodes many rows at once.
     rows = _BATCH_BYTES * metadata.num_rows // max(_bytes_of(metadata, columns), 1)
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
         batch_size=max(1, min(rows, _DECODED_ROWS)),
@@ -286,7 +300,7 @@ class _Columns:
 
     def batch(self, ordinal: int, needed: Sequence[str], kept: pa.Schema) -> Batch:
         """The batch of these rows; `ordinal` is that of the first."""
-        copied = [self._column(field.name, ordinal) for field in kept]
+        copied = [with_valid_text(self._column(field.name, ordinal)) for field in kept]
         values = [self._values(name, ordinal) for name in needed]
         rows = [
             Row(at, dict(zip(needed, row, strict=True)))

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.faults import UsageError
 from pipeline.source.cell_types import CellType
 from pipeline.source.discovery import Inputs, discover
+from pipeline.source.kept_types import cast, kept_type
 from pipeline.source.parquet import read_parquet, survey_parquet
 from pipeline.source.run_parts import InputRows
 from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
@@ -92,7 +93,7 @@ class Source:
     ) -> None:
         self._read_schema: pa.Schema = kept_schema(survey, kept)
         as_type = as_type or (lambda kind: kind)
-        own = [field.with_type(as_type(field.type)) for field in self._read_schema]
+        own = [field.with_type(as_type(kept_type(field.type))) for field in self._read_schema]
         self.kept_schema: pa.Schema = pa.schema([*own, *((name, _ADDED[name]) for name in added)])
         self._added = tuple(added)
         self._starts = [0, *accumulate(file.rows for file in survey.files)]
@@ -134,7 +135,7 @@ class Source:
         if self.kept_schema == self._read_schema:
             return batch
         columns = [
-            column if column.type == field.type else column.view(field.type)
+            column if column.type == field.type else cast(column, kept_type(column.type)).view(field.type)
             for column, field in zip(batch.kept.columns, self.kept_schema, strict=False)
         ]
         first, count = batch.rows[0].ordinal, len(batch.rows)

@@ -145,7 +145,7 @@ class Survey:
             return _sound(Survey._read(value))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
             raise UsageError(
-                f"what the run folder says of its input cannot be read ({error!r}): use --fresh"
+                f"the run folder's record of its input cannot be read ({type(error).__name__}: {error}): use --fresh"
             ) from error
 
     @staticmethod
@@ -169,26 +169,26 @@ class Survey:
 
 
 def _sound(survey: Survey) -> Survey:
-    """The survey. Raises `TypeError` or `ValueError` when what was read cannot be what was written."""
+    """The survey. Raises `TypeError` or `ValueError` when it cannot be one that `to_json` wrote."""
     counts = [survey.rows, survey.bad_count, survey.chunk_rows]
     counts += [number for file in survey.files for number in (file.size, file.rows)]
     counts += [number for chunk in survey.chunks for number in (chunk.file, chunk.offset, chunk.line)]
     counts += [abs(file.mtime_ns) for file in survey.files]  # there are files from before 1970
     if any(type(count) is not int or count < 0 for count in counts) or survey.chunk_rows < 1:
-        raise TypeError("a count is none")
+        raise TypeError("a count is not a whole number from 0 on")
     if not set(survey.types.values()) <= set(get_args(CellType)):
-        raise TypeError("a type is none")
+        raise TypeError("a type of a column of CSV is not known")
     texts = [survey.format, *survey.columns, *survey.columns.values(), *survey.json_columns, *survey.notes]
     texts += survey.types
     texts += [text for file in survey.files for text in (file.path, file.sha256, file.name)]
     texts += [text for bad in survey.bad_lines for text in (bad.path, bad.problem)]
     texts += [text for conflict in survey.conflicts for text in (conflict.column, conflict.problem)]
     if not all(isinstance(text, str) for text in texts) or survey.format not in get_args(Format):
-        raise TypeError("a name is no text")
+        raise TypeError("a name is not text, or the format is unknown")
     if type(survey.mean_row_bytes) not in (int, float):
-        raise TypeError("the mean of the rows is no number")
+        raise TypeError("the mean size of a row is not a number")
     if any(chunk.file >= len(survey.files) for chunk in survey.chunks):
-        raise ValueError("a chunk begins in a file that there is not")
+        raise ValueError("a chunk begins in a file that is not listed")
     if len(survey.chunks) != -(-survey.rows // survey.chunk_rows):
         raise ValueError("the chunks do not add up to the rows")
     survey.arrow_schema()
@@ -245,8 +245,3 @@ def require(survey: Survey, names: Sequence[str]) -> None:
     for name in names:
         if name not in survey.columns:
             raise UsageError(f"the input has no column {name!r}; it has: {', '.join(survey.columns)}")
-
-
-def one_line(error: Exception) -> str:
-    """A library's error message on one line."""
-    return " ".join(str(error).split())

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.types as t
 
+from pipeline.source.kept_types import cast, without_views
+
 _UNITS = ("s", "ms", "us", "ns")
 _UTC = frozenset(
     {
@@ -26,9 +28,10 @@ _DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 def widened(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """The type that holds the values of both exactly, or None when there is none.
 
-    Null widens to anything, and a required field to an optional one. Kinds of strings, widths of integers, fractions
-    and decimals, units of time, and names of UTC widen to one another. Dictionaries widen to their values' type, and
-    structs to one with the fields of both, in order of first appearance.
+    Null widens to anything, and a required field to an optional one. Kinds of strings and of lists, widths of integers,
+    fractions and decimals, units of time, and names of UTC widen to one another; instants in different zones widen to
+    UTC. Dictionaries widen to their values' type, and structs to one with the fields of both, in order of first
+    appearance.
     """
     if t.is_null(other) or one == other:
         return one
@@ -48,14 +51,14 @@ def conformed(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.nulls(len(array), kind)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    return array if array.type == kind else array.cast(kind)
+    return cast(array, kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The value type of a dictionary, or the storage type of an extension type."""
+    """The value type of a dictionary, the storage type of an extension type, what a view is a view of."""
     if t.is_dictionary(kind):
         return _plain(kind.value_type)
-    return _plain(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+    return _plain(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else without_views(kind)
 
 
 def _texts(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -116,7 +119,10 @@ def _times(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if t.is_time(one):
         return pa.time64(unit) if unit in {"us", "ns"} else pa.time32(unit)
     zones = {_zone(one), _zone(other)}
-    return pa.timestamp(unit, zones.pop()) if len(zones) == 1 else None
+    if len(zones) == 1:
+        return pa.timestamp(unit, zones.pop())
+    # Instants are the same in every zone; but a time without a zone is no instant.
+    return None if None in zones else pa.timestamp(unit, "UTC")
 
 
 def _zone(kind: pa.TimestampType) -> str | None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data import Entry, Reply
 from pipeline.faults import Broken
+from pipeline.text import one_line
 
 SLICE_ROWS = 1000
 """Maximum rows of a row group: their replies are in memory together while a part is written."""
@@ -125,8 +126,9 @@ def part_file(path: Path) -> Iterator[pq.ParquetFile]:
         with parquet_at(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        cause = " ".join(str(error).split())
-        raise Broken(f"{path} cannot be read: {cause}; restore it, or run `pipeline reparse` on its folder") from error
+        raise Broken(
+            f"{path} cannot be read: {one_line(str(error))}; restore it, or run `pipeline reparse` on its folder"
+        ) from error
 
 
 def bounded_batches(

@@ -13,8 +13,7 @@ import orjson
 
 from pipeline.policy import Upstream
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
-
-RATES = "rates.json"
+from pipeline.storage.run_folder import RATES
 
 _VERSION = 1
 _HIGHEST = 1e6

@@ -14,8 +14,8 @@ from pipeline.data import Part
 from pipeline.failures import FailureKind, Failures
 from pipeline.faults import Broken
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
-from pipeline.storage.journal import read_state
-from pipeline.storage.run_folder import JOURNAL
+from pipeline.storage.journal_reader import read_state
+from pipeline.storage.run_folder import RunFolder
 
 
 def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -23,7 +23,7 @@ def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
 
     Raises `Broken` when a part is missing or damaged. About 16 MiB of rows are in memory at a time.
     """
-    parts, _ = read_state(output / "_run" / JOURNAL)
+    parts, _ = read_state(RunFolder(output).journal)
     for name, ordinal, _ in (span for part in parts for span in part.spans()):
         with part_file(output / name) as file:
             for batch in bounded_batches(file, columns):

@@ -1,4 +1,4 @@
-"""The run folder: a run's identity (its plan), its owner (the lock), and whether it may be resumed."""
+"""The run folder: the names in it, a run's identity (its plan), its owner (the lock), and whether it may be resumed."""
 
 from __future__ import annotations
 
@@ -23,19 +23,38 @@ from pipeline.faults import Broken, OutputInUse, UsageError
 from pipeline.storage.durable import FILES, PRIVATE_FILE, TEMPORARY, FileSystem
 from pipeline.store.address import local_path
 
+MANIFEST = "_manifest.json"
+SUCCESS = "_SUCCESS"
+PAGE = "_report.html"
+"""Files in the output folder: what the last start wrote at its end, the marker of a complete dataset, the report."""
+
+EVALUATION = "_eval"
+REPEATS = "_repeats"
+REFERENCE = "_ref"
+"""Folders in the output folder of an evaluation: its results, the runs of its repeats, the run at another commit."""
+
+RUN = "_run"
+"""The folder of the run's state, in the output folder. The files with the following names are in it."""
+
 PLAN = "plan.json"
 JOURNAL = "journal.sqlite"
 LOCK = "lock"
 WORKERS = "workers"
+REPLIES = "replies"
+EVENTS = "events.jsonl"
+STATE = "state.json"
+TUNE = "tune.json"
+RATES = "rates.json"
+
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
 
 ORPHANS_S = 30.0
 """How long the worker processes of a killed run may take to end, in seconds."""
 
-_KEPT = (LOCK, WORKERS, "replies")
-_FILES = ("_manifest.json", "_SUCCESS", "_report.html")
-_BESIDE = ("_eval", "_repeats", "_ref")
+_KEPT = (LOCK, WORKERS, REPLIES)
+_FILES = (MANIFEST, SUCCESS, PAGE)
+_BESIDE = (EVALUATION, REPEATS, REFERENCE)
 _FOUND = frozenset(
     {
         "lost+found",
@@ -55,7 +74,7 @@ _FOUND = frozenset(
 )
 """Files of a fresh volume, a file manager or an empty folder under version control: not user data."""
 
-_OURS = ("_run", PARTS, *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
+_OURS = (RUN, PARTS, *_BESIDE, *_FILES, *(f".{name}{TEMPORARY}" for name in _FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +109,9 @@ class RunFolder:
 
     def __init__(self, output: Path, files: FileSystem = FILES) -> None:
         self.output = output
-        self.run = output / "_run"
+        self.run = output / RUN
         self.parts = output / PARTS
-        self._files = files
+        self.files = files
 
     @property
     def journal(self) -> Path:
@@ -103,10 +122,10 @@ class RunFolder:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
         local_path(self.output)
         try:
-            self._files.make_folder(self.output)
+            self.files.make_folder(self.output)
             if not self.run.exists():
                 self._require_free()
-            self._files.make_private(self.run)
+            self.files.make_private(self.run)
             with tempfile.TemporaryFile(dir=self.run):
                 pass  # unnamed, so that two simultaneous starts do not collide
         except FileExistsError as error:
@@ -134,13 +153,13 @@ class RunFolder:
         Raises `OutputInUse`, naming the owner.
         """
         with self._writing(LOCK):
-            descriptor = self._files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+            descriptor = self.files.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
             with self._writing(LOCK):
                 if not _locks(descriptor):
                     raise OutputInUse(f"another run works on {self.output}: {_holder(descriptor)}")
                 os.ftruncate(descriptor, 0)
-                self._files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
+                self.files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
             with self._without_orphans() as workers:
                 yield workers
         finally:
@@ -150,7 +169,7 @@ class RunFolder:
     def _without_orphans(self) -> Iterator[int]:
         """A second lock, shared with worker processes: those of a killed run may go on writing for a moment."""
         with self._writing(WORKERS):
-            descriptor = self._files.open(self.run / WORKERS, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+            descriptor = self.files.open(self.run / WORKERS, os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         try:
             until = time.monotonic() + ORPHANS_S
             while not _locks(descriptor):
@@ -184,23 +203,24 @@ class RunFolder:
         journal, the next run would take these entries for its own. Parts go before the journal that lists them:
         without it, the next run would leave them among its own parts. Each step is durable before the next begins.
         """
-        replies = self.run / "replies"
+        replies = self.run / REPLIES
         with self._writing("the output folder"):
-            self._files.remove([self.output / name for name in _FILES])
+            self.files.remove([self.output / name for name in _FILES])
             for folder in (self.output, self.parts):  # before format 3 the parts were in the output folder itself
-                self._files.remove(path for path in _entries(folder) if _is_part(path))
-            self._files.remove([self.journal])  # before its WAL: without that, it may be corrupt
-            self._files.remove(self.run.glob(f"{JOURNAL}*"))
-            self._files.remove(self.run.glob("journal-*.sqlite"))
-            self._files.remove(self.run.glob("journal-*"))
-            self._files.remove(replies.glob("*"))
-            self._files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
+                self.files.remove(path for path in _entries(folder) if _is_part(path))
+            self.files.remove([self.journal])  # before its WAL: without that, it may be corrupt
+            self.files.remove(self.run.glob(f"{JOURNAL}*"))
+            of_workers = f"{self.journal.stem}-*"
+            self.files.remove(self.run.glob(f"{of_workers}{self.journal.suffix}"))
+            self.files.remove(self.run.glob(of_workers))
+            self.files.remove(replies.glob("*"))
+            self.files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
 
     def sweep(self) -> None:
         """Removes files that a killed run did not finish writing."""
         with self._writing("the output folder"):
-            for folder in (self.output, self.run, self.run / "replies"):
-                self._files.remove(folder.glob(f".*{TEMPORARY}"))
+            for folder in (self.output, self.run, self.run / REPLIES):
+                self.files.remove(folder.glob(f".*{TEMPORARY}"))
 
     def load(self) -> RunIdentity | None:
         """The plan of the run in this folder; None when there is none yet.
@@ -244,10 +264,10 @@ class RunFolder:
     def save(self, plan: RunIdentity) -> None:
         """Writes the plan, durably, and creates the parts folder if it does not exist."""
         with self._writing(PARTS):
-            self._files.make_folder(self.parts)
+            self.files.make_folder(self.parts)
         with self._writing(PLAN):
             content = orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2)
-            self._files.write_atomic(self.run / PLAN, content, mode=PRIVATE_FILE)
+            self.files.write_atomic(self.run / PLAN, content, mode=PRIVATE_FILE)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -261,7 +281,7 @@ class RunFolder:
 
 def _refuse_the_parts_of_a_run(folder: Path) -> None:
     """Raises `UsageError` when the user named a run's parts folder instead of its output folder."""
-    if folder.name == PARTS and (folder.parent / "_run" / PLAN).is_file():
+    if folder.name == PARTS and (folder.parent / RUN / PLAN).is_file():
         raise UsageError(f"{folder} holds the parts of a run: name its output folder, {folder.parent}")
 
 

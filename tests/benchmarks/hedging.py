@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.pace import StragglerDetector
-from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream, hedged, watched
+from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, hedged, watched
 from tests.benchmarks.figures import Line, Target, percentile
 from tests.benchmarks.scale import Scale
 
@@ -47,7 +47,7 @@ def simulate(
 
     async def main() -> None:
         lateness, tally = StragglerDetector(share, 20 * in_flight), Counters()
-        lane = Upstream("here", watched(endpoint.ask, lateness), rate=None)
+        lane = LocalUpstream("here", watched(endpoint.ask, lateness), rate=None)
         dispatcher = Dispatcher([lane], Limits(in_flight), stop=Shutdown(), tally=tally, give_up_s=1e9)
         ask = hedged(dispatcher.ask, lateness, tally) if share else dispatcher.ask
 

@@ -20,11 +20,13 @@ import anyio
 import pipeline.endpoint.client  # noqa: F401 - a real run has it in memory, too
 from pipeline import Job
 from pipeline.cli.garbage import raise_gc_threshold, tune_gc
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.wire import read_completion
-from pipeline.execution.run import Run, Settings, open_run
+from pipeline.execution.finish import finish
+from pipeline.execution.run import Run
+from pipeline.execution.settings import Settings
+from pipeline.execution.start import open_run
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits
 from tests.benchmarks.canned import BODY
@@ -83,7 +85,7 @@ class Watched:
         while True:
             await anyio.sleep(0.02)
             before = time.monotonic()
-            await run.journal.flush()
+            await run.context.journal.flush()
             self.durable.append(time.monotonic() - before)
 
 
@@ -106,23 +108,22 @@ def job(source: Path) -> Job:
 
 def carried_out(source: Path, output: Path, *, rate: float, stop_after: int) -> Told:
     """Runs it, to its end or until so many rows were asked."""
-    tally, stop, watched = Counters(), Shutdown(), Watched()
+    stop, watched = Shutdown(), Watched()
     local = Local(stop, stop_after, latency_s=LATENCY_S if rate else 0.0)
     # By Little's law, so many calls in flight make the rate.
     bounds = RunLimits(concurrency=round(rate * LATENCY_S) or 256, adaptive=False)
-    began, cpu = time.monotonic(), time.process_time()
+    cpu = time.process_time()
 
     async def main(run: Run) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watched.loop)
             tasks.start_soon(watched.journal, run)
-            await run.execute(local.connect, tally, stop)
+            await run.execute(local.connect)
             tasks.cancel_scope.cancel()
 
-    with open_run(job(source), Settings(output=output, bounds=bounds)) as run:
-        run.restore_counts(tally)
+    with open_run(job(source), Settings(output=output, bounds=bounds), stop=stop) as run:
         anyio.run(main, run, backend_options={"use_uvloop": True})
-        summary = run.finish(tally, stop, time.monotonic() - began)
+        [summary] = finish([run])
     return Told(
         local.first_asked,
         summary.seconds,

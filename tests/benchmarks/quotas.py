@@ -17,7 +17,7 @@ from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.faults import Interrupted, Throttled
 from pipeline.pace import AdaptiveRate, first_rate
-from pipeline.policy import Dispatcher, Limits, Shutdown, Upstream
+from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
 
 _SLICE_S = 0.1
 
@@ -159,7 +159,7 @@ class Client:
         """Until all rows are done, or for ever."""
         stop = Shutdown()
         self.rate = AdaptiveRate(first_rate(self.concurrency), self.known) if self.adaptive else None
-        lane = Upstream("server", self.server.ask, rate=self.rate)
+        lane = LocalUpstream("server", self.server.ask, rate=self.rate)
         lanes, limits = [lane], Limits(self.concurrency)
         dispatcher = Dispatcher(lanes, limits, stop=stop, tally=Counters(), give_up_s=1e9, dice=self.server.dice)
         numbers = iter(range(10**9 if self.rows is None else self.rows))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.execution.run import open_run
+from pipeline.execution.start import open_run
 from pipeline.faults import Fault, UsageError
 from tests.crash.power import Journal, Log, Tree, alive, crashed, journal_between, plant
 from tests.crash.small import PART, Place, recorded, require_finished, require_whole

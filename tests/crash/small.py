@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.counters import Counters
 from pipeline.data import PARTS, Reply, Request, Usage
 from pipeline.endpoint.connection import Connect, OpenEndpoint
-from pipeline.execution.run import Settings, Summary, open_run
+from pipeline.execution.finish import Summary, finish
+from pipeline.execution.settings import Settings
+from pipeline.execution.start import open_run
 from pipeline.faults import Refused
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits
@@ -93,10 +94,10 @@ class Place:
         """The same place with another job."""
         return Place(self.folder, self.shape, self.rows, **{**self._job, **changes})
 
-    def settings(self, files: FileSystem = FILES, **changes: Any) -> Settings:
+    def settings(self, **changes: Any) -> Settings:
         bounds = RunLimits(concurrency=self.shape.concurrency, adaptive=False)
         fields: dict[str, Any] = {"bounds": bounds, "chunk_rows": self.shape.chunk_rows, "limit": self.shape.rows}
-        return Settings(output=self.output, files=files, grace_s=5.0, **{**fields, **changes})
+        return Settings(output=self.output, grace_s=5.0, **{**fields, **changes})
 
     def connect(self, stop: Shutdown, stop_after: int | None) -> Connect:
         """Opens the endpoint that gives nonces, and asks for the stop after so many answers."""
@@ -150,14 +151,9 @@ class Place:
 
 def start(place: Place, files: FileSystem = FILES, *, stop_after: int | None = None, **changes: Any) -> Summary:
     """One start of the run, to its end. Raises what `open_run` and the engine raise."""
-    stop = Shutdown()
-    with open_run(place.job(), place.settings(files, **changes)) as run:
-        tally = Counters()
-        if run.settings.retry_failed:
-            run.reopen_failed()
-        run.restore_counts(tally)
-        anyio.run(run.execute, place.connect(stop, stop_after), tally, stop)
-        return run.finish(tally, stop, 0.0)
+    with open_run(place.job(), place.settings(**changes), files=files) as run:
+        anyio.run(run.execute, place.connect(run.context.stop, stop_after))
+        return finish([run])[0]
 
 
 def _kept_now(journal: Path) -> list[int]:

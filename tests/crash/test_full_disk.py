@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import PARTS
-from pipeline.execution.monitor import EVENTS
 from pipeline.faults import Broken, UsageError
-from pipeline.storage.journal import read_state
+from pipeline.storage.journal_reader import read_state
+from pipeline.storage.run_folder import EVENTS
 from tests.commands import JOB, Done, Shell, ended
 from tests.crash.calls import Call, Failing, tapped
 from tests.crash.lives import calls_of_a_start

@@ -6,12 +6,13 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from pipeline.execution.reparse import reparse
-from pipeline.execution.run import Settings
+from pipeline.execution.start import open_run
 from pipeline.faults import UsageError
 from pipeline.storage.durable import FileSystem
 from tests.crash import SEED
@@ -84,7 +85,8 @@ def reparsed(place: Place) -> None:
 
 
 def test_p3_a_run_uses_the_calls_of_the_system_itself() -> None:
-    assert Settings(output=Path()).files == FileSystem(os.open, os.write, os.fsync, os.replace, os.unlink, os.mkdir)
+    files = FileSystem(os.open, os.write, os.fsync, os.replace, os.unlink, os.mkdir)
+    assert signature(open_run).parameters["files"].default == files
 
 
 History = Callable[[Path], Recorded]

@@ -28,8 +28,8 @@ from pipeline.evaluation.graders.rows import ANSWER, Graders
 from pipeline.evaluation.graders.scalars import Bool, Enum, Exact, Number, Text
 from pipeline.evaluation.graders.schema_refs import Here, followed, kind_of
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
 from pipeline.schema.shape import JsonSchema
+from pipeline.text import nearest
 
 _SCALARS: Mapping[str, Grader] = {"boolean": Bool(), "integer": Number(), "number": Number(relative=1e-9)}
 _FORMATS: Mapping[str, Grader] = {"date": Date(), "date-time": Date(by="second"), "time": Time()}
@@ -70,7 +70,7 @@ def _fields(here: Here, named: Mapping[str, Grader], where: str) -> dict[str, Gr
     for name in named:
         if name not in properties:
             hint = nearest(name, [*properties])
-            raise UsageError(f"a grader is named for the field {name!r}, which {where} does not have{hint}")
+            raise UsageError(f"there is a grader for the field {name!r}, which {where} does not have{hint}")
     places = {name: here.inside(inner) for name, inner in properties.items()}
     return {
         name: _completed(named[name], place, f"the field {name!r}") if name in named else _default(place)

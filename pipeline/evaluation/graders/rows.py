@@ -11,7 +11,7 @@ from pipeline.evaluation.graders.base import Grader, Ignore, Place
 from pipeline.evaluation.graders.values import ABSENT, plain
 from pipeline.evaluation.graders.verdicts import Graded, Leaf, Verdict
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
+from pipeline.text import nearest
 
 ANSWER = "answer"
 """The single field of answers that are not graded field by field."""

@@ -21,7 +21,7 @@ import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.extra import needs_eval
 from pipeline.evaluation.graders.verdicts import Counts, Scored
@@ -40,12 +40,15 @@ from pipeline.evaluation.stats.intervals import (
     t_interval,
 )
 from pipeline.faults import UsageError
-from pipeline.job.job import nearest
+from pipeline.figures import Unit
+from pipeline.text import nearest
 
 if TYPE_CHECKING:
     from pipeline.evaluation.stats.intervals import Numbers, Statistic
 
-Unit = Literal["share", "usd", "s"]
+
+LEVEL = 0.95
+"""The confidence of the intervals."""
 
 WHOLE = ("row_correct", "schema_valid", "failed", "f1_macro", "cost_usd", "cost_usd_per_row")
 BOTH = ("accuracy", "precision", "recall", "f1")
@@ -140,7 +143,7 @@ def metric_of(name: str) -> Metric:
     raise UsageError(f"there is no metric {name!r}{nearest(name, known)}")
 
 
-def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Measure:
+def measure(name: str, rows: Sequence[Scored], *, seed: int = 0, draws: int = DRAWS) -> Measure:
     """The metric and its interval. An undefined one has no value: a cost with an unknown price, a share of nothing.
 
     Raises `UsageError` when there is no such metric, or no such field in the rows.
@@ -153,7 +156,7 @@ def measure(name: str, rows: Sequence[Scored], *, level: float = 0.95, seed: int
     if isinstance(sample, str) or value is None:
         why = sample if isinstance(sample, str) else "there is nothing to count"
         return Measure(name, None, *(Interval(0.0, 1.0) if metric.unit == "share" else ANYTHING), len(rows), why)
-    low, high = _interval(sample, value, level, seed, draws)
+    low, high = _interval(sample, value, seed, draws)
     return Measure(name, value, low, high, len(rows))
 
 
@@ -199,21 +202,21 @@ def bad_leaves(sample: Totals) -> list[float]:
     return [float(each) for each in counts[..., _BAD].sum(axis=(1, 2))]
 
 
-def _interval(sample: Sample, value: float, level: float, seed: int, draws: int) -> Interval:
+def _interval(sample: Sample, value: float, seed: int, draws: int) -> Interval:
     match sample:
         case Quantile(values=values, q=q, clusters=clusters):
-            low, high = quantile_interval(values, q, clusters, level)
+            low, high = quantile_interval(values, q, clusters, LEVEL)
             return Interval(max(0.0, low), high)
         case Means(values=values, clusters=clusters, unit="share"):
-            return mean_interval(values, clusters, level)
+            return mean_interval(values, clusters, LEVEL)
         case Means(values=values, clusters=clusters, times=times):
-            low, high = t_interval(values, clusters, level)
+            low, high = t_interval(values, clusters, LEVEL)
             return Interval(max(0.0, low * times), high * times)
         case Totals(table=table, statistic=statistic, clusters=clusters):
-            low, high = bca(table, statistic, clusters, level=level, draws=draws, seed=seed)
+            low, high = bca(table, statistic, clusters, level=LEVEL, draws=draws, seed=seed)
             if low < high < math.inf:
                 return Interval(low, high)
-            return share_interval([value] * len(table), clusters, level)
+            return share_interval([value] * len(table), clusters, LEVEL)
 
 
 def _means(metric: Metric, rows: Sequence[Scored]) -> Means | str:

@@ -35,15 +35,7 @@ _ROUNDED = 1e-4  # baselines round the means of repeats to 6 digits
 _CELLS = 2_000_000  # of a matrix of signs: 16 MB of float64
 
 
-def mcnemar(broken: int, fixed: int) -> float:
-    """The exact two-sided p of McNemar's test (1947): a split of the changed rows at least as uneven as this one."""
-    from scipy.special import bdtr
-
-    # Twice one tail; the cap, because an even split is in both tails.
-    return min(1.0, 2.0 * float(bdtr(min(broken, fixed), broken + fixed, 0.5)))
-
-
-def sign_flip(differences: Sequence[float], clusters: Clusters = None, *, draws: int = SWAPS, seed: int = 0) -> float:
+def sign_flip(differences: Sequence[float], clusters: Clusters = None, *, seed: int = 0) -> float:
     """The two-sided p of the sign-flip test of a mean difference of zero; the sum of a cluster is flipped as one.
 
     Exact, by convolution, for whole differences and for means of up to 12 repeats; where every cluster is one row and
@@ -57,7 +49,7 @@ def sign_flip(differences: Sequence[float], clusters: Clusters = None, *, draws:
     whole = _whole(sums[:, 0])
     if whole is not None:
         return _exact_flip(whole)
-    return swap_test(np.zeros_like(sums), sums, lambda totals: totals[..., 0], draws=draws, seed=seed)
+    return swap_test(np.zeros_like(sums), sums, lambda totals: totals[..., 0], seed=seed)
 
 
 def swap_test(

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.counters import Counters
-from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport, Report
+from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, Report
 from pipeline.ledger import Charges
 from pipeline.pace import Pacer
-from pipeline.policy import Judge, LocalBudget, Shutdown, Upstream
+from pipeline.policy import Budget, Judge, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
 
 _STEADY = 0.05
@@ -58,7 +58,12 @@ class _Worker:
     waits_for: str | None = None
     trouble: str | None = None
     probes: list[int] = field(default_factory=list)
-    purses: list[_Granted] = field(default_factory=list)
+    comparisons: list[int] = field(default_factory=list)
+    """How often it was asked, for each lane, to send an answered request again."""
+    lanes: Sequence[LaneReport] = ()
+    """The lanes as of its last report."""
+    budgets: dict[str, _Granted] = field(default_factory=dict)
+    """Its part of each budget, by unit."""
 
     @property
     def demand(self) -> int:
@@ -68,14 +73,15 @@ class _Worker:
 class LeaseAllocator:
     """The limits of a run, divided among its workers, which are identified by number."""
 
-    def __init__(self, composed: ComposedAsk, tally: Counters, stop: Shutdown) -> None:
+    def __init__(self, composed: ComposedAsk[LocalUpstream], tally: Counters, stop: Shutdown) -> None:
         self._dispatcher = composed.dispatcher
         self._account = composed.account
-        self._purses = composed.purses
+        self._lanes = composed.lanes
+        self._budgets = {budget.unit: budget for budget in composed.account.budgets}
         self._tally = tally
         self._stop = stop
         self._workers: dict[int, _Worker] = {}
-        for lane in self._dispatcher.lanes:
+        for lane in self._lanes:
             lane.hitch = self._trouble
 
     def _trouble(self) -> str | None:
@@ -86,7 +92,10 @@ class LeaseAllocator:
     def join(self, number: int) -> None:
         """A worker has started, and has no lease yet."""
         self._workers[number] = _Worker(
-            probes=[0] * len(self._dispatcher.lanes), purses=[_Granted() for _ in self._purses]
+            probes=[0] * len(self._lanes),
+            comparisons=[0] * len(self._lanes),
+            lanes=[LaneReport() for _ in self._lanes],
+            budgets={unit: _Granted() for unit in self._budgets},
         )
 
     def leave(self, number: int, charged: Charges) -> None:
@@ -94,9 +103,10 @@ class LeaseAllocator:
         worker = self._workers.pop(number, None)
         if worker is None:
             return
-        for budget, granted in zip(self._purses, worker.purses, strict=True):
+        for unit, granted in worker.budgets.items():
+            budget = self._budgets[unit]
             _end(budget, granted, granted.outstanding, granted.reserved)
-            cost = charged.cost_usd + charged.lost_usd if budget.unit == "USD" else charged.tokens
+            cost = charged.cost_usd + charged.lost_usd if unit == "USD" else charged.tokens
             # Its last report may be older than its last charges: only what was not reported is charged now.
             budget.charge(max(0.0, cost - granted.charged), None)
         self._sum_up()
@@ -106,6 +116,7 @@ class LeaseAllocator:
         worker = self._workers[number]
         worker.in_flight, worker.waiting, worker.retrying = report.in_flight, report.waiting, report.retrying
         worker.waits_for, worker.trouble, worker.confirmed = report.waits_for, report.trouble, report.lease
+        worker.lanes = report.lanes
         # Leases older than the confirmed one no longer apply. Until then, the most generous lease still on its way is
         # what the worker may use; and a lease with fewer places recalls none of the calls that are in flight.
         while worker.ceilings and worker.ceilings[0][0] < report.lease:
@@ -116,11 +127,11 @@ class LeaseAllocator:
         for latency in report.latencies:
             self._dispatcher.latencies.add(latency)
         self._sum_up()
-        for lane, one in zip(self._dispatcher.lanes, report.lanes, strict=True):
+        for lane, one in zip(self._lanes, report.lanes, strict=True):
             _replay(lane, one, now, self._dispatcher.judge)
         self._decide(now)
-        for budget, granted, paid in zip(self._purses, worker.purses, report.purses, strict=True):
-            _settle(budget, granted, paid)
+        for unit, paid in report.budgets.items():
+            _settle(self._budgets[unit], worker.budgets[unit], paid)
         self._account.estimate.learn_all(report.maxima)
 
     def leases(self, now: float) -> dict[int, Lease]:
@@ -132,6 +143,7 @@ class LeaseAllocator:
         self._grant_places(now)
         self._grant_calls()
         self._grant_probes(now)
+        self._ask_to_compare()
         changed = {}
         for number, worker in self._workers.items():
             lease = self._lease(worker)
@@ -142,6 +154,12 @@ class LeaseAllocator:
 
     def _decide(self, now: float) -> None:
         """Stops the run if rows of any worker were refused for a reason that applies to every row."""
+        for index, lane in enumerate(self._lanes):
+            seen = [worker.lanes[index] for worker in self._workers.values()]
+            # What another worker was answered since is unknown to the one that lost.
+            lane.control.has_lost = any(one.lost_at > lane.blame.cleared_until for one in seen)
+            lane.control.is_elsewhere = not lane.control.has_lost and any(one.compares for one in seen)
+            lane.control.is_wanted = False
         if (denied := self._dispatcher.judge.verdict(now)) is not None:
             self._stop.request(denied)
 
@@ -179,8 +197,8 @@ class LeaseAllocator:
             worker.held = max(worker.held, worker.granted)
 
     def _grant_calls(self) -> None:
-        for index, budget in enumerate(self._purses):
-            wanting = [granted for worker in self._workers.values() if (granted := worker.purses[index]).wanted]
+        for unit, budget in self._budgets.items():
+            wanting = [granted for worker in self._workers.values() if (granted := worker.budgets[unit]).wanted]
             # Not even the smallest call will ever be affordable: the budget is exhausted.
             if wanting and (refusal := budget.refusal(min(granted.each for granted in wanting))):
                 self._stop.request(refusal)
@@ -192,7 +210,7 @@ class LeaseAllocator:
                     wanting += [granted] if granted.wanted else []
 
     def _grant_probes(self, now: float) -> None:
-        for index, lane in enumerate(self._dispatcher.lanes):
+        for index, lane in enumerate(self._lanes):
             if lane.opened_at is None or lane.breaker.wait(now) > 0:
                 continue
             # The worker with the most waiting rows is the surest to send the probe at once.
@@ -200,6 +218,14 @@ class LeaseAllocator:
             if worker is not None and worker.waiting:
                 worker.probes[index] += 1
                 lane.breaker.sent(now)
+
+    def _ask_to_compare(self) -> None:
+        """Has one worker send an answered request again for each lane of which only that can tell whose fault it is."""
+        for index, lane in enumerate(self._lanes):
+            able = [worker for worker in self._workers.values() if worker.lanes[index].compares]
+            is_asked = any(worker.comparisons[index] > worker.lanes[index].compared for worker in able)
+            if lane.control.is_wanted and able and not is_asked:
+                max(able, key=lambda one: one.granted).comparisons[index] += 1
 
     def _lease(self, worker: _Worker) -> Lease:
         limits = self._dispatcher.limits
@@ -216,13 +242,13 @@ class LeaseAllocator:
                     cleared_until=lane.blame.decided_until,
                     served=lane.has_served or self._tally.ok_before > 0,
                     probes=probes,
+                    comparisons=comparisons,
                     gate_opens=lane.gate.opens_at,
                 )
-                for lane, probes in zip(self._dispatcher.lanes, worker.probes, strict=True)
+                for lane, probes, comparisons in zip(self._lanes, worker.probes, worker.comparisons, strict=True)
             ],
-            calls=[granted.calls for granted in worker.purses],
-            amounts=[granted.amount for granted in worker.purses],
-            maxima=dict(self._account.estimate.maxima) if self._purses else {},
+            budgets={unit: BudgetLease(granted.calls, granted.amount) for unit, granted in worker.budgets.items()},
+            maxima=dict(self._account.estimate.maxima) if self._budgets else {},
         )
         return worker.sent if worker.sent is not None and _same(lease, worker.sent) else lease
 
@@ -246,7 +272,7 @@ def divided(most: int, demands: Sequence[int], *, first: int = 0) -> list[int]:
     return [needed + even + (index in turns) for index, needed in enumerate(places)]
 
 
-def _settle(budget: LocalBudget, granted: _Granted, report: PurseReport) -> None:
+def _settle(budget: Budget, granted: _Granted, report: BudgetReport) -> None:
     """Enters a worker's report of its calls in the run's budget."""
     for cost, reserved in report.costs:
         budget.charge(cost, reserved)
@@ -257,7 +283,7 @@ def _settle(budget: LocalBudget, granted: _Granted, report: PurseReport) -> None
     granted.each = report.each
 
 
-def _grant(budget: LocalBudget, granted: _Granted) -> None:
+def _grant(budget: Budget, granted: _Granted) -> None:
     budget.reserve(granted.each)
     granted.outstanding += 1
     granted.reserved += granted.each
@@ -266,7 +292,7 @@ def _grant(budget: LocalBudget, granted: _Granted) -> None:
     granted.wanted -= 1
 
 
-def _end(budget: LocalBudget, granted: _Granted, calls: int, amount: float) -> None:
+def _end(budget: Budget, granted: _Granted, calls: int, amount: float) -> None:
     """Releases granted calls, with `amount` reserved in all, that have ended or will not be made."""
     for _ in range(calls):
         budget.release(amount / calls)
@@ -274,7 +300,7 @@ def _end(budget: LocalBudget, granted: _Granted, calls: int, amount: float) -> N
     granted.reserved -= amount
 
 
-def _replay(lane: Upstream, report: LaneReport, now: float, judge: Judge) -> None:
+def _replay(lane: LocalUpstream, report: LaneReport, now: float, judge: Judge) -> None:
     """Replays the events of a worker's lane on the run's own lane; with the current time, which must never decrease."""
     if lane.rate:
         lane.rate.held_back(report.held_back_at)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.execution.processes.messages import LaneLease, LaneReport, Lease, PurseReport
+from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease
 from pipeline.faults import BudgetExhausted, Unavailable
 from pipeline.pace import LATE_S, Pacer, Refusal
 from pipeline.policy import Dispatcher, Upstream
@@ -19,12 +20,18 @@ _ROUNDING = 1e-9
 
 @dataclass(slots=True)
 class LeasedUpstream(Upstream):
-    """A lane whose rate, breaker and hold belong to the run. Create it with `rate=None`: `pace` is its leased share."""
+    """A lane whose rate, breaker and hold belong to the run; `pace` is its leased share of the rate."""
 
     pace: Pacer | None = None
     lease: LaneLease = field(default_factory=LaneLease)
     probed: int = 0
+    compared: int = 0
+    """How many of the comparisons that the parent asked for have ended."""
     report: LaneReport = field(default_factory=LaneReport)
+
+    @property
+    def rate(self) -> None:
+        """None: the parent decides the rate."""
 
     @property
     def opened_at(self) -> float | None:
@@ -47,6 +54,7 @@ class LeasedUpstream(Upstream):
 
     def renew(self, lease: LaneLease, now: float) -> None:
         """Replaces the lease."""
+        self.control.is_wanted |= lease.comparisons > self.lease.comparisons
         self.lease = lease
         # The parent counts all probes it ever granted: those left from an outage that is over are not used.
         if lease.opened_at is None:
@@ -101,13 +109,15 @@ class LeasedUpstream(Upstream):
 
     def failed(self, now: float, row: int, in_play: int = 0, left_at: float | None = None) -> None:  # noqa: ARG002 - the parent counts its own
         """A request that left at `left_at` failed."""
-        self.health = max(0.02, 0.9 * self.health)
+        self.weakened()
         cause = self.trouble.cause if isinstance(self.trouble, Unavailable) else None
         self.report.events.append(("failed", row, left_at, cause))
 
     def take(self) -> LaneReport:
         """Returns what happened since the last call of this method."""
         report, self.report = self.report, LaneReport()
+        report.compares, report.compared = self.control.request is not None, self.compared
+        report.lost_at = self.control.lost_at
         return report
 
 
@@ -118,13 +128,12 @@ class LeasedBudget:
         self.unit = unit
         self._calls = 0
         self._amount = 0.0
-        self._granted = 0
-        self._granted_amount = 0.0
+        self._lease = BudgetLease()
         self._started = 0
         self._each = 0.0
         self._is_short = False
         """Whether a call could not leave for lack of grants."""
-        self._report = PurseReport()
+        self._report = BudgetReport()
 
     def affords(self, amount: float) -> bool:
         """Whether one more call may leave now for which this is to be reserved."""
@@ -150,6 +159,9 @@ class LeasedBudget:
         self._report.ended += 1
         self._report.freed += amount
 
+    def change(self, amount: float, before: float) -> None:
+        """Nothing changes: the parent reserved what was granted, until the call ends."""
+
     def charge(self, cost: float, reserved: float | None) -> None:
         """A call was answered, or abandoned for another."""
         self._report.costs.append((cost, reserved))
@@ -157,13 +169,13 @@ class LeasedBudget:
     def fail(self, why: BudgetExhausted) -> None:
         """What was paid is unknown: the parent learns it from the stop."""
 
-    def renew(self, granted: int, amount: float) -> None:
-        """Takes in the totals ever granted: calls, and the amount reserved for them."""
-        self._calls += granted - self._granted
-        self._amount += amount - self._granted_amount
-        self._granted, self._granted_amount = granted, amount
+    def renew(self, lease: BudgetLease) -> None:
+        """Takes in the totals ever granted."""
+        self._calls += lease.calls - self._lease.calls
+        self._amount += lease.amount - self._lease.amount
+        self._lease = lease
 
-    def take(self) -> PurseReport:
+    def take(self) -> BudgetReport:
         """Returns the costs since the last call of this method, and how many more calls are wanted or given back."""
         # 1. How many grants to hold: twice what left since the last report; none if idle, since others may need them.
         stock = 2 * self._started + _SPARE_CALLS if self._started or self._is_short else 0
@@ -174,13 +186,13 @@ class LeasedBudget:
         report = self._report
         report.returned, report.given_back = self._calls - keep, self._amount - kept_amount
         self._calls, self._amount = keep, kept_amount
-        report.granted, report.wanted, report.each = self._granted, stock - keep, self._each
-        self._report, self._started, self._is_short = PurseReport(), 0, False
+        report.granted, report.wanted, report.each = self._lease.calls, stock - keep, self._each
+        self._report, self._started, self._is_short = BudgetReport(), 0, False
         return report
 
 
-def renew(dispatcher: Dispatcher, lease: Lease, now: float, *, offset: float) -> None:
-    """Applies a lease to the dispatcher.
+def renew(dispatcher: Dispatcher, lanes: Sequence[LeasedUpstream], lease: Lease, now: float, *, offset: float) -> None:
+    """Applies a lease to the dispatcher and its lanes.
 
     `offset` delays a worker's first request under a declared limit by a part of its interval, so that workers take
     turns instead of all sending at once.
@@ -189,9 +201,8 @@ def renew(dispatcher: Dispatcher, lease: Lease, now: float, *, offset: float) ->
     limits.concurrency = lease.concurrency
     limits.requests = _renewed(limits.requests, lease.rpm, now, offset)
     limits.tokens = _renewed(limits.tokens, lease.tpm, now, offset)
-    for lane, leased in zip(dispatcher.lanes, lease.lanes, strict=True):
-        if isinstance(lane, LeasedUpstream):
-            lane.renew(leased, now)
+    for lane, leased in zip(lanes, lease.lanes, strict=True):
+        lane.renew(leased, now)
     dispatcher.admit()
 
 

@@ -14,7 +14,7 @@ from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from pipeline.data import Part
-from pipeline.execution.run import Settings
+from pipeline.execution.settings import Settings
 from pipeline.faults import Broken, Fault, UsageError
 from pipeline.storage.run_folder import RunIdentity
 
@@ -36,6 +36,7 @@ class Assignment:
 class LaneLease:
     """What a worker may do on one lane: `rate` is in requests per second, `probes` counts all ever granted.
 
+    `comparisons` counts how often it was ever asked to send an answered request again (see `policy.upstream.Control`).
     Refusals that ended by `cleared_until` are their rows' own; `served` says whether any row was ever answered.
     """
 
@@ -45,15 +46,24 @@ class LaneLease:
     cleared_until: float = float("-inf")
     served: bool = False
     probes: int = 0
+    comparisons: int = 0
     gate_opens: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLease:
+    """All `calls` that a budget ever granted a worker, and the sum of the amounts that were reserved for them."""
+
+    calls: int = 0
+    amount: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A worker's share of the run's limits, until the next lease.
 
-    `calls` counts all calls that each budget ever granted it, and `amounts` sums what was reserved for them. `maxima`
-    is what all workers have learned about the cost of calls (see `policy.estimates`).
+    `lanes` are in the order of the endpoints, `budgets` by unit. `maxima` is what all workers have learned about the
+    cost of calls (see `policy.estimates`).
     """
 
     number: int
@@ -61,22 +71,28 @@ class Lease:
     rpm: float | None = None
     tpm: float | None = None
     lanes: Sequence[LaneLease] = ()
-    calls: Sequence[int] = ()
-    amounts: Sequence[float] = ()
+    budgets: Mapping[str, BudgetLease] = field(default_factory=dict)
     maxima: Mapping[Any, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class LaneReport:
-    """What happened on one lane since the last report; `events` are in order."""
+    """What happened on one lane since the last report; `events` are in order.
+
+    `compares` says whether the worker has an answered request that it could send again, `lost_at` when it sent one that
+    was then refused; `compared` is how many of the comparisons asked for have ended.
+    """
 
     sent: list[float] = field(default_factory=list)
     events: list[tuple[Any, ...]] = field(default_factory=list)
     held_back_at: float = float("-inf")
+    compares: bool = False
+    lost_at: float = float("-inf")
+    compared: int = 0
 
 
 @dataclass(slots=True)
-class PurseReport:
+class BudgetReport:
     """The costs of calls since the last report, each with what would now be reserved for it.
 
     Also: how many calls ended, and the amount `freed`; how many are `wanted` beyond those `granted`, and the amount for
@@ -107,7 +123,7 @@ class Report:
     notices: Sequence[str] = ()
     latencies: Sequence[float] = ()
     lanes: Sequence[LaneReport] = ()
-    purses: Sequence[PurseReport] = ()
+    budgets: Mapping[str, BudgetReport] = field(default_factory=dict)
     maxima: Mapping[Any, float] = field(default_factory=dict)
     """What it has learned about the cost of calls, if there are budgets."""
 

@@ -7,16 +7,14 @@ import signal
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from anyio import to_thread
 
-from pipeline.counters import Counters
 from pipeline.data import Part, Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
-from pipeline.execution.monitor import RunMonitor
 from pipeline.execution.processes.lease_allocator import LeaseAllocator
 from pipeline.execution.processes.messages import (
     Assignment,
@@ -34,10 +32,9 @@ from pipeline.execution.processes.spawn import Process, WorkerPool
 from pipeline.execution.run import Run
 from pipeline.faults import Broken, UsageError
 from pipeline.ledger import NOTHING
-from pipeline.policy import Shutdown
-from pipeline.policy.compose import ComposedAsk, compose
-from pipeline.storage.durable import FILES
-from pipeline.storage.journal import worker_journal_path
+from pipeline.policy import LocalUpstream
+from pipeline.policy.compose import ComposedAsk
+from pipeline.storage.journal_reader import worker_journal_path
 
 TICK_S = 0.02
 """Interval at which leases are recomputed."""
@@ -62,21 +59,17 @@ class PoolSpec:
     lanes: Sequence[tuple[str, float]]
 
 
-async def execute(run: Run, crew: PoolSpec, tally: Counters, stop: Shutdown) -> None:
+async def execute(run: Run, crew: PoolSpec) -> None:
     """Like `Run.execute`, in worker processes: the same dataset, under the limits of one run."""
-    chunks = run.chunks()
-    if not chunks:
+    if not (chunks := run.begin()):
         return
-    run.dataset.unfinish()
-    run.check(tally, stop)
-    rates, files = run.rates(), run.settings.files
-    bounds = replace(run.settings.bounds, granted=rates.load())
-    endpoints = [OpenEndpoint(name, weight, _unasked) for name, weight in crew.lanes]
-    composed = compose(run.job, bounds, endpoints, run.purses, tally=tally, stop=stop)
-    await to_thread.run_sync(crew.workers.reduce, min(crew.workers.count, len(chunks), bounds.concurrency))
+    context = run.context
+    composed = context.compose([OpenEndpoint(name, weight, _unasked) for name, weight in crew.lanes])
+    count = min(crew.workers.count, len(chunks), context.settings.bounds.concurrency)
+    await to_thread.run_sync(crew.workers.reduce, count)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(RunMonitor(run.folder.run, composed, tally, stop, files, rates).keep)
-        await _Parent(run, crew, composed, tally, stop).work([chunk.index for chunk in chunks])
+        tasks.start_soon(run.monitor(composed).keep)
+        await _Parent(run, crew, composed).work([chunk.index for chunk in chunks])
         tasks.cancel_scope.cancel()
 
 
@@ -106,12 +99,11 @@ class _Child:
 
 
 class _Parent:
-    def __init__(self, run: Run, crew: PoolSpec, composed: ComposedAsk, tally: Counters, stop: Shutdown) -> None:
+    def __init__(self, run: Run, crew: PoolSpec, composed: ComposedAsk[LocalUpstream]) -> None:
         self._run = run
         self._crew = crew
-        self._tally = tally
-        self._stop = stop
-        self._allocator = LeaseAllocator(composed, tally, stop)
+        self._stop = run.context.stop
+        self._allocator = LeaseAllocator(composed, run.context.counters, self._stop)
         self._left: deque[int] = deque()
         self._children: dict[int, _Child] = {}
         self._barren = 0
@@ -143,14 +135,15 @@ class _Parent:
 
     async def _order(self, child: _Child) -> None:
         """Sends a worker its assignment, before any other message."""
-        run, crew = self._run, self._crew
-        if run.lock is None:
-            raise RuntimeError("the run is not locked")
+        context, crew = self._run.context, self._crew
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # as in `_send`
-            await child.link.share(run.lock)
-        settings = replace(run.settings, files=FILES)
+            await child.link.share(self._run.lock)
         order = Assignment(
-            plan=run.plan, settings=settings, number=child.number, of=crew.workers.count, start=crew.start
+            plan=context.plan,
+            settings=context.settings,
+            number=child.number,
+            of=crew.workers.count,
+            start=crew.start,
         )
         await self._send(child, order)
         self._children[child.number] = child
@@ -166,7 +159,7 @@ class _Parent:
                     self._allocator.report(child.number, message, anyio.current_time())
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
-                        self._run.check(self._tally, self._stop)
+                        self._run.stop_if_too_many_failed()
                 case ChunkWanted():
                     child.wants = True
                     await self._hand_out()
@@ -229,10 +222,11 @@ class _Parent:
         if child.process.returncode is None:
             child.process.kill()
             await to_thread.run_sync(child.process.wait)
-        journal, charged = worker_journal_path(self._run.folder.journal, child.number), NOTHING
+        context = self._run.context
+        journal, charged = worker_journal_path(context.folder.journal, child.number), NOTHING
         if journal.exists():
             try:
-                charged = await to_thread.run_sync(self._run.journal.absorb, journal)
+                charged = await to_thread.run_sync(context.journal.absorb, journal)
             except Broken as fault:
                 self._stop.request(fault)
         self._allocator.leave(child.number, charged)
@@ -243,7 +237,8 @@ class _Parent:
         """Notes a death. Workers that die without recording anything would do so forever: then the run stops."""
         self._barren += not child.recorded
         how = _ended(child.process.returncode)
-        self._tally.notices.append(f"a worker process has ended ({how}); another goes on from its journal")
+        notices = self._run.context.counters.notices
+        notices.append(f"a worker process has ended ({how}); another goes on from its journal")
         if self._barren >= MOST_BARREN:
             report = f"{self._barren} worker processes in a row ended before they recorded a row ({how})"
             self._stop.request(Broken(f"{report}: fix what ends them, then run again"))

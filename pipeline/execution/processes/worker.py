@@ -5,18 +5,19 @@ from __future__ import annotations
 import heapq
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from operator import itemgetter
 
 import anyio
 from anyio import to_thread
 
 from pipeline.counters import Counters
-from pipeline.data import Entry, Part
-from pipeline.endpoint.connection import Connect
+from pipeline.data import Ask, Entry, Part
+from pipeline.endpoint.connection import Connect, OpenEndpoint
 from pipeline.execution import engine
 from pipeline.execution.chunks import ChunkWorker
+from pipeline.execution.context import RunContext, open_cache, prepare_process
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream, renew
 from pipeline.execution.processes.messages import (
     Assignment,
@@ -31,15 +32,14 @@ from pipeline.execution.processes.messages import (
     Report,
     StopRequested,
 )
-from pipeline.execution.run import open_cache, prepare_process
-from pipeline.faults import Broken, Fault, Interrupted, UsageError
+from pipeline.faults import Broken, Fault, Halt, Interrupted, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import RetryBudget
-from pipeline.policy import Account, Dispatcher, Limits, Shutdown
-from pipeline.policy.compose import lane_ask, lateness_for, prices_for, with_policies, workers_for
+from pipeline.policy import Limits, Shutdown
+from pipeline.policy.compose import ProcessLimits, units_of
 from pipeline.policy.turns import Turn
-from pipeline.storage.journal import Journal, entries_in, recorded_in, turns_in, worker_journal_path
-from pipeline.storage.reply_cache import Cache
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import merged
 
@@ -94,15 +94,24 @@ async def work(job: Job, order: Assignment, connect: Connect, link: Channel, lif
     """
     if job.fingerprint() != order.plan.job:
         raise UsageError("the job was changed while the run was starting its processes: run again")
-    prepare_process(order.settings)
-    folder = RunFolder(order.settings.output, order.settings.files)
-    journal = Journal(worker_journal_path(folder.journal, order.number), order.settings.files)
-    threading.Thread(target=_outlived, args=(lifeline, journal), daemon=True).start()
-    try:
-        with open_cache(order.settings.bounds.reuse) as cache:
-            await _Worker(job, order, link, journal, cache).work(connect)
-    finally:
-        journal.close()
+    settings = order.settings
+    prepare_process(settings)
+    folder = RunFolder(settings.output)
+    with closing(Journal(worker_journal_path(folder.journal, order.number))) as journal:
+        threading.Thread(target=_outlived, args=(lifeline, journal), daemon=True).start()
+        with open_cache(settings.bounds.reuse) as cache, closing(ChunkWorker(job, order.plan, folder.output)) as chunks:
+            context = RunContext(
+                settings=settings,
+                folder=folder,
+                chunks=chunks,
+                journal=journal,
+                cache=cache,
+                budgets=[LeasedBudget(unit) for unit in units_of(settings.bounds)],
+                counters=Counters(),
+                stop=Shutdown(),
+            )
+            async with connect() as endpoints:
+                await _Worker(context, order, link, endpoints).work()
 
 
 def _outlived(lifeline: int, journal: Journal) -> None:
@@ -114,94 +123,45 @@ def _outlived(lifeline: int, journal: Journal) -> None:
 
 
 class _Worker:
-    def __init__(self, job: Job, order: Assignment, link: Channel, journal: Journal, cache: Cache | None) -> None:
-        self._job = job
-        self._cache = cache
+    def __init__(
+        self, context: RunContext[LeasedBudget], order: Assignment, link: Channel, endpoints: Sequence[OpenEndpoint]
+    ) -> None:
+        self._context = context
         self._order = order
         self._link = link
-        self._journal = journal
-        self._tally = Counters()
-        self._stop = Shutdown()
         self._parent_knows_of_stop = False
         self._leased = anyio.Event()
         self._lease = 0
         self._kept: dict[int, PartRecorded] = {}
         self._news = anyio.Event()
         self._assigned: list[ChunkAssigned] = []
-        self._purses = [LeasedBudget(unit) for unit in _units(order)]
-        prices = prices_for(job, order.settings.bounds)
-        self._account = Account(prices, self._tally, self._stop, self._purses, journal)
-        self._dispatcher: Dispatcher
+        # Nothing leaves before the first lease. Of the retries, each worker may make its part.
+        retries = RetryBudget(per_second=1.0 / order.of, most=max(1.0, 50.0 / order.of))
+        self._composed = context.compose_within(ProcessLimits(Limits(0), _leased, retries), endpoints)
 
-    async def work(self, connect: Connect) -> None:
-        order, settings = self._order, self._order.settings
-        chunks = ChunkWorker(self._job, order.plan, settings.output, settings.files)
-        records = Records(self._journal, RunFolder(settings.output, settings.files))
-        try:
-            async with anyio.create_task_group() as tasks, connect() as endpoints:
-                lateness = lateness_for(settings.bounds)
-                lanes = [
-                    LeasedUpstream(
-                        one.name,
-                        lane_ask(self._job, one, self._account, lateness),
-                        one.weight,
-                        rate=None,
-                        hitch=one.hitch,
-                    )
-                    for one in endpoints
-                ]
-                self._dispatcher = Dispatcher(
-                    lanes,
-                    Limits(0),
-                    stop=self._stop,
-                    tally=self._tally,
-                    give_up_s=settings.bounds.give_up_s,
-                    account=self._account,
-                )
-                tasks.start_soon(self._listen)
-                tasks.start_soon(self._report_often)
-                tasks.start_soon(self._report_stop)
-                tasks.start_soon(self._journal.keep_writing)
-                if self._cache is not None:
-                    tasks.start_soon(self._cache.keep_working, self._tally.notices.append)
-                await self._leased.wait()
-                retries = RetryBudget(per_second=1.0 / order.of, most=max(1.0, 50.0 / order.of))
-                ask = with_policies(
-                    self._job,
-                    settings.bounds,
-                    self._dispatcher,
-                    self._account,
-                    lateness=lateness,
-                    store=self._cache,
-                    retries=retries,
-                )
-                await engine.process_chunks(
-                    self._take_from(chunks),
-                    chunks.hands(ask, records, self._keep, self._tally, self._cache),
-                    workers=workers_for(settings.bounds.concurrency),
-                    stop=self._stop,
-                    grace_s=settings.grace_s,
-                    open_chunks=chunks.open_chunks(settings.bounds.concurrency),
-                )
-                with suppress(Broken):  # it already is the reason of the stop
-                    await self._journal.flush()
-                await self._tell(self._report())
-                tasks.cancel_scope.cancel()
-        finally:
-            chunks.close()
-        if isinstance(self._stop.reason, Fault):
-            await self._tell(Failed(self._stop.reason))
+    async def work(self) -> None:
+        context, stop = self._context, self._context.stop
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen)
+            tasks.start_soon(self._report_often)
+            tasks.start_soon(self._report_stop)
+            for lane in self._composed.lanes:
+                tasks.start_soon(self._compare_when_asked, lane)
+            await self._leased.wait()
+            records = Records(context.journal, context.folder)
+            await context.process(self._composed.ask, self._next_chunk, self._keep, records=records)
+            await self._tell(self._report())
+            tasks.cancel_scope.cancel()
+        if isinstance(stop.reason, Fault):
+            await self._tell(Failed(stop.reason))
         await self._tell(Done())
 
-    def _take_from(self, chunks: ChunkWorker) -> engine.NextChunk:
-        async def take() -> engine.Chunk | None:
-            await self._tell(ChunkWanted())
-            while not self._assigned:
-                await self._news.wait()
-            chunk = self._assigned.pop().chunk
-            return None if chunk is None else chunks.chunk(chunk)
-
-        return take
+    async def _next_chunk(self) -> engine.Chunk | None:
+        await self._tell(ChunkWanted())
+        while not self._assigned:
+            await self._news.wait()
+        chunk = self._assigned.pop().chunk
+        return None if chunk is None else self._context.chunks.chunk(chunk)
 
     async def _keep(self, part: Part) -> None:
         """Has the parent record the part, and only then deletes its journal entries."""
@@ -211,7 +171,7 @@ class _Worker:
         kept = self._kept.pop(part.chunk)
         if kept.broken is not None:
             raise kept.broken
-        await to_thread.run_sync(self._journal.discard, part)
+        await to_thread.run_sync(self._context.journal.discard, part)
 
     async def _listen(self) -> None:
         while (message := await self._link.receive()) is not None:
@@ -224,18 +184,29 @@ class _Worker:
                     self._kept[message.chunk] = message
                 case StopRequested():
                     self._parent_knows_of_stop = True
-                    self._stop.request(message.reason)
+                    self._context.stop.request(message.reason)
             self._news.set()
             self._news = anyio.Event()
 
     def _renew(self, lease: Lease) -> None:
-        order = self._order
-        self._account.learn_all(lease.maxima)
-        for budget, granted, amount in zip(self._purses, lease.calls, lease.amounts, strict=True):
-            budget.renew(granted, amount)
-        renew(self._dispatcher, lease, anyio.current_time(), offset=order.number / order.of)
+        order, composed = self._order, self._composed
+        composed.account.learn_all(lease.maxima)
+        for budget in self._context.budgets:
+            budget.renew(lease.budgets[budget.unit])
+        renew(composed.dispatcher, composed.lanes, lease, anyio.current_time(), offset=order.number / order.of)
         self._lease = lease.number
         self._leased.set()
+
+    async def _compare_when_asked(self, lane: LeasedUpstream) -> None:
+        """Sends an answered request again whenever the parent needs that to tell whose fault refusals are."""
+        while True:
+            while lane.compared == (asked := lane.lease.comparisons):
+                await self._news.wait()
+            try:
+                await self._composed.dispatcher.compare(lane)
+            except Halt as fault:
+                self._context.stop.request(fault)
+            lane.compared = asked
 
     async def _report_often(self) -> None:
         while True:
@@ -247,14 +218,14 @@ class _Worker:
         try:
             await self._link.send(message)
         except anyio.BrokenResourceError:
-            self._stop.request(Interrupted("the run's parent is gone"))
+            self._context.stop.request(Interrupted("the run's parent is gone"))
             raise
 
     def _report(self) -> Report:
         """What happened since the last report."""
-        tally = self._tally
-        if (denied := self._dispatcher.judge.look(anyio.current_time())) is not None:
-            self._stop.request(denied)
+        tally, composed, budgets = self._context.counters, self._composed, self._context.budgets
+        if (denied := composed.dispatcher.judge.look(anyio.current_time())) is not None:
+            self._context.stop.request(denied)
         counted = tally.drain()
         answered = counted.get("ok", 0) + counted.get("failed", 0)
         return Report(
@@ -266,23 +237,23 @@ class _Worker:
             trouble=tally.trouble,
             counted=counted,
             notices=self._notes(),
-            latencies=self._dispatcher.latencies.newest(min(answered, _LATENCIES)),
-            lanes=[lane.take() for lane in self._dispatcher.lanes if isinstance(lane, LeasedUpstream)],
-            purses=[budget.take() for budget in self._purses],
-            maxima=dict(self._account.estimate.maxima) if self._purses else {},
+            latencies=composed.dispatcher.latencies.newest(min(answered, _LATENCIES)),
+            lanes=[lane.take() for lane in composed.lanes],
+            budgets={budget.unit: budget.take() for budget in budgets},
+            maxima=dict(composed.account.estimate.maxima) if budgets else {},
         )
 
     def _notes(self) -> list[str]:
-        notices, self._tally.notices[:] = list(self._tally.notices), []
-        return notices
+        notices = self._context.counters.notices
+        new, notices[:] = list(notices), []
+        return new
 
     async def _report_stop(self) -> None:
-        await self._stop.wait()
-        if not self._parent_knows_of_stop and isinstance(self._stop.reason, Fault):
-            await self._tell(Failed(self._stop.reason))
+        stop = self._context.stop
+        await stop.wait()
+        if not self._parent_knows_of_stop and isinstance(stop.reason, Fault):
+            await self._tell(Failed(stop.reason))
 
 
-def _units(order: Assignment) -> list[str]:
-    bounds = order.settings.bounds
-    named = {"USD": bounds.budget_usd, "tokens": bounds.budget_tokens}
-    return [unit for unit, cap in named.items() if cap is not None]
+def _leased(endpoint: OpenEndpoint, ask: Ask) -> LeasedUpstream:
+    return LeasedUpstream(endpoint.name, ask, endpoint.weight, hitch=endpoint.hitch)

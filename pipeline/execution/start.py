@@ -1,0 +1,174 @@
+"""Opens a run, new or resumed. Everything that can be refused is refused here, before a row is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+
+from pipeline.counters import Counters
+from pipeline.execution.chunks import ChunkWorker
+from pipeline.execution.context import RunContext, open_cache, prepare_process
+from pipeline.execution.identity import identity_of, inputs_of
+from pipeline.execution.run import Run, now
+from pipeline.execution.settings import Settings
+from pipeline.faults import UsageError
+from pipeline.job.job import Job
+from pipeline.policy import LocalBudget, Shutdown
+from pipeline.policy.compose import budgets_for
+from pipeline.source import Survey, discover
+from pipeline.storage.durable import FILES, FileSystem
+from pipeline.storage.integrity import PartCheck
+from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import worker_journals
+from pipeline.storage.kept_replies import kept_replies
+from pipeline.storage.run_folder import RunFolder, RunIdentity
+
+
+@contextmanager
+def open_run(
+    job: Job,
+    settings: Settings,
+    *,
+    files: FileSystem = FILES,
+    counters: Counters | None = None,
+    stop: Shutdown | None = None,
+) -> Iterator[Run]:
+    """Opens and locks a run. What earlier starts did is added to the counters; failed rows are reopened if asked for.
+
+    Runs that are executed together are given the same `counters` and `stop`.
+
+    Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
+    """
+    began, started = time.monotonic(), now()
+    # Refused here, before an output folder is created.
+    discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
+    prepare_process(settings)
+    folder = RunFolder(settings.output, files)
+    folder.prepare()
+    # The cache too is opened before anything is removed.
+    with folder.locked() as lock, open_cache(settings.bounds.reuse) as cache:
+        before = None if settings.fresh else folder.load()
+        plan = identity_of(job, settings, folder, before)
+        replaced = None if before is None or before.run_id == plan.run_id else before
+        budgets_for(job, settings.bounds)  # refused here if the price is unknown
+        with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:
+            if settings.fresh or (replaced is not None and settings.supersede):
+                folder.clear()
+            folder.sweep()
+            with open_journal(folder) as journal:
+                context = RunContext(
+                    settings=settings,
+                    folder=folder,
+                    chunks=chunks,
+                    journal=journal,
+                    cache=cache,
+                    budgets=budgets_for(job, settings.bounds, journal.charged()),
+                    counters=Counters() if counters is None else counters,
+                    stop=Shutdown() if stop is None else stop,
+                )
+                run = run_in(context, lock=lock, began=began, started=started)
+                extends = before is not None and replaced is None and plan.extends(before)
+                reopened = _prepare(run, before if extends else None)
+                yield replace(run, reopened=reopened, replaced=replaced)
+
+
+def _prepare(run: Run, extended: RunIdentity | None) -> int:
+    """Makes the folder ready for this start; returns how many failed rows were reopened.
+
+    `extended` is the plan of the same run over fewer rows, if it now has more. Raises `UsageError` if a part was
+    damaged.
+    """
+    _require_whole(run)
+    if extended is not None:
+        _extend(run, Survey.from_json(extended.survey))
+    run.context.folder.save(run.context.plan)
+    reopened = _reopen_failed(run) if run.context.settings.retry_failed else 0
+    _restore_counts(run)
+    return reopened
+
+
+def run_in(context: RunContext[LocalBudget], *, lock: int, began: float, started: str) -> Run:
+    """The run of a context, as its journal has it."""
+    return Run(
+        context=context,
+        parts={part.chunk: part for part in context.journal.parts()},
+        part_check=PartCheck(context.folder.output),
+        lock=lock,
+        started=started,
+        began=began,
+        charged_before=context.journal.charged(),
+    )
+
+
+@contextmanager
+def open_journal(folder: RunFolder) -> Iterator[Journal]:
+    """The run's journal, with the entries that worker processes of a killed start left in their own."""
+    with closing(Journal(folder.journal, folder.files)) as journal:
+        for left in worker_journals(folder.journal):
+            journal.absorb(left)
+        yield journal
+
+
+def _require_whole(run: Run) -> None:
+    """Raises `UsageError` if a part is missing or was changed, or if there are files that are not parts.
+
+    The success marker is then removed: it stands for a complete dataset.
+    """
+    damage, strangers = run.damage(), run.strangers()
+    if damage or strangers:
+        run.context.dataset.unfinish()
+    for wrong in damage.values():
+        raise UsageError(f"{wrong}: {run.remedy()}")
+    for stranger in strangers:
+        raise UsageError(f"{stranger}: move it elsewhere")
+
+
+def _extend(run: Run, before: Survey) -> None:
+    """Makes room for more rows: reopens parts whose chunk boundaries or columns have changed. Nothing is asked again.
+
+    Raises `UsageError` if their replies were not kept.
+    """
+    context, now = run.context, run.context.survey
+    same = (now.schema, now.json_columns, now.chunk_rows) == (before.schema, before.json_columns, before.chunk_rows)
+    opened = [part for part in run.parts.values() if not same or part.rows != context.chunks.chunk(part.chunk).rows]
+    if opened and not context.plan.keep_replies:
+        raise UsageError("the run did not keep its replies, so it cannot be extended: use --fresh")
+    context.dataset.unfinish()
+    for part in opened:
+        context.journal.unseal(part.chunk, kept_replies(context.folder.output, part.chunk))
+        del run.parts[part.chunk]
+    for part in opened:
+        context.dataset.discard(part.chunk)
+
+
+def _reopen_failed(run: Run) -> int:
+    """Reopens every failed row, to be asked again; returns how many there are."""
+    context, journal = run.context, run.context.journal
+    with_failures = [part for part in run.parts.values() if part.failed]
+    if with_failures and not context.plan.keep_replies:
+        raise UsageError("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
+    reopened = 0
+    for part in with_failures:
+        entries = kept_replies(context.folder.output, part.chunk)
+        good = ((ordinal, entry) for ordinal, entry in entries if not run.has_failed(ordinal, entry))
+        journal.unseal(part.chunk, good)
+        del run.parts[part.chunk]
+        reopened += part.rows - len(journal.recorded(part.first, part.rows))
+    for chunk in run.chunks():
+        failed = [o for o, entry in journal.entries(chunk.first, chunk.rows) if run.has_failed(o, entry)]
+        journal.forget(failed)
+        reopened += len(failed)
+    return reopened
+
+
+def _restore_counts(run: Run) -> None:
+    """Adds what earlier starts did and spent to the counters."""
+    tally = run.context.counters
+    ok, failures = run.counts()
+    tally.rows += run.context.survey.rows
+    tally.done_before += sum(part.rows for part in run.parts.values()) + run.context.journal.count()
+    tally.ok_before += ok
+    tally.failures_before += failures
+    tally.cost_before_usd += run.charged_before.cost_usd
