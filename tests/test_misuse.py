@@ -43,7 +43,9 @@ def test_an_option_of_other_tools_leads_to_what_does_it_here(words: str, shell: 
     for word in words.split():
         answer = said(error_of(shell.pipeline("run", "job.py", word, "1")))
         if word in OUR_OPTIONS - options_of(OURS["run"]):  # then that command is named, too
-            assert answer.startswith(f"there is no option {word} here, but in `pipeline show`")
+            named = re.match(rf"there is no option {word} here, but in `pipeline (\w+)`", answer)
+            assert named is not None
+            assert word in options_of(OURS[named[1]])
             assert answer.endswith(f": {OPTIONS[words]}")
         else:
             assert answer == f"there is no option {word}: {OPTIONS[words]}"
