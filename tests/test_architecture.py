@@ -25,6 +25,7 @@ ROOT = Path(pipeline.__file__).parent
 
 VALUES = ["text", "figures", "faults", "data", "ledger", "failures", "counters"]
 PACKAGES = [
+    "store",
     "pace",
     "schema",
     "source",
@@ -33,6 +34,7 @@ PACKAGES = [
     "policy",
     "storage",
     "execution",
+    "export",
     "evaluation",
     "report",
     "cli",
@@ -214,7 +216,7 @@ def test_the_core_is_read_in_an_hour() -> None:
 
 
 def test_the_values_are_made_of_the_standard_library() -> None:
-    assert foreign(*VALUES, "pace") == {}
+    assert foreign(*VALUES, "store", "pace") == {}
 
 
 def test_meaning_is_pure_and_knows_no_network_and_no_event_loop() -> None:
@@ -264,7 +266,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not (HEAVY | {"rich", "typer.rich_utils"}) & loaded_by_command(arguments)
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "status", "show", "report", "reparse", "emulate"])
+@pytest.mark.parametrize("command", ["run", "plan", "status", "show", "export", "report", "reparse", "emulate"])
 def test_the_help_of_a_command_loads_nothing_heavy_of_ours(command: str) -> None:
     """Typer itself takes pydantic for commands that have options."""
     assert not (HEAVY - {"pydantic"}) & loaded_by_command([command, "--help"])
@@ -368,4 +370,6 @@ def test_the_names_in_a_run_folder_are_written_in_one_place() -> None:
     }
     # An input folder may be the output of a run; `source` is below `storage`.
     beyond = {("source.discovery", run_folder.MANIFEST)}
+    told_by = (run_folder.MANIFEST, run_folder.SUCCESS, run_folder.RUN, run_folder.PLAN)
+    beyond |= {("source.run_parts", name) for name in told_by}
     assert {(module, name) for module, name in found if module != "storage.run_folder"} == beyond

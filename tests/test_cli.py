@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,16 @@ def test_a_reader_of_our_output_that_leaves_is_no_error(finished: Shell) -> None
 
 
 # The emulator
+
+
+def test_emulate_serves_the_buckets_that_it_is_told_to(shell: Shell) -> None:
+    with shell.started("emulate", "--json", "--bucket", "bucket", "--bucket-fault", "403=1") as child:
+        assert child.stdout is not None
+        origin = json.loads(child.stdout.readline())["origin"]
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+            urllib.request.urlopen(f"{origin}/bucket/a")  # noqa: S310 - our own emulator
+        assert b"<Code>AccessDenied</Code>" in refused.value.read()
+        refused.value.close()
 
 
 def test_emulate_prints_its_address_and_ends_on_sigterm(shell: Shell) -> None:

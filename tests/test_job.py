@@ -530,6 +530,7 @@ SHAPING: dict[str, Any] = {
     "rename": {"id": "number"},
     "add": ["source_row"],
     "time_as": "time",
+    "types": {"n": "integer"},
 }
 """A change of every field that shapes the answers or the columns."""
 
@@ -537,6 +538,8 @@ NOT_SHAPING: dict[str, Any] = {
     "name": "b",
     "input": "other.jsonl",
     "include": "*.jsonl",
+    "input_rows": "all",
+    "allow_partial": True,
     "output": "elsewhere",
     "media_root": "/elsewhere",
     "max_calls_per_turn": 5,

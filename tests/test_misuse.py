@@ -43,7 +43,9 @@ def test_an_option_of_other_tools_leads_to_what_does_it_here(words: str, shell: 
     for word in words.split():
         answer = said(error_of(shell.pipeline("run", "job.py", word, "1")))
         if word in OUR_OPTIONS - options_of(OURS["run"]):  # then that command is named, too
-            assert answer.startswith(f"there is no option {word} here, but in `pipeline show`")
+            named = re.match(rf"there is no option {word} here, but in `pipeline (\w+)`", answer)
+            assert named is not None
+            assert word in options_of(OURS[named[1]])
             assert answer.endswith(f": {OPTIONS[words]}")
         else:
             assert answer == f"there is no option {word}: {OPTIONS[words]}"
@@ -163,12 +165,7 @@ def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:
         (("-o", "afile"), "afile is a file: choose another --output"),
         (("-o", "dangling"), "dangling is a link to nothing: choose another --output"),
         (("-o", "afile/below"), "afile is a file: choose another --output"),
-        (("-o", "gs://bucket/out"), "the output must be a local folder, and gs:/bucket/out is not"),
         (("-o", "other"), "holds other files (x.txt): choose an empty one"),
-        (("-i", "gs://b/x.jsonl"), "copy it here first, with `gcloud storage cp`"),
-        (("-i", "s3://b/x/*.parquet"), "copy it here first, with `aws s3 cp`"),
-        (("-i", "https://h/x.jsonl"), "copy it here first, with `curl -O`"),
-        (("-i", "abfss://c@a/x.jsonl"), "copy it here first, with the tool of its store"),
         (("-i", "dangling"), "dangling is a link to nothing: correct the link, or name another input"),
         (("-m", "gpt-5"), "not 'gpt-5': other servers need --base-url"),
         (("-m", "gemini-3.5-flash-lite"), "write google/gemini-3.5-flash-lite"),
@@ -186,7 +183,6 @@ def test_a_path_a_model_or_a_template_that_is_wrong_is_answered_with_the_remedy(
     (shell.folder / "other").mkdir()
     shell.write("other/x.txt", "x")
     assert remedy in error_of(shell.pipeline("run", "job.py", "--emulate", *arguments))
-    assert not (shell.folder / "gs:").exists()
 
 
 def test_what_is_close_to_right_is_answered_with_what_is_right(shell: Shell) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from pipeline.data import Row
 from pipeline.faults import UsageError
 from pipeline.source import Source, Survey, survey
+from pipeline.source.cell_types import CellType
+from tests.commands import JOB, Shell
 
 
 def read(tmp_path: Path, content: str | bytes, name: str = "a.csv", **options: Any) -> tuple[Survey, list[Row]]:
@@ -159,6 +162,56 @@ def test_an_empty_file_and_a_header_alone_hold_no_row(tmp_path: Path) -> None:
     assert read(tmp_path, "")[1] == []
     found, rows = read(tmp_path, "a,b\n")
     assert (rows, dict(found.columns)) == ([], {"a": "string", "b": "string"})
+
+
+TYPES: dict[str, CellType] = {"n": "integer", "price": "number", "paid": "boolean"}
+
+
+def test_columns_have_the_types_that_are_given_and_the_others_are_text(tmp_path: Path) -> None:
+    content = "zip,n,price,paid\n00123,-7,1.50,TRUE\n00124, 9223372036854775807 ,1e3,0\n00125,,,\n"
+    found, rows = read(tmp_path, content, types=TYPES, chunk_rows=2)
+    assert dict(found.columns) == {"zip": "string", "n": "int64", "price": "double", "paid": "bool"}
+    assert values(rows) == [
+        {"zip": "00123", "n": -7, "price": 1.5, "paid": True},
+        {"zip": "00124", "n": 2**63 - 1, "price": 1000.0, "paid": False},
+        {"zip": "00125", "n": None, "price": None, "paid": None},
+    ]
+    assert Survey.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        *(("n", cell) for cell in ("1.0", "x", "1 000", "0x1", "\u0661", "9" * 500, "1_000")),
+        *(("price", cell) for cell in ("1.2.3", "nan", "inf", "1e999", "$1", "-")),
+        *(("paid", cell) for cell in ("yes", "2", "tru")),
+    ],
+)
+def test_a_field_that_does_not_fit_its_type_fails_its_row_alone(column: str, cell: str, tmp_path: Path) -> None:
+    """And is not quoted."""
+    found, rows = read(tmp_path, f"{column}\n1\n{cell}\n0\n", types={column: TYPES[column]})
+    one = {"n": 1, "price": 1.0, "paid": True}[column]
+    problem = f"line 3: column {column!r} holds no {TYPES[column]}"
+    assert values(rows) == [{column: one}, problem, {column: one - 1}]
+    assert found.bad_count == 1
+
+
+def test_types_are_for_columns_that_csv_has(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"`types` names the column 'm', which the input lacks; it has: n"):
+        read(tmp_path, "n\n1\n", types={"m": "integer"})
+    with pytest.raises(UsageError, match="`types` is for columns of CSV"):
+        read(tmp_path, '{"n": 1}\n', "a.jsonl", types={"n": "integer"})
+
+
+def test_a_run_knows_the_types_in_prompts_and_output_and_refuses_to_go_on_with_others(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {})
+    shell.write("job.py", JOB)
+    shell.write("rows.csv", "id,text\n1,a\nx,b\n3,c\n")
+    command = ["run", "job.py", "--emulate", "-q", "-i", "rows.csv", "--set", "user={{ id + 1 }}", "--no-fail-fast"]
+    assert shell.pipeline(*command, "--set", 'types={"id": "integer"}').code == 3
+    assert [(row["id"], row["status"]) for row in shell.output()] == [(1, "ok"), (None, "failed"), (3, "ok")]
+    refused = shell.pipeline(*command)
+    assert (refused.code, "columns changed" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize("above", ["# made today\n", "Report 2026\n\n", "\n\nReport, of a kind\nby me\n"])

@@ -14,13 +14,14 @@ from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
 from pipeline.cli.plain_help import PlainCommand
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 
 app = typer.Typer(help="List the reply cache, shrink it, move it elsewhere.")
 
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
-File = Annotated[Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.")]
+File = Annotated[Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.", parser=local_path)]
 
 
 @app.command("list", cls=PlainCommand)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 
 SIMULATED = "SIMULATED: answers come from the built-in emulator on this machine, not from a model"
 
@@ -34,7 +35,16 @@ RetryInfo = Annotated[float | None, typer.Option(help="Seconds in google.rpc.Ret
 FieldError = Annotated[
     list[str] | None, typer.Option(help="FIELD=SHARE of answers with a wrong value in that field, as in date=0.1.")
 ]
-AnswerKey = Annotated[Path | None, typer.Option(help='Known answers: JSONL of {"prompt": ..., "answer": ...}.')]
+AnswerKey = Annotated[
+    Path | None, typer.Option(help='Known answers: JSONL of {"prompt": ..., "answer": ...}.', parser=local_path)
+]
+Bucket = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A bucket of a local Cloud Storage, its XML API; may be repeated."),
+]
+BucketFault = Annotated[
+    list[str] | None, typer.Option(help="KIND=SHARE of the requests for buckets, as in 503=0.1; may be repeated.")
+]
 UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="Give every answer a unique id.")]
 UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that get a 404, as in google/palm*.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -56,11 +66,15 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     retry_info: RetryInfo = None,
     field_error: FieldError = None,
     answer_key: AnswerKey = None,
+    bucket: Bucket = None,
+    bucket_fault: BucketFault = None,
     unique_ids: UniqueIds = False,
     unknown_model: UnknownModel = None,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
     seed: Seed = 0,
-    directory: Annotated[Path | None, typer.Option(help="The folder that credentials files are written to.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="The folder that credentials files are written to.", parser=local_path)
+    ] = None,
     project: Annotated[str, typer.Option(help="The project of the credentials.")] = "emulated-project",
     as_json: Annotated[bool, typer.Option("--json", help="Print the address as one line of JSON.")] = False,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -68,7 +82,16 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     """Run a local Vertex AI: chat endpoint, token server and metadata server, simulated, on loopback only."""
     import asyncio
 
-    from pipeline.emulator import Address, Options, load_answer_key, parse_fault, parse_field_error, parse_poison, serve
+    from pipeline.emulator import (
+        Address,
+        Options,
+        load_answer_key,
+        parse_bucket_fault,
+        parse_fault,
+        parse_field_error,
+        parse_poison,
+        serve,
+    )
 
     try:
         options = Options(
@@ -87,6 +110,8 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             retry_info=retry_info,
             field_errors=dict(parse_field_error(text) for text in field_error or ()),
             answer_key=load_answer_key(answer_key) if answer_key else {},
+            buckets=tuple(bucket or ()),
+            bucket_faults=dict(parse_bucket_fault(text) for text in bucket_fault or ()),
             nonce=unique_ids,
             unknown_models=tuple(unknown_model or ()),
             error_style=error_style,  # type: ignore[arg-type] # checked by Options

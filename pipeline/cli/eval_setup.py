@@ -11,10 +11,10 @@ from pipeline.cli.run import connection_of, settings_of, simulation_of
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
 from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, name_of, settings_in
-from pipeline.execution.identity import inputs_of
+from pipeline.execution.identity import inputs_of, survey_of
 from pipeline.execution.settings import Settings
 from pipeline.job.loader import overridden
-from pipeline.source import survey
+from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
     from pipeline.cli.options import RunOptions
@@ -25,14 +25,14 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
     """The evaluation that the command line describes, with at `least` that many repeats and its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
-    gold = read_gold(evaluation, survey(inputs_of(evaluation.job), limit=options.limit, include=evaluation.job.include))
+    gold = read_gold(evaluation, survey_of(evaluation.job, limit=options.limit))
     output = options.output or Path("out") / name_of(target)
     return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None)
 
 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
     """The same rows and graders, for the job as of a commit, changed by the same options."""
-    inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
+    inputs = [str(local_path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
     path, _, name = subject.target.partition(":")
     target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute path would name the current file
 
@@ -61,6 +61,6 @@ def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
 
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
-    changes = {"model": options.model, "input": options.inputs, "include": options.include}
+    changes = {"model": options.model, "input": options.inputs, **options.of_input()}
     job = overridden(evaluation.job, changes, options.assignments or ())
     return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)

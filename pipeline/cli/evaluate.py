@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli.options import EVALUATION, AsJson, RunOptions, with_options
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TargetArgument = Annotated[
     str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")
 ]
-Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.")]
+Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.", parser=local_path)]
 JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation's file (default: the one that ran).")]
 Common = Annotated[
     bool,
@@ -145,8 +146,10 @@ def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, a
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline file.")],
-    after: Annotated[Path, typer.Argument(help="The later one, of either kind.")],
+    before: Annotated[
+        Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline file.", parser=local_path)
+    ],
+    after: Annotated[Path, typer.Argument(help="The later one, of either kind.", parser=local_path)],
     *,
     common: Common = False,
     as_json: AsJson = False,
@@ -164,7 +167,9 @@ def compare(
 def bless(
     evaluated: Evaluated,
     *,
-    to: Annotated[Path | None, typer.Option(help="The baseline file (default: the evaluation's).")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The baseline file (default: the evaluation's).", parser=local_path)
+    ] = None,
     allow_emulated: Annotated[bool, typer.Option("--allow-emulated", help="Accept answers of the emulator.")] = False,
 ) -> int:
     """Save the scores of a run as the baseline for later runs."""

@@ -14,6 +14,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "status": ("pipeline status out/mood", "watch pipeline status out/mood"),
     "tune": ("pipeline tune out/mood rpm=300 concurrency=32",),
     "show": ("pipeline show out/mood --failed", "pipeline show out/mood --row 7"),
+    "export": (
+        "pipeline export out/mood --to mood.csv",
+        "pipeline export out/mood --to failed.jsonl.gz --rows failed --columns id,error",
+    ),
     "report": ("pipeline report out/mood",),
     "reparse": ("pipeline reparse out/mood --job jobs/mood.py",),
     "eval": ("pipeline eval jobs/eval_mood.py", "pipeline eval jobs/eval_mood.py --vs-ref main"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _PLAN = "`pipeline plan JOB.py` shows the requests, without sending any"
-_CONVERT = "the output is a folder of Parquet files; docs/output.md shows how to read and convert it"
+_CONVERT = "the output is a folder of Parquet files; `pipeline export OUTPUT --to FILE.csv` makes one file of it"
 _FIELDS = "settings are fields of the job file; --set FIELD=VALUE changes one of them"
 
 RENAMED_OPTIONS: Mapping[str, str] = {
@@ -134,7 +134,7 @@ COMMANDS: Mapping[str, str] = {
     ),
     "test evaluate evals score bench benchmark": "`pipeline eval FILE.py` runs an evaluation",
     "diff delta": "`pipeline compare BEFORE AFTER` compares two evaluated runs",
-    "export convert download results merge output": _CONVERT,
+    "convert download results merge output": _CONVERT,
     "serve mock fake server emulator simulate": "`pipeline emulate` runs a local Vertex AI",
     "clean rm delete remove reset clear purge": (
         "--fresh starts a run over; to delete both run and output, remove the folder"

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -52,6 +53,25 @@ Include = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+InputRows = Annotated[
+    Literal["ok", "all"] | None,
+    typer.Option(
+        "--input-rows",
+        help="Rows that are read of an input that is the output of a run.",
+        show_default="the job's, or ok",
+        rich_help_panel=INPUT,
+    ),
+]
+AllowPartial = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-partial",
+        metavar="",
+        help="Read the output of a run that is not complete.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -84,6 +104,7 @@ CacheFolder = Annotated[
         envvar="PIPELINE_CACHE_DIR",
         metavar="FOLDER",
         help="Where the reply cache is.",
+        parser=local_path,
         rich_help_panel=LIMITS,
     ),
 ]
@@ -99,6 +120,8 @@ class RunOptions:
 
     inputs: Inputs = None
     include: Include = None
+    input_rows: InputRows = None
+    allow_partial: AllowPartial = None
     output: Annotated[
         Path | None,
         typer.Option(
@@ -106,6 +129,7 @@ class RunOptions:
             "-o",
             metavar="FOLDER",
             help="Output folder.",
+            parser=local_path,
             show_default="the job's, or out/NAME; of eval: out/FILE",
             rich_help_panel=INPUT,
         ),
@@ -146,7 +170,10 @@ class RunOptions:
     prices: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="TOML file of prices: USD per million tokens, by model.", rich_help_panel=LIMITS
+            metavar="FILE",
+            help="TOML file of prices: USD per million tokens, by model.",
+            parser=local_path,
+            rich_help_panel=LIMITS,
         ),
     ] = None
     assume_price: Annotated[
@@ -261,6 +288,7 @@ class RunOptions:
         typer.Option(
             metavar="FILE",
             help="Google credentials of any kind.",
+            parser=local_path,
             show_default="GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's",
             rich_help_panel=ENDPOINT,
         ),
@@ -311,6 +339,10 @@ class RunOptions:
         False
     )
 
+    def of_input(self) -> dict[str, Any]:
+        """The fields of a job that say what of its input is read; None where nothing is given."""
+        return {"include": self.include, "input_rows": self.input_rows, "allow_partial": self.allow_partial}
+
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
     """The command as typer sees it: each field of the dataclass of its `options` becomes an option."""
@@ -345,15 +377,21 @@ def load(
     model: str | None,
     assignments: list[str] | None,
     output: Path | None,
-    *,
-    include: list[str] | None = None,
+    **of_input: Any,
 ) -> tuple[Job, str]:
-    """The job that the command line describes, and its name in a plan."""
+    """The job that the command line describes, and its name in a plan.
+
+    `of_input` are other fields of the job, such as `include`; None leaves them to it.
+    """
     from pipeline.job.loader import is_job_file, job_of_requests, load_job, overridden
 
     if Path(f"{target}.py").is_file() and not Path(target).exists():
         raise UsageError(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
-    changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None}
-    changes["include"] = include
+    changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None, **of_input}
     return overridden(job, changes, assignments or ()), target
+
+
+def output_folder(job: Job) -> Path:
+    """The output folder of a job. Raises `UsageError` if it is not a local one."""
+    return local_path(job.output) if job.output else Path("out") / job.name

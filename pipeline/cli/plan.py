@@ -11,10 +11,23 @@ import typer
 
 from pipeline import figures
 from pipeline.cli.messages import messages_of, readable
-from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load
+from pipeline.cli.options import (
+    AllowPartial,
+    AsJson,
+    Assignments,
+    Include,
+    InputRows,
+    Inputs,
+    Limit,
+    Model,
+    TargetArgument,
+    load,
+    output_folder,
+)
 from pipeline.cli.tables import json_line
 from pipeline.execution.estimate import ahead_of, estimate
 from pipeline.faults import InvalidRow, NothingToDo
+from pipeline.store.address import local_path
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -27,11 +40,14 @@ def plan(  # noqa: PLR0913 - one parameter an option
     *,
     inputs: Inputs = None,
     include: Include = None,
+    input_rows: InputRows = None,
+    allow_partial: AllowPartial = None,
     model: Model = None,
     assignments: Assignments = None,
     limit: Limit = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The run to continue, whose figures are used.")
+        Path | None,
+        typer.Option("--output", "-o", help="The run to continue, whose figures are used.", parser=local_path),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Count the failed rows too, as for run --retry-failed.")
@@ -41,19 +57,19 @@ def plan(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Show what a run would do, without a call: rows, columns, first requests, estimated tokens, cost and time."""
     from pipeline.execution.chunks import source_of
-    from pipeline.execution.identity import inputs_of
-    from pipeline.source import survey
+    from pipeline.execution.identity import survey_of
     from pipeline.storage.output_columns import output_schema
 
-    job, _ = load(target, inputs, model, assignments, None, include=include)
-    found = survey(inputs_of(job), limit=limit, include=job.include)
+    of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
+    job, _ = load(target, inputs, model, assignments, None, **of_input)
+    found = survey_of(job, limit=limit)
     if not found.rows:
         raise NothingToDo("the input holds no row")
     source, kept = source_of(job, found)
     schema = output_schema(kept, job.reader)
     sample = list(_first_rows(source, max(rows, 100)))
     source.close()
-    folder = output or Path(job.output or Path("out") / job.name)
+    folder = output or output_folder(job)
     ahead = ahead_of(job, found, limit, folder, retry_failed=retry_failed)
     facts = {
         "job": job.name,

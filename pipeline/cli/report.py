@@ -12,6 +12,7 @@ import typer
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line
 from pipeline.faults import InvalidRow, UsageError
+from pipeline.store.address import local_path
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
 
 def report(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run or an evaluation.")],
+    output: Annotated[Path, typer.Argument(help="The output folder of a run or an evaluation.", parser=local_path)],
     *,
-    to: Annotated[Path | None, typer.Option("--to", help="The file to write (default: OUTPUT/_report.html).")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file to write (default: OUTPUT/_report.html).", parser=local_path),
+    ] = None,
     job: Annotated[
         str | None, typer.Option("--job", "-j", help="An evaluation's file (default: the one that ran).")
     ] = None,

@@ -14,13 +14,23 @@ import typer
 
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import PoolSpec, Target
-from pipeline.cli.options import LIMITS, AsJson, Assignments, RunOptions, TargetArgument, load, with_options
+from pipeline.cli.options import (
+    LIMITS,
+    AsJson,
+    Assignments,
+    RunOptions,
+    TargetArgument,
+    load,
+    output_folder,
+    with_options,
+)
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.failures import Failures
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -45,9 +55,9 @@ def run(
     with _workers(_count_of(processes)) as workers:
         _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
-        job, name = load(target, *given, include=options.include)
+        job, name = load(target, *given, **options.of_input())
         connection = connection_of(options, job)
-        settings = settings_of(options, name, Path(job.output or Path("out") / job.name), connection)
+        settings = settings_of(options, name, output_folder(job), connection)
         if not options.emulate:
             from pipeline.storage.rate_memory import state_file
 
@@ -73,7 +83,7 @@ def _load_with_notice(*, quiet: bool) -> None:
 
 
 def reparse(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
     *,
     job: Annotated[str, typer.Option("--job", "-j", help="The job file, with the changed schema.")],
     assignments: Assignments = None,

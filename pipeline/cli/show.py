@@ -17,6 +17,7 @@ from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
+from pipeline.store.address import local_path
 from pipeline.text import in_words, printable
 
 if TYPE_CHECKING:
@@ -32,14 +33,15 @@ _OURS = ("status", "parsed", "response", "error")
 
 
 def show(  # noqa: PLR0913 - one parameter an option
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")],
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
     *,
     failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
     rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
     row: Annotated[int | None, typer.Option("--row", help="The row with this ordinal.", min=0)] = None,
     key: Annotated[str | None, typer.Option("--key", help="The rows with this value in the job's key column.")] = None,
     media: Annotated[
-        Path | None, typer.Option("--media", help="Write the rows' media to files in this folder.")
+        Path | None,
+        typer.Option("--media", help="Write the rows' media to files in this folder.", parser=local_path),
     ] = None,
     job_file: Annotated[
         str | None, typer.Option("--job", "-j", help="The job file, to show requests (default: the one that ran).")

@@ -14,6 +14,7 @@ from pipeline.cli.options import AsJson
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.tables import json_line, short
 from pipeline.faults import UsageError
+from pipeline.store.address import local_path
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ _ENDED = {
 
 
 def status(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.")], *, as_json: AsJson = False
+    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    *,
+    as_json: AsJson = False,
 ) -> int:
     """Show the progress of a run, also from another terminal while it works."""
     from pipeline.execution.run_status import run_status
@@ -46,7 +49,7 @@ def status(
 
 
 def tune(
-    output: Annotated[Path, typer.Argument(help="The output folder of a running job.")],
+    output: Annotated[Path, typer.Argument(help="The output folder of a running job.", parser=local_path)],
     changes: Annotated[list[str], typer.Argument(help="NAME=NUMBER: concurrency, rpm, tpm.")],
 ) -> int:
     """Change the limits of a running job."""

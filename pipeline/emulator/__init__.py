@@ -19,6 +19,9 @@ What is emulated, on one loopback port:
   metadata server of a virtual machine, so that google-auth itself can be used unchanged;
 - access tokens that expire, quota (a token bucket, whose rate may follow a schedule, and a cap on calls in flight),
   latency, locations that are down, answers with wrong fields (`field_errors`), and faults on demand: see `FAULT_KINDS`;
+- Cloud Storage's XML API for some `buckets`, with the same tokens: objects in memory, generations and preconditions
+  (`x-goog-if-generation-match`, `If-Match`, `?generation=`), ranges, copies, listings, uploads in parts, and faults
+  on demand: see `BUCKET_FAULTS`;
 - `/stats`, `/stats/prompts`, `/stats/answers`, `/stats/reset` and `/control`, for tests and benchmarks. These need no
   token. Streams are sent in pieces only if there is latency to spread over them.
 
@@ -45,10 +48,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.emulator.options import (
+    BUCKET_FAULTS,
     FAULT_KINDS,
     Address,
     Options,
     load_answer_key,
+    parse_bucket_fault,
     parse_fault,
     parse_field_error,
     parse_poison,
@@ -59,10 +64,12 @@ if TYPE_CHECKING:  # importing this package must be cheap: the command line impo
     import asyncio
 
 __all__ = [
+    "BUCKET_FAULTS",
     "FAULT_KINDS",
     "Address",
     "Options",
     "load_answer_key",
+    "parse_bucket_fault",
     "parse_fault",
     "parse_field_error",
     "parse_poison",

@@ -57,6 +57,19 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
 )
 
 
+BUCKET_FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "403": "AccessDenied",
+        "429": "SlowDown",
+        "500": "InternalError",
+        "503": "ServiceUnavailable",
+        "slow": "the answer comes two seconds later",
+        "drop": "the connection is closed, and nothing was done",
+        "lost": "what was asked is done, and the connection is closed without an answer",
+        "cut": "the connection is closed in the middle of a body: an upload is not stored, a download stops half-way",
+    }
+)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._:@-]*")
 
 
@@ -81,6 +94,10 @@ class Options:
     one item fewer. Which answers those are depends on seed, messages and field; a larger share includes those of a
     smaller one. `answer_key` maps prompts (the text of the last user message) to answers, to which `field_errors`
     still applies. With `nonce` every answer has a unique id, and `/stats/answers` lists them.
+
+    `buckets` names the buckets of a local Cloud Storage; there are no others. `bucket_faults` maps a kind of
+    `BUCKET_FAULTS` to its share of the requests whose method and key match the shell pattern `bucket_fault_on`, as in
+    `PUT *.parquet`.
     """
 
     port: int = 0
@@ -103,6 +120,9 @@ class Options:
     field_errors: Mapping[str, float] = field(default_factory=dict)
     answer_key: Mapping[str, Any] = field(default_factory=dict)
     nonce: bool = False
+    buckets: tuple[str, ...] = ()
+    bucket_faults: Mapping[str, float] = field(default_factory=dict)
+    bucket_fault_on: str = "*"
     models: tuple[str, ...] = ("*/*",)
     unknown_models: tuple[str, ...] = ()
     seed: int = 0
@@ -140,6 +160,7 @@ class Options:
             raise ValueError("models, unknown_models and poison are texts")
         for path, share in self.field_errors.items():
             check_field_error(path, share)
+        self._check_buckets()
         if not isinstance(self.nonce, bool):
             raise ValueError(f"nonce is true or false, not {self.nonce!r}")  # noqa: TRY004 (all options: one error)
 
@@ -148,6 +169,19 @@ class Options:
         known = any(fnmatchcase(model, pattern) for pattern in self.models)
         unknown = any(fnmatchcase(model, pattern) for pattern in self.unknown_models)
         return known and not unknown and _MODEL.fullmatch(model) is not None
+
+    def _check_buckets(self) -> None:
+        for name in self.buckets:
+            if not isinstance(name, str) or not _BUCKET.fullmatch(name):
+                raise ValueError(f"a bucket has 3 to 63 lower-case letters, digits, '-', '_' and '.', not {name!r}")
+        for kind in self.bucket_faults:
+            if kind not in BUCKET_FAULTS:
+                raise ValueError(f"unknown kind of bucket fault {kind!r}; known kinds: {', '.join(BUCKET_FAULTS)}")
+        shares = self.bucket_faults.values()
+        if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+            raise ValueError(f"bucket_faults: shares from 0 to 1, at most 1 together, not {dict(self.bucket_faults)}")
+        if not isinstance(self.bucket_fault_on, str):
+            raise ValueError(f"bucket_fault_on is a pattern, as in 'PUT *', not {self.bucket_fault_on!r}")  # noqa: TRY004 (all options: one error)
 
     def _check_locations(self) -> None:
         if not all(isinstance(location, str) for location in (*self.down_locations, *self.location_latency)):
@@ -242,8 +276,17 @@ def load_answer_key(path: Path) -> dict[str, Any]:
 
 def parse_fault(text: str) -> tuple[str, float]:
     """`"503=0.1"` as `("503", 0.1)`. Raises `ValueError` for an unknown kind or a share outside 0 to 1."""
+    kind, share = _kind_and_share(text)
+    return check_kind(kind), share
+
+
+def parse_bucket_fault(text: str) -> tuple[str, float]:
+    """`"503=0.1"` as `("503", 0.1)`. Raises `ValueError` for a share outside 0 to 1; `Options` checks the kind."""
+    return _kind_and_share(text)
+
+
+def _kind_and_share(text: str) -> tuple[str, float]:
     kind, _, share = text.partition("=")
-    check_kind(kind.strip())
     try:
         number = float(share)
     except ValueError:

@@ -19,6 +19,7 @@ from pipeline.faults import UsageError
 from pipeline.job.errors import describe
 from pipeline.job.job import Job
 from pipeline.job.loader import load_defined
+from pipeline.store.address import local_path
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -57,6 +58,7 @@ class Eval:
         for gate in self.gates:
             if not isinstance(gate, AtLeast | AtMost | NoWorse | NeverBreak):
                 raise UsageError(f"`gates` holds {gate!r}, not a gate: use AtLeast, AtMost, NoWorse or NeverBreak")
+        local_path(self.baseline or "")  # an address is refused now, not after the calls
         # Resolved now, so that mistakes in them are found before the first call.
         check(self.gates, list(self.graders.fields), repeats=self.repeats)
         self.reducer([True] * self.repeats)

@@ -44,6 +44,7 @@ from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
 from pipeline.storage.run_folder import EVALUATION, REFERENCE, REPEATS, RunFolder, RunIdentity
+from pipeline.store.address import local_path
 from pipeline.text import short_hash
 
 if TYPE_CHECKING:
@@ -210,9 +211,9 @@ def baseline_of(subject: EvalWorkspace, *, common: bool) -> Reference | None:
     A sample of the gold data is compared with the same rows of the baseline: rows not asked have not failed.
     """
     path = subject.evaluation.baseline
-    if path is None or not Path(path).exists():
+    if path is None or not local_path(path).exists():
         return None
-    scores = read_scores(Path(path))
+    scores = read_scores(local_path(path))
     if subject.sampled:
         scores = only(scores, {gold.row for gold in subject.gold})
     return Reference(of=str(path), scores=scores, common_only=common)
@@ -269,12 +270,12 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
     path = to or load_evaluation(target_of(plan, output, None, name_it="name the baseline's file with --to")).baseline
     if path is None:
         raise UsageError("the evaluation names no `baseline`: name the file with --to")
-    kept = from_text(to_text(scores))
-    FILES.make_folder(Path(path).parent)
-    FILES.write_atomic(Path(path), to_text(kept).encode())
-    if read_scores(Path(path)) != kept:
-        raise Broken(f"{path} does not hold what was written to it")
-    return Path(path)
+    kept, file = from_text(to_text(scores)), local_path(path)
+    FILES.make_folder(file.parent)
+    FILES.write_atomic(file, to_text(kept).encode())
+    if read_scores(file) != kept:
+        raise Broken(f"{file} does not hold what was written to it")
+    return file
 
 
 def _without_unknown(gold: Gold, evaluation: Eval) -> Gold:

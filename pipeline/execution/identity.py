@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.execution.settings import Settings
 from pipeline.faults import NothingToDo, UsageError
@@ -21,6 +22,12 @@ def inputs_of(job: Job) -> Sequence[str | Path]:
     if not job.input:
         raise UsageError("the job has no input: name one with --input")
     return [job.input] if isinstance(job.input, str | Path) else list(job.input)
+
+
+def survey_of(job: Job, **bounds: Any) -> Survey:
+    """The survey of a job's input; `bounds` as of `pipeline.source.survey`."""
+    chosen: dict[str, Any] = {"include": job.include, "rows": job.input_rows, "allow_partial": job.allow_partial}
+    return survey(inputs_of(job), **chosen, types=job.types, **bounds)
 
 
 def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity | None) -> RunIdentity:
@@ -52,7 +59,8 @@ def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIden
 def _resumed(job: Job, settings: Settings, before: RunIdentity, plan: RunIdentity) -> RunIdentity:
     if before.reparsing:
         raise UsageError(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
-    found, moved = found_again(Survey.from_json(before.survey), inputs_of(job), job.include)
+    known = Survey.from_json(before.survey)
+    found, moved = found_again(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())
@@ -79,12 +87,11 @@ def _different(settings: Settings, different: Sequence[str]) -> UsageError:
 
 
 def _surveyed(job: Job, settings: Settings) -> Survey:
-    found = survey(
-        inputs_of(job),
+    found = survey_of(
+        job,
         chunk_rows=settings.chunk_rows,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,
-        include=job.include,
     )
     if found.rows == 0:
         raise NothingToDo("the input holds no row")

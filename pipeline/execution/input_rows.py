@@ -10,6 +10,7 @@ from pipeline.data import Row
 from pipeline.execution.chunks import source_of
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
+from pipeline.source import InputRows as RowsRead
 from pipeline.source import Survey, changed, found_again
 
 
@@ -49,7 +50,8 @@ def _where_it_is(job: Job, survey: Survey) -> Survey:
     if not differences:
         return survey
     if job.input:
-        moved, others = found_again(survey, job.input, job.include)
+        rows: RowsRead = "ok" if any(file.only_ok for file in survey.files) else "all"
+        moved, others = found_again(survey, job.input, job.include, rows=rows, allow_partial=True)
         if not others:
             return moved
     raise UsageError(f"the input is no longer the one that was asked: {differences[0]}")

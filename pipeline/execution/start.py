@@ -42,7 +42,8 @@ def open_run(
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
     began, started = time.monotonic(), now()
-    discover(inputs_of(job), job.include)  # refused here, before an output folder is created
+    # Refused here, before an output folder is created.
+    discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
     prepare_process(settings)
     folder = RunFolder(settings.output, files)
     folder.prepare()

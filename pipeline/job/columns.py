@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +58,9 @@ def kept_columns(
     ]
     if isinstance(rename, str):
         return legal_names(chosen, taken=[*OURS, *(add or ())])
+    if types.keys() >= set(OURS):  # the output of another run
+        taken = {others.get(name, name).lower() for name in chosen}
+        others = {**_free_names(taken), **others}
     kept = {name: others.get(name, name) for name in chosen}
     _refuse_ours(kept)
     _refuse_nul(kept)
@@ -64,13 +68,33 @@ def kept_columns(
     return kept
 
 
+def _free_names(taken: Collection[str]) -> dict[str, str]:
+    """Other names for the output columns of an earlier run: `input_parsed`, or more of the prefix if it is taken."""
+    names: dict[str, str] = {}
+    for name in OURS:
+        free = f"input_{name}"
+        while free in taken:
+            free = f"input_{free}"
+        names[name] = free
+    return names
+
+
 def _refuse_ours(kept: Mapping[str, str]) -> None:
-    for source, target in kept.items():
-        if target.lower() in OURS:
-            raise UsageError(
-                f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
-                f'or give it another name: rename={{"{source}": "input_{source}"}}'
-            )
+    """Names all columns at once, so that one correction is enough."""
+    clashing = [source for source, target in kept.items() if target.lower() in OURS]
+    if not clashing:
+        return
+    names = ", ".join(map(repr, clashing))
+    rename = json.dumps({name: f"input_{name}" for name in clashing}, ensure_ascii=False)
+    if len(clashing) == 1:
+        raise UsageError(
+            f"the input column {names} has the name of an output column: leave it out with `keep`, "
+            f"or give it another name: rename={rename}"
+        )
+    raise UsageError(
+        f"the input columns {names} have the names of output columns: leave them out with `keep`, "
+        f"or give them other names: rename={rename}"
+    )
 
 
 def _refuse_nul(kept: Mapping[str, str]) -> None:

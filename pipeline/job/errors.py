@@ -29,6 +29,7 @@ FIELD_WORDS: Mapping[str, str] = {
     "safety safety_settings": "it is `google={'safety_settings': [...]}`",
     "id id_column row_id primary_key index key_column": "the column that names a row is `key`",
     "columns keep_columns passthrough output_columns select": "the input's columns to copy are `keep`",
+    "dtypes dtype column_types schema_overrides": "types of columns of CSV are `types`",
     "inputs data dataset source input_path file files path": "it is `input`",
     "outputs output_dir output_path out dest": "it is `output`",
     "functions function_tools": "it is `tools`",

@@ -52,6 +52,9 @@ class Job:
     conversations instead, `examples` a JSONL file of few-shot pairs. Without a prompt, each row must contain its own
     request: a `messages` column, or OpenAI's batch format (`custom_id`, `method`, `url`, `body`).
 
+    An input that is the output of another run must be complete, unless `allow_partial`; its ok rows are read, or all of
+    them (`input_rows`). `types` gives types to columns of CSV, which are text otherwise.
+
     `schema` is a pydantic model, a JSON Schema (a dict or a .json file) or "json_object": the answer is then
     validated and becomes the `parsed` column; without a schema the answer is text. With `n` above 1 it is a list. An
     answer that does not fit is asked for again, with the error, up to `repairs` times; a truncated one once, with a
@@ -79,6 +82,9 @@ class Job:
     model: str = ""
     input: str | Path | Sequence[str | Path] | None = None
     include: str | Sequence[str] = ()
+    input_rows: Literal["ok", "all"] = "ok"
+    allow_partial: bool = False
+    types: dict[str, Literal["integer", "number", "boolean"]] = Field(default_factory=dict)
     output: str | Path | None = None
 
     system: Content | None = None
@@ -226,13 +232,14 @@ class Job:
         own = {"model", "response_format", "tools"} - self.extra.keys()
         parameters = {name: value for name, value in self._parameters.items() if name not in own}
         turns = {name: getattr(self, name) for name in ("execute_tools", "max_turns", "transcript")}
+        added = {"add": self.add, **({"types": self.types} if self.types else {})}  # nothing where none are given
         return {
             "model": self.model,
             "prompt": self.conversation.fingerprint,
             "schema": self.shape.fingerprint if self.shape else str(self.schema or ""),
             "parameters": _canonical({**parameters, "tier": self.tier}),
             "tools": _canonical({"tools": [tool.definition for tool in self.tool_list], **turns}) if self.tools else "",
-            "columns": _canonical({"key": self.key, "keep": self.keep, "rename": self.rename or None, "add": self.add}),
+            "columns": _canonical({"key": self.key, "keep": self.keep, "rename": self.rename or None, **added}),
         }
 
     @property

@@ -6,6 +6,7 @@ Whether the input is usable is known before its first row is read: `survey` read
 from pipeline.source.discovery import Discovery, Found, Inputs, discover
 from pipeline.source.identity import changed, found_again
 from pipeline.source.reader import Source, survey
+from pipeline.source.run_parts import InputRows
 from pipeline.source.survey import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
 from pipeline.source.text_records import hint_of_rows_within
 
@@ -16,6 +17,7 @@ __all__ = [
     "Discovery",
     "File",
     "Found",
+    "InputRows",
     "Inputs",
     "Position",
     "Source",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,18 +15,11 @@ from pipeline.faults import UsageError
 from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
+from pipeline.source.run_parts import InputRows, require_complete, run_of
 from pipeline.source.survey import Format, Partitions
+from pipeline.store.address import local_path
 
 Inputs = str | Path | Sequence[str | Path]
-
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/")
-_FETCHED_BY = {
-    "gs": "`gcloud storage cp`",
-    "s3": "`aws s3 cp`",
-    "http": "`curl -O`",
-    "https": "`curl -O`",
-    "hf": "`hf download`",
-}
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _NOT_INPUT = frozenset({"_manifest.json", "Thumbs.db", "desktop.ini"})
@@ -38,11 +30,12 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An input file. See `pipeline.source.survey.File` for `name` and `partitions`."""
+    """An input file. See `pipeline.source.survey.File` for `name`, `partitions` and `only_ok`."""
 
     path: Path
     name: str
     partitions: Partitions
+    only_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +47,19 @@ class Discovery:
     notes: tuple[str, ...]
 
 
-def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
+def discover(
+    inputs: Inputs, include: str | Sequence[str] = (), *, rows: InputRows = "ok", allow_partial: bool = False
+) -> Discovery:
     """The input files: absolute paths, sorted within each input, each file once, all of one format.
 
     An input is a file, a directory (searched recursively; names that begin with `_` or `.` are skipped) or a glob
     pattern. With `include`, a file found by directory or pattern is used only if its name, or the end of its path,
     matches one of the globs. Folders named `key=value`, in the given path and below it, become columns: see
-    `partitions_of`.
+    `partitions_of`. Of parts of a run, the ok rows are read, or `all` of them.
 
     Raises `UsageError` when an input matches no file; when a file cannot be read; when a file that may hold rows is of
-    an unsupported kind; when the files have several formats; and when a folder is a table of a lake format.
+    an unsupported kind; when the files have several formats; when a folder is a table of a lake format; and when it is
+    the output of a run that is not complete, unless that is allowed.
     """
     search = _Search((include,) if isinstance(include, str) else tuple(include))
     entries = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -76,9 +72,12 @@ def discover(inputs: Inputs, include: str | Sequence[str] = ()) -> Discovery:
     search.require_known()
     for path in paths:
         _check_readable(path)
+    if not allow_partial:
+        require_complete(paths)
     root = os.path.commonpath([path.parent for path in paths])
     files = tuple(
-        Found(path, path.relative_to(root).as_posix(), partitions) for path, partitions in search.found.items()
+        Found(path, path.relative_to(root).as_posix(), partitions, rows == "ok" and run_of(path) is not None)
+        for path, partitions in search.found.items()
     )
     return Discovery(files, _one_format(paths), tuple(search.notes()))
 
@@ -105,8 +104,8 @@ class _Search:
 
     def add(self, entry: str | Path) -> None:
         """Adds the files that one input names. Raises `UsageError` when there are none."""
-        _refuse_address(str(entry))
-        path = Path(os.path.abspath(entry))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
+        named = local_path(entry)
+        path = Path(os.path.abspath(named))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
         matches = sorted(self._matches(path), key=str)
         if not matches and not self.unknown:
             chosen = f" that --include {' '.join(self._include)} selects" if self._include else ""
@@ -115,7 +114,7 @@ class _Search:
             real = os.path.realpath(match)
             if real not in self._real:
                 self._real.add(real)
-                self.found[match] = partitions_of(_folders_named(match, Path(entry)))
+                self.found[match] = partitions_of(_folders_named(match, named))
 
     def _matches(self, path: Path) -> Iterator[Path]:
         if path.is_dir():
@@ -200,13 +199,6 @@ def _ending(found: Iterable[Path]) -> str:
 
 def _refuse(error: OSError) -> None:
     raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
-
-
-def _refuse_address(entry: str) -> None:
-    scheme = _ADDRESS.match(entry)
-    if scheme and not os.path.lexists(entry):
-        tool = _FETCHED_BY.get(scheme[1], "the tool of its store")
-        raise UsageError(f"input files are on this machine, and {entry!r} is not: copy it here first, with {tool}")
 
 
 def _known_file(path: Path) -> Path:

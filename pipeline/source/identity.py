@@ -8,6 +8,7 @@ from dataclasses import replace
 from pipeline.faults import Broken, UsageError
 from pipeline.source.discovery import Found, Inputs, discover
 from pipeline.source.files import difference, digest_of, stamp
+from pipeline.source.run_parts import InputRows
 from pipeline.source.survey import File, Partitions, Survey
 
 
@@ -16,14 +17,21 @@ def changed(survey: Survey) -> list[str]:
     return [sentence for file in survey.files if (sentence := difference(file))]
 
 
-def found_again(survey: Survey, inputs: Inputs, include: str | Sequence[str] = ()) -> tuple[Survey, list[str]]:
+def found_again(
+    survey: Survey,
+    inputs: Inputs,
+    include: str | Sequence[str] = (),
+    *,
+    rows: InputRows = "ok",
+    allow_partial: bool = False,
+) -> tuple[Survey, list[str]]:
     """The survey with the current locations of its files; and the input's changes, one sentence each.
 
     Content, order and the columns given by folders count; names, other folders and times do not. A file with the same
     path, size and modification time counts as unchanged and is not read.
     """
     try:
-        now = discover(inputs, include).files
+        now = discover(inputs, include, rows=rows, allow_partial=allow_partial).files
     except UsageError as misuse:
         return survey, [str(misuse)]
     if len(now) != len(survey.files):
@@ -56,6 +64,9 @@ def _joined_or_left(files: Sequence[File], now: Sequence[Found]) -> list[str]:
 
 def _difference(file: File, found: Found) -> str | None:
     path = str(found.path)
+    if found.only_ok != file.only_ok:
+        before, now = ("ok", "all") if file.only_ok else ("all", "ok")
+        return f"the rows read of {path} changed: {before} -> {now} (--input-rows {before})"
     if found.partitions != file.partitions:
         return f"the folders of {path} give {_words(found.partitions)}, and gave {_words(file.partitions)} before"
     if path == file.path:

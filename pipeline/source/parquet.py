@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from pipeline.source.type_promotion import conformed, widened
 from pipeline.text import one_line
 
 _BATCH_BYTES = 16 << 20
+_STATUS = "status"
+_LEFT_OUT = "{:,} failed rows of an earlier run are not read (--input-rows all reads them)"
 _DECODED_ROWS = 4096  # decoding has a cost per call, so more rows than a batch has are decoded at once
 _UNREADABLE = (OSError, pa.ArrowException)  # raised by Arrow for bytes that are not, or no longer, Parquet
 _FORMLESS = (
@@ -54,7 +57,9 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     # All footers before any file is hashed: a damaged one among thousands is found in seconds.
     footers = [_footer(found.path) for found in discovery.files]
     schema, conflicts = _settled(discovery.files, footers)
-    counts = _limited([metadata.num_rows for metadata, _ in footers], limit)
+    held = [_rows_in(found, metadata) for found, (metadata, _) in zip(discovery.files, footers, strict=True)]
+    left_out = sum(metadata.num_rows for metadata, _ in footers) - sum(held)
+    counts = _limited(held, limit)
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
     size = chunk_rows.of(mean)
     # Rows may be larger in one row group than on average, and a chunk there would exceed what a part may hold.
@@ -71,10 +76,10 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
         bad_count=0,
         mean_row_bytes=mean,
         chunk_rows=size,
-        chunks=tuple(_positions(counts, size)),
+        chunks=tuple(_positions(discovery.files, counts, size)),
         schema=schema.serialize().to_pybytes(),
         conflicts=conflicts,
-        notes=discovery.notes,
+        notes=(*discovery.notes, *([_LEFT_OUT.format(left_out)] if left_out else [])),
     )
 
 
@@ -96,7 +101,32 @@ def _footer(path: Path) -> _Footer:
 
 def _file(found: Found, rows: int) -> File:
     with HashedFile(found.path) as file:
-        return file.sealed(found.name, found.partitions, rows)
+        return replace(file.sealed(found.name, found.partitions, rows), only_ok=found.only_ok)
+
+
+def _rows_in(found: Found, metadata: pq.FileMetaData) -> int:
+    """The number of rows of a file that are read."""
+    return sum(len(places) for _, places in _ok_places(found.path)) if found.only_ok else int(metadata.num_rows)
+
+
+def _ok_places(path: Path) -> Iterator[tuple[int, pa.Array]]:
+    """For each batch of a run's part: the number of rows before it, and the places of its ok rows within it."""
+    import pyarrow.compute as pc  # here, as most runs do without it
+
+    first = 0
+    try:
+        with pq.ParquetFile(path, buffer_size=1 << 16, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(columns=[_STATUS], use_threads=False):
+                yield first, pc.indices_nonzero(_is_ok(batch))
+                first += batch.num_rows
+    except _UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read: {one_line(str(error))}; restore it") from error
+
+
+def _is_ok(batch: pa.RecordBatch) -> pa.BooleanArray:
+    import pyarrow.compute as pc
+
+    return pc.equal(batch.column(_STATUS).cast(pa.string()), "ok")
 
 
 def _data_bytes(metadata: pq.FileMetaData) -> int:
@@ -116,12 +146,23 @@ def _limited(counts: Sequence[int], limit: int | None) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _positions(counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
+def _positions(files: Sequence[Found], counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
     first = 0
-    for index, count in enumerate(counts):
-        for ordinal in range(-(-first // chunk_rows) * chunk_rows, first + count, chunk_rows):
-            yield Position(index, ordinal - first)
+    for index, (found, count) in enumerate(zip(files, counts, strict=True)):
+        wanted = range(-(-first // chunk_rows) * chunk_rows - first, count, chunk_rows)
+        for place in _places_of(found.path, wanted) if found.only_ok else wanted:
+            yield Position(index, place)
         first += count
+
+
+def _places_of(path: Path, wanted: Iterable[int]) -> Iterator[int]:
+    """The places in a part of its ok rows with these numbers, which ascend."""
+    numbers = deque(wanted)
+    before = 0
+    for first, places in _ok_places(path):
+        while numbers and numbers[0] < before + len(places):
+            yield first + places[numbers.popleft() - before].as_py()
+        before += len(places)
 
 
 def _settled(files: Sequence[Found], footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
@@ -180,15 +221,20 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
 
 
 def _decoded(file: File, start: int, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a file from row `start` on, in batches of bounded bytes; earlier row groups are not read."""
+    """The rows that are read of a file, from its row `start` on, in batches of bounded bytes.
+
+    Earlier row groups are not read.
+    """
     group = 0
+    needed = {*columns, _STATUS} if file.only_ok else columns
     try:
         # Buffered and without read-ahead, a column chunk is in memory page by page. Not memory-mapped: if the file
         # shrank, the process would be killed.
         options = {"buffer_size": 1 << 16, "pre_buffer": False, "page_checksum_verification": True}
         with pq.ParquetFile(file.path, **options) as parquet:
             for group, skip in _groups(parquet.metadata, start):
-                yield from _dropping(_batches(parquet, group, columns), skip)
+                found = _dropping(_batches(parquet, group, needed), skip)
+                yield from (batch.filter(_is_ok(batch)) for batch in found) if file.only_ok else found
     except _UNREADABLE as error:
         raise Broken(f"{file.path}, row group {group}: cannot be read: {one_line(str(error))}") from error
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 
 import pyarrow as pa
 
 from pipeline.faults import UsageError
+from pipeline.source.cell_types import CellType
 from pipeline.source.discovery import Inputs, discover
 from pipeline.source.kept_types import cast, kept_type
 from pipeline.source.parquet import read_parquet, survey_parquet
+from pipeline.source.run_parts import InputRows
 from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
 from pipeline.source.text_records import read_text, survey_text
 
@@ -25,13 +27,16 @@ _CHUNKS = 8
 _ADDED = {"row": pa.int64(), "source_file": pa.string(), "source_row": pa.int64()}
 
 
-def survey(
+def survey(  # noqa: PLR0913 - each says what is read, or how
     inputs: Inputs,
     *,
     chunk_rows: int | None = None,
     min_chunk_rows: int = 1_000,
     limit: int | None = None,
     include: str | Sequence[str] = (),
+    rows: InputRows = "ok",
+    allow_partial: bool = False,
+    types: Mapping[str, CellType] | None = None,
 ) -> Survey:
     """Read the whole input once and describe it.
 
@@ -39,8 +44,9 @@ def survey(
     `min_chunk_rows`, otherwise at most 10,000. But an input is cut into about `_CHUNKS` chunks or more, so that
     processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. No chunk has more rows
     than make 256 MiB. With `limit`, only the first `limit` rows count; files are still listed and hashed in full. Text
-    is parsed record by record to find every column's type; of Parquet, only the footers are read. Memory does not grow
-    with the number of rows.
+    is parsed record by record to find every column's type; of Parquet, only the footers are read, and the status of
+    each row if `rows` of parts of a run are chosen by it. `types` converts columns of CSV. Memory does
+    not grow with the number of rows.
 
     Raises `UsageError` for what the user can fix: see `discover`; damaged files; an input without a readable record.
     """
@@ -52,14 +58,18 @@ def survey(
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
-        rows = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
-        even = max(low, min_chunk_rows // 4, math.ceil(min(rows, limit or rows) / _CHUNKS))
+        about = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
+        even = max(low, min_chunk_rows // 4, math.ceil(min(about, limit or about) / _CHUNKS))
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 
-    discovery = discover(inputs, include)
-    survey_files = survey_parquet if discovery.format == "parquet" else survey_text
-    return survey_files(discovery, ChunkRows(decide, is_fixed=chunk_rows is not None), limit)
+    discovery = discover(inputs, include, rows=rows, allow_partial=allow_partial)
+    if types and discovery.format != "csv":
+        raise UsageError("`types` is for columns of CSV, and the input is not CSV: its values have types")
+    size = ChunkRows(decide, is_fixed=chunk_rows is not None)
+    if discovery.format == "parquet":
+        return survey_parquet(discovery, size, limit)
+    return survey_text(discovery, size, limit, types or {})
 
 
 class Source:

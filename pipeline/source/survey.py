@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from pipeline.data import Row
 from pipeline.faults import UsageError
+from pipeline.source.cell_types import CellType
 
 Format = Literal["jsonl", "csv", "parquet"]
 """`jsonl` is JSON in any layout: one object per line, an array, consecutive objects."""
@@ -27,7 +28,8 @@ MAX_CHUNK_BYTES = 256 << 20
 class File:
     """One surveyed input file. `sha256` is of the bytes on disk; `rows` is the number of its rows that are used.
 
-    `name` is its path below the folder that all input files share, as of the creation of the run.
+    `name` is its path below the folder that all input files share, as of the creation of the run. With `only_ok` it is
+    a part of a run of which the ok rows are read.
     """
 
     path: str
@@ -37,6 +39,7 @@ class File:
     rows: int
     name: str = ""
     partitions: Partitions = ()
+    only_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Position:
     """Where a chunk begins: the index of a file, and a position in it.
 
     For text, `offset` counts bytes of the decompressed file as UTF-8, and `line` is the line number there, from 1. For
-    Parquet, `offset` counts rows of the file and `line` is 0.
+    Parquet, `offset` counts rows of the file, whether or not they are read, and `line` is 0.
     """
 
     file: int
@@ -109,6 +112,8 @@ class Survey:
     json_columns: tuple[str, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     notes: tuple[str, ...] = ()
+    types: Mapping[str, CellType] = field(default_factory=dict)
+    """The types that the job gives to columns of CSV."""
 
     def arrow_schema(self) -> pa.Schema:
         """The types of all columns that have one, all nullable."""
@@ -117,10 +122,7 @@ class Survey:
     def to_json(self) -> dict[str, Any]:
         """The survey as dicts, lists, strings and numbers; `from_json` is its inverse."""
         return {
-            "files": [
-                [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, [*map(list, file.partitions)]]
-                for file in self.files
-            ],
+            "files": [_values(file) for file in self.files],
             "format": self.format,
             "columns": dict(self.columns),
             "rows": self.rows,
@@ -133,6 +135,7 @@ class Survey:
             "json_columns": list(self.json_columns),
             "conflicts": [[conflict.column, conflict.problem] for conflict in self.conflicts],
             "notes": list(self.notes),
+            "types": dict(self.types),
         }
 
     @staticmethod
@@ -161,6 +164,7 @@ class Survey:
             json_columns=tuple(value["json_columns"]),
             conflicts=tuple(Conflict(*conflict) for conflict in value["conflicts"]),
             notes=tuple(value["notes"]),
+            types=dict(value.get("types", {})),  # not in surveys of earlier versions
         )
 
 
@@ -172,7 +176,10 @@ def _sound(survey: Survey) -> Survey:
     counts += [abs(file.mtime_ns) for file in survey.files]  # there are files from before 1970
     if any(type(count) is not int or count < 0 for count in counts) or survey.chunk_rows < 1:
         raise TypeError("a count is not a whole number from 0 on")
+    if not set(survey.types.values()) <= set(get_args(CellType)):
+        raise TypeError("a type of a column of CSV is not known")
     texts = [survey.format, *survey.columns, *survey.columns.values(), *survey.json_columns, *survey.notes]
+    texts += survey.types
     texts += [text for file in survey.files for text in (file.path, file.sha256, file.name)]
     texts += [text for bad in survey.bad_lines for text in (bad.path, bad.problem)]
     texts += [text for conflict in survey.conflicts for text in (conflict.column, conflict.problem)]
@@ -188,10 +195,15 @@ def _sound(survey: Survey) -> Survey:
     return survey
 
 
+def _values(file: File) -> list[Any]:
+    partitions = [*map(list, file.partitions)]
+    return [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, partitions, file.only_ok]
+
+
 def _file(*values: Any) -> File:
-    *plain, partitions = values
-    file = File(*plain)
-    return replace(file, partitions=tuple((name, value) for name, value in partitions))
+    path, size, mtime_ns, sha256, rows, name, partitions, *more = values
+    only_ok = more == [True]  # earlier versions did not say, and read all rows
+    return File(path, size, mtime_ns, sha256, rows, name, tuple((key, value) for key, value in partitions), only_ok)
 
 
 @dataclass(frozen=True, slots=True)

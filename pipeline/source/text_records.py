@@ -7,7 +7,7 @@ shared: bad records, types, chunks, and reading from the middle.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipeline.data import Row
 from pipeline.faults import Broken, UsageError
+from pipeline.source.cell_types import CellType, typed_record
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, header_line, parse_record, records
 from pipeline.source.discovery import Discovery, Found
@@ -58,12 +59,15 @@ class _Layout:
     """The columns that a header names."""
 
 
-def _layout(path: str, fault: Callable[[str], Exception]) -> _Layout:
+def _layout(path: str, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
     """The layout of a file, from its name and its first bytes: always the same for the same content."""
     if format_of(Path(path)) == "csv":
         with InputFile(path) as raw, Stream(raw, fault) as stream:
             dialect = dialect_of(path, stream.read, tabs=is_tab_separated(path))
-        return _Layout(partial(records, dialect=dialect), partial(parse_record, dialect=dialect), dialect.columns)
+        split = partial(records, dialect=dialect)
+        if not types:
+            return _Layout(split, partial(parse_record, dialect=dialect), dialect.columns)
+        return _Layout(split, lambda content: typed_record(parse_record(content, dialect), types), dialect.columns)
     arrangement = arrangement_of(_head(path, fault)) if is_json(path) else "lines"
     if arrangement == "lines":
         return _Layout(lines, parse)
@@ -78,14 +82,19 @@ def _head(path: str, fault: Callable[[str], Exception]) -> bytes:
     return head
 
 
-def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
+def survey_text(
+    discovery: Discovery, chunk_rows: ChunkRows, limit: int | None, types: Mapping[str, CellType] | None = None
+) -> Survey:
     """Read everything once: every record is parsed, every file hashed, every column's type found.
 
     `chunk_rows` decides the size of a chunk once the mean size of the first rows is known; if larger rows follow,
     chunks are made smaller and everything is read again. Raises `UsageError` for compressed data that is damaged or
-    truncated, and, with what the input looks like, when no record can be read.
+    truncated, and, with what the input looks like, when no record can be read; and for a column of `types` that is not
+    in the input.
     """
-    layouts = [_layout(str(found.path), UsageError) for found in discovery.files]
+    types = types or {}
+    layouts = [_layout(str(found.path), UsageError, types) for found in discovery.files]
+    _require_columns(types, layouts)
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
         total = _Pass(size, limit)
@@ -108,7 +117,16 @@ def survey_text(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) 
         schema=pa.schema(list(total.columns.types().items())).serialize().to_pybytes(),
         json_columns=total.columns.as_json(),
         notes=(*discovery.notes, *total.notes()),
+        types=dict(types),
     )
+
+
+def _require_columns(names: Iterable[str], layouts: Sequence[_Layout]) -> None:
+    """Raises `UsageError` for names that no header holds."""
+    known = dict.fromkeys(name for layout in layouts for name in layout.columns)
+    for name in names:
+        if known and name not in known:
+            raise UsageError(f"`types` names the column {name!r}, which the input lacks; it has: {', '.join(known)}")
 
 
 class _Pass:
@@ -248,7 +266,7 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
             continue
         position = start if number == start.file else Position(number, 0, 1)
         watch = UnchangedCheck(file)
-        layout = _layout(file.path, Broken)
+        layout = _layout(file.path, Broken, survey.types)
         batch = _Batches(survey, layout, file.partitions, needed, kept)
         with InputFile(file.path) as raw, Stream(raw, Broken) as stream:
             stream.seek(position.offset)

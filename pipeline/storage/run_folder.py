@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import socket
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pipeline import __version__
 from pipeline.data import PARTS, is_part_name
 from pipeline.faults import Broken, OutputInUse, UsageError
 from pipeline.storage.durable import FILES, PRIVATE_FILE, TEMPORARY, FileSystem
+from pipeline.store.address import local_path
 
 MANIFEST = "_manifest.json"
 SUCCESS = "_SUCCESS"
@@ -48,9 +48,6 @@ RATES = "rates.json"
 
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
-
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
-"""A URL such as `gs://bucket`; `Path` reduces its two slashes to one."""
 
 ORPHANS_S = 30.0
 """How long the worker processes of a killed run may take to end, in seconds."""
@@ -123,8 +120,7 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
-        if _ADDRESS.match(str(self.output)):
-            raise UsageError(f"the output must be a local folder, and {self.output} is not: copy it there afterwards")
+        local_path(self.output)
         try:
             self.files.make_folder(self.output)
             if not self.run.exists():

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from pipeline.emulator.bucket.service import BucketService
 from pipeline.emulator.options import Address, Options, parse_schedule
 from pipeline.emulator.protocol.wire import dump, front_end_page
 from pipeline.emulator.server import responses
@@ -29,7 +30,7 @@ HOST = "127.0.0.1"
 LARGEST_BODY = 20_000_000  # bytes; the only documented limit for inline data
 GRACE = 0.05  # seconds to finish responses when the server stops
 LISTS = frozenset({"models", "unknown_models", "down_locations"})
-FIXED = frozenset({"port", "project", "seed", "directory"})
+FIXED = frozenset({"port", "project", "seed", "directory", "buckets"})
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -40,6 +41,7 @@ class Emulator:
 
     chat: Chat
     token_server: TokenServer
+    storage: BucketService
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The response to any request."""
@@ -49,6 +51,8 @@ class Emulator:
         if method == "GET" and path.startswith(METADATA):
             return await self.token_server.metadata(request)
         route = ROUTES.get((method, path))
+        if route is None and self.chat.options.buckets:
+            return await self.storage.handle(request)
         return await route(self, request) if route else responses.html(front_end_page(404, "Not Found"), 404)
 
     async def token(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -77,6 +81,7 @@ class Emulator:
         """`POST /stats/reset`: resets the counters."""
         self.chat.stats = Stats(in_flight=self.chat.stats.in_flight)
         self.chat.tokens.reset_counters()
+        self.storage.requests.clear()
         return responses.json(dump(self._stats()))
 
     async def control(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -95,8 +100,10 @@ class Emulator:
 
     def _stats(self) -> dict[str, Any]:
         tokens = self.chat.tokens
+        storage = {"bucket_requests": dict(sorted(self.storage.requests.items()))} if self.chat.options.buckets else {}
         return {
             **self.chat.stats.as_dict(),
+            **storage,
             "token_refreshes": tokens.refreshes,
             "tokens_expired": tokens.expired(),
         }
@@ -140,7 +147,8 @@ async def run(
     if account is None:
         account = await asyncio.to_thread(ServiceAccount.generate, options.project)
     tokens = Tokens(options.token_life)
-    emulator = Emulator(Chat(options, tokens), TokenServer(account, tokens))
+    chat = Chat(options, tokens)
+    emulator = Emulator(chat, TokenServer(account, tokens), BucketService(tokens, lambda: chat.options))
     directory = options.directory or Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vertex-emulator-"))
     runner = _runner(emulator.handle)
     await runner.setup()

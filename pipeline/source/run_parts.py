@@ -1,0 +1,38 @@
+"""Recognises the parts of a run of ours in an input, which is then read as its ok rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pipeline.data import PARTS, is_part_name
+from pipeline.faults import UsageError
+
+InputRows = Literal["ok", "all"]
+"""Which rows are read of an input that is the output of a run."""
+
+_PLAN = Path("_run", "plan.json")
+_MANIFEST = "_manifest.json"
+_SUCCESS = "_SUCCESS"
+
+
+def run_of(path: Path) -> Path | None:
+    """The output folder of the run that wrote a file; None for a file that is not a part of a run.
+
+    Parts that were copied elsewhere without their manifest are files like any other.
+    """
+    if not is_part_name(path.name):
+        return None
+    output = path.parent.parent if path.parent.name == PARTS else path.parent
+    return output if (output / _PLAN).is_file() or (output / _MANIFEST).is_file() else None
+
+
+def require_complete(paths: Iterable[Path]) -> None:
+    """Raises `UsageError` for parts of a run without its success marker: rows of it may be missing, or failed."""
+    for output in dict.fromkeys(map(run_of, paths)):
+        if output is not None and not (output / _SUCCESS).is_file():
+            raise UsageError(
+                f"{output} is the output of a run that is not complete (it has no {_SUCCESS}): finish that run first, "
+                f"or read what there is with --allow-partial"
+            )
