@@ -106,7 +106,7 @@ def test_m4_a_journal_that_is_taken_over_twice_is_counted_once(tmp_path: Path) -
 def test_m4_a_worker_journal_that_is_absorbed_between_its_listing_and_its_reading_is_no_damage(tmp_path: Path) -> None:
     path, own = tmp_path / "journal.sqlite", worker_journal_path(tmp_path / "journal.sqlite", 0)
     charge(path, CALL)
-    own.symlink_to(tmp_path / "gone")  # listed, and not there
+    own.symlink_to(tmp_path / "gone")  # listed, and not there when it is opened
     assert charged_in(path) == CALL
     assert read_state(path) == ([], 0)
     path.unlink()

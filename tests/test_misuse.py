@@ -15,6 +15,7 @@ from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS
 from pipeline.cli.options import PANELS
 from tests.commands import JOB, Shell
+from tests.screens import Terminal
 from tests.test_cli import error_of
 
 OURS = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has them
@@ -123,16 +124,24 @@ def test_the_help_of_a_command_has_examples_that_its_parser_takes(command: str, 
         assert words[2] in help_text
 
 
-def test_the_help_of_run_has_panels_with_defaults_and_variables(shell: Shell) -> None:
+def test_the_help_of_run_has_sections_with_defaults_and_variables(shell: Shell) -> None:
     """Forty options in one list are not found: they are grouped, each with what holds without it."""
     help_text = shell.pipeline("run", "--help").out
     for panel in PANELS[1:]:
-        assert help_text.count(f"\u2500 {panel} \u2500") == 1
+        assert help_text.count(f"\n{panel}:\n") == 1
     for variable in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         assert variable in help_text
-    for default in ("[default: 64]", "the job's, or out/NAME", "[default: 20.0]", "[default: fail-fast]"):
-        assert default in help_text
-    assert "<bool>" not in help_text.replace("Show this message", "").partition("Input and output")[2]
+    for default in ("[default: 64; x>=1]", "the job's, or out/NAME", "[default: 20.0; x>=0]", "[default: fail-fast]"):
+        assert default in " ".join(help_text.split())
+    assert "<bool>" not in help_text
+    for example in EXAMPLES["run"]:
+        assert f"  {example}\n" in help_text
+
+
+def test_on_a_terminal_the_sections_are_panels(shell: Shell) -> None:
+    shown = "\n".join(Terminal(["run", "--help"], shell.folder, shell.environment, columns=100).end())
+    for panel in PANELS[1:]:
+        assert shown.count(f"\u2500 {panel} \u2500") == 1
 
 
 def test_the_help_of_the_program_cuts_no_description(shell: Shell) -> None:

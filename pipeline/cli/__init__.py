@@ -7,6 +7,7 @@ with the remedy, never in a traceback. Heavy modules are imported by the command
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -16,6 +17,7 @@ from pipeline.cli import cache, emulate, evaluate, plan, report, run, show, stat
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.known_words import RENAMED_OPTIONS
+from pipeline.cli.plain_help import PlainCommand, PlainGroup
 from pipeline.execution.exit_codes import code_of
 from pipeline.faults import Halt, NothingToDo, UsageError
 from pipeline.text import printable
@@ -28,6 +30,7 @@ def _present_name(name: str) -> str:
 
 app = typer.Typer(
     name="pipeline",
+    cls=PlainGroup,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _present_name},
@@ -56,20 +59,24 @@ def _options(
     """Batch jobs on Gemini: rows in, typed Parquet out."""
 
 
-app.command("run", epilog=epilog("run"))(run.run)
-app.command("plan", epilog=epilog("plan"))(plan.plan)
-app.command("status", epilog=epilog("status"))(status.status)
-app.command("tune", epilog=epilog("tune"))(status.tune)
-app.command("show", epilog=epilog("show"))(show.show)
-app.command("report", epilog=epilog("report"))(report.report)
-app.command("reparse", epilog=epilog("reparse"))(run.reparse)
-app.command("eval", epilog=epilog("eval"))(evaluate.evaluate)
-app.command("grade", epilog=epilog("grade"))(evaluate.grade)
-app.command("gate", epilog=epilog("gate"))(evaluate.gate)
-app.command("compare", epilog=epilog("compare"))(evaluate.compare)
-app.command("bless", epilog=epilog("bless"))(evaluate.bless)
-app.add_typer(cache.app, name="cache", epilog=epilog("cache"))
-app.command("emulate", epilog=epilog("emulate"))(emulate.emulate)
+_COMMANDS: dict[str, Callable[..., int | None]] = {
+    "run": run.run,
+    "plan": plan.plan,
+    "status": status.status,
+    "tune": status.tune,
+    "show": show.show,
+    "report": report.report,
+    "reparse": run.reparse,
+    "eval": evaluate.evaluate,
+    "grade": evaluate.grade,
+    "gate": evaluate.gate,
+    "compare": evaluate.compare,
+    "bless": evaluate.bless,
+    "emulate": emulate.emulate,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name, cls=PlainCommand, epilog=epilog(_name))(_function)
+app.add_typer(cache.app, name="cache", cls=PlainGroup, epilog=epilog("cache"))
 
 
 def _command() -> list[str]:
@@ -89,6 +96,8 @@ def main() -> NoReturn:
     """Runs the command line and exits with a documented exit code, even if its output cannot be written."""
     streams.secure()
     raise_gc_threshold()
+    if not sys.stdout.isatty():
+        app.rich_markup_mode = None  # then `plain_help` writes the help
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

@@ -11,6 +11,7 @@ import typer
 
 from pipeline import figures
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
+from pipeline.cli.plain_help import PlainCommand
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
 
@@ -22,7 +23,7 @@ _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 File = Annotated[Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.")]
 
 
-@app.command("list")
+@app.command("list", cls=PlainCommand)
 def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """List the cache by model: replies, size, original cost, last use."""
     from pipeline.storage.reply_cache import FILE, holdings, size_of
@@ -50,7 +51,7 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
     return 0
 
 
-@app.command("prune")
+@app.command("prune", cls=PlainCommand)
 def prune(
     *,
     unused_for: Annotated[
@@ -74,7 +75,7 @@ def prune(
     return _report(f"deleted {deleted} replies", as_json=as_json, deleted=deleted, bytes=size_of(cache_dir))
 
 
-@app.command("export")
+@app.command("export", cls=PlainCommand)
 def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Write the cache to one file."""
     from pipeline.storage.reply_cache import export
@@ -84,7 +85,7 @@ def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson
     return _report(f"wrote {count} replies to {file}", as_json=as_json, replies=count, bytes=size)
 
 
-@app.command("import")
+@app.command("import", cls=PlainCommand)
 def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Add the replies of an exported cache; existing replies are kept."""
     from pipeline.storage.reply_cache import import_from, size_of

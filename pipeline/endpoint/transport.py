@@ -21,9 +21,9 @@ from weakref import WeakKeyDictionary
 import aiohttp
 import httpx2
 import yarl
-from aiohttp.http_exceptions import ContentEncodingError
 
 from pipeline.endpoint.address import chat_url
+from pipeline.endpoint.content_encoding import ACCEPTED, BodyDecoder, Undecodable
 from pipeline.endpoint.network import CA_VARIABLES, Proxy, proxy_for, tls_context
 from pipeline.endpoint.redaction import redact_secret_bytes, redact_tokens
 from pipeline.faults import Unavailable, Unparsable
@@ -94,6 +94,8 @@ class Transport(httpx2.AsyncClient):
             timeout=timeout,
             # No cookies: a proxy's or a balancer's would be sent with calls of all other rows.
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": ACCEPTED},
+            auto_decompress=False,  # bodies are decoded here: see `pipeline.endpoint.content_encoding`
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
         )
@@ -130,7 +132,7 @@ class Transport(httpx2.AsyncClient):
         found = [(name, answer.headers.get(name, "")) for name in _HEADERS]
         headers = [(name, value) for name, value in found if value and value.isascii()]
         # Before anything else reads it: if half of a secret were redacted as another one, the rest would be missed.
-        content = redact_secret_bytes(await body.whole(), _secret_of(request))
+        content = redact_secret_bytes(await body.whole_error(), _secret_of(request))
         return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
@@ -213,36 +215,57 @@ class _Body(httpx2.AsyncByteStream):
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
+        self._decoder = BodyDecoder(answer.headers.get("Content-Encoding", ""))
+        self._size = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
         while chunk := await self._next():
-            size += len(chunk)
-            self._require_bounded(size)
             yield chunk
 
     async def _next(self) -> bytes:
-        """The bytes that have arrived since the last call; empty at the end."""
+        """The content that has arrived since the last call; empty at the end."""
+        while piece := await self._received():
+            content = self._decoded(piece)
+            self._size += len(content)
+            if self._size > MAX_BODY:
+                raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status)
+            if content:
+                return content
+        return self._decoded(b"")
+
+    def _decoded(self, piece: bytes) -> bytes:
+        """What a piece adds to the content; an empty one ends it."""
+        try:
+            return self._decoder.feed(piece, MAX_BODY - self._size) if piece else self._decoder.end()
+        except Undecodable as error:
+            fault = Unavailable(f"no whole answer: {error}")
+            fault.cause = NO_HTTP
+            raise fault from None
+
+    async def _received(self) -> bytes:
         try:
             return await self._answer.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise lost(error) from error
 
-    def _require_bounded(self, size: int) -> None:
-        if size > MAX_BODY:
-            raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status)
-
     async def whole(self) -> bytes:
         """All bytes; the connection then returns to the pool, or is closed on an error."""
-        size, chunks = 0, []
+        chunks = []
         try:
             while chunk := await self._next():
-                size += len(chunk)
-                self._require_bounded(size)
                 chunks.append(chunk)
             return b"".join(chunks)
         finally:
             await self.aclose()
+
+    async def whole_error(self) -> bytes:
+        """All bytes of an error's body, or words in their place if it cannot be decoded: its status says enough."""
+        try:
+            return await self.whole()
+        except Unavailable as fault:
+            if fault.cause != NO_HTTP:
+                raise
+            return fault.message.encode()
 
     async def aclose(self) -> None:
         """Returns the connection to the pool if everything was read, else closes it."""
@@ -297,8 +320,6 @@ def _broken_off(error: Exception) -> tuple[str, str]:
             return CLOSED, "the connection was closed without a whole answer"
         case aiohttp.ClientOSError() | ConnectionError():
             return RESET, f"the connection was lost: {_reason(error)}"
-        case aiohttp.ClientPayloadError() if isinstance(error.__cause__, ContentEncodingError):
-            return NO_HTTP, "the answer is not encoded as its Content-Encoding says"
         case aiohttp.ClientPayloadError():
             return CUT, "the connection was closed within the answer"
         case aiohttp.ClientResponseError():

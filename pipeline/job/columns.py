@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.faults import UsageError
-from pipeline.job.names import require_column
 from pipeline.schema.bigquery import legal_names
+from pipeline.text import nearest
 
 Added = Literal["row", "source_file", "source_row"]
 ADDED: tuple[Added, ...] = ("row", "source_file", "source_row")
@@ -98,3 +98,9 @@ def added_columns(kept: Mapping[str, str], *, add: Sequence[Added] | None, key: 
                 f'or give it another name: rename={{"{name}": "input_{name}"}}'
             )
     return tuple(name for name in ADDED if name in add)
+
+
+def require_column(name: str, available: Sequence[str], who: str) -> None:
+    """Raises `UsageError` for a column that the input does not have; `who` names it."""
+    if name not in available:
+        raise UsageError(f"{who} names the column {name!r}, which is not in the input{nearest(name, available)}")

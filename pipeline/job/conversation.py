@@ -14,8 +14,8 @@ from pipeline.data import Message
 from pipeline.endpoint.redaction import said_of_row
 from pipeline.faults import Fault, InvalidRow, UsageError
 from pipeline.job.attachments import MediaColumn, attachments
+from pipeline.job.columns import require_column
 from pipeline.job.function_text import text_of
-from pipeline.job.names import require_column
 from pipeline.job.prompt import FUNCTIONS, Template
 
 Part = str | MediaColumn

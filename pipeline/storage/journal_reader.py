@@ -43,10 +43,10 @@ def charged_in(path: Path, *, ended: bool = False) -> Charges:
     """
     writers: dict[str, Charges] = {}
     nothing: dict[str, Charges] = {}
-    # The run's own comes last. It absorbs the others, whose writers are in both for a moment, and in it alone after:
-    # so each is read at least once, and counts once, as the run's own journal has it.
     for one in worker_journals(path):
         writers |= _unless_absorbed(one, lambda database: ledger.read(database, ended=ended), nothing)
+    # The run's own comes last. It absorbs the others, whose writers are in both for a moment, and in it alone after:
+    # so each is read at least once, and counts once, as the run's own journal has it.
     with opened(path) as database:
         writers |= ledger.read(database, ended=ended)
     return ledger.total(writers.values())
