@@ -92,6 +92,11 @@ def difference(number: float | None, unit: Unit, unknown: str = UNKNOWN) -> str:
     return f"{'-' if number < 0 else '+' if number > 0 else ''}{distance(abs(number), unit)}"
 
 
+def points_range(low: float, high: float) -> str:
+    """The ends of an interval of a difference of shares, in points; without the unit, as after a value that has it."""
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
 def chance(p: float | None) -> str:
     """A p-value."""
     if p is None:

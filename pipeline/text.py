@@ -1,4 +1,4 @@
-"""Text for people: cleaned, shortened, matched to what was meant. Every package uses these and has none of its own.
+"""Text for people: cleaned, shortened, matched to what was meant. No package has cleaners of its own.
 
 Two sets of characters are taken out: `printable` removes what could steer a terminal, `visible` marks everything that
 cannot be seen, for pages and Markdown.

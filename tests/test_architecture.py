@@ -290,7 +290,7 @@ TELLS_THE_TIME = {
     "cli.progress": 1,  # when a line of a log was written
     "cli.status": 1,  # how long ago a job reported
     "cli.streams": 1,  # when a line of a log was written
-    "cli.eval_output": 1,  # when an evaluation ended
+    "report.summary": 1,  # when an evaluation ended
     "endpoint.client": 1,  # when an answer had come
     "execution.run": 1,  # when a start began and ended
     "storage.run_folder": 1,

@@ -113,10 +113,10 @@ def test_what_matters_least_is_left_out_first() -> None:
     assert second_line(tally, 200) == (
         "ok 40, failed 2, in flight 8, 3 retrying, 7 from the cache, 60 waiting for quota (13.2/s), $0.12"
     )
-    assert second_line(tally, 79) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.12"
-    assert second_line(tally, 59) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.12"
-    assert second_line(tally, 36) == "ok 40, failed 2, 60 waiting, $0.12" or "$" in second_line(tally, 36)
-    assert second_line(tally, 30) == "ok 40, failed 2, $0.12"
+    assert second_line(tally, 77) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(tally, 57) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(tally, 34) == "ok 40, failed 2, 60 waiting, $0.12" or "$" in second_line(tally, 34)
+    assert second_line(tally, 28) == "ok 40, failed 2, $0.12"
     assert second_line(tally, 16) == "ok 40, failed 2"
     assert second_line(tally, 9) == "failed 2"
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +13,14 @@ from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.samples import for_the_eye
 from pipeline.cli.tables import json_line, print_table
-from pipeline.evaluation.assessment import Assessment, Reference, write
-from pipeline.evaluation.at_commit import present_commit
+from pipeline.evaluation.assessment import Assessment, Reference
 from pipeline.evaluation.comparison import Change, Comparison
-from pipeline.evaluation.reducers import consistency
 from pipeline.evaluation.stats.metrics import Measure
 from pipeline.evaluation.stats.tables import unfolded
-from pipeline.evaluation.workspace import HISTORY
 from pipeline.report.github import annotation_lines
-from pipeline.report.json_values import jsonable, rounded
-from pipeline.report.junit import junit_xml
+from pipeline.report.json_values import jsonable
 from pipeline.report.markdown import markdown_summary
-from pipeline.storage.durable import FILES
+from pipeline.report.summary import add_to_history, facts_of, write_results
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -35,8 +29,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.workspace import EvalWorkspace
     from pipeline.execution.group import RunGroup
 
-SUMMARY, JUNIT, MARKDOWN = "summary.json", "junit.xml", "summary.md"
-
 _SIGNS = {"ok": "pass", "fail": "FAIL", "warn": "warn", "info": "info"}
 _IN_FILE_ONLY = ("tables", "confusions", "flaky", "consistency", "comparison")
 _NAMED = 10
@@ -44,12 +36,12 @@ _NAMED = 10
 
 def report_result(assessment: Assessment, subject: EvalWorkspace, asked: Sequence[RunGroup], *, as_json: bool) -> int:
     """Writes the files, reports to GitHub, prints the result; returns the exit code. `asked`: this command's runs."""
-    code = 4 if assessment.failed else max((each.exit_code for each in asked), default=0)
-    facts = {"exit_code": code, **_costs(asked), **_summary(assessment, subject)}
+    facts = facts_of(assessment, subject, asked)
     markdown = markdown_summary(assessment)
-    _write_files(assessment, subject.folder, facts, markdown)
+    write_results(assessment, subject.folder, facts, markdown)
     if asked:
-        _add_to_history(subject.folder, facts)
+        with for_the_eye("the history"):
+            add_to_history(subject.folder, facts)
     _report_to_github(assessment, markdown)
     for note in assessment.notes if as_json else ():
         print(f"note: {printable(note)}", file=sys.stderr)
@@ -58,7 +50,7 @@ def report_result(assessment: Assessment, subject: EvalWorkspace, asked: Sequenc
     else:
         with for_the_eye("the evaluation"):
             _print_assessment(assessment, subject, facts)
-    return code
+    return int(facts["exit_code"])
 
 
 def report_stopped(together: RunGroup, *, as_json: bool) -> int:
@@ -108,28 +100,6 @@ def report_comparison(
     return 0
 
 
-def _write_files(assessment: Assessment, folder: Path, facts: Mapping[str, Any], markdown: str) -> None:
-    write(folder, assessment)
-    FILES.write_atomic(folder / SUMMARY, _json(facts).encode("utf-8", "backslashreplace") + b"\n")
-    FILES.write_atomic(folder / JUNIT, junit_xml(assessment, facts["seconds"]))
-    FILES.write_atomic(folder / MARKDOWN, markdown.encode())
-
-
-def _add_to_history(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Appends a line to the folder's history: time, commit, figures, and the outcome of each gate."""
-    copied = ("evaluation", "model", "simulated", "rows", "repeats", "requests", "cost_usd", "passed", "exit_code")
-    line = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": present_commit(),
-        **{name: facts[name] for name in copied},
-        "measures": facts["measures"],
-        "right": {field: figures["right"] for field, figures in facts["fields"].items()},
-        "gates": {decision.gate: decision.outcome for decision in facts["gates"]},
-    }
-    with for_the_eye("the history"), (folder / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as lines:
-        lines.write(_json(line) + "\n")
-
-
 def _report_to_github(assessment: Assessment, markdown: str) -> None:
     """Writes annotations and the step summary when run by a GitHub workflow."""
     if os.environ.get("GITHUB_ACTIONS"):
@@ -137,69 +107,6 @@ def _report_to_github(assessment: Assessment, markdown: str) -> None:
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with for_the_eye("the summary of the step"), Path(path).open("a", encoding="utf-8") as summary:
             summary.write(markdown + "\n")
-
-
-def _costs(asked: Sequence[RunGroup]) -> dict[str, Any]:
-    """Calls, cost and seconds of this command, summed over its rounds of questions."""
-    summaries = [each.summaries[0] for each in asked]
-    known = [summary.cost_usd for summary in summaries]
-    return {
-        "requests": sum(summary.requests for summary in summaries),
-        "hedged": sum(summary.hedged for summary in summaries),
-        "cache_hits": sum(summary.cache_hits for summary in summaries),
-        "cost_usd": None if None in known else round(sum(cost for cost in known if cost is not None), 6),
-        "seconds": round(sum(summary.seconds for summary in summaries), 3),
-    }
-
-
-def _summary(assessment: Assessment, subject: EvalWorkspace) -> dict[str, Any]:
-    whole = assessment.tables.whole
-    return {
-        "status": subject.status,
-        "evaluation": subject.name,
-        "output": str(subject.output),
-        "simulated": subject.simulated,
-        "model": assessment.scores.model,
-        "rows": len(assessment.scores.rows),
-        "repeats": assessment.scores.repeats,
-        "passed": not assessment.failed,
-        "gates": assessment.decisions,
-        "measures": {name: rounded(measure.value) for name, measure in whole.measures.items()},
-        "fields": _figures(whole.fields),
-        "tables": assessment.tables,
-        "confusions": assessment.confusions,
-        "flaky": assessment.flaky,
-        "flaky_rows": [row.row for row in assessment.flaky],
-        "consistency": {name: rounded(share) for name, share in consistency(assessment.graded).items()},
-        "noise": assessment.scores.noise,
-        "against": assessment.against,
-        "comparison": assessment.comparison,
-        **_moved(assessment.comparison),
-        "notes": assessment.notes,
-    }
-
-
-def _figures(tables: Sequence[FieldTable]) -> dict[str, dict[str, float | None]]:
-    """The figures of each field, and of each leaf inside it by path; where names clash, the field's own wins."""
-    names = {table.field for table in tables}
-    return {
-        table.field: {name: rounded(measure.value) for name, measure in table.measures.items()}
-        for table, inside in unfolded(tables)
-        if not (inside and table.field in names)
-    }
-
-
-def _moved(comparison: Comparison | None) -> dict[str, Any]:
-    """The main figures of a comparison; nulls without one."""
-    if comparison is None:
-        return dict.fromkeys(("difference", "p", "broken", "fixed"))
-    overall = comparison.overall
-    return {"difference": overall.difference, "p": overall.p, "broken": comparison.broken, "fixed": comparison.fixed}
-
-
-def _json(facts: Mapping[str, Any]) -> str:
-    """Strict JSON on one line; unknown values, such as the end of an interval, are null."""
-    return json.dumps(jsonable(facts), ensure_ascii=False, allow_nan=False)
 
 
 def _print_assessment(assessment: Assessment, subject: EvalWorkspace, facts: Mapping[str, Any]) -> None:
@@ -267,8 +174,7 @@ def _what(change: Change) -> str:
 def _change(change: Change) -> str:
     if change.difference is None:
         return change.why
-    ends = f"{figures.difference(change.low, 'share')} to {figures.difference(change.high, 'share')}"
-    points = f"{figures.difference(change.difference, 'share')} ({ends})"
+    points = f"{figures.difference(change.difference, 'share')} ({figures.points_range(change.low, change.high)})"
     p = f"{figures.p_is(change.p)}{', which decides whether it is noise' if change.torn() else ''}"
     return f"row_correct {points}, {p}; {change.worse} rows worse, {change.better} better"
 

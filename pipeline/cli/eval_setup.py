@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.host import Target
 from pipeline.cli.run import connection_of, settings_of, simulation_of
-from pipeline.evaluation.assessment import output_of
-from pipeline.evaluation.at_commit import commit_of, loaded_at
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
-from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, name_of, without_unknown
+from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, name_of, settings_in
 from pipeline.execution.identity import inputs_of
 from pipeline.execution.settings import Settings
-from pipeline.faults import UsageError
 from pipeline.job.loader import overridden
 from pipeline.source import survey
-from pipeline.storage.run_folder import REFERENCE
-from pipeline.text import short_hash
 
 if TYPE_CHECKING:
     from pipeline.cli.options import RunOptions
@@ -37,44 +31,25 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
 
 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
-    """The same rows and graders, for the job as of a commit."""
+    """The same rows and graders, for the job as of a commit, changed by the same options."""
     inputs = [str(Path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
     path, _, name = subject.target.partition(":")
     target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute path would name the current file
 
     def load() -> Job:
-        there = _changed(load_evaluation(target), options, None)
-        return there.job.replace(input=inputs)
+        return _changed(load_evaluation(target), options, None).job.replace(input=inputs)
 
-    commit = commit_of(reference)
-    try:
-        job = loaded_at(commit, load)
-    except UsageError as error:
-        raise UsageError(f"at {reference}: {error}") from error
-    known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)
-    fields = {name: grader for name, grader in subject.evaluation.fields.items() if name in known}
-    evaluation = subject.evaluation.replace(job=job, fields=fields, gates=())
-    gold = tuple(without_unknown(one, evaluation) for one in subject.gold)
-    return replace(subject, evaluation=evaluation, gold=gold, output=subject.output / REFERENCE)
+    return at_commit(subject, reference, load)
 
 
 def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Settings]]:
     """The runs to make: the job, once for each repeat."""
-    evaluation = subject.evaluation
-    connection = connection_of(options, evaluation.job)
-    # The answer key affects the emulator's answers. It is part of the cache key, though not of the run's identity.
-    known = f" knowing {short_hash(subject.answer_key)}" if subject.simulated else ""
-    runs = []
-    for repeat in range(evaluation.repeats):
-        settings = settings_of(options, subject.target, output_of(subject.output, repeat), connection, repeat=repeat)
-        if settings.fail_fast == "job":  # gates need all rows, and may be about how many of them fail
-            settings = replace(settings, fail_fast="alike")
-        reuse = settings.bounds.reuse
-        if reuse is not None:
-            bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))
-            settings = replace(settings, bounds=bounds, supersede=True)
-        runs.append((evaluation.job, replace(settings, fresh=settings.fresh or subject.simulated)))
-    return runs
+    job = subject.evaluation.job
+    connection = connection_of(options, job)
+    return [
+        (job, settings_in(subject, settings_of(options, subject.target, output, connection, repeat=repeat)))
+        for repeat, output in enumerate(subject.outputs)
+    ]
 
 
 def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:

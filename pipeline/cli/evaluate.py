@@ -15,11 +15,8 @@ from pipeline.faults import UsageError
 from pipeline.text import printable
 
 if TYPE_CHECKING:
-    from pipeline.cli.host import Target
     from pipeline.evaluation.graders.verdicts import Graded
     from pipeline.evaluation.workspace import EvalWorkspace
-    from pipeline.execution.group import RunGroup
-    from pipeline.execution.settings import Settings
 
 TargetArgument = Annotated[
     str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")
@@ -78,7 +75,7 @@ def evaluate(
     from pipeline.cli.report import prompts_of, put_page
     from pipeline.cli.samples import for_the_eye
     from pipeline.evaluation import workspace
-    from pipeline.evaluation.judges import judged, require_prices
+    from pipeline.evaluation.judges import ask_all, judged, require_prices
     from pipeline.execution.group import carried_out
 
     if vs_ref is not None and noise_floor:
@@ -93,7 +90,7 @@ def evaluate(
     require_prices(subject, jobs[0][1])
     place = place_of(subject, options)
     with carried_out(jobs, place, begin=lambda: workspace.begin(subjects)) as together:
-        rounds = [] if together.stopped else _judged(subjects, together, jobs[0][1], place)
+        rounds = [] if together.stopped else ask_all(subjects, jobs[0][1], place, together.paid)
         if (last := [together, *rounds][-1]).stopped:
             return report_stopped(last, as_json=options.as_json)
         graded, notes = judged(subject, subject.graded())
@@ -121,20 +118,6 @@ def _noise(subject: EvalWorkspace, graded: Sequence[Graded], *, as_json: bool) -
     noise = noise_of(subject.evaluation, graded)
     write_noise(subject.folder, noise, subject.scores((), plan_in(subject.output).job))
     return report_noise(noise, subject.output, as_json=as_json)
-
-
-def _judged(subjects: Sequence[EvalWorkspace], together: RunGroup, settings: Settings, place: Target) -> list[RunGroup]:
-    """Asks the judges of each subject in turn, until one is stopped; returns the results of their rounds."""
-    from pipeline.evaluation.judges import ask_judges, paid_to_judges
-
-    rounds: list[RunGroup] = []
-    paid = together.paid
-    for subject in subjects:
-        rounds += ask_judges(subject, subject.graded(), settings, place, paid)
-        if rounds and rounds[-1].stopped:
-            break
-        paid += paid_to_judges(subject)
-    return rounds
 
 
 def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:

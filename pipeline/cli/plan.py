@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +13,13 @@ from pipeline import figures
 from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import AsJson, Assignments, Include, Inputs, Limit, Model, TargetArgument, load
 from pipeline.cli.tables import json_line
-from pipeline.execution.estimate import estimate
+from pipeline.execution.estimate import ahead_of, estimate
 from pipeline.faults import InvalidRow, NothingToDo
 from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.data import Row
     from pipeline.job.job import Job
-    from pipeline.source import Survey
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
@@ -56,7 +54,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
     sample = list(_first_rows(source, max(rows, 100)))
     source.close()
     folder = output or Path(job.output or Path("out") / job.name)
-    ahead = _ahead(job, found, limit, folder, retry_failed=retry_failed)
+    ahead = ahead_of(job, found, limit, folder, retry_failed=retry_failed)
     facts = {
         "job": job.name,
         "model": job.model,
@@ -87,45 +85,6 @@ def plan(  # noqa: PLR0913 - one parameter an option
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """What `run` would ask: `requests` rows, of which `retried` were asked before; `done` rows are not asked again."""
-
-    requests: int
-    done: int = 0
-    retried: int = 0
-    notes: tuple[str, ...] = ()
-
-
-def _ahead(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> _Ahead:
-    """What is left of the run in the output folder, if this plan would resume it."""
-    from pipeline.execution.run_status import run_status
-    from pipeline.source import Survey
-    from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
-
-    everything = _Ahead(found.rows - found.bad_count)
-    before = RunFolder(output).load()
-    if before is None:
-        return everything
-    status = run_status(output)
-    if not status.done:
-        return everything
-    now = RunIdentity(
-        job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
-    )
-    different = differences(before, now)
-    known = Survey.from_json(before.survey)
-    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
-        different.append("the input has changed")
-    if different:
-        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
-        return replace(everything, notes=(f"{refused}; the figures are for all rows",))
-    retried = status.failed if retry_failed else 0
-    left = found.rows - status.done
-    bad = round(found.bad_count * left / found.rows)  # bad rows fail without a call; some of them may be done already
-    return _Ahead(max(0, left - bad) + retried, status.done - retried, retried)
-
-
 def _request(job: Job, row: Row) -> dict[str, Any]:
     """A request as JSON: its payload, or why there is none."""
     try:
@@ -139,7 +98,7 @@ def _attachment(value: object) -> str:
 
 
 def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with each range next to its figure, and without empty ones."""
+    """The facts as text: each range beside its figure; counts of 0 that need no mention are left out."""
     shown_facts: dict[str, Any] = {}
     for name, value in facts.items():
         if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):

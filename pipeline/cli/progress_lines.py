@@ -92,9 +92,9 @@ def _doing(counters: Counters) -> list[_Piece]:
 
 
 def _reason(counters: Counters, *, brief: bool = False) -> str:
-    """What rows wait for, and why if nothing is being answered; empty when all is well.
+    """What rows are waiting for, and the endpoint's error while it answers nothing; empty when all is well.
 
-    A brief reason gives the endpoint's message without what rows wait for.
+    A brief reason has the error without what rows are waiting for.
     """
     waits = ""
     if counters.waits_for:

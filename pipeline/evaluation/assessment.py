@@ -64,7 +64,10 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The scores a run is compared with. `of` names their origin. `common_only` allows other data or graders."""
+    """The scores that a run is compared with. `of` names their origin.
+
+    With `common_only`, changed gold data and graders are allowed, and only the rows that both have are compared.
+    """
 
     of: str
     scores: Baseline

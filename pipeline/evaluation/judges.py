@@ -60,6 +60,17 @@ def require_prices(subject: EvalWorkspace, settings: Settings) -> None:
         budgets_for(job, settings.bounds)
 
 
+def ask_all(subjects: Sequence[EvalWorkspace], settings: Settings, host: Host, paid: Charges) -> list[RunGroup]:
+    """Asks the judges of each subject in turn, as `ask_judges` does, until a round is stopped; returns all rounds."""
+    rounds: list[RunGroup] = []
+    for subject in subjects:
+        rounds += ask_judges(subject, subject.graded(), settings, host, paid)
+        if rounds and rounds[-1].stopped:
+            break
+        paid += paid_to_judges(subject)
+    return rounds
+
+
 def ask_judges(
     subject: EvalWorkspace, graded: Sequence[Graded], settings: Settings, host: Host, paid: Charges
 ) -> list[RunGroup]:

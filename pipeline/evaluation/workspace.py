@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.evaluation.assessment import (
     scores_of,
     with_noise,
 )
+from pipeline.evaluation.at_commit import commit_of, loaded_at
 from pipeline.evaluation.baseline import from_text, to_text
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gates import require_rows
@@ -42,10 +43,13 @@ from pipeline.execution.run_status import status_of
 from pipeline.faults import Broken, InvalidRow, UsageError
 from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
-from pipeline.storage.run_folder import EVALUATION, REPEATS, RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVALUATION, REFERENCE, REPEATS, RunFolder, RunIdentity
+from pipeline.text import short_hash
 
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
+    from pipeline.execution.settings import Settings
+    from pipeline.job.job import Job
 
 ANSWER_KEY = "answer_key.jsonl"
 HISTORY = "history.jsonl"
@@ -101,9 +105,14 @@ class EvalWorkspace:
         return assess(self.evaluation, scores, graded, reference, [*notes, *extra])
 
     @property
+    def outputs(self) -> list[Path]:
+        """The folder of each repeat's answers."""
+        return [output_of(self.output, repeat) for repeat in range(self.evaluation.repeats)]
+
+    @property
     def status(self) -> str:
         """The status of the run in the folder, which this process has finished or read: the worst of its repeats."""
-        found = {status_of(output_of(self.output, repeat), held=True) for repeat in range(self.evaluation.repeats)}
+        found = {status_of(output, held=True) for output in self.outputs}
         return next(status for status in ("stopped", "failed", "complete") if status in found)
 
     @property
@@ -136,6 +145,34 @@ def begin(subjects: Sequence[EvalWorkspace]) -> None:
         FILES.make_folder(first.folder)
         key = b"".join(subject.answer_key for subject in subjects)
         FILES.write_atomic(first.folder / ANSWER_KEY, key, mode=PRIVATE_FILE)
+
+
+def at_commit(subject: EvalWorkspace, reference: str, load: Callable[[], Job]) -> EvalWorkspace:
+    """The same rows and graders for the job that `load` loads as of a commit, as far as its schema has their fields."""
+    commit = commit_of(reference)
+    try:
+        job = loaded_at(commit, load)
+    except UsageError as error:
+        raise UsageError(f"at {reference}: {error}") from error
+    known = set((job.shape.json_schema.get("properties") or {}) if job.shape else subject.evaluation.fields)
+    fields = {name: grader for name, grader in subject.evaluation.fields.items() if name in known}
+    evaluation = subject.evaluation.replace(job=job, fields=fields, gates=())
+    gold = tuple(_without_unknown(one, evaluation) for one in subject.gold)
+    return replace(subject, evaluation=evaluation, gold=gold, output=subject.output / REFERENCE)
+
+
+def settings_in(subject: EvalWorkspace, settings: Settings) -> Settings:
+    """The settings of a run, as an evaluation needs them."""
+    # Gates need all rows, and may be about how many of them fail.
+    fail_fast = "alike" if settings.fail_fast == "job" else settings.fail_fast
+    settings = replace(settings, fail_fast=fail_fast, fresh=settings.fresh or subject.simulated)
+    reuse = settings.bounds.reuse
+    if reuse is None:
+        return settings
+    # The answer key affects the emulator's answers. It is part of the cache key, though not of the run's identity.
+    known = f" knowing {short_hash(subject.answer_key)}" if subject.simulated else ""
+    bounds = replace(settings.bounds, reuse=replace(reuse, endpoint=reuse.endpoint + known))
+    return replace(settings, bounds=bounds, supersede=True)
 
 
 def name_of(target: str) -> str:
@@ -240,7 +277,7 @@ def blessed(output: Path, to: Path | None, *, allow_emulated: bool) -> Path:
     return Path(path)
 
 
-def without_unknown(gold: Gold, evaluation: Eval) -> Gold:
+def _without_unknown(gold: Gold, evaluation: Eval) -> Gold:
     """The gold row without fields that the evaluation's schema lacks."""
     if evaluation.graders.whole or not isinstance(gold.expected, Mapping):
         return gold

@@ -1,11 +1,11 @@
-"""Estimates what a run will take, as a range, from an earlier run of the job or else from its first rows."""
+"""What a run would ask, and an estimate of what that takes: from an earlier run of the job, or else its first rows."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pipeline.faults import Broken, InvalidRow
 if TYPE_CHECKING:
     from pipeline.data import Part, Row
     from pipeline.job.job import Job
+    from pipeline.source import Survey
 
 CHARACTERS_PER_TOKEN = 4.0
 FEWEST_PER_TOKEN, MOST_PER_TOKEN = 2.5, 5.0
@@ -171,3 +172,42 @@ def _guessed_output(job: Job) -> Figure:
         most = min(most, float(job.max_tokens))
     answers = job.n or 1
     return Figure(min(GUESSED_OUTPUT_TOKENS, most) * answers, min(LEAST_OUTPUT_TOKENS, most) * answers, most * answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What `run` would ask: `requests` rows, of which `retried` were asked before; `done` rows are not asked again."""
+
+    requests: int
+    done: int = 0
+    retried: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def ahead_of(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> Ahead:
+    """What is left of the run in the output folder, if this plan would resume it."""
+    from pipeline.execution.run_status import run_status
+    from pipeline.source import Survey
+    from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
+
+    everything = Ahead(found.rows - found.bad_count)
+    before = RunFolder(output).load()
+    if before is None:
+        return everything
+    status = run_status(output)
+    if not status.done:
+        return everything
+    now = RunIdentity(
+        job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
+    )
+    different = differences(before, now)
+    known = Survey.from_json(before.survey)
+    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
+        different.append("the input has changed")
+    if different:
+        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
+        return replace(everything, notes=(f"{refused}; the figures are for all rows",))
+    retried = status.failed if retry_failed else 0
+    left = found.rows - status.done
+    bad = round(found.bad_count * left / found.rows)  # bad rows fail without a call; some of them may be done already
+    return Ahead(max(0, left - bad) + retried, status.done - retried, retried)

@@ -359,5 +359,5 @@ def _state_of(folder: RunFolder, *, running: bool) -> dict[str, Any]:
 
 
 def _signed(folder: RunFolder) -> datetime:
-    """When the lock was last taken: the beginning of a start."""
+    """When the lock was last taken: the beginning of the last start."""
     return datetime.fromtimestamp((folder.run / LOCK).stat().st_mtime, UTC)

@@ -22,7 +22,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def junit_xml(assessment: Assessment, seconds: float) -> bytes:
-    """The document.
+    """The JUnit document of an evaluation; `seconds` is how long its runs took.
 
     Wrong rows are failures if a gate failed too, and otherwise skipped: a wrong row alone does not break a build.
     """

@@ -35,7 +35,7 @@ _LEFT_OUT = "\n_The rest is left out: it would be too long for GitHub._\n"
 
 
 def markdown_summary(assessment: Assessment, *, most_bytes: int = SUMMARY_BYTES) -> str:
-    """The summary, below `most_bytes`: whole blocks are left out at the end, which it then says."""
+    """The summary, shorter than `most_bytes`: if need be, whole blocks at its end are left out, with a note."""
     kept: list[str] = []
     room = most_bytes - len(_LEFT_OUT.encode()) - 1
     for block in _blocks(assessment):

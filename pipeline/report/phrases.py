@@ -1,4 +1,4 @@
-"""Text for runs, verdicts and figures, shared by all formats of a report."""
+"""Sentences about evaluations and their rows, shared by all formats of a report."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def require_grader(value: object, where: str) -> None:
 
 
 def mistyped(grader: Grader, expected: Any, got: Any, at: Place) -> Iterator[Leaf]:
-    """The leaves of an object or a list against a value of another type, on either side."""
+    """The leaves of an object or a list whose counterpart, expected or given, has another type."""
     if same(expected, got):
         yield at.leaf(Verdict.match, expected, got, 1.0)
     else:

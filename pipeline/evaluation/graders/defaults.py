@@ -70,7 +70,7 @@ def _fields(here: Here, named: Mapping[str, Grader], where: str) -> dict[str, Gr
     for name in named:
         if name not in properties:
             hint = nearest(name, [*properties])
-            raise UsageError(f"a grader is named for the field {name!r}, which {where} does not have{hint}")
+            raise UsageError(f"there is a grader for the field {name!r}, which {where} does not have{hint}")
     places = {name: here.inside(inner) for name, inner in properties.items()}
     return {
         name: _completed(named[name], place, f"the field {name!r}") if name in named else _default(place)
