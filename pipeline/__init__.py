@@ -1,24 +1,13 @@
 """Batch jobs on Gemini: rows in, typed Parquet out.
 
-What a job file needs is here; it is loaded when it is first named, so that importing the package costs nothing.
+What a job file needs is here; it is loaded when it is first named, so that importing the package costs nothing. Type
+checkers read `__init__.pyi`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pipeline.evaluation.definition import Eval as Eval
-    from pipeline.evaluation.gates import AtLeast as AtLeast
-    from pipeline.evaluation.gates import AtMost as AtMost
-    from pipeline.evaluation.gates import NeverBreak as NeverBreak
-    from pipeline.evaluation.gates import NoWorse as NoWorse
-    from pipeline.faults import InvalidRow as InvalidRow
-    from pipeline.job.attachments import audio as audio
-    from pipeline.job.attachments import image as image
-    from pipeline.job.attachments import media as media
-    from pipeline.job.job import Job as Job
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["AtLeast", "AtMost", "Eval", "InvalidRow", "Job", "NeverBreak", "NoWorse", "audio", "image", "media"]

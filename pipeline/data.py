@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from pipeline.faults import Fault
+from pipeline.faults import Fault, InvalidRow
 
 Message = Mapping[str, Any]
 """One chat message as the endpoint accepts it: `role`, `content`, and whatever else the role allows."""
@@ -24,6 +24,26 @@ class Row:
     ordinal: int
     values: Mapping[str, Any]
     problem: str | None = None
+
+
+class RowValues(dict[str, Any]):
+    """The values of a row with unreadable columns; `problems` describes what is wrong with each of those.
+
+    Accessing one of those by name raises `InvalidRow`, so that a prompt which does not use it can still be made.
+    """
+
+    def __init__(self, values: Mapping[str, Any], problems: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.problems = problems
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.problems:
+            raise InvalidRow(self.problems[name])
+        raise KeyError(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As `dict.get`, but raises `InvalidRow` for columns that cannot be read."""
+        return self[name] if name in self.problems else super().get(name, default)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pipeline.data import Usage
@@ -110,7 +110,7 @@ class Charges:
 
     def to_json(self) -> dict[str, int | float]:
         """The form stored in manifests and journals."""
-        return {name: min(value, _MOST) for name, value in asdict(self).items()}
+        return {name: min(getattr(self, name), _MOST) for name in _FIELDS}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Charges:

@@ -79,3 +79,8 @@ def short_hash(content: str | bytes) -> str:
     """The first 16 hexadecimal digits of the SHA-256, to tell texts apart; lone surrogates are allowed."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def in_words(value: object) -> str:
+    """A value that JSON cannot hold, for people: bytes by their size, others as text."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

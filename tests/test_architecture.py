@@ -6,6 +6,7 @@ The order is the map in docs/architecture.md. No import is exempt, and none insi
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from pipeline.storage import run_folder
 
 ROOT = Path(pipeline.__file__).parent
 
-VALUES = ["text", "figures", "faults", "data", "row_values", "ledger", "failures", "counters"]
+VALUES = ["text", "figures", "faults", "data", "ledger", "failures", "counters"]
 PACKAGES = [
     "pace",
     "schema",
@@ -179,6 +180,35 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
+# The map in docs/architecture.md.
+
+
+@cache
+def pages() -> str:
+    return (ROOT.parent / "docs" / "architecture.md").read_text()
+
+
+def named_modules(text: str) -> list[Path]:
+    """The modules that a text names in backticks, with or without suffix, by their path below the package."""
+    names = (name.removesuffix(".py") for name in re.findall(r"`([a-z_/]+(?:\.py)?)`", text))
+    return [path for name in names if (path := ROOT / f"{name}.py").is_file()]
+
+
+def test_every_module_and_folder_that_the_map_names_exists() -> None:
+    paths = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.(?:py|md))?)`", pages())
+    assert len(paths) > 20
+    for path in paths:
+        below = [ROOT / path, ROOT / f"{path}.py", ROOT.parent / path]
+        assert any(one.exists() for one in below), f"docs/architecture.md names {path}"
+
+
+def test_the_core_is_read_in_an_hour() -> None:
+    """The reading path that the map names has under 3,000 lines, in nine modules or more."""
+    path = named_modules(pages().partition("To read the core")[2].partition("\n\n")[0])
+    assert len(path) >= 9
+    assert sum(len(module.read_text().splitlines()) for module in path) < 3000
+
+
 # What comes from outside.
 
 
@@ -249,7 +279,20 @@ def test_what_the_package_offers_is_there() -> None:
     for name in pipeline.__all__:
         assert getattr(pipeline, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Jop'"):
-        pipeline.Jop  # noqa: B018 - reading it is what fails
+        pipeline.Jop  # type: ignore[attr-defined] # noqa: B018 - reading it is what fails
+
+
+def test_type_checkers_are_told_what_the_package_offers() -> None:
+    """The stub beside `__init__.py`, which is not executed: each name comes from the module that defines it."""
+    stub = ast.parse((ROOT / "__init__.pyi").read_text())
+    told = {
+        alias.asname: (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == {name: (getattr(pipeline, name).__module__, name) for name in pipeline.__all__}
+    assert ast.unparse(stub.body[-1]) == f"__all__ = {pipeline.__all__!r}"
 
 
 # The reader of imports itself.

@@ -18,7 +18,7 @@ from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavail
 from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, retrying
-from pipeline.policy.failure_policy import THROTTLES, UNREACHABLE_S
+from pipeline.policy.failure_policy import LAST_WAIT_S, THROTTLES, UNREACHABLE_S
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -359,6 +359,17 @@ async def test_h2b_a_row_that_others_overtook_is_not_waited_for_longer_than_its_
     run = await Run(only({poison: Throttled("429")}), concurrency).over(300)
     assert run.failed == {poison}
     assert run.came[-1][0] - run.moments_but(poison)[-1] <= (THROTTLES + 1) * (SECONDS + 2.0)
+
+
+@pytest.mark.parametrize("many", [FEW + 1, 20])
+async def test_h2b_many_rows_that_are_always_throttled_end_too(many: int) -> None:
+    """Too large for the quota by the minute, for instance: all others are done, and they still end."""
+    poisons = {7 * row: Throttled("429") for row in range(many)}
+    run = await Run(only(poisons)).over(300)
+    assert run.stop.reason is None
+    assert run.failed == set(poisons)
+    last = max(moment for moment, row in run.came if row not in poisons)
+    assert run.came[-1][0] - last <= 2 * LAST_WAIT_S
 
 
 async def test_h2b_a_row_that_is_told_a_long_time_again_and_again_is_not_waited_for_a_quarter_of_an_hour() -> None:

@@ -323,6 +323,14 @@ def test_a_name_given_by_rename_may_be_no_reserved_one_either() -> None:
         job(rename={"text": "response"}).columns_kept(TYPES)
 
 
+def test_a_name_with_nul_is_refused_unless_it_is_renamed() -> None:
+    """DuckDB takes what comes before it for the name, and Polars ends with a panic."""
+    with pytest.raises(UsageError, match=r"'a\\x00b' has a NUL character in its name.*`keep`.*`rename`"):
+        Job(name="a", user="x").columns_kept({"a\0b": "string"})
+    assert Job(name="a", user="x", rename={"a\0b": "ab"}).columns_kept({"a\0b": "string"}) == {"a\0b": "ab"}
+    assert Job(name="a", user="x", rename="bigquery").columns_kept({"a\0b": "string"}) == {"a\0b": "a_b"}
+
+
 @pytest.mark.parametrize("types", [{"Text": "string", "text": "string"}, {"a": "string", "b": "string"}])
 def test_two_output_columns_of_the_same_name_are_refused(types: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="two output columns would have the same name"):

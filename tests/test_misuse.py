@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,16 @@ def test_a_column_that_is_inside_of_a_list_is_answered_with_the_command_that_mak
     told = error_of(shell.pipeline("plan", "job.py", "--input", "rows.json"))
     assert "the job names the column 'id', which is not in the input" in told
     assert f"if its rows are in 'data': jq -c '.data[]' {shell.folder}/rows.json > new.jsonl" in told
+
+
+def test_a_folder_that_was_removed_is_answered_with_the_remedy(shell: Shell) -> None:
+    (gone := shell.folder / "gone").mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        "import os; os.rmdir(os.getcwd()); from pipeline.cli import main; main()",
+        "status",
+        "x",
+    ]
+    done = subprocess.run(command, cwd=gone, env=shell.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: the current folder has been removed: cd to one that exists\n")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
@@ -18,8 +22,8 @@ from pipeline.endpoint.client import Endpoint, Target, open_endpoint
 from pipeline.endpoint.credentials import Requester, reason_of
 from pipeline.endpoint.network import CA_VARIABLES, goes_straight, proxy_for, tls_context
 from pipeline.endpoint.token_source import ApiKey
-from pipeline.faults import Unavailable, UsageError
-from tests.servers import Answer, Server, chat, scripted
+from pipeline.faults import Fault, Unavailable, UsageError
+from tests.servers import Answer, Call, Raw, Says, Server, chat, scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -216,6 +220,43 @@ async def test_h5_s9_a_proxy_that_refuses_is_the_reason_without_its_password(env
         said = await request_token("https://tokens.invalid/token")
         assert "proxy" in said
         assert "canary" not in said
+
+
+def echoed(call: Call, form: str, user: str) -> Says:
+    """An answer of a proxy that repeats what signed in to it."""
+    said = call.headers.get("Proxy-Authorization", "Basic " + b64encode(unquote(user).encode()).decode())
+    words = f"you sent {said}, that is {b64decode(said.split()[-1]).decode()}, of http://{user}@proxy"
+    forms: dict[str, Callable[[], Says]] = {
+        "a page": lambda: Answer(f"<html>{words}</html>".encode(), 407),
+        "an error": lambda: Answer(json.dumps({"error": {"message": words}}).encode(), 400),
+        "the reason": lambda: Raw(f"HTTP/1.1 407 {words}\r\nContent-Length: 0\r\n\r\n".encode()),
+        "no HTTP": lambda: Raw(f"{words}\r\n\r\n".encode()),
+        "an answer": lambda: chat(words),
+        "a stream": lambda: Answer(b"data: " + chat(words).body.replace(b'"message"', b'"delta"') + b"\n\n"),
+    }
+    return forms[form]()
+
+
+@pytest.mark.parametrize("user", [USER, "canaryuser:canar", "canary12345:"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("form", ["a page", "an error", "the reason", "no HTTP", "an answer", "a stream"])
+async def test_s9_a_proxy_that_repeats_what_signs_in_to_it_is_not_repeated(
+    form: str, scheme: str, user: str, environment: pytest.MonkeyPatch
+) -> None:
+    async with scripted(lambda call: echoed(call, form, user)) as proxy:
+        environment.setenv(f"{scheme}_proxy", proxy.origin.replace("http://", f"http://{user}@"))
+        async with asking(f"{scheme}://endpoint.invalid/v1") as endpoint:
+            try:
+                reply = await endpoint.ask(replace(REQUEST, payload={**REQUEST.payload, "stream": form == "a stream"}))
+                said = reply.body.decode()
+            except Fault as fault:
+                said = fault.message
+        if form not in {"an answer", "a stream", "an error"}:
+            said += await request_token(f"{scheme}://tokens.invalid/token") if scheme == "https" else ""
+    pair = unquote(user)
+    assert pair not in said
+    assert b64encode(pair.encode()).decode() not in said
+    assert len(pair.partition(":")[2]) < 6 or pair.partition(":")[2] not in said
 
 
 async def test_h5_s9_a_proxy_that_is_not_there_is_the_reason(environment: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,8 @@ def test_h8_an_answer_of_calls_or_media_needs_no_text(message: Json) -> None:
         ({"message": "Rate limited upstream"}, Unavailable),
         ("Rate limited upstream", Unavailable),
         ({"code": 400, "message": "Rate limited upstream"}, Refused),
+        (["Rate limited upstream"], Unavailable),
+        ([{"code": 429, "message": "Rate limited upstream"}], Throttled),
     ],
 )
 def test_h8_an_error_inside_a_choice_is_that_fault_in_the_servers_words(error: object, kind: type[Fault]) -> None:
@@ -117,6 +119,18 @@ def test_h8_an_error_inside_a_choice_is_that_fault_in_the_servers_words(error: o
         found = ended(TEXT, body)
         assert type(found) is kind
         assert "Rate limited upstream" in found.message
+
+
+@pytest.mark.parametrize("error", [True, 1, [5], {"a": {}}])
+def test_h8_an_error_inside_a_choice_that_says_nothing_is_one_all_the_same(error: object) -> None:
+    for body in both({"content": "The council will"}, "stop", error=error):
+        assert type(ended(TEXT, body)) is Unavailable
+
+
+def test_h8a_choices_by_number_are_the_choices() -> None:
+    document = whole({"content": "Lima."})
+    body = written({**document, "choices": {"0": document["choices"][0]}})
+    assert answer(body).text == answer(whole_body(body)).text == "Lima."
 
 
 # Errors inside a 200. inspect_ai#1536, litellm#37599, litellm#31298
@@ -192,7 +206,7 @@ def test_h8_a_prompt_was_blocked_only_where_it_says_so(more: Json, kind: type[Fa
 
 # What a message says. litellm#16272, openinference#3761, hermes-agent#4748, and Vertex's own `extra_content`
 
-CONTENTS: list[tuple[Json, str | None, str | None]] = [
+CONTENTS: list[tuple[object, str | None, str | None]] = [
     ({"content": "Lima."}, "Lima.", None),
     ({"content": ["Li", "ma."]}, "Lima.", None),
     ({"content": [{"type": "text", "text": "Lima."}]}, "Lima.", None),
@@ -207,8 +221,12 @@ CONTENTS: list[tuple[Json, str | None, str | None]] = [
     ({"content": [{"type": "reasoning", "text": "hm"}, {"text": "Lima."}]}, "Lima.", "hm"),
     ({"content": "Lima.", "reasoning_content": "hm"}, "Lima.", "hm"),
     ({"content": "Lima.", "reasoning": [{"text": "hm"}]}, "Lima.", "hm"),
-    ({"content": 5}, None, None),
-    ({"content": True}, None, None),
+    ({"content": 5}, "5", None),
+    ({"content": 0.10}, "0.1", None),
+    ({"content": False}, "false", None),
+    ({"content": [["Li"], [{"type": "text", "text": "ma."}]]}, "Lima.", None),
+    ("Lima.", "Lima.", None),
+    ([{"type": "text", "text": "Lima."}], "Lima.", None),
 ]
 
 

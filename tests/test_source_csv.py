@@ -100,7 +100,7 @@ def test_a_record_that_does_not_fit_the_header_fails_alone_with_its_line(tmp_pat
         "line 3: 1 fields, but the header has 2",
         "line 4: 3 fields, but the header has 2",
         {"a": "x\ny", "b": "7"},
-        "line 7: not valid CSV: ',' expected after '\"'",
+        "line 7: not valid CSV: text after a closing quote (a quote within quotes is written twice)",
         {"a": "11", "b": "12"},
     ]
     assert found.bad_count == 3
@@ -159,3 +159,30 @@ def test_an_empty_file_and_a_header_alone_hold_no_row(tmp_path: Path) -> None:
     assert read(tmp_path, "")[1] == []
     found, rows = read(tmp_path, "a,b\n")
     assert (rows, dict(found.columns)) == ([], {"a": "string", "b": "string"})
+
+
+@pytest.mark.parametrize("above", ["# made today\n", "Report 2026\n\n", "\n\nReport, of a kind\nby me\n"])
+def test_lines_above_the_header_are_answered_with_the_command_that_leaves_them_out(above: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(above + "a,b,c\n1,2,3\n4,5,6\n")
+    line = above.count("\n") + 1
+    with pytest.raises(UsageError, match=rf"if its header is line {line}: tail -n \+{line} .*a.csv > new.csv"):
+        survey(tmp_path)
+
+
+def test_rows_that_do_not_fit_a_header_in_its_place_are_not_blamed_on_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\na,b\n1\n2\n")
+    with pytest.raises(UsageError, match=r"1 fields, but the header has 2$"):
+        survey(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('1,"x \\"y\\" z"', "not valid CSV: text after a closing quote (a quote within quotes is written twice)"),
+        ("1,x\ry", "not valid CSV: a carriage return outside of quotes"),
+        ('1,"x', "a quote is opened and never closed"),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_why_to_who_wrote_it(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(f"a,b\n{line}\n3,4\n".encode())
+    assert survey(tmp_path).bad_lines[0].problem == f"line 2: {said}"

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
@@ -239,4 +240,75 @@ def test_an_object_that_is_too_large_for_a_row_is_refused_with_the_command_that_
     long = [{"text": "x" * 1_000_000} for _ in range(MAX_LINE_BYTES // 1_000_000 + 1)]
     (tmp_path / "a.json").write_text(json.dumps({"data": long}))
     with pytest.raises(UsageError, match=r"longer than 32 MiB; .*a.json is one object; if its rows are in 'data': jq"):
+        survey(tmp_path)
+
+
+def test_lists_of_rows_one_after_another_are_answered_with_the_command_that_joins_them(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"n": 1}]\n[{"n": 2}]\n')
+    with pytest.raises(
+        UsageError, match=r"but a list; if its rows are in that list: jq -c '\.\[\]' .*a.json > new.jsonl"
+    ):
+        survey(tmp_path)
+
+
+TABLES: dict[str, tuple[dict[str, Any], bool]] = {
+    "as pandas writes it": ({"a": {"0": 1, "1": 2}, "b": {"0": "x", "1": "y"}}, True),
+    "as lists": ({"a": [1, 2], "b": ["x", "y"]}, True),
+    "lists of other lengths": ({"a": [1, 2], "b": ["x"]}, False),
+    "one list": ({"a": [1, 2]}, False),
+    "lists beside a text": ({"a": [1, 2], "b": [3, 4], "c": "x"}, False),
+    "objects with names": ({"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 4}}, False),
+    "an empty object": ({}, False),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_single_record_that_is_a_table_by_columns_is_noted(kind: str, tmp_path: Path) -> None:
+    """Its one request would have all rows in it."""
+    record, is_table = TABLES[kind]
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    notes = survey(tmp_path).notes
+    assert any("one record, of columns with 2 values each: if it is a table" in note for note in notes) is is_table
+    (tmp_path / "a.json").write_text("\n".join([json.dumps(record)] * 2))
+    assert not survey(tmp_path).notes
+
+
+def test_a_file_that_is_compressed_twice_is_answered_with_the_command_that_undoes_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(bz2.compress(b'{"n": 1}\n')))
+    with pytest.raises(UsageError, match="is compressed twice: gzip -dc ") as refused:
+        survey(tmp_path)
+    subprocess.run(str(refused.value).partition(": ")[2], shell=True, check=True, cwd=tmp_path)  # noqa: S602 - ours
+    assert survey(tmp_path / "new.jsonl.bz2").rows == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.XZ"])
+def test_a_file_of_another_compression_than_its_name_says_is_answered_with_its_name(name: str, tmp_path: Path) -> None:
+    content = b'{"n": 1}\n' * 1000
+    (tmp_path / name).write_bytes(gzip.compress(content) if "gz" not in name else lzma.compress(content))
+    with pytest.raises(UsageError, match="in another way than its name says: mv ") as refused:
+        survey(tmp_path)
+    subprocess.run(str(refused.value).partition(": ")[2], shell=True, check=True)  # noqa: S602 - ours
+    assert survey(tmp_path).rows == 1000
+
+
+def test_parquet_within_a_compressed_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"PAR1\x15\x04"))
+    with pytest.raises(UsageError, match=r"the content of .*a.jsonl.gz is Parquet, which its name does not say"):
+        survey(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.arrows", "a.arrow", "a.bin"])
+def test_an_arrow_stream_in_a_folder_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    """The cache of Hugging Face datasets, for one, is of such files."""
+    with pa.OSFile(str(tmp_path / name), "wb") as file, pa.ipc.new_stream(file, pa.schema([("n", pa.int64())])):
+        pass
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
+    with pytest.raises(UsageError, match=rf"their kind is not supported:\n  - .*{name}: Arrow"):
+        survey(tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """The plan of a run names its files, and is JSON."""
+    (tmp_path / os.fsdecode(b"\xff.jsonl")).write_text('{"n": 1}\n')
+    with pytest.raises(UsageError, match=r"udcff.jsonl': a name that is not UTF-8 cannot be recorded; rename it"):
         survey(tmp_path)

@@ -62,6 +62,7 @@ def test_a_run_loads_what_it_uses(loaded: set[str], used: str) -> None:
         "pipeline.execution.processes",
         "pipeline.report",
         "pipeline.execution.reparse",
+        "pyarrow.compute",
         "pyarrow.csv",
         "pyarrow.dataset",
         "rich",

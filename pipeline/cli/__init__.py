@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -92,6 +93,14 @@ def _explained(error: typer.TyperException) -> str:
     return advice(error, sys.argv[1:], commands) or error.format_message()
 
 
+def _require_folder() -> None:
+    """Raises `UsageError` when the current folder was removed: relative paths then lead nowhere."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder has been removed: cd to one that exists") from None
+
+
 def main() -> NoReturn:
     """Runs the command line and exits with a documented exit code, even if its output cannot be written."""
     streams.secure()
@@ -101,6 +110,7 @@ def main() -> NoReturn:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
+        _require_folder()
         code = app(standalone_mode=False)
     except typer.TyperException as error:
         print(

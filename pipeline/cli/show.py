@@ -17,8 +17,7 @@ from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
-from pipeline.row_values import in_words
-from pipeline.text import printable
+from pipeline.text import in_words, printable
 
 if TYPE_CHECKING:
     from pipeline.execution.input_rows import InputRows

@@ -9,7 +9,7 @@ only what a batch needs.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,13 @@ from pipeline.endpoint.address import base_url_of, chat_url
 from pipeline.endpoint.error_body import fault_of_status
 from pipeline.endpoint.finish_reasons import worth_another_try
 from pipeline.endpoint.public_client import PublicClient, Sender, hands_on
-from pipeline.endpoint.redaction import redact_quotes, redact_secret, redact_secret_bytes, user_texts
+from pipeline.endpoint.redaction import (
+    redact_quotes,
+    redact_secret,
+    redact_secret_bytes,
+    redact_settings,
+    user_texts,
+)
 from pipeline.endpoint.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream
 from pipeline.endpoint.streaming import Arriving, whole_body
 from pipeline.endpoint.token_source import TokenSource
@@ -142,11 +148,20 @@ class Client(AsyncOpenAI):
 class Endpoint:
     """Gemini as an ask. Use as `async with open_endpoint(...) as endpoint`."""
 
-    def __init__(self, client: Sender, token: TokenSource, *, timeout_s: float, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        client: Sender,
+        token: TokenSource,
+        *,
+        timeout_s: float,
+        idle_timeout_s: float,
+        secrets: Sequence[str] = (),
+    ) -> None:
         self._client = client
         self._token = token
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._secrets = secrets
 
     async def ask(self, request: Request) -> Reply:
         """One request, sent once.
@@ -164,7 +179,7 @@ class Endpoint:
         except Fault as fault:
             if isinstance(fault, Expired):
                 await self._renew(token, fault, request)
-            raise _discreet(fault, token, request) from fault.__cause__
+            raise self._discreet(fault, token, request) from fault.__cause__
 
     async def _renew(self, token: str, expired: Expired, request: Request) -> None:
         """Gets another token. If there can be none, raises the rejection as the fault that ends the run or the row."""
@@ -173,7 +188,14 @@ class Endpoint:
         except ProviderUnusable as fault:
             denied = ProviderUnusable(f"{fault.message} ({expired.message})", http_status=401, kind=fault.kind)
             denied.reply = expired.reply
-            raise _discreet(denied, token, request) from None
+            raise self._discreet(denied, token, request) from None
+
+    def _discreet(self, fault: Fault, token: str, request: Request) -> Fault:
+        """The fault, with neither the token nor the proxy's password nor the request's texts in its message."""
+        message = redact_settings(redact_secret(fault.message, token), self._secrets)
+        fault.message = redact_quotes(message, user_texts(request.payload))
+        fault.args = (fault.message,)
+        return fault
 
     async def _attempt(self, body: bytes, request: Request, token: str) -> Reply:
         # Passed in: the token that is renewed after a 401 must be the one that was sent, and waiting for a token must
@@ -189,7 +211,9 @@ class Endpoint:
                 answer = await self._post(body, headers)
         if deadline.cancelled_caught:
             raise Unavailable(f"no answer within {self._timeout_s:g} s")
-        answer = redact_secret_bytes(answer, token)  # or it would be stored in the journal and the dataset
+        # Or they would be stored in the journal and the dataset.
+        for secret in (token, *self._secrets):
+            answer = redact_secret_bytes(answer, secret)
         latency_s, finished_at = time.monotonic() - started, time.time_ns() // 1000
         try:
             completion = read_completion(answer)
@@ -266,7 +290,7 @@ async def open_endpoint(
         Transport(target.base_url, connections, clock) as transport,
         client_of(target.base_url, transport, token.headers) as client,
     ):
-        yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s)
+        yield Endpoint(client, token, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s, secrets=transport.secrets)
 
 
 def _texts(headers: Mapping[str, object]) -> dict[str, str]:
@@ -276,10 +300,3 @@ def _texts(headers: Mapping[str, object]) -> dict[str, str]:
 
 def _fault_of(response: httpx2.Response) -> Fault:
     return fault_of_status(response.status_code, response.content, response.headers)
-
-
-def _discreet(fault: Fault, token: str, request: Request) -> Fault:
-    """The fault, with neither the token nor the request's texts in its message."""
-    fault.message = redact_quotes(redact_secret(fault.message, token), user_texts(request.payload))
-    fault.args = (fault.message,)
-    return fault

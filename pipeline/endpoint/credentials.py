@@ -30,8 +30,8 @@ from google.auth.exceptions import (
     TransportError,
 )
 
-from pipeline.endpoint.network import ca_bundles, proxy_for
-from pipeline.endpoint.redaction import redact_tokens
+from pipeline.endpoint.network import ca_bundles, proxy_for, proxy_secrets
+from pipeline.endpoint.redaction import redact_settings, redact_tokens
 from pipeline.faults import UsageError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -324,8 +324,12 @@ def _refuses(value: object) -> bool:
 def reason_of(error: Exception) -> str:
     """What went wrong, on one line of at most 300 characters without any secret.
 
-    A token server may repeat what it was sent: a signed assertion, or a refresh token.
+    A token server may repeat what it was sent: a signed assertion, or a refresh token; a proxy, what signs in to it.
     """
+    return redact_settings(_reason_of(error), proxy_secrets())
+
+
+def _reason_of(error: Exception) -> str:
     first = error.args[0] if error.args else error
     if isinstance(first, requests.RequestException):
         return _unreached(first)

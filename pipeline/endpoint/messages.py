@@ -72,6 +72,8 @@ def message_in(choice: Mapping[str, Any], names: Sequence[str] = ("message", "de
         message = choice.get(name)
         if message and isinstance(message, dict):
             return message
+        if message and isinstance(message, str | list):  # its content, without a level around it
+            return {"content": message}
     text = choice.get("text")
     return {"content": text} if isinstance(text, str) else {}
 
@@ -82,7 +84,8 @@ def said_in(message: Mapping[str, Any]) -> Said:
     if isinstance(content, str):
         text, thoughts, refusal = content, "", ""
     else:
-        text, thoughts, refusal = _parts(content) if content else ("", "", "")
+        is_value = bool(content) or isinstance(content, int | float)
+        text, thoughts, refusal = _parts(content) if is_value else ("", "", "")
     # Google's mark takes precedence over the tag inside the text (see `thought_tag_marker`).
     if "extra_content" in message and is_thought(message):
         text, thoughts = "", text + thoughts
@@ -170,7 +173,9 @@ def _arguments(value: object) -> str:
 
 
 def _parts(content: object) -> tuple[str, str, str]:
-    """Text, thoughts and refusal in content other than plain text: a list of parts, a part, or a JSON object."""
+    """Text, thoughts and refusal in content other than plain text: a list of parts, a part, or another JSON value."""
+    if isinstance(content, int | float):  # an answer like `42` that a gateway has decoded
+        return json_text(content) or "", "", ""
     if isinstance(content, dict):
         if as_text(content.get("type")) not in _TEXTS:
             return json_text(content) or "", "", ""
@@ -185,7 +190,7 @@ def _parts(content: object) -> tuple[str, str, str]:
 
 def _part(part: object) -> tuple[str, str]:
     if not isinstance(part, dict):
-        return "text", as_text(part) or ""
+        return "text", _flat(part)
     kind = as_text(part.get("type")) or ""
     if kind == "refusal":
         return "refusal", as_text(part.get("refusal")) or ""

@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -42,6 +43,23 @@ class Proxy:
         if not self.user and not self.password:
             return None
         return f"Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What signs in to it, in the forms in which a proxy may repeat it: the pair, its base64, and the password."""
+        if self.authorization is None:
+            return ()
+        pair = f"{self.user}:{self.password}"
+        return pair, self.authorization.removeprefix("Basic "), self.password or self.user
+
+
+def proxy_secrets() -> list[str]:
+    """`Proxy.secrets` of every proxy that the environment names."""
+    secrets: list[str] = []
+    for scheme, address in urllib.request.getproxies().items():
+        with suppress(UsageError):  # an unusable one is never asked
+            secrets += _proxy(address.strip(), _variable(scheme)).secrets
+    return secrets
 
 
 def proxy_for(url: str) -> Proxy | None:

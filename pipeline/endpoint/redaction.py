@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.endpoint.secret_redaction import IN_BODIES, IN_MESSAGES, without_secret
+from pipeline.endpoint.secret_redaction import IN_BODIES, IN_MESSAGES, SHORTEST_SECRET, without_secret
 from pipeline.text import one_line
 
 REDACTED = "[redacted]"
@@ -17,6 +17,8 @@ MOST_READ = 8192
 
 MOST_QUOTED = 200
 """Characters of a row's value that our messages quote."""
+
+_SHORTEST_SETTING = 4
 
 _WINDOW = 16
 _STEP = 8
@@ -100,6 +102,16 @@ def redact_secret(message: str, secret: str | None) -> str:
 def redact_secret_bytes(body: bytes, secret: str) -> bytes:
     """A response body without the secret of its request, or a long part of it, in any encoding."""
     return without_secret(body, secret, IN_BODIES, REDACTED.encode())
+
+
+def redact_settings(message: str, secrets: Iterable[str]) -> str:
+    """`message` without these values of settings: also shorter ones, which `redact_secret` takes for common words."""
+    for secret in secrets:
+        if _SHORTEST_SETTING <= len(secret) < SHORTEST_SECRET:
+            message = message.replace(secret, REDACTED)
+        else:
+            message = redact_secret(message, secret)
+    return message
 
 
 def redact_quotes(message: str, texts: Iterable[str]) -> str:

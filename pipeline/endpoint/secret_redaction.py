@@ -2,7 +2,7 @@ r"""Removes the secret of a request from its response: whole or in part, in any 
 
 Servers like to tell callers what they sent. They write it as JSON does (`\/`, `\u004b`, escaped once more within a
 string), as addresses do (`%2F`, `%252F`) or as pages do (`&#47;`); they mask its beginning, cut it, or show it
-in base64 or in hexadecimal.
+in base64 (of base64), in hexadecimal, or as a list of bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_letters, digits
 
 SHORTEST_SECRET = 12
 """A key of fewer characters protects nothing (`x`, for a server that needs none), and may be any word of an answer."""
@@ -25,6 +26,19 @@ IN_BODIES = 16
 
 _IN_BASE64 = 20
 """Consecutive characters of its base64 that count as the secret: 15 bytes."""
+
+_IN_BYTES = 12
+"""Consecutive bytes in a list that count as the secret: as many as make one."""
+
+_BETWEEN = b" \t\r\n:,-\\xnrt"
+"""What may stand between bytes that are written one by one: colons, blanks, `\\x`, `0x` (but for its 0), line ends."""
+
+_OPAQUE = bytes(97 if chr(byte) in f"{ascii_letters}{digits}+/=_-" else 32 for byte in range(256))
+_LONG_RUN = b"a" * 14
+"""To see whether a body has a long run of base64 at all: most have none, and searching for each form would be slow.
+
+The shortest secret fills as much, wherever it begins.
+"""
 
 _MOST_RUNS = 1000
 """With more pieces of our secret than this in a body, each is removed on its own: measuring runs would be slow."""
@@ -50,8 +64,12 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
     if own.is_escaped_in(body) and own.is_in(_unescaped(body)):
         body = own.escaped.sub(mark, body)
     body = own.replaced(body, mark)
-    if any(beginning in body for beginning in own.encoded):
+    # Escaped slashes (`\/`) belong to a run, too.
+    if _LONG_RUN in body.translate(_OPAQUE, b"\\") and own.is_encoded_in(body):
         body = own.encoded_run.sub(mark, body)
+    squeezed = body.translate(None, _BETWEEN)
+    if any(beginning in squeezed for beginning in own.listed):
+        body = own.listed_run.sub(mark, body)
     if b"\x00" in body:  # UTF-16 or UTF-32, in either byte order: the whole secret only
         for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
             body = body.replace(secret.encode(codec), mark.decode().encode(codec))
@@ -74,12 +92,20 @@ class _Own:
     step: int
     """In any run of `shortest` bytes, 8 bytes begin at a multiple of this many words."""
     encoded: tuple[bytes, ...]
-    """How it begins in base64 or in hexadecimal, wherever it stands in what was encoded (behind `user:`, say)."""
+    """How it begins in base64 or in base64 of that, wherever it stands in what was encoded (behind `user:`, say)."""
     encoded_run: re.Pattern[bytes]
+    listed: tuple[bytes, ...]
+    """How it begins when its bytes are written one by one, without what stands between them."""
+    listed_run: re.Pattern[bytes]
 
     def is_escaped_in(self, body: bytes) -> bool:
         """Whether the body has one of the secret's bytes in escaped form; other escapes do not matter."""
         return any(sign in body and form.search(body) for sign, form in self.escapes)
+
+    def is_encoded_in(self, body: bytes) -> bool:
+        """Whether the body has the beginning of its base64."""
+        bare = body.replace(b"\\", b"") if b"\\/" in body else body
+        return any(beginning in bare for beginning in self.encoded)
 
     def replaced(self, body: bytes, mark: bytes) -> bytes:
         """The body with `mark` for every run."""
@@ -147,22 +173,61 @@ def _own(secret: str, shortest: int) -> _Own:
     starts = range(len(whole) - _WORD + 1 if has_words else 0)
     words = frozenset(int.from_bytes(whole[start : start + _WORD], sys.byteorder) for start in starts)
     step = max(1, (shortest - _WORD + 1) // _WORD)
-    encoded = tuple(dict.fromkeys(_encoded(whole)))
-    encoded_run = re.compile(rb"(?:%s)(?:[\w+/=-]|\\/)*+" % b"|".join(map(re.escape, encoded)))
-    return _Own(whole, shortest, pieces, escaped, _escapes_of(whole), words, step, encoded, encoded_run)
+    encoded = tuple(dict.fromkeys(_in_base64(whole)))
+    return _Own(
+        secret=whole,
+        shortest=shortest,
+        pieces=pieces,
+        escaped=escaped,
+        escapes=_escapes_of(whole),
+        words=words,
+        step=step,
+        encoded=encoded,
+        encoded_run=re.compile(_base64_run(encoded)),
+        listed=tuple(_in_bytes(whole[:_IN_BYTES])),
+        listed_run=re.compile(_byte_run(whole[:_IN_BYTES])),
+    )
 
 
-def _encoded(secret: bytes) -> Iterator[bytes]:
-    """The beginning of a secret in base64, in both alphabets, at each of the three places that its bytes may have.
+def _in_base64(secret: bytes) -> Iterator[bytes]:
+    """How a secret begins in base64, in both alphabets, at each of the three places that its bytes may have.
 
-    And in hexadecimal, of either case.
+    And how each of these begins in base64 once more.
     """
-    digits = secret.hex().encode()[: 2 * _IN_BASE64]
-    yield from (digits, digits.upper())
+    for once in _base64_of(secret):
+        yield once[:_IN_BASE64]
+        for twice in _base64_of(once):
+            yield twice[:_IN_BASE64]
+
+
+def _base64_of(text: bytes) -> Iterator[bytes]:
+    """The characters that depend on nothing but a text, whatever is encoded together with it."""
     for before in range(3):
-        first, whole = (8 * before + 5) // 6, 8 * (before + len(secret)) // 6
+        first, end = (8 * before + 5) // 6, 8 * (before + len(text)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            yield encode(bytes(before) + secret)[first : min(whole, first + _IN_BASE64)]
+            yield encode(bytes(before) + text)[first:end]
+
+
+def _base64_run(encoded: Sequence[bytes]) -> bytes:
+    """A pattern for what was encoded, from the beginning of the secret to the end, even over several lines."""
+    begins = b"|".join(re.escape(one).replace(b"/", rb"\\{0,8}/") for one in encoded)
+    return rb"(?:%s)(?:[\w+/=-]|\\/|(?:\\[nr]|[\r\n]){1,2}(?=[\w+/=-]{8}))*+" % begins
+
+
+def _in_bytes(first: bytes) -> Iterator[bytes]:
+    """How a secret begins in hexadecimal of either case, also with a 0 from each `0x`; and in decimal numbers."""
+    for pairs in ([f"{byte:02x}" for byte in first], [f"{byte:02X}" for byte in first]):
+        yield "".join(pairs).encode()
+        yield "0".join(pairs).encode()
+    yield "".join(map(str, first)).encode()
+
+
+def _byte_run(first: bytes) -> bytes:
+    """A pattern for a list of bytes, from the beginning of the secret to the end of the list."""
+    between = rb"(?:[\s:,-]|\\{1,2}[xnrt]|0x){0,6}+"
+    hexadecimal = between.join(b"%02x" % byte for byte in first)
+    decimal = between.join(b"%d" % byte for byte in first)
+    return rb"(?i:(?:%s|%s)(?:[0-9a-f]{2})*+(?:%s[0-9a-f]{2,3}(?![0-9a-z]{2}))*+)" % (hexadecimal, decimal, between)
 
 
 def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:

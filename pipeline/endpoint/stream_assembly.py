@@ -73,7 +73,7 @@ class _Piece(NamedTuple):
     choice: int
     finish_reason: str | None
     has_ended: bool
-    error: Mapping[str, Any] | str | None
+    error: object
     said: Said
     extra: Mapping[str, Any] | None
     is_message: bool
@@ -113,7 +113,7 @@ def _piece_of(choice: Mapping[str, Any]) -> _Piece:
         choice=as_position(choice.get("index")) or 0,
         finish_reason=as_text(choice.get("finish_reason")) or None,
         has_ended=bool(choice.get("finish_reason") or error),
-        error=error if error and isinstance(error, dict | str) else None,
+        error=error or None,
         said=said_in(message),
         extra=extra if isinstance(extra, dict) and not is_thought(message) else None,
         is_message=message is choice.get("message"),
@@ -127,7 +127,7 @@ class _Choice:
     def __init__(self) -> None:
         self.has_ended = False
         self._finish_reason: str | None = None
-        self._error: Mapping[str, Any] | str | None = None
+        self._error: object = None
         self._text: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
         self._calls = StreamedCalls()
         self._audio: dict[str, Any] = {}

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ import yarl
 from pipeline.endpoint.address import chat_url
 from pipeline.endpoint.content_encoding import ACCEPTED, BodyDecoder, Undecodable
 from pipeline.endpoint.network import CA_VARIABLES, Proxy, proxy_for, tls_context
-from pipeline.endpoint.redaction import redact_secret_bytes, redact_tokens
+from pipeline.endpoint.redaction import redact_secret_bytes, redact_settings, redact_tokens
 from pipeline.faults import Unavailable, Unparsable
 
 MAX_BODY = 16 * 2**20
@@ -78,6 +79,11 @@ class Transport(httpx2.AsyncClient):
         self._tls = tls_context() if self._address.scheme == "https" else None
         self._session: aiohttp.ClientSession | None = None
         self._connector: _Connector | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What signs in to the proxy, which may repeat it: no answer and no message may contain it."""
+        return () if self._proxy is None else self._proxy.secrets
 
     async def __aenter__(self) -> Self:
         self._connector = _Connector(
@@ -133,6 +139,9 @@ class Transport(httpx2.AsyncClient):
         headers = [(name, value) for name, value in found if value and value.isascii()]
         # Before anything else reads it: if half of a secret were redacted as another one, the rest would be missed.
         content = redact_secret_bytes(await body.whole_error(), _secret_of(request))
+        if self.secrets:
+            text = content.decode("utf-8", "surrogateescape")
+            content = redact_settings(text, self.secrets).encode("utf-8", "surrogateescape")
         return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
@@ -205,9 +214,12 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
         sending = _SENDING.get()
         sending.idle_since, sending.left_at = idle_since, self._now()
-        protocol = connection.protocol
-        connection.add_callback(lambda: self._idle_since.update({protocol: self._now()}))
+        connection.add_callback(partial(self._is_idle, connection.protocol))
         return connection
+
+    def _is_idle(self, protocol: object) -> None:
+        """Records that a call's connection has nothing to do from now on."""
+        self._idle_since[protocol] = self._now()
 
 
 class _Body(httpx2.AsyncByteStream):

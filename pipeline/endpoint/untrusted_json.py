@@ -146,7 +146,9 @@ def as_name(value: object) -> str:
 
 
 def objects(value: object) -> list[dict[str, Any]]:
-    """The objects in a list; a bare object counts as a list of one."""
+    """The objects in a list, or in an object by number in its place; a bare object counts as a list of one."""
+    if isinstance(value, dict) and all(map(str.isdecimal, value)):
+        value = list(value.values())
     if isinstance(value, list):
         return [item for item in value if isinstance(item, dict)]
     return [value] if isinstance(value, dict) and value else []

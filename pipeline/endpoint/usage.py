@@ -21,7 +21,10 @@ def usage_of(document: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) 
     Groq's streams have it in `x_groq` (https://console.groq.com/docs/api-reference), Moonshot's in the last choice
     (https://platform.moonshot.ai/docs/api/chat).
     """
-    places = (document.get("usage"), dig(document, "x_groq", "usage"), *(choice.get("usage") for choice in choices))
+    beside = document.get("usage")
+    if beside and isinstance(beside, dict):
+        return beside
+    places = (dig(document, "x_groq", "usage"), *(choice.get("usage") for choice in choices))
     return next((usage for usage in places if usage and isinstance(usage, dict)), None)
 
 
@@ -39,7 +42,8 @@ def read_usage(usage: object) -> Usage | None:
         return None
     total = _count(usage.get("total_tokens"))
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    reasoning = _count(dig(usage, "completion_tokens_details", "reasoning_tokens")) or 0
+    details = usage.get("completion_tokens_details")
+    reasoning = (_count(dig(details, "reasoning_tokens")) or 0) if details else 0
     if completion is None and prompt is not None:
         completion = _rest(total, prompt + reasoning)
         if completion is None and usage.get("completion_tokens") is None:
@@ -48,7 +52,8 @@ def read_usage(usage: object) -> Usage | None:
         prompt = _rest(total, completion + reasoning)
     if prompt is None or completion is None:
         return None
-    cached = min(prompt, _count(dig(usage, "prompt_tokens_details", "cached_tokens")) or 0)
+    details = usage.get("prompt_tokens_details")
+    cached = min(prompt, _count(dig(details, "cached_tokens")) or 0) if details else 0
     inside = 0 < reasoning <= completion and total == prompt + completion
     return Usage(prompt, completion - reasoning if inside else completion, reasoning, cached)
 
@@ -60,6 +65,8 @@ def _rest(total: int | None, known: int) -> int | None:
 
 def _count(value: object) -> int | None:
     """A number of tokens; None if it is negative or not a number."""
+    if type(value) is int and 0 <= value <= MOST_TOKENS:  # nearly all: five a reply, each read twice
+        return value
     if isinstance(value, str):
         value = _number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -49,7 +49,7 @@ class Answer:
     media: tuple[Media, ...] = ()
     finish_reason: str | None = None
     refusal: str | None = None
-    error: Mapping[str, Any] | str | None = None
+    error: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
         media=() if said.audio is None else _media(said.audio),
         finish_reason=as_text(choice.get("finish_reason")),
         refusal=said.refusal or None,
-        error=error if error and isinstance(error, dict | str) else None,
+        error=error or None,
     )
 
 

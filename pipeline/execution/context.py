@@ -16,6 +16,7 @@ from pipeline.data import Ask
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution import engine
 from pipeline.execution.chunks import ChunkWorker, Keep, Records
+from pipeline.execution.heap import use_one_heap
 from pipeline.execution.settings import Settings
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
@@ -144,6 +145,7 @@ def prepare_process(settings: Settings) -> None:
 
     Raises `UsageError` if it may not open enough files.
     """
+    use_one_heap()
     # Arrow's own pools retain memory after many small batches, so that a long run would grow.
     pa.set_memory_pool(pa.system_memory_pool())
     ensure_descriptors(settings.bounds.concurrency, settings.endpoints)

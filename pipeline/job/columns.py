@@ -59,6 +59,7 @@ def kept_columns(
         return legal_names(chosen, taken=[*OURS, *(add or ())])
     kept = {name: others.get(name, name) for name in chosen}
     _refuse_ours(kept)
+    _refuse_nul(kept)
     _refuse_alike(kept)
     return kept
 
@@ -69,6 +70,15 @@ def _refuse_ours(kept: Mapping[str, str]) -> None:
             raise UsageError(
                 f"the input column {source!r} has the name of an output column: leave it out with `keep`, "
                 f'or give it another name: rename={{"{source}": "input_{source}"}}'
+            )
+
+
+def _refuse_nul(kept: Mapping[str, str]) -> None:
+    for source, target in kept.items():
+        if "\0" in target:
+            raise UsageError(
+                f"the input column {source!r} has a NUL character in its name, at which DuckDB and Polars end it: "
+                "leave it out with `keep`, or give it another name with `rename`"
             )
 
 

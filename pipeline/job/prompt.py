@@ -12,9 +12,9 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefine
 from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from pipeline.data import RowValues
 from pipeline.endpoint.redaction import said_of_row
 from pipeline.faults import InvalidRow, UsageError
-from pipeline.row_values import RowValues
 from pipeline.text import closest
 
 WHOLE_ROW = "row"

@@ -111,7 +111,7 @@ class Judge:
 
         If others were answered since the row's previous 429, this one is about the row rather than the quota: its
         Retry-After holds this row only, and after a few of them the rate is no longer cut. The same holds for the last
-        rows in play, if others were answered before.
+        rows in play, if others were answered before; or, if there are more than a few of them, since its first 429.
         """
         now = anyio.current_time()
         self._tally.throttled += 1
@@ -119,7 +119,9 @@ class Judge:
             self._scarcity.saw(failed=True)
             row.answers = self._answers + self._tally.in_flight
         passed_over = row.last_at is not None and lane.served_at > row.last_at
-        among_last = self._in_play() <= FEW and self._has_served()
+        overtaken = self._answers - row.answers >= PASSED_OVER
+        few_left = self._in_play() <= FEW and self._has_served()
+        among_last = few_left or (overtaken and self._at_the_end())
         if passed_over or among_last:
             row.own, row.own_since = row.own + 1, min(row.own_since, now)
         row.last_at, row.passed_over = now, row.passed_over + passed_over
@@ -128,7 +130,7 @@ class Judge:
         lane.trouble = fault
         out_of_patience = lane.answered_at is not None and now - lane.answered_at >= self._give_up_s
         most = self._scarcity.attempts(THROTTLES)
-        is_alone = among_last and self._is_poison(row)
+        is_alone = few_left and overtaken and self._scarcity.attempts(1) == 1
         waited = now - row.own_since >= LAST_WAIT_S
         tried = row.own >= most and (is_alone or waited or row.passed_over >= most)
         # Where the server names a long time, so many tries would take a quarter of an hour.
@@ -143,10 +145,6 @@ class Judge:
         row.pause = min(longest, max(0.5, 2.0 * row.pause))
         pause = row.pause * self._dice.uniform(0.5, 1.0)
         return max(pause, fault.retry_after or 0.0) if row.own else pause
-
-    def _is_poison(self, row: Throttles) -> bool:
-        """Whether the quota cannot be why a row is throttled: others were answered meanwhile, and few are throttled."""
-        return self._answers - row.answers >= PASSED_OVER and self._scarcity.attempts(1) == 1
 
     def failed(
         self, lane: Upstream, fault: Unavailable, row: int, left_at: float, tried: Sequence[Upstream]
@@ -309,9 +307,12 @@ class Judge:
         They are the ones that failed all along, and their attempts bound them; unless this start has been answered
         nothing yet, or no row can be blamed for the cause.
         """
-        in_play, tally = self._in_play(), self._tally
-        at_the_end = 0 < tally.rows <= tally.done + in_play
-        return ROWS if at_the_end and self._has_served_here() and cause not in _UNREACHED else in_play
+        is_over = self._at_the_end() and self._has_served_here() and cause not in _UNREACHED
+        return ROWS if is_over else self._in_play()
+
+    def _at_the_end(self) -> bool:
+        """Whether every row that is left is in play."""
+        return 0 < self._tally.rows <= self._tally.done + self._in_play()
 
     def _in_play(self) -> int:
         """Rows in flight, waiting for anything but a verdict, or sleeping before their next attempt."""

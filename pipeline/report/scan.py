@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from pipeline.data import Part
 from pipeline.job.columns import OURS
 from pipeline.report.timeline import EMPTY, ENOUGH, POINTS, Point, Timeline
-from pipeline.row_values import in_words
 from pipeline.storage.batches import part_file, rows_of
+from pipeline.text import in_words
 
 EXAMPLES = 3
 """Rows shown for each kind of failure."""

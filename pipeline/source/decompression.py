@@ -13,7 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.source.files import BLOCK_BYTES, InputFile
-from pipeline.source.format_detection import encoding_of, hidden_compression, missing_compression
+from pipeline.source.format_detection import encoding_of, hidden_compression, hidden_within, missing_compression
 from pipeline.source.formats import compression_of
 from pipeline.text import one_line
 
@@ -36,7 +36,7 @@ class Stream:
         head = self._next(_HEAD_BYTES)
         while len(head) < _HEAD_BYTES and (more := self._next(_HEAD_BYTES - len(head))):
             head += more
-        if self._is_plain and (problem := hidden_compression(file.path, head)):
+        if problem := (hidden_compression if self._is_plain else hidden_within)(file.path, head):
             raise fault(problem)
         encoding = encoding_of(head)
         self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass") if encoding else None

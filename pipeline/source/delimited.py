@@ -123,7 +123,32 @@ def _fields(content: bytes, delimiter: str) -> list[str] | str:
     except UnicodeDecodeError:
         return NOT_UTF8
     except csv.Error as error:
-        return "a quote is opened and never closed" if "end of data" in str(error) else f"not valid CSV: {error}"
+        return next((said for part, said in _SAID.items() if part in str(error)), f"not valid CSV: {error}")
+
+
+_SAID = {
+    "end of data": "a quote is opened and never closed",
+    "expected after": "not valid CSV: text after a closing quote (a quote within quotes is written twice)",
+    "new-line character": "not valid CSV: a carriage return outside of quotes",
+}
+"""What the messages of Python's module mean; they speak to whoever calls it."""
+
+
+def header_line(text: bytes) -> int | None:
+    """The number of the line, from 1, that seems to be the header although others come before it; else None."""
+    best, found, first = 1, None, 0
+    for delimiter in _DELIMITERS:
+        widths: dict[int, list[int]] = {}
+        for number, line in enumerate(text.removeprefix(BOM).split(b"\n")[:_RECORDS_SEEN], 1):
+            if not line.strip():
+                continue
+            first, fields = first or number, _fields(line, delimiter)
+            if isinstance(fields, list) and len(fields) > 1:
+                widths.setdefault(len(fields), []).append(number)
+        numbers = max(widths.values(), key=len, default=[])
+        if len(numbers) > best:
+            best, found = len(numbers), numbers[0]
+    return None if found == first else found
 
 
 def _joined(lines: Iterable[Line], delimiter: str, width: int | None) -> Iterator[Line]:

@@ -218,12 +218,23 @@ def _known_file(path: Path) -> Path:
 
 
 def _check_readable(path: Path) -> None:
+    if not _is_unicode(str(path)):
+        raise UsageError(f"{str(path)!a}: a name that is not UTF-8 cannot be recorded; rename it")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path}: not a regular file; copy its content to one first")
         path.open("rb").close()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; fix its path or its permissions") from error
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name is text; bytes that are not come from the system as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _one_format(paths: Sequence[Path]) -> Format:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ HEAD_BYTES = 1 << 16
 _COMPRESSED = {rb"\x1f\x8b": ".gz", rb"\x28\xb5\x2f\xfd": ".zst", rb"BZh[1-9]1AY": ".bz2", rb"\xfd7zXZ\x00": ".xz"}
 _CONTAINERS = {
     rb"PAR1[\x00-\x1f]": "Parquet", rb"Obj\x01": "Avro", rb"ORC[^\w\s,;|\"]": "ORC", rb"ARROW1\x00": "Arrow",
+    rb"\xff\xff\xff\xff[\x00-\xff]{2}\x00\x00\x10\x00\x00\x00": "Arrow",
     rb"PK\x03\x04": "a ZIP archive or XLSX", rb"SQLite f": "SQLite", rb"\xff\xd8\xff": "an image",
     rb"\x89PNG": "an image", rb"%PDF-": "PDF",
 }  # fmt: skip
@@ -71,6 +73,16 @@ def hidden_compression(path: str, head: bytes) -> str | None:
     return f"{path} is {kind}, which its name does not say: {remedy}"
 
 
+def hidden_within(path: str, head: bytes) -> str | None:
+    """A message if the decompressed content of a file begins as no text does: compressed again, or a container."""
+    name, plain = shlex.quote(path), Path(path).with_suffix("")
+    if suffix := _matched(head, _COMPRESSED):
+        tool = _DECOMPRESSED_BY[Path(path).suffix.lower()]
+        return f"{path} is compressed twice: {tool} {name} > new{plain.suffix}{suffix}"
+    kind = _matched(head, _CONTAINERS)
+    return f"the content of {path} is {kind}, which its name does not say: convert it" if kind else None
+
+
 def not_parquet(path: Path) -> str | None:
     """What a file that is called Parquet and cannot be read as such is instead; None for no idea."""
     head = _start_of(path, HEAD_BYTES)
@@ -88,12 +100,16 @@ def _not_fetched(path: str) -> str:
 
 
 def missing_compression(path: str) -> str | None:
-    """A message if a file is plain text although its name says that it is compressed; else None."""
+    """A message if a file is plain text, or compressed in another way, although its name says how; else None."""
     head = _start_of(Path(path), 64).removeprefix(_UTF8_BOM)
-    if not head or any(byte < 9 for byte in head) or _matched(head, _COMPRESSED):
+    name, (plain, _, own) = shlex.quote(path), path.rpartition(".")
+    if suffix := _matched(head, _COMPRESSED):
+        if suffix == f".{own.lower()}":
+            return None
+        return f"{path} is compressed in another way than its name says: mv {name} {shlex.quote(plain + suffix)}"
+    if not head or any(byte < 9 for byte in head):
         return None
-    name = shlex.quote(path)
-    return f"{path} is not compressed, though its name says so: mv {name} {shlex.quote(path.rpartition('.')[0])}"
+    return f"{path} is not compressed, though its name says so: mv {name} {shlex.quote(plain)}"
 
 
 def kind_of_rows(path: Path) -> str | None:
@@ -148,6 +164,20 @@ def rows_within(path: str, head: bytes) -> str | None:
     name, tool = shlex.quote(path), _DECOMPRESSED_BY.get(Path(path).suffix.lower())
     command = f"{tool} {name} | jq -c {shlex.quote(step)}" if tool else f"jq -c {shlex.quote(step)} {name}"
     return f"{path} is one object; if its rows are in {key!r}: {command} > new.jsonl"
+
+
+def rows_by_column(record: Mapping[str, Any]) -> int | None:
+    """How many rows a record seems to hold as a table by columns: lists, or objects by row number, of one length."""
+    lists = [value for value in record.values() if isinstance(value, list)]
+    numbered = [value for value in record.values() if isinstance(value, dict) and _is_numbered(value)]
+    columns = lists if len(lists) > 1 else numbered
+    lengths = set(map(len, columns))
+    is_table = len(columns) == len(record) and len(lengths) == 1
+    return max(lengths) if is_table and max(lengths) > 1 else None
+
+
+def _is_numbered(value: Mapping[str, Any]) -> bool:
+    return value.keys() == set(map(str, range(len(value))))
 
 
 def _list_within(text: bytes) -> str | None:

@@ -20,9 +20,9 @@ COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 
 TABLES = frozenset(
     {
-        ".avro", ".orc", ".arrow", ".feather", ".ipc", ".lance", ".vortex", ".xlsx", ".xls", ".xlsb", ".ods", ".xml",
-        ".sqlite", ".sqlite3", ".db", ".duckdb", ".pkl", ".pickle", ".h5", ".hdf5", ".npy", ".npz", ".sav", ".dta",
-        ".rdata", ".rds", ".sas7bdat", ".pb", ".tfrecord", ".tfrecords", ".mds", ".zip", ".tar", ".tgz",
+        ".avro", ".orc", ".arrow", ".arrows", ".feather", ".ipc", ".lance", ".vortex", ".xlsx", ".xls", ".xlsb", ".ods",
+        ".xml", ".sqlite", ".sqlite3", ".db", ".duckdb", ".pkl", ".pickle", ".h5", ".hdf5", ".npy", ".npz", ".sav",
+        ".dta", ".rdata", ".rds", ".sas7bdat", ".pb", ".tfrecord", ".tfrecords", ".mds", ".zip", ".tar", ".tgz",
         ".tbz2", ".txz", ".7z", ".rar", ".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".lzma", ".sz", ".snappy", ".z",
         ".br", ".psv", ".tab", ".dat", ".geojson", ".json5", ".jl", ".ldjson", ".geojsonl",
     }

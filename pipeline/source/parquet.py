@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as t
 
-from pipeline.data import Row
+from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
-from pipeline.row_values import RowValues
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, UnchangedCheck
 from pipeline.source.format_detection import not_parquet
-from pipeline.source.kept_types import with_valid_text, without_null
+from pipeline.source.kept_types import with_valid_text, without_null, without_views
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
@@ -152,7 +151,7 @@ def _settled(files: Sequence[Found], footers: Sequence[_Footer]) -> tuple[pa.Sch
     # With no row to go by in any file, as an empty file says.
     empty = {field.name: field.type for _, schema in reversed(footers) for field in schema}
     final = {name: empty.get(name, kind) if t.is_null(kind) else kind for name, kind in types.items()}
-    settled = {name: without_null(kind) for name, kind in final.items() if name not in conflicts}
+    settled = {name: without_null(without_views(kind)) for name, kind in final.items() if name not in conflicts}
     return pa.schema(list(settled.items())), tuple(conflicts.values())
 
 

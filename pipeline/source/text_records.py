@@ -6,6 +6,7 @@ shared: bad records, types, chunks, and reading from the middle.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +19,10 @@ import pyarrow as pa
 from pipeline.data import Row
 from pipeline.faults import Broken, UsageError
 from pipeline.source.decompression import Stream
-from pipeline.source.delimited import dialect_of, parse_record, records
+from pipeline.source.delimited import dialect_of, header_line, parse_record, records
 from pipeline.source.discovery import Discovery, Found
 from pipeline.source.files import HashedFile, InputFile, UnchangedCheck
-from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_within
+from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
 from pipeline.source.jsonl import Line, lines, parse
@@ -125,6 +126,8 @@ class _Pass:
         self.largest_chunk = 0
         self._chunk_bytes = 0
         self._wide = 0
+        self._notes: list[str] = []
+        self._latest: dict[str, Any] = {}
 
     def file(self, found: Found, layout: _Layout, index: int) -> File:
         """Add one file, up to the limit; hash all of it."""
@@ -136,6 +139,11 @@ class _Pass:
             for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
                 self._block(found, layout, index, block)
             file = raw.sealed(found.name, found.partitions, self.rows - rows)
+        if self.rows == rows + 1 and (count := rows_by_column(self._latest)):
+            told = (
+                f"{path} holds one record, of columns with {count:,} values each: if it is a table, write it row by row"
+            )
+            self._notes.append(f"{told}, as pandas does with to_json(orient='records', lines=True)")
         if self.rows > rows and self.bad_count - bad == self.rows - rows:
             self._require_no_other_kind(path)
         return file
@@ -151,6 +159,7 @@ class _Pass:
             if isinstance(record, str):
                 self._bad(found, ordinal, number, record)
             else:
+                self._latest = record
                 good.append(record | dict(found.partitions))
                 places.append((ordinal, number))
         for refused in self.columns.add(good):
@@ -177,6 +186,7 @@ class _Pass:
 
     def notes(self) -> Iterator[str]:
         """What the user should know about the records."""
+        yield from self._notes
         if self.bad_count:
             count = f"{self.bad_count:,} of {self.rows:,} records cannot be read, and are failed rows"
             yield f"{count}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
@@ -191,8 +201,19 @@ class _Pass:
         if self.rows and self.bad_count == self.rows:
             first = self.bad_lines[0]
             told = f"none of the {self.rows:,} records of the input can be read"
-            hint = rows_within(first.path, _head(first.path, UsageError))
+            hint = _hint_of(first)
             raise UsageError(f"{told}; the first: {first.path}: {first.problem}" + (f"; {hint}" if hint else ""))
+
+
+def _hint_of(first: BadLine) -> str | None:
+    """What may be wrong with a file of which no record can be read, and the command that mends it."""
+    head, name = _head(first.path, UsageError), shlex.quote(first.path)
+    if format_of(Path(first.path)) == "csv":
+        line = header_line(head)
+        return f"if its header is line {line}: tail -n +{line} {name} > new.csv" if line else None
+    if first.problem.endswith("but a list"):
+        return f"if its rows are in that list: jq -c '.[]' {name} > new.jsonl"
+    return rows_within(first.path, head)
 
 
 def hint_of_rows_within(survey: Survey) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.types as t
 
-from pipeline.source.kept_types import cast, has_list_view, is_list_view
+from pipeline.source.kept_types import cast, without_views
 
 _UNITS = ("s", "ms", "us", "ns")
 _UTC = frozenset(
@@ -55,10 +55,10 @@ def conformed(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The value type of a dictionary, or the storage type of an extension type."""
+    """The value type of a dictionary, the storage type of an extension type, what a view is a view of."""
     if t.is_dictionary(kind):
         return _plain(kind.value_type)
-    return _plain(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+    return _plain(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else without_views(kind)
 
 
 def _texts(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -134,16 +134,13 @@ def _nested(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         field = _field(one.value_field, other.value_field)
         return None if field is None else pa.list_(field)
     if t.is_map(one) and t.is_map(other):
-        if has_list_view(one) or has_list_view(other):
-            return None  # `cast` leaves them as they are, and Arrow's own does not cast them right
         key, item = widened(one.key_type, other.key_type), widened(one.item_type, other.item_type)
         return None if key is None or item is None else pa.map_(key, item)
     return _structs(one, other) if t.is_struct(one) and t.is_struct(other) else None
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    plain = t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
-    return bool(plain or is_list_view(kind))
+    return bool(t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind))
 
 
 def _structs(one: pa.StructType, other: pa.StructType) -> pa.DataType | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
@@ -65,9 +66,9 @@ def _entry(known: dict[str, Any], said: bytes) -> Entry:
 
 
 def _require_kinds(known: dict[str, Any]) -> None:
-    wrong = [name for name, kinds in _KINDS.items() if not isinstance(known.get(name), kinds)]
-    if wrong:
-        raise ValueError(f"{wrong[0]} has an invalid value")
+    for name, value in known.items():
+        if name in _KINDS and type(value) not in _KINDS[name]:
+            raise ValueError(f"{name} has an invalid value")
 
 
 def _encoded(reply: Reply) -> tuple[dict[str, Any], bytes]:
@@ -93,15 +94,17 @@ def _decoded(known: dict[str, Any], said: bytes) -> Reply:
     if not 0 <= (size or 0) <= len(said):
         raise ValueError("it is shorter than its transcript")
     body, transcript = (said, None) if size is None else (said[: len(said) - size], said[len(said) - size :].decode())
-    counts: dict[str, Any] = {name: _usage(known[name]) for name in ("usage", "saved") if known.get(name)}
-    return Reply(body, **{**known, **counts, "transcript": transcript})
+    for name in ("usage", "saved"):
+        if counts := known.get(name):
+            known[name] = _usage(counts)
+    return Reply(body, transcript=transcript, **known)
 
 
 _NOTHING = Usage()
 
-_COUNT: tuple[type, ...] = (int, type(None))
-_NUMBER: tuple[type, ...] = (int, float, type(None))
-_KINDS = {
+_COUNT: frozenset[type] = frozenset({int, type(None)})
+_NUMBER: frozenset[type] = frozenset({int, float, type(None)})
+_KINDS: Mapping[str, frozenset[type]] = {
     "http_status": _COUNT,
     "attempts": _COUNT,
     "finished_at": _COUNT,
@@ -110,13 +113,13 @@ _KINDS = {
     "first_token_s": _NUMBER,
     "cost_usd": _NUMBER,
     "saved_usd": _NUMBER,
-    "location": (str, type(None)),
+    "location": frozenset({str, type(None)}),
 }
 """The types allowed for the fields of an entry; a missing field counts as None."""
 
 
 def _usage(counts: list[int]) -> Usage:
-    if not all(isinstance(count, int | None) for count in counts):
+    if not _COUNT.issuperset(map(type, counts)):
         raise ValueError("tokens are counted in whole numbers")
     return Usage(*counts)
 

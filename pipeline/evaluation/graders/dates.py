@@ -41,11 +41,7 @@ class Date(Scalar):
         wanted, given = _moment(expected, self.by), _moment(got, self.by)
         if wanted is None or given is None:
             return Finding.check(right=False)
-        return Finding.check(self._parts(wanted) == self._parts(_seen_from(wanted, given)))
-
-    def _parts(self, moment: datetime) -> list[int]:
-        known = get_args(DateGranularity)
-        return [getattr(moment, name) for name in known[: known.index(self.by) + 1]]
+        return Finding.check(_down_to(self.by, wanted) == _down_to(self.by, _seen_from(wanted, given)))
 
 
 def _moment(value: Any, by: str) -> datetime | None:
@@ -105,11 +101,13 @@ class Time(Scalar):
             return Finding.check(right=False)
         if wanted.tzinfo is not None and given.tzinfo is not None:
             wanted, given = _in_utc(wanted), _in_utc(given)
-        return Finding.check(self._parts(wanted) == self._parts(given))
+        return Finding.check(_down_to(self.by, wanted) == _down_to(self.by, given))
 
-    def _parts(self, clock: time) -> list[int]:
-        known = get_args(TimeGranularity)
-        return [getattr(clock, name) for name in known[: known.index(self.by) + 1]]
+
+def _down_to(by: str, moment: datetime | time) -> list[int]:
+    """The parts of a date-time, or of a time of day, from the largest to this one."""
+    known = get_args(DateGranularity if isinstance(moment, datetime) else TimeGranularity)
+    return [getattr(moment, name) for name in known[: known.index(by) + 1]]
 
 
 def _clock(value: Any) -> time | None:
