@@ -103,7 +103,7 @@ def open_chunks_for(concurrency: int, chunk_rows: int, row_bytes: float) -> int:
 
 async def process_chunks(
     take: NextChunk,
-    hands: EngineCallbacks,
+    callbacks: EngineCallbacks,
     *,
     workers: int,
     stop: Shutdown,
@@ -116,15 +116,15 @@ async def process_chunks(
     `grace_s` seconds to finish, and complete chunks are sealed. A `Halt` raised by a callback requests the stop; any
     other exception is a bug and propagates, after everything was cancelled.
     """
-    await _Engine(hands, stop, open_chunks).work(take, workers, grace_s)
+    await _Engine(callbacks, stop, open_chunks).work(take, workers, grace_s)
 
 
 _Taken = tuple[Chunk, Row]
 
 
 class _Engine:
-    def __init__(self, hands: EngineCallbacks, stop: Shutdown, open_chunks: int) -> None:
-        self._callbacks = hands
+    def __init__(self, callbacks: EngineCallbacks, stop: Shutdown, open_chunks: int) -> None:
+        self._callbacks = callbacks
         self._stop = stop
         self._open_chunks = open_chunks
         self._slots = anyio.Semaphore(open_chunks)
