@@ -68,7 +68,8 @@ def dollars(usd: float) -> str:
 
 def cost(usd: float) -> str:
     """A cost as it is accounted for: to the millionth of a dollar."""
-    return f"${usd:.6f}"
+    # Sums of the same costs in another order differ beyond the fifteenth digit; at a half that would be seen.
+    return f"${round(usd, 12):.6f}"
 
 
 def figure(number: float | None, unit: Unit, unknown: str = UNKNOWN) -> str:
