@@ -75,7 +75,8 @@ class Unavailable(Transient):
     """The endpoint did not answer, or not completely. `retry_after` as in `Throttled`.
 
     `own` is set when the failure was attributed to the row rather than to the endpoint. `cause` says why no
-    connection served the call, as one of the words of `pipeline.endpoint.transport`; None when the server answered.
+    connection served the call, as one of the words of `pipeline.endpoint.connection_errors`; None when the server
+    answered.
     """
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:

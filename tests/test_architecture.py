@@ -47,6 +47,7 @@ ENDPOINT_AT_WORK = {
     "auth",
     "client",
     "connection",
+    "connection_errors",
     "credentials",
     "network",
     "public_client",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from pipeline.endpoint.streaming import Arriving, whole_body
@@ -148,3 +149,25 @@ def test_h8b_a_call_with_null_arguments_beside_others_goes_back_with_one_set_of_
     body = json.dumps({"choices": [{"message": {"tool_calls": [call]}}]}).encode()
     (sent_back,) = first_message(body)["tool_calls"]
     assert sent_back["function"] == {"name": "f", "arguments": json.dumps(json.loads(OSLO), separators=(",", ":"))}
+
+
+@pytest.mark.parametrize("place", ["message", "call"])
+@pytest.mark.parametrize("arguments", [OSLO, {"city": "Oslo", "share": 0.1}])
+def test_h8a_a_turn_with_odd_fields_of_the_servers_own_goes_back_without_what_cannot_be_written(
+    place: str, arguments: object
+) -> None:
+    """Fields that nobody reads are nested 400 deep, or numbers beside arguments that came as an object."""
+    odd: Json = {"score": 0.25, "extra_content": {"google": {"thought_signature": "c2ln"}}}
+    if arguments is OSLO:
+        odd["deep"] = json.loads("[" * 400 + "]" * 400)
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    (message if place == "message" else call).update(odd)
+    sent_back = first_message(json.dumps({"choices": [{"message": message}]}).encode())
+    assert orjson.dumps(sent_back)
+    (found,) = sent_back["tool_calls"]
+    assert found["function"]["name"] == "f"
+    assert json.loads(found["function"]["arguments"])["city"] == "Oslo"
+    kept = sent_back if place == "message" else found
+    assert (kept["score"], kept["extra_content"]) == (0.25, odd["extra_content"])
+    assert "deep" not in kept

@@ -16,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,9 @@ from pipeline.execution.finish import Summary
 from pipeline.job.columns import OURS
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING
+from pipeline.storage.journal_reader import read_state
 from pipeline.storage.output_columns import ERROR, RESPONSE
+from pipeline.storage.run_folder import JOURNAL
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +63,9 @@ _PASSING = (
 """What differs from one time, or one machine, to the next."""
 
 _SERVING = "Stop with Ctrl-C."
+_KILLED = re.compile(r'timeout -s KILL \d+ (?P<command>pipeline run .* -o (?P<output>\S+)) \|\| echo "exit \$\?"')
+"""A run that is killed in the middle, and the shell's word for it."""
+
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
@@ -141,6 +147,8 @@ def run_section(section: Section, folder: Path) -> list[Ran]:
 def run_command(line: str, folder: Path) -> Ran:
     if line.startswith("pipeline emulate "):
         return served(line, folder)
+    if killed := _KILLED.fullmatch(line):
+        return killed_midway(killed["command"], folder / killed["output"])
     done = subprocess.run(
         ["sh", "-c", line],
         cwd=folder,
@@ -169,6 +177,20 @@ def served(line: str, folder: Path) -> Ran:
                 break
         child.send_signal(signal.SIGINT)
         return Ran(child.wait(PATIENCE_S), "".join(lines))
+
+
+def killed_midway(command: str, output: Path) -> Ran:
+    """A run that is killed once it has recorded a row, however long its start takes, instead of after some seconds."""
+    journal = output / "_run" / JOURNAL
+    until = time.monotonic() + PATIENCE_S
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {command}"], cwd=output.parents[1], env=environment(), stderr=subprocess.PIPE, text=True
+    ) as child:
+        while child.poll() is None and time.monotonic() < until and not any(read_state(journal)):
+            time.sleep(0.05)
+        child.kill()
+        _, told = child.communicate()
+    return Ran(0, f"{told}exit {128 - child.returncode}\n")
 
 
 def environment() -> dict[str, str]:

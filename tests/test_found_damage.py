@@ -93,7 +93,11 @@ def test_p13_status_and_report_do_not_call_a_damaged_dataset_complete(shell: She
         if damaged is not None:
             part.write_bytes(damaged)
         found = shell.pipeline("status", OUTPUT, "--json").json
-        assert (found["status"], told in found["reason"], "reparse" in found["reason"]) == ("stopped", True, True)
+        assert (
+            found["status"],
+            told in found["reason"],
+            f"`pipeline reparse {OUTPUT} --job job.py`" in found["reason"],
+        ) == ("stopped", True, True)
     part.unlink()
     assert shell.pipeline("report", OUTPUT).code == 0
     page = (shell.folder / OUTPUT / "_report.html").read_text()

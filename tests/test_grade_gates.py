@@ -310,11 +310,11 @@ def test_no_gate_passes_when_no_row_meets_it(gate: Gate, baseline: bool) -> None
         (lambda: AtMost("cost_usd", math.inf), "finite number of at least 0"),
         (lambda: AtLeast("f1", 0.9, on="upper"), "on is one of value, lower, not 'upper'"),  # type: ignore[arg-type] # wrong on purpose
         (lambda: AtMost("failed", 0.1, severity="error"), "severity is one of fail, warn, info"),  # type: ignore[arg-type] # wrong on purpose
-        (lambda: NoWorse("row_correct", tolerance=2.0), "below 1 .0.02 for two points"),
+        (lambda: NoWorse("row_correct", tolerance=2.0), "below 1 for a share .0.02 is two points"),
         (lambda: NoWorse("row_correct", tolerance=-0.1), "0 or more"),
         (lambda: NoWorse("row_correct", alpha=5.0), "alpha is a chance"),
         (lambda: NoWorse("f1", on_inconclusive="more"), "on_inconclusive is one of"),  # type: ignore[arg-type] # wrong on purpose
-        (lambda: NeverBreak(where={}), "where names slices"),
+        (lambda: NeverBreak(where={}), "`where` maps slices"),
         (lambda: NeverBreak(where={"tier": 1}), "as text"),  # type: ignore[dict-item] # the same
     ],
 )

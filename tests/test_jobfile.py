@@ -425,3 +425,11 @@ def test_a_prompt_with_single_braces_is_refused_before_every_row_is_asked_the_sa
 def test_other_single_braces_are_text(prompt: str) -> None:
     """A prompt may show JSON, or name its columns and have braces besides."""
     Job(name="a", user=prompt).columns_needed(["id", "text"])
+
+
+def test_a_job_file_whose_name_is_not_utf8_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """The plan of a run names it, and is JSON."""
+    path = tmp_path / os.fsdecode(b"\xff.py")
+    path.write_text("")
+    with pytest.raises(UsageError, match=r"udcff.py': a name that is not UTF-8 cannot be recorded; rename it"):
+        load_job(str(path))

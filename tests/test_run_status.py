@@ -16,7 +16,7 @@ from pipeline.execution.run_status import KILLED, charged_to, run_status, status
 from pipeline.faults import UsageError
 from pipeline.ledger import NOTHING
 from pipeline.report.facts import run_facts
-from pipeline.storage.run_folder import STATE, RunFolder
+from pipeline.storage.run_folder import EVENTS, STATE, RunFolder
 from tests.commands import JOB, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, script
@@ -187,6 +187,20 @@ def test_a_killed_retry_of_failed_rows_is_said_to_be_stopped_wherever_its_status
     assert f"stopped: {KILLED}" in page.notes
     with pytest.raises(UsageError, match="is not finished"):
         require_finished(output)
+
+
+def test_a_run_that_was_killed_before_its_first_answer_says_so(shell: Shell) -> None:
+    with (
+        served(lambda call: Held(script(call))) as server,
+        shell.started("run", "job.py", "--base-url", server.base_url, "--quiet") as child,
+    ):
+        server.arrived(1)
+        until((shell.folder / "out/a_job/_run" / EVENTS).exists)
+        child.kill()
+        ended(child)
+        (shell.folder / "out/a_job/_run" / STATE).unlink(missing_ok=True)  # as in its first second
+        server.release()
+    assert (run_status(shell.folder / "out/a_job").done, run_status(shell.folder / "out/a_job").reason) == (0, KILLED)
 
 
 def test_a_folder_without_a_run_has_rows_left_to_ask(tmp_path: Path) -> None:

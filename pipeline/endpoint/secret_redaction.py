@@ -61,6 +61,7 @@ def without_secret(body: bytes, secret: str, shortest: int, mark: bytes) -> byte
     if len(secret) < SHORTEST_SECRET:
         return body
     own = _own(secret, shortest)
+    # The pattern for escaped forms is slow: it runs only where unescaping has shown the secret to be there.
     if own.is_escaped_in(body) and own.is_in(_unescaped(body)):
         body = own.escaped.sub(mark, body)
     body = own.replaced(body, mark)
@@ -111,6 +112,7 @@ class _Own:
         """The body with `mark` for every run."""
         if not self._may_be_in(body):
             return body
+        # A hostile body may repeat a piece for megabytes: each run would be measured from its every piece.
         if self._pieces_in(body) > _MOST_RUNS:
             for piece in (self.secret, *(piece for _, piece in self.pieces)):
                 body = body.replace(piece, mark)
@@ -130,6 +132,7 @@ class _Own:
         """False if there is no run, as in nearly every answer. Called for all answers, on the event loop."""
         if not self.words:
             return any(piece in body for _, piece in self.pieces)
+        # Any run contains one of these words of the body: to look each up is faster than to search for every piece.
         whole_words = memoryview(body + bytes(-len(body) % _WORD)).cast("Q")
         return not self.words.isdisjoint(whole_words[:: self.step])
 
@@ -145,6 +148,7 @@ class _Own:
                 is_run = last - first >= self.shortest
                 if is_run:
                     yield first, last
+                # A run that was found covers the pieces in it; a shorter one may overlap the next.
                 at = body.find(piece, last if is_run else at + 1)
 
     def _run(self, body: bytes, at: int, offset: int, size: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import orjson
 from pipeline.endpoint.call_fragments import StreamedCalls
 from pipeline.endpoint.error_body import excerpt, unwrapped
 from pipeline.endpoint.messages import Said, is_thought, message_in, said_in
-from pipeline.endpoint.untrusted_json import as_integer, as_name, as_position, as_text, read, writable
+from pipeline.endpoint.untrusted_json import as_integer, as_name, as_position, as_text, read, writable, writable_fields
 from pipeline.endpoint.usage import usage_of
 from pipeline.endpoint.wire import choices_in
 from pipeline.faults import Unavailable
@@ -188,12 +188,8 @@ class _Choice:
 def _without_extras(choice: Mapping[str, Any]) -> dict[str, Any]:
     """A choice without fields that are nested too deeply to be written; only its server understands those."""
     message = choice["message"]
-    calls = [_writable_fields(call) for call in message.get("tool_calls", ())]
-    audio = _writable_fields(message.get("audio", {}))
-    kept = {**_writable_fields(message), "tool_calls": calls, "audio": audio}
+    calls = [writable_fields(call) for call in message.get("tool_calls", ())]
+    audio = writable_fields(message.get("audio", {}))
+    kept = {**writable_fields(message), "tool_calls": calls, "audio": audio}
     error = {"error": writable(choice["error"]) or "nested too deeply"} if "error" in choice else {}
     return {**choice, "message": kept, **error}
-
-
-def _writable_fields(thing: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: written for name, value in thing.items() if (written := writable(value)) is not None}

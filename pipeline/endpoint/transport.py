@@ -6,10 +6,6 @@ repeated here would be paid for without being counted.
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -24,9 +20,10 @@ import httpx2
 import yarl
 
 from pipeline.endpoint.address import chat_url
+from pipeline.endpoint.connection_errors import NO_HTTP, STALE, is_unanswered, lost
 from pipeline.endpoint.content_encoding import ACCEPTED, BodyDecoder, Undecodable
-from pipeline.endpoint.network import CA_VARIABLES, Proxy, proxy_for, tls_context
-from pipeline.endpoint.redaction import redact_secret_bytes, redact_settings, redact_tokens
+from pipeline.endpoint.network import proxy_for, tls_context
+from pipeline.endpoint.redaction import redact_secret_bytes, redact_settings
 from pipeline.faults import Unavailable, Unparsable
 
 MAX_BODY = 16 * 2**20
@@ -45,14 +42,6 @@ Servers measure keep-alive in whole seconds; a connection that closes sooner was
 
 ROUND_TRIP_S = 0.1
 """Seconds after sending within which such a close is seen: it is already on its way when the request is sent."""
-
-DNS, REFUSED, UNREACHABLE, TLS, PROXY = "dns", "refused", "unreachable", "tls", "proxy"
-TIMEOUT, CLOSED, RESET, CUT, NO_HTTP, STALE = "timeout", "closed", "reset", "cut", "no http", "stale"
-"""The values of `Unavailable.cause`.
-
-`STALE`: the server had closed a kept connection and has not seen the request; see
-https://www.rfc-editor.org/rfc/rfc9112.html#section-9.3.1.
-"""
 
 NO_BYTES = httpx2.ByteStream(b"")
 
@@ -148,6 +137,7 @@ class Transport(httpx2.AsyncClient):
         """An answer whose headers have arrived."""
         if self._session is None or self._connector is None:
             raise RuntimeError("the transport is not open")
+        # A context variable, because aiohttp hands nothing of ours to its connector.
         sending = _Sending()
         _SENDING.set(sending)
         proxy = self._proxy
@@ -165,7 +155,8 @@ class Transport(httpx2.AsyncClient):
             )
         except (aiohttp.ClientError, OSError) as error:
             fault = lost(error, proxy)
-            if _is_unanswered(error) and sending.was_stale(self._clock()):
+            # Only such a call is repeated at once and for free: the server cannot have seen, nor billed, it.
+            if is_unanswered(error) and sending.was_stale(self._clock()):
                 fault.cause = STALE
                 # Those connections are as old: the other calls need not find it out one by one.
                 self._connector.distrust()
@@ -207,6 +198,7 @@ class _Connector(aiohttp.TCPConnector):
         """A connection for a call; records how long it had been idle."""
         while True:
             connection = await super().connect(*arguments, **options)
+            # By the protocol, since aiohttp makes a new `Connection` for each call over the same socket.
             idle_since = self._idle_since.get(connection.protocol)
             # A new connection, or one that was in use since a server was seen to close idle ones.
             if idle_since is None or idle_since > self._distrusted:
@@ -289,87 +281,7 @@ class _NoTransport(httpx2.AsyncBaseTransport):
     """In place of httpx2's own connection pool, which is never used."""
 
 
-def lost(error: Exception, proxy: Proxy | None = None) -> Unavailable:
-    """The fault for an aiohttp error, with a plain description of what failed."""
-    cause, said = _cause(error, proxy)
-    fault = Unavailable(f"no whole answer: {redact_tokens(said)[:300]}")
-    fault.cause = cause
-    return fault
-
-
-def _cause(error: Exception, proxy: Proxy | None) -> tuple[str, str]:
-    """A word for machines and a sentence for people. Never `str` of aiohttp's errors: it may contain addresses."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return PROXY, f"the proxy {_named(proxy)} refused the connection: {error.status} {error.message}"
-    nameless = isinstance(error, aiohttp.ClientConnectorDNSError)
-    if isinstance(error, aiohttp.ClientProxyConnectionError) or (nameless and proxy is not None):
-        return PROXY, f"the proxy {_named(proxy)} cannot be reached: {_reason(error)}"
-    return _unconnected(error) if isinstance(error, aiohttp.ClientConnectorError) else _broken_off(error)
-
-
-def _unconnected(error: aiohttp.ClientConnectorError) -> tuple[str, str]:
-    place = f"{error.host}:{error.port}"
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return DNS, f"the name {error.host} cannot be resolved (DNS): {_reason(error)}"
-        case aiohttp.ClientConnectorCertificateError():
-            return TLS, f"the certificate of {place} is not trusted: {_certificate(error.certificate_error)}"
-        case aiohttp.ClientSSLError():
-            return TLS, f"{place} makes no TLS connection: {_reason(error)}"
-        case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
-            return REFUSED, f"{place} refused the connection: nothing listens there"
-        case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ETIMEDOUT:
-            return TIMEOUT, f"{place} did not take the connection in time"
-        case _:
-            return UNREACHABLE, f"{place} cannot be reached: {_reason(error)}"
-
-
-def _broken_off(error: Exception) -> tuple[str, str]:
-    match error:
-        case TimeoutError():
-            return TIMEOUT, "no connection in time"
-        case aiohttp.ServerDisconnectedError():
-            return CLOSED, "the connection was closed without a whole answer"
-        case aiohttp.ClientOSError() | ConnectionError():
-            return RESET, f"the connection was lost: {_reason(error)}"
-        case aiohttp.ClientPayloadError():
-            return CUT, "the connection was closed within the answer"
-        case aiohttp.ClientResponseError():
-            return NO_HTTP, f"what came is no HTTP: {error.message}"
-        case _:
-            return CUT, f"the connection was lost: {_reason(error)}"
-
-
-def _certificate(error: Exception) -> str:
-    reason = getattr(error, "verify_message", "") or str(error)
-    return f"{reason} (the authorities to trust can be named in {' or '.join(CA_VARIABLES[::2])})"
-
-
-def _reason(error: Exception) -> str:
-    """The reason given by the system."""
-    inner = getattr(error, "os_error", error)
-    if isinstance(inner, ssl.SSLError):
-        return inner.reason or "the handshake failed"
-    if isinstance(inner, OSError) and inner.errno and not isinstance(inner, socket.gaierror):
-        return os.strerror(inner.errno)  # asyncio's own text only names the call that failed
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return type(inner).__name__
-
-
-def _is_unanswered(error: Exception) -> bool:
-    """Whether the connection ended before the first byte of the answer."""
-    # Its message is text unless part of an answer had been parsed, which it then carries.
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)
-    return isinstance(error, aiohttp.ClientOSError | aiohttp.ClientConnectionResetError)
-
-
 def _secret_of(request: httpx2.Request) -> str:
     """The token in the request."""
     secret: str = request.extensions["headers"].get("Authorization", "")
     return secret.removeprefix("Bearer ")
-
-
-def _named(proxy: Proxy | None) -> str:
-    return "of the environment" if proxy is None else proxy.url

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -104,6 +104,11 @@ def writable(value: Any) -> Any:
         return _settled(value, halves=False)
     except ValueError:
         return None
+
+
+def writable_fields(thing: Mapping[str, Any]) -> dict[str, Any]:
+    """An object without its fields that cannot be written, or are null."""
+    return {name: written for name, value in thing.items() if (written := writable(value)) is not None}
 
 
 def whole_text(text: str) -> str:

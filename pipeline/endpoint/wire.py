@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
 from pipeline.data import Reply, Usage
 from pipeline.endpoint.error_body import excerpt, fault_in, unwrapped
 from pipeline.endpoint.messages import ARGUMENTS, Audio, Call, calls_in, message_in, said_in, whole_arguments
-from pipeline.endpoint.untrusted_json import as_name, as_position, as_text, dig, objects, read
+from pipeline.endpoint.untrusted_json import as_name, as_position, as_text, dig, objects, read, writable_fields
 from pipeline.endpoint.usage import read_usage, usage_of
 from pipeline.faults import Unavailable
 
@@ -130,7 +132,7 @@ def first_message(body: bytes) -> dict[str, Any]:
     """The first answer's message with everything that the endpoint sent in it; empty when there is none.
 
     Its calls are as read by `pipeline.endpoint.messages`, and otherwise unchanged, so that thought signatures go back
-    as they were sent.
+    as they were sent; without fields that are nested too deeply to be sent back, which only its server understands.
     """
 
     def message_of(document: object) -> dict[str, Any]:
@@ -141,9 +143,20 @@ def first_message(body: bytes) -> dict[str, Any]:
             calls = [_written(call) for call in calls_in(message) if call.name]
             message = {name: value for name, value in message.items() if name != "function_call"}
             message["tool_calls"] = calls
-        return message
+        return _sendable(message)
 
     return read(body, message_of)
+
+
+def _sendable(message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(message)
+    except TypeError:  # depth, or numbers with their digits
+        calls = [writable_fields(call) for call in message.get("tool_calls", ())]
+        kept = {**writable_fields(message), **({"tool_calls": calls} if calls else {})}
+        found: dict[str, Any] = orjson.loads(orjson.dumps(kept, default=float))
+        return found
+    return message
 
 
 def _written(call: Call) -> dict[str, Any]:

@@ -323,7 +323,7 @@ def _of_means(found: Change, first: Means, second: Means, clusters: Clusters, le
 
 
 def _of_quantiles(found: Change, first: Quantile, second: Quantile, clusters: Clusters, level: float) -> Change:
-    """Tests which rows exceed the quantile of both runs pooled, which swapping a row's answers does not move."""
+    """Compares how many rows exceed the quantile of both runs pooled, which no swap of a row's answers changes."""
     line = quantile([*first.values, *second.values], first.q)
     above = _differences([float(v > line) for v in first.values], [float(v > line) for v in second.values])
     changed = _counted(found, _differences(first.values, second.values))

@@ -1,9 +1,8 @@
 """The decision of each gate, and its reason.
 
 A regression test has three results, not two: a test that detects no difference has not shown that there is none.
-`NoWorse` answers
-`regressed` when the loss is significant and exceeds the tolerance, `not regressed` when the interval of the difference
-excludes a loss of more than the tolerance (or no row changed at all), and `cannot tell` otherwise.
+`NoWorse` answers `regressed` when the loss is significant and exceeds the tolerance, `not regressed` when the interval
+of the difference excludes a loss of more than the tolerance (or no row changed at all), and `cannot tell` otherwise.
 """
 
 from __future__ import annotations

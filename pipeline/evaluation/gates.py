@@ -83,7 +83,7 @@ class NoWorse:
     def __post_init__(self) -> None:
         unit = metric_of(self.metric).unit
         if not 0 <= self.tolerance < (1 if unit == "share" else math.inf):
-            raise UsageError(f"{self.name}: a tolerance is 0 or more, and of a share below 1 (0.02 for two points)")
+            raise UsageError(f"{self.name}: `tolerance` is 0 or more, and below 1 for a share (0.02 is two points)")
         if not 0 < self.alpha < 0.5:
             raise UsageError(f"{self.name}: alpha is a chance between 0 and 0.5, not {self.alpha:g}")
         _check_choice(self, "on_inconclusive", self.on_inconclusive, get_args(Inconclusive))
@@ -166,7 +166,7 @@ def _check_where(gate: Gate) -> None:
     wrong = [value for value in (gate.where or {}).values() if not isinstance(value, str)]
     if gate.where is not None and (not gate.where or wrong):
         raise UsageError(
-            f"{type(gate).__name__}: where names slices with their values as text, as in {{'tier': 'golden'}}"
+            f"{type(gate).__name__}: `where` maps slices to their values as text, as in {{'tier': 'golden'}}"
         )
 
 

@@ -23,7 +23,7 @@ from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
-from pipeline.storage.run_folder import LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
+from pipeline.storage.run_folder import EVENTS, LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
@@ -133,6 +133,8 @@ class RunRecord:
     damage: str | None
     """What is wrong with the files of a dataset that is marked as complete; None when nothing is."""
     charged: Charges
+    worked: bool
+    """Whether any start has got as far as to ask."""
     began: datetime | None
     """When the lock was last taken: the beginning of a start."""
     rows: int
@@ -205,7 +207,7 @@ class RunRecord:
         if self.ended_normally:
             reason = self.manifest.get("reason")
             return None if reason is None else str(reason)
-        return KILLED if self.state or self.parts or self.pending else "no row has been answered yet"
+        return KILLED if self.worked or self.parts or self.pending else "no row has been answered yet"
 
     @property
     def _reports_itself(self) -> bool:
@@ -241,8 +243,9 @@ def read_record(output: Path, *, held: bool = False) -> RunRecord:
         state=_state_of(folder, running=holder is not None),
         manifest=manifest,
         # A copy of the dataset has other file times than those that the journal knows.
-        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts),
+        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts, plan),
         charged=charged,
+        worked=(folder.run / EVENTS).exists(),
         began=_signed(folder) if (folder.run / LOCK).exists() else None,
         rows=Survey.from_json(plan.survey).rows if plan else int(manifest["rows"]),
     )
@@ -298,7 +301,7 @@ _APART_S = 0.5
 """The last state of a start is older than its manifest; the first of the next start is a second younger or more."""
 
 
-def _damage_in(output: Path, parts: Sequence[Part]) -> str | None:
+def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None) -> str | None:
     """What is wrong with the files of a dataset that is marked as complete, with the remedy; None when nothing is.
 
     A file is read only when it was touched since it was sealed. Raises `Broken` when it cannot be.
@@ -307,7 +310,10 @@ def _damage_in(output: Path, parts: Sequence[Part]) -> str | None:
         return None
     check = PartCheck(output)
     for wrong in check.damage(parts).values():
-        return f"{wrong}: restore the file, or `pipeline reparse {output}` makes it again from the kept replies"
+        if plan is None or not plan.keep_replies:
+            return f"{wrong}: restore the file"
+        again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
+        return f"{wrong}: restore the file, or {again} makes it again at no cost"
     for stranger in check.unrecorded(parts):
         return f"{stranger} is no part of this run: move it elsewhere"
     return None

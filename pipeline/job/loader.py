@@ -53,6 +53,10 @@ def load_defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
         beside = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         close = nearest(path_text, beside)
         raise UsageError(f"there is no job file {path_text!r}{close if 'did you mean' in close else ''}")
+    try:
+        path_text.encode()
+    except UnicodeEncodeError:  # bytes that are not text come from the system as lone surrogates
+        raise UsageError(f"{path_text!a}: a name that is not UTF-8 cannot be recorded; rename it") from None
     module = _run_file(path)
     value = getattr(module, name or usual, None)
     if isinstance(value, kind):

@@ -77,6 +77,7 @@ def _with_more_room(request: Request, reply: Reply) -> Request | None:
         room = _count(payload[name])
         if room is None or room >= MOST_TOKENS:
             return None
+        # Thinking counts against the limit, and will come again: without it the answer would be cut at the same place.
         payload[name] = min(MOST_TOKENS, 2 * room + thought)
         return replace(request, payload=payload)
     if thought and payload.get("reasoning_effort") not in ("none", "minimal", "low"):

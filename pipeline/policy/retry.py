@@ -63,6 +63,7 @@ def retrying(
         tally.retrying += 1
         try:
             await stop.pause(seconds)
+            # Only now: a retry that is waiting for its backoff must not hold a part of the budget.
             while (wait := budget.take(anyio.current_time())) > 0:
                 await stop.pause(wait)
         finally:
@@ -85,6 +86,7 @@ def within(ask: Ask, seconds: float) -> Ask:
 def _tries(state: RetryCallState, weather: FailureRate, attempts: int) -> int:
     """How many attempts the row gets: at most `attempts` once its failure is known to be its own."""
     fault = state.outcome.exception() if state.outcome else None
+    # A bad hour of the endpoint gives a row more tries, but not one whose failure is known to be its own.
     return attempts if isinstance(fault, Unavailable) and fault.own else weather.attempts(attempts)
 
 

@@ -44,6 +44,7 @@ class RowCalls:
 
     async def answered(self, request: Request, ask: Ask) -> Reply:
         """The reply to the next call."""
+        # Not for the first call: nearly all rows have just one, and the journal gets it as the row's reply anyway.
         if self._made:
             await self.keep()
         stored = self._stored.get(len(self._made))
@@ -100,6 +101,7 @@ class RowCalls:
         self._made.clear()
 
     async def _put(self, number: int, made: _Made) -> None:
+        # Before the await, so that it is handed over once.
         made.is_kept = True
         await self._books.put_turn(self._ordinal, number, Turn(digest_of(made.request), made.reply, made.results))
 

@@ -61,6 +61,7 @@ def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcrip
             calls = _with_ids(calls, turn)
             run = partial(_carried_out, calls, known, limits.timeout_s)
             results = await run() if request.calls is None else await request.calls.carried_out(run)
+            # A new list: the log of the row's calls identifies each call by the messages that it had.
             messages = [*messages, _handed_back(message, calls), *results]
             if payload.get("tool_choice") not in (None, "none", "auto", "validated"):
                 payload["tool_choice"] = "auto"  # it was required once; required forever would never end
@@ -120,6 +121,7 @@ async def _carried_out(
     faults: list[Fault] = []
 
     async def carry_out(number: int, call: Mapping[str, Any]) -> None:
+        # Set beforehand, and replaced by what comes of it: the deadline just leaves the block.
         results[number] = _error_result(f"it took longer than {timeout_s:g} s")
         with anyio.move_on_after(timeout_s):
             try:

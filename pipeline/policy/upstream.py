@@ -159,12 +159,13 @@ class Upstream(ABC):
         """The endpoint has shown that it works."""
         self.answered_at = now
         self.trouble = None
-        self.health += 0.1 * (1.0 - self.health)
+        self.health += 0.1 * (1.0 - self.health)  # the last ten calls or so count
         if served:
             self.served_at = now
 
     def weakened(self) -> None:
         """A request failed: others get more of the requests for a while."""
+        # Never 0: a lane that gets no calls would never show that it has recovered.
         self.health = max(0.02, 0.9 * self.health)
 
 
@@ -206,6 +207,7 @@ class LocalUpstream(Upstream):
         self.noted(now, served=served)
         if served:
             self.blame.served(left_at)
+        # After an outage the rate starts again: what the quota granted before says little about a server that comes up.
         if self.breaker.succeeded(now) and self.rate:
             self.rate.restart(now)
         elif self.rate:
@@ -221,7 +223,7 @@ class LocalUpstream(Upstream):
 
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
         """A request was refused for lack of quota."""
-        self.breaker.succeeded(now)
+        self.breaker.succeeded(now)  # it works, and says so
         if self.rate:
             self.rate.throttled(now, left_at)
         if retry_after is not None:

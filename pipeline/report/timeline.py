@@ -29,7 +29,7 @@ _COUNTED = ("ok", "failed", "requests", "retries", "throttled", "hedged", "cache
 class Point:
     """An interval of a run: from `at`, in active seconds since the first start, for `seconds`.
 
-    Counts are those of the interval; latencies are its largest, other values its last. None is unknown.
+    Counts cover the interval; latencies are the largest in it, other values the last. None is unknown.
     """
 
     at: float
