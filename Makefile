@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What an interpreter may do in its own way: processes, event loops, SQLite, types at run time, the command line.
-SMOKE := tests/test_starting.py tests/test_endpoint.py tests/test_run.py tests/test_journal.py tests/test_execute.py \
-	tests/test_schema.py tests/test_jobfile.py tests/test_dataset.py tests/test_leaving.py
+SMOKE := tests/test_spawn.py tests/test_endpoint.py tests/test_run.py tests/test_journal.py tests/test_execute.py \
+	tests/test_schema.py tests/test_jobfile.py tests/test_dataset.py tests/test_traces.py
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

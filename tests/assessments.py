@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pipeline.evaluation.assessment import Assessment, Reference, assess, scores_of
 from pipeline.evaluation.definition import Eval
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse
-from pipeline.evaluation.graders.rows import Answer, Gold, grade_row
+from pipeline.evaluation.graders.rows import Gold, RowAnswer, grade_row
 from pipeline.job.job import Job
 
 
@@ -65,5 +65,5 @@ def _gold(name: str, place: int, expected: Mapping[str, Any]) -> Gold:
     return Gold(name, expected, {"text": "x"}, {"language": "en" if place % 2 else "de", "tier": tier})
 
 
-def _answer(got: Any) -> Answer:
-    return Answer(got=got, fault="Refused" if got is None else None, cost_usd=0.0001, latency_s=0.5)
+def _answer(got: Any) -> RowAnswer:
+    return RowAnswer(got=got, fault="Refused" if got is None else None, cost_usd=0.0001, latency_s=0.5)

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.data import Failure, Reply, Request
-from pipeline.endpoint.client import Endpoint, Target, open_endpoint
-from pipeline.endpoint.streaming import whole_body
+from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
+from pipeline.endpoint.stream import whole_body
 from pipeline.endpoint.token_source import ApiKey
-from pipeline.endpoint.wire import Answer, read_completion
-from pipeline.job.parsing import ReplyParser
+from pipeline.endpoint.wire import CompletionChoice, read_completion
+from pipeline.job.reply_parser import ReplyParser
 from pipeline.schema.from_pydantic import shape_of
 from tests.mutations import written
 from tests.servers import Answer as Says
@@ -64,7 +64,7 @@ def both(message: object, finish: object = "stop", **choice: Any) -> list[bytes]
     return [plain(message, finish, **choice), whole_body(streamed(message, finish, **choice))]
 
 
-def answer(body: bytes) -> Answer:
+def answer(body: bytes) -> CompletionChoice:
     (found,) = read_completion(body).answers
     return found
 
@@ -82,7 +82,9 @@ PLAIN = json.dumps(whole({"content": "Gr\u00fc\u00dfe \U0001f600"}), ensure_asci
 async def connected(script: Callable[[Call], Says]) -> AsyncIterator[tuple[Endpoint, Server]]:
     async with (
         scripted(script) as server,
-        open_endpoint(Target.url(server.base_url), ApiKey("sk-canary-key"), connections=4, timeout_s=20.0) as endpoint,
+        open_endpoint(
+            EndpointAddress.url(server.base_url), ApiKey("sk-canary-key"), connections=4, timeout_s=20.0
+        ) as endpoint,
     ):
         yield endpoint, server
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import scipy.stats
 
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 
 
 def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:
-    right = Counts(right=correct, score=correct, match=correct, wrong=1 - correct)
+    right = VerdictCounts(right=correct, score=correct, match=correct, wrong=1 - correct)
     return Scored(row=f"{row:03}", correct=correct, **{"fields": {"name": right}, **more})
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.endpoint.address import base_url_of, chat_url, is_vertex, weighted_url, without_query
-from pipeline.endpoint.client import Target
+from pipeline.endpoint.client import EndpointAddress
 from pipeline.endpoint.connection import Connection, api_key
 from pipeline.faults import UsageError
 
@@ -42,7 +42,7 @@ RIGHT = {
 @pytest.mark.parametrize(("text", "asked"), RIGHT.items())
 def test_a_base_url_is_asked_where_its_writer_meant(text: str, asked: str) -> None:
     assert chat_url(base_url_of(text)) == asked
-    assert chat_url(Target.url(text).base_url) == asked
+    assert chat_url(EndpointAddress.url(text).base_url) == asked
 
 
 WRONG = [
@@ -155,7 +155,7 @@ def test_s4_a_key_in_a_query_is_no_part_of_a_name() -> None:
     url = "https://example.com/v1?key=AIzaCANARY"
     assert without_query(url) == "https://example.com/v1"
     assert "CANARY" not in Connection(base_urls=[url]).provider
-    assert "CANARY" not in Target.url(url).label
+    assert "CANARY" not in EndpointAddress.url(url).label
 
 
 def test_a_query_makes_no_vertex_address() -> None:

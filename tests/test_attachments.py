@@ -18,7 +18,7 @@ from pipeline.faults import InvalidRow
 from pipeline.job.attachments import (
     INLINE_LIMIT,
     Attachment,
-    Kind,
+    MediaKind,
     attachments,
     audio,
     encoded_size,
@@ -57,7 +57,7 @@ def picture(value: str | bytes) -> Attachment:
     return Attachment("image", "photo", value)
 
 
-def refusal(value: str | bytes, root: Path | None, *, kind: Kind = "image", budget: int = INLINE_LIMIT) -> str:
+def refusal(value: str | bytes, root: Path | None, *, kind: MediaKind = "image", budget: int = INLINE_LIMIT) -> str:
     """Why the value is refused, in words."""
     with pytest.raises(InvalidRow) as caught:
         load(Attachment(kind, "photo", value), root, budget)
@@ -148,7 +148,7 @@ def test_recordings_are_named_as_the_endpoint_names_them(name: str, written: str
 
 @pytest.mark.parametrize("uri", ["gs://bucket/a.png", "https://example.org/a.png?x=1", "data:image/png;base64,AAAA"])
 @pytest.mark.parametrize("kind", ["image", "media"])
-def test_s3_uris_are_handed_through_as_they_are(uri: str, kind: Kind) -> None:
+def test_s3_uris_are_handed_through_as_they_are(uri: str, kind: MediaKind) -> None:
     """No media root is needed: nothing of them is read here."""
     assert load(Attachment(kind, "photo", uri), None) == {"type": "image_url", "image_url": {"url": uri}}
 
@@ -224,7 +224,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [("image", "audio/a4_1s.wav"), ("image", "docs/notice.pdf"), ("audio", "charts/cheese.png")]
 )
-def test_media_of_another_kind_are_refused(kind: Kind, name: str) -> None:
+def test_media_of_another_kind_are_refused(kind: MediaKind, name: str) -> None:
     said = refusal(name, MEDIA, kind=kind)
     assert f"{name!r} is {TYPES[Path(name).suffix]}, which is no {kind}" in said
 

@@ -22,7 +22,7 @@ from trio.testing import MockClock
 
 from pipeline.emulator import Options
 from pipeline.emulator.server.credentials import ServiceAccount
-from pipeline.emulator.testing import Vertex, emulated
+from pipeline.emulator.vertex import Vertex, emulated
 from pipeline.endpoint.auth import (
     FIRST_PATIENCE_S,
     MARGIN_S,

@@ -73,21 +73,21 @@ class Run:
     hangs: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        self.stop, self.tally = Shutdown(), Counters(ok_before=self.ok_before, done_before=self.ok_before)
+        self.stop, self.counters = Shutdown(), Counters(ok_before=self.ok_before, done_before=self.ok_before)
         self.endpoints = [
             LocalUpstream(str(number), self._answer_of(number), rate=AdaptiveRate(100.0), breaker=CircuitBreaker())
             for number in range(self.lanes)
         ]
         self.dispatcher = Dispatcher(
-            self.endpoints, Limits(self.concurrency), stop=self.stop, tally=self.tally, give_up_s=self.give_up_s
+            self.endpoints, Limits(self.concurrency), stop=self.stop, counters=self.counters, give_up_s=self.give_up_s
         )
         self.ask = retrying(
             self.dispatcher.ask,
             attempts=self.attempts,
-            weather=FailureRate(),
+            failure_rate=FailureRate(),
             budget=RetryBudget(),
             stop=self.stop,
-            tally=self.tally,
+            counters=self.counters,
         )
 
     def _answer_of(self, _lane: int) -> Ask:
@@ -108,20 +108,20 @@ class Run:
     async def over(self, rows: int) -> Run:
         """Asks the rows, as the engine does: a halt requests the stop, and rows that it interrupts stay undone."""
         self.rows = rows
-        self.tally.rows = self.ok_before + rows
+        self.counters.rows = self.ok_before + rows
         ordinals = iter(range(rows))
 
         async def work() -> None:
             for ordinal in ordinals:
                 try:
                     self.results[ordinal] = await self.ask(Request(ordinal, {}))
-                    self.tally.ok += 1
+                    self.counters.ok += 1
                 except ProviderUnusable as fault:
                     self.stop.request(fault)
                 except Fault as fault:
                     if not self.stop.requested:
                         self.results[ordinal] = fault
-                        self.tally.failed += 1
+                        self.counters.failed += 1
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._look)
@@ -134,7 +134,7 @@ class Run:
     async def _look(self) -> None:
         while True:
             await anyio.sleep(1.0)
-            if (denied := self.dispatcher.judge.look(anyio.current_time())) is not None:
+            if (denied := self.dispatcher.failure_policy.look(anyio.current_time())) is not None:
                 self.stop.request(denied)
 
     def moments_but(self, row: int) -> list[float]:
@@ -422,7 +422,7 @@ async def test_a_quota_of_nothing_says_the_servers_words_when_patience_ends() ->
     run = await Run(lambda *_: Throttled("429: Daily limit"), give_up_s=60.0).over(50)
     assert "Daily limit" in str(run.stop.reason)
     assert not run.results
-    assert run.tally.trouble == "429: Daily limit"
+    assert run.counters.trouble == "429: Daily limit"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3])
@@ -452,14 +452,14 @@ async def test_h13_an_endpoint_that_was_never_reached_ends_the_run_within_a_minu
     assert f"cannot be reached: no answer: {cause}" in str(run.stop.reason)
     assert UNREACHABLE_S <= anyio.current_time() <= 60.0
     assert not run.results
-    assert run.tally.trouble == f"no answer: {cause}"
+    assert run.counters.trouble == f"no answer: {cause}"
 
 
 async def test_h13_an_endpoint_that_starts_up_within_half_a_minute_is_waited_for() -> None:
     run = await Run(lambda *_: out_of_reach("refused") if anyio.current_time() < 30.0 else REPLY).over(100)
     assert run.stop.reason is None
     assert not run.failed
-    assert run.tally.trouble is None
+    assert run.counters.trouble is None
 
 
 async def test_h13_once_it_was_reached_an_endpoint_that_is_gone_is_waited_for() -> None:

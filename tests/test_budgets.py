@@ -86,7 +86,7 @@ class Start:
     text: Callable[[int], int] = lambda _: 100
     books: Books = field(default_factory=Books)
     stop: Shutdown = field(default_factory=Shutdown)
-    tally: Counters = field(default_factory=Counters)
+    counters: Counters = field(default_factory=Counters)
     budgets: Sequence[LocalBudget] = ()
 
     async def run(self, rows: int, first: int = 0) -> None:
@@ -94,7 +94,7 @@ class Start:
         self.budgets = budgets_for(JOB, self.bounds, self.books.charged)
         endpoints = [OpenEndpoint("here", 1.0, self.market.ask)]
         composed = compose(
-            JOB, self.bounds, endpoints, self.budgets, tally=self.tally, stop=self.stop, books=self.books
+            JOB, self.bounds, endpoints, self.budgets, counters=self.counters, stop=self.stop, books=self.books
         )
         left = iter(range(first, first + rows))
 
@@ -264,7 +264,7 @@ def test_m2_a_row_whose_model_has_no_known_price_is_not_asked_on_a_budget_in_dol
             bounds(1000),
             [OpenEndpoint("here", 1.0, market.ask)],
             budgets_for(JOB, bounds(1000)),
-            tally=Counters(),
+            counters=Counters(),
             stop=Shutdown(),
         )
         asked = Request(0, {"model": "another", "messages": []})

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.stream import Arriving, whole_body
 from pipeline.endpoint.wire import first_message, read_completion
 
 Json = dict[str, Any]

@@ -18,7 +18,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from pipeline.emulator.options import Options
-from pipeline.emulator.testing import emulated
+from pipeline.emulator.vertex import emulated
 from tests.commands import Done, Shell, ended
 from tests.servers import Answer, Call, Held, Says, Served, Silence, chat, error, served
 

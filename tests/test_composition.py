@@ -71,13 +71,13 @@ class Setup:
 
     def __init__(self, job: Job, bounds: RunLimits, *endpoints: Endpoint, weights: tuple[float, ...] = (1.0,)) -> None:
         self.job = job
-        self.tally = Counters()
+        self.counters = Counters()
         opened = [
             OpenEndpoint(f"place-{number}", weight, endpoint.ask)
             for number, (endpoint, weight) in enumerate(zip(endpoints, weights, strict=True))
         ]
         self.budgets = budgets_for(job, bounds)
-        self.composed = compose(job, bounds, opened, self.budgets, tally=self.tally, stop=Shutdown())
+        self.composed = compose(job, bounds, opened, self.budgets, counters=self.counters, stop=Shutdown())
 
     async def answer(self, ordinal: int = 0, **values: Any) -> Reply:
         return await self.composed.ask(self.job.request(Row(ordinal, {"word": "x", **values})))
@@ -111,10 +111,10 @@ async def test_turns_of_tools_are_counted_priced_and_paid_from_the_budget() -> N
     setup = Setup(job(tools=[look_up]), bounds(budget_usd=1.0, budget_tokens=10_000), endpoint)
     reply = await setup.answer()
     one = (900 * 0.3 + 600 * 2.5) / 1e6
-    assert (setup.tally.requests, len(endpoint.requests)) == (3, 3)
+    assert (setup.counters.requests, len(endpoint.requests)) == (3, 3)
     assert reply.usage == Usage(input=2700, output=1200, reasoning=600)
     assert reply.cost_usd == pytest.approx(3 * one)
-    assert [purse.spent for purse in setup.budgets] == pytest.approx([3 * one, 4500])
+    assert [budget.spent for budget in setup.budgets] == pytest.approx([3 * one, 4500])
 
 
 async def test_a_turn_that_the_budget_does_not_afford_is_not_asked() -> None:
@@ -129,7 +129,7 @@ async def test_repairs_are_counted_and_paid_from_the_budget() -> None:
     setup = Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=10_000), endpoint)
     reply = await setup.answer()
     assert json.loads(reply.body)["choices"][0]["message"]["content"] == '{"word": "x"}'
-    assert (setup.tally.requests, setup.budgets[0].spent) == (2, 3000)
+    assert (setup.counters.requests, setup.budgets[0].spent) == (2, 3000)
 
 
 async def test_a_repair_that_the_budget_does_not_afford_is_not_asked() -> None:
@@ -159,7 +159,7 @@ async def test_the_deadline_of_a_row_bounds_all_its_turns() -> None:
     with pytest.raises(Unavailable, match="row_timeout_s"):
         await setup.answer()
     assert (anyio.current_time(), len(endpoint.requests)) == (12.0, 3)
-    assert setup.tally.in_flight == 0
+    assert setup.counters.in_flight == 0
 
 
 async def test_the_deadline_of_a_row_bounds_all_its_tries_too() -> None:
@@ -175,7 +175,7 @@ async def test_a_try_that_failed_is_repeated_within_one_turn() -> None:
     endpoint = Endpoint(Unavailable("503", http_status=503), completion("fine"))
     setup = Setup(job(), bounds(budget_tokens=10_000), endpoint)
     await setup.answer()
-    assert (setup.tally.requests, setup.tally.retries, setup.budgets[0].spent) == (2, 1, 1500)
+    assert (setup.counters.requests, setup.counters.retries, setup.budgets[0].spent) == (2, 1, 1500)
 
 
 async def test_media_are_read_when_the_call_leaves_and_their_faults_fail_the_row_before_it() -> None:
@@ -244,8 +244,8 @@ def test_a_budget_in_dollars_needs_the_models_price() -> None:
 
 def test_a_budget_in_tokens_needs_no_price() -> None:
     earlier = Charges(cost_usd=1.0, input_tokens=1, reasoning_tokens=2)
-    (purse,) = budgets_for(job(model="no-such-model"), RunLimits(budget_tokens=5), earlier)
-    assert (purse.unit, purse.cap, purse.spent) == ("tokens", 5, 3)
+    (budget,) = budgets_for(job(model="no-such-model"), RunLimits(budget_tokens=5), earlier)
+    assert (budget.unit, budget.cap, budget.spent) == ("tokens", 5, 3)
 
 
 def test_an_own_price_is_enough_for_a_budget() -> None:
@@ -254,8 +254,8 @@ def test_an_own_price_is_enough_for_a_budget() -> None:
         (job(model="mine", prices={"mine": {"input": 1, "output": 3}}), RunLimits(budget_usd=1.0)),
         (job(model="mine"), RunLimits(budget_usd=1.0, prices={"mine": mine})),
     ]:
-        (purse,) = budgets_for(own, limits, Charges(cost_usd=0.25, input_tokens=9))
-        assert (purse.unit, purse.cap, purse.spent) == ("USD", 1.0, 0.25)
+        (budget,) = budgets_for(own, limits, Charges(cost_usd=0.25, input_tokens=9))
+        assert (budget.unit, budget.cap, budget.spent) == ("USD", 1.0, 0.25)
 
 
 def test_the_command_lines_prices_come_before_the_jobs() -> None:

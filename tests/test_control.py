@@ -112,7 +112,7 @@ async def test_h11_a_lane_is_asked_again_for_itself_and_not_for_another() -> Non
 async def test_h11_another_call_of_the_row_that_is_asked_again_is_not_taken_for_the_comparison() -> None:
     """A row has several calls, of tools or repairs: one that was refused while the comparison is out says nothing."""
     run = Run(only({}), 64)
-    run.tally.rows = 100
+    run.counters.rows = 100
     calls = 0
 
     async def answer(request: Request) -> Reply:
@@ -151,7 +151,7 @@ async def test_h11_a_lane_whose_refused_rows_are_gone_holds_up_no_row() -> None:
     first, second = run.endpoints
     first.control.answered(Request(0, {}), 1.0)
     first.control.is_wanted = True
-    judge = run.dispatcher.judge
+    judge = run.dispatcher.failure_policy
     assert judge.refused(second, 7, suspect(403), 2.0) is not None
     assert not judge.is_comparing
     assert judge.refused(first, 8, suspect(403), 2.0) is not None

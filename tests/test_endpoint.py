@@ -21,9 +21,9 @@ from openai import AsyncOpenAI
 
 from pipeline.data import Reply, Request, Usage
 from pipeline.emulator import Options
-from pipeline.emulator.testing import emulated
+from pipeline.emulator.vertex import emulated
 from pipeline.endpoint.auth import find_credentials, refreshing
-from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.token_source import ApiKey, TokenSource
 from pipeline.faults import Expired, Fault, InvalidRow, ProviderUnusable, Refused, Throttled, Unavailable, Unparsable
 from tests.servers import (
@@ -58,7 +58,7 @@ async def connected(
     async with (
         scripted(script) as server,
         open_endpoint(
-            Target.url(server.base_url),
+            EndpointAddress.url(server.base_url),
             token or ApiKey("sk-canary"),
             connections=32,
             timeout_s=timeout_s,
@@ -154,7 +154,7 @@ async def test_h10_a_request_that_is_no_json_fails_its_row_and_is_not_sent(value
 @pytest.mark.parametrize(("old", "new"), [("127.0.0.1", "LOCALHOST"), ("http:", "HTTP:"), ("/v1", "/v1/")])
 async def test_a_base_url_may_be_written_in_other_ways(old: str, new: str) -> None:
     async with scripted(lambda _: chat("hello")) as server:
-        target = Target.url(server.base_url.replace(old, new))
+        target = EndpointAddress.url(server.base_url.replace(old, new))
         async with open_endpoint(target, ApiKey("k"), connections=1, timeout_s=10) as endpoint:
             await endpoint.ask(REQUEST)
         assert server.calls[0].path == "/v1/chat/completions"
@@ -164,7 +164,7 @@ async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPa
     async with scripted(lambda _: chat("hello")) as proxy:
         monkeypatch.setenv("http_proxy", proxy.origin)
         monkeypatch.delenv("no_proxy", raising=False)
-        target = Target.url("http://endpoint.invalid/v1")
+        target = EndpointAddress.url("http://endpoint.invalid/v1")
         async with open_endpoint(target, ApiKey("k"), connections=1, timeout_s=10) as endpoint:
             await endpoint.ask(REQUEST)
         assert proxy.calls[0].headers["Host"] == "endpoint.invalid"
@@ -179,7 +179,7 @@ async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_vertex_has_a_host_for_every_kind_of_location(location: str, host: str) -> None:
-    target = Target.vertex("a-project", location)
+    target = EndpointAddress.vertex("a-project", location)
     assert target.base_url == f"https://{host}/v1/projects/a-project/locations/{location}/endpoints/openapi"
 
 
@@ -341,7 +341,7 @@ ANSWERS = st.builds(
 def test_h7_no_bytes_whatever_make_more_than_a_fault() -> None:
     async def ask_all(server: Server, answers: list[bytes]) -> list[Reply | Fault]:
         server.script = lambda call: Raw(answers[call.number % len(answers)])
-        target = Target.url(server.base_url)
+        target = EndpointAddress.url(server.base_url)
         async with open_endpoint(target, ApiKey("k"), connections=1, timeout_s=10) as endpoint:
             return [await outcome(endpoint) for _ in answers]
 
@@ -422,7 +422,9 @@ async def test_t5_one_renewal_serves_all_calls_that_meet_a_revoked_token() -> No
         credentials, _ = find_credentials(Path(vertex.address.credentials_file))
         async with (
             refreshing(credentials) as token,
-            open_endpoint(Target.url(vertex.address.base_url), token, connections=50, timeout_s=20) as endpoint,
+            open_endpoint(
+                EndpointAddress.url(vertex.address.base_url), token, connections=50, timeout_s=20
+            ) as endpoint,
         ):
             await endpoint.ask(REQUEST)
             await vertex.control(revoke=True)
@@ -507,7 +509,7 @@ async def _give_up(endpoint: Endpoint, request: Request) -> None:
 async def test_h5_a_refused_connection_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
-        target = Target.url(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        target = EndpointAddress.url(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
         async with open_endpoint(target, ApiKey("k"), connections=1, timeout_s=10) as endpoint:
             with pytest.raises(Unavailable, match="refused the connection: nothing listens there") as caught:
                 await endpoint.ask(REQUEST)
@@ -573,7 +575,7 @@ async def test_200_asks_at_once_share_the_connections_and_all_are_answered() -> 
 
 async def test_everything_is_closed_at_the_end_of_the_block() -> None:
     async with scripted(lambda _: chat("hello")) as server:
-        target = Target.url(server.base_url)
+        target = EndpointAddress.url(server.base_url)
         async with open_endpoint(target, ApiKey("k"), connections=4, timeout_s=10) as endpoint:
             await endpoint.ask(REQUEST)
         with pytest.raises(RuntimeError):

@@ -21,10 +21,10 @@ from pipeline.evaluation.assessment import (
 )
 from pipeline.evaluation.baseline import Baseline
 from pipeline.evaluation.comparison import compare
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.faults import NothingToDo, UsageError
 
-RIGHT = {"name": Counts(1.0, 1.0, match=1)}
+RIGHT = {"name": VerdictCounts(1.0, 1.0, match=1)}
 DATA = {"a": "1", "b": "2", "c": "3"}
 
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.baseline import Baseline, from_text, to_text
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.faults import UsageError
 
 shares = st.integers(0, 10).map(lambda tenths: tenths / 10)
 texts = st.text(max_size=8)
-counts = st.builds(Counts, shares, shares, shares, shares, shares, shares, shares, shares)
+counts = st.builds(VerdictCounts, shares, shares, shares, shares, shares, shares, shares, shares)
 scored = st.builds(
     Scored,
     row=texts,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.decisions import Decision, decide
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, check
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.evaluation.stats.intervals import wilson
 from pipeline.faults import NothingToDo, UsageError
 from tests.scores import runs, scored
@@ -164,7 +164,7 @@ def test_for_what_should_be_low_worse_is_more(metric: str) -> None:
 def costly(row: int, times: float) -> Scored:
     """A row that costs, lasts, fails and misses more or less; rows differ."""
     fate = float(row % 4 < times)
-    counts = Counts(right=1 - fate, score=1 - fate, match=1 - fate, missed=fate)
+    counts = VerdictCounts(right=1 - fate, score=1 - fate, match=1 - fate, missed=fate)
     own = times * (1 + row / 120)
     return scored(row, fields={"name": counts}, failed=fate, cost_usd=own, latency_s=own)
 

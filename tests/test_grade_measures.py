@@ -7,25 +7,25 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.evaluation.stats.intervals import wilson
 from pipeline.evaluation.stats.metrics import measure, metric_of
 from pipeline.faults import UsageError
 
 
 def scored(row: int, correct: float = 1.0, **more: Any) -> Scored:
-    right = Counts(right=correct, score=correct, match=correct, wrong=1 - correct)
+    right = VerdictCounts(right=correct, score=correct, match=correct, wrong=1 - correct)
     return Scored(row=f"{row:03}", correct=correct, **{"fields": {"name": right}, **more})
 
 
-def of_counts(*counts: Counts) -> list[Scored]:
+def of_counts(*counts: VerdictCounts) -> list[Scored]:
     return [scored(i, fields={"name": each}) for i, each in enumerate(counts)]
 
 
 LEAVES = of_counts(
-    Counts(right=0, score=0.5, match=3, wrong=1, missed=1, invented=2),
-    Counts(right=1, score=1, match=2, empty=4),
-    Counts(right=0, score=0, failed=3),
+    VerdictCounts(right=0, score=0.5, match=3, wrong=1, missed=1, invented=2),
+    VerdictCounts(right=1, score=1, match=2, empty=4),
+    VerdictCounts(right=0, score=0, failed=3),
 )
 
 
@@ -53,9 +53,9 @@ def test_every_rate_is_counted_over_the_leaves_as_its_definition_says(name: str,
 
 def test_the_macro_f1_is_the_mean_over_the_fields_that_have_one() -> None:
     fields = {
-        "a": Counts(right=1, score=1, match=2),
-        "b": Counts(right=0, score=0, match=1, wrong=1),
-        "c": Counts(right=1, score=1, empty=1),
+        "a": VerdictCounts(right=1, score=1, match=2),
+        "b": VerdictCounts(right=0, score=0, match=1, wrong=1),
+        "c": VerdictCounts(right=1, score=1, empty=1),
     }
     rows = [scored(i, fields=fields) for i in range(4)]
     assert measure("f1_macro", rows).value == pytest.approx((1 + 0.5) / 2)
@@ -132,7 +132,7 @@ def test_pass_at_k_and_pass_hat_k_are_told_from_the_repeats() -> None:
 
 
 def test_a_share_of_nothing_is_not_told() -> None:
-    found = measure("precision", of_counts(Counts(right=0, score=0, missed=1)))
+    found = measure("precision", of_counts(VerdictCounts(right=0, score=0, missed=1)))
     assert (found.value, found.why) == (None, "there is nothing to count")
     assert measure("row_correct", []).why == "there are no rows"
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from pipeline.cli.eval_output import report_comparison
 from pipeline.evaluation.assessment import Reference
-from pipeline.evaluation.comparison import Change, compare
+from pipeline.evaluation.comparison import MetricChange, compare
 from pipeline.evaluation.decisions import decide
 from pipeline.evaluation.gates import NoWorse
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.report.markdown import markdown_summary
 from tests.assessments import BROKEN, GOLD, assessed
 
@@ -20,7 +20,8 @@ DECIDES = "which decides whether it is noise"
 
 def rows(right: list[bool]) -> list[Scored]:
     return [
-        Scored(f"r{n:03d}", float(each), {"a": Counts(right=float(each), score=1.0)}) for n, each in enumerate(right)
+        Scored(f"r{n:03d}", float(each), {"a": VerdictCounts(right=float(each), score=1.0)})
+        for n, each in enumerate(right)
     ]
 
 
@@ -53,13 +54,13 @@ def test_where_both_say_the_same_nothing_is_added() -> None:
 def test_they_disagree_exactly_when_one_excludes_no_difference_and_the_other_does_not(
     low: float, width: float, p: float, alpha: float
 ) -> None:
-    change = Change(metric="row_correct", difference=low + width / 2, low=low, high=low + width, p=p)
+    change = MetricChange(metric="row_correct", difference=low + width / 2, low=low, high=low + width, p=p)
     excludes = not change.low <= 0 <= change.high
     assert change.torn(alpha) == (excludes != (p < alpha))
 
 
 def test_nothing_to_tell_is_no_disagreement() -> None:
-    assert not Change(metric="row_correct", why="nothing").torn()
+    assert not MetricChange(metric="row_correct", why="nothing").torn()
 
 
 def test_terminal_and_markdown_say_so(capsys: pytest.CaptureFixture[str]) -> None:

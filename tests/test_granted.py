@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Reply, Request
+from pipeline.execution.rate_memory import GrantedRates, state_file
 from pipeline.pace import AdaptiveRate
 from pipeline.policy import LocalUpstream
-from pipeline.storage.rate_memory import GrantedRates, state_file
 from pipeline.storage.run_folder import RATES
 from tests.commands import JOB, Shell
 from tests.servers import chat, served

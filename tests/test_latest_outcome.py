@@ -9,7 +9,7 @@ import orjson
 
 from pipeline.data import Reply, Request, Success, Usage
 from pipeline.faults import Unavailable
-from pipeline.job.parsing import LatestOutcome, ReplyParser
+from pipeline.job.reply_parser import LatestOutcome, ReplyParser
 
 
 def replying(text: str) -> Reply:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pipeline import Job
 from pipeline.counters import Counters
 from pipeline.data import PARTS, Entry, Failure, Reply, Request
-from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.prices import Price, Prices
 from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Fault
@@ -81,7 +81,7 @@ async def sealed(job: Job, first: int, rows: int, folder: Path) -> Counter[str]:
     async with (
         target as server,
         open_endpoint(
-            Target.url(server.base_url), ApiKey("sk-canary-of-the-mutations"), connections=8, timeout_s=20.0
+            EndpointAddress.url(server.base_url), ApiKey("sk-canary-of-the-mutations"), connections=8, timeout_s=20.0
         ) as endpoint,
         anyio.create_task_group() as tasks,
     ):
@@ -123,7 +123,7 @@ async def test_h8a_no_mutation_at_all_is_a_value(tmp_path: Path) -> None:
     """The bodies that the mutations start from are good: else they would show nothing."""
     async with (
         scripted(script) as server,
-        open_endpoint(Target.url(server.base_url), ApiKey("k"), connections=1, timeout_s=20.0) as endpoint,
+        open_endpoint(EndpointAddress.url(server.base_url), ApiKey("k"), connections=1, timeout_s=20.0) as endpoint,
     ):
         replies = [await entry_of(TYPED, endpoint, number) for number in range(40)]
     assert sum(isinstance(reply, Reply) for reply in replies) > 20

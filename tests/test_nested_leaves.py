@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from pipeline import Eval, Job
 from pipeline.evaluation.assessment import Assessment, assess, scores_of
-from pipeline.evaluation.graders.rows import Answer, Gold, grade_row
+from pipeline.evaluation.graders.rows import Gold, RowAnswer, grade_row
 from pipeline.evaluation.graders.verdicts import Verdict
 from pipeline.evaluation.results import write
 from pipeline.evaluation.stats.tables import FieldTable, unfolded
@@ -52,7 +52,7 @@ def assessed(expected: list[Any], answers: list[list[Any]]) -> Assessment:
     evaluation = Eval(job=job, repeats=len(answers), least=2)
     gold = [Gold(f"r{place}", each) for place, each in enumerate(expected)]
     graded = [
-        grade_row(evaluation.graders, one, Answer(got, None if got is not None else "Refused", repeat))
+        grade_row(evaluation.graders, one, RowAnswer(got, None if got is not None else "Refused", repeat))
         for repeat, given in enumerate(answers)
         for one, got in zip(gold, given, strict=True)
     ]

@@ -18,7 +18,7 @@ from aiohttp import web
 from anyio import to_thread
 
 from pipeline.data import Request
-from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.credentials import Requester, reason_of
 from pipeline.endpoint.network import CA_VARIABLES, goes_straight, proxy_for, tls_context
 from pipeline.endpoint.token_source import ApiKey
@@ -162,7 +162,9 @@ def test_no_proxy_may_name_networks(entry: str, host: str, environment: pytest.M
 
 @asynccontextmanager
 async def asking(base_url: str) -> AsyncIterator[Endpoint]:
-    async with open_endpoint(Target.url(base_url), ApiKey("sk-canary-key"), connections=1, timeout_s=20) as endpoint:
+    async with open_endpoint(
+        EndpointAddress.url(base_url), ApiKey("sk-canary-key"), connections=1, timeout_s=20
+    ) as endpoint:
         yield endpoint
 
 

@@ -36,7 +36,7 @@ def homeless(folder: Path, *arguments: str) -> Done:
 def test_p12_without_a_home_a_run_keeps_its_rates_in_its_own_folder_alone(tmp_path: Path) -> None:
     done = homeless(tmp_path, "run", "job.py", "--emulate", "--quiet", "--json")
     assert (done.code, done.json["ok"]) == (0, 1), done.err
-    code = "import sys; sys.modules['pwd'] = None; from pipeline.storage.rate_memory import state_file; "
+    code = "import sys; sys.modules['pwd'] = None; from pipeline.execution.rate_memory import state_file; "
     said = subprocess.run(
         [sys.executable, "-c", code + "print(state_file('job', 'google/m', ['a']))"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,

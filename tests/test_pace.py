@@ -36,7 +36,7 @@ HINTS = st.floats(0.0, 120.0)
 STEPS = st.floats(0.0, 30.0)
 
 
-# The gate.
+# The hold.
 
 
 @settings(deadline=None)
@@ -50,27 +50,27 @@ def test_a_gate_is_open_at_first(now: float) -> None:
 def test_h1_the_gate_never_opens_before_any_time_that_the_server_has_named(
     closings: list[tuple[float, float]], seed: int
 ) -> None:
-    gate, now, not_before = RetryAfterHold(dice=Random(seed)), 0.0, 0.0
+    hold, now, not_before = RetryAfterHold(dice=Random(seed)), 0.0, 0.0
     for later, hint in closings:
         now += later
-        gate.close(now, hint)
+        hold.close(now, hint)
         not_before = max(not_before, now + hint)
-        assert gate.wait(now) >= not_before - now
+        assert hold.wait(now) >= not_before - now
 
 
 @settings(deadline=None)
 @given(MOMENTS, HINTS, SEEDS)
 def test_the_gate_opens_soon_after_that_time_and_for_everybody(now: float, hint: float, seed: int) -> None:
-    gate = RetryAfterHold(dice=Random(seed))
-    gate.close(now, hint)
-    assert gate.wait(now) <= hint + 2.0 + 1e-6
-    assert gate.wait(now + hint) == 0.0
+    hold = RetryAfterHold(dice=Random(seed))
+    hold.close(now, hint)
+    assert hold.wait(now) <= hint + 2.0 + 1e-6
+    assert hold.wait(now + hint) == 0.0
 
 
 def test_callers_who_wait_together_are_told_different_times() -> None:
-    gate = RetryAfterHold(dice=Random(7))
-    gate.close(10.0, 30.0)
-    assert len({gate.wait(10.0) for _ in range(100)}) == 100
+    hold = RetryAfterHold(dice=Random(7))
+    hold.close(10.0, 30.0)
+    assert len({hold.wait(10.0) for _ in range(100)}) == 100
 
 
 # The breaker.
@@ -405,17 +405,17 @@ def test_tokens_of_a_request_are_learned_from_the_answers(size: int, asked: int,
     assert estimate.of(size) == pytest.approx(asked + answered, rel=0.01, abs=1e-6)
 
 
-# Weather.
+# Failure rate.
 
 
 def seen(outcomes: list[bool]) -> FailureRate:
-    weather = FailureRate()
+    failure_rate = FailureRate()
     for failed in outcomes:
-        weather.saw(failed=failed)
-    return weather
+        failure_rate.saw(failed=failed)
+    return failure_rate
 
 
-def test_nothing_seen_is_good_weather() -> None:
+def test_nothing_seen_is_no_failure() -> None:
     assert FailureRate().share == 0.0
     assert FailureRate().attempts(5) == 5
 
@@ -440,11 +440,11 @@ def test_one_more_failure_never_grants_fewer_tries_than_one_more_success(outcome
 
 @settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=400))
-def test_h3_in_bad_weather_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
-    weather = seen(outcomes)
-    attempts = weather.attempts(5)
-    bad = weather.share >= BAD_SHARE and sum(outcomes) >= 3 * BAD_ROWS
-    assert not bad or attempts == MOST_ATTEMPTS or weather.share**attempts <= UNLIKELY * 1.000001
+def test_h3_in_a_bad_hour_mere_chance_hardly_uses_up_all_tries(outcomes: list[bool]) -> None:
+    failure_rate = seen(outcomes)
+    attempts = failure_rate.attempts(5)
+    bad = failure_rate.share >= BAD_SHARE and sum(outcomes) >= 3 * BAD_ROWS
+    assert not bad or attempts == MOST_ATTEMPTS or failure_rate.share**attempts <= UNLIKELY * 1.000001
     assert sum(outcomes) >= BAD_ROWS or attempts == 5
 
 
@@ -456,24 +456,24 @@ def test_h11_a_single_bad_row_has_no_more_tries_than_it_was_given_however_few(ro
 
 @settings(deadline=None)
 @given(st.integers(1, 2000), st.data())
-def test_h11_a_single_bad_row_is_told_from_bad_weather(rows: int, data: st.DataObject) -> None:
+def test_h11_a_single_bad_row_is_told_from_a_bad_hour(rows: int, data: st.DataObject) -> None:
     bad = data.draw(st.integers(0, rows - 1))
     assert seen([row == bad for row in range(rows)]).attempts(5) == 5
 
 
-def test_bad_weather_passes() -> None:
-    weather = seen([True] * 1000)
-    assert weather.attempts(5) == MOST_ATTEMPTS
+def test_a_bad_hour_passes() -> None:
+    failure_rate = seen([True] * 1000)
+    assert failure_rate.attempts(5) == MOST_ATTEMPTS
     for _ in range(2000):
-        weather.saw(failed=False)
-    assert weather.attempts(5) == 5
+        failure_rate.saw(failed=False)
+    assert failure_rate.attempts(5) == 5
 
 
 @pytest.mark.parametrize(("percent", "attempts"), [(1, 5), (5, 5), (10, 6), (30, 12), (50, 19)])
 def test_the_tries_follow_from_the_share_of_failures(percent: int, attempts: int) -> None:
     dice = Random(1)
-    weather = seen([dice.random() * 100 < percent for _ in range(5000)])
-    assert abs(weather.attempts(5) - attempts) <= 2
+    failure_rate = seen([dice.random() * 100 < percent for _ in range(5000)])
+    assert abs(failure_rate.attempts(5) - attempts) <= 2
 
 
 # The retry budget.
@@ -519,20 +519,20 @@ def test_quantiles_are_those_of_the_latest_latencies(values: list[float], size: 
     assert latencies.quantile(share) == expected
 
 
-# Lateness.
+# Stragglers.
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(1.0, 1000.0), min_size=100, max_size=400, unique=True), st.floats(0.01, 0.5))
 def test_of_calls_that_begin_together_the_slowest_are_hedged(took: list[float], share: float) -> None:
-    lateness = StragglerDetector(share)
-    calls = {seconds: lateness.begin(0.0) for seconds in took}
+    stragglers = StragglerDetector(share)
+    calls = {seconds: stragglers.begin(0.0) for seconds in took}
     hedged = []
     for now in sorted(took):
-        lateness.end(calls.pop(now), now)
+        stragglers.end(calls.pop(now), now)
         for seconds, call in calls.items():
-            if call.took is None and lateness.may_hedge(call, now):
-                lateness.hedge(call)
+            if call.took is None and stragglers.may_hedge(call, now):
+                stragglers.hedge(call)
                 hedged.append(seconds)
     slowest = sorted(took)[-int(share * len(took)) :]
     assert set(hedged) <= set(slowest)
@@ -542,51 +542,51 @@ def test_of_calls_that_begin_together_the_slowest_are_hedged(took: list[float], 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0.0, 10.0), max_size=300), st.floats(0.01, 1.0), st.integers(100, 200))
 def test_hedges_are_always_less_than_their_share_of_the_calls(took: list[float], share: float, size: int) -> None:
-    lateness = StragglerDetector(share, size)
+    stragglers = StragglerDetector(share, size)
     for now, seconds in enumerate(took):
-        call = lateness.begin(float(now))
-        if lateness.may_hedge(call, now + seconds):
-            lateness.hedge(call)
-        lateness.end(call, now + seconds)
-        assert lateness.hedged == 0 or lateness.hedged < share * lateness.begun
+        call = stragglers.begin(float(now))
+        if stragglers.may_hedge(call, now + seconds):
+            stragglers.hedge(call)
+        stragglers.end(call, now + seconds)
+        assert stragglers.hedged == 0 or stragglers.hedged < share * stragglers.begun
 
 
 def test_a_call_is_not_late_because_younger_ones_were_quick() -> None:
-    lateness = StragglerDetector(0.03, size=20_000)
-    wave = [lateness.begin(0.0) for _ in range(1000)]
+    stragglers = StragglerDetector(0.03, size=20_000)
+    wave = [stragglers.begin(0.0) for _ in range(1000)]
     for call in wave[50:]:
-        lateness.end(call, 1.0)
+        stragglers.end(call, 1.0)
     for _ in range(9000):
-        lateness.end(lateness.begin(1.0), 2.0)
-    assert not any(lateness.may_hedge(call, 10.0) for call in wave[:50])
+        stragglers.end(stragglers.begin(1.0), 2.0)
+    assert not any(stragglers.may_hedge(call, 10.0) for call in wave[:50])
     for call in wave[30:50]:
-        lateness.end(call, 12.0)
-    assert all(lateness.may_hedge(call, 12.0) for call in wave[:30])
+        stragglers.end(call, 12.0)
+    assert all(stragglers.may_hedge(call, 12.0) for call in wave[:30])
 
 
 def test_a_call_that_is_older_than_a_late_one_is_late() -> None:
-    lateness = StragglerDetector(0.03)
-    oldest = lateness.begin(0.0)
+    stragglers = StragglerDetector(0.03)
+    oldest = stragglers.begin(0.0)
     for _ in range(99):
-        lateness.end(lateness.begin(0.1), 1.0)
-    assert not lateness.may_hedge(oldest, 5.0)
-    assert lateness.may_hedge(lateness.begin(0.2), 5.0)
-    assert lateness.may_hedge(oldest, 5.0)
+        stragglers.end(stragglers.begin(0.1), 1.0)
+    assert not stragglers.may_hedge(oldest, 5.0)
+    assert stragglers.may_hedge(stragglers.begin(0.2), 5.0)
+    assert stragglers.may_hedge(oldest, 5.0)
 
 
 def test_a_call_that_outlasts_all_that_are_remembered_is_late() -> None:
-    lateness = StragglerDetector(0.03, size=100)
-    oldest = lateness.begin(0.0)
+    stragglers = StragglerDetector(0.03, size=100)
+    oldest = stragglers.begin(0.0)
     for now in range(100):
-        lateness.end(lateness.begin(float(now)), now + 200.0)
-    assert lateness.may_hedge(oldest, 150.0)
+        stragglers.end(stragglers.begin(float(now)), now + 200.0)
+    assert stragglers.may_hedge(oldest, 150.0)
 
 
 def test_one_looks_again_when_the_call_takes_longer_than_usual_and_then_now_and_again() -> None:
-    lateness = StragglerDetector(0.05)
-    assert lateness.look_again(lateness.begin(0.0), 0.0) == 0.1
+    stragglers = StragglerDetector(0.05)
+    assert stragglers.look_again(stragglers.begin(0.0), 0.0) == 0.1
     for _ in range(100):
-        lateness.end(lateness.begin(0.0), 8.0)
-    call = lateness.begin(10.0)
-    assert lateness.look_again(call, 11.0) == 7.0
-    assert lateness.look_again(call, 26.0) == 1.0
+        stragglers.end(stragglers.begin(0.0), 8.0)
+    call = stragglers.begin(10.0)
+    assert stragglers.look_again(call, 11.0) == 7.0
+    assert stragglers.look_again(call, 26.0) == 1.0

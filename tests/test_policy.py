@@ -33,7 +33,7 @@ from pipeline.policy import (
     within,
 )
 from tests import virtual
-from tests.benchmarks.hedging import simulate
+from tests.benchmarks.hedge import simulate
 
 anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ class Rig:
     give_up_s: float = 1800.0
     budget: RetryBudget = field(default_factory=RetryBudget)
     stop: Shutdown = field(default_factory=Shutdown)
-    tally: Counters = field(default_factory=Counters)
+    counters: Counters = field(default_factory=Counters)
     dispatcher: Dispatcher = field(init=False)
     ask: Ask = field(init=False)
 
@@ -118,15 +118,15 @@ class Rig:
         self.limits = Limits(self.concurrency)
         self.lane = LocalUpstream("here", self.endpoint.ask, rate=self.rate)
         self.dispatcher = Dispatcher(
-            [self.lane], self.limits, stop=self.stop, tally=self.tally, give_up_s=self.give_up_s
+            [self.lane], self.limits, stop=self.stop, counters=self.counters, give_up_s=self.give_up_s
         )
         self.ask = retrying(
             self.dispatcher.ask,
             attempts=self.attempts,
-            weather=FailureRate(),
+            failure_rate=FailureRate(),
             budget=self.budget,
             stop=self.stop,
-            tally=self.tally,
+            counters=self.counters,
         )
 
 
@@ -206,7 +206,7 @@ async def test_a_cancelled_call_gives_its_slot_back() -> None:
         await one(rig.ask)
     await one(rig.ask, 1)
     assert rig.endpoint.moments == [0.0, 5.0]
-    assert rig.tally.in_flight == 0
+    assert rig.counters.in_flight == 0
 
 
 async def test_all_who_may_leave_do_so_together() -> None:
@@ -244,7 +244,7 @@ async def test_a_turn_that_comes_as_its_row_is_given_up_goes_to_the_next() -> No
         await anyio.sleep(0.1)
         tasks.start_soon(one, rig.ask, 2)
     assert [row for _, row in rig.endpoint.came] == [0, 2]
-    assert (rig.tally.in_flight, rig.tally.waiting, rig.lane.in_flight, rig.tally.requests) == (0, 0, 0, 2)
+    assert (rig.counters.in_flight, rig.counters.waiting, rig.lane.in_flight, rig.counters.requests) == (0, 0, 0, 2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -289,13 +289,13 @@ async def test_h1_after_a_429_with_a_time_nobody_asks_before_it_and_no_attempt_i
     assert not rig.endpoint.between(1.0, 31.0)
     assert {reply.attempts for reply in results.values() if isinstance(reply, Reply)} == {1}
     assert len(results) == 40
-    assert (rig.tally.throttled, rig.tally.retries) == (1, 0)
+    assert (rig.counters.throttled, rig.counters.retries) == (1, 0)
 
 
 async def test_h1_a_row_may_be_throttled_any_number_of_times_without_failing() -> None:
     rig = Rig(Endpoint(failing(Throttled("429", retry_after=1.0), times=50)), attempts=1)
     assert (await one(rig.ask)).attempts == 1
-    assert rig.tally.throttled == 50
+    assert rig.counters.throttled == 50
 
 
 @settings(max_examples=40, deadline=None)
@@ -346,7 +346,7 @@ async def test_h2_a_quota_without_any_hint_is_found_and_nothing_is_lost(seconds:
     rig = Rig(Endpoint(quota, seconds), concurrency=200, rate=AdaptiveRate())
     results = await asked(rig.ask, 2000, workers=400)
     assert not faults(results)
-    assert rig.tally.throttled <= 0.15 * 2000
+    assert rig.counters.throttled <= 0.15 * 2000
     assert anyio.current_time() <= 1.35 * 2000 / 40
 
 
@@ -357,9 +357,9 @@ async def test_who_waits_for_quota_holds_no_slot() -> None:
         await anyio.sleep(0.5)
         tasks.start_soon(one, rig.ask, 1)
         await anyio.sleep(0.6)
-        assert rig.tally.in_flight == 1
+        assert rig.counters.in_flight == 1
     assert rig.endpoint.came[1] == (1.0, 1)
-    assert rig.tally.waiting == 0
+    assert rig.counters.waiting == 0
 
 
 async def test_a_declared_number_of_requests_a_minute_is_kept() -> None:
@@ -382,14 +382,14 @@ async def test_a_declared_number_of_tokens_a_minute_is_kept() -> None:
 async def test_a_first_answer_is_one_attempt() -> None:
     rig = Rig(Endpoint())
     assert await one(rig.ask) == REPLY
-    assert rig.tally.retries == 0
+    assert rig.counters.retries == 0
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
 async def test_attempts_are_counted_in_the_reply(times: int) -> None:
     rig = Rig(Endpoint(failing(OUTAGE, times)))
     assert (await one(rig.ask)).attempts == times + 1
-    assert rig.tally.retries == times
+    assert rig.counters.retries == times
 
 
 async def test_the_last_fault_is_raised_when_no_try_succeeds() -> None:
@@ -450,9 +450,9 @@ async def test_a_row_that_sleeps_before_its_next_try_holds_no_slot() -> None:
         await anyio.sleep(0.5)
         tasks.start_soon(one, rig.ask, 1)
         await anyio.sleep(1.0)
-        assert (rig.tally.retrying, rig.tally.in_flight) == (1, 1)
+        assert (rig.counters.retrying, rig.counters.in_flight) == (1, 1)
     assert rig.endpoint.came[1] == (1.0, 1)
-    assert rig.tally.retrying == 0
+    assert rig.counters.retrying == 0
 
 
 async def test_retries_wait_for_their_budget() -> None:
@@ -466,11 +466,11 @@ async def test_a_deadline_of_the_row_ends_it_whatever_it_waits_for() -> None:
     with pytest.raises(Unavailable, match="not answered within 100 s"):
         await one(within(rig.ask, 100.0))
     assert anyio.current_time() == 100.0
-    assert (rig.tally.in_flight, rig.tally.waiting) == (0, 0)
+    assert (rig.counters.in_flight, rig.counters.waiting) == (0, 0)
     assert await one(within(Endpoint().ask, 100.0)) == REPLY
 
 
-# Weather.
+# Failure rate.
 
 
 def _dice(share: float, seed: int) -> Script:
@@ -487,7 +487,7 @@ async def test_h3_with_30_percent_of_503_no_row_is_lost_and_no_request_wasted(se
     rig = Rig(Endpoint(_dice(0.3, seed)), rate=AdaptiveRate())
     results = await asked(rig.ask, 2000, workers=128)
     assert not faults(results)
-    assert rig.tally.requests == len(rig.endpoint.came) <= 2000 / (1 - 0.3) * 1.05
+    assert rig.counters.requests == len(rig.endpoint.came) <= 2000 / (1 - 0.3) * 1.05
     assert max(rig.endpoint.tries.values()) > rig.attempts, "otherwise five tries would have been enough"
 
 
@@ -497,10 +497,10 @@ async def test_h11_a_poison_row_among_good_ones_gets_its_attempts_and_no_more(po
     results = await asked(rig.ask, 300, workers=16)
     assert faults(results).keys() == {poison}
     assert rig.endpoint.tries[poison] == rig.attempts
-    assert rig.tally.requests == 299 + rig.attempts
+    assert rig.counters.requests == 299 + rig.attempts
 
 
-async def test_h11_a_few_poison_rows_among_many_good_ones_are_no_bad_weather_and_no_outage() -> None:
+async def test_h11_a_few_poison_rows_among_many_good_ones_are_no_bad_hour_and_no_outage() -> None:
     rig = Rig(Endpoint(lambda row, _: OUTAGE if row % 50 == 0 else REPLY))
     results = await asked(rig.ask, 1000, workers=16)
     assert len(faults(results)) == 20
@@ -573,7 +573,7 @@ async def test_h4_rows_that_wait_for_the_end_of_an_outage_use_up_no_attempt() ->
     results = await asked(rig.ask, 16)
     assert not faults(results)
     assert max(reply.attempts for reply in results.values() if isinstance(reply, Reply)) <= rig.attempts
-    assert rig.tally.waits_for is None
+    assert rig.counters.waits_for is None
 
 
 async def test_h4_a_refusal_shows_as_well_as_an_answer_that_the_outage_is_over() -> None:
@@ -620,7 +620,7 @@ class Lanes:
             for number, (endpoint, weight) in enumerate(zip(self.endpoints, self.weights, strict=True))
         ]
         self.dispatcher = Dispatcher(
-            lanes, Limits(self.concurrency), stop=Shutdown(), tally=Counters(), give_up_s=1800.0
+            lanes, Limits(self.concurrency), stop=Shutdown(), counters=Counters(), give_up_s=1800.0
         )
         self.ask = self.dispatcher.ask
 
@@ -652,10 +652,10 @@ async def test_while_one_lane_has_failed_the_others_take_its_work() -> None:
 
 def calm(share: float = 0.05, calls: int = 100) -> StragglerDetector:
     """What is known after so many calls of a second each."""
-    lateness = StragglerDetector(share)
-    for call in [lateness.begin(-1.0) for _ in range(calls)]:
-        lateness.end(call, 0.0)
-    return lateness
+    stragglers = StragglerDetector(share)
+    for call in [stragglers.begin(-1.0) for _ in range(calls)]:
+        stragglers.end(call, 0.0)
+    return stragglers
 
 
 @dataclass
@@ -664,17 +664,17 @@ class Hedging:
 
     endpoints: Sequence[Endpoint]
     concurrency: int = 64
-    lateness: StragglerDetector = field(default_factory=calm)
-    tally: Counters = field(default_factory=Counters)
+    stragglers: StragglerDetector = field(default_factory=calm)
+    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         lanes = [
-            LocalUpstream(str(number), watched(endpoint.ask, self.lateness), rate=None)
+            LocalUpstream(str(number), watched(endpoint.ask, self.stragglers), rate=None)
             for number, endpoint in enumerate(self.endpoints)
         ]
         limits = Limits(self.concurrency)
-        self.dispatcher = Dispatcher(lanes, limits, stop=Shutdown(), tally=self.tally, give_up_s=1800.0)
-        self.ask = hedged(self.dispatcher.ask, self.lateness, self.tally)
+        self.dispatcher = Dispatcher(lanes, limits, stop=Shutdown(), counters=self.counters, give_up_s=1800.0)
+        self.ask = hedged(self.dispatcher.ask, self.stragglers, self.counters)
 
 
 class Uneven(Endpoint):
@@ -696,19 +696,19 @@ async def test_a_call_that_is_late_is_hedged_and_the_first_answer_wins() -> None
     assert endpoint.moments == [0.0, 1.0]
     assert anyio.current_time() == 2.0
     assert (reply.usage, reply.cost_usd, reply.latency_s) == (Usage(input=10, output=14), 1.0, 2.0)
-    assert hedging.tally.hedged == hedging.lateness.hedged == 1
-    assert endpoint.in_flight == hedging.tally.in_flight == 0
+    assert hedging.counters.hedged == hedging.stragglers.hedged == 1
+    assert endpoint.in_flight == hedging.counters.in_flight == 0
 
 
 async def test_a_call_that_is_in_time_is_not_hedged() -> None:
     hedging = Hedging([Endpoint(lambda *_: USED, seconds=0.9)])
     assert await one(hedging.ask) == USED
-    assert hedging.tally.hedged == 0
+    assert hedging.counters.hedged == 0
 
 
 async def test_nothing_is_hedged_before_a_hundred_calls_have_shown_what_late_is() -> None:
     endpoint = Endpoint(seconds=50.0)
-    await one(Hedging([endpoint], lateness=calm(calls=98)).ask)
+    await one(Hedging([endpoint], stragglers=calm(calls=98)).ask)
     assert endpoint.moments == [0.0]
 
 
@@ -716,8 +716,8 @@ async def test_hedges_stay_below_their_share() -> None:
     endpoint = Uneven()
     hedging = Hedging([endpoint])
     await asked(hedging.ask, 200, workers=20)
-    assert 0 < hedging.tally.hedged <= hedging.lateness.hedged < 0.05 * 300
-    assert len(endpoint.came) == 200 + hedging.tally.hedged
+    assert 0 < hedging.counters.hedged <= hedging.stragglers.hedged < 0.05 * 300
+    assert len(endpoint.came) == 200 + hedging.counters.hedged
 
 
 async def test_a_fault_of_one_call_counts_only_when_the_other_fails_too() -> None:
@@ -742,7 +742,7 @@ async def test_waiting_for_a_turn_makes_no_call_late() -> None:
     hedging = Hedging([endpoint], concurrency=1)
     await asked(hedging.ask, 3)
     assert anyio.current_time() > 30.0
-    assert hedging.tally.hedged == 0
+    assert hedging.counters.hedged == 0
 
 
 async def test_a_second_request_that_was_never_sent_costs_nothing() -> None:
@@ -750,7 +750,7 @@ async def test_a_second_request_that_was_never_sent_costs_nothing() -> None:
     hedging = Hedging([endpoint], concurrency=1)
     assert await one(hedging.ask) == USED
     assert endpoint.moments == [0.0]
-    assert hedging.tally.hedged == 0
+    assert hedging.counters.hedged == 0
 
 
 async def test_the_second_request_goes_down_another_lane() -> None:
@@ -799,7 +799,7 @@ async def test_p2_the_stop_ends_the_pause_before_a_try_at_once() -> None:
             await one(rig.ask)
         assert anyio.current_time() == 50.0
     assert rig.endpoint.tries[0] == 1
-    assert rig.tally.retrying == 0
+    assert rig.counters.retrying == 0
 
 
 @pytest.mark.parametrize("script", [failing(Throttled("429", retry_after=100.0)), failing(OUTAGE)])
@@ -811,7 +811,7 @@ async def test_p2_the_stop_ends_the_wait_of_every_row_within_a_second(script: Sc
         assert anyio.current_time() <= 51.0
     assert {type(result) for result in results.values()} == {Interrupted}
     assert not rig.endpoint.between(50.0, 99.0)
-    assert (rig.tally.waiting, rig.tally.in_flight) == (0, 0)
+    assert (rig.counters.waiting, rig.counters.in_flight) == (0, 0)
 
 
 async def test_p2_after_the_stop_calls_in_flight_finish_and_nobody_else_asks() -> None:
@@ -831,7 +831,7 @@ async def test_p2_a_call_that_fails_after_the_stop_is_not_tried_again() -> None:
         with pytest.raises(Interrupted):
             await one(rig.ask)
     assert anyio.current_time() == 10.0
-    assert rig.tally.retries == 0
+    assert rig.counters.retries == 0
 
 
 async def test_a_pause_without_a_stop_takes_its_time() -> None:
@@ -878,6 +878,6 @@ def test_every_call_is_counted_and_none_stays_in_flight(outcomes: list[Reply | F
     virtual.run(lambda: asked(rig.ask, len(outcomes)))
     throttled = sum(isinstance(outcome, Throttled) for outcome in outcomes)
     unavailable = sum(isinstance(outcome, Unavailable) for outcome in outcomes)
-    assert rig.tally.requests == len(rig.endpoint.came) == len(outcomes) + throttled + unavailable
-    assert (rig.tally.throttled, rig.tally.retries) == (throttled, unavailable)
-    assert (rig.tally.in_flight, rig.tally.retrying, rig.tally.waiting) == (0, 0, 0)
+    assert rig.counters.requests == len(rig.endpoint.came) == len(outcomes) + throttled + unavailable
+    assert (rig.counters.throttled, rig.counters.retries) == (throttled, unavailable)
+    assert (rig.counters.in_flight, rig.counters.retrying, rig.counters.waiting) == (0, 0, 0)

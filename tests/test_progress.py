@@ -59,94 +59,94 @@ def tallies(draw: st.DrawFn) -> Counters:
     )
 
 
-def rate_of(tally: Counters, seconds: float) -> RecentRate:
+def rate_of(counters: Counters, seconds: float) -> RecentRate:
     rate = RecentRate(0.0, 0)
-    rate.add(seconds, tally.done)
+    rate.add(seconds, counters.done)
     return rate
 
 
-def drawn(tally: Counters, seconds: float, width: int) -> str:
+def drawn(counters: Counters, seconds: float, width: int) -> str:
     """The first line as tqdm fills it."""
-    line = top_line(tally, seconds, rate_of(tally, seconds), width)
-    return str(tqdm.format_meter(tally.done, tally.rows, seconds, ncols=width, bar_format=line))
+    line = top_line(counters, seconds, rate_of(counters, seconds), width)
+    return str(tqdm.format_meter(counters.done, counters.rows, seconds, ncols=width, bar_format=line))
 
 
 @given(tallies(), st.floats(0.5, 1e7), st.integers(NARROW - 1, 300))
-def test_both_lines_fit_from_60_columns_on(tally: Counters, seconds: float, width: int) -> None:
+def test_both_lines_fit_from_60_columns_on(counters: Counters, seconds: float, width: int) -> None:
     """A line that is too long would wrap, and every drawing leave a piece of it behind."""
-    assert len(drawn(tally, seconds, width)) <= width
-    assert len(second_line(tally, width)) <= width
+    assert len(drawn(counters, seconds, width)) <= width
+    assert len(second_line(counters, width)) <= width
 
 
 @given(tallies(), st.integers(1, NARROW - 1))
-def test_the_narrow_line_fits_any_terminal(tally: Counters, width: int) -> None:
+def test_the_narrow_line_fits_any_terminal(counters: Counters, width: int) -> None:
     """However few columns there are, nothing wraps."""
-    assert len(narrow_line(tally, rate_of(tally, 10.0), width)) <= width
+    assert len(narrow_line(counters, rate_of(counters, 10.0), width)) <= width
 
 
 @given(tallies(), st.integers(NARROW - 1, 300))
-def test_no_word_and_no_number_is_cut(tally: Counters, width: int) -> None:
+def test_no_word_and_no_number_is_cut(counters: Counters, width: int) -> None:
     """A count without its last digits is a wrong count: pieces are left out whole, a reason loses whole words."""
-    whole = set(re.split(r"[ ,;:(]+", second_line(tally, 10**6)))
-    assert set(re.split(r"[ ,;:(]+", second_line(tally, width))) <= {*whole, "..."}
+    whole = set(re.split(r"[ ,;:(]+", second_line(counters, 10**6)))
+    assert set(re.split(r"[ ,;:(]+", second_line(counters, width))) <= {*whole, "..."}
 
 
 @given(tallies(), st.integers(NARROW - 1, 300))
-def test_the_failed_rows_are_shown_at_any_width(tally: Counters, width: int) -> None:
+def test_the_failed_rows_are_shown_at_any_width(counters: Counters, width: int) -> None:
     """They are what makes somebody stop the run."""
-    assert f"failed {tally.failed}" in second_line(tally, width)
+    assert f"failed {counters.failed}" in second_line(counters, width)
 
 
 @given(tallies(), st.integers(1, 300))
-def test_colours_take_no_room_and_only_failures_are_red(tally: Counters, width: int) -> None:
+def test_colours_take_no_room_and_only_failures_are_red(counters: Counters, width: int) -> None:
     """Without its colours a line is the line without colours."""
-    coloured = second_line(tally, width, coloured=True)
-    assert re.sub(r"\x1b\[\d+m", "", coloured) == second_line(tally, width)
+    coloured = second_line(counters, width, coloured=True)
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == second_line(counters, width)
     red = re.findall(r"\x1b\[31m(.*?)\x1b\[0m", coloured)
-    assert red == ([f"failed {tally.failed}"] if tally.failed and "failed" in coloured else [])
+    assert red == ([f"failed {counters.failed}"] if counters.failed and "failed" in coloured else [])
 
 
 def test_what_matters_least_is_left_out_first() -> None:
     """From wide to narrow: the cache, retries, calls in flight, words of the reason, dollars, the rows that are ok."""
-    tally = Counters(rows=100, ok=40, failed=2, in_flight=8, retrying=3, waiting=60, cache_hits=7, cost_usd=0.123456)
-    tally.waits_for, tally.limit = "quota", 13.21
-    assert second_line(tally, 200) == (
+    counters = Counters(rows=100, ok=40, failed=2, in_flight=8, retrying=3, waiting=60, cache_hits=7, cost_usd=0.123456)
+    counters.waits_for, counters.limit = "quota", 13.21
+    assert second_line(counters, 200) == (
         "ok 40, failed 2, in flight 8, 3 retrying, 7 from the cache, 60 waiting for quota (13.2/s), $0.12"
     )
-    assert second_line(tally, 77) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.12"
-    assert second_line(tally, 57) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.12"
-    assert second_line(tally, 34) == "ok 40, failed 2, 60 waiting, $0.12" or "$" in second_line(tally, 34)
-    assert second_line(tally, 28) == "ok 40, failed 2, $0.12"
-    assert second_line(tally, 16) == "ok 40, failed 2"
-    assert second_line(tally, 9) == "failed 2"
+    assert second_line(counters, 77) == "ok 40, failed 2, in flight 8, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(counters, 57) == "ok 40, failed 2, 60 waiting for quota (13.2/s), $0.12"
+    assert second_line(counters, 34) == "ok 40, failed 2, 60 waiting, $0.12" or "$" in second_line(counters, 34)
+    assert second_line(counters, 28) == "ok 40, failed 2, $0.12"
+    assert second_line(counters, 16) == "ok 40, failed 2"
+    assert second_line(counters, 9) == "failed 2"
 
 
 def test_a_reason_is_cut_between_words() -> None:
     """The server's words end in three dots where there is no room for all of them."""
-    tally = Counters(
+    counters = Counters(
         rows=9, waiting=4, waits_for="the endpoint, which has failed for 23 s", trouble="connection refused"
     )
-    assert second_line(tally, 79) == "ok 0, failed 0, in flight 0, 4 waiting: connection refused"
-    assert "which has failed for 23 s: connection refused" in log_line(tally, RecentRate(0, 0))
-    tally.trouble = "connection refused by the server at the other end of the line, and by its proxy, too"
-    assert second_line(tally, 79) == "ok 0, failed 0, 4 waiting: connection refused by the server at the other ..."
+    assert second_line(counters, 79) == "ok 0, failed 0, in flight 0, 4 waiting: connection refused"
+    assert "which has failed for 23 s: connection refused" in log_line(counters, RecentRate(0, 0))
+    counters.trouble = "connection refused by the server at the other end of the line, and by its proxy, too"
+    assert second_line(counters, 79) == "ok 0, failed 0, 4 waiting: connection refused by the server at the other ..."
 
 
 @pytest.mark.parametrize("width", range(NARROW - 1, 200))
 def test_a_reason_is_never_left_out_where_there_is_room_for_some_of_it(width: int) -> None:
     """At every width some words of why nothing is answered are shown."""
-    tally = Counters(rows=9, waiting=4, waits_for="the endpoint, which has failed for 23 s", cost_usd=0.5)
-    tally.trouble = "connection refused by the server at the other end of the line, and by its proxy, too " * 3
-    assert ", 4 waiting: connection" in second_line(tally, width)
+    counters = Counters(rows=9, waiting=4, waits_for="the endpoint, which has failed for 23 s", cost_usd=0.5)
+    counters.trouble = "connection refused by the server at the other end of the line, and by its proxy, too " * 3
+    assert ", 4 waiting: connection" in second_line(counters, width)
 
 
 def test_rows_of_earlier_starts_count_in_all_figures() -> None:
     """Bar, ok, failed and dollars are of the whole run, and agree with each other after a resume."""
-    tally = Counters(rows=10, done_before=5, ok_before=4, ok=2, cost_before_usd=1.5, cost_usd=0.25)
-    tally.count(Failure(9, Refused("no")))
-    tally.failures_before += tally.failures
-    assert second_line(tally, 100) == "ok 6, failed 2, in flight 0, $1.75"
-    assert log_line(tally, RecentRate(0, 8)).startswith("8/10 rows (80%), 0.0 rows/s, ok 6, failed 2")
+    counters = Counters(rows=10, done_before=5, ok_before=4, ok=2, cost_before_usd=1.5, cost_usd=0.25)
+    counters.count(Failure(9, Refused("no")))
+    counters.failures_before += counters.failures
+    assert second_line(counters, 100) == "ok 6, failed 2, in flight 0, $1.75"
+    assert log_line(counters, RecentRate(0, 8)).startswith("8/10 rows (80%), 0.0 rows/s, ok 6, failed 2")
 
 
 def test_the_rate_is_the_recent_one() -> None:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.endpoint.finish_reasons import Ending, ending_of
-from pipeline.endpoint.streaming import whole_body
+from pipeline.endpoint.stream import whole_body
 from pipeline.endpoint.untrusted_json import decode, json_text, read
 from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Expired, Fault, Refused, Throttled, Truncated, Unavailable, Unparsable
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 from tests.mutations import written
 from tests.replies import (
     DONE,

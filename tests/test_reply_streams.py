@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import Usage
 from pipeline.endpoint.server_sent_events import EventReader
-from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.stream import Arriving, whole_body
 from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Fault, Throttled, Unavailable
 from tests.mutations import MESSAGES, mutated, written
@@ -213,8 +213,8 @@ _SLOW = """
 import resource
 import orjson
 from pipeline.data import Reply
-from pipeline.job.parsing import ReplyParser
-from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.job.reply_parser import ReplyParser
+from pipeline.endpoint.stream import Arriving, whole_body
 
 def stream(deltas):
     chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.reducers import Flaky
 from pipeline.report.evaluation import parted
-from pipeline.report.facts import InputFile, RunFacts
+from pipeline.report.facts import InputFileFacts, RunFacts
 from pipeline.report.page import MOST_BYTES, page_of
-from pipeline.report.scan import Example, Findings, Kind
+from pipeline.report.scan import Example, FailureExamples, RunFindings
 from pipeline.report.timeline import Point, Timeline
 from pipeline.text import visible
 from tests.assessments import BROKEN, GOLD, assessed
@@ -51,11 +51,11 @@ def facts_of(**changes: Any) -> RunFacts:
         "tokens": {"input": 5678, "output": 910, "reasoning": 11, "cached": 12},
         "cost_usd": 12.34,
         "fingerprint": {"model": "m", "prompt": '[["user", "Say {{ text }}"]]', "schema": "", "columns": "{}"},
-        "inputs": (InputFile("rows.jsonl", 1234, 4096, "ab" * 32),),
+        "inputs": (InputFileFacts("rows.jsonl", 1234, 4096, "ab" * 32),),
         "seconds": 20.0,
         "timeline": Timeline(points, 20.0, (7.0,)),
-        "findings": Findings(
-            (Kind("Refused", 400, 34, (example,)),), {0.5: 0.25, 0.95: 1.5, 0.99: 2.5}, {"stop": 1200}
+        "findings": RunFindings(
+            (FailureExamples("Refused", 400, 34, (example,)),), {0.5: 0.25, 0.95: 1.5, 0.99: 2.5}, {"stop": 1200}
         ),
         "notes": ("something is missing",),
     }
@@ -159,8 +159,8 @@ def hostile_page() -> str:
         model=HOSTILE,
         notes=(HOSTILE,),
         fingerprint={"model": HOSTILE, "prompt": HOSTILE, "schema": HOSTILE},
-        inputs=(InputFile(HOSTILE, 1, 1, HOSTILE),),
-        findings=Findings((Kind(HOSTILE, 400, 34, (example,)),), None, {HOSTILE: 1}, {HOSTILE: 2}),
+        inputs=(InputFileFacts(HOSTILE, 1, 1, HOSTILE),),
+        findings=RunFindings((FailureExamples(HOSTILE, 400, 34, (example,)),), None, {HOSTILE: 1}, {HOSTILE: 2}),
     )
     answer = {"name": HOSTILE, "kind": HOSTILE, "people": [HOSTILE]}
     assessment = assessed([answer, GOLD, None], [GOLD] * 3, names=[HOSTILE, "b", "c"])
@@ -212,9 +212,9 @@ def test_a_page_stays_below_its_size_whatever_there_is_to_show() -> None:
     answer = {"name": flood, "kind": "concert", "people": [f"{place} {flood}" for place in range(20)]}
     assessment = assessed([answer] * 250, [GOLD] * 250, names=[f"{place:03d}-{flood[:900]}" for place in range(250)])
     example = Example(3, flood, flood, flood, flood)
-    kinds = tuple(Kind(f"Fault{place}", 400, 9, (example,) * 3) for place in range(40))
-    inputs = tuple(InputFile(f"{place}-{flood[:2000]}", 1, 1, "ab") for place in range(5_000))
-    facts = facts_of(findings=Findings(kinds), inputs=inputs, fingerprint={"prompt": flood, "schema": flood})
+    kinds = tuple(FailureExamples(f"Fault{place}", 400, 9, (example,) * 3) for place in range(40))
+    inputs = tuple(InputFileFacts(f"{place}-{flood[:2000]}", 1, 1, "ab") for place in range(5_000))
+    facts = facts_of(findings=RunFindings(kinds), inputs=inputs, fingerprint={"prompt": flood, "schema": flood})
     page = page_of(facts, assessment, {row.row: flood for row in assessment.graded})
     assert len(page.encode()) < MOST_BYTES
     read = Reader(page)
@@ -285,7 +285,7 @@ def test_a_plain_run_has_no_trace_of_an_evaluation() -> None:
 @pytest.mark.parametrize("status", ["complete", "failed", "stopped", "running"])
 def test_a_run_that_has_barely_begun_has_a_page(status: Any) -> None:
     empty = facts_of(
-        status=status, ok=0, failed=0, pending=3, seconds=None, timeline=Timeline(()), findings=Findings(),
+        status=status, ok=0, failed=0, pending=3, seconds=None, timeline=Timeline(()), findings=RunFindings(),
         tokens=dict.fromkeys(("input", "output", "reasoning", "cached"), 0), cost_usd=0.0, notes=(), unpriced=3,
     )  # fmt: skip
     assert "3 not sealed, 1,231 left" in Reader(page_of(empty)).text

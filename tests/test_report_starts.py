@@ -19,8 +19,8 @@ from pipeline.report.timeline import PAUSE_S, STARTS, timeline_of
 from pipeline.storage.run_folder import EVENTS
 from tests import virtual
 from tests.commands import JOB, Shell
+from tests.test_monitor import Noting, Run
 from tests.test_report_page import Reader
-from tests.test_watching import Noting, Run
 
 anyio_backend = virtual.anyio_backend
 
@@ -87,7 +87,7 @@ async def test_what_happened_in_the_last_part_of_a_second_is_told_at_the_end(tmp
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.watch.keep)
         await anyio.sleep(0.5)
-        run.tally.requests = 7
+        run.counters.requests = 7
         tasks.cancel_scope.cancel()
     assert [event.get("requests") for event in run.events()] == [None, 7]
 

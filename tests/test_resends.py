@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.counters import Counters
 from pipeline.data import Request
-from pipeline.endpoint.client import Endpoint, Target, open_endpoint
+from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.token_source import ApiKey, TokenSource
 from pipeline.endpoint.transport import IDLE_S, ROUND_TRIP_S
 from pipeline.faults import Fault, ProviderUnusable, Throttled, Unavailable
@@ -42,11 +42,11 @@ class Rig:
     endpoint: Endpoint
     server: Server
     clock: Clock
-    tally: Counters = field(default_factory=Counters)
+    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         lane = LocalUpstream("here", self.endpoint.ask, rate=None)
-        self.dispatcher = Dispatcher([lane], Limits(32), stop=Shutdown(), tally=self.tally, give_up_s=1800.0)
+        self.dispatcher = Dispatcher([lane], Limits(32), stop=Shutdown(), counters=self.counters, give_up_s=1800.0)
         self.ask = self.dispatcher.ask
 
 
@@ -56,7 +56,11 @@ async def rig(script: Script, token: TokenSource | None = None) -> AsyncIterator
     async with (
         scripted(script) as server,
         open_endpoint(
-            Target.url(server.base_url), token or ApiKey("sk-canary"), connections=32, timeout_s=20, clock=clock
+            EndpointAddress.url(server.base_url),
+            token or ApiKey("sk-canary"),
+            connections=32,
+            timeout_s=20,
+            clock=clock,
         ) as endpoint,
     ):
         yield Rig(endpoint, server, clock)
@@ -85,7 +89,7 @@ async def test_h5_a_connection_closed_while_it_was_idle_costs_one_counted_reques
             reply = await to.ask(REQUEST)
             assert reply.attempts == 1
             to.clock.now += IDLE_S
-        assert len(to.server.calls) == to.tally.requests == 7
+        assert len(to.server.calls) == to.counters.requests == 7
 
 
 @ENDINGS
@@ -96,7 +100,7 @@ async def test_h5_a_connection_that_ends_soon_after_its_last_use_was_ended_for_i
         with pytest.raises(Unavailable) as caught:
             await to.ask(REQUEST)
         assert caught.value.cause in {"closed", "reset"}
-        assert len(to.server.calls) == to.tally.requests == 2
+        assert len(to.server.calls) == to.counters.requests == 2
 
 
 @ENDINGS
@@ -116,7 +120,7 @@ async def test_h5_h11_a_request_that_was_worked_on_before_its_connection_closed_
         to.clock.now += 60
         with pytest.raises(Unavailable):
             await to.ask(REQUEST)
-        assert len(to.server.calls) == to.tally.requests == 2
+        assert len(to.server.calls) == to.counters.requests == 2
 
 
 @pytest.mark.parametrize("request_", [REQUEST, STREAMED], ids=["whole", "streamed"])
@@ -133,7 +137,7 @@ async def test_h5_h11_a_server_that_closes_every_connection_sees_what_is_counted
                 await to.ask(Request(99, poison))
             sent = [call for call in to.server.calls if b"poison" in call.body]
             assert len(sent) <= 2 * attempt
-            assert len(to.server.calls) == to.tally.requests
+            assert len(to.server.calls) == to.counters.requests
 
 
 async def test_h5_after_one_stale_connection_the_others_as_old_are_not_tried() -> None:
@@ -151,7 +155,7 @@ async def test_h5_after_one_stale_connection_the_others_as_old_are_not_tried() -
         to.clock.now += 30
         for _ in range(9):
             await to.ask(REQUEST)
-        assert len(to.server.calls) == to.tally.requests == 8 + 1 + 9
+        assert len(to.server.calls) == to.counters.requests == 8 + 1 + 9
 
 
 async def test_h5_an_answer_that_has_begun_is_not_sent_again() -> None:
@@ -161,7 +165,7 @@ async def test_h5_an_answer_that_has_begun_is_not_sent_again() -> None:
         to.clock.now += 60
         with pytest.raises(Unavailable):
             await to.ask(REQUEST)
-        assert len(to.server.calls) == to.tally.requests == 2
+        assert len(to.server.calls) == to.counters.requests == 2
 
 
 class Renewable:
@@ -187,14 +191,14 @@ def rejecting(*tokens: str) -> Script:
 async def test_t5_a_call_whose_token_was_revoked_is_sent_again_once_counted_and_uses_no_attempt() -> None:
     async with rig(rejecting("token-0"), Renewable()) as to:
         assert (await to.ask(REQUEST)).attempts == 1
-        assert len(to.server.calls) == to.tally.requests == 2
+        assert len(to.server.calls) == to.counters.requests == 2
 
 
 async def test_t6_a_401_to_the_renewed_token_is_denied_with_the_servers_words() -> None:
     async with rig(rejecting("token-0", "token-1"), Renewable()) as to:
         with pytest.raises(ProviderUnusable, match="does not accept a fresh token either: 401 UNAUTHENTICATED"):
             await to.ask(REQUEST)
-        assert len(to.server.calls) == to.tally.requests == 2
+        assert len(to.server.calls) == to.counters.requests == 2
 
 
 async def test_a_stale_connection_a_revoked_token_and_a_throttle_in_one_call_are_three_counted_requests() -> None:
@@ -203,7 +207,7 @@ async def test_a_stale_connection_a_revoked_token_and_a_throttle_in_one_call_are
         await to.ask(REQUEST)
         to.clock.now += 60
         await to.ask(REQUEST)
-        assert len(to.server.calls) == to.tally.requests == 5
+        assert len(to.server.calls) == to.counters.requests == 5
 
 
 # Why there was no answer

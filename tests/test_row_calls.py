@@ -18,12 +18,12 @@ from pipeline.execution.chunks import answered
 from pipeline.faults import BudgetExhausted, Fault, Refused, Truncated, Unavailable, Unparsable
 from pipeline.job.attachments import Attachment
 from pipeline.job.job import Job
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 from pipeline.job.tools import tool_of
+from pipeline.job.turns import Turn, digest_of
 from pipeline.policy import RowCalls, logged
 from pipeline.policy.repair import repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools
-from pipeline.policy.turns import Turn, digest_of
 from pipeline.schema.from_pydantic import shape_of
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.journal import Journal

@@ -29,12 +29,12 @@ class Down(Credentials):
 
 
 async def test_p2_calls_that_wait_for_a_token_end_with_the_run_and_were_no_requests() -> None:
-    token, stop, tally = GoogleTokenSource(Down(), clock=anyio.current_time), Shutdown(), Counters()
+    token, stop, counters = GoogleTokenSource(Down(), clock=anyio.current_time), Shutdown(), Counters()
 
     async def ask(_: Request) -> object:
         return await token()
 
-    dispatcher = Dispatcher([LocalUpstream("one", ask)], Limits(4), stop=stop, tally=tally, give_up_s=60.0)  # type: ignore[arg-type] # it never answers
+    dispatcher = Dispatcher([LocalUpstream("one", ask)], Limits(4), stop=stop, counters=counters, give_up_s=60.0)  # type: ignore[arg-type] # it never answers
     stop.then(token.leave)
     interrupted: list[int] = []
 
@@ -49,12 +49,12 @@ async def test_p2_calls_that_wait_for_a_token_end_with_the_run_and_were_no_reque
             for ordinal in range(10):
                 rows.start_soon(row, ordinal)
             await anyio.sleep(5.0)
-            assert tally.in_flight == 4
+            assert counters.in_flight == 4
             stop.request(Broken("the end"))
         assert anyio.current_time() < 6.0
         tasks.cancel_scope.cancel()
     assert len(interrupted) == 10
-    assert (tally.in_flight, tally.requests) == (0, 0)
+    assert (counters.in_flight, counters.requests) == (0, 0)
 
 
 async def test_p2_a_token_that_lives_still_serves_when_the_run_is_stopping() -> None:

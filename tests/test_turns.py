@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import Fault, Refused, Truncated, Unavailable
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 from pipeline.job.tools import tool_of
 from pipeline.policy.repair import MOST_TOKENS, repairing
 from pipeline.policy.tool_loop import ToolLimits, with_tools

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.stream import Arriving, whole_body
 from pipeline.endpoint.wire import read_completion
 from pipeline.faults import Unavailable
 

@@ -17,7 +17,7 @@ from pipeline.data import Usage
 from pipeline.endpoint.error_body import EXCERPT, MAX_WAIT_S, excerpt, fault_in, fault_of_status, wait_hint
 from pipeline.endpoint.redaction import redact_tokens
 from pipeline.endpoint.usage import MOST_TOKENS, read_usage
-from pipeline.endpoint.wire import Answer, Completion, Media, ToolCall, read_completion
+from pipeline.endpoint.wire import Completion, CompletionChoice, Media, ToolCall, read_completion
 from pipeline.faults import Expired, Fault, Refused, Throttled, Unavailable
 
 SIGNATURE = {"google": {"thought_signature": base64.b64encode(b"x" * 8000).decode()}}
@@ -57,7 +57,7 @@ def read(document: object) -> Completion:
     return read_completion(orjson.dumps(document))
 
 
-def answer_of(message: object, finish_reason: object = "stop") -> Answer:
+def answer_of(message: object, finish_reason: object = "stop") -> CompletionChoice:
     (answer,) = read(completion(choice(message, finish_reason))).answers
     return answer
 
@@ -80,7 +80,7 @@ def rpc_error(code: int, status: str, message: str, **rest: Any) -> dict[str, An
 def test_a_published_vertex_completion_is_read_whole() -> None:
     body = completion(choice({"content": "Hello", "role": "assistant", "extra_content": SIGNATURE}))
     assert read(body) == Completion(
-        answers=(Answer(text="Hello", finish_reason="stop"),),
+        answers=(CompletionChoice(text="Hello", finish_reason="stop"),),
         id="fb2gafiLBIK9odAP1tGMmQc",
         model="google/gemini-3.1-pro-preview",
         usage=Usage(input=9, output=566, reasoning=946),
@@ -110,8 +110,10 @@ def test_h8_missing_choices_are_no_answers() -> None:
 
 @pytest.mark.parametrize("message", [None, "", [], 5])
 def test_h8_a_choice_without_a_message_is_an_empty_answer(message: object) -> None:
-    assert answer_of(message, "length") == Answer(finish_reason="length")
-    assert read(completion({"index": 0, "finish_reason": "length"})).answers == (Answer(finish_reason="length"),)
+    assert answer_of(message, "length") == CompletionChoice(finish_reason="length")
+    assert read(completion({"index": 0, "finish_reason": "length"})).answers == (
+        CompletionChoice(finish_reason="length"),
+    )
 
 
 @pytest.mark.parametrize("message", [{}, {"content": None}, {"content": []}, {"content": {}}, {"content": ""}])

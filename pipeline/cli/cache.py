@@ -21,7 +21,9 @@ app = typer.Typer(help="List the reply cache, shrink it, move it elsewhere.")
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
-File = Annotated[Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.", parser=local_path)]
+CacheFileArgument = Annotated[
+    Path, typer.Argument(help="A single file with the whole cache, as for a CI cache.", parser=local_path)
+]
 
 
 @app.command("list", cls=PlainCommand)
@@ -77,7 +79,7 @@ def prune(
 
 
 @app.command("export", cls=PlainCommand)
-def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
+def export(file: CacheFileArgument, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Write the cache to one file."""
     from pipeline.storage.reply_cache import export
 
@@ -87,7 +89,7 @@ def export(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson
 
 
 @app.command("import", cls=PlainCommand)
-def import_(file: File, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
+def import_(file: CacheFileArgument, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Add the replies of an exported cache; existing replies are kept."""
     from pipeline.storage.reply_cache import import_from, size_of
 

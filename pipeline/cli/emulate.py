@@ -28,7 +28,9 @@ QuotaFixed = Annotated[
 ]
 QuotaInFlight = Annotated[int | None, typer.Option(help="Requests in flight; 429 beyond that.", min=1)]
 TokenLifetime = Annotated[float, typer.Option(help="How many seconds an access token is accepted.", min=0.1)]
-Fault = Annotated[list[str] | None, typer.Option(help="KIND=SHARE of the requests, as in 503=0.1; may be repeated.")]
+FaultOption = Annotated[
+    list[str] | None, typer.Option(help="KIND=SHARE of the requests, as in 503=0.1; may be repeated.")
+]
 Poison = Annotated[list[str] | None, typer.Option(help="TEXT=KIND: prompts with TEXT always get this fault.")]
 RetryAfter = Annotated[str | None, typer.Option(help="Value of Retry-After with 429 and 503.")]
 RetryInfo = Annotated[float | None, typer.Option(help="Seconds in google.rpc.RetryInfo with 429.")]
@@ -38,7 +40,7 @@ FieldError = Annotated[
 AnswerKey = Annotated[
     Path | None, typer.Option(help='Known answers: JSONL of {"prompt": ..., "answer": ...}.', parser=local_path)
 ]
-Bucket = Annotated[
+BucketOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="A bucket of a local Cloud Storage, its XML API; may be repeated."),
 ]
@@ -60,13 +62,13 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     quota_fixed: QuotaFixed = False,
     quota_in_flight: QuotaInFlight = None,
     token_lifetime: TokenLifetime = 3600.0,
-    fault: Fault = None,
+    fault: FaultOption = None,
     poison: Poison = None,
     retry_after: RetryAfter = None,
     retry_info: RetryInfo = None,
     field_error: FieldError = None,
     answer_key: AnswerKey = None,
-    bucket: Bucket = None,
+    bucket: BucketOption = None,
     bucket_fault: BucketFault = None,
     unique_ids: UniqueIds = False,
     unknown_model: UnknownModel = None,
@@ -83,7 +85,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     import asyncio
 
     from pipeline.emulator import (
-        Address,
+        EmulatorAddress,
         Options,
         load_answer_key,
         parse_bucket_fault,
@@ -121,7 +123,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     except ValueError as error:
         raise UsageError(str(error)) from None
 
-    def announce(address: Address) -> None:
+    def announce(address: EmulatorAddress) -> None:
         print(json.dumps(address.as_dict()) if as_json else _introduced(address.as_dict()), flush=True)
 
     try:

@@ -14,7 +14,7 @@ from pipeline.cli.remedies import remedy_for
 from pipeline.cli.samples import for_the_eye
 from pipeline.cli.tables import json_line, print_table
 from pipeline.evaluation.assessment import Assessment, Reference
-from pipeline.evaluation.comparison import Change, Comparison
+from pipeline.evaluation.comparison import Comparison, MetricChange
 from pipeline.evaluation.stats.metrics import Measure
 from pipeline.evaluation.stats.tables import unfolded
 from pipeline.report.github import annotation_lines
@@ -166,12 +166,12 @@ def _print_comparison(comparison: Comparison, against: str) -> None:
     )
 
 
-def _what(change: Change) -> str:
+def _what(change: MetricChange) -> str:
     where = ", ".join(f"{name} = {value}" for name, value in change.where.items())
     return printable(f"{change.metric} where {where}" if where else change.metric)
 
 
-def _change(change: Change) -> str:
+def _change(change: MetricChange) -> str:
     if change.difference is None:
         return change.why
     points = f"{figures.difference(change.difference, 'share')} ({figures.points_range(change.low, change.high)})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.graders.verdicts import Graded
     from pipeline.evaluation.workspace import EvalWorkspace
 
-TargetArgument = Annotated[
+EvalFileArgument = Annotated[
     str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")
 ]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.", parser=local_path)]
@@ -37,7 +37,7 @@ Common = Annotated[
 
 @with_options
 def evaluate(
-    target: TargetArgument,
+    target: EvalFileArgument,
     *,
     repeats: Annotated[
         int | None,

@@ -49,9 +49,9 @@ def export(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Write the rows of a run to one CSV, JSONL or Parquet file."""
     from pipeline.cli.progress import stage
-    from pipeline.export.export import Options, export
+    from pipeline.export.export import ExportOptions, export
 
-    options = Options(columns=columns or (), rows=rows, force=force, allow_partial=allow_partial, bom=bom)
+    options = ExportOptions(columns=columns or (), rows=rows, force=force, allow_partial=allow_partial, bom=bom)
     with stage("exporting", quiet=as_json):
         done = export(output, to, options)
     if done.left_out:

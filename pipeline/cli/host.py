@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSpec:
+class PoolSetup:
     """The worker processes that execute a run, and what each needs to start."""
 
     workers: WorkerPool
@@ -38,13 +38,13 @@ class PoolSpec:
 class Target:
     """Where runs are executed: an endpoint or, if `simulation` has arguments, their own emulator.
 
-    They are executed in this process, or by a `team` of worker processes.
+    They are executed in this process, or by a `pool` of worker processes.
     """
 
     connection: Connection
     simulation: list[str] | None
     quiet: bool = False
-    team: PoolSpec | None = None
+    pool: PoolSetup | None = None
 
     def require_access(self) -> None:
         """Raises `UsageError` when credentials are missing, before anything is removed."""
@@ -99,8 +99,8 @@ def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:
 
 
 def _moved(target: Target, connection: Connection) -> Target:
-    team = target.team and replace(target.team, start=replace(target.team.start, connection=connection))
-    return replace(target, connection=connection, team=team)
+    pool = target.pool and replace(target.pool, start=replace(target.pool.start, connection=connection))
+    return replace(target, connection=connection, pool=pool)
 
 
 async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None:
@@ -115,7 +115,7 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
         tasks.start_soon(progress.show)
         async with anyio.create_task_group() as working:
             for run in runs:
-                working.start_soon(_ask, run, target.team, opening)
+                working.start_soon(_ask, run, target.pool, opening)
         tasks.cancel_scope.cancel()
 
 
@@ -128,12 +128,12 @@ async def _report_changed_sdk() -> None:
         print(f"note: {CHANGED_SDK}", file=sys.stderr)
 
 
-async def _ask(run: Run, team: PoolSpec | None, opening: Access) -> None:
-    if team is not None:
+async def _ask(run: Run, pool: PoolSetup | None, opening: Access) -> None:
+    if pool is not None:
         from pipeline.execution.processes import parent
 
-        crew = parent.PoolSpec(workers=team.workers, start=team.start, lanes=opening.lanes)
-        await parent.execute(run, crew)
+        spec = parent.PoolSpec(workers=pool.workers, start=pool.start, lanes=opening.lanes)
+        await parent.execute(run, spec)
         return
     from pipeline.policy.compose import workers_for
 

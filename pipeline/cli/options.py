@@ -29,11 +29,11 @@ PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED =
 )
 """The parts of --help, in order."""
 
-TargetArgument = Annotated[
+JobFileArgument = Annotated[
     str,
     typer.Argument(metavar="JOB.py", help="A job file (FILE.py or FILE.py:NAME), or an input of ready-made requests."),
 ]
-Inputs = Annotated[
+InputsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
@@ -53,7 +53,7 @@ Include = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
-InputRows = Annotated[
+InputRowsOption = Annotated[
     Literal["ok", "all"] | None,
     typer.Option(
         "--input-rows",
@@ -72,7 +72,7 @@ AllowPartial = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
-Model = Annotated[
+ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
@@ -92,7 +92,7 @@ Assignments = Annotated[
         rich_help_panel=JOB,
     ),
 ]
-Limit = Annotated[
+LimitOption = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", help="Only the first N rows.", min=1, rich_help_panel=INPUT),
 ]
@@ -118,9 +118,9 @@ AsJson = Annotated[
 class RunOptions:
     """The options of every command that makes calls: overrides of the job, limits, endpoint, credentials."""
 
-    inputs: Inputs = None
+    inputs: InputsOption = None
     include: Include = None
-    input_rows: InputRows = None
+    input_rows: InputRowsOption = None
     allow_partial: AllowPartial = None
     output: Annotated[
         Path | None,
@@ -134,9 +134,9 @@ class RunOptions:
             rich_help_panel=INPUT,
         ),
     ] = None
-    model: Model = None
+    model: ModelOption = None
     assignments: Assignments = None
-    limit: Limit = None
+    limit: LimitOption = None
     concurrency: Annotated[
         int,
         typer.Option(

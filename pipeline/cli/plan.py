@@ -16,11 +16,11 @@ from pipeline.cli.options import (
     AsJson,
     Assignments,
     Include,
-    InputRows,
-    Inputs,
-    Limit,
-    Model,
-    TargetArgument,
+    InputRowsOption,
+    InputsOption,
+    JobFileArgument,
+    LimitOption,
+    ModelOption,
     load,
     output_folder,
 )
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 def plan(  # noqa: PLR0913 - one parameter an option
-    target: TargetArgument,
+    target: JobFileArgument,
     *,
-    inputs: Inputs = None,
+    inputs: InputsOption = None,
     include: Include = None,
-    input_rows: InputRows = None,
+    input_rows: InputRowsOption = None,
     allow_partial: AllowPartial = None,
-    model: Model = None,
+    model: ModelOption = None,
     assignments: Assignments = None,
-    limit: Limit = None,
+    limit: LimitOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The run to continue, whose figures are used.", parser=local_path),

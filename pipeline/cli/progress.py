@@ -130,7 +130,7 @@ class _AboveBars(io.TextIOBase):
             self.write("\n")
 
 
-class _Line(tqdm):  # type: ignore[type-arg] # its stubs have it generic, the class is not
+class _BarLine(tqdm):  # type: ignore[type-arg] # its stubs have it generic, the class is not
     monitor_interval = 0
     """Turns off tqdm's monitor thread: these bars are redrawn by `Progress.show`."""
 
@@ -148,8 +148,8 @@ class _Bars:
         self._rate = RecentRate(self._began, counters.done)
         self._width = 0
         options: dict[str, Any] = {"file": sys.stderr, "delay": 1e9, "bar_format": "{desc}"}
-        self._first = _Line(total=counters.rows, initial=counters.done, position=0, leave=True, **options)
-        self._second = _Line(total=0, position=1, leave=False, **options)
+        self._first = _BarLine(total=counters.rows, initial=counters.done, position=0, leave=True, **options)
+        self._second = _BarLine(total=0, position=1, leave=False, **options)
         self._first.delay = self._second.delay = 0  # drawn here, and not by their constructors
 
     def draw(self) -> None:

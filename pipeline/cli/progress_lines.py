@@ -20,7 +20,7 @@ _MONEY_RANK = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _LinePiece:
     """A few words of a line. Pieces with the highest `rank` are dropped first; rank 0 is kept."""
 
     text: str
@@ -50,7 +50,7 @@ def top_line(counters: Counters, elapsed_s: float, rate: RecentRate, width: int)
 def second_line(counters: Counters, width: int, *, coloured: bool = False) -> str:
     """Rows by outcome, what they wait for and why, and the cost; the least important pieces are dropped first."""
     reason = _reason(counters, brief=True)
-    pieces = [*_outcomes(counters), *_doing(counters), *([_Piece(reason, 2)] if reason else []), *_money(counters)]
+    pieces = [*_outcomes(counters), *_doing(counters), *([_LinePiece(reason, 2)] if reason else []), *_money(counters)]
     return _joined(_fitted(pieces, width, reason), coloured=coloured)
 
 
@@ -59,13 +59,13 @@ def narrow_line(counters: Counters, rate: RecentRate, width: int, *, coloured: b
     left = rate.seconds_left(counters.rows - counters.done)
     failed = [piece for piece in _outcomes(counters) if piece.text.startswith("failed")]
     pieces = [
-        _Piece(_percent(counters), 0),
-        _Piece(_count(counters), 2),
-        *(_Piece(one.text, 1, one.colour) for one in failed),
+        _LinePiece(_percent(counters), 0),
+        _LinePiece(_count(counters), 2),
+        *(_LinePiece(one.text, 1, one.colour) for one in failed),
     ]
-    pieces += [_Piece(f"{clock(left)} left", 3)] if left is not None else []
-    pieces += [_Piece(f"waiting for {counters.waits_for}", 4)] if counters.waits_for else []
-    pieces += [_Piece(piece.text, 5) for piece in _money(counters)]
+    pieces += [_LinePiece(f"{clock(left)} left", 3)] if left is not None else []
+    pieces += [_LinePiece(f"waiting for {counters.waits_for}", 4)] if counters.waits_for else []
+    pieces += [_LinePiece(piece.text, 5) for piece in _money(counters)]
     return _joined(_fitted(pieces, width), coloured=coloured)
 
 
@@ -74,20 +74,20 @@ def log_line(counters: Counters, rate: RecentRate) -> str:
     left = rate.seconds_left(counters.rows - counters.done)
     remaining = f", {clock(left)} left" if left is not None and counters.done < counters.rows else ""
     reason = _reason(counters)
-    pieces = [*_outcomes(counters), *_doing(counters), *([_Piece(reason, 0)] if reason else []), *_money(counters)]
+    pieces = [*_outcomes(counters), *_doing(counters), *([_LinePiece(reason, 0)] if reason else []), *_money(counters)]
     head = f"{_count(counters)} rows ({_percent(counters)}), {rate.per_second:.1f} rows/s{remaining}"
     return ", ".join([head, *(piece.text for piece in pieces)])
 
 
-def _outcomes(counters: Counters) -> list[_Piece]:
+def _outcomes(counters: Counters) -> list[_LinePiece]:
     ok, failed = counters.ok_before + counters.ok, counters.failures_before.count + counters.failed
-    return [_Piece(f"ok {ok}", 1), _Piece(f"failed {failed}", 0, _RED if failed else "")]
+    return [_LinePiece(f"ok {ok}", 1), _LinePiece(f"failed {failed}", 0, _RED if failed else "")]
 
 
-def _doing(counters: Counters) -> list[_Piece]:
-    pieces = [_Piece(f"in flight {counters.in_flight}", 4)]
-    pieces += [_Piece(f"{counters.retrying} retrying", 5)] if counters.retrying else []
-    pieces += [_Piece(f"{counters.cache_hits} from the cache", 6)] if counters.cache_hits else []
+def _doing(counters: Counters) -> list[_LinePiece]:
+    pieces = [_LinePiece(f"in flight {counters.in_flight}", 4)]
+    pieces += [_LinePiece(f"{counters.retrying} retrying", 5)] if counters.retrying else []
+    pieces += [_LinePiece(f"{counters.cache_hits} from the cache", 6)] if counters.cache_hits else []
     return pieces
 
 
@@ -108,22 +108,22 @@ def _reason(counters: Counters, *, brief: bool = False) -> str:
     return f"{waits}: {trouble}" if waits else f"nothing is answered: {trouble}"
 
 
-def _money(counters: Counters) -> list[_Piece]:
+def _money(counters: Counters) -> list[_LinePiece]:
     spent = counters.cost_before_usd + counters.cost_usd
     if not spent:
-        return [_Piece("cost unknown", _MONEY_RANK)] if counters.unpriced else []
+        return [_LinePiece("cost unknown", _MONEY_RANK)] if counters.unpriced else []
     more = f" and {counters.unpriced} calls of unknown price" if counters.unpriced else ""
-    return [_Piece(dollars(spent) + more, _MONEY_RANK)]
+    return [_LinePiece(dollars(spent) + more, _MONEY_RANK)]
 
 
-def _fitted(pieces: Sequence[_Piece], width: int, reason: str = "") -> list[_Piece]:
+def _fitted(pieces: Sequence[_LinePiece], width: int, reason: str = "") -> list[_LinePiece]:
     """The pieces that fit. A long `reason` is shortened before other pieces are dropped, a short one after that."""
     kept = list(pieces)
     while (over := _length(kept) - width) > 0 and (last := max(kept, key=lambda one: one.rank)).rank > 0:
         place = next((number for number, one in enumerate(kept) if reason and one.text == reason), None)
         if place is not None and (last.rank <= _MONEY_RANK or len(reason) - over >= _LONG_REASON):
             words = _words_within(reason, len(reason) - over)
-            kept[place : place + 1] = [_Piece(words, 2)] if len(words) >= _SHORTEST_REASON else []
+            kept[place : place + 1] = [_LinePiece(words, 2)] if len(words) >= _SHORTEST_REASON else []
         else:
             kept.remove(last)
     return kept if _length(kept) <= width else []
@@ -140,11 +140,11 @@ def _words_within(text: str, width: int) -> str:
     return f"{words} ..." if words else ""
 
 
-def _length(pieces: Sequence[_Piece]) -> int:
+def _length(pieces: Sequence[_LinePiece]) -> int:
     return len(", ".join(piece.text for piece in pieces))
 
 
-def _joined(pieces: Sequence[_Piece], *, coloured: bool) -> str:
+def _joined(pieces: Sequence[_LinePiece], *, coloured: bool) -> str:
     return ", ".join(f"{one.colour}{one.text}{_PLAIN}" if coloured and one.colour else one.text for one in pieces)
 
 

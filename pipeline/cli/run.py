@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.emulate import SIMULATED
-from pipeline.cli.host import PoolSpec, Target
+from pipeline.cli.host import PoolSetup, Target
 from pipeline.cli.options import (
     LIMITS,
     AsJson,
     Assignments,
+    JobFileArgument,
     RunOptions,
-    TargetArgument,
     load,
     output_folder,
     with_options,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @with_options
 def run(
-    target: TargetArgument,
+    target: JobFileArgument,
     *,
     processes: Annotated[
         str,
@@ -59,11 +59,11 @@ def run(
         connection = connection_of(options, job)
         settings = settings_of(options, name, output_folder(job), connection)
         if not options.emulate:
-            from pipeline.storage.rate_memory import state_file
+            from pipeline.execution.rate_memory import state_file
 
             settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
-        team = PoolSpec(workers, _start(target, options, connection)) if workers else None
-        place = Target(connection, simulation_of(options), options.quiet, team)
+        pool = PoolSetup(workers, _start(target, options, connection)) if workers else None
+        place = Target(connection, simulation_of(options), options.quiet, pool)
         code = _run(job, settings, place, as_json=options.as_json)
     if options.report:
         from pipeline.cli.report import put_page

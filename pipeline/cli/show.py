@@ -91,7 +91,7 @@ def _explain_nothing(selection: Selection, plan: RunIdentity) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _RequestSource:
     """What requests are rendered from: the job that ran, and its input; None if unavailable."""
 
     job: Job | None
@@ -101,10 +101,10 @@ class _Asked:
 
 
 @contextmanager
-def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: bool) -> Iterator[_Asked]:
+def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: bool) -> Iterator[_RequestSource]:
     job = _job_of(plan, output, job_file) if needed else None
     if job is None:
-        yield _Asked(None, None)
+        yield _RequestSource(None, None)
         return
     from pipeline.execution.input_rows import InputRows
     from pipeline.source import Survey
@@ -117,10 +117,10 @@ def _asked(plan: RunIdentity, output: Path, job_file: str | None, *, needed: boo
         from_output = all(columns.kept.get(name) == name and name not in survey.json_columns for name in columns.needed)
         instead = "requests are shown with the columns that are in the output" if from_output else "no request is shown"
         print(f"note: {instead}: {printable(str(error))}", file=sys.stderr)
-        yield _Asked(job, None, from_output)
+        yield _RequestSource(job, None, from_output)
         return
     try:
-        yield _Asked(job, inputs)
+        yield _RequestSource(job, inputs)
     finally:
         inputs.close()
 
@@ -157,7 +157,7 @@ def _job_of(plan: RunIdentity, output: Path, given: str | None) -> Job | None:
 class _View:
     """Prints rows, with texts as sent and received, up to `most` characters each."""
 
-    asked: _Asked
+    asked: _RequestSource
     key_column: str | None
     most: int | None
 

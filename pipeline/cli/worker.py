@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def _work(end: int, lifeline: int) -> int:
-    from pipeline.execution.processes.messages import Channel, Failed
+    from pipeline.execution.processes.messages import Channel, WorkerFailed
 
     channel = Channel(socket.socket(fileno=end))
     # This process holds the lock too: a run started after the parent was killed waits until the worker has ended.
@@ -32,9 +32,9 @@ async def _work(end: int, lifeline: int) -> int:
     try:
         await _execute(assignment, channel, lifeline)
     except (UsageError, Halt) as error:
-        await channel.send(Failed(error))
+        await channel.send(WorkerFailed(error))
     except Exception:  # noqa: BLE001 - a bug is reported to the parent, with its traceback, and ends the run
-        await channel.send(Failed(traceback.format_exc()))
+        await channel.send(WorkerFailed(traceback.format_exc()))
         return 1
     return 0
 

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING
 from pipeline.emulator.options import (
     BUCKET_FAULTS,
     FAULT_KINDS,
-    Address,
+    EmulatorAddress,
     Options,
     load_answer_key,
     parse_bucket_fault,
@@ -66,7 +66,7 @@ if TYPE_CHECKING:  # importing this package must be cheap: the command line impo
 __all__ = [
     "BUCKET_FAULTS",
     "FAULT_KINDS",
-    "Address",
+    "EmulatorAddress",
     "Options",
     "load_answer_key",
     "parse_bucket_fault",
@@ -78,7 +78,7 @@ __all__ = [
 ]
 
 
-async def serve(options: Options, announce: Callable[[Address], None], stop: asyncio.Event) -> None:
+async def serve(options: Options, announce: Callable[[EmulatorAddress], None], stop: asyncio.Event) -> None:
     """Serves on 127.0.0.1 until `stop` is set; calls `announce` once, when connections are accepted.
 
     Calls still waiting for an answer at the end are disconnected. Raises `OSError` when the port is taken or the

@@ -191,7 +191,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class EmulatorAddress:
     """The address of a running emulator, and the credentials it accepts."""
 
     base_url: str

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.endpoint.messages import Call, whole_arguments
+from pipeline.endpoint.messages import ReceivedCall, whole_arguments
 
 _NONE = ("{}", "null")
 """What some servers send first in the place of arguments that follow."""
@@ -25,7 +25,7 @@ _MARKS = re.compile(r'["\\{}\[\]]')
 
 
 @dataclass(slots=True)
-class _Call:
+class _ArrivingCall:
     """A call whose arguments are arriving; their brackets are counted, so that nothing is examined twice."""
 
     id: str
@@ -103,12 +103,12 @@ class StreamedCalls:
     """The calls of one choice, in the order in which they began."""
 
     def __init__(self) -> None:
-        self._all: list[_Call] = []
-        self._by_id: dict[str, _Call] = {}
-        self._by_index: dict[int, _Call] = {}
+        self._all: list[_ArrivingCall] = []
+        self._by_id: dict[str, _ArrivingCall] = {}
+        self._by_index: dict[int, _ArrivingCall] = {}
         self._deltas = 0
 
-    def add(self, fragments: Sequence[Call]) -> None:
+    def add(self, fragments: Sequence[ReceivedCall]) -> None:
         """Adds the fragments of one delta, each of a different call."""
         self._deltas += 1
         for position, fragment in enumerate(fragments):
@@ -120,7 +120,7 @@ class StreamedCalls:
             if isinstance(extra, dict):
                 call.extra = extra
 
-    def are_all_of(self, calls: Sequence[Call]) -> bool:
+    def are_all_of(self, calls: Sequence[ReceivedCall]) -> bool:
         """Whether other calls are these, in the same order."""
         if len(calls) != len(self._all):
             return False
@@ -131,21 +131,21 @@ class StreamedCalls:
         """The calls as an unstreamed message has them."""
         return [call.written() for call in self._all]
 
-    def _call_of(self, fragment: Call, position: int) -> _Call:
+    def _call_of(self, fragment: ReceivedCall, position: int) -> _ArrivingCall:
         index = position if fragment.index is None else fragment.index
         at_index = self._by_index.get(index)
         known = self._begun(fragment, at_index)
         if known is not None and (known.delta == self._deltas or self._is_over(known, at_index, fragment)):
             known = None  # another call that came with the same id, or with neither id nor index
         if known is None:
-            known = _Call(fragment.id)
+            known = _ArrivingCall(fragment.id)
             self._all.append(known)
             self._by_id[fragment.id] = known
         self._by_id.setdefault(fragment.id, known)
         self._by_index[index] = known
         return known
 
-    def _begun(self, fragment: Call, at_index: _Call | None) -> _Call | None:
+    def _begun(self, fragment: ReceivedCall, at_index: _ArrivingCall | None) -> _ArrivingCall | None:
         """The call that a fragment goes on with, as far as its id and its index tell."""
         if not fragment.id or (at_index is not None and at_index.id == fragment.id):
             return at_index  # also where two calls bear the same id
@@ -155,7 +155,7 @@ class StreamedCalls:
         return known
 
     @staticmethod
-    def _is_over(known: _Call, at_index: _Call | None, fragment: Call) -> bool:
+    def _is_over(known: _ArrivingCall, at_index: _ArrivingCall | None, fragment: ReceivedCall) -> bool:
         """Whether this fragment can only be of another call: this one has all its arguments, or another name."""
         # 1. Nothing can follow a closed object, except the same arguments once more, or those it stood in for.
         if known.is_whole:

@@ -34,7 +34,7 @@ from pipeline.endpoint.redaction import (
     user_texts,
 )
 from pipeline.endpoint.sdk import VERSION, APIStatusError, AsyncOpenAI, AsyncStream
-from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.stream import Arriving, whole_body
 from pipeline.endpoint.token_source import TokenSource
 from pipeline.endpoint.transport import NO_BYTES, Transport
 from pipeline.endpoint.wire import read_completion, usage_in
@@ -48,14 +48,14 @@ _DRAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class EndpointAddress:
     """Where requests are sent."""
 
     base_url: str
     label: str
 
     @classmethod
-    def vertex(cls, project: str, location: str, endpoint: str = "openapi") -> Target:
+    def vertex(cls, project: str, location: str, endpoint: str = "openapi") -> EndpointAddress:
         """Vertex AI in a location, `global`, or a multi-region (`us`, `eu`); `endpoint` is a self-deployed one's id.
 
         https://cloud.google.com/vertex-ai/generative-ai/docs/start/openai
@@ -68,7 +68,7 @@ class Target:
         return cls(f"https://{host}/{path}", location)
 
     @classmethod
-    def url(cls, base_url: str) -> Target:
+    def url(cls, base_url: str) -> EndpointAddress:
         """Any OpenAI-compatible server; if its path contains a location, that is its name.
 
         Raises `UsageError` when it is not a base URL, without repeating it.
@@ -276,7 +276,7 @@ class Endpoint:
 
 @asynccontextmanager
 async def open_endpoint(
-    target: Target,
+    target: EndpointAddress,
     token: TokenSource,
     *,
     connections: int,

@@ -18,7 +18,7 @@ from pipeline.faults import UsageError
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-    from pipeline.endpoint.client import Target
+    from pipeline.endpoint.client import EndpointAddress
     from pipeline.endpoint.token_source import TellingToken
 
 GLOBAL_TIERS = ("flex", "priority")
@@ -132,7 +132,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Sequence[OpenEndpoint]]]
 class Access:
     """Targets, and what gives access to them: an API key, or Google credentials."""
 
-    targets: Sequence[tuple[float, Target]]
+    targets: Sequence[tuple[float, EndpointAddress]]
     api_key: str | None
     credentials: Credentials | None
 
@@ -189,11 +189,11 @@ def access(connection: Connection) -> Access:
 
 
 def _access(connection: Connection) -> Access:
-    from pipeline.endpoint.client import Target
+    from pipeline.endpoint.client import EndpointAddress
 
     if connection.base_urls:
         weighted = [weighted_url(text) for text in connection.base_urls]
-        targets = [(weight, Target.url(url)) for weight, url in weighted]
+        targets = [(weight, EndpointAddress.url(url)) for weight, url in weighted]
         if connection.credentials is None and not all(is_vertex(url) for _, url in weighted):
             key = api_key(os.environ.get("OPENAI_API_KEY"))
             if key and any(is_vertex(url) and not is_here(url) for _, url in weighted):
@@ -223,7 +223,7 @@ def _access(connection: Connection) -> Access:
         raise UsageError("no Google Cloud project: name one with --project, or set GOOGLE_CLOUD_PROJECT")
     _require_part("--project", project)
     endpoint = connection.endpoint_id or "openapi"
-    targets = [(1.0, Target.vertex(project, location, endpoint)) for location in connection.locations]
+    targets = [(1.0, EndpointAddress.vertex(project, location, endpoint)) for location in connection.locations]
     return Access(targets, None, credentials)
 
 

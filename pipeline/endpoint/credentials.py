@@ -82,10 +82,10 @@ _REFUSALS = {
 
 _REFUSING = {400, 401, 403, 404}
 
-Found = tuple[Credentials, str | None]
+FoundCredentials = tuple[Credentials, str | None]
 
 
-def find_credentials(path: Path | None = None, *, needs_project: bool = True) -> Found:
+def find_credentials(path: Path | None = None, *, needs_project: bool = True) -> FoundCredentials:
     """Google credentials and their project: from a file, or wherever `google.auth.default` finds them.
 
     Raises `UsageError` with the reason, which names a setting and never its value. Unless a project is needed, the
@@ -94,7 +94,7 @@ def find_credentials(path: Path | None = None, *, needs_project: bool = True) ->
     named = _named(path)
     try:
         if named is None:
-            found: Found = google.auth.default(scopes=[SCOPE], request=Requester())
+            found: FoundCredentials = google.auth.default(scopes=[SCOPE], request=Requester())
             return found
         credentials, project = _loaded(*named)
         if path is None:
@@ -185,7 +185,7 @@ def _shown(value: str) -> str:
     return repr(value) if plain else ""
 
 
-def _loaded(setting: str, info: dict[str, Any]) -> Found:
+def _loaded(setting: str, info: dict[str, Any]) -> FoundCredentials:
     kind = info.get("type")
     if kind not in TYPES:
         if {"installed", "web"} & info.keys():
@@ -199,7 +199,7 @@ def _loaded(setting: str, info: dict[str, Any]) -> Found:
     with warnings.catch_warnings():
         # Deprecated for untrusted files; the user named this one, and it may be of any kind.
         warnings.simplefilter("ignore", DeprecationWarning)
-        found: Found = google.auth.load_credentials_from_dict(  # type: ignore[no-untyped-call] # google-auth leaves it so
+        found: FoundCredentials = google.auth.load_credentials_from_dict(  # type: ignore[no-untyped-call] # google-auth leaves it so
             info, quota_project_id=os.environ.get("GOOGLE_CLOUD_QUOTA_PROJECT")
         )
     return found

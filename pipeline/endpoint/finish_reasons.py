@@ -12,7 +12,7 @@ from functools import lru_cache
 from pipeline.data import Usage
 from pipeline.endpoint.error_body import fault_in
 from pipeline.endpoint.redaction import redact_tokens
-from pipeline.endpoint.wire import Answer, Completion
+from pipeline.endpoint.wire import Completion, CompletionChoice
 from pipeline.faults import Fault, Refused, Throttled, Truncated, Unavailable
 from pipeline.text import one_line
 
@@ -64,7 +64,7 @@ def ending_of(reason: str | None) -> Ending:
     return next((ending for ending, known in _WORDS.items() if not words.isdisjoint(known)), Ending.WHOLE)
 
 
-def fault_of(answer: Answer, completion: Completion) -> Fault | None:
+def fault_of(answer: CompletionChoice, completion: Completion) -> Fault | None:
     """Why an answer is not complete, according to its server; None when it is."""
     if answer.error is not None:
         return fault_in({"error": answer.error})
@@ -110,7 +110,7 @@ def worth_another_try(completion: Completion) -> Fault | None:
     return fault if isinstance(fault, Throttled | Unavailable) else None
 
 
-def _spelled(answer: Answer) -> str:
+def _spelled(answer: CompletionChoice) -> str:
     """The finish reason, for a message."""
     return one_line(answer.finish_reason or "")[:_LONGEST]
 

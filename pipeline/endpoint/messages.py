@@ -32,7 +32,7 @@ _TEXTS = ("text", "output_text")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ReceivedCall:
     """One tool call, or a fragment of one; what is not known yet is empty.
 
     `arguments` is always text; `raw` is the call with everything that the server sent in it.
@@ -59,7 +59,7 @@ class Said(NamedTuple):
     text: str = ""
     reasoning: str = ""
     refusal: str = ""
-    calls: Sequence[Call] = ()
+    calls: Sequence[ReceivedCall] = ()
     audio: Audio | None = None
 
 
@@ -100,7 +100,7 @@ def said_in(message: Mapping[str, Any]) -> Said:
     )
 
 
-def calls_in(message: Mapping[str, Any]) -> Sequence[Call]:
+def calls_in(message: Mapping[str, Any]) -> Sequence[ReceivedCall]:
     """The calls of a message, or fragments of them. Raises `Rounded`."""
     calls = message.get("tool_calls")
     if not calls:
@@ -146,13 +146,13 @@ def is_thought(thing: Mapping[str, Any]) -> bool:
     return dig(thing, "extra_content", "google", "thought") in (True, "true", "True")
 
 
-def _call(call: Mapping[str, Any]) -> Call:
+def _call(call: Mapping[str, Any]) -> ReceivedCall:
     function = call.get("function")
     if isinstance(function, dict):
         name, arguments = function.get("name"), _first_of(function, ARGUMENTS)
     else:  # some servers name the function here, or leave the level out
         name, arguments = function or call.get("name"), _first_of(call, ARGUMENTS)
-    return Call(
+    return ReceivedCall(
         id=as_name(call.get("id")),
         index=as_position(call.get("index")),
         name=(as_text(name) or "").strip().removeprefix(_PREFIX),

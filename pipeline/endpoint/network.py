@@ -26,7 +26,7 @@ CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _METADATA_VARIABLES = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP")
 _METADATA_HOSTS = {"metadata.google.internal", "metadata"}
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +186,14 @@ def _without_port(entry: str) -> tuple[str, int | None]:
     return entry.strip("[]"), None
 
 
-def _holds(network: str, address: _Address) -> bool:
+def _holds(network: str, address: _IpAddress) -> bool:
     try:
         return address in ipaddress.ip_network(network, strict=False)
     except ValueError:
         return False
 
 
-def _address(host: str) -> _Address | None:
+def _address(host: str) -> _IpAddress | None:
     """The IP address that a host name spells, including `127.1` or `0x7f000001`, which system resolvers accept."""
     try:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0])

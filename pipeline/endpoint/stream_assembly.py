@@ -67,7 +67,7 @@ class Assembly:
             return orjson.dumps(kept, default=float, option=orjson.OPT_SORT_KEYS)
 
 
-class _Piece(NamedTuple):
+class _ChoiceDelta(NamedTuple):
     """What a chunk adds to one choice."""
 
     choice: int
@@ -80,23 +80,23 @@ class _Piece(NamedTuple):
     """Whether it is a whole message instead of a delta."""
 
 
-class _Chunk(NamedTuple):
+class _StreamChunk(NamedTuple):
     """A chunk, typed except for its head."""
 
     head: Mapping[str, Any]
     usage: dict[str, Any] | None
-    pieces: list[_Piece]
+    pieces: list[_ChoiceDelta]
 
 
-def _chunk_of(document: object) -> _Chunk:
+def _chunk_of(document: object) -> _StreamChunk:
     """A chunk, typed. Raises the fault for an error in it, and `Unavailable` when it is not an object."""
     document = unwrapped(document)
     choices = choices_in(document)
     if document is None:  # counts as an event without data
-        return _Chunk({}, None, [])
+        return _StreamChunk({}, None, [])
     if not isinstance(document, dict):
         raise Unavailable("the stream holds a chunk that is no object")
-    return _Chunk(document, usage_of(document, choices), [_piece_of(choice) for choice in choices])
+    return _StreamChunk(document, usage_of(document, choices), [_piece_of(choice) for choice in choices])
 
 
 def _typed(head: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,10 +106,10 @@ def _typed(head: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in typed.items() if value is not None}
 
 
-def _piece_of(choice: Mapping[str, Any]) -> _Piece:
+def _piece_of(choice: Mapping[str, Any]) -> _ChoiceDelta:
     message = message_in(choice, ("delta", "message"))
     error, extra = choice.get("error"), message.get("extra_content")
-    return _Piece(
+    return _ChoiceDelta(
         choice=as_position(choice.get("index")) or 0,
         finish_reason=as_text(choice.get("finish_reason")) or None,
         has_ended=bool(choice.get("finish_reason") or error),
@@ -134,7 +134,7 @@ class _Choice:
         self._audio_data: list[str] = []
         self._extra: Mapping[str, Any] | None = None
 
-    def add(self, piece: _Piece) -> bool:
+    def add(self, piece: _ChoiceDelta) -> bool:
         # Some servers end with the whole message, after its deltas: without this, tools would run twice.
         if piece.is_message and piece.finish_reason and not self.has_ended:
             piece = piece._replace(said=self._news_in(piece.said))

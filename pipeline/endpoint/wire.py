@@ -15,7 +15,7 @@ import orjson
 
 from pipeline.data import Reply, Usage
 from pipeline.endpoint.error_body import excerpt, fault_in, unwrapped
-from pipeline.endpoint.messages import ARGUMENTS, Audio, Call, calls_in, message_in, said_in, whole_arguments
+from pipeline.endpoint.messages import ARGUMENTS, Audio, ReceivedCall, calls_in, message_in, said_in, whole_arguments
 from pipeline.endpoint.untrusted_json import as_name, as_position, as_text, dig, objects, read, writable_fields
 from pipeline.endpoint.usage import read_usage, usage_of
 from pipeline.faults import Unavailable
@@ -39,7 +39,7 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CompletionChoice:
     """One choice of a completion; empty fields are None.
 
     `refusal` says why there is no answer, if the server does; `error` is what the choice reports instead of an answer.
@@ -62,7 +62,7 @@ class Completion:
     nor an answer.
     """
 
-    answers: tuple[Answer, ...]
+    answers: tuple[CompletionChoice, ...]
     id: str | None
     model: str | None
     usage: Usage | None
@@ -163,7 +163,7 @@ def _sendable(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def _written(call: Call) -> dict[str, Any]:
+def _written(call: ReceivedCall) -> dict[str, Any]:
     """A call as it is sent back: correct fields stay unchanged, in their places."""
     function = call.raw.get("function")
     known = {"name": call.name, "arguments": whole_arguments(call.arguments)}
@@ -184,10 +184,10 @@ def usage_in(body: bytes) -> Usage | None:
         return None
 
 
-def _answer(choice: Mapping[str, Any]) -> Answer:
+def _answer(choice: Mapping[str, Any]) -> CompletionChoice:
     said = said_in(message_in(choice))
     error = choice.get("error")
-    return Answer(
+    return CompletionChoice(
         text=said.text or None,
         reasoning=said.reasoning or None,
         tool_calls=tuple(_tool_calls(said.calls)) if said.calls else (),
@@ -198,7 +198,7 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
     )
 
 
-def _tool_calls(calls: Sequence[Call]) -> list[ToolCall]:
+def _tool_calls(calls: Sequence[ReceivedCall]) -> list[ToolCall]:
     """The calls that name a tool; others cannot be executed."""
     return [ToolCall(call.id, call.name, whole_arguments(call.arguments)) for call in calls if call.name]
 

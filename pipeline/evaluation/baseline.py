@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.faults import UsageError
 
 FORMAT = 1
@@ -106,8 +106,8 @@ def _plain(row: Scored, *, timed: bool = False) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value or name in always}
 
 
-def _plain_counts(counts: Counts) -> dict[str, float]:
-    values = {one.name: _rounded(getattr(counts, one.name)) for one in fields(Counts)}
+def _plain_counts(counts: VerdictCounts) -> dict[str, float]:
+    values = {one.name: _rounded(getattr(counts, one.name)) for one in fields(VerdictCounts)}
     return {name: value for name, value in values.items() if value != _USUAL.get(name, 0)}
 
 
@@ -119,7 +119,7 @@ def _scored(name: str, row: Mapping[str, Any]) -> Scored:
     return Scored(
         row=name,
         correct=row["correct"],
-        fields={field: Counts(**{**_USUAL, **counts}) for field, counts in row["fields"].items()},
+        fields={field: VerdictCounts(**{**_USUAL, **counts}) for field, counts in row["fields"].items()},
         slices=row.get("slices", {}),
         cluster=row.get("cluster"),
         failed=row.get("failed", 0.0),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.evaluation.extra import needs_eval
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.evaluation.stats.intervals import (
     ANYTHING,
     Clusters,
@@ -75,7 +75,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class MetricChange:
     """One metric before and after, over the same rows: those with these slice values, or all.
 
     `difference` is after minus before, with its interval from `low` to `high`; `p` is the two-sided test of no
@@ -136,10 +136,10 @@ class Comparison:
     missing_before: tuple[str, ...]
     missing_after: tuple[str, ...]
     one_sided: tuple[str, ...]
-    overall: Change
-    fields: tuple[Change, ...]
-    slices: tuple[Change, ...]
-    rates: tuple[Change, ...]
+    overall: MetricChange
+    fields: tuple[MetricChange, ...]
+    slices: tuple[MetricChange, ...]
+    rates: tuple[MetricChange, ...]
     too_small: tuple[TooSmall, ...]
 
 
@@ -206,13 +206,13 @@ def change(
     where: Mapping[str, str] | None = None,
     level: float = 0.95,
     seed: int = 0,
-) -> Change:
+) -> MetricChange:
     """The change of one metric between the runs, over rows with these slice values. Raises what `measure` raises."""
     with needs_eval("a comparison"):
         import scipy.special  # noqa: F401 - fails before anything is computed
     named, chosen = metric_of(metric), [pair for pair in pairs if meets(pair.slices, where)]
     known = [pair for pair in chosen if _comparable(named, pair)]
-    unknown = Change(metric=metric, where=dict(where or {}), rows=len(known))
+    unknown = MetricChange(metric=metric, where=dict(where or {}), rows=len(known))
     second = sample_of(named, [pair.after for pair in known])
     if named.field and known and not any(named.field in pair.before.fields for pair in known):
         return dataclasses.replace(unknown, why=f"the earlier run has no field {named.field!r}")
@@ -257,7 +257,7 @@ def _pair(name: str, before: Scored | None, after: Scored | None) -> Pair:
 def _failed(row: Scored) -> Scored:
     """The row as if it had no answer: every leaf has failed."""
     fields = {
-        name: Counts(right=0.0, score=0.0, failed=own.match + own.wrong + own.missed + own.empty + own.failed)
+        name: VerdictCounts(right=0.0, score=0.0, failed=own.match + own.wrong + own.missed + own.empty + own.failed)
         for name, own in row.fields.items()
     }
     return dataclasses.replace(
@@ -283,7 +283,7 @@ def _slice_values(pairs: Iterable[Pair]) -> dict[tuple[str, str], int]:
     return dict(sorted(counts.items()))
 
 
-def _adjusted(changes: Sequence[Change]) -> tuple[Change, ...]:
+def _adjusted(changes: Sequence[MetricChange]) -> tuple[MetricChange, ...]:
     """Adds q to the changes that could be tested."""
     tested = [each for each in changes if each.difference is not None]
     qs = iter(benjamini_hochberg([each.p for each in tested]))
@@ -291,8 +291,8 @@ def _adjusted(changes: Sequence[Change]) -> tuple[Change, ...]:
 
 
 def _tested(
-    found: Change, metric: Metric, first: Sample, second: Sample, clusters: Clusters, level: float, seed: int
-) -> Change:
+    found: MetricChange, metric: Metric, first: Sample, second: Sample, clusters: Clusters, level: float, seed: int
+) -> MetricChange:
     match first, second:
         case Totals(), Totals():
             return _of_totals(found, first, second, clusters, level, seed)
@@ -305,7 +305,9 @@ def _tested(
     return dataclasses.replace(ours, worse=ours.better, better=ours.worse) if metric.lower_is_better else ours
 
 
-def _of_means(found: Change, first: Means, second: Means, clusters: Clusters, level: float, seed: int) -> Change:
+def _of_means(
+    found: MetricChange, first: Means, second: Means, clusters: Clusters, level: float, seed: int
+) -> MetricChange:
     differences = _differences(first.values, second.values, _SAME[first.unit])
     times = found.rows if first.times > 1 else 1
     share = first.unit == "share"
@@ -322,7 +324,9 @@ def _of_means(found: Change, first: Means, second: Means, clusters: Clusters, le
     )
 
 
-def _of_quantiles(found: Change, first: Quantile, second: Quantile, clusters: Clusters, level: float) -> Change:
+def _of_quantiles(
+    found: MetricChange, first: Quantile, second: Quantile, clusters: Clusters, level: float
+) -> MetricChange:
     """Compares how many rows exceed the quantile of both runs pooled, which no swap of a row's answers changes."""
     line = quantile([*first.values, *second.values], first.q)
     above = _differences([float(v > line) for v in first.values], [float(v > line) for v in second.values])
@@ -338,7 +342,9 @@ def _of_quantiles(found: Change, first: Quantile, second: Quantile, clusters: Cl
     )
 
 
-def _of_totals(found: Change, first: Totals, second: Totals, clusters: Clusters, level: float, seed: int) -> Change:
+def _of_totals(
+    found: MetricChange, first: Totals, second: Totals, clusters: Clusters, level: float, seed: int
+) -> MetricChange:
     import numpy as np
 
     width, statistic = first.table.shape[1], first.statistic
@@ -368,7 +374,7 @@ def _differences(before: Sequence[float], after: Sequence[float], same: float = 
     return [0.0 if abs(each) <= same else each for each in differences]
 
 
-def _counted(found: Change, differences: Sequence[float]) -> Change:
+def _counted(found: MetricChange, differences: Sequence[float]) -> MetricChange:
     """Adds the counts of rows that differ; a negative difference counts as worse."""
     worse, better = sum(each < 0 for each in differences), sum(each > 0 for each in differences)
     return dataclasses.replace(found, changed=worse + better, worse=worse, better=better)

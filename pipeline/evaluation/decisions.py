@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.evaluation.comparison import Change, Pair, change, is_right, join, meets
+from pipeline.evaluation.comparison import MetricChange, Pair, change, is_right, join, meets
 from pipeline.evaluation.gates import AtLeast, AtMost, Gate, NeverBreak, NoWorse, nobody
 from pipeline.evaluation.graders.verdicts import Scored
 from pipeline.evaluation.stats.intervals import Interval, normal_quantile
@@ -20,8 +20,8 @@ from pipeline.evaluation.stats.power import standard_errors
 from pipeline.faults import NothingToDo
 from pipeline.figures import Unit, counted, difference, distance, figure, p_is, some
 
-Answer = Literal["passed", "failed", "regressed", "not regressed", "cannot tell", "no baseline"]
-Outcome = Literal["ok", "warn", "fail", "info"]
+GateAnswer = Literal["passed", "failed", "regressed", "not regressed", "cannot tell", "no baseline"]
+GateOutcome = Literal["ok", "warn", "fail", "info"]
 
 _NAMED = 5
 
@@ -36,8 +36,8 @@ class Decision:
     """
 
     gate: str
-    answer: Answer
-    outcome: Outcome
+    answer: GateAnswer
+    outcome: GateOutcome
     message: str
     n: int
     value: float | None = None
@@ -120,7 +120,7 @@ def _of_bound(gate: AtLeast | AtMost, rows: Sequence[Scored], seed: int) -> Deci
 
 
 def _without_baseline(gate: NoWorse | NeverBreak, rows: Sequence[Scored]) -> Decision:
-    outcome: Outcome = "info" if gate.severity == "info" else "warn"
+    outcome: GateOutcome = "info" if gate.severity == "info" else "warn"
     if isinstance(gate, NoWorse):
         found = measure(gate.metric, rows)
         now = found.why if found.value is None else f"{gate.metric} is {_spread(found, metric_of(gate.metric).unit)}"
@@ -180,7 +180,7 @@ def _of_change(gate: NoWorse, pairs: Sequence[Pair], seed: int) -> Decision:
     )
 
 
-def _answer(gate: NoWorse, found: Change) -> Answer:
+def _answer(gate: NoWorse, found: MetricChange) -> GateAnswer:
     if found.difference is None:
         return "cannot tell"
     lower = metric_of(gate.metric).lower_is_better
@@ -192,7 +192,7 @@ def _answer(gate: NoWorse, found: Change) -> Answer:
     return "cannot tell"
 
 
-def _outcome(gate: NoWorse, answer: Answer, found: Change) -> Outcome:
+def _outcome(gate: NoWorse, answer: GateAnswer, found: MetricChange) -> GateOutcome:
     if answer == "not regressed":
         return "ok"
     unpriced = found.difference is None and metric_of(gate.metric).unit == "usd"
@@ -203,7 +203,7 @@ def _outcome(gate: NoWorse, answer: Answer, found: Change) -> Outcome:
     return "info" if gate.severity == "info" else "warn"
 
 
-def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
+def _explained(gate: NoWorse, found: MetricChange, answer: GateAnswer) -> str:
     unit = metric_of(gate.metric).unit
     if found.difference is None or found.before is None or found.after is None:
         return f"{gate.metric} cannot be compared: {found.why}."
@@ -220,7 +220,7 @@ def _explained(gate: NoWorse, found: Change, answer: Answer) -> str:
     return f"{_CONCLUSIONS[answer]}: {moved} ({_signed(found.difference, unit)}, {interval}; {rows}); {seen}."
 
 
-_CONCLUSIONS: Mapping[Answer, str] = {
+_CONCLUSIONS: Mapping[GateAnswer, str] = {
     "regressed": "Worse beyond noise and beyond the tolerance",
     "not regressed": "No worse than the tolerance allows",
     "cannot tell": "It is not clear whether a loss exceeds the tolerance",

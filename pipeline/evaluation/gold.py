@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pipeline.data import Row
 from pipeline.evaluation.definition import Eval
-from pipeline.evaluation.graders.rows import Answer, Gold
+from pipeline.evaluation.graders.rows import Gold, RowAnswer
 from pipeline.faults import NothingToDo, Unparsable, UsageError
 from pipeline.job.job import Job
 from pipeline.schema.shape import bare_json
@@ -43,7 +43,7 @@ def read_gold(evaluation: Eval, found: Survey) -> tuple[Gold, ...]:
     return tuple(gold.values())
 
 
-def read_answers(job: Job, output: Path, repeat: int = 0) -> Iterator[Answer]:
+def read_answers(job: Job, output: Path, repeat: int = 0) -> Iterator[RowAnswer]:
     """The answers of a finished run, in row order."""
     columns = ["status", "response.text", "response.cost_usd", "response.latency_s", "error.type"]
     return (_answer(job, record, repeat) for _, record in records(output, columns))
@@ -117,14 +117,14 @@ def _hashed(value: object) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
 
 
-def _answer(job: Job, record: Mapping[str, Any], repeat: int) -> Answer:
+def _answer(job: Job, record: Mapping[str, Any], repeat: int) -> RowAnswer:
     response = record["response"] or {}
     got, fault = None, (record["error"] or {}).get("type")
     try:
         got = _value(job, response["text"]) if fault is None else None
     except Unparsable:  # the job's schema has changed since
         fault = "Unparsable"
-    return Answer(got, fault, repeat, response.get("cost_usd"), response.get("latency_s"))
+    return RowAnswer(got, fault, repeat, response.get("cost_usd"), response.get("latency_s"))
 
 
 def _value(job: Job, text: str | None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
-from pipeline.evaluation.graders.judge import Address, Question
+from pipeline.evaluation.graders.judge import LeafAddress, Question
 from pipeline.job.job import Job
 from pipeline.storage.durable import FILES, PRIVATE_FILE
 from pipeline.storage.records import records
@@ -109,7 +109,7 @@ def save_votes(folder: Path, cast: Cast) -> None:
 
 def by_address(
     questions: Iterable[Question], cast: Mapping[str, Sequence[bool]], model: str
-) -> dict[Address, Sequence[bool]]:
+) -> dict[LeafAddress, Sequence[bool]]:
     """The votes, by the leaves they decide."""
     return {question.address: cast.get(question_id(question, model), ()) for question in questions}
 

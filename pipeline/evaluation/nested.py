@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pipeline.evaluation.graders.base import Place
 from pipeline.evaluation.graders.rows import Graders
-from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Scored, Verdict
+from pipeline.evaluation.graders.verdicts import Graded, Leaf, Scored, Verdict, VerdictCounts
 from pipeline.evaluation.reducers import by_row, counts
 from pipeline.evaluation.stats.tables import FieldTable, Tables, field_table
 
@@ -51,7 +51,7 @@ def _scored(row: Graded, path: str, repeats: Sequence[Sequence[Leaf]]) -> Scored
     return Scored(row=row.row, correct=0.0, fields={path: _counts(repeats)}, cluster=row.cluster)
 
 
-def _counts(repeats: Sequence[Sequence[Leaf]]) -> Counts:
+def _counts(repeats: Sequence[Sequence[Leaf]]) -> VerdictCounts:
     """The leaves by verdict, over all repeats; `right` over the repeats that have any."""
     present = [leaves for leaves in repeats if leaves]
     found, part = counts(present), len(present) / len(repeats)

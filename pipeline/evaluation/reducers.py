@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Scored, Verdict
+from pipeline.evaluation.graders.verdicts import Graded, Leaf, Scored, Verdict, VerdictCounts
 from pipeline.evaluation.stats.intervals import pass_at_k, pass_hat_k
 from pipeline.faults import UsageError
 
@@ -111,13 +111,13 @@ def _scored(repeats: Sequence[Graded], reduce: Reducer) -> Scored:
     )
 
 
-def counts(repeats: Sequence[Sequence[Leaf]]) -> Counts:
+def counts(repeats: Sequence[Sequence[Leaf]]) -> VerdictCounts:
     """The leaves of one field of one row, as means over the repeats."""
     n = len(repeats)
     found = Counter(leaf.verdict for leaves in repeats for leaf in leaves)
     right = sum(all(leaf.right for leaf in leaves) for leaves in repeats) / n
     score = sum(sum(leaf.score for leaf in leaves) / len(leaves) for leaves in repeats if leaves) / n
-    return Counts(right=right, score=score, **{verdict.value: found[verdict] / n for verdict in Verdict})
+    return VerdictCounts(right=right, score=score, **{verdict.value: found[verdict] / n for verdict in Verdict})
 
 
 @dataclass(frozen=True, slots=True)

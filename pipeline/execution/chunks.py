@@ -15,8 +15,8 @@ from pipeline.data import Ask, Entry, Failure, Outcome, Part, Reply, Row
 from pipeline.execution import engine
 from pipeline.faults import Fault, Halt, UsageError
 from pipeline.job.job import Job
+from pipeline.job.turns import Turn
 from pipeline.policy import RowCalls
-from pipeline.policy.turns import Turn
 from pipeline.schema.bigquery import legal_type, refused_names
 from pipeline.source import Source, Survey, hint_of_rows_within
 from pipeline.storage.dataset import Dataset
@@ -38,7 +38,7 @@ Keep = Callable[[Part], Awaitable[None]]
 """Records a written part; returns once that is durable."""
 
 
-class Records(Protocol):
+class ChunkJournal(Protocol):
     """What a chunk worker needs of a journal."""
 
     async def put(self, ordinal: int, entry: Entry) -> None:
@@ -95,9 +95,9 @@ class ChunkWorker:
     def callbacks(
         self,
         ask: Ask,
-        journal: Records,
+        journal: ChunkJournal,
         keep: Keep,
-        tally: Counters,
+        counters: Counters,
         cache: Settling | None = None,
         failed: Callable[[], None] = lambda: None,
     ) -> engine.EngineCallbacks:
@@ -115,7 +115,7 @@ class ChunkWorker:
             self._passed_bytes += len(entry.body) if isinstance(entry, Reply) else 0
             await journal.put(ordinal, entry)  # before parsing: a paid reply must survive a bug in the job's code
             outcome = self.job.outcome(ordinal, entry)
-            tally.count(outcome)
+            counters.count(outcome)
             if isinstance(outcome, Failure):
                 failed()
             if cache is not None:
@@ -144,7 +144,7 @@ class ChunkWorker:
         if self._source_again is not None:
             self._source_again.close()
 
-    async def _read(self, chunk: int) -> AsyncGenerator[engine.Batch, None]:
+    async def _read(self, chunk: int) -> AsyncGenerator[engine.RowBatch, None]:
         batches = self.source.chunk(chunk)
         # In a thread: decompressing and decoding a batch takes tens of milliseconds, in which no reply would arrive.
         while (batch := await to_thread.run_sync(next, batches, None)) is not None:
@@ -161,7 +161,7 @@ class ChunkWorker:
         self._passed_bytes = 0
         pa.system_memory_pool().release_unused()
 
-    def _write(self, chunk: engine.Chunk, journal: Records) -> Part:
+    def _write(self, chunk: engine.Chunk, journal: ChunkJournal) -> Part:
         entries = journal.entries(chunk.first, chunk.rows)
         # One batch that was not held makes all be read again: they are merged with the entries in the order of rows.
         kept = self.kept_again(chunk.index) if None in chunk.kept else chunk.kept

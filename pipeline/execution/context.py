@@ -15,8 +15,9 @@ from pipeline.counters import Counters
 from pipeline.data import Ask
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution import engine
-from pipeline.execution.chunks import ChunkWorker, Keep, Records
+from pipeline.execution.chunks import ChunkJournal, ChunkWorker, Keep
 from pipeline.execution.heap import use_one_heap
+from pipeline.execution.rate_memory import GrantedRates
 from pipeline.execution.settings import Settings
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
@@ -34,7 +35,6 @@ from pipeline.policy.compose import (
 from pipeline.source import Survey
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.journal import Journal
-from pipeline.storage.rate_memory import GrantedRates
 from pipeline.storage.reply_cache import Cache
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 
@@ -94,7 +94,7 @@ class RunContext(Generic[AnyBudget]):
             bounds,
             endpoints,
             self.budgets,
-            tally=self.counters,
+            counters=self.counters,
             stop=self.stop,
             store=self.cache,
             books=self.journal,
@@ -114,7 +114,7 @@ class RunContext(Generic[AnyBudget]):
         chunks: engine.NextChunk,
         keep: Keep,
         *,
-        records: Records | None = None,
+        records: ChunkJournal | None = None,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
         """Asks the rows of the given chunks, and has each part kept. Returns when all that came is durable.

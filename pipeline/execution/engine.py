@@ -38,7 +38,7 @@ ROWS_AHEAD = 256
 """The most rows that wait for a worker: enough to keep the workers busy while the next ones are read."""
 
 
-class Batch(Protocol):
+class RowBatch(Protocol):
     """Consecutive rows, and those of their columns that are copied to the output."""
 
     @property
@@ -72,7 +72,7 @@ class EngineCallbacks:
     a row into an entry, or raises `Halt`; `record` stores the entry, and `seal` makes a finished chunk durable.
     """
 
-    read: Callable[[int], AsyncGenerator[Batch, None]]
+    read: Callable[[int], AsyncGenerator[RowBatch, None]]
     done: Callable[[Chunk], Awaitable[set[int]]]
     answer: Callable[[Row], Awaitable[Entry]]
     record: Callable[[int, Entry], Awaitable[None]]

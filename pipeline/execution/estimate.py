@@ -37,7 +37,7 @@ _ROUGH = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class MeanAndRange:
     """A figure per row: the mean, and its range (two standard errors, or the span of a guess)."""
 
     mean: float
@@ -50,11 +50,11 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class RowMeans:
     """Means per row: input and output tokens (with thinking), seconds; where they were measured, None if guessed."""
 
-    input: Figure
-    output: Figure
+    input: MeanAndRange
+    output: MeanAndRange
     cached_share: float
     """The share of input tokens that are cached."""
     seconds: float | None
@@ -82,7 +82,7 @@ def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, 
     }
 
 
-def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> float | None:
+def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> float | None:
     """The cost of `rows` rows in USD; None if the price of the model is unknown."""
     from pipeline.policy.compose import RunLimits, prices_for
 
@@ -98,7 +98,7 @@ def _cost(job: Job, means: Means, read: float, written: float, rows: int) -> flo
     return None if cost is None else round(cost * rows / calls, 6)
 
 
-def measured(output: Path) -> Means | None:
+def measured(output: Path) -> RowMeans | None:
     """The means over the rows that an earlier run asked, ok or failed; None if there is no such run."""
     from pipeline.storage.journal_reader import charged_in, read_state
     from pipeline.storage.run_folder import RunFolder
@@ -111,7 +111,7 @@ def measured(output: Path) -> Means | None:
         total = sum(part.input_tokens for part in parts)
         cached = sum(part.cached_tokens for part in parts) / total if total else 0.0
         outs = sum(part.output_tokens + part.reasoning_tokens for part in parts)
-        return Means(_figure(total / asked, read), _figure(outs / asked, written), cached, seconds, output)
+        return RowMeans(_figure(total / asked, read), _figure(outs / asked, written), cached, seconds, output)
     if not pending:
         return None
     charged = charged_in(journal, ended=True)
@@ -119,12 +119,12 @@ def measured(output: Path) -> Means | None:
         return None
     cached = charged.cached_tokens / charged.input_tokens
     outs = charged.output_tokens + charged.reasoning_tokens
-    return Means(_figure(charged.input_tokens / pending, None), _figure(outs / pending, None), cached, None, output)
+    return RowMeans(_figure(charged.input_tokens / pending, None), _figure(outs / pending, None), cached, None, output)
 
 
-def _figure(mean: float, error: float | None) -> Figure:
+def _figure(mean: float, error: float | None) -> MeanAndRange:
     off = mean * _ROUGH if error is None else 2 * error
-    return Figure(mean, max(0.0, mean - off), mean + off)
+    return MeanAndRange(mean, max(0.0, mean - off), mean + off)
 
 
 def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | None, float | None]:
@@ -152,7 +152,7 @@ def _error_of(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def guessed(job: Job, rows: list[Row]) -> Means:
+def guessed(job: Job, rows: list[Row]) -> RowMeans:
     """Means by the characters of the input, and a guess at the output, which only an earlier run can improve."""
     sizes = []
     for row in rows:
@@ -161,17 +161,19 @@ def guessed(job: Job, rows: list[Row]) -> Means:
         except InvalidRow:
             continue
     mean = sum(sizes) / len(sizes) if sizes else 0.0
-    read = Figure(mean / CHARACTERS_PER_TOKEN, mean / MOST_PER_TOKEN, mean / FEWEST_PER_TOKEN)
-    return Means(read, _guessed_output(job), 0.0, None, None)
+    read = MeanAndRange(mean / CHARACTERS_PER_TOKEN, mean / MOST_PER_TOKEN, mean / FEWEST_PER_TOKEN)
+    return RowMeans(read, _guessed_output(job), 0.0, None, None)
 
 
-def _guessed_output(job: Job) -> Figure:
+def _guessed_output(job: Job) -> MeanAndRange:
     thinks = job.reasoning_effort not in (None, "none", "minimal") or bool(job.google)
     most = MOST_WITH_THINKING if thinks else MOST_OUTPUT_TOKENS
     if job.max_tokens is not None:  # it bounds thinking and answer together
         most = min(most, float(job.max_tokens))
     answers = job.n or 1
-    return Figure(min(GUESSED_OUTPUT_TOKENS, most) * answers, min(LEAST_OUTPUT_TOKENS, most) * answers, most * answers)
+    return MeanAndRange(
+        min(GUESSED_OUTPUT_TOKENS, most) * answers, min(LEAST_OUTPUT_TOKENS, most) * answers, most * answers
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,10 +86,10 @@ def finish(runs: Sequence[Run]) -> list[Summary]:
 
 
 def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
-    context, tally = run.context, run.context.counters
+    context, counters = run.context, run.context.counters
     ok, failures = run.counts()
     rows, failed = context.survey.rows, failures.count
-    known = tally.failures_before + tally.failures
+    known = counters.failures_before + counters.failures
     failures = with_examples(known.examples_for(failures), context.folder.output, run.parts.values())
     complete = len(run.parts) == len(context.survey.chunks) and ok + failed == rows
     if complete and (damaged := _unsound(run)) is not None:
@@ -106,13 +106,13 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         rows=rows,
         ok=ok,
         failed=failed,
-        start_ok=tally.ok,
-        start_failed=tally.failed,
-        requests=tally.requests,
-        retries=tally.retries,
-        throttled=tally.throttled,
-        hedged=tally.hedged,
-        cache_hits=tally.cache_hits,
+        start_ok=counters.ok,
+        start_failed=counters.failed,
+        requests=counters.requests,
+        retries=counters.retries,
+        throttled=counters.throttled,
+        hedged=counters.hedged,
+        cache_hits=counters.cache_hits,
         **charged.figures(),
         seconds=round(seconds, 3),
         output=str(context.folder.output),

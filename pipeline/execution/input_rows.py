@@ -10,7 +10,7 @@ from pipeline.data import Row
 from pipeline.execution.chunks import source_of
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
-from pipeline.source import InputRows as RowsRead
+from pipeline.source import RowChoice as RowsRead
 from pipeline.source import Survey, changed, found_again
 
 

@@ -15,12 +15,12 @@ import anyio
 import orjson
 
 from pipeline.counters import Counters
+from pipeline.execution.rate_memory import GrantedRates
 from pipeline.faults import Broken, UsageError
 from pipeline.pace import Pacer, RecentRate
 from pipeline.policy import WARNING_SHARE, Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
-from pipeline.storage.rate_memory import GrantedRates
 from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from pipeline.text import closest
 
@@ -45,7 +45,7 @@ class RunMonitor:
         self,
         folder: Path,
         composed: ComposedAsk[LocalUpstream],
-        tally: Counters,
+        counters: Counters,
         stop: Shutdown,
         files: FileSystem = FILES,
         rates: GrantedRates | None = None,
@@ -54,7 +54,7 @@ class RunMonitor:
     ) -> None:
         self._folder = folder
         self._composed = composed
-        self._tally = tally
+        self._counters = counters
         self._stop = stop
         self._files = files
         self._budgets = budgets
@@ -62,7 +62,7 @@ class RunMonitor:
         self._warned: set[str] = set()
         self._rates = rates or GrantedRates(folder, files=files)
         self._seconds = 0
-        self._rate = RecentRate(anyio.current_time(), tally.done)
+        self._rate = RecentRate(anyio.current_time(), counters.done)
         self._reported: dict[str, float] = {}
 
     async def keep(self) -> None:
@@ -102,10 +102,10 @@ class RunMonitor:
         passed = {name: value - self._before[name] for name, value in counts.items()}
         self._before = counts
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
-        self._tally.limit = sum(rates.values()) if rates else None
+        self._counters.limit = sum(rates.values()) if rates else None
         at = time.time()
-        self._rate.add(anyio.current_time(), self._tally.done)
-        left_s = self._rate.seconds_left(max(0, self._tally.rows - self._tally.done))
+        self._rate.add(anyio.current_time(), self._counters.done)
+        left_s = self._rate.seconds_left(max(0, self._counters.rows - self._counters.done))
         return {
             "at": round(at, 3),
             "rows_per_s": round(self._rate.per_second, 3) or None,
@@ -115,19 +115,19 @@ class RunMonitor:
             "lanes": rates,
             "open": [lane.name for lane in dispatcher.lanes if lane.opened_at is not None],
             "concurrency": dispatcher.limits.concurrency,
-            "in_flight": self._tally.in_flight,
-            "waiting": self._tally.waiting,
-            "waits_for": self._tally.waits_for,
-            "trouble": self._tally.trouble,
-            "retrying": self._tally.retrying,
+            "in_flight": self._counters.in_flight,
+            "waiting": self._counters.waiting,
+            "waits_for": self._counters.waits_for,
+            "trouble": self._counters.trouble,
+            "retrying": self._counters.retrying,
             "latency_p50": dispatcher.latencies.quantile(0.5),
             "latency_p99": dispatcher.latencies.quantile(0.99),
-            "rows": self._tally.rows,
-            "done": self._tally.done,
-            "run_ok": self._tally.ok_before + self._tally.ok,
-            "run_failed": self._tally.failures_before.count + self._tally.failed,
-            "cost_usd": round(self._tally.cost_usd, 6),
-            "run_cost_usd": round(self._tally.cost_before_usd + self._tally.cost_usd, 6),
+            "rows": self._counters.rows,
+            "done": self._counters.done,
+            "run_ok": self._counters.ok_before + self._counters.ok,
+            "run_failed": self._counters.failures_before.count + self._counters.failed,
+            "cost_usd": round(self._counters.cost_usd, 6),
+            "run_cost_usd": round(self._counters.cost_before_usd + self._counters.cost_usd, 6),
             **passed,
         }
 
@@ -152,23 +152,23 @@ class RunMonitor:
             reported = self._reported.get(lane.name, -math.inf)
             if lane.rate.change.at >= reported + (_SAID_AGAIN_S if reported > -math.inf else 0.0):
                 self._reported[lane.name] = lane.rate.change.at
-                self._tally.notices.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
+                self._counters.notices.append(f"{self._change_of(lane)} (--no-adaptive leaves the rate alone)")
 
     def _counts(self) -> dict[str, int]:
-        tally = self._tally
+        counters = self._counters
         return {
-            "ok": tally.ok,
-            "failed": tally.failed,
-            "requests": tally.requests,
-            "retries": tally.retries,
-            "throttled": tally.throttled,
-            "cache_hits": tally.cache_hits,
-            "hedged": tally.hedged,
+            "ok": counters.ok,
+            "failed": counters.failed,
+            "requests": counters.requests,
+            "retries": counters.retries,
+            "throttled": counters.throttled,
+            "cache_hits": counters.cache_hits,
+            "hedged": counters.hedged,
         }
 
     def _write(self, event: Mapping[str, Any]) -> None:
         self._append(event)
-        failures = self._tally.failures_before + self._tally.failures
+        failures = self._counters.failures_before + self._counters.failures
         state = {**event, "failures": failures.bare().to_json()}
         self._files.write_atomic(self._folder / STATE, orjson.dumps(state), mode=PRIVATE_FILE)
 
@@ -191,12 +191,12 @@ class RunMonitor:
         limits = self._composed.dispatcher.limits
         now = {**changes, **({"concurrency": limits.concurrency} if "concurrency" in changes else {})}
         text = ", ".join(f"{name}={value:g}" for name, value in now.items())
-        self._tally.notices.append(f"tuned: {text}")
+        self._counters.notices.append(f"tuned: {text}")
         self._append({"at": round(time.time(), 3), "note": f"tuned: {text}"})
 
     def _look(self) -> None:
         """Stops the run if its endpoint is unusable, even while every call hangs and nothing waits in the queue."""
-        if (denied := self._composed.dispatcher.judge.look(anyio.current_time())) is not None:
+        if (denied := self._composed.dispatcher.failure_policy.look(anyio.current_time())) is not None:
             self._stop.request(denied)
 
     def _warn(self) -> None:
@@ -205,7 +205,7 @@ class RunMonitor:
             if budget.unit not in self._warned and budget.spent >= WARNING_SHARE * budget.cap:
                 self._warned.add(budget.unit)
                 share = budget.spent / budget.cap
-                self._tally.notices.append(f"{share:.0%} of the budget of {budget.cap:g} {budget.unit} is spent")
+                self._counters.notices.append(f"{share:.0%} of the budget of {budget.cap:g} {budget.unit} is spent")
 
 
 def apply(limits: Limits, changes: Mapping[str, float]) -> None:

@@ -104,11 +104,13 @@ class Run:
 
     def stop_if_too_many_failed(self) -> None:
         """Requests the stop if more rows have failed than tolerated, and stopping would save calls."""
-        tally, stop = self.context.counters, self.context.stop
-        in_play = tally.in_flight + tally.waiting + tally.retrying
-        if (tally.failed or tally.failures_before.kinds) and tally.rows - tally.done > min(in_play, FEW_LEFT):
-            failures = tally.failures_before + tally.failures
-            if (fault := self.tolerance.passed(tally.ok_before + tally.ok, failures, tally.rows)) is not None:
+        counters, stop = self.context.counters, self.context.stop
+        in_play = counters.in_flight + counters.waiting + counters.retrying
+        if (counters.failed or counters.failures_before.kinds) and counters.rows - counters.done > min(
+            in_play, FEW_LEFT
+        ):
+            failures = counters.failures_before + counters.failures
+            if (fault := self.tolerance.passed(counters.ok_before + counters.ok, failures, counters.rows)) is not None:
                 stop.request(fault)
 
     @property

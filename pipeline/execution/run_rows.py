@@ -22,7 +22,7 @@ from pipeline.data import Entry, Failure, Part
 from pipeline.execution.input_rows import InputRows
 from pipeline.faults import Broken, Fault
 from pipeline.job.job import Job
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 from pipeline.schema.bigquery import legal_names
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.dataset import Dataset

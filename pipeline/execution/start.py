@@ -165,10 +165,10 @@ def _reopen_failed(run: Run) -> int:
 
 def _restore_counts(run: Run) -> None:
     """Adds what earlier starts did and spent to the counters."""
-    tally = run.context.counters
+    counters = run.context.counters
     ok, failures = run.counts()
-    tally.rows += run.context.survey.rows
-    tally.done_before += sum(part.rows for part in run.parts.values()) + run.context.journal.count()
-    tally.ok_before += ok
-    tally.failures_before += failures
-    tally.cost_before_usd += run.charged_before.cost_usd
+    counters.rows += run.context.survey.rows
+    counters.done_before += sum(part.rows for part in run.parts.values()) + run.context.journal.count()
+    counters.ok_before += ok
+    counters.failures_before += failures
+    counters.cost_before_usd += run.charged_before.cost_usd

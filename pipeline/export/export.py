@@ -28,7 +28,7 @@ Rows = Literal["ok", "failed", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ExportOptions:
     """What of a run is exported, and how. `columns` as `pipeline.export.selection.select` takes them."""
 
     columns: Sequence[str] = ()
@@ -52,7 +52,7 @@ class Exported:
     left_out: int = 0
 
 
-def export(output: Path, to: Path, options: Options) -> Exported:
+def export(output: Path, to: Path, options: ExportOptions) -> Exported:
     """Writes the selected rows of the run in `output` to the file `to`, in row order. Memory does not grow with them.
 
     The file appears complete or not at all. Raises `UsageError` for what the user can fix: no run, a run that is not

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.selection import Selection, dotted, values_at
+from pipeline.export.selection import ColumnSelection, dotted, values_at
 from pipeline.export.values import json_bytes, python_rows, text_of
 from pipeline.faults import UsageError
 
@@ -26,7 +26,7 @@ _GROUP_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class ExportFormat:
     """What the name of a file says of its content: its suffix, in lower case, and its compression, if any."""
 
     suffix: str
@@ -45,7 +45,7 @@ class Writer(Protocol):
         """Writes what is left; the file stays open."""
 
 
-def format_of(path: Path, *, bom: bool = False) -> Format:
+def format_of(path: Path, *, bom: bool = False) -> ExportFormat:
     """The format of a file, by its name. Raises `UsageError` for an unknown one, or a `bom` that it cannot have."""
     name = path.name.lower()
     packed = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
@@ -55,11 +55,11 @@ def format_of(path: Path, *, bom: bool = False) -> Format:
         raise UsageError(f"--to names {path.name!r}: the name must end in one of {', '.join(SUFFIXES)} ({also})")
     if bom and suffix not in (".csv", ".tsv"):
         raise UsageError(f"--bom is for .csv and .tsv, not for {suffix}")
-    return Format(suffix, COMPRESSIONS.get(packed))
+    return ExportFormat(suffix, COMPRESSIONS.get(packed))
 
 
 @contextmanager
-def writer_to(file: BinaryIO, kind: Format, selection: Selection, *, bom: bool) -> Iterator[Writer]:
+def writer_to(file: BinaryIO, kind: ExportFormat, selection: ColumnSelection, *, bom: bool) -> Iterator[Writer]:
     """A writer of the selected columns. The file is complete when the block exits without an error."""
     if kind.suffix == ".parquet":
         writer: Writer = _Parquet(file, selection)
@@ -89,7 +89,7 @@ class _Delimited:
     Structs are flattened. A null is an empty cell, and an empty text two quotes: PostgreSQL, for one, tells them apart.
     """
 
-    def __init__(self, file: Any, selection: Selection, delimiter: str, *, bom: bool) -> None:
+    def __init__(self, file: Any, selection: ColumnSelection, delimiter: str, *, bom: bool) -> None:
         self._file, self._delimiter = file, delimiter
         self._leaves = selection.leaves()
         self._special = re.compile(f'[{delimiter}"\r\n]|^$|^\\s|\\s$')
@@ -116,7 +116,7 @@ class _Delimited:
 class _Lines:
     """JSON Lines: an object for each row, with every selected column; structs are objects."""
 
-    def __init__(self, file: Any, selection: Selection) -> None:
+    def __init__(self, file: Any, selection: ColumnSelection) -> None:
         self._file, self._selection = file, selection
         self.names = selection.nested().names
 
@@ -131,7 +131,7 @@ class _Lines:
 class _Parquet:
     """Parquet with the types of the dataset, compressed with zstd, in row groups of bounded size."""
 
-    def __init__(self, file: Any, selection: Selection) -> None:
+    def __init__(self, file: Any, selection: ColumnSelection) -> None:
         self._selection = selection
         self._schema = selection.nested().with_metadata(selection.schema.metadata)
         self.names = self._schema.names

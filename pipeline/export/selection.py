@@ -21,7 +21,7 @@ _Tree = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ColumnSelection:
     """The selected columns and fields of a dataset, in the order in which they were named."""
 
     schema: pa.Schema
@@ -55,15 +55,17 @@ class Selection:
         return found
 
 
-def select(schema: pa.Schema, names: Sequence[str]) -> Selection:
+def select(schema: pa.Schema, names: Sequence[str]) -> ColumnSelection:
     """The columns and fields of these names, each of which may be several, separated by commas; without names, all.
 
     A field within a struct is named after it, with a dot. Raises `UsageError` for an unknown name.
     """
     if not names:
-        return Selection(schema, tuple((name,) for name in schema.names))
+        return ColumnSelection(schema, tuple((name,) for name in schema.names))
     single = (piece for name in names for piece in ([name] if name in schema.names else name.split(",")))
-    return Selection(schema, tuple(dict.fromkeys(_path(piece.strip(), schema) for piece in single if piece.strip())))
+    return ColumnSelection(
+        schema, tuple(dict.fromkeys(_path(piece.strip(), schema) for piece in single if piece.strip()))
+    )
 
 
 def dotted(path: Path) -> str:

@@ -24,14 +24,14 @@ INLINE_LIMIT = 20_000_000
 
 _URLS = ("gs://", "https://", "data:")
 
-Kind = Literal["image", "audio", "media"]
+MediaKind = Literal["image", "audio", "media"]
 
 
 @dataclass(frozen=True, slots=True)
 class MediaColumn:
     """A message part with content from a column; a list in the column gives several parts."""
 
-    kind: Kind
+    kind: MediaKind
     column: str
 
 
@@ -54,7 +54,7 @@ def media(column: str) -> MediaColumn:
 class Attachment:
     """One value of a media column: a placeholder for the message part that `load` makes from it."""
 
-    kind: Kind
+    kind: MediaKind
     column: str
     value: str | bytes
 
@@ -206,7 +206,7 @@ def _type_of_uri(uri: str) -> str | None:
     return _SUFFIXES.get(PurePosixPath(uri.partition("?")[0]).suffix.lower())
 
 
-def _fits(kind: Kind, mime_type: str) -> bool:
+def _fits(kind: MediaKind, mime_type: str) -> bool:
     return kind == "media" or mime_type.startswith(f"{kind}/")
 
 

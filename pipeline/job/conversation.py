@@ -18,10 +18,10 @@ from pipeline.job.columns import require_column
 from pipeline.job.function_text import text_of
 from pipeline.job.prompt import FUNCTIONS, Template
 
-Part = str | MediaColumn
+ContentPart = str | MediaColumn
 """A piece of a message: a Jinja2 template, or a column that holds media."""
 
-Content = Part | Sequence[Part] | Callable[[Mapping[str, Any]], Any]
+Content = ContentPart | Sequence[ContentPart] | Callable[[Mapping[str, Any]], Any]
 """The content of a message; a function of the row returns the text, or a list of content parts."""
 
 ROLES = ("system", "user", "assistant")

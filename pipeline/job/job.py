@@ -16,7 +16,7 @@ from pipeline.data import CallLog, Entry, Outcome, Request, Row
 from pipeline.faults import InvalidRow, UsageError
 from pipeline.job.columns import Added, Projection, added_columns, kept_columns
 from pipeline.job.conversation import Content, Conversation, examples_of, turns_of
-from pipeline.job.parsing import LatestOutcome, ReplyParser
+from pipeline.job.reply_parser import LatestOutcome, ReplyParser
 from pipeline.job.row_requests import request_columns, request_of
 from pipeline.job.tools import Tool, tool_choice_of, tool_of
 from pipeline.schema.from_json_schema import schema_file

@@ -4,10 +4,10 @@ from pipeline.pace.attribution import FEW, Blame, Refusal
 from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, CircuitBreaker, RetryAfterHold
 from pipeline.pace.declared_limits import LATE_S, Pacer, TokenEstimate
 from pipeline.pace.failure_rate import FailureRate, LatencyWindow, RetryBudget
-from pipeline.pace.rate import AdaptiveRate, Change
+from pipeline.pace.rate import AdaptiveRate, RateChange
 from pipeline.pace.recent_rate import RecentRate
 from pipeline.pace.slow_start import FIRST_RATE, first_rate
-from pipeline.pace.stragglers import Call, StragglerDetector
+from pipeline.pace.stragglers import StragglerDetector, TimedCall
 
 __all__ = [
     "FEW",
@@ -19,17 +19,17 @@ __all__ = [
     "SILENCE_S",
     "AdaptiveRate",
     "Blame",
-    "Call",
-    "Change",
     "CircuitBreaker",
     "FailureRate",
     "LatencyWindow",
     "Pacer",
+    "RateChange",
     "RecentRate",
     "Refusal",
     "RetryAfterHold",
     "RetryBudget",
     "StragglerDetector",
+    "TimedCall",
     "TokenEstimate",
     "first_rate",
 ]

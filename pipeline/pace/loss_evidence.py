@@ -1,8 +1,8 @@
-"""Whether slowing down helps: compares refusals at several rates, and decides between a quota and "weather".
+"""Whether slowing down helps: compares refusals at several rates, and decides between a quota and "background".
 
 Many causes of a 429 have nothing to do with how fast we send. Loss says nothing by itself; its response to the rate
 does (BBR: Cardwell et al., ACM Queue 14(5), 2016; PCC: Dong et al., NSDI 2015). A quota refuses what exceeds it, so
-the share refused falls with the rate. Weather is loss that does not depend on our rate: the share stays the same.
+the share refused falls with the rate. Background is loss that does not depend on our rate: the share stays the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CALM_S = 5.0
 
 _ENOUGH = 40
 _MORE_FOR_MUCH = 60
-"""Requests needed before weather is believed; more if it refuses more than a third."""
+"""Requests needed before background is believed; more if it refuses more than a third."""
 
 _BELIEVABLE = 0.6
 _AT_LOW_RATES = 0.3
@@ -39,13 +39,13 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the trials show. `odds` is a log-likelihood ratio: above 0 for weather, below 0 for a quota."""
+class LossVerdict:
+    """What the trials show. `odds` is a log-likelihood ratio: above 0 for background, below 0 for a quota."""
 
     odds: float
     quota: float
     """Requests per second that the quota grants, if it is one."""
-    weather: float | None
+    background_loss: float | None
     """The share refused at any rate; None while that is not certain enough."""
 
 
@@ -88,7 +88,7 @@ class Evidence:
         return self._stretches[0].began if self._stretches else math.inf
 
     def highest(self, otherwise: float) -> float:
-        """The highest limit that was abandoned: where to return if it was weather."""
+        """The highest limit that was abandoned: where to return if it was background."""
         return max((stretch.limit for stretch in self._stretches), default=otherwise)
 
     def latest(self, otherwise: float) -> float:
@@ -112,26 +112,26 @@ class Evidence:
         """Records how many were refused at the known rate before refusals became frequent."""
         self._calm, self._calm_at = trial, now
 
-    def verdict(self, now: float, known_until: float, background: float, *latest: Trial) -> Verdict:
+    def verdict(self, now: float, known_until: float, background: float, *latest: Trial) -> LossVerdict:
         """The verdict on all trials and the `latest`; neutral while there are none."""
         trials = [*self.trials(known_until), *latest]
         if not trials:
-            return Verdict(0.0, math.inf, None)
+            return LossVerdict(0.0, math.inf, None)
         odds, quota = compared(trials, background)
         surely = odds
         if self._calm is not None and now - self._calm_at < _CALM_S:
             surely, _ = compared(trials, background, self._calm)
-        return Verdict(odds, quota, _weather(trials, surely))
+        return LossVerdict(odds, quota, _background_loss(trials, surely))
 
 
 def compared(trials: Sequence[Trial], background: float, calm: Trial | None = None) -> tuple[float, float]:
-    """The log-likelihood ratio of weather to a quota, and the quota that fits the trials best.
+    """The log-likelihood ratio of background to a quota, and the quota that fits the trials best.
 
     Each explanation gets its best-fitting parameter (a generalised likelihood ratio). `calm` is from before the
-    trials: weather of the present strength would have shown then too, whereas a quota may have shrunk since.
+    trials: background of the present strength would have shown then too, whereas a quota may have shrunk since.
     """
     before = [] if calm is None else [calm]
-    weather = max(sum(_likelihood(trial, share) for trial in [*before, *trials]) for share in _SHARES)
+    background_loss = max(sum(_likelihood(trial, share) for trial in [*before, *trials]) for share in _SHARES)
     highest = max(trial.rate for trial in trials)
     best, found = -math.inf, highest
     for step in range(_STEPS):
@@ -142,7 +142,7 @@ def compared(trials: Sequence[Trial], background: float, calm: Trial | None = No
             best, found = likelihood, quota
     if calm is not None:
         best += _likelihood(calm, calm.refused / calm.sent)
-    return weather - best, found
+    return background_loss - best, found
 
 
 _SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -150,8 +150,8 @@ _STEPS_AN_OCTAVE = 6.0
 _STEPS = 40
 
 
-def _weather(trials: Sequence[Trial], odds: float) -> float | None:
-    """The share that weather refuses; None unless many requests show it, at low rates as at high ones."""
+def _background_loss(trials: Sequence[Trial], odds: float) -> float | None:
+    """The share that background refuses; None unless many requests show it, at low rates as at high ones."""
     fastest = max(trial.rate for trial in trials)
     sent, refused = _sum(trials)
     low_sent, low_refused = _sum([trial for trial in trials if trial.rate <= 0.7 * fastest])

@@ -140,19 +140,19 @@ class Limit:
         self.climbs_at = now + max(seconds, _LEAST_REQUESTS / rate)
 
     def cruise_on(
-        self, now: float, rate: float, refusals_take_s: float, weather: float = 0.0, others: float = 0.0
+        self, now: float, rate: float, refusals_take_s: float, background_loss: float = 0.0, others: float = 0.0
     ) -> None:
         """Schedules the next climb when its refusals are affordable; soon, while the limit is unconfirmed.
 
-        `weather` is the share refused at any rate, and `others` the share that may be due to other clients: if a rate
-        below the limit is refused now and then, others climb too, and each pays for the others' climbs.
+        `background_loss` is the share refused at any rate, and `others` the share that may be due to other clients: if
+        a rate below the limit is refused now and then, others climb too, and each pays for the others' climbs.
         """
         short = _SHORT_S + 2.0 * refusals_take_s
         if not self.sure:
             self.cruise(now, rate, short)
             return
         affordable = self._cost / (_PRICE * rate) - _CLIMB_S
-        factor = max(1.0, (self.waste - weather) / _WASTE) ** 2
+        factor = max(1.0, (self.waste - background_loss) / _WASTE) ** 2
         factor *= 1.0 + min(2.0, 40.0 * max(0.0, others - 0.012))
         self.cruise(now, rate, min(_LONGEST_S, factor * max(_SHORTEST_S + 4.0 * refusals_take_s, affordable)))
 

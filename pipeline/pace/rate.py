@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
 from pipeline.pace.declared_limits import LATE_S
-from pipeline.pace.loss_evidence import Evidence, Stretch, Trial, Verdict
+from pipeline.pace.loss_evidence import Evidence, LossVerdict, Stretch, Trial
 from pipeline.pace.measured_limit import MARGIN, Limit
 from pipeline.pace.quota_windows import Closure
 from pipeline.pace.rate_trials import Aim, Checks, End, Regime, ended, ended_above
@@ -22,19 +22,19 @@ _USUAL_RATE = 30.0
 it grows with the logarithm of the rate, so that chance does so no more often an hour. One refusal after good times
 ends a climb, two in quick succession a cruise."""
 
-_PAUSE, _PAUSE_IN_WEATHER = 1.0, 2.0
+_PAUSE, _PAUSE_IN_LOSS = 1.0, 2.0
 """Evidence above which a climb does not go on for the moment."""
 
 _CLOSED_AFTER = 8
 _CLOSED_AFTER_WINDOW = 3
 """Refusals in a row after which nothing is granted; fewer where that was so before."""
 
-_WEATHER = 0.02
+_BACKGROUND_LOSS = 0.02
 """The background from which on slow start checks now and then that a lower rate is no better."""
 
 _LASTING_S = 4.5
-"""What began while a limit was known is believed to be the weather after so long: others who share the quota have long
-cut their rates, too, when it has shrunk."""
+"""What began while a limit was known is believed to be the background after so long: others who share the quota have
+long cut their rates, too, when it has shrunk."""
 
 
 class _Phase(Enum):
@@ -46,7 +46,7 @@ class _Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RateChange:
     """Why the rate was changed, for the user."""
 
     at: float
@@ -61,7 +61,8 @@ class AdaptiveRate:
     - *Cruise* just under the limit (see `limit`).
     - *Climb* every second or few, until a refusal or two: how else would it be known that the quota grew?
     - *Trial* when more is refused than usual: a lower rate, to see whether it helps. When it does, the rate stays
-      there; when it does not, refusals are the weather, and the rate goes back (see `evidence`). Later trials check it.
+      there; when it does not, refusals are the background, and the rate goes back (see `evidence`). Later trials check
+      it.
     - *Closed* when nothing is granted: single requests, until one passes (see `closures`).
 
     The rate never grows beyond twice what was sent lately, and only on answers. Why a rate and not a number of calls
@@ -73,7 +74,7 @@ class AdaptiveRate:
     known: InitVar[float | None] = None
     """The rate that was granted at last, in an earlier start."""
     rate: float = 0.0
-    change: Change | None = None
+    change: RateChange | None = None
     """Why the rate was cut, or was not, at last."""
     _phase: _Phase = _Phase.START
     _next: float = 0.0
@@ -98,7 +99,7 @@ class AdaptiveRate:
     _low: Trial | None = None
     _came_from: _Phase = _Phase.START
     _cut_before: bool = False
-    _weather: bool = False
+    _background_loss: bool = False
     _checks: Checks = field(default_factory=Checks)
     _hold: float = 3.0
     """For how many windows of a quota that has some no more is tried than it granted."""
@@ -238,7 +239,7 @@ class AdaptiveRate:
             self._evidence.add(Stretch(began, now, actual, self.rate))
         self._limit.used_up(left_at, number, actual)
         self._limit.doubt()
-        if self._is_weather(now, self._verdict(now)):
+        if self._is_background_loss(now, self._verdict(now)):
             return
         said = f"{refused + 1} of {sent + 1} requests were refused at {self.rate:.3g} a second"
         if self._phase is _Phase.CRUISE and not self._cut_before:
@@ -264,7 +265,7 @@ class AdaptiveRate:
             self._judge_up(now, self._low, trial)
             return
         verdict = self._verdict(now, trial)
-        if self._is_weather(now, verdict):
+        if self._is_background_loss(now, verdict):
             return
         lasted = now - self._regime.at - self._refusals_take
         check, lowest = self._aim is Aim.CHECK, self.rate <= LEAST_RATE
@@ -275,8 +276,8 @@ class AdaptiveRate:
                 self._keep(now)
                 said = f"{trial.refused} of {trial.sent} requests were refused at {trial.rate:.3g} a second"
                 self._set(now, _Phase.TRIAL, (0.5 if end is End.LOWER else 0.3) * self.rate, said)
-            case End.WEATHER:
-                self._believe_weather(now, trial.refused / trial.sent)
+            case End.BACKGROUND_LOSS:
+                self._believe_background_loss(now, trial.refused / trial.sent)
             case End.BACK:
                 self._go_back(now)
             case End.QUOTA:
@@ -295,17 +296,17 @@ class AdaptiveRate:
 
     def _judge_up(self, now: float, low: Trial, trial: Trial) -> None:
         match ended_above(low, trial, self._background.share):
-            case End.WEATHER:
+            case End.BACKGROUND_LOSS:
                 self._low = None
                 self._evidence.clear()
-                self._believe_weather(now, (low.refused + trial.refused) / (low.sent + trial.sent))
+                self._believe_background_loss(now, (low.refused + trial.refused) / (low.sent + trial.sent))
             case End.BACK:
                 self._low = None
                 self._set(now, _Phase.CRUISE, low.rate)
                 self._limit.cruise(now, self.rate, 2.0)
 
     def _check(self, now: float) -> None:
-        """In weather: is a lower rate still no better? It must be asked for, or a quota would hide behind it."""
+        """With loss: is a lower rate still no better? It must be asked for, or a quota would hide behind it."""
         rate = min(self.rate, max(self._traffic.rate(now), LEAST_RATE))
         self._came_from, self._aim = self._phase, Aim.CHECK
         self._evidence.clear()
@@ -313,27 +314,27 @@ class AdaptiveRate:
         self._set(now, _Phase.TRIAL, 0.6 * rate)
 
     def _check_up(self, now: float) -> None:
-        """Much is refused although the limit is known: if it is the weather, twice the rate is no worse."""
+        """Much is refused although the limit is known: if it is the background, twice the rate is no worse."""
         self._checks.tried_up(now)
         self._came_from, self._low = _Phase.CRUISE, self._trial(now)
         self._learn(now)
         self._evidence.clear()
         self._set(now, _Phase.TRIAL, min(2.0 * self.rate, 2.0 * max(1.0, self._traffic.rate(now))))
 
-    def _verdict(self, now: float, *latest: Trial) -> Verdict:
+    def _verdict(self, now: float, *latest: Trial) -> LossVerdict:
         return self._evidence.verdict(now, now - self._refusals_take, self._background.share, *latest)
 
-    def _is_weather(self, now: float, verdict: Verdict) -> bool:
-        if verdict.weather is None:
+    def _is_background_loss(self, now: float, verdict: LossVerdict) -> bool:
+        if verdict.background_loss is None:
             return False
         if self._came_from is not _Phase.START and now - self._evidence.began < _LASTING_S:
             return False
-        self._believe_weather(now, verdict.weather)
+        self._believe_background_loss(now, verdict.background_loss)
         return True
 
-    def _believe_weather(self, now: float, share: float) -> None:
+    def _believe_background_loss(self, now: float, share: float) -> None:
         """So much is refused at any rate: back to where the rate was before it was cut."""
-        self._weather = True
+        self._background_loss = True
         self._background.believe(share, 100.0)
         before, start = self._evidence.highest(self.rate), self._came_from is _Phase.START
         self._evidence.clear()
@@ -341,7 +342,7 @@ class AdaptiveRate:
         self._limit.climbs_at, self._limit.sure = now, True
         self._checks.later(now)
         said = f"{share:.0%} of the requests are refused at any rate: it is not cut for that"
-        self.change = Change(now, said)
+        self.change = RateChange(now, said)
 
     def _go_back(self, now: float) -> None:
         """It was no better: back to the rate before, and the next check after twice the time."""
@@ -382,17 +383,19 @@ class AdaptiveRate:
         self._evidence.forget(now, self.rate)
         if self._evidence:
             self._keep(now)
-            if self._is_weather(now, self._verdict(now)):
+            if self._is_background_loss(now, self._verdict(now)):
                 return
         rate = self._limit.after_climb(self.rate, self._traffic, now, left_at, number, self._background.sure)
         if self._limit.sure:
             self._limit.cost(refused)
         self._set(now, _Phase.CRUISE, rate)
-        weather, others = (1.2 * self._background.sure, 0.0) if self._weather else (0.0, self._background.share)
-        self._limit.cruise_on(now, self.rate, self._refusals_take, weather, others)
+        background_loss, others = (
+            (1.2 * self._background.sure, 0.0) if self._background_loss else (0.0, self._background.share)
+        )
+        self._limit.cruise_on(now, self.rate, self._refusals_take, background_loss, others)
 
     def _close(self, now: float) -> None:
-        self.change = Change(now, f"nothing was granted to the last {self._row} requests: one at a time is sent")
+        self.change = RateChange(now, f"nothing was granted to the last {self._row} requests: one at a time is sent")
         self._limit.climbed_from = self.rate
         self._phase, self._next = _Phase.CLOSED, self._closure.close(now, self._refusals_take)
         self.rate = 1.0 / max(self._closure.gap, min(self._next - now, 1.0 / LEAST_RATE))
@@ -423,7 +426,7 @@ class AdaptiveRate:
         before, self.rate, self._phase = self.rate, max(LEAST_RATE, rate), phase
         if said is not None:
             verb = "cut" if self.rate < before else "raised"
-            self.change = Change(now, f"{said}: {verb} from {before:.3g} to {self.rate:.3g} a second")
+            self.change = RateChange(now, f"{said}: {verb} from {before:.3g} to {self.rate:.3g} a second")
         self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -472,11 +475,11 @@ class AdaptiveRate:
         self._raise(now, self._start.doubling_s(self._latency, refusals_take))
         if now - self._held_back_at > 1.0:
             self.rate = min(self.rate, max(self._start.first, 2.0 * self._traffic.rate(now)))
-        if self._background.sure > _WEATHER:
+        if self._background.sure > _BACKGROUND_LOSS:
             self._checks.begin(now)
 
     def _grow_in_climb(self, now: float) -> None:
-        pause = _PAUSE_IN_WEATHER if self._weather else _PAUSE
+        pause = _PAUSE_IN_LOSS if self._background_loss else _PAUSE
         if self._excess.now(self._known(now), self._background.sure) > pause:
             self.failed(now)
         elif self._limit.left_behind(self.rate):

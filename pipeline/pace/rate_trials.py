@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from pipeline.pace.loss_evidence import Trial, Verdict, compared
+from pipeline.pace.loss_evidence import LossVerdict, Trial, compared
 
 _CLUSTER = 8
 
@@ -25,7 +25,7 @@ class End(Enum):
     QUOTA = "less is refused: this is about the limit"
     LOWER = "much is refused here, too"
     FAR_LOWER = "nearly all is refused here, too"
-    WEATHER = "as much is refused at any rate"
+    BACKGROUND_LOSS = "as much is refused at any rate"
     BACK = "it was no better, or nothing can be told"
 
 
@@ -37,7 +37,7 @@ class Regime:
     first: int = 0
     refused: int = 0
     clusters: int = 0
-    """Refusals, those within eight requests counted once: weather is constant, other clients' climbs are bursts."""
+    """Refusals, those within eight requests counted once: background is constant, other clients' climbs are bursts."""
     _cluster: int = -99
     _episode: tuple[float, int, int] | None = None
 
@@ -60,7 +60,9 @@ class Regime:
         self.first, self.refused, self._episode = first, 0, None
 
 
-def ended(trial: Trial, verdict: Verdict, background: float, *, lasted: float, check: bool, lowest: bool) -> End | None:
+def ended(
+    trial: Trial, verdict: LossVerdict, background: float, *, lasted: float, check: bool, lowest: bool
+) -> End | None:
     """How a trial at a lower rate ends; None while it goes on. `lasted` excludes what cannot be known yet."""
     rate, sent, refused = trial
     if sent < 4:
@@ -72,7 +74,7 @@ def ended(trial: Trial, verdict: Verdict, background: float, *, lasted: float, c
     if much and not lowest and not check:
         return End.LOWER
     if sent >= 40 and refused >= max(3, 0.05 * sent) and verdict.odds > -2:
-        return End.WEATHER
+        return End.BACKGROUND_LOSS
     if check and verdict.odds >= -3 and (sent >= 40 or lasted > 4.0):
         return End.BACK
     little = (verdict.odds < -3 and refused < 0.5 * sent) or (lasted > 1.5 and sent >= 8 and refused < 2)
@@ -85,7 +87,7 @@ def ended_above(low: Trial, trial: Trial, background: float) -> End | None:
     """How a trial at a higher rate ends: if refusals do not depend on the rate, the share refused is no larger."""
     odds, _ = compared([low, trial], min(0.02, background))
     if trial.sent >= 12 and odds > 1.0 and trial.refused < 0.6 * trial.sent:
-        return End.WEATHER
+        return End.BACKGROUND_LOSS
     return End.BACK if (trial.sent >= 6 and odds < -1.5) or trial.sent >= 25 else None
 
 

@@ -18,7 +18,7 @@ the number of looks grows only with the logarithm of its latency."""
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class TimedCall:
     """A call: when it started and how long it took; infinite if it was hedged, None while it runs."""
 
     began: float
@@ -43,39 +43,39 @@ class StragglerDetector:
     size: int = 2000
     begun: int = 0
     hedged: int = 0
-    _calls: deque[Call] = field(default_factory=deque)
+    _calls: deque[TimedCall] = field(default_factory=deque)
     _running: list[float] = field(default_factory=list)
     """Start times of the calls that still run, sorted."""
     _took: list[float] = field(default_factory=list)
     """Latencies of the calls that have ended, sorted."""
     _late_if_begun: float = -math.inf
 
-    def begin(self, now: float) -> Call:
+    def begin(self, now: float) -> TimedCall:
         """A call starts; the oldest is forgotten when there are `size`. `now` must not decrease."""
         self.begun += 1
         if len(self._calls) == self.size:
             self._forget(self._calls.popleft())
-        call = Call(now)
+        call = TimedCall(now)
         self._calls.append(call)
         self._running.append(now)
         return call
 
-    def end(self, call: Call, now: float) -> None:
+    def end(self, call: TimedCall, now: float) -> None:
         """The call has ended, in whatever way."""
         if call.took is None:
             self._settle(call, now - call.began)
 
-    def may_hedge(self, call: Call, now: float) -> bool:
+    def may_hedge(self, call: TimedCall, now: float) -> bool:
         """Whether this running call is late, and one more hedge keeps them below `share` of the calls."""
         return self.hedged + 1 < self.share * self.begun and self._is_late(call, now)
 
-    def hedge(self, call: Call) -> None:
+    def hedge(self, call: TimedCall) -> None:
         """The call is hedged."""
         self.hedged += 1
         if call.took is None:
             self._settle(call, math.inf)
 
-    def look_again(self, call: Call, now: float) -> float:
+    def look_again(self, call: TimedCall, now: float) -> float:
         """Seconds until it is worth asking again whether the call may be hedged."""
         age = now - call.began
         if len(self._took) < LEAST_SEEN:
@@ -84,7 +84,7 @@ class StragglerDetector:
         usual = self._took[int(max(0.0, 1.0 - 1.25 * self.share) * len(self._took))]
         return max(usual - age if usual < math.inf else 0.0, age * _STEP, _SOON_S * _STEP)
 
-    def _is_late(self, call: Call, now: float) -> bool:
+    def _is_late(self, call: TimedCall, now: float) -> bool:
         # 1. A call that started later was late already, or this one outlasted the window (see `_forget`).
         if call.began <= self._late_if_begun or call.took is not None:
             return True
@@ -98,12 +98,12 @@ class StragglerDetector:
         self._late_if_begun = call.began
         return True
 
-    def _settle(self, call: Call, took: float) -> None:
+    def _settle(self, call: TimedCall, took: float) -> None:
         call.took = took
         del self._running[bisect_left(self._running, call.began)]
         insort(self._took, took)
 
-    def _forget(self, call: Call) -> None:
+    def _forget(self, call: TimedCall) -> None:
         """Drops the oldest call; one that still runs after `size` others started counts as late."""
         if call.took is None:
             self._settle(call, math.inf)

@@ -10,8 +10,8 @@ from pipeline.policy.account import Account, Bid, Books, charged
 from pipeline.policy.budget import WARNING_SHARE, Budget, LocalBudget
 from pipeline.policy.cache import Keys, SingleFlight, Store, cached
 from pipeline.policy.dispatcher import Dispatcher
-from pipeline.policy.failure_policy import GIVE_UP_S, Judge
-from pipeline.policy.hedging import hedged, watched
+from pipeline.policy.failure_policy import GIVE_UP_S, FailurePolicy
+from pipeline.policy.hedge import hedged, watched
 from pipeline.policy.media import attaching
 from pipeline.policy.repair import repairing
 from pipeline.policy.retry import retrying, within
@@ -28,7 +28,7 @@ __all__ = [
     "Books",
     "Budget",
     "Dispatcher",
-    "Judge",
+    "FailurePolicy",
     "Keys",
     "Limits",
     "LocalBudget",

@@ -39,7 +39,7 @@ class Account:
     """What calls cost, and whether one more may leave: prices, budgets, and the books in which both are recorded."""
 
     prices: Prices
-    tally: Counters
+    counters: Counters
     stop: Shutdown
     budgets: Sequence[Budget] = ()
     books: Books | None = None
@@ -112,8 +112,8 @@ class Account:
     def _enter(self, one: Charges) -> None:
         if self.books is not None:
             self.books.charge(one)
-        self.tally.cost_usd += one.cost_usd
-        self.tally.unpriced += one.unpriced_calls
+        self.counters.cost_usd += one.cost_usd
+        self.counters.unpriced += one.unpriced_calls
 
     def _learn(self, size: Size, model: str | None, usage: Usage | None, cost: float | None) -> None:
         if usage is None:

@@ -33,7 +33,7 @@ class Store(Protocol):
         """Holds a reply, to be stored once the outcome of its row is known."""
 
 
-def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Counters, shared: SingleFlight | None = None) -> Ask:
+def cached(ask: Ask, store: Store, key_of: KeyOf, counters: Counters, shared: SingleFlight | None = None) -> Ask:
     """Ask, unless the store has the reply to the same request.
 
     Identical concurrent requests are sent once: the others wait for that reply, or for the fault if the endpoint
@@ -50,7 +50,7 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Counters, shared: Singl
             if flight.fault is not None:
                 raise type(flight.fault)(flight.fault.message, http_status=flight.fault.http_status)
             if flight.reply is not None:
-                return _recalled(flight.reply, tally)
+                return _recalled(flight.reply, counters)
         flight = flights[key] = _Flight()
         try:
             return await _found_or_asked(request, key, flight)
@@ -62,7 +62,7 @@ def cached(ask: Ask, store: Store, key_of: KeyOf, tally: Counters, shared: Singl
     async def _found_or_asked(request: Request, key: bytes, flight: _Flight) -> Reply:
         flight.reply = await store.find(request.ordinal, key)
         if flight.reply is not None:
-            return _recalled(flight.reply, tally)
+            return _recalled(flight.reply, counters)
         try:
             flight.reply = await ask(request)
         except Permanent as fault:
@@ -87,8 +87,8 @@ class _Flight:
     fault: Permanent | None = None
 
 
-def _recalled(reply: Reply, tally: Counters) -> Reply:
-    tally.cache_hits += 1
+def _recalled(reply: Reply, counters: Counters) -> Reply:
+    counters.cache_hits += 1
     return replace(reply, from_cache=True, saved=reply.usage or Usage(), saved_usd=reply.cost_usd or 0.0)
 
 

@@ -178,7 +178,7 @@ def compose(  # noqa: PLR0913 - everything that a run is made of
     endpoints: Sequence[OpenEndpoint],
     budgets: Sequence[Budget],
     *,
-    tally: Counters,
+    counters: Counters,
     stop: Shutdown,
     store: Store | None = None,
     books: Books | None = None,
@@ -187,7 +187,7 @@ def compose(  # noqa: PLR0913 - everything that a run is made of
 
     It includes the cache if `bounds` allow the reuse of earlier replies and there is a store of them.
     """
-    account = Account(prices_for(job, bounds), tally, stop, budgets, books)
+    account = Account(prices_for(job, bounds), counters, stop, budgets, books)
     return compose_within(_all_of(bounds, len(endpoints)), job, bounds, endpoints, account, store)
 
 
@@ -200,11 +200,13 @@ def compose_within(
     store: Store | None,
 ) -> ComposedAsk[AnyUpstream]:
     """Like `compose`, for a process that applies these limits."""
-    tally, stop = account.tally, account.stop
-    lateness = _lateness_for(bounds)
-    lanes = [limits.upstream(endpoint, _lane_ask(job, endpoint, account, lateness)) for endpoint in endpoints]
-    dispatcher = Dispatcher(lanes, limits.limits, stop=stop, tally=tally, give_up_s=bounds.give_up_s, account=account)
-    ask = _with_policies(job, bounds, dispatcher, account, lateness=lateness, store=store, retries=limits.retries)
+    counters, stop = account.counters, account.stop
+    stragglers = _straggler_detector(bounds)
+    lanes = [limits.upstream(endpoint, _lane_ask(job, endpoint, account, stragglers)) for endpoint in endpoints]
+    dispatcher = Dispatcher(
+        lanes, limits.limits, stop=stop, counters=counters, give_up_s=bounds.give_up_s, account=account
+    )
+    ask = _with_policies(job, bounds, dispatcher, account, stragglers=stragglers, store=store, retries=limits.retries)
     return ComposedAsk(ask, dispatcher, lanes, account)
 
 
@@ -214,21 +216,21 @@ def _with_policies(
     dispatcher: Dispatcher,
     account: Account,
     *,
-    lateness: StragglerDetector | None,
+    stragglers: StragglerDetector | None,
     store: Store | None,
     retries: RetryBudget,
 ) -> Ask:
     """The queue as an ask, wrapped in (outermost first) deadline, repairs, tools, log, cache, retries, hedging."""
-    tally, stop = account.tally, account.stop
+    counters, stop = account.counters, account.stop
     ask: Ask = dispatcher.ask
-    if lateness:
-        ask = hedged(ask, lateness, tally, account.charge_again)
+    if stragglers:
+        ask = hedged(ask, stragglers, counters, account.charge_again)
     # A job that sets the number of attempts gets exactly that, at any failure rate.
-    attempts, weather = (job.attempts, FailureRate(job.attempts)) if job.attempts else (ATTEMPTS, FailureRate())
-    ask = retrying(ask, attempts=attempts, weather=weather, budget=retries, stop=stop, tally=tally)
+    attempts, failure_rate = (job.attempts, FailureRate(job.attempts)) if job.attempts else (ATTEMPTS, FailureRate())
+    ask = retrying(ask, attempts=attempts, failure_rate=failure_rate, budget=retries, stop=stop, counters=counters)
     if bounds.reuse is not None and store is not None:
         keys = Keys(bounds.reuse.endpoint, _media_root(job), bounds.reuse.repeat)
-        ask = cached(ask, store, keys.of, tally, bounds.reuse.flights)
+        ask = cached(ask, store, keys.of, counters, bounds.reuse.flights)
     ask = logged(ask)
     if job.runs_tools:
         tool_limits = ToolLimits(turns=job.max_turns, calls=job.max_calls_per_turn, timeout_s=job.tool_timeout_s)
@@ -240,15 +242,15 @@ def _with_policies(
     return ask
 
 
-def _lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, lateness: StragglerDetector | None) -> Ask:
+def _lane_ask(job: Job, endpoint: OpenEndpoint, account: Account, stragglers: StragglerDetector | None) -> Ask:
     """An endpoint as a lane sees it: calls are charged, watched for stragglers, and get their media attached.
 
     When the run stops, nothing keeps waiting for a token: such a call has not been sent, so there is nothing to drain.
     """
     account.stop.then(endpoint.leave)
     ask = charged(endpoint.ask, account, endpoint.name)
-    if lateness:
-        ask = watched(ask, lateness)
+    if stragglers:
+        ask = watched(ask, stragglers)
     if job.conversation.has_media:
         ask = attaching(ask, _media_root(job))
     return ask
@@ -263,7 +265,7 @@ def workers_for(concurrency: int) -> int:
     return max(64, concurrency + min(concurrency, 512))
 
 
-def _lateness_for(bounds: RunLimits) -> StragglerDetector | None:
+def _straggler_detector(bounds: RunLimits) -> StragglerDetector | None:
     """The detector of late calls; None if calls are not hedged."""
     return StragglerDetector(bounds.hedge, max(2000, _MEMORY * bounds.concurrency)) if bounds.hedge else None
 

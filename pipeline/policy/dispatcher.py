@@ -27,7 +27,7 @@ from pipeline.faults import (
 )
 from pipeline.pace import LatencyWindow, Refusal, TokenEstimate
 from pipeline.policy.account import Account, Bid
-from pipeline.policy.failure_policy import LOOK_S, Judge, Throttles
+from pipeline.policy.failure_policy import LOOK_S, FailurePolicy, Throttles
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Control, Limits, Upstream
 
@@ -76,7 +76,7 @@ class _Doubt:
 
 
 @dataclass(slots=True)
-class _Row:
+class _RowAttempts:
     """The history of one row's attempts; `tried` lists the lanes that failed it or are working on it."""
 
     ordinal: int
@@ -106,7 +106,7 @@ class Dispatcher:
         limits: Limits,
         *,
         stop: Shutdown,
-        tally: Counters,
+        counters: Counters,
         give_up_s: float,
         account: Account | None = None,
         dice: random.Random | None = None,
@@ -115,9 +115,11 @@ class Dispatcher:
         self.limits = limits
         self.latencies = LatencyWindow()
         self._stop = stop
-        self._tally = tally
+        self._counters = counters
         self._account = account
-        self.judge = Judge(self.lanes, limits, stop=stop, tally=tally, give_up_s=give_up_s, dice=dice)
+        self.failure_policy = FailurePolicy(
+            self.lanes, limits, stop=stop, counters=counters, give_up_s=give_up_s, dice=dice
+        )
         self._queue: deque[_Waiter] = deque()
         self._timer_owner: _Waiter | None = None
         """The waiter whose timer serves the whole queue. Not the first, or each one that leaves would wake the next."""
@@ -142,13 +144,13 @@ class Dispatcher:
         Raises the fault that ends the run, or `Interrupted` if it is stopping.
         """
         try:
-            await self.judge.compare(lane, self._ask_of)
+            await self.failure_policy.compare(lane, self._ask_of)
         finally:
             self.admit()
 
     async def _ask(self, request: Request, avoid: list[Upstream], compared: Control | None = None) -> Reply:
         pause: float | None = 0.0
-        row = _Row(request.ordinal, avoid, compared)
+        row = _RowAttempts(request.ordinal, avoid, compared)
         size = _size(request) if self.limits.tokens else 0
         bid = self._account.bid(request) if self._account else None
         while True:
@@ -173,7 +175,7 @@ class Dispatcher:
                 ended_at = anyio.current_time()
                 lane.answered(ended_at, left_at)
                 lane.control.answered(request, left_at)
-                self.judge.answered(row.throttles)
+                self.failure_policy.answered(row.throttles)
                 self.latencies.add(ended_at - left_at)
                 self._settle(size, leave.tokens, reply)
                 return reply
@@ -182,42 +184,42 @@ class Dispatcher:
                     bid.release(is_lost=is_cut)
                 lane.in_flight -= 1
                 lane.rows.discard(request.ordinal)
-                self._tally.in_flight -= 1
+                self._counters.in_flight -= 1
                 self.admit(ended_at)
             if isinstance(follows, _Doubt):
                 await self._refuse(lane, follows)
             else:
                 pause = follows
 
-    def _unanswered(self, lane: Upstream, fault: Fault, left_at: float, row: _Row) -> float | _Doubt | None:
+    def _unanswered(self, lane: Upstream, fault: Fault, left_at: float, row: _RowAttempts) -> float | _Doubt | None:
         """What follows an unanswered call: a pause before the next, an undecided refusal, or None: the fault counts."""
         # The first case that matches decides; the order matters.
         match fault:
             # 1. A 401 to a token that had just been renewed: a refusal of the credentials, not a stale token.
             case Expired() if row.renewed:
                 denied = _unaccepted(fault)
-                return _Doubt(denied, self.judge.refused(lane, row.ordinal, denied, left_at, row.compared))
+                return _Doubt(denied, self.failure_policy.refused(lane, row.ordinal, denied, left_at, row.compared))
             # 2. Anything else that may pass.
             case Transient():
                 return self._passing(lane, fault, left_at, row)
             # 3. Refused for a reason that may apply to every row: other calls decide.
             case Refused() | ProviderUnusable(kind=str()):
-                return _Doubt(fault, self.judge.refused(lane, row.ordinal, fault, left_at, row.compared))
+                return _Doubt(fault, self.failure_policy.refused(lane, row.ordinal, fault, left_at, row.compared))
             # 4. The row's own for certain; the endpoint works, which closes its breaker.
             case Permanent():
-                self._tally.requests -= isinstance(fault, InvalidRow)  # it never left
+                self._counters.requests -= isinstance(fault, InvalidRow)  # it never left
                 lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
             # 5. The run ends, and the call was never sent.
             case ProviderUnusable() | Interrupted():
-                self._tally.requests -= 1  # it was waiting for a token
+                self._counters.requests -= 1  # it was waiting for a token
         return None
 
-    def _passing(self, lane: Upstream, fault: Transient, left_at: float, row: _Row) -> float | None:
+    def _passing(self, lane: Upstream, fault: Transient, left_at: float, row: _RowAttempts) -> float | None:
         """The pause before the call is made again; None if the failure counts and uses up an attempt."""
         match fault:
             case Throttled():
                 row.renewed = False
-                return self.judge.throttled(lane, fault, left_at, row.throttles)
+                return self.failure_policy.throttled(lane, fault, left_at, row.throttles)
             case Expired():
                 # The token has been renewed. Sent again from the queue, the call is counted and waits for its turn.
                 row.renewed = True
@@ -227,7 +229,7 @@ class Dispatcher:
                 return 0.0
             case Unavailable():
                 row.tried.append(lane)
-                return self.judge.failed(lane, fault, row.ordinal, left_at, row.tried)
+                return self.failure_policy.failed(lane, fault, row.ordinal, left_at, row.tried)
         return None
 
     async def _refuse(self, lane: Upstream, doubt: _Doubt) -> NoReturn:
@@ -235,7 +237,7 @@ class Dispatcher:
         fault = doubt.fault
         if doubt.refusal is not None:
             try:
-                await self.judge.settled(lane, doubt.refusal, self._ask_of)
+                await self.failure_policy.settled(lane, doubt.refusal, self._ask_of)
             finally:
                 self.admit()
         if isinstance(fault, Refused):
@@ -246,23 +248,23 @@ class Dispatcher:
 
     async def _rest(self, seconds: float) -> None:
         """Sleeps, counted as waiting."""
-        self._tally.waiting += 1
+        self._counters.waiting += 1
         try:
             await self._stop.pause(seconds)
         finally:
-            self._tally.waiting -= 1
+            self._counters.waiting -= 1
 
-    async def _acquire(self, size: int, row: _Row, bid: Bid | None) -> _Permit:
+    async def _acquire(self, size: int, row: _RowAttempts, bid: Bid | None) -> _Permit:
         """Waits for a turn. The permit names the lane, whose slot is then taken and whose cost is reserved."""
         turn = _Waiter(size, row.tried, row.compared is not None, bid)
         self._queue.appendleft(turn) if turn.goes_first else self._queue.append(turn)
-        self._tally.waiting += 1
+        self._counters.waiting += 1
         try:
             now = anyio.current_time()
             self.admit(now)
             while turn.leave is None:
                 self._stop.check()
-                self.judge.require(self.judge.despair(now))
+                self.failure_policy.require(self.failure_policy.despair(now))
                 self._check_budgets(turn)
                 await self._sleep(turn)
                 if turn.leave is None:
@@ -272,7 +274,7 @@ class Dispatcher:
             self._abandon(turn)
             raise
         finally:
-            self._tally.waiting -= 1
+            self._counters.waiting -= 1
         return turn.leave
 
     def admit(self, now: float | None = None) -> None:
@@ -293,13 +295,13 @@ class Dispatcher:
             turn = self._queue[0]
             # 1. Slots, rates, holds and declared limits.
             wait, lane = self._next(now, turn.avoid)
-            # 2. A comparison is under way (see `Judge.is_comparing`): only what is asked again may leave, since its
+            # 2. A comparison is under way (`is_comparing`): only what is asked again may leave, since its
             #    answer must come before these do.
-            if self.judge.is_comparing and not turn.goes_first:
+            if self.failure_policy.is_comparing and not turn.goes_first:
                 wait = max(wait, LOOK_S)
             # 3. Budgets last: a call must not reserve money while it waits for anything else.
             if wait == 0 and turn.bid and not turn.bid.is_afforded():
-                self._tally.waits_for, wait = "the budget", _BUDGET_NAP_S
+                self._counters.waits_for, wait = "the budget", _BUDGET_NAP_S
                 if turn.bid.refusal():  # it never will be: the waiter raises that itself
                     turn.call()
             if wait > 0:
@@ -338,8 +340,8 @@ class Dispatcher:
             if turn.bid:
                 turn.bid.release()
             turn.leave.lane.in_flight -= 1
-            self._tally.in_flight -= 1
-            self._tally.requests -= 1
+            self._counters.in_flight -= 1
+            self._counters.requests -= 1
         self.admit()
 
     def _next(self, now: float, avoid: Sequence[Upstream]) -> tuple[float, Upstream]:
@@ -351,8 +353,8 @@ class Dispatcher:
         # Each undecided refusal (see `Blame`) lowers the concurrency by one, so that less is wasted if every row is
         # refused; but never below one, or nothing could decide. (A worker process may have no place at all yet.)
         most = self.limits.concurrency
-        if self._tally.in_flight >= max(min(1, most), most - self.judge.undecided):
-            self._tally.waits_for = self._failing(now)
+        if self._counters.in_flight >= max(min(1, most), most - self.failure_policy.undecided):
+            self._counters.waits_for = self._failing(now)
             return float("inf"), self.lanes[0]
         wait, lane = self.lanes[0].wait(now), self.lanes[0]
         if len(self.lanes) > 1:
@@ -366,20 +368,20 @@ class Dispatcher:
             wait = max(wait, _SHORTEST_NAP_S)
         declared = max([limit.wait(now) for limit in (self.limits.requests, self.limits.tokens) if limit], default=0.0)
         if wait > 0 or declared > 0:
-            self._tally.waits_for = self._failing(now) or ("the declared limit" if declared > wait else "quota")
+            self._counters.waits_for = self._failing(now) or ("the declared limit" if declared > wait else "quota")
         else:
-            self._tally.waits_for = None
+            self._counters.waits_for = None
         return max(wait, declared), lane
 
     def _failing(self, now: float) -> str | None:
-        since = self.judge.failed_since()
+        since = self.failure_policy.failed_since()
         return None if since is None else f"the endpoint, which has failed for {now - since:.0f} s"
 
     def _take(self, lane: Upstream, now: float, size: int) -> float:
         lane.sent(now)
         lane.in_flight += 1
-        self._tally.requests += 1
-        self._tally.in_flight += 1
+        self._counters.requests += 1
+        self._counters.in_flight += 1
         if self.limits.requests:
             self.limits.requests.take(now)
         if self.limits.tokens is None:

@@ -74,7 +74,7 @@ class Throttles:
     pause: float = 0.0
 
 
-class Judge:
+class FailurePolicy:
     """Sees how every attempt of a run ends, and decides what follows for its row and for the run.
 
     `undecided` counts the rows whose refusal has not yet been found to be their own.
@@ -86,7 +86,7 @@ class Judge:
         limits: Limits,
         *,
         stop: Shutdown,
-        tally: Counters,
+        counters: Counters,
         give_up_s: float,
         dice: random.Random | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class Judge:
         self._lanes = lanes
         self._limits = limits
         self._stop = stop
-        self._tally = tally
+        self._counters = counters
         self._give_up_s = give_up_s
         self._scarcity = FailureRate()
         self._dice = dice or random.Random()  # noqa: S311 - jitter
@@ -114,10 +114,10 @@ class Judge:
         rows in play, if others were answered before; or, if there are more than a few of them, since its first 429.
         """
         now = anyio.current_time()
-        self._tally.throttled += 1
+        self._counters.throttled += 1
         if row.last_at is None:
             self._scarcity.saw(failed=True)
-            row.answers = self._answers + self._tally.in_flight
+            row.answers = self._answers + self._counters.in_flight
         passed_over = row.last_at is not None and lane.served_at > row.last_at
         overtaken = self._answers - row.answers >= PASSED_OVER
         few_left = self._in_play() <= FEW and self._has_served()
@@ -283,7 +283,7 @@ class Judge:
         To be called every second, even while nothing is sent.
         """
         troubles = [_words(lane) if now - lane.served_at >= _SILENT_S else None for lane in self._lanes]
-        self._tally.trouble = troubles[0] if all(troubles) else None
+        self._counters.trouble = troubles[0] if all(troubles) else None
         return self.despair(now) or self.verdict(now)
 
     def require(self, denied: ProviderUnusable | None) -> None:
@@ -312,18 +312,18 @@ class Judge:
 
     def _at_the_end(self) -> bool:
         """Whether every row that is left is in play."""
-        return 0 < self._tally.rows <= self._tally.done + self._in_play()
+        return 0 < self._counters.rows <= self._counters.done + self._in_play()
 
     def _in_play(self) -> int:
         """Rows in flight, waiting for anything but a verdict, or sleeping before their next attempt."""
-        return self._tally.in_flight + self._tally.waiting + self._tally.retrying
+        return self._counters.in_flight + self._counters.waiting + self._counters.retrying
 
     def _has_served_here(self) -> bool:
         return any(lane.has_served for lane in self._lanes)
 
     def _has_served(self) -> bool:
         """Whether any row was ever answered, in an earlier start or in this one."""
-        return self._tally.ok_before > 0 or self._has_served_here()
+        return self._counters.ok_before > 0 or self._has_served_here()
 
 
 def _words(lane: Upstream) -> str | None:

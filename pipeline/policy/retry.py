@@ -16,7 +16,7 @@ from pipeline.policy.shutdown import Shutdown
 
 
 def retrying(
-    ask: Ask, *, attempts: int, weather: FailureRate, budget: RetryBudget, stop: Shutdown, tally: Counters
+    ask: Ask, *, attempts: int, failure_rate: FailureRate, budget: RetryBudget, stop: Shutdown, counters: Counters
 ) -> Ask:
     """Ask, up to `attempts` times against `Unavailable`: truncated exponential backoff with jitter (1 s, x2, 60 s).
 
@@ -32,9 +32,9 @@ def retrying(
         try:
             reply = await ask(request)
         except Unavailable as fault:
-            weather.saw(failed=True)
+            failure_rate.saw(failed=True)
             return await _again(request, fault)
-        weather.saw(failed=False)
+        failure_rate.saw(failed=False)
         return reply
 
     async def _again(request: Request, first: Unavailable) -> Reply:
@@ -50,7 +50,7 @@ def retrying(
 
         reply: Reply = await AsyncRetrying(
             retry=retry_if_exception_type(Unavailable),
-            stop=lambda state: state.attempt_number >= _tries(state, weather, attempts),
+            stop=lambda state: state.attempt_number >= _tries(state, failure_rate, attempts),
             wait=_floored_wait,
             sleep=_sleep,
             reraise=True,
@@ -59,15 +59,15 @@ def retrying(
 
     async def _sleep(seconds: float) -> None:
         stop.check()
-        tally.retries += 1
-        tally.retrying += 1
+        counters.retries += 1
+        counters.retrying += 1
         try:
             await stop.pause(seconds)
             # Only now: a retry that is waiting for its backoff must not hold a part of the budget.
             while (wait := budget.take(anyio.current_time())) > 0:
                 await stop.pause(wait)
         finally:
-            tally.retrying -= 1
+            counters.retrying -= 1
 
     return retrying_ask
 
@@ -83,11 +83,11 @@ def within(ask: Ask, seconds: float) -> Ask:
     return asking_within
 
 
-def _tries(state: RetryCallState, weather: FailureRate, attempts: int) -> int:
+def _tries(state: RetryCallState, failure_rate: FailureRate, attempts: int) -> int:
     """How many attempts the row gets: at most `attempts` once its failure is known to be its own."""
     fault = state.outcome.exception() if state.outcome else None
     # A bad hour of the endpoint gives a row more tries, but not one whose failure is known to be its own.
-    return attempts if isinstance(fault, Unavailable) and fault.own else weather.attempts(attempts)
+    return attempts if isinstance(fault, Unavailable) and fault.own else failure_rate.attempts(attempts)
 
 
 _backoff = wait_exponential_jitter(initial=1, exp_base=2, max=60, jitter=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pipeline.data import Ask, Reply, Request, together
-from pipeline.policy.turns import Results, Turn, digest_of
+from pipeline.job.turns import Results, Turn, digest_of
 
 
 class TurnBooks(Protocol):

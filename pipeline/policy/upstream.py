@@ -90,7 +90,7 @@ class Upstream(ABC):
     ask: Ask
     weight: float = 1.0
     _: KW_ONLY
-    gate: RetryAfterHold = field(default_factory=RetryAfterHold)
+    hold: RetryAfterHold = field(default_factory=RetryAfterHold)
     in_flight: int = 0
     rows: set[int] = field(default_factory=set)
     """The rows it is working on."""
@@ -193,7 +193,7 @@ class LocalUpstream(Upstream):
 
     def wait(self, now: float) -> float:
         """Seconds until a request may leave by this lane."""
-        return max(self.gate.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
+        return max(self.hold.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
 
     def sent(self, now: float) -> None:
         """A request leaves."""
@@ -227,7 +227,7 @@ class LocalUpstream(Upstream):
         if self.rate:
             self.rate.throttled(now, left_at)
         if retry_after is not None:
-            self.gate.close(now, retry_after)
+            self.hold.close(now, retry_after)
 
     def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
         """A request that left at `left_at` failed, with `in_play` rows in play."""

@@ -31,7 +31,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """A line of a chart: `path` is SVG path data, `area` the same closed to the bottom. `style` is its class.
 
     `note` gives the maximum of a line that exceeds the chart.
@@ -45,7 +45,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class HoverArea:
     """An area of a chart with the text shown when the pointer is over it."""
 
     x: float
@@ -59,10 +59,10 @@ class Chart:
 
     title: str
     unit: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    hits: tuple[Hit, ...]
+    hits: tuple[HoverArea, ...]
     resumed: tuple[float, ...]
 
 
@@ -76,7 +76,7 @@ class _Series:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _ChartSpec:
     title: str
     unit: str
     series: tuple[_Series, ...]
@@ -92,13 +92,13 @@ def _done(point: Point) -> float | None:
 
 
 _CHARTS = (
-    _Wanted("Throughput", "rows/s", (_Series("done", "a", _done),)),
-    _Wanted(
+    _ChartSpec("Throughput", "rows/s", (_Series("done", "a", _done),)),
+    _ChartSpec(
         "Requests and limit",
         "1/s",
         (_Series("requests", "a", _rate("requests")), _Series("limit", "b", lambda point: point.limit, clipped=True)),
     ),
-    _Wanted(
+    _ChartSpec(
         "Latency",
         "s",
         (
@@ -106,7 +106,7 @@ _CHARTS = (
             _Series("99th percentile", "b", lambda point: point.latency_p99),
         ),
     ),
-    _Wanted(
+    _ChartSpec(
         "Errors",
         "1/s",
         (
@@ -115,7 +115,7 @@ _CHARTS = (
             _Series("throttled", "warn", _rate("throttled")),
         ),
     ),
-    _Wanted(
+    _ChartSpec(
         "Calls",
         "",
         (
@@ -123,7 +123,7 @@ _CHARTS = (
             _Series("rows waiting", "b", lambda point: point.waiting),
         ),
     ),
-    _Wanted("Spent", "$", (_Series("dollars", "a", lambda point: point.cost_usd),)),
+    _ChartSpec("Spent", "$", (_Series("dollars", "a", lambda point: point.cost_usd),)),
 )
 
 
@@ -134,7 +134,7 @@ def charts_of(timeline: Timeline) -> list[Chart]:
     return [chart for wanted in _CHARTS if (chart := _chart(wanted, timeline)) is not None]
 
 
-def _chart(wanted: _Wanted, timeline: Timeline) -> Chart | None:
+def _chart(wanted: _ChartSpec, timeline: Timeline) -> Chart | None:
     points = timeline.points
     values = {series: [series.value(point) for point in points] for series in wanted.series}
     known = {series: each for series, each in values.items() if any(value is not None for value in each)}
@@ -172,7 +172,7 @@ def _y(value: float | None, top: float) -> float | None:
     return None if value is None else round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top, 1)
 
 
-def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], top: float) -> Line:
+def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], top: float) -> ChartLine:
     """The line, broken at longer gaps, and drawn along the edge where a value exceeds the chart."""
     ys = [None if value is None else _y(min(value, top), top) for value in values]
     largest = max((value for value in values if value is not None), default=0.0)
@@ -187,7 +187,7 @@ def _line(series: _Series, xs: Sequence[float], values: Sequence[float | None], 
         for piece in pieces
         if len(piece) > 1
     ]
-    return Line(series.name, series.style, " ".join(drawn), " ".join(areas), note)
+    return ChartLine(series.name, series.style, " ".join(drawn), " ".join(areas), note)
 
 
 def _pieces(xs: Sequence[float], ys: Sequence[float | None]) -> list[list[tuple[float, float]]]:
@@ -205,7 +205,7 @@ def _pieces(xs: Sequence[float], ys: Sequence[float | None]) -> list[list[tuple[
     return pieces
 
 
-def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[float | None]]) -> list[Hit]:
+def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[float | None]]) -> list[HoverArea]:
     hits = []
     for place, point in enumerate(timeline.points):
         left, right = _x(point.at, end), _x(point.at + max(point.seconds, end / 500), end)
@@ -216,7 +216,7 @@ def _hits(timeline: Timeline, end: float, unit: str, known: dict[_Series, list[f
         ]
         said = f"{', '.join(values)} {unit}".strip() if values else "not known"
         text = f"{time_span(point.at + point.seconds / 2)}: {said}"
-        hits.append(Hit(left, round(max(1.0, right - left), 1), text))
+        hits.append(HoverArea(left, round(max(1.0, right - left), 1), text))
     return hits
 
 

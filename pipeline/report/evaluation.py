@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluation.assessment import Assessment
-from pipeline.evaluation.comparison import Change
+from pipeline.evaluation.comparison import MetricChange
 from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import Measure, metric_of
@@ -87,7 +87,7 @@ class ChangeRow:
     """A metric before and after."""
 
     name: str
-    change: Change
+    change: MetricChange
     before: str
     after: str
     difference: Figure
@@ -97,7 +97,7 @@ class ChangeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MarkedText:
     """A text in three parts: the prefix and suffix shared with another text, and the difference between."""
 
     head: str
@@ -110,8 +110,8 @@ class Difference:
     """A wrong leaf: where, what was expected, what was given, and the verdict."""
 
     place: str
-    expected: Piece
-    got: Piece
+    expected: MarkedText
+    got: MarkedText
     verdict: str
     label: str | None
 
@@ -278,19 +278,19 @@ def matrix(confusion: Confusion) -> list[tuple[str, list[tuple[int, int, bool]],
     return lines
 
 
-def change_rows(changes: Sequence[Change]) -> list[ChangeRow]:
+def change_rows(changes: Sequence[MetricChange]) -> list[ChangeRow]:
     """Metrics before and after, on one scale of differences."""
     reach = max((_reach(change) for change in changes), default=0.0) or 1e-9
     return [_change_row(change, reach) for change in changes]
 
 
-def _reach(change: Change) -> float:
+def _reach(change: MetricChange) -> float:
     """The largest distance of its interval from 0; capped, so that one wide interval does not flatten all others."""
     known = [abs(each) for each in (change.low, change.high, change.difference or 0.0) if math.isfinite(each)]
     return min(max(known, default=0.0), 4 * abs(change.difference or 0.0) + 0.2)
 
 
-def _change_row(change: Change, reach: float) -> ChangeRow:
+def _change_row(change: MetricChange, reach: float) -> ChangeRow:
     metric, unit = metric_of(change.metric), unit_of(change.metric)
     where = ", ".join(f"{name} = {wanted}" for name, wanted in change.where.items())
     found = Figure(difference(change.difference, unit), change.difference, change.why)
@@ -353,7 +353,7 @@ def _right(row: Graded, field: str) -> bool:
 def _difference(leaf: Leaf, characters: int) -> Difference:
     expected, got = (_shown(each, characters) for each in (leaf.expected, leaf.got))
     both = leaf.verdict == "wrong"
-    one, other = parted(expected, got) if both else (Piece("", expected, ""), Piece("", got, ""))
+    one, other = parted(expected, got) if both else (MarkedText("", expected, ""), MarkedText("", got, ""))
     return Difference(place(leaf), one, other, leaf.verdict.value, leaf.label)
 
 
@@ -361,7 +361,7 @@ def _shown(content: Any, characters: int) -> str:
     return "" if content is None else value(content, characters)
 
 
-def parted(one: str, other: str) -> tuple[Piece, Piece]:
+def parted(one: str, other: str) -> tuple[MarkedText, MarkedText]:
     """Splits two texts where they differ."""
     most = min(len(one), len(other))
     head = next((place for place in range(most) if one[place] != other[place]), most)
@@ -370,6 +370,6 @@ def parted(one: str, other: str) -> tuple[Piece, Piece]:
     return _piece(one, head, tail), _piece(other, head, tail)
 
 
-def _piece(text: str, head: int, tail: int) -> Piece:
+def _piece(text: str, head: int, tail: int) -> MarkedText:
     end = len(text) - tail
-    return Piece(text[:head], text[head:end], text[end:])
+    return MarkedText(text[:head], text[head:end], text[end:])

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.data import Part
 from pipeline.execution.run_rows import key_column
 from pipeline.execution.run_status import RunRecord, Status, read_record
-from pipeline.report.scan import NOT_SCANNED, Findings, scan
+from pipeline.report.scan import NOT_SCANNED, RunFindings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
 from pipeline.storage.run_folder import EVENTS, REPEATS, RunFolder, RunIdentity
@@ -20,7 +20,7 @@ _TOKENS = ("input", "output", "reasoning", "cached")
 
 
 @dataclass(frozen=True, slots=True)
-class InputFile:
+class InputFileFacts:
     """An input file, with the number of its rows used."""
 
     path: str
@@ -55,12 +55,12 @@ class RunFacts:
     unpriced: int = 0
     from_cache: int = 0
     fingerprint: Mapping[str, str]
-    inputs: tuple[InputFile, ...] = ()
+    inputs: tuple[InputFileFacts, ...] = ()
     parts: int = 0
     bytes: int = 0
     seconds: float | None = None
     timeline: Timeline = EMPTY
-    findings: Findings = NOT_SCANNED
+    findings: RunFindings = NOT_SCANNED
     repeats: int = 1
     notes: tuple[str, ...] = ()
     read_at: str = ""
@@ -151,9 +151,9 @@ def _fingerprint(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> Mappi
     return fingerprint
 
 
-def _inputs(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> tuple[InputFile, ...]:
+def _inputs(plan: RunIdentity | None, manifest: Mapping[str, Any]) -> tuple[InputFileFacts, ...]:
     files = [asdict(file) for file in Survey.from_json(plan.survey).files] if plan else manifest["input"]
-    return tuple(InputFile(file["path"], file["rows"], file["size"], file["sha256"]) for file in files)
+    return tuple(InputFileFacts(file["path"], file["rows"], file["size"], file["sha256"]) for file in files)
 
 
 def _notes(record: RunRecord, present: Sequence[Part]) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.evaluation.assessment import Assessment
-from pipeline.evaluation.comparison import Change, Comparison
+from pipeline.evaluation.comparison import Comparison, MetricChange
 from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import metric_of
@@ -94,7 +94,7 @@ def _comparison(found: Comparison, against: str) -> Iterator[str]:
         yield f"Newly fixed ({len(found.fixed)}): {some(list(map(_code, found.fixed)), MOST_NAMES)}\n"
 
 
-def _change_line(change: Change) -> tuple[str, ...]:
+def _change_line(change: MetricChange) -> tuple[str, ...]:
     unit = metric_of(change.metric).unit
     where = ", ".join(f"{name} = {wanted}" for name, wanted in change.where.items())
     interval = f"{difference(change.low, unit)} to {difference(change.high, unit)}"

@@ -56,7 +56,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FailureExamples:
     """Rows that failed with this fault, and this HTTP status if the endpoint sent one."""
 
     fault: str
@@ -66,10 +66,10 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class RunFindings:
     """The findings of a scan. Latencies are those of rows that were asked, in seconds, by quantile."""
 
-    failures: tuple[Kind, ...] = ()
+    failures: tuple[FailureExamples, ...] = ()
     latencies: Mapping[float, float] | None = None
     finish_reasons: Mapping[str, int] | None = None
     models: Mapping[str, int] | None = None
@@ -77,23 +77,23 @@ class Findings:
     timeline: Timeline = EMPTY
 
 
-NOT_SCANNED = Findings()
+NOT_SCANNED = RunFindings()
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
-def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool) -> Findings:
+def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool) -> RunFindings:
     """Scans the rows of these parts; with `by_time` also for a timeline, in place of missing events."""
     span = _span(output, parts) if by_time else None
     rows = sum(part.rows for part in parts)
-    counts = _Counts(span, min(POINTS, max(ENOUGH, rows // _ROWS_A_POINT)))
+    counts = _RowCounts(span, min(POINTS, max(ENOUGH, rows // _ROWS_A_POINT)))
     for part in parts:
         for name, first, _ in part.spans():
             with part_file(output / name) as file:
                 for batch in file.iter_batches(batch_size=_BATCH, columns=list(_COLUMNS)):
                     counts.add(batch, first, failed=bool(part.failed))
                     first += batch.num_rows  # noqa: PLW2901 - counts on through the file
-    return Findings(
+    return RunFindings(
         failures=tuple(_kinds(output, parts, key, counts)),
         latencies=_quantiles(counts.latencies) if counts.latencies else None,
         finish_reasons=dict(counts.reasons.most_common(KINDS)),
@@ -103,7 +103,7 @@ def scan(output: Path, parts: Sequence[Part], key: str | None, *, by_time: bool)
     )
 
 
-class _Counts:
+class _RowCounts:
     """Counters over all rows, bounded in number."""
 
     def __init__(self, span: tuple[float, float] | None, points: int) -> None:
@@ -217,13 +217,13 @@ def _ends(path: Path) -> Iterator[float]:
                 yield from (statistics.min.timestamp(), statistics.max.timestamp())
 
 
-def _kinds(output: Path, parts: Sequence[Part], key: str | None, counts: _Counts) -> Iterator[Kind]:
+def _kinds(output: Path, parts: Sequence[Part], key: str | None, counts: _RowCounts) -> Iterator[FailureExamples]:
     """The failures by kind, most frequent first, each with its first rows."""
     wanted = sorted({ordinal for ordinals in counts.seen.values() for ordinal in ordinals})
     examples = {example.ordinal: example for example in _examples(output, parts, key, wanted)}
     for (fault, http_status), rows in counts.faults.most_common():
         shown = tuple(examples[ordinal] for ordinal in counts.seen[fault, http_status])
-        yield Kind(fault, http_status, rows, shown)
+        yield FailureExamples(fault, http_status, rows, shown)
 
 
 def _examples(output: Path, parts: Sequence[Part], key: str | None, wanted: Sequence[int]) -> Iterator[Example]:

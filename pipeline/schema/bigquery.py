@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
-ArrowType = Any
+from pipeline.schema.columns import ArrowType
+
 """A pyarrow type or field. pyarrow is loaded only when one is used."""
 
 MAX_CHARACTERS = 300

@@ -18,6 +18,8 @@ from pipeline.faults import UsageError
 from pipeline.schema.exact_numbers import json_of
 from pipeline.text import excerpt
 
+ArrowType = Any
+
 
 class Misfit(Exception):
     """A value that its column cannot hold exactly. `path` leads to it: field names, and positions in lists."""

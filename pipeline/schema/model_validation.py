@@ -34,7 +34,7 @@ def read_answer(model: type[BaseModel], text: str) -> BaseModel:
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise unparsable((problem["loc"], problem["msg"]) for problem in found) from None
-    return _Digits(inexact).kept_in_model(value, tree)
+    return _DigitRestorer(inexact).kept_in_model(value, tree)
 
 
 def input_name(name: str, info: FieldInfo) -> str:
@@ -81,7 +81,7 @@ def _exact_numbers(value: Any) -> Iterator[int | Decimal]:
             yield from _exact_numbers([getattr(value, field.name) for field in dataclasses.fields(value)])
 
 
-class _Digits:
+class _DigitRestorer:
     """Restores the digits of an answer's numbers in the floats that they became.
 
     A float gets the number at its own location in the answer. If a validator moved it, it gets the only number in the

@@ -6,9 +6,9 @@ Tested with Spark 3.5. Spark's types: https://spark.apache.org/docs/latest/sql-r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-ArrowType = Any
+from pipeline.schema.columns import ArrowType
+
 """A pyarrow type or field. pyarrow is loaded only when one is used."""
 
 MAX_DIGITS = 38

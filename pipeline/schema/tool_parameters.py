@@ -60,11 +60,11 @@ def gemini_parameters(schema: JsonSchema) -> dict[str, Any] | None:
     `pipeline.schema.conversions` turns back into objects. Raises `UsageError` for a recursive schema.
     """
     root = standard(schema)
-    declared = _Dialect(root).object_of(root, ())
+    declared = _DialectConverter(root).object_of(root, ())
     return {"type": "object", **_described(declared, [root.get("description", "")])} if declared else None
 
 
-class _Dialect:
+class _DialectConverter:
     """Converts the schemas of one document. Each becomes a list of alternatives first, as `anyOf` has no siblings."""
 
     def __init__(self, root: JsonSchema) -> None:

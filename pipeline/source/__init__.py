@@ -3,10 +3,10 @@
 Whether the input is usable is known before its first row is read: `survey` reads it once, `Source` reads the rows.
 """
 
-from pipeline.source.discovery import Discovery, Found, Inputs, discover
+from pipeline.source.discovery import Discovery, FoundFile, Inputs, discover
 from pipeline.source.identity import changed, found_again
 from pipeline.source.reader import Source, survey
-from pipeline.source.run_parts import InputRows
+from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
 from pipeline.source.text_records import hint_of_rows_within
 
@@ -16,10 +16,10 @@ __all__ = [
     "Conflict",
     "Discovery",
     "File",
-    "Found",
-    "InputRows",
+    "FoundFile",
     "Inputs",
     "Position",
+    "RowChoice",
     "Source",
     "Survey",
     "changed",

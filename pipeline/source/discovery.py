@@ -15,7 +15,7 @@ from pipeline.faults import UsageError
 from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
-from pipeline.source.run_parts import InputRows, require_complete, run_of
+from pipeline.source.run_parts import RowChoice, require_complete, run_of
 from pipeline.source.survey import Format, Partitions
 from pipeline.store.address import local_path
 
@@ -29,7 +29,7 @@ _LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """An input file. See `pipeline.source.survey.File` for `name`, `partitions` and `only_ok`."""
 
     path: Path
@@ -42,13 +42,13 @@ class Found:
 class Discovery:
     """The input files, in order and of one format; and, in sentences, which other files were skipped."""
 
-    files: tuple[Found, ...]
+    files: tuple[FoundFile, ...]
     format: Format
     notes: tuple[str, ...]
 
 
 def discover(
-    inputs: Inputs, include: str | Sequence[str] = (), *, rows: InputRows = "ok", allow_partial: bool = False
+    inputs: Inputs, include: str | Sequence[str] = (), *, rows: RowChoice = "ok", allow_partial: bool = False
 ) -> Discovery:
     """The input files: absolute paths, sorted within each input, each file once, all of one format.
 
@@ -76,7 +76,7 @@ def discover(
         require_complete(paths)
     root = os.path.commonpath([path.parent for path in paths])
     files = tuple(
-        Found(path, path.relative_to(root).as_posix(), partitions, rows == "ok" and run_of(path) is not None)
+        FoundFile(path, path.relative_to(root).as_posix(), partitions, rows == "ok" and run_of(path) is not None)
         for path, partitions in search.found.items()
     )
     return Discovery(files, _one_format(paths), tuple(search.notes()))

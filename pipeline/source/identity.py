@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.faults import Broken, UsageError
-from pipeline.source.discovery import Found, Inputs, discover
+from pipeline.source.discovery import FoundFile, Inputs, discover
 from pipeline.source.files import difference, digest_of, stamp
-from pipeline.source.run_parts import InputRows
+from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import File, Partitions, Survey
 
 
@@ -22,7 +22,7 @@ def found_again(
     inputs: Inputs,
     include: str | Sequence[str] = (),
     *,
-    rows: InputRows = "ok",
+    rows: RowChoice = "ok",
     allow_partial: bool = False,
 ) -> tuple[Survey, list[str]]:
     """The survey with the current locations of its files; and the input's changes, one sentence each.
@@ -51,7 +51,7 @@ def found_again(
     return replace(survey, files=tuple(moved)), []
 
 
-def _joined_or_left(files: Sequence[File], now: Sequence[Found]) -> list[str]:
+def _joined_or_left(files: Sequence[File], now: Sequence[FoundFile]) -> list[str]:
     """Files added and removed: by path if some files did not move, else by name below the input's folder."""
     paths, found_paths = {file.path for file in files}, {str(found.path) for found in now}
     if not paths & found_paths:
@@ -62,7 +62,7 @@ def _joined_or_left(files: Sequence[File], now: Sequence[Found]) -> list[str]:
     return joined + [f"{path} {change}" for path, change in left.items()]
 
 
-def _difference(file: File, found: Found) -> str | None:
+def _difference(file: File, found: FoundFile) -> str | None:
     path = str(found.path)
     if found.only_ok != file.only_ok:
         before, now = ("ok", "all") if file.only_ok else ("all", "ok")

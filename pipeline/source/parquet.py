@@ -15,7 +15,7 @@ import pyarrow.types as t
 
 from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
-from pipeline.source.discovery import Discovery, Found
+from pipeline.source.discovery import Discovery, FoundFile
 from pipeline.source.files import HashedFile, UnchangedCheck
 from pipeline.source.format_detection import not_parquet
 from pipeline.source.kept_types import with_valid_text, without_null, without_views
@@ -99,12 +99,12 @@ def _footer(path: Path) -> _Footer:
     return metadata, schema
 
 
-def _file(found: Found, rows: int) -> File:
+def _file(found: FoundFile, rows: int) -> File:
     with HashedFile(found.path) as file:
         return replace(file.sealed(found.name, found.partitions, rows), only_ok=found.only_ok)
 
 
-def _rows_in(found: Found, metadata: pq.FileMetaData) -> int:
+def _rows_in(found: FoundFile, metadata: pq.FileMetaData) -> int:
     """The number of rows of a file that are read."""
     return sum(len(places) for _, places in _ok_places(found.path)) if found.only_ok else int(metadata.num_rows)
 
@@ -146,7 +146,7 @@ def _limited(counts: Sequence[int], limit: int | None) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _positions(files: Sequence[Found], counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
+def _positions(files: Sequence[FoundFile], counts: Sequence[int], chunk_rows: int) -> Iterator[Position]:
     first = 0
     for index, (found, count) in enumerate(zip(files, counts, strict=True)):
         wanted = range(-(-first // chunk_rows) * chunk_rows - first, count, chunk_rows)
@@ -165,7 +165,7 @@ def _places_of(path: Path, wanted: Iterable[int]) -> Iterator[int]:
         before += len(places)
 
 
-def _settled(files: Sequence[Found], footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
+def _settled(files: Sequence[FoundFile], footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[Conflict, ...]]:
     """The columns of all files, all nullable, in order of first appearance, those from folders last.
 
     A column without any value is a string. If a folder names the same column, the folder's value is used, as in DuckDB.

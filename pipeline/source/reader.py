@@ -15,11 +15,11 @@ from pipeline.source.cell_types import CellType
 from pipeline.source.discovery import Inputs, discover
 from pipeline.source.kept_types import cast, kept_type
 from pipeline.source.parquet import read_parquet, survey_parquet
-from pipeline.source.run_parts import InputRows
+from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
 from pipeline.source.text_records import read_text, survey_text
 
-_Batches = Generator[Batch, None, None]
+_BatchStream = Generator[Batch, None, None]
 
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ROWS = (1_000, 10_000)
@@ -34,7 +34,7 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
     min_chunk_rows: int = 1_000,
     limit: int | None = None,
     include: str | Sequence[str] = (),
-    rows: InputRows = "ok",
+    rows: RowChoice = "ok",
     allow_partial: bool = False,
     types: Mapping[str, CellType] | None = None,
 ) -> Survey:
@@ -100,7 +100,7 @@ class Source:
         self._survey = survey
         self._needed = tuple(survey.columns if needed is None else needed)
         require(survey, self._needed)
-        self._parked: tuple[int, _Batches] | None = None
+        self._parked: tuple[int, _BatchStream] | None = None
 
     def chunk(self, index: int) -> Iterator[Batch]:
         """The rows of one chunk, lazily and in order.
@@ -124,7 +124,7 @@ class Source:
         self.close()
         self._parked = (ordinal, batches)
 
-    def _batches(self, index: int, ordinal: int) -> _Batches:
+    def _batches(self, index: int, ordinal: int) -> _BatchStream:
         if self._parked is not None and self._parked[0] == ordinal:
             batches, self._parked = self._parked[1], None
             return batches

@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.data import PARTS, is_part_name
 from pipeline.faults import UsageError
 
-InputRows = Literal["ok", "all"]
+RowChoice = Literal["ok", "all"]
 """Which rows are read of an input that is the output of a run."""
 
 _PLAN = Path("_run", "plan.json")

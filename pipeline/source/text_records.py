@@ -21,7 +21,7 @@ from pipeline.faults import Broken, UsageError
 from pipeline.source.cell_types import CellType, typed_record
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, header_line, parse_record, records
-from pipeline.source.discovery import Discovery, Found
+from pipeline.source.discovery import Discovery, FoundFile
 from pipeline.source.files import HashedFile, InputFile, UnchangedCheck
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
@@ -147,7 +147,7 @@ class _Pass:
         self._notes: list[str] = []
         self._latest: dict[str, Any] = {}
 
-    def file(self, found: Found, layout: _Layout, index: int) -> File:
+    def file(self, found: FoundFile, layout: _Layout, index: int) -> File:
         """Add one file, up to the limit; hash all of it."""
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
@@ -166,7 +166,7 @@ class _Pass:
             self._require_no_other_kind(path)
         return file
 
-    def _block(self, found: Found, layout: _Layout, index: int, block: Sequence[Line]) -> None:
+    def _block(self, found: FoundFile, layout: _Layout, index: int, block: Sequence[Line]) -> None:
         if self.rows % self.chunk_rows == 0:
             self.chunks.append(Position(index, block[0][1], block[0][0]))
             self._chunk_bytes = 0
@@ -189,7 +189,7 @@ class _Pass:
         self._chunk_bytes += size
         self.largest_chunk = max(self.largest_chunk, self._chunk_bytes)
 
-    def _bad(self, found: Found, ordinal: int, number: int, problem: str) -> None:
+    def _bad(self, found: FoundFile, ordinal: int, number: int, problem: str) -> None:
         self.bad_count += 1
         if len(self.bad_lines) < _BAD_LINES:
             self.bad_lines.append(BadLine(str(found.path), number, ordinal, _problem(number, problem)))
@@ -242,7 +242,7 @@ def hint_of_rows_within(survey: Survey) -> str | None:
     return next(filter(None, hints), None)
 
 
-def _mean_of_first(files: Sequence[Found], layouts: Sequence[_Layout]) -> float:
+def _mean_of_first(files: Sequence[FoundFile], layouts: Sequence[_Layout]) -> float:
     """Mean bytes of the first records: a thousand of them, or a few MiB."""
     count = size = 0
     for found, layout in zip(files, layouts, strict=True):
@@ -267,7 +267,7 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
         position = start if number == start.file else Position(number, 0, 1)
         watch = UnchangedCheck(file)
         layout = _layout(file.path, Broken, survey.types)
-        batch = _Batches(survey, layout, file.partitions, needed, kept)
+        batch = _BatchBuilder(survey, layout, file.partitions, needed, kept)
         with InputFile(file.path) as raw, Stream(raw, Broken) as stream:
             stream.seek(position.offset)
             found = islice(layout.split(stream.read, position), end - ordinal)
@@ -297,7 +297,7 @@ def _blocks(found: Iterable[Line], rows: int, ordinal: int, chunk_rows: int) -> 
         yield block
 
 
-class _Batches:
+class _BatchBuilder:
     """Makes batches from the records of one file."""
 
     def __init__(

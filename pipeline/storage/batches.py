@@ -22,10 +22,10 @@ SLICE_ROWS = 1000
 SLICE_BYTES = 16 << 20
 """Bytes after which a row group ends early. A bound on rows alone is not enough: one reply may take megabytes."""
 
-Slice = tuple[list[pa.RecordBatch], list[tuple[int, Entry]]]
+BatchSlice = tuple[list[pa.RecordBatch], list[tuple[int, Entry]]]
 
 
-def slices(kept: Iterable[pa.RecordBatch], entries: Iterable[tuple[int, Entry]]) -> Iterator[Slice]:
+def slices(kept: Iterable[pa.RecordBatch], entries: Iterable[tuple[int, Entry]]) -> Iterator[BatchSlice]:
     """Consecutive rows, bounded in number and bytes: their copied input columns and their entries."""
     left = iter(entries)
     columns: list[pa.RecordBatch] = []

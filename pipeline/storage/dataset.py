@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline.data import PARTS, Entry, Outcome, Part, PartFile, Usage
 from pipeline.failures import Failures
 from pipeline.faults import Broken
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 from pipeline.storage.batches import slices
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.kept_replies import encoded, replies_path, replies_writer
@@ -59,7 +59,7 @@ class Dataset:
         Both are consumed lazily, about 16 MiB in memory at a time. With `replies`, the endpoint's replies are kept
         beside the part, byte for byte, so that it can be rebuilt under another schema.
         """
-        counts = _Counts()
+        counts = _PartCounts()
         with _written(part_name(chunk)):
             # Files are renamed into place as the stack unwinds, the last one first. The kept replies entered first, so
             # they come last: a part whose replies are not there yet is not recorded either, and is written again.
@@ -88,7 +88,7 @@ class Dataset:
         name = part_name(chunk)
         return [self.parts / name, *self.parts.glob(f"{name.removesuffix('.parquet')}_*.parquet")]
 
-    def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _Counts) -> pa.RecordBatch:
+    def _batch(self, kept: pa.Table, entries: Sequence[tuple[int, Entry]], counts: _PartCounts) -> pa.RecordBatch:
         read = [self._reader.read(ordinal, entry) for ordinal, entry in entries]
         counts.add([outcome for outcome, _ in read])
         # A row group is one array per column: the batches of its slice are joined, which 16 MiB cannot overflow.
@@ -98,7 +98,7 @@ class Dataset:
 
     def preview(self, kept: Sequence[pa.RecordBatch], entries: Sequence[tuple[int, Entry]]) -> pa.RecordBatch:
         """Rows as `seal` would write them, before the part is sealed."""
-        return self._batch(_table(kept, self.kept), entries, _Counts())
+        return self._batch(_table(kept, self.kept), entries, _PartCounts())
 
     def finish(self, manifest: Mapping[str, Any], *, success: bool) -> None:
         """Writes the manifest, then the success marker that make and schedulers wait for (or removes it)."""
@@ -120,7 +120,7 @@ class Dataset:
             self._files.remove([self.folder / SUCCESS])
 
 
-class _Counts:
+class _PartCounts:
     """Sums over the outcomes of a part."""
 
     def __init__(self) -> None:

@@ -22,8 +22,8 @@ from anyio import to_thread
 from pipeline import ledger
 from pipeline.data import Entry, Part
 from pipeline.faults import Broken
+from pipeline.job.turns import Turn
 from pipeline.ledger import NOTHING, Charges
-from pipeline.policy.turns import Turn
 from pipeline.storage import unfinished_rows
 from pipeline.storage.codec import encode
 from pipeline.storage.durable import FILES, FileSystem

@@ -17,8 +17,8 @@ import orjson
 from pipeline import ledger
 from pipeline.data import Entry, Part
 from pipeline.faults import Broken
+from pipeline.job.turns import Turn
 from pipeline.ledger import Charges
-from pipeline.policy.turns import Turn
 from pipeline.storage import unfinished_rows
 from pipeline.storage.codec import decode
 from pipeline.storage.journal_database import broken

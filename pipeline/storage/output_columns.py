@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.data import Failure, Outcome, Reply, Usage
-from pipeline.endpoint.wire import Answer, Completion
+from pipeline.endpoint.wire import Completion, CompletionChoice
 from pipeline.faults import Fault
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 
 _CALL = pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())])
 _MEDIUM = pa.struct([("mime_type", pa.string()), ("data", pa.binary())])
@@ -75,7 +75,7 @@ def _responses(replies: Sequence[tuple[Reply | None, Completion | None]]) -> pa.
 
 
 def _response(reply: Reply, completion: Completion) -> tuple[Any, ...]:
-    answer = completion.answers[0] if completion.answers else Answer()
+    answer = completion.answers[0] if completion.answers else CompletionChoice()
     return (
         answer.text,
         answer.reasoning,

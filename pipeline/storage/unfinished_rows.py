@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 
 from pipeline.data import Reply
-from pipeline.policy.turns import Results, Turn
+from pipeline.job.turns import Results, Turn
 from pipeline.storage.codec import decode, encode
 
 SCHEMA = """

@@ -48,10 +48,10 @@ async def answered(_: Request) -> Reply:
 
 async def engine(rows: int) -> None:
     """Rows through both streams, the retries and the queue."""
-    tally, stop = Counters(rows=rows), Shutdown()
+    counters, stop = Counters(rows=rows), Shutdown()
     bounds = RunLimits(concurrency=CONCURRENCY)
     composed = compose(
-        Job(name="bench", user="x"), bounds, [OpenEndpoint("here", 1.0, answered)], [], tally=tally, stop=stop
+        Job(name="bench", user="x"), bounds, [OpenEndpoint("here", 1.0, answered)], [], counters=counters, stop=stop
     )
     chunks = [Chunk(number, number * 1000, 1000) for number in range(rows // 1000)]
     workers = workers_for(CONCURRENCY)

@@ -161,7 +161,7 @@ class Client:
         self.rate = AdaptiveRate(first_rate(self.concurrency), self.known) if self.adaptive else None
         lane = LocalUpstream("server", self.server.ask, rate=self.rate)
         lanes, limits = [lane], Limits(self.concurrency)
-        dispatcher = Dispatcher(lanes, limits, stop=stop, tally=Counters(), give_up_s=1e9, dice=self.server.dice)
+        dispatcher = Dispatcher(lanes, limits, stop=stop, counters=Counters(), give_up_s=1e9, dice=self.server.dice)
         numbers = iter(range(10**9 if self.rows is None else self.rows))
 
         async def worker() -> None:

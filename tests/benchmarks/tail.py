@@ -68,9 +68,9 @@ def took(slow: Slow, concurrency: int) -> float:
     """How long the engine takes, in virtual seconds."""
 
     async def main() -> float:
-        tally, stop, bounds = Counters(), Shutdown(), RunLimits(concurrency=concurrency)
+        counters, stop, bounds = Counters(), Shutdown(), RunLimits(concurrency=concurrency)
         endpoint = [OpenEndpoint("here", 1.0, slow.ask)]
-        composed = compose(Job(name="bench", user="x"), bounds, endpoint, [], tally=tally, stop=stop)
+        composed = compose(Job(name="bench", user="x"), bounds, endpoint, [], counters=counters, stop=stop)
         chunks = [Chunk(number, number * CHUNK, CHUNK) for number in range(len(slow.seconds) // CHUNK)]
         began = anyio.current_time()
         await process_chunks(

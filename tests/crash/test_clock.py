@@ -14,7 +14,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from pipeline.emulator.options import Options
-from pipeline.emulator.testing import emulated
+from pipeline.emulator.vertex import emulated
 from tests.commands import JOB, Shell, ended
 
 ROWS = 400

@@ -21,7 +21,7 @@ from anyio.from_thread import start_blocking_portal
 
 from pipeline.data import PARTS
 from pipeline.emulator.options import Options
-from pipeline.emulator.testing import Vertex, emulated
+from pipeline.emulator.vertex import Vertex, emulated
 from pipeline.faults import Broken, UsageError
 from tests.commands import Shell, ended
 from tests.crash import SEED

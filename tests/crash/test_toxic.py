@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.data import Request
-from pipeline.endpoint.client import Target, open_endpoint
+from pipeline.endpoint.client import EndpointAddress, open_endpoint
 from pipeline.endpoint.token_source import ApiKey
 from pipeline.faults import Unavailable
 from tests.commands import JOB, Done, Shell, ended
@@ -92,7 +92,9 @@ async def test_h5_an_answer_that_ends_after_any_number_of_bytes_is_unavailable(k
     async with (
         scripted(answer) as server,
         proxying(server.base_url, lambda number: kind(lengths[number]) if number < len(lengths) else None) as proxy,
-        open_endpoint(Target.url(proxy.base_url), ApiKey("k"), connections=1, timeout_s=PATIENCE_S) as endpoint,
+        open_endpoint(
+            EndpointAddress.url(proxy.base_url), ApiKey("k"), connections=1, timeout_s=PATIENCE_S
+        ) as endpoint,
     ):
         request = Request(0, {"model": "m", "messages": [{"role": "user", "content": "Say text 0"}]})
         for length in lengths:

@@ -21,8 +21,8 @@ from obstore.exceptions import (
 from obstore.store import GCSStore
 
 from pipeline.emulator import BUCKET_FAULTS, Options, parse_bucket_fault
-from pipeline.emulator.bucket.objects import LEAST_PART, Buckets, Refused
-from pipeline.emulator.testing import Vertex, emulated
+from pipeline.emulator.bucket.objects import LEAST_PART, Buckets, RefusedRequest
+from pipeline.emulator.vertex import Vertex, emulated
 
 pytestmark = pytest.mark.anyio
 
@@ -242,12 +242,12 @@ def test_parts_of_an_upload_are_checked_when_it_is_completed() -> None:
     upload = buckets.begin("bucket", "a", {})
     etags = {n: buckets.part("bucket", "a", upload, n, b"x" * size) for n, size in {1: LEAST_PART, 2: 3, 3: 2}.items()}
     for chosen, code in (({}, "InvalidPart"), ({4: etags[1]}, "InvalidPart"), ({1: etags[2]}, "InvalidPart")):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RefusedRequest) as refused:
             buckets.complete("bucket", "a", upload, chosen)
         assert refused.value.code == code
-    with pytest.raises(Refused, match="smaller than the minimum"):
+    with pytest.raises(RefusedRequest, match="smaller than the minimum"):
         buckets.complete("bucket", "a", upload, etags)
-    with pytest.raises(Refused, match="upload was not found"):
+    with pytest.raises(RefusedRequest, match="upload was not found"):
         buckets.complete("bucket", "b", upload, etags)
     found = buckets.complete("bucket", "a", upload, {number: etags[number] for number in (1, 3)}, match=0)
     assert found.data == b"x" * (LEAST_PART + 2)

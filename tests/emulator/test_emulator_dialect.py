@@ -9,7 +9,7 @@ import pytest
 from pipeline.emulator.options import Options
 from pipeline.emulator.protocol.dialect import KNOWN, check_parameters, check_structured
 from pipeline.emulator.protocol.wire import Problem
-from pipeline.emulator.testing import emulated
+from pipeline.emulator.vertex import emulated
 
 WHERE = "tools[0].function_declarations[3].parameters.properties[0].value"
 ASKED = "GenerateContentRequest.tools[0].function_declarations[3].parameters.properties[a]"

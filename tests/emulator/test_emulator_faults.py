@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.emulator import Options
 from pipeline.emulator.server.faults import chosen, fitting
-from pipeline.emulator.testing import Answered, Vertex, emulated
+from pipeline.emulator.vertex import ReceivedResponse, Vertex, emulated
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -29,12 +29,12 @@ LACKING = ("no_choices", "empty_choices", "no_message", "length", "content_filte
 DIGESTS = st.binary(min_size=16, max_size=16)
 
 
-async def met(kind: str) -> tuple[Answered, dict[str, Any]]:
+async def met(kind: str) -> tuple[ReceivedResponse, dict[str, Any]]:
     async with emulated(Options(faults={kind: 1.0})) as vertex:
         return await vertex.ask(PAYLOAD), await vertex.stats()
 
 
-def first_choice(answered: Answered) -> Any:
+def first_choice(answered: ReceivedResponse) -> Any:
     return answered.json()["choices"][0]
 
 
@@ -108,7 +108,7 @@ async def test_answers_can_be_of_the_wrong_form() -> None:
 async def test_a_prompt_is_blocked_in_one_of_three_forms() -> None:
     """Without choices, with none, or filtered: each form occurs, and always the same for a prompt."""
 
-    def form(answered: Answered) -> str:
+    def form(answered: ReceivedResponse) -> str:
         choices = answered.json().get("choices")
         return "missing" if choices is None else str(choices[0]["finish_reason"]) if choices else "empty"
 

@@ -10,8 +10,8 @@ import pytest
 from pipeline.emulator import Options
 from pipeline.emulator.protocol.request import digest_of
 from pipeline.emulator.protocol.tiers import SHARED_TYPE, TYPE
-from pipeline.emulator.testing import emulated
-from tests.emulator.talking import Json, asking, content, message, refusal
+from pipeline.emulator.vertex import emulated
+from tests.emulator.requests import Json, asking, content, message, refusal
 
 pytestmark = pytest.mark.anyio
 CACHED = "projects/p/locations/global/cachedContents/42"

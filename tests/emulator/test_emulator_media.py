@@ -21,8 +21,8 @@ from pipeline.emulator import Options
 from pipeline.emulator.answers.made_media import picture, tone
 from pipeline.emulator.answers.seeded import Dice
 from pipeline.emulator.protocol.media import Inspection, Unreadable, inspect
-from pipeline.emulator.testing import emulated
-from tests.emulator.talking import Json, asking, chunks, content, deltas, message, refusal
+from pipeline.emulator.vertex import emulated
+from tests.emulator.requests import Json, asking, chunks, content, deltas, message, refusal
 
 pytestmark = pytest.mark.anyio
 MEDIA = Path(__file__).parents[2] / "data" / "media"

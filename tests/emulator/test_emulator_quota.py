@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.emulator.server.quota import Bucket, FixedWindow, rate_at
+from pipeline.emulator.server.quota import FixedWindow, TokenBucket, rate_at
 
 STEPS = st.lists(st.floats(0, 3), min_size=1, max_size=60)
 
@@ -13,7 +13,7 @@ STEPS = st.lists(st.floats(0, 3), min_size=1, max_size=60)
 @given(rate=st.floats(0.1, 50), window=st.floats(0.05, 3), steps=STEPS)
 def test_no_window_grants_more_than_a_burst_and_the_rate(rate: float, window: float, steps: list[float]) -> None:
     """For any two grants at a and b, at most capacity + rate * (b - a) calls were granted from a to b."""
-    bucket, now, granted = Bucket(rate, 0.0, window), 0.0, []
+    bucket, now, granted = TokenBucket(rate, 0.0, window), 0.0, []
     for step in steps:
         now += step
         if bucket.take(now):
@@ -26,13 +26,13 @@ def test_no_window_grants_more_than_a_burst_and_the_rate(rate: float, window: fl
 @given(rate=st.floats(1, 50))
 def test_calls_spaced_at_the_rate_are_all_granted(rate: float) -> None:
     """Who keeps to the rate is never refused."""
-    bucket = Bucket(rate, 0.0)
+    bucket = TokenBucket(rate, 0.0)
     assert all(bucket.take((call + 1) * (1 / rate) * 1.000001) for call in range(200))
 
 
 def test_an_emptied_bucket_refuses_until_it_has_refilled() -> None:
     """A burst of one second's worth passes, the next call does not, and does after its share of a second."""
-    bucket = Bucket(10, 0.0)
+    bucket = TokenBucket(10, 0.0)
     assert [bucket.take(0.0) for _ in range(11)] == [True] * 10 + [False]
     assert bucket.take(0.11)
 
@@ -40,7 +40,7 @@ def test_an_emptied_bucket_refuses_until_it_has_refilled() -> None:
 @given(rates=st.lists(st.floats(0, 50), min_size=1, max_size=8), calls=st.integers(1, 80))
 def test_a_moving_rate_grants_no_more_than_it_summed_up_to(rates: list[float], calls: int) -> None:
     """One second at each rate grants at most the first burst and the sum of the rates."""
-    bucket, granted = Bucket(rates[0], 0.0), 0
+    bucket, granted = TokenBucket(rates[0], 0.0), 0
     burst = bucket.capacity
     for second, rate in enumerate(rates):
         for call in range(calls):
@@ -52,7 +52,7 @@ def test_a_moving_rate_grants_no_more_than_it_summed_up_to(rates: list[float], c
 
 def test_a_rate_of_nothing_grants_nothing_and_a_new_rate_refills() -> None:
     """Capacity that goes away and comes back."""
-    bucket = Bucket(10, 0.0)
+    bucket = TokenBucket(10, 0.0)
     bucket.change(0, 0.5)
     assert not bucket.take(100)
     bucket.change(2, 100)

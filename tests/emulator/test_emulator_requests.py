@@ -15,8 +15,8 @@ from pipeline.emulator.answers.answers import answers
 from pipeline.emulator.protocol.request import digest_of, read_request
 from pipeline.emulator.protocol.wire import Problem, completion
 from pipeline.emulator.server.bodies import choices_of, counted
-from pipeline.emulator.server.streaming import events
-from tests.emulator.talking import Json, asking, message
+from pipeline.emulator.server.event_stream import events
+from tests.emulator.requests import Json, asking, message
 from tests.emulator.test_emulator_media import audio, data_url, image, read
 from tests.emulator.test_emulator_tools import PARALLEL, TOOLS, answered
 

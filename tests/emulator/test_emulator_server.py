@@ -16,9 +16,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from pipeline.emulator import Address, Options, serve
-from pipeline.emulator.testing import Vertex, emulated
-from tests.emulator.talking import MODEL, asking, content, until
+from pipeline.emulator import EmulatorAddress, Options, serve
+from pipeline.emulator.vertex import Vertex, emulated
+from tests.emulator.requests import MODEL, asking, content, until
 
 pytestmark = pytest.mark.anyio
 
@@ -308,7 +308,7 @@ async def test_a_body_over_the_limit_is_refused_by_the_front_end() -> None:
 async def test_stopping_cuts_the_calls_that_wait() -> None:
     """`serve` returns although a call hangs, and that call ends with a broken connection."""
     stop = asyncio.Event()
-    announced: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+    announced: asyncio.Future[EmulatorAddress] = asyncio.get_running_loop().create_future()
     with anyio.fail_after(20):
         serving = asyncio.create_task(serve(Options(faults={"hang": 1.0}), announced.set_result, stop))
         async with aiohttp.ClientSession() as session:

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from pipeline.emulator import Options
 from pipeline.emulator.protocol.wire import Problem
-from pipeline.emulator.server.credentials import OAuthProblem, ServiceAccount, Tokens
+from pipeline.emulator.server.credentials import AccessTokens, OAuthProblem, ServiceAccount
 from pipeline.emulator.server.token_server import MODES
-from pipeline.emulator.testing import Vertex, emulated
+from pipeline.emulator.vertex import Vertex, emulated
 
 pytestmark = pytest.mark.anyio
 SCOPE = ["https://www.googleapis.com/auth/cloud-platform"]
@@ -242,7 +242,7 @@ class Clock:
 def test_a_token_lives_as_long_as_it_was_told(life: float, age: float) -> None:
     """Accepted before its end, refused from its end on, and announced as no longer than it lives (1 s at least)."""
     clock = Clock()
-    tokens = Tokens(life, clock)
+    tokens = AccessTokens(life, clock)
     token, announced = tokens.issue()
     assert announced <= max(1.0, life)
     clock.now += age
@@ -258,7 +258,7 @@ def test_a_token_lives_as_long_as_it_was_told(life: float, age: float) -> None:
 
 def test_an_hour_is_announced_as_google_announces_it() -> None:
     """3599 seconds; a tenth of it for a part-used token."""
-    tokens = Tokens(3600.0, Clock())
+    tokens = AccessTokens(3600.0, Clock())
     assert tokens.issue()[1] == 3599
     assert tokens.issue(share_used=0.9)[1] in {358, 359, 360}
 
@@ -281,4 +281,4 @@ async def test_credentials_are_readable_by_their_owner_only_and_leave_with_the_e
 
 def test_the_wall_clock_serves_for_assertions_only() -> None:
     """Token life is measured by a clock that does not jump."""
-    assert Tokens(1.0).clock is time.monotonic
+    assert AccessTokens(1.0).clock is time.monotonic

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pipeline.emulator import Options
 from pipeline.emulator.answers.tool_calls import MOST_TURNS
 from pipeline.emulator.protocol.tools import ANY_SIGNATURE
-from pipeline.emulator.testing import Vertex, emulated
+from pipeline.emulator.vertex import Vertex, emulated
 from pipeline.schema.dialects import standard
 from pipeline.schema.tool_parameters import gemini_parameters
-from tests.emulator.talking import Json, asking, choices, content, message, refusal
+from tests.emulator.requests import Json, asking, choices, content, message, refusal
 from tests.emulator.test_emulator_schema import MODELS, TEXTS
 
 pytestmark = pytest.mark.anyio

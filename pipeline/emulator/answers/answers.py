@@ -20,7 +20,7 @@ from pipeline.emulator.answers.seeded import Dice
 from pipeline.emulator.answers.tool_calls import next_calls
 from pipeline.emulator.protocol.content import CHARACTERS_PER_TOKEN
 from pipeline.emulator.protocol.request import ChatRequest
-from pipeline.emulator.protocol.tools import Call
+from pipeline.emulator.protocol.tools import FunctionCall
 
 READ_FOR_PROSE = 500  # characters: a longer text is not read to its end
 READ_FOR_FACTS = 20_000  # characters: the same
@@ -41,7 +41,7 @@ _ANSWERED = f"{_SHOWN} answer result response reply text explanation"
 
 
 @dataclass(frozen=True, slots=True)
-class Media:
+class EmulatedMedia:
     """A generated file, and its number of tokens."""
 
     mime_type: str
@@ -50,14 +50,14 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EmulatedAnswer:
     """One choice: `text` is None if there is none, for example because thinking used up the tokens."""
 
     text: str | None
     finish_reason: str
     thoughts: str | None = None
-    calls: tuple[Call, ...] = ()
-    media: Media | None = None
+    calls: tuple[FunctionCall, ...] = ()
+    media: EmulatedMedia | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class _Matter:
 
 def answers(
     request: ChatRequest, seed: int, errors: Mapping[str, float] | None = None, key: Mapping[str, Any] | None = None
-) -> tuple[list[Answer], int]:
+) -> tuple[list[EmulatedAnswer], int]:
     """The choices for a request, and their reasoning tokens in total: a function of the arguments alone.
 
     `errors` maps fields to shares of wrong answers, `key` maps prompts to answers: see `Options`.
@@ -87,7 +87,7 @@ def answers(
     calls = next_calls(request, seed)
     if calls:
         reason = "tool_calls" if room is None or room > 0 else "length"
-        return [Answer(None, reason, thoughts, calls if reason == "tool_calls" else ())] * request.n, reasoning
+        return [EmulatedAnswer(None, reason, thoughts, calls if reason == "tool_calls" else ())] * request.n, reasoning
     matter = replace(_matter(request), known=(key or {}).get(request.prompt, NOTHING))
     return [_answer(request, matter, keys, n, room, thoughts, errors or {}) for n in range(request.n)], reasoning
 
@@ -137,19 +137,19 @@ def _answer(
     room: int | None,
     thoughts: str | None,
     errors: Mapping[str, float],
-) -> Answer:
+) -> EmulatedAnswer:
     media = _media(request, Dice(keys[n]))
     if media and "text" not in request.modalities:
-        return Answer(None, "stop", thoughts, media=media)
+        return EmulatedAnswer(None, "stop", thoughts, media=media)
     text, reason = _shortened(_text(request, matter, keys, n, errors), request.stop, room)
-    return Answer(text, reason, thoughts, media=media)
+    return EmulatedAnswer(text, reason, thoughts, media=media)
 
 
-def _media(request: ChatRequest, dice: Dice) -> Media | None:
+def _media(request: ChatRequest, dice: Dice) -> EmulatedMedia | None:
     if "image" in request.modalities:
-        return Media("image/png", picture(dice), IMAGE_TOKENS)
+        return EmulatedMedia("image/png", picture(dice), IMAGE_TOKENS)
     if "audio" in request.modalities:
-        return Media("audio/wav", tone(dice), math.ceil(AUDIO_TOKENS_A_SECOND * SECONDS))
+        return EmulatedMedia("audio/wav", tone(dice), math.ceil(AUDIO_TOKENS_A_SECOND * SECONDS))
     return None
 
 

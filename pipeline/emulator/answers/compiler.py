@@ -14,17 +14,17 @@ import orjson
 from pipeline.emulator.answers.hints import KIND_OF_FORMAT, Hint
 from pipeline.emulator.answers.nodes import (
     MOST_ITEMS,
-    Anything,
-    Boolean,
-    Either,
-    Fields,
-    Listing,
+    AnyNode,
+    ArrayNode,
+    BooleanNode,
+    EnumNode,
     Node,
-    OneOf,
-    Reference,
+    ObjectNode,
+    ReferenceNode,
+    UnionNode,
 )
 from pipeline.emulator.answers.patterns import readable
-from pipeline.emulator.answers.scalars import Number, Text
+from pipeline.emulator.answers.scalars import NumberNode, TextNode
 from pipeline.emulator.protocol.wire import TOO_MANY_STATES, invalid
 
 Schema = Mapping[str, Any]
@@ -58,10 +58,10 @@ def compiled(schema: bytes) -> Node:
 
 @dataclass
 class _Compiler:
-    """Keeps the references of one schema. A reference met inside itself becomes a `Reference` node."""
+    """Keeps the references of one schema. A reference met inside itself becomes a `ReferenceNode`."""
 
     root: Schema
-    open: dict[str, Reference] = field(default_factory=dict)
+    open: dict[str, ReferenceNode] = field(default_factory=dict)
     depth: int = 0
 
     def node(self, schema: Any, hint: Hint) -> Node:
@@ -69,11 +69,11 @@ class _Compiler:
             raise invalid(TOO_MANY_STATES)
         self.depth += 1
         try:
-            node = self._node(schema, hint) if isinstance(schema, Mapping) else Anything(hint)
+            node = self._node(schema, hint) if isinstance(schema, Mapping) else AnyNode(hint)
         finally:
             self.depth -= 1
         nullable = isinstance(schema, Mapping) and schema.get("nullable") is True
-        return Either((node, OneOf((None,), hint))) if nullable else node
+        return UnionNode((node, EnumNode((None,), hint))) if nullable else node
 
     def _node(self, schema: Schema, hint: Hint) -> Node:
         if "$ref" in schema:
@@ -94,7 +94,7 @@ class _Compiler:
         if isinstance(kind, list):
             kind = _list(kind, "type")
             branches = [self._typed({**schema, "type": each}, hint) for each in kind]
-            return branches[0] if len(branches) == 1 else Either(tuple(branches))
+            return branches[0] if len(branches) == 1 else UnionNode(tuple(branches))
         match str(kind).lower():
             case "object":
                 return self._object(schema, hint)
@@ -105,11 +105,11 @@ class _Compiler:
             case "integer" | "number" as number:
                 return _number(schema, hint, whole=number == "integer")
             case "boolean":
-                return Boolean(hint)
+                return BooleanNode(hint)
             case "null":
-                return OneOf((None,), hint)
+                return EnumNode((None,), hint)
             case "none":
-                return Anything(hint)
+                return AnyNode(hint)
             case other:
                 raise invalid(f"Invalid schema: unknown type {other!r}.")
 
@@ -120,7 +120,7 @@ class _Compiler:
         known = {name: self.node(each, _hint_of(name, each, hint)) for name, each in properties.items()}
         more = schema.get("additionalProperties", True)
         names = schema.get("propertyNames")
-        return Fields(
+        return ObjectNode(
             known=known,
             required=frozenset(_list(schema.get("required", []), "required")),
             rest=None if more is False else self.node(more, Hint()) if isinstance(more, Mapping) else None,
@@ -131,7 +131,7 @@ class _Compiler:
 
     def _array(self, schema: Schema, hint: Hint) -> Node:
         first = tuple(self.node(each, hint) for each in schema.get("prefixItems", ()))
-        return Listing(
+        return ArrayNode(
             item=self.node(schema.get("items", True), hint),
             least=int(schema.get("minItems", 0)),
             most=min(MOST_ITEMS, int(schema.get("maxItems", MOST_ITEMS))),
@@ -145,7 +145,7 @@ class _Compiler:
         listed = _list(schema[union], union)
         branches = tuple(self.node({"allOf": [beside, each]} if beside else each, hint) for each in listed)
         branches = _without_numerals(branches)
-        return branches[0] if len(branches) == 1 else Either(branches)
+        return branches[0] if len(branches) == 1 else UnionNode(branches)
 
     def _reference(self, schema: Schema, hint: Hint) -> Node:
         beside = {name: value for name, value in schema.items() if name in _VALIDATING}
@@ -155,7 +155,7 @@ class _Compiler:
         if pointer in self.open:
             self.open[pointer].recursive = True
             return self.open[pointer]
-        reference = self.open[pointer] = Reference(pointer, kind=hint.kind)
+        reference = self.open[pointer] = ReferenceNode(pointer, kind=hint.kind)
         reference.target = self.node(self._resolved(pointer), hint)
         del self.open[pointer]
         return reference if reference.recursive else reference.target
@@ -196,11 +196,11 @@ def _merge(into: dict[str, Any], part: Schema) -> None:
 
 def _without_numerals(branches: tuple[Node, ...]) -> tuple[Node, ...]:
     """Replaces "a number or a string", pydantic's schema of a decimal, with a number."""
-    if not any(isinstance(branch, Number) and not branch.whole for branch in branches):
+    if not any(isinstance(branch, NumberNode) and not branch.whole for branch in branches):
         return branches
-    pattern = next((branch.pattern for branch in branches if isinstance(branch, Text)), "")
-    kept = [branch for branch in branches if not isinstance(branch, Text)]
-    return tuple(replace(each, pattern=pattern) if isinstance(each, Number) else each for each in kept)
+    pattern = next((branch.pattern for branch in branches if isinstance(branch, TextNode)), "")
+    kept = [branch for branch in branches if not isinstance(branch, TextNode)]
+    return tuple(replace(each, pattern=pattern) if isinstance(each, NumberNode) else each for each in kept)
 
 
 def _hint_of(name: str, schema: Any, parent: Hint) -> Hint:
@@ -218,8 +218,8 @@ def _implied_type(schema: Schema) -> str | None:
     return "number" if "minimum" in schema or "maximum" in schema or "multipleOf" in schema else None
 
 
-def _one_of(values: list[Any], hint: Hint) -> OneOf:
-    return OneOf(tuple(values), hint, tuple(_mention(value) for value in values))
+def _one_of(values: list[Any], hint: Hint) -> EnumNode:
+    return EnumNode(tuple(values), hint, tuple(_mention(value) for value in values))
 
 
 def _mention(value: Any) -> re.Pattern[str] | None:
@@ -229,10 +229,10 @@ def _mention(value: Any) -> re.Pattern[str] | None:
     return re.compile(rf"(?<!\w){words}(?!\w)")
 
 
-def _text(schema: Schema, hint: Hint) -> Text:
+def _text(schema: Schema, hint: Hint) -> TextNode:
     form, pattern = str(schema.get("format", "")), str(schema.get("pattern", ""))
     form = form or _described_form(str(schema.get("description", "")))
-    return Text(
+    return TextNode(
         hint=Hint(hint.words, KIND_OF_FORMAT.get(form, "")) if form else hint,
         form=form,
         pattern=pattern if readable(pattern) else "",
@@ -246,11 +246,11 @@ def _described_form(description: str) -> str:
     return next((form for form, words in _TOLD.items() if words.search(description)), "")
 
 
-def _number(schema: Schema, hint: Hint, *, whole: bool) -> Number:
+def _number(schema: Schema, hint: Hint, *, whole: bool) -> NumberNode:
     low, low_open = _bound(schema, "minimum", "exclusiveMinimum", max)
     high, high_open = _bound(schema, "maximum", "exclusiveMaximum", min)
     step = schema.get("multipleOf")
-    return Number(
+    return NumberNode(
         hint=hint if hint.kind in {"amount", "year", "month", "judgement"} else Hint(hint.words),
         whole=whole,
         low=low,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 
-from pipeline.emulator.answers.numerals import MONTHS, Found, Numerals, currencies, scan
+from pipeline.emulator.answers.numerals import MONTHS, FoundFact, Numerals, currencies, scan
 
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _URL = re.compile(r"https?://[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]")
@@ -54,102 +54,102 @@ class Facts:
         return scan(self.text)
 
     @property
-    def dates(self) -> Sequence[Found]:
+    def dates(self) -> Sequence[FoundFact]:
         """Dates, as `YYYY-MM-DD`."""
         return self.numerals.dates
 
     @property
-    def times(self) -> Sequence[Found]:
+    def times(self) -> Sequence[FoundFact]:
         """Times of day, as `HH:MM:SS`."""
         return self.numerals.times
 
     @property
-    def amounts(self) -> Sequence[Found]:
+    def amounts(self) -> Sequence[FoundFact]:
         """Amounts of money, as plain decimal numbers."""
         return self.numerals.amounts
 
     @property
-    def numbers(self) -> Sequence[Found]:
+    def numbers(self) -> Sequence[FoundFact]:
         """Numbers that are not part of any of the above."""
         return self.numerals.numbers
 
     @property
-    def phones(self) -> Sequence[Found]:
+    def phones(self) -> Sequence[FoundFact]:
         """Telephone numbers, as written."""
         return self.numerals.phones
 
     @cached_property
-    def currencies(self) -> Sequence[Found]:
+    def currencies(self) -> Sequence[FoundFact]:
         """Currencies, as ISO codes."""
         return currencies(self.text)
 
     @cached_property
-    def emails(self) -> Sequence[Found]:
+    def emails(self) -> Sequence[FoundFact]:
         """E-mail addresses."""
         return self._all(_EMAIL) if "@" in self.text else ()
 
     @cached_property
-    def urls(self) -> Sequence[Found]:
+    def urls(self) -> Sequence[FoundFact]:
         """Web addresses."""
         return self._all(_URL) if "://" in self.text else ()
 
     @cached_property
-    def quoted(self) -> Sequence[Found]:
+    def quoted(self) -> Sequence[FoundFact]:
         """Text in quotation marks."""
-        return tuple(Found(each.start(), next(filter(None, each.groups()))) for each in _QUOTED.finditer(self.text))
+        return tuple(FoundFact(each.start(), next(filter(None, each.groups()))) for each in _QUOTED.finditer(self.text))
 
     @cached_property
-    def names(self) -> Sequence[Found]:
+    def names(self) -> Sequence[FoundFact]:
         """Sequences of capitalised words, each once; single words only if there are no longer ones."""
         taken = " / ".join(found.value for found in (*self.places, *self.quoted))
-        several: dict[str, Found] = {}
-        single: dict[str, Found] = {}
+        several: dict[str, FoundFact] = {}
+        single: dict[str, FoundFact] = {}
         for match in _NAME.finditer(self.text):
             name = _trim_name(match[0])
             at = match.start() + match[0].find(name)
             if not name or name in taken or self.text[match.end() : match.end() + 1] in {":", "@", "\uff1a"}:
                 continue
             if " " in name:
-                several.setdefault(name, Found(at, name))
+                several.setdefault(name, FoundFact(at, name))
             elif not _OPENING.search(self.text, max(0, at - 3), at):
-                single.setdefault(name, Found(at, name))
+                single.setdefault(name, FoundFact(at, name))
         return tuple((several or single).values())
 
     @cached_property
-    def organisations(self) -> Sequence[Found]:
+    def organisations(self) -> Sequence[FoundFact]:
         """Names that look like a company's; if there are none, all names."""
         return tuple(name for name in self.names if _COMPANY.search(name.value)) or self.names
 
     @cached_property
-    def places(self) -> Sequence[Found]:
+    def places(self) -> Sequence[FoundFact]:
         """Capitalised words after a preposition of place."""
         return tuple(
-            Found(match.start(1), match[1])
+            FoundFact(match.start(1), match[1])
             for match in _PLACE.finditer(self.text)
             if match[1].partition(" ")[0].lower() not in _NOT_NAMES
         )
 
     @cached_property
-    def labels(self) -> Sequence[tuple[str, Found]]:
+    def labels(self) -> Sequence[tuple[str, FoundFact]]:
         """The lines `Label: value`, with the label in lower case."""
         lines = _LABEL.finditer(self.text)
-        return tuple((line[1].strip().lower(), Found(line.start(2), line[2])) for line in lines)
+        return tuple((line[1].strip().lower(), FoundFact(line.start(2), line[2])) for line in lines)
 
     @cached_property
-    def sentences(self) -> Sequence[Found]:
+    def sentences(self) -> Sequence[FoundFact]:
         """Sentences and lines."""
         ends = [0, *(match.end() for match in _BREAK.finditer(self.text)), len(self.text)]
-        pieces = (Found(a, self.text[a:b].strip()) for a, b in pairwise(ends))
+        pieces = (FoundFact(a, self.text[a:b].strip()) for a, b in pairwise(ends))
         return tuple(piece for piece in pieces if piece.value)
 
     @cached_property
-    def titles(self) -> Sequence[Found]:
+    def titles(self) -> Sequence[FoundFact]:
         """Quoted text; else a first line without a full stop; else the first name."""
         if self.quoted:
             return self.quoted
         first = self.text.lstrip().partition("\n")[0].strip(" #*\t")
         if 0 < len(first) <= 100 and first[-1] not in ".!?:;,。" and "\n" in self.text.strip():
-            return (Found(0, first),)
+            return (FoundFact(0, first),)
         return self.names[:1]
 
     @cached_property
@@ -161,7 +161,7 @@ class Facts:
                 counts[word] = counts.get(word, 0) + 1
         return sorted(counts, key=lambda word: -counts[word])
 
-    def parts(self, anchors: Sequence[Found]) -> Iterator[Facts]:
+    def parts(self, anchors: Sequence[FoundFact]) -> Iterator[Facts]:
         """The text in parts of whole sentences, each from a sentence with an anchor up to the next such sentence."""
         starts = [sentence.at for sentence in self.sentences]
         holders = sorted({max((at for at in starts if at <= anchor.at), default=0) for anchor in anchors})
@@ -169,16 +169,16 @@ class Facts:
             end = holders[index + 1] if index + 1 < len(holders) else len(self.text)
             yield Facts(self.text[start:end])
 
-    def spans(self, anchors: Sequence[Found]) -> Iterator[Facts]:
+    def spans(self, anchors: Sequence[FoundFact]) -> Iterator[Facts]:
         """The text in parts, each from an anchor up to the next one."""
         starts = sorted({anchor.at for anchor in anchors})
         for start, end in zip(starts, [*starts[1:], len(self.text)], strict=True):
             yield Facts(self.text[start:end])
 
-    def _all(self, pattern: re.Pattern[str]) -> Sequence[Found]:
-        unique: dict[str, Found] = {}
+    def _all(self, pattern: re.Pattern[str]) -> Sequence[FoundFact]:
+        unique: dict[str, FoundFact] = {}
         for match in pattern.finditer(self.text):
-            unique.setdefault(match[0], Found(match.start(), match[0]))
+            unique.setdefault(match[0], FoundFact(match.start(), match[0]))
         return tuple(unique.values())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.emulator.answers.facts import Facts
-from pipeline.emulator.answers.numerals import Found
+from pipeline.emulator.answers.numerals import FoundFact
 from pipeline.emulator.answers.seeded import Dice
 
 _WORDS_OF_KIND = {
@@ -108,13 +108,13 @@ def words_of(name: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+", name))
 
 
-def every(kind: str, facts: Facts) -> Sequence[Found]:
+def every(kind: str, facts: Facts) -> Sequence[FoundFact]:
     """All the facts of a kind."""
     finder = _FINDERS.get(kind)
     return finder(facts) if finder else ()
 
 
-def labelled(hint: Hint, facts: Facts) -> Found | None:
+def labelled(hint: Hint, facts: Facts) -> FoundFact | None:
     """The value after a label with the property's name; for titles and places after any label for one."""
     if not hint.words:
         return None
@@ -122,10 +122,10 @@ def labelled(hint: Hint, facts: Facts) -> Found | None:
     exact = (found for label, found in facts.labels if label in names)
     alike = (found for label, found in facts.labels if hint.kind in _TITLES_AND_PLACES and _kind_of(label) == hint.kind)
     found = next(exact, None) or next(alike, None)
-    return found and Found(found.at, found.value.strip(_QUOTES) or found.value)
+    return found and FoundFact(found.at, found.value.strip(_QUOTES) or found.value)
 
 
-def best(hint: Hint, scene: Scene) -> Found | None:
+def best(hint: Hint, scene: Scene) -> FoundFact | None:
     """The fact for a property: the one that follows its words, else the first not used by another property."""
     kind = hint.kind
     candidates = every(kind, scene.facts)
@@ -138,7 +138,7 @@ def best(hint: Hint, scene: Scene) -> Found | None:
     return chosen
 
 
-def nearest(hint: Hint, candidates: Sequence[Found], facts: Facts, *, before: int = 0) -> Found | None:
+def nearest(hint: Hint, candidates: Sequence[FoundFact], facts: Facts, *, before: int = 0) -> FoundFact | None:
     """The candidate next to a word of the property's name: `before` characters ahead to 60 characters after it."""
     if len(candidates) > 1 or before:
         for word in hint.own_words:
@@ -153,18 +153,18 @@ def _kind_of(name: str) -> str:
     return next((KIND_OF_WORD[word] for word in reversed(words_of(name)) if word in KIND_OF_WORD), "")
 
 
-def _language(facts: Facts) -> Sequence[Found]:
+def _language(facts: Facts) -> Sequence[FoundFact]:
     if re.search(r"[\u3040-\u30ff]", facts.text):
-        return (Found(0, "ja"),)
+        return (FoundFact(0, "ja"),)
     if re.search(r"[\u4e00-\u9fff]", facts.text):
-        return (Found(0, "zh"),)
+        return (FoundFact(0, "zh"),)
     present = set(re.findall(r"\w+", facts.lowered))
     scores = {code: len(present.intersection(words.split())) for code, words in _LANGUAGES.items()}
     code = max(scores, key=scores.__getitem__)
-    return (Found(0, code),) if scores[code] else ()
+    return (FoundFact(0, code),) if scores[code] else ()
 
 
-_FINDERS: Mapping[str, Callable[[Facts], Sequence[Found]]] = {
+_FINDERS: Mapping[str, Callable[[Facts], Sequence[FoundFact]]] = {
     "date": lambda facts: facts.dates,
     "datetime": lambda facts: facts.dates,
     "time": lambda facts: facts.times,
@@ -178,8 +178,8 @@ _FINDERS: Mapping[str, Callable[[Facts], Sequence[Found]]] = {
     "place": lambda facts: facts.places,
     "title": lambda facts: facts.titles,
     "summary": lambda facts: facts.sentences[:1],
-    "keyword": lambda facts: [Found(at, word) for at, word in enumerate(facts.words[:5])],
+    "keyword": lambda facts: [FoundFact(at, word) for at, word in enumerate(facts.words[:5])],
     "language": _language,
-    "year": lambda facts: [Found(date.at, date.value[:4]) for date in facts.dates],
-    "month": lambda facts: [Found(date.at, str(int(date.value[5:7]))) for date in facts.dates],
+    "year": lambda facts: [FoundFact(date.at, date.value[:4]) for date in facts.dates],
+    "month": lambda facts: [FoundFact(date.at, str(int(date.value[5:7]))) for date in facts.dates],
 }

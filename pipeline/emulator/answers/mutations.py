@@ -11,8 +11,18 @@ from hashlib import blake2b
 from typing import Any
 
 from pipeline.emulator.answers.hints import Scene
-from pipeline.emulator.answers.nodes import NOTHING, Anything, Boolean, Either, Fields, Listing, Node, OneOf, Reference
-from pipeline.emulator.answers.scalars import Number, Text
+from pipeline.emulator.answers.nodes import (
+    NOTHING,
+    AnyNode,
+    ArrayNode,
+    BooleanNode,
+    EnumNode,
+    Node,
+    ObjectNode,
+    ReferenceNode,
+    UnionNode,
+)
+from pipeline.emulator.answers.scalars import NumberNode, TextNode
 from pipeline.emulator.answers.seeded import Dice
 
 TRIES = 8
@@ -40,16 +50,16 @@ def altered(node: Node, value: Any, scene: Scene) -> Any:
 def accepts(node: Node, value: Any) -> bool:
     """Whether a value produced by a schema's nodes may have been produced by this one."""
     match node:
-        case OneOf():
+        case EnumNode():
             return any(_same(value, each) for each in node.values)
-        case Number():
+        case NumberNode():
             return isinstance(value, int | float) and not isinstance(value, bool)
-        case Fields():
+        case ObjectNode():
             names = node.known.keys() & value.keys() if isinstance(value, dict) else ()
             return isinstance(value, dict) and all(accepts(node.known[name], value[name]) for name in names)
-        case Either():
+        case UnionNode():
             return any(accepts(branch, value) for branch in node.branches)
-        case Reference() if node.target is not None:
+        case ReferenceNode() if node.target is not None:
             return accepts(node.target, value)
     return isinstance(value, _TYPES.get(type(node), object))
 
@@ -59,10 +69,10 @@ def _wrong_at(node: Node, value: Any, path: Sequence[str], scene: Scene) -> Any:
     if not path:
         return altered(node, value, scene)
     node = _narrowed(node, value)
-    if isinstance(node, Listing) and isinstance(value, list) and value:
+    if isinstance(node, ArrayNode) and isinstance(value, list) and value:
         at = scene.dice.below(len(value))
         return [*value[:at], _wrong_at(node.item, value[at], path, scene), *value[at + 1 :]]
-    if not isinstance(node, Fields) or not isinstance(value, dict):
+    if not isinstance(node, ObjectNode) or not isinstance(value, dict):
         return value
     name, *rest = path
     inner = node.known.get(name)
@@ -78,28 +88,28 @@ def _wrong_at(node: Node, value: Any, path: Sequence[str], scene: Scene) -> Any:
 def _narrowed(node: Node, value: Any) -> Node:
     """The branch that produced the value, with references resolved."""
     while True:
-        if isinstance(node, Reference) and node.target is not None:
+        if isinstance(node, ReferenceNode) and node.target is not None:
             node = node.target
-        elif isinstance(node, Either):
+        elif isinstance(node, UnionNode):
             node = next((branch for branch in node.branches if accepts(branch, value)), node.branches[0])
         else:
             return node
 
 
-def _one_of(node: OneOf, value: Any, scene: Scene) -> Any:
+def _one_of(node: EnumNode, value: Any, scene: Scene) -> Any:
     others = [other for other in node.values if not _same(other, value)]
     return scene.dice.pick(others) if others else value
 
 
-def _boolean(_: Boolean, value: Any, __: Scene) -> Any:
+def _boolean(_: BooleanNode, value: Any, __: Scene) -> Any:
     return not value
 
 
-def _anything(_: Anything, value: Any, __: Scene) -> Any:
+def _anything(_: AnyNode, value: Any, __: Scene) -> Any:
     return f"not {value}"
 
 
-def _number(node: Number, value: Any, scene: Scene) -> Any:
+def _number(node: NumberNode, value: Any, scene: Scene) -> Any:
     if not isinstance(value, int | float):
         return node.invent(scene)
     right = Decimal(str(value))
@@ -111,7 +121,7 @@ def _number(node: Number, value: Any, scene: Scene) -> Any:
     return _another(node, value, scene)
 
 
-def _text(node: Text, value: Any, scene: Scene) -> Any:
+def _text(node: TextNode, value: Any, scene: Scene) -> Any:
     if not isinstance(value, str):
         return node.invent(scene)
     for candidate in (*_moved(value, scene.dice), *([] if node.form or node.pattern else _garbled(value, scene.dice))):
@@ -138,7 +148,7 @@ def _garbled(value: str, dice: Dice) -> list[str]:
     return [f"{value[at:]}{value[:at]}".strip(), f"{value[:-1]}x", f"{value[:-1]}y", f"x{value}"]
 
 
-def _listing(node: Listing, value: Any, scene: Scene) -> Any:
+def _listing(node: ArrayNode, value: Any, scene: Scene) -> Any:
     """The list with an item removed, else one changed, else one added."""
     if not isinstance(value, list):
         return node.invent(scene)
@@ -153,7 +163,7 @@ def _listing(node: Listing, value: Any, scene: Scene) -> Any:
     return [*value, node.item.invent(scene)] if len(value) < node.most and not node.unique else value
 
 
-def _fields(node: Fields, value: Any, scene: Scene) -> Any:
+def _fields(node: ObjectNode, value: Any, scene: Scene) -> Any:
     """The object with one property changed: the first that can be, from a random one on."""
     if not isinstance(value, dict):
         return node.invent(scene)
@@ -166,9 +176,9 @@ def _fields(node: Fields, value: Any, scene: Scene) -> Any:
     return value
 
 
-def _either(node: Either, value: Any, scene: Scene) -> Any:
-    nullable = any(isinstance(branch, OneOf) and branch.values == (None,) for branch in node.branches)
-    others = [branch for branch in node.branches if not (isinstance(branch, OneOf) and branch.values == (None,))]
+def _either(node: UnionNode, value: Any, scene: Scene) -> Any:
+    nullable = any(isinstance(branch, EnumNode) and branch.values == (None,) for branch in node.branches)
+    others = [branch for branch in node.branches if not (isinstance(branch, EnumNode) and branch.values == (None,))]
     if value is None:
         return _another(scene.dice.pick(others), None, scene) if others else None
     if nullable and scene.dice.below(4) == 0:
@@ -177,7 +187,7 @@ def _either(node: Either, value: Any, scene: Scene) -> Any:
     return None if nullable and _same(other, value) else other
 
 
-def _reference(node: Reference, value: Any, scene: Scene) -> Any:
+def _reference(node: ReferenceNode, value: Any, scene: Scene) -> Any:
     return value if node.target is None else altered(node.target, value, scene)
 
 
@@ -196,15 +206,15 @@ def _with(scene: Scene, seed: bytes) -> Scene:
     return Scene(scene.facts, Dice(seed), set(), {}, scene.quotes)
 
 
-_TYPES: Mapping[type, type] = {Boolean: bool, Text: str, Listing: list}
+_TYPES: Mapping[type, type] = {BooleanNode: bool, TextNode: str, ArrayNode: list}
 _ALTERING: Mapping[type, Callable[[Any, Any, Scene], Any]] = {
-    Anything: _anything,
-    OneOf: _one_of,
-    Boolean: _boolean,
-    Number: _number,
-    Text: _text,
-    Listing: _listing,
-    Fields: _fields,
-    Either: _either,
-    Reference: _reference,
+    AnyNode: _anything,
+    EnumNode: _one_of,
+    BooleanNode: _boolean,
+    NumberNode: _number,
+    TextNode: _text,
+    ArrayNode: _listing,
+    ObjectNode: _fields,
+    UnionNode: _either,
+    ReferenceNode: _reference,
 }

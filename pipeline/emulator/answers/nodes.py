@@ -42,7 +42,7 @@ class Node(Protocol):
         """The minimum nesting of an invented value; `path` holds the references on the way to this node."""
 
 
-class Leaf:
+class LeafNode:
     """A node without children."""
 
     @property
@@ -64,7 +64,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Anything(Leaf):
+class AnyNode(LeafNode):
     """A schema that allows any value."""
 
     hint: Hint
@@ -80,7 +80,7 @@ class Anything(Leaf):
 
 
 @dataclass(frozen=True)
-class OneOf(Leaf):
+class EnumNode(LeafNode):
     """`enum` and `const`: the values that occur in the text as whole words, in the order of their first occurrence."""
 
     values: tuple[Any, ...]
@@ -99,7 +99,7 @@ class OneOf(Leaf):
 
 
 @dataclass(frozen=True)
-class Boolean(Leaf):
+class BooleanNode(LeafNode):
     """True when a word of the property's name occurs and is not negated."""
 
     hint: Hint
@@ -118,7 +118,7 @@ class Boolean(Leaf):
 
 
 @dataclass(frozen=True)
-class Listing:
+class ArrayNode:
     """An array: the items found, then invented items up to `least`."""
 
     item: Node
@@ -171,7 +171,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Fields:
+class ObjectNode:
     """An object. `rest` makes the values of additional properties (None: not allowed), `names` their names."""
 
     known: Mapping[str, Node]
@@ -241,7 +241,7 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Either:
+class UnionNode:
     """`anyOf` and `oneOf`: the first branch that finds a value; one whose constant is in the text goes first."""
 
     branches: tuple[Node, ...]
@@ -261,7 +261,7 @@ class Either:
 
     def invent(self, scene: Scene) -> Any:
         """Null when it is allowed; inside a recursive definition the branch with the least nesting."""
-        if any(isinstance(branch, OneOf) and branch.values == (None,) for branch in self.branches):
+        if any(isinstance(branch, EnumNode) and branch.values == (None,) for branch in self.branches):
             return None
         if scene.open:
             return min(self.branches, key=lambda branch: branch.height(frozenset())).invent(scene)
@@ -276,7 +276,7 @@ class Either:
 
 
 @dataclass
-class Reference:
+class ReferenceNode:
     """A `$ref` to a definition that contains itself: entered at most twice while finding."""
 
     name: str
@@ -333,8 +333,8 @@ class _Opened:
 
 
 def _marked(branch: Node, scene: Scene) -> bool:
-    node = branch.target if isinstance(branch, Reference) else branch
-    if not isinstance(node, Fields):
+    node = branch.target if isinstance(branch, ReferenceNode) else branch
+    if not isinstance(node, ObjectNode):
         return False
-    marks = [each for each in node.known.values() if isinstance(each, OneOf) and len(each.values) == 1]
+    marks = [each for each in node.known.values() if isinstance(each, EnumNode) and len(each.values) == 1]
     return any(mark.find(scene) is not NOTHING for mark in marks)

@@ -51,7 +51,7 @@ _CURRENCY = re.compile(_MONEY)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFact:
     """A fact and its position in the text."""
 
     at: int
@@ -66,11 +66,11 @@ class Numerals:
     amounts and numbers have a decimal point and no separators; telephone numbers are as written.
     """
 
-    dates: list[Found] = field(default_factory=list)
-    times: list[Found] = field(default_factory=list)
-    amounts: list[Found] = field(default_factory=list)
-    phones: list[Found] = field(default_factory=list)
-    numbers: list[Found] = field(default_factory=list)
+    dates: list[FoundFact] = field(default_factory=list)
+    times: list[FoundFact] = field(default_factory=list)
+    amounts: list[FoundFact] = field(default_factory=list)
+    phones: list[FoundFact] = field(default_factory=list)
+    numbers: list[FoundFact] = field(default_factory=list)
 
 
 def scan(text: str) -> Numerals:
@@ -86,9 +86,9 @@ def scan(text: str) -> Numerals:
     return found
 
 
-def currencies(text: str) -> Sequence[Found]:
+def currencies(text: str) -> Sequence[FoundFact]:
     """Currencies, as ISO codes."""
-    return tuple(Found(each.start(), _CODE_OF.get(each[0], each[0])) for each in _CURRENCY.finditer(text))
+    return tuple(FoundFact(each.start(), _CODE_OF.get(each[0], each[0])) for each in _CURRENCY.finditer(text))
 
 
 def read_number(numeral: str) -> str:
@@ -124,7 +124,7 @@ def _read_date(text: str, at: int, found: Numerals) -> int:
 
 def _add_dates(found: Numerals, at: int, year: int, month: int, days: list[int]) -> bool:
     real = [day for day in days if year >= 1 and 1 <= month <= 12 and 1 <= day <= _length_of_month(year, month)]
-    found.dates.extend(Found(at, f"{year:04}-{month:02}-{day:02}") for day in real)
+    found.dates.extend(FoundFact(at, f"{year:04}-{month:02}-{day:02}") for day in real)
     return bool(real)
 
 
@@ -141,7 +141,7 @@ def _read_time(text: str, at: int, found: Numerals) -> int:
     hour, half = int(match[1]), (match[4] or match[5] or "").lower()
     if half and hour <= 12:
         hour = hour % 12 + (12 if half.startswith("p") else 0)
-    found.times.append(Found(at, f"{hour:02}:{int(match[2] or 0):02}:{int(match[3] or 0):02}"))
+    found.times.append(FoundFact(at, f"{hour:02}:{int(match[2] or 0):02}:{int(match[3] or 0):02}"))
     return match.end()
 
 
@@ -152,7 +152,7 @@ def _read_phone(text: str, at: int, found: Numerals) -> int:
     if not match:
         return 0
     start = at - (text[at - 1 : at] == "+")
-    found.phones.append(Found(start, text[start : match.end()]))
+    found.phones.append(FoundFact(start, text[start : match.end()]))
     return match.end()
 
 
@@ -164,7 +164,7 @@ def _read_amount(text: str, at: int, found: Numerals) -> int:
     before = None if after else _MONEY_BEFORE.search(text, max(0, at - 8), at)
     if not after and not before:
         return 0
-    found.amounts.append(Found(before.start() if before else at, read_number(numeral[0])))
+    found.amounts.append(FoundFact(before.start() if before else at, read_number(numeral[0])))
     return after.end() if after else numeral.end()
 
 
@@ -173,7 +173,7 @@ def _read_number(text: str, at: int, found: Numerals) -> int:
     if not numeral or _inside_word(text, at) or text[numeral.end() : numeral.end() + 1].isalpha():
         return 0
     negative = text[at - 1 : at] == "-" and not text[at - 2 : at - 1].strip()
-    found.numbers.append(Found(at, ("-" if negative else "") + read_number(numeral[0])))
+    found.numbers.append(FoundFact(at, ("-" if negative else "") + read_number(numeral[0])))
     return numeral.end()
 
 

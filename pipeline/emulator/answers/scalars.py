@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.emulator.answers.hints import Hint, Scene, best, every, labelled, nearest
-from pipeline.emulator.answers.nodes import NOTHING, Leaf
+from pipeline.emulator.answers.nodes import NOTHING, LeafNode
 from pipeline.emulator.answers.patterns import fitting
 
 MOST_TOKENS = 400
@@ -26,7 +26,7 @@ _SEPARATOR = re.compile(r"\s*[,;\u3001]\s*(?:and\s+)?|\s+(?:and|et|und)\s+")
 
 
 @dataclass(frozen=True)
-class Text(Leaf):
+class TextNode(LeafNode):
     """A string, with its format, pattern and length limits in characters."""
 
     hint: Hint
@@ -94,7 +94,7 @@ class Text(Leaf):
 
 
 @dataclass(frozen=True)
-class Number(Leaf):
+class NumberNode(LeafNode):
     """A number, with its bounds; `step` is `multipleOf`, `pattern` what it must look like in decimal notation."""
 
     hint: Hint

@@ -13,12 +13,12 @@ from typing import Any
 from pipeline.emulator.answers.compiler import compiled
 from pipeline.emulator.answers.facts import Facts
 from pipeline.emulator.answers.hints import Scene, every, words_of
-from pipeline.emulator.answers.nodes import NOTHING, POINT_ANCHORS, Boolean, Either, Fields, Node, OneOf
-from pipeline.emulator.answers.scalars import Number, Text
+from pipeline.emulator.answers.nodes import NOTHING, POINT_ANCHORS, BooleanNode, EnumNode, Node, ObjectNode, UnionNode
+from pipeline.emulator.answers.scalars import NumberNode, TextNode
 from pipeline.emulator.answers.seeded import Dice
-from pipeline.emulator.answers.units import Measures, is_unit
+from pipeline.emulator.answers.units import TextUnits, is_unit
 from pipeline.emulator.protocol.request import ChatRequest
-from pipeline.emulator.protocol.tools import Call, Function
+from pipeline.emulator.protocol.tools import FunctionCall, FunctionDeclaration
 
 MOST_CALLS = 4
 MOST_TURNS = 4
@@ -84,7 +84,7 @@ class _Prompt:
         )
 
 
-def next_calls(request: ChatRequest, seed: int) -> tuple[Call, ...]:
+def next_calls(request: ChatRequest, seed: int) -> tuple[FunctionCall, ...]:
     """The calls that answer a request; empty when it is answered with text.
 
     The calls are planned from the prompt alone; calls already made correctly are not repeated. One prompt in three
@@ -102,7 +102,7 @@ def next_calls(request: ChatRequest, seed: int) -> tuple[Call, ...]:
     return turns[0] if request.must_call else ()
 
 
-def _without(planned: Sequence[Call], done: Counter[tuple[str, bytes]]) -> Iterator[Call]:
+def _without(planned: Sequence[FunctionCall], done: Counter[tuple[str, bytes]]) -> Iterator[FunctionCall]:
     """The planned calls that are not done yet; counts down those that are."""
     for call in planned:
         if done[call.key]:
@@ -111,7 +111,7 @@ def _without(planned: Sequence[Call], done: Counter[tuple[str, bytes]]) -> Itera
             yield call
 
 
-def _planned(request: ChatRequest, seed: int) -> list[tuple[Call, ...]]:
+def _planned(request: ChatRequest, seed: int) -> list[tuple[FunctionCall, ...]]:
     key = blake2b(request.prompt.encode(), key=seed.to_bytes(8, "big", signed=True), digest_size=16).digest()
     prompt = _Prompt(request.prompt, Dice(key))
     wanted = [call for function in request.functions for call in _calls(function, prompt)][:MOST_CALLS]
@@ -126,46 +126,48 @@ def _planned(request: ChatRequest, seed: int) -> list[tuple[Call, ...]]:
     return [tuple(wanted), tuple(wanted)]
 
 
-def _calls(function: Function, prompt: _Prompt) -> list[Call]:
+def _calls(function: FunctionDeclaration, prompt: _Prompt) -> list[FunctionCall]:
     """The calls of a function that the prompt asks for: one for each place, person and so on that it names."""
     node = compiled(function.parameters)
-    known = node.known if isinstance(node, Fields) else {}
-    required = node.required if isinstance(node, Fields) else frozenset()
+    known = node.known if isinstance(node, ObjectNode) else {}
+    required = node.required if isinstance(node, ObjectNode) else frozenset()
     values = _Arguments(known, required, prompt).found()
     if not _asked_for(function, known, values, prompt) or not required <= values.keys():
         return []
     many = next((name for name in known if name in required and _is_list_of_points(known[name], values[name])), None)
     first = {name: each[0] for name, each in values.items()}
     if many is None:
-        return [Call(function.name, first)]
-    return [Call(function.name, {**first, many: value}) for value in values[many][:MOST_CALLS]]
+        return [FunctionCall(function.name, first)]
+    return [FunctionCall(function.name, {**first, many: value}) for value in values[many][:MOST_CALLS]]
 
 
-def _forced(function: Function, prompt: _Prompt) -> Call:
+def _forced(function: FunctionDeclaration, prompt: _Prompt) -> FunctionCall:
     """A call that the prompt does not ask for: arguments that are not found are invented."""
     node = compiled(function.parameters)
     made = node.find(prompt.scene())
     made = node.invent(prompt.scene()) if made is NOTHING else made
-    if not isinstance(made, dict) or not isinstance(node, Fields):
-        return Call(function.name, {})
+    if not isinstance(made, dict) or not isinstance(node, ObjectNode):
+        return FunctionCall(function.name, {})
     found = _Arguments(node.known, node.required, prompt).found()
-    return Call(function.name, {**made, **{name: values[0] for name, values in found.items()}})
+    return FunctionCall(function.name, {**made, **{name: values[0] for name, values in found.items()}})
 
 
-def _most_fitting(functions: Sequence[Function], prompt: _Prompt) -> Function:
+def _most_fitting(functions: Sequence[FunctionDeclaration], prompt: _Prompt) -> FunctionDeclaration:
     scores = [len(prompt.stems & _stems(f"{' '.join(words_of(each.name))} {each.description}")) for each in functions]
     best = max(scores)
     return prompt.dice.pick([each for each, score in zip(functions, scores, strict=True) if score == best])
 
 
-def _asked_for(function: Function, known: Mapping[str, Node], values: Mapping[str, Any], prompt: _Prompt) -> bool:
+def _asked_for(
+    function: FunctionDeclaration, known: Mapping[str, Node], values: Mapping[str, Any], prompt: _Prompt
+) -> bool:
     """Whether the prompt has all words of the name, half of them and a word of the description, or two enum values."""
     name = [word for word in words_of(function.name) if word not in _IDLE] or [function.name]
     topics = [topic for topic in _TOPICS if _stem(topic) in _stems(" ".join((*name, function.description)))]
     hits = sum(prompt.mentions(word) for word in name)
     if hits == len(name) or (len(name) == 1 and any(map(prompt.mentions, topics))):
         return True
-    if sum(name in values and isinstance(_core(node), OneOf) for name, node in known.items()) >= 2:
+    if sum(name in values and isinstance(_core(node), EnumNode) for name, node in known.items()) >= 2:
         return True
     return 2 * hits >= len(name) and bool(hits) and bool(known)
 
@@ -187,37 +189,37 @@ class _Arguments:
     def _measures(self) -> dict[str, list[Any]]:
         """Parameters that are units of measurement, and the number before the first unit."""
         cores = {name: _core(node) for name, node in self.known.items()}
-        enums = {name: core.values for name, core in cores.items() if isinstance(core, OneOf)}
+        enums = {name: core.values for name, core in cores.items() if isinstance(core, EnumNode)}
         units = next((values for values in enums.values() if list(enums.values()).count(values) > 1), None)
         if units is None:
             return {}
         same = [name for name, values in enums.items() if values == units]
-        measures = Measures.read(self.prompt.text, [unit for unit in units if isinstance(unit, str)])
+        measures = TextUnits.read(self.prompt.text, [unit for unit in units if isinstance(unit, str)])
         found: dict[str, list[Any]] = {name: [] for name in same}
         for name, unit in zip(_source_first(same), measures.units, strict=False):
             found[name] = [unit]
-        numbers = [name for name, core in cores.items() if isinstance(core, Number) and name in self.required]
+        numbers = [name for name, core in cores.items() if isinstance(core, NumberNode) and name in self.required]
         if numbers and measures.amount is not None:
             core = cores[numbers[0]]
-            fits = isinstance(core, Number) and core.fits(measures.amount)
+            fits = isinstance(core, NumberNode) and core.fits(measures.amount)
             found[numbers[0]] = [_number(measures.amount)] if fits else []
         return found
 
     def _values(self, name: str, node: Node) -> list[Any]:
         core, required = _core(node), name in self.required
         match core:
-            case OneOf() if len(core.values) == 1:
+            case EnumNode() if len(core.values) == 1:
                 return list(core.values)
-            case OneOf():
+            case EnumNode():
                 return core.every(self.prompt.scene())
-            case Text():
+            case TextNode():
                 return self._texts(core, required=required)
-            case Boolean():
+            case BooleanNode():
                 return core.every(self.prompt.scene()) or ([False] if required else [])
         value = node.find(self.prompt.scene()) if required else NOTHING
         return [] if value is NOTHING else [value]
 
-    def _texts(self, node: Text, *, required: bool) -> list[Any]:
+    def _texts(self, node: TextNode, *, required: bool) -> list[Any]:
         scene, hint = self.prompt.scene(), node.hint
         if node.kind in POINT_ANCHORS:
             values = _listed(every(node.kind, self.prompt.facts), self.prompt)
@@ -257,14 +259,15 @@ def _source_first(names: Sequence[str]) -> list[str]:
 
 def _is_list_of_points(node: Node, values: Sequence[Any]) -> bool:
     core = _core(node)
-    return isinstance(core, Text) and core.kind in POINT_ANCHORS and len(values) > 1
+    return isinstance(core, TextNode) and core.kind in POINT_ANCHORS and len(values) > 1
 
 
 def _core(node: Node) -> Node:
     """The node without its null branch."""
-    while isinstance(node, Either):
+    while isinstance(node, UnionNode):
         node = next(
-            (each for each in node.branches if not isinstance(each, OneOf) or each.values != (None,)), node.branches[0]
+            (each for each in node.branches if not isinstance(each, EnumNode) or each.values != (None,)),
+            node.branches[0],
         )
     return node
 

@@ -38,14 +38,14 @@ _NUMBER = r"(\d[\d.,\u00a0\u202f]*)\s*"
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class TextUnits:
     """The units in a text, each once, those after a number first; `amount` is the number of the first, in digits."""
 
     units: tuple[str, ...]
     amount: str | None
 
     @classmethod
-    def read(cls, text: str, known: Sequence[str]) -> Measures:
+    def read(cls, text: str, known: Sequence[str]) -> TextUnits:
         """The units of `known` that occur, as signs or as words. A one-letter sign counts only after a number."""
         hits = sorted(hit for unit in known if (hit := _hit(text.lower(), unit)) is not None)
         amount = next((number for loose, _, _, number in hits if not loose), None)

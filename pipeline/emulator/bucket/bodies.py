@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape, unescape
 
-from pipeline.emulator.bucket.objects import Listing, Object, Refused
+from pipeline.emulator.bucket.objects import Listing, RefusedRequest, StoredObject
 
 XML_TYPE = "application/xml; charset=UTF-8"
 
@@ -16,7 +16,7 @@ _SPACE = "xmlns='http://doc.s3.amazonaws.com/2006-03-01'"
 _PART = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
 
 
-def error(refused: Refused) -> bytes:
+def error(refused: RefusedRequest) -> bytes:
     """The body of an error."""
     return _document("Error", "", _tags({"Code": refused.code, "Message": refused.message}))
 
@@ -34,7 +34,7 @@ def listing(bucket: str, asked: Mapping[str, str], page: Listing) -> bytes:
     return _document("ListBucketResult", _SPACE, "".join([_tags({**shown, **more}), *objects, *prefixes]))
 
 
-def copied(found: Object) -> bytes:
+def copied(found: StoredObject) -> bytes:
     """The result of a copy."""
     return _document("CopyObjectResult", "", _tags({"LastModified": _time(found), "ETag": found.etag}))
 
@@ -44,7 +44,7 @@ def begun(bucket: str, key: str, upload: str) -> bytes:
     return _document("InitiateMultipartUploadResult", _SPACE, _tags({"Bucket": bucket, "Key": key, "UploadId": upload}))
 
 
-def completed(bucket: str, found: Object) -> bytes:
+def completed(bucket: str, found: StoredObject) -> bytes:
     """The result of the completion of an upload in parts."""
     return _document(
         "CompleteMultipartUploadResult", _SPACE, _tags({"Bucket": bucket, "Key": found.key, "ETag": found.etag})
@@ -52,11 +52,13 @@ def completed(bucket: str, found: Object) -> bytes:
 
 
 def parts_of(body: bytes) -> dict[int, str]:
-    """Number and etag of each part, from the body of a completion. Raises `Refused` for anything else."""
+    """Number and etag of each part, from the body of a completion. Raises `RefusedRequest` for anything else."""
     try:
         return dict(_parts(body.decode()))
     except (UnicodeDecodeError, ValueError, AttributeError):
-        raise Refused(400, "MalformedCompleteMultipartUpload", "The XML you provided was not well-formed.") from None
+        raise RefusedRequest(
+            400, "MalformedCompleteMultipartUpload", "The XML you provided was not well-formed."
+        ) from None
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
@@ -65,7 +67,7 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
         yield int(number[1]), unescape(etag[1], {"&quot;": '"', "&#34;": '"'})  # type: ignore[index] # None: AttributeError
 
 
-def _entry(found: Object) -> dict[str, object]:
+def _entry(found: StoredObject) -> dict[str, object]:
     return {
         "Key": found.key,
         "Generation": found.generation,
@@ -76,7 +78,7 @@ def _entry(found: Object) -> dict[str, object]:
     }
 
 
-def _time(found: Object) -> str:
+def _time(found: StoredObject) -> str:
     return datetime.fromtimestamp(found.modified, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

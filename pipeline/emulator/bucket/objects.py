@@ -1,7 +1,7 @@
 """The objects of some buckets, in memory: generations, preconditions, listings and uploads in parts.
 
-Every method either happens as a whole or raises `Refused` and changes nothing. What is refused, and with which code,
-follows https://cloud.google.com/storage/docs/xml-api/reference-status.
+Every method either happens as a whole or raises `RefusedRequest` and changes nothing. What is refused, and with which
+code, follows https://cloud.google.com/storage/docs/xml-api/reference-status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEAST_PART = 5 << 20
 MOST_LISTED = 1000
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that is refused: HTTP status, code and message of the XML API."""
 
     def __init__(self, http_status: int, code: str, message: str) -> None:
@@ -30,7 +30,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Object:
+class StoredObject:
     """An object as it is stored. `modified` is Unix time in seconds; a new content gets a larger generation."""
 
     key: str
@@ -47,7 +47,7 @@ class Object:
 class Listing:
     """One page of a listing. `token` continues it; None on the last page."""
 
-    objects: tuple[Object, ...]
+    objects: tuple[StoredObject, ...]
     prefixes: tuple[str, ...]
     token: str | None
 
@@ -62,7 +62,7 @@ class _Upload:
 
 @dataclass(slots=True)
 class _Bucket:
-    objects: dict[str, Object] = field(default_factory=dict)
+    objects: dict[str, StoredObject] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
     """In order, for listings."""
 
@@ -76,19 +76,21 @@ class Buckets:
         self._clock = clock
         self._generation = 0
 
-    def get(self, bucket: str, key: str, generation: int | None = None) -> Object:
+    def get(self, bucket: str, key: str, generation: int | None = None) -> StoredObject:
         """The object, or 404; also if its generation is another one by now, since old ones are not kept."""
         found = self._in(bucket).objects.get(key)
         if found is None or generation not in (None, found.generation):
-            raise Refused(404, "NoSuchKey", "The specified key does not exist.")
+            raise RefusedRequest(404, "NoSuchKey", "The specified key does not exist.")
         return found
 
-    def put(self, bucket: str, key: str, data: bytes, headers: Mapping[str, str], match: int | None = None) -> Object:
+    def put(
+        self, bucket: str, key: str, data: bytes, headers: Mapping[str, str], match: int | None = None
+    ) -> StoredObject:
         """Stores an object whose generation before must be `match`, if given; 0 stands for no object."""
         self._require(bucket, key, match)
         return self._stored(bucket, key, data, headers, _etag(data))
 
-    def copy(self, source: tuple[str, str], bucket: str, key: str, match: int | None = None) -> Object:
+    def copy(self, source: tuple[str, str], bucket: str, key: str, match: int | None = None) -> StoredObject:
         """Copies an object, with the same condition on its target as `put`."""
         original = self.get(*source)
         self._require(bucket, key, match)
@@ -109,7 +111,7 @@ class Buckets:
 
         With a delimiter, keys that hold it behind the prefix are given as one common prefix each.
         """
-        objects: list[Object] = []
+        objects: list[StoredObject] = []
         prefixes: list[str] = []
         for name, found in self._entries(bucket, prefix, delimiter, after):
             if len(objects) + len(prefixes) == min(most, MOST_LISTED):
@@ -131,20 +133,20 @@ class Buckets:
     def part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
         """Adds a part, or replaces it, and returns its etag."""
         if not 1 <= number <= 10_000:
-            raise Refused(400, "InvalidArgument", "The part number must be from 1 to 10000.")
+            raise RefusedRequest(400, "InvalidArgument", "The part number must be from 1 to 10000.")
         self._upload(bucket, key, upload).parts[number] = data
         return _etag(data)
 
     def complete(
         self, bucket: str, key: str, upload: str, parts: Mapping[int, str], match: int | None = None
-    ) -> Object:
+    ) -> StoredObject:
         """Makes an object of the parts with these numbers and etags, with the same condition as `put`."""
         found = self._upload(bucket, key, upload)
         if not parts or any(_etag(found.parts.get(number, b"")) != etag for number, etag in parts.items()):
-            raise Refused(400, "InvalidPart", "One or more of the specified parts could not be found.")
+            raise RefusedRequest(400, "InvalidPart", "One or more of the specified parts could not be found.")
         chosen = [found.parts[number] for number in sorted(parts)]
         if any(len(data) < LEAST_PART for data in chosen[:-1]):
-            raise Refused(400, "EntityTooSmall", "Your proposed upload is smaller than the minimum object size.")
+            raise RefusedRequest(400, "EntityTooSmall", "Your proposed upload is smaller than the minimum object size.")
         self._require(bucket, key, match)
         del self._uploads[upload]
         data = b"".join(chosen)
@@ -163,13 +165,13 @@ class Buckets:
     def _in(self, bucket: str) -> _Bucket:
         found = self._buckets.get(bucket)
         if found is None:
-            raise Refused(404, "NoSuchBucket", "The specified bucket does not exist.")
+            raise RefusedRequest(404, "NoSuchBucket", "The specified bucket does not exist.")
         return found
 
     def _upload(self, bucket: str, key: str, upload: str) -> _Upload:
         found = self._uploads.get(upload)
         if found is None or (found.bucket, found.key) != (bucket, key):
-            raise Refused(404, "NoSuchUpload", "The requested upload was not found.")
+            raise RefusedRequest(404, "NoSuchUpload", "The requested upload was not found.")
         return found
 
     def _require(self, bucket: str, key: str, match: int | None) -> None:
@@ -177,16 +179,18 @@ class Buckets:
         if match is not None and match != (found.generation if found else 0):
             raise unmet()
 
-    def _stored(self, bucket: str, key: str, data: bytes, headers: Mapping[str, str], etag: str) -> Object:
+    def _stored(self, bucket: str, key: str, data: bytes, headers: Mapping[str, str], etag: str) -> StoredObject:
         now = self._clock()
         self._generation = max(self._generation + 1, int(now * 1e6))
         place = self._in(bucket)
         if key not in place.objects:
             insort(place.keys, key)
-        place.objects[key] = Object(key, data, self._generation, now, etag, dict(headers))
+        place.objects[key] = StoredObject(key, data, self._generation, now, etag, dict(headers))
         return place.objects[key]
 
-    def _entries(self, bucket: str, prefix: str, delimiter: str, after: str) -> Iterator[tuple[str, Object | None]]:
+    def _entries(
+        self, bucket: str, prefix: str, delimiter: str, after: str
+    ) -> Iterator[tuple[str, StoredObject | None]]:
         """Keys with their objects, and common prefixes, all of them after `after`."""
         place = self._in(bucket)
         at = bisect_left(place.keys, max(prefix, after))
@@ -199,9 +203,9 @@ class Buckets:
             at = at + 1 if cut < 0 else bisect_left(place.keys, name + "\U0010ffff", at)
 
 
-def unmet() -> Refused:
+def unmet() -> RefusedRequest:
     """412: a precondition does not hold."""
-    return Refused(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold.")
+    return RefusedRequest(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold.")
 
 
 def _etag(data: bytes) -> str:

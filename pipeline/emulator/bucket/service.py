@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from pipeline.emulator.bucket import bodies
-from pipeline.emulator.bucket.objects import MOST_LISTED, Buckets, Object, Refused, unmet
+from pipeline.emulator.bucket.objects import MOST_LISTED, Buckets, RefusedRequest, StoredObject, unmet
 from pipeline.emulator.options import Options
 from pipeline.emulator.protocol.wire import SIMULATED, Problem
 from pipeline.emulator.server import responses
@@ -76,25 +76,27 @@ class BucketService:
             _require_no_fault(fault)
             self._authorized(request)
             return self._object(request, bucket, key, body) if key else self._bucket(request, bucket)
-        except Refused as refused:
+        except RefusedRequest as refused:
             head = request.method == "HEAD"
             retry = self._options().retry_after if refused.http_status in (429, 503) else None
             more = {"Retry-After": retry} if retry else {}
             return _response(refused.http_status, b"" if head else bodies.error(refused), more)
 
     def _authorized(self, request: web.BaseRequest) -> None:
-        """Raises the `Refused` of a missing, unknown or expired token."""
+        """Raises the `RefusedRequest` of a missing, unknown or expired token."""
         authorization = request.headers.get("Authorization")
         try:
             self._tokens.check(authorization)
         except Problem:
             if authorization:
-                raise Refused(401, "InvalidAuthentication", "The provided authentication is not valid.") from None
-            raise Refused(401, "AuthenticationRequired", "Authentication required.") from None
+                raise RefusedRequest(
+                    401, "InvalidAuthentication", "The provided authentication is not valid."
+                ) from None
+            raise RefusedRequest(401, "AuthenticationRequired", "Authentication required.") from None
 
     def _bucket(self, request: web.BaseRequest, bucket: str) -> web.Response:
         if request.method != "GET":
-            raise Refused(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
+            raise RefusedRequest(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
         asked = dict(request.query)
         page = self.buckets.list(
             bucket,
@@ -132,9 +134,9 @@ class BucketService:
                 else:
                     self.buckets.delete(bucket, key, match)
                 return _response(204, b"")
-        raise Refused(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
+        raise RefusedRequest(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
 
-    def _read(self, request: web.BaseRequest, found: Object, match: int | None) -> web.Response:
+    def _read(self, request: web.BaseRequest, found: StoredObject, match: int | None) -> web.Response:
         sent = request.headers
         if match not in (None, found.generation):
             raise unmet()
@@ -167,9 +169,9 @@ class BucketService:
 
 
 def _require_no_fault(fault: str | None) -> None:
-    """Raises the `Refused` that a fault asks for."""
+    """Raises the `RefusedRequest` that a fault asks for."""
     if fault in _ANSWERS:
-        raise Refused(int(fault), *_ANSWERS[fault])
+        raise RefusedRequest(int(fault), *_ANSWERS[fault])
 
 
 async def _half(request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
@@ -190,7 +192,7 @@ def _response(status: int, body: bytes, headers: Mapping[str, str] | None = None
     return web.Response(body=body, status=status, headers={**own, **(headers or {})})
 
 
-def _identity(found: Object) -> dict[str, str]:
+def _identity(found: StoredObject) -> dict[str, str]:
     """The headers that say which object it is."""
     md5 = base64.b64encode(hashlib.md5(found.data, usedforsecurity=False).digest()).decode()
     return {
@@ -209,10 +211,10 @@ def _kept(request: web.BaseRequest) -> dict[str, str]:
 
 
 def _require_sound(request: web.BaseRequest, body: bytes) -> None:
-    """Raises `Refused` for a body that is not the one that its sender hashed."""
+    """Raises `RefusedRequest` for a body that is not the one that its sender hashed."""
     announced = request.headers.get("Content-MD5")
     if announced and announced != base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode():
-        raise Refused(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
+        raise RefusedRequest(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
 
 
 def _names(condition: str, etag: str) -> bool:
@@ -220,11 +222,11 @@ def _names(condition: str, etag: str) -> bool:
 
 
 def _span(first: str, last: str, size: int) -> tuple[int, int]:
-    """Start and end of a range of bytes. Raises `Refused` for one that begins behind the end."""
+    """Start and end of a range of bytes. Raises `RefusedRequest` for one that begins behind the end."""
     start = int(first) if first else max(0, size - int(last))
     end = min(size, int(last) + 1) if first and last else size
     if start >= size or start >= end:
-        raise Refused(416, "InvalidRange", "The requested range cannot be satisfied.")
+        raise RefusedRequest(416, "InvalidRange", "The requested range cannot be satisfied.")
     return start, end
 
 
@@ -232,5 +234,5 @@ def _number(text: str | None) -> int | None:
     if text is None or text == "":
         return None
     if not text.isdecimal():
-        raise Refused(400, "InvalidArgument", f"Invalid argument: {text[:100]!r} is no number.")
+        raise RefusedRequest(400, "InvalidArgument", f"Invalid argument: {text[:100]!r} is no number.")
     return int(text)

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -35,8 +34,6 @@ _SAME = {
 }
 _ONE_CONTAINER = frozenset({"audio/mp4", "video/mp4"})  # only the tracks distinguish the two
 _KNOWN = ("image/", "audio/", "video/", "text/", "application/pdf")
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from pipeline.emulator.protocol.wire import TOO_MANY_STATES, Problem, invalid
-
-Json = Mapping[str, Any]
+from pipeline.emulator.protocol.wire import TOO_MANY_STATES, JsonMapping, Problem, invalid
 
 _KNOWN = """
 type format title description nullable items minItems maxItems enum properties propertyOrdering required
@@ -28,7 +26,7 @@ _LEARN = "https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/funct
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _SchemaPlace:
     """A schema within a function's parameters, and the three ways in which messages name its place."""
 
     schema: Any
@@ -42,10 +40,10 @@ class _Place:
         return str(self.schema.get("type") or "").lower()
 
 
-def check_parameters(function: str, index: int, schema: Json) -> None:
+def check_parameters(function: str, index: int, schema: JsonMapping) -> None:
     """Raises a 400 for parameters that Gemini does not accept; `index` is the function's place in `tools`."""
     field = f"tools[0].function_declarations[{index}].parameters"
-    places = list(_places(_Place(schema, field, "parameters", f"GenerateContentRequest.{field}")))
+    places = list(_places(_SchemaPlace(schema, field, "parameters", f"GenerateContentRequest.{field}")))
     if unreadable := [complaint for place in places for complaint in _unreadable(place)]:
         raise _violations(unreadable)
     for place in places:
@@ -56,7 +54,7 @@ def check_parameters(function: str, index: int, schema: Json) -> None:
         raise invalid("".join(f"* {line}\n" for line in wrong))
 
 
-def check_structured(root: Json) -> None:
+def check_structured(root: JsonMapping) -> None:
     """Raises a 400 for a structured-output schema that is documented as unsupported; the messages are inferred.
 
     https://cloud.google.com/vertex-ai/docs/reference/rest/v1/GenerationConfig: next to a `$ref` only names that start
@@ -76,7 +74,7 @@ def check_structured(root: Json) -> None:
         raise invalid(f"{TOO_MANY_STATES} {cycle.args[1][0]} refers to itself in a required property.") from None
 
 
-def _references(definition: Any) -> Iterator[tuple[Json, bool]]:
+def _references(definition: Any) -> Iterator[tuple[JsonMapping, bool]]:
     """The schemas with a `$ref` in a definition, and whether all properties on the path to each are required."""
     ahead: list[tuple[Any, bool]] = [(definition, True)]
     while ahead:
@@ -96,7 +94,7 @@ def _is_beside_reference(name: str) -> bool:
     return not name.startswith("$") and name not in {"description", "default"}
 
 
-def _places(root: _Place) -> Iterator[_Place]:
+def _places(root: _SchemaPlace) -> Iterator[_SchemaPlace]:
     """The schema and all inner schemas, in order."""
     ahead = [root]
     while ahead:
@@ -106,17 +104,17 @@ def _places(root: _Place) -> Iterator[_Place]:
             ahead += reversed(list(_below(place, place.schema)))
 
 
-def _below(at: _Place, schema: Json) -> Iterator[_Place]:
+def _below(at: _SchemaPlace, schema: JsonMapping) -> Iterator[_SchemaPlace]:
     for number, (name, inner) in enumerate(_items(schema.get("properties"))):
         field = f"{at.field}.properties[{number}].value"
-        yield _Place(inner, field, f"{at.path}.{name}", f"{at.request}.properties[{name}]")
+        yield _SchemaPlace(inner, field, f"{at.path}.{name}", f"{at.request}.properties[{name}]")
     for number, inner in enumerate(_listed(schema.get("anyOf"))):
-        yield _Place(inner, f"{at.field}.any_of[{number}]", at.path, f"{at.request}.any_of[{number}]")
+        yield _SchemaPlace(inner, f"{at.field}.any_of[{number}]", at.path, f"{at.request}.any_of[{number}]")
     if "items" in schema:
-        yield _Place(schema["items"], f"{at.field}.items", f"{at.path}.items", f"{at.request}.items")
+        yield _SchemaPlace(schema["items"], f"{at.field}.items", f"{at.path}.items", f"{at.request}.items")
 
 
-def _unreadable(at: _Place) -> Iterator[tuple[str, str]]:
+def _unreadable(at: _SchemaPlace) -> Iterator[tuple[str, str]]:
     """Values that the request's protobuf message cannot hold: the field, and the error."""
     if not isinstance(at.schema, Mapping):  # inferred: a schema is a message
         yield at.field, f"Invalid value at '{at.field}' ({_MESSAGE}.Schema), {at.schema}"
@@ -139,7 +137,7 @@ def _unreadable(at: _Place) -> Iterator[tuple[str, str]]:
             yield field, f"Invalid value at '{field}' (TYPE_STRING), {value}"
 
 
-def _misuse(at: _Place) -> str | None:
+def _misuse(at: _SchemaPlace) -> str | None:
     """Vertex's error for a schema of any type, if it has one."""
     if "anyOf" in at.schema:
         if len(at.schema) == 1:
@@ -149,7 +147,7 @@ def _misuse(at: _Place) -> str | None:
     return None if at.kind else f"didn't specify the schema type field. Learn more: {_LEARN}"  # directus/mcp#8
 
 
-def _of_texts(at: _Place) -> Iterator[str]:
+def _of_texts(at: _SchemaPlace) -> Iterator[str]:
     form, values = at.schema.get("format"), _listed(at.schema.get("enum"))
     if at.kind == "string" and form is not None and form not in {"enum", "date-time"}:  # google-gemini/gemini-cli#5450
         yield f"{at.request}.format: only 'enum' and 'date-time' are supported for STRING type"
@@ -162,7 +160,7 @@ def _of_texts(at: _Place) -> Iterator[str]:
             yield f"{at.request}.enum[{number}]: cannot be empty"
 
 
-def _of_objects(at: _Place) -> Iterator[str]:
+def _of_objects(at: _SchemaPlace) -> Iterator[str]:
     properties = dict(_items(at.schema.get("properties")))
     if at.kind != "object":
         for word in ("properties", "required"):
@@ -176,12 +174,12 @@ def _of_objects(at: _Place) -> Iterator[str]:
             yield f"{at.request}.required[{number}]: property is not defined"
 
 
-def _of_lists(at: _Place) -> Iterator[str]:
+def _of_lists(at: _SchemaPlace) -> Iterator[str]:
     if at.kind == "array" and "items" not in at.schema:  # cline/cline#7926
         yield f"{at.request}.items: missing field."
 
 
-CHECKS: tuple[Callable[[_Place], Iterator[str]], ...] = (_of_texts, _of_objects, _of_lists)
+CHECKS: tuple[Callable[[_SchemaPlace], Iterator[str]], ...] = (_of_texts, _of_objects, _of_lists)
 """The checks for each type of schema; one message per violation."""
 
 

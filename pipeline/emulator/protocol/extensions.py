@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.emulator.protocol.wire import invalid
+from pipeline.emulator.protocol.wire import JsonMapping, invalid
 
 EFFORTS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 LEVELS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 32768}
@@ -17,14 +17,12 @@ THRESHOLDS = frozenset({"BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE
 
 _CACHED_CONTENT = re.compile(r"projects/[^/]+/locations/[^/]+/cachedContents/[^/]+")
 
-Json = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
     """Google's own options. `thinking_config` is None when absent."""
 
-    thinking_config: Json | None = None
+    thinking_config: JsonMapping | None = None
     marker: str | None = None
     fragments: bool = False
     cached: bool = False
@@ -45,7 +43,7 @@ class Thinking:
 UNTHINKING = Thinking()
 
 
-def read_extensions(payload: Json) -> Extensions:
+def read_extensions(payload: JsonMapping) -> Extensions:
     """The extensions of a request: nested as Google documents them, or under a top-level `google`. Raises a 400."""
     extra = payload.get("extra_body")
     google = extra.get("google") if isinstance(extra, dict) else payload.get("google")
@@ -64,7 +62,7 @@ def read_extensions(payload: Json) -> Extensions:
     )
 
 
-def read_thinking(effort: Any, config: Json | None) -> Thinking:
+def read_thinking(effort: Any, config: JsonMapping | None) -> Thinking:
     """The thinking set by `reasoning_effort` or a thinking config. Raises a 400, also when both are given."""
     if effort is not None and config is not None:
         raise invalid("Only one of reasoning_effort and thinking_config may be set.")
@@ -76,7 +74,7 @@ def read_thinking(effort: Any, config: Json | None) -> Thinking:
     return Thinking(_read_budget(config, DYNAMIC_THINKING if shown else 0), shown)
 
 
-def _read_budget(config: Json, default: int) -> int:
+def _read_budget(config: JsonMapping, default: int) -> int:
     level = config.get("thinking_level", config.get("thinkingLevel"))
     budget = config.get("thinking_budget", config.get("thinkingBudget"))
     if level is not None and budget is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -19,16 +19,20 @@ from pipeline.emulator.protocol.extensions import (
     read_extensions,
     read_thinking,
 )
-from pipeline.emulator.protocol.tools import Function, Turn, read_choice, read_functions, read_turns
-from pipeline.emulator.protocol.wire import invalid
+from pipeline.emulator.protocol.tools import (
+    CompletedCalls,
+    FunctionDeclaration,
+    read_choice,
+    read_functions,
+    read_turns,
+)
+from pipeline.emulator.protocol.wire import JsonMapping, invalid
 
 MOST_CHOICES = 8
 TEXT_ALONE = frozenset({"text"})
 MODALITIES = frozenset({"text", "image", "audio"})
 
 _OBJECT, _FLAG = (dict, type(None)), (bool, type(None))  # isinstance with a union takes ten times as long
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class ChatRequest:
     """
 
     model: str
-    messages: Sequence[Json]
+    messages: Sequence[JsonMapping]
     prompt: str
     characters: int
     digest: bytes
@@ -52,10 +56,10 @@ class ChatRequest:
     varied: bool = True
     thinking: Thinking = UNTHINKING
     extensions: Extensions = PLAIN
-    response_format: Json | None = None
-    functions: tuple[Function, ...] = ()
+    response_format: JsonMapping | None = None
+    functions: tuple[FunctionDeclaration, ...] = ()
     must_call: bool = False
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[CompletedCalls, ...] = ()
     modalities: frozenset[str] = TEXT_ALONE
     stream: bool = False
 
@@ -95,7 +99,7 @@ def digest_of(messages: Any) -> bytes:
     return blake2b(orjson.dumps(messages, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
-def _read_payload(body: bytes) -> Json:
+def _read_payload(body: bytes) -> JsonMapping:
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -121,7 +125,9 @@ def _read_model(model: Any) -> str:
     return model
 
 
-def _read_tools(payload: Json, model: str, response_format: Json | None) -> tuple[tuple[Function, ...], bool]:
+def _read_tools(
+    payload: JsonMapping, model: str, response_format: JsonMapping | None
+) -> tuple[tuple[FunctionDeclaration, ...], bool]:
     functions = read_functions(payload)
     if functions and response_format is not None and _is_second_generation(model):
         raise invalid("Function calling with a response mime type: 'application/json' is unsupported")
@@ -137,7 +143,7 @@ def _signs(model: str) -> bool:
     return "gemini" in model and not _is_second_generation(model)
 
 
-def _read_count(payload: Json, name: str, most: int | None = None) -> int | None:
+def _read_count(payload: JsonMapping, name: str, most: int | None = None) -> int | None:
     value = payload.get(name)
     if value is None:
         return None
@@ -162,7 +168,7 @@ def _read_modalities(modalities: Any) -> frozenset[str]:
     return frozenset(modalities)
 
 
-def _read_format(response_format: Any) -> Json | None:
+def _read_format(response_format: Any) -> JsonMapping | None:
     if response_format is None:
         return None
     if not isinstance(response_format, dict) or not isinstance(response_format.get("type"), str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -14,7 +14,7 @@ import orjson
 
 from pipeline.emulator.protocol.content import Spoken
 from pipeline.emulator.protocol.dialect import check_parameters
-from pipeline.emulator.protocol.wire import Problem, invalid
+from pipeline.emulator.protocol.wire import JsonMapping, Problem, invalid
 
 ANY_SIGNATURE = "skip_thought_signature_validator"
 """Documented by Google for calls made by another model: https://ai.google.dev/gemini-api/docs/thought-signatures."""
@@ -27,11 +27,9 @@ _UNEQUAL = (
     "function call turn."
 )
 
-Json = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionDeclaration:
     """A function that may be called; `parameters` is the JSON of its schema."""
 
     name: str
@@ -40,11 +38,11 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     """A call of a function."""
 
     name: str
-    arguments: Json
+    arguments: JsonMapping
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -58,18 +56,18 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CompletedCall:
     """A call that was made, and the text of its result."""
 
-    call: Call
+    call: FunctionCall
     result: str
 
 
-Turn = tuple[Done, ...]
+CompletedCalls = tuple[CompletedCall, ...]
 """The calls of one message of the model."""
 
 
-def read_functions(payload: Json) -> tuple[Function, ...]:
+def read_functions(payload: JsonMapping) -> tuple[FunctionDeclaration, ...]:
     """The functions in `tools`; tools of other types are ignored. Raises a 400."""
     tools = payload.get("tools")
     if tools is None:
@@ -85,7 +83,9 @@ def read_functions(payload: Json) -> tuple[Function, ...]:
     return tuple(functions)
 
 
-def read_choice(payload: Json, functions: tuple[Function, ...]) -> tuple[tuple[Function, ...], bool]:
+def read_choice(
+    payload: JsonMapping, functions: tuple[FunctionDeclaration, ...]
+) -> tuple[tuple[FunctionDeclaration, ...], bool]:
     """The functions that `tool_choice` allows, and whether one of them must be called. Raises a 400."""
     choice = payload.get("tool_choice")
     if choice is None or choice in ("auto", "validated"):
@@ -104,14 +104,14 @@ def read_choice(payload: Json, functions: tuple[Function, ...]) -> tuple[tuple[F
     return named, True
 
 
-def read_turns(messages: Sequence[Json], read: Sequence[Spoken], *, signed: bool) -> tuple[Turn, ...]:
+def read_turns(messages: Sequence[JsonMapping], read: Sequence[Spoken], *, signed: bool) -> tuple[CompletedCalls, ...]:
     """The turns since the last user message. Raises a 400 for calls without results, and results without calls.
 
     With `signed` the first call of each of these turns must carry the signature it was sent with; earlier turns are
     history and need none.
     """
     last_user = max((index for index, spoken in enumerate(read) if spoken.role == "user"), default=-1)
-    turns: list[Turn] = []
+    turns: list[CompletedCalls] = []
     index = 0
     while index < len(read):
         role, calls = read[index].role, messages[index].get("tool_calls")
@@ -132,7 +132,7 @@ def read_turns(messages: Sequence[Json], read: Sequence[Spoken], *, signed: bool
     return tuple(turns)
 
 
-def signature_of(call: Call) -> str:
+def signature_of(call: FunctionCall) -> str:
     """The thought signature of a call: opaque to clients, the same for the same call."""
     name, arguments = call.key
     return base64.b64encode(blake2b(name.encode() + b"\0" + arguments).digest()).decode()
@@ -144,7 +144,7 @@ def _is_function(tool: Any, index: int) -> bool:
     return str(tool["type"]) == "function"
 
 
-def _read_function(tool: Json, index: int) -> Function:
+def _read_function(tool: JsonMapping, index: int) -> FunctionDeclaration:
     inner = tool.get("function")
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not _NAME.fullmatch(inner["name"]):
         raise invalid(f"Invalid function name in tools[{index}]. Must start with a letter or an underscore.")
@@ -153,10 +153,10 @@ def _read_function(tool: Json, index: int) -> Function:
         raise invalid(f"tools[{index}].function: parameters is an object, description a text.")
     if parameters is not None:
         check_parameters(inner["name"], index, parameters)
-    return Function(inner["name"], description or "", orjson.dumps(parameters or {"type": "object"}))
+    return FunctionDeclaration(inner["name"], description or "", orjson.dumps(parameters or {"type": "object"}))
 
 
-def _matched(calls: Any, messages: Sequence[Json], read: Sequence[Spoken]) -> Turn:
+def _matched(calls: Any, messages: Sequence[JsonMapping], read: Sequence[Spoken]) -> CompletedCalls:
     """The calls of a message with their results: each id has exactly one."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise invalid("tool_calls must be a list of calls.")
@@ -165,10 +165,10 @@ def _matched(calls: Any, messages: Sequence[Json], read: Sequence[Spoken]) -> Tu
     texts = {str(message.get("tool_call_id") or ""): spoken.text for message, spoken in pairs}
     if "" in texts or not len(texts) == len(messages) == len(names) or set(texts) != set(names):
         raise invalid(_UNEQUAL)
-    return tuple(Done(_read_call(call), texts[name]) for call, name in zip(calls, names, strict=True))
+    return tuple(CompletedCall(_read_call(call), texts[name]) for call, name in zip(calls, names, strict=True))
 
 
-def _read_call(call: Json) -> Call:
+def _read_call(call: JsonMapping) -> FunctionCall:
     function = call.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
@@ -179,10 +179,10 @@ def _read_call(call: Json) -> Call:
         arguments = None
     if not isinstance(arguments, dict):
         raise invalid(f"The arguments of the tool call {name} are no JSON object.")
-    return Call(name, arguments)
+    return FunctionCall(name, arguments)
 
 
-def _check_signature(message: Json, call: Call, position: int) -> None:
+def _check_signature(message: JsonMapping, call: FunctionCall, position: int) -> None:
     extra = message.get("extra_content")
     google = extra.get("google") if isinstance(extra, dict) else None
     signature = google.get("thought_signature") if isinstance(google, dict) else None

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import orjson
 
-Json = dict[str, Any]
+JsonMapping = Mapping[str, Any]
+
+JsonObject = dict[str, Any]
 
 SIMULATED = ("X-Simulated", "vertex-emulator")
 JSON_TYPE = "application/json; charset=UTF-8"
@@ -19,7 +21,7 @@ HTML_TYPE = "text/html; charset=UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenCounts:
     """The token counts of one call; disjoint, except `cached`, which is part of `prompt`."""
 
     prompt: int
@@ -31,7 +33,7 @@ class Tokens:
 class Problem(Exception):
     """An error response of the API: HTTP status, canonical code and message. `reason` adds an ErrorInfo detail."""
 
-    def __init__(self, http_status: int, status: str, message: str, *, details: Sequence[Json] = ()) -> None:
+    def __init__(self, http_status: int, status: str, message: str, *, details: Sequence[JsonObject] = ()) -> None:
         super().__init__(message)
         self.http_status = http_status
         self.status = status
@@ -40,10 +42,10 @@ class Problem(Exception):
 
     def body(self, style: Literal["list", "object"]) -> bytes:
         """The error as the OpenAI-compatible endpoint sends it (`list`), or the native one (`object`)."""
-        error: Json = {"code": self.http_status, "message": self.message, "status": self.status}
+        error: JsonObject = {"code": self.http_status, "message": self.message, "status": self.status}
         if self.details:
             error["details"] = list(self.details)
-        wrapped: Json = {"error": error}
+        wrapped: JsonObject = {"error": error}
         return dump([wrapped] if style == "list" else wrapped)
 
 
@@ -58,7 +60,7 @@ def response_id(digest: bytes, repeat: int) -> str:
     return base64.urlsafe_b64encode(material).decode().rstrip("=")
 
 
-def choice(index: int, message: Mapping[str, Any], finish_reason: str) -> Json:
+def choice(index: int, message: Mapping[str, Any], finish_reason: str) -> JsonObject:
     """One of `choices`."""
     return {"finish_reason": finish_reason, "index": index, "logprobs": None, "message": message}
 
@@ -69,8 +71,14 @@ def nonce_id(count: int) -> str:
 
 
 def completion(
-    *, model: str, ident: str, created: int, choices: Sequence[Json], tokens: Tokens, traffic: str = "ON_DEMAND"
-) -> Json:
+    *,
+    model: str,
+    ident: str,
+    created: int,
+    choices: Sequence[JsonObject],
+    tokens: TokenCounts,
+    traffic: str = "ON_DEMAND",
+) -> JsonObject:
     """A chat completion."""
     return {
         "choices": list(choices),
@@ -83,9 +91,9 @@ def completion(
     }
 
 
-def usage(tokens: Tokens, traffic: str) -> Json:
+def usage(tokens: TokenCounts, traffic: str) -> JsonObject:
     """`usage` by Vertex's arithmetic: completion tokens exclude reasoning tokens, the total includes both."""
-    result: Json = {
+    result: JsonObject = {
         "completion_tokens": tokens.completion,
         "extra_properties": {"google": {"traffic_type": traffic}},
         "prompt_tokens": tokens.prompt,

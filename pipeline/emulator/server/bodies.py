@@ -6,11 +6,11 @@ import base64
 import uuid
 from collections.abc import Sequence
 
-from pipeline.emulator.answers.answers import Answer, tokens_in
+from pipeline.emulator.answers.answers import EmulatedAnswer, tokens_in
 from pipeline.emulator.answers.seeded import Dice
 from pipeline.emulator.protocol.request import ChatRequest
-from pipeline.emulator.protocol.tools import Call, signature_of
-from pipeline.emulator.protocol.wire import Json, Tokens, choice
+from pipeline.emulator.protocol.tools import FunctionCall, signature_of
+from pipeline.emulator.protocol.wire import JsonObject, TokenCounts, choice
 from pipeline.emulator.server.faults import WITHOUT_OUTPUT, damaged_calls, damaged_text
 
 CACHED_TOKENS = 4096
@@ -19,7 +19,9 @@ CACHED_TOKENS = 4096
 DEFAULT_ROOM = 1024
 
 
-def choices_of(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, kind: str | None) -> list[Json]:
+def choices_of(
+    asked: ChatRequest, answers: Sequence[EmulatedAnswer], reasoning: int, kind: str | None
+) -> list[JsonObject]:
     """The `choices` for the answers, after applying a fault to texts or calls."""
     return [
         choice(index, _message(asked, answer, index, reasoning, kind), answer.finish_reason)
@@ -27,24 +29,24 @@ def choices_of(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, ki
     ]
 
 
-def counted(asked: ChatRequest, answers: Sequence[Answer], reasoning: int, kind: str | None) -> Tokens:
+def counted(asked: ChatRequest, answers: Sequence[EmulatedAnswer], reasoning: int, kind: str | None) -> TokenCounts:
     """The token counts of a call."""
     cached = CACHED_TOKENS if asked.extensions.cached else 0
     prompt = tokens_in(asked.characters) + sum(medium.tokens for medium in asked.media) + cached
     if kind in WITHOUT_OUTPUT:
         eaten = (asked.max_tokens or reasoning or DEFAULT_ROOM) if kind in {"length", "no_message"} else 0
-        return Tokens(prompt, 0, eaten, cached)
-    return Tokens(prompt, sum(_written(asked, answer, kind) for answer in answers), reasoning, cached)
+        return TokenCounts(prompt, 0, eaten, cached)
+    return TokenCounts(prompt, sum(_written(asked, answer, kind) for answer in answers), reasoning, cached)
 
 
-def _written(asked: ChatRequest, answer: Answer, kind: str | None) -> int:
+def _written(asked: ChatRequest, answer: EmulatedAnswer, kind: str | None) -> int:
     text = 0 if answer.text is None else tokens_in(len(damaged_text(kind, answer.text)))
     media = answer.media.tokens if answer.media else 0
     return text + media + sum(tokens_in(len(call.name) + len(call.written)) for call in _calls(asked, answer, kind))
 
 
-def _message(asked: ChatRequest, answer: Answer, index: int, reasoning: int, kind: str | None) -> Json:
-    message: Json = {"role": "assistant"}
+def _message(asked: ChatRequest, answer: EmulatedAnswer, index: int, reasoning: int, kind: str | None) -> JsonObject:
+    message: JsonObject = {"role": "assistant"}
     if answer.text is not None or answer.thoughts is not None:
         text = "" if answer.text is None else damaged_text(kind, answer.text)
         message["content"] = _shown(answer.thoughts, asked.extensions.marker) + text
@@ -65,7 +67,7 @@ def _message(asked: ChatRequest, answer: Answer, index: int, reasoning: int, kin
     return message
 
 
-def _calls(asked: ChatRequest, answer: Answer, kind: str | None) -> tuple[Call, ...]:
+def _calls(asked: ChatRequest, answer: EmulatedAnswer, kind: str | None) -> tuple[FunctionCall, ...]:
     return damaged_calls(kind, answer.calls, later_turn=bool(asked.turns))
 
 
@@ -76,9 +78,9 @@ def _shown(thoughts: str | None, marker: str | None) -> str:
     return f"<{marker}>{thoughts}</{marker}>" if marker else f"{thoughts}\n"
 
 
-def _written_calls(calls: Sequence[Call], dice: Dice) -> list[Json]:
+def _written_calls(calls: Sequence[FunctionCall], dice: Dice) -> list[JsonObject]:
     """The calls with ids in Vertex's form; the first carries the thought signature for all of them."""
-    written: list[Json] = [
+    written: list[JsonObject] = [
         {
             "function": {"arguments": call.written, "name": call.name},
             "id": f"function-call-{uuid.UUID(int=dice.below(2**128), version=4)}",

@@ -14,9 +14,9 @@ from pipeline.emulator.options import Options
 from pipeline.emulator.protocol.request import ChatRequest, read_request
 from pipeline.emulator.protocol.tiers import traffic_type
 from pipeline.emulator.protocol.wire import (
-    Json,
+    JsonObject,
     Problem,
-    Tokens,
+    TokenCounts,
     completion,
     dump,
     exhausted,
@@ -26,11 +26,11 @@ from pipeline.emulator.protocol.wire import (
     response_id,
     unavailable,
 )
-from pipeline.emulator.server import responses, streaming
+from pipeline.emulator.server import event_stream, responses
 from pipeline.emulator.server.bodies import choices_of, counted
-from pipeline.emulator.server.credentials import Tokens as AccessTokens
+from pipeline.emulator.server.credentials import AccessTokens
 from pipeline.emulator.server.faults import HTML_PAGE, PAGES, chosen, damaged_body, fitting, problem
-from pipeline.emulator.server.quota import Bucket, FixedWindow, rate_at
+from pipeline.emulator.server.quota import FixedWindow, TokenBucket, rate_at
 from pipeline.emulator.server.stats import Given, Stats
 
 UNSAFE = "[unsafe]"
@@ -39,12 +39,12 @@ UNSAFE = "[unsafe]"
 FIRST_CHUNK = 0.3
 """The share of its latency after which a stream begins."""
 
-Answered = tuple[web.StreamResponse, str]
+SentResponse = tuple[web.StreamResponse, str]
 """A response, and the status under which it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AcceptedRequest:
     """An accepted request. `kind` is its fault, `repeat` how often its prompt came before."""
 
     http: web.BaseRequest
@@ -67,7 +67,7 @@ class Chat:
     options: Options
     tokens: AccessTokens
     stats: Stats = field(default_factory=Stats)
-    bucket: Bucket | FixedWindow | None = None
+    bucket: TokenBucket | FixedWindow | None = None
     began: float | None = None
     nonces: int = 0
     random: random.Random = field(default_factory=random.Random)
@@ -103,7 +103,7 @@ class Chat:
             self.stats.end(status, _location(parent))
         return response
 
-    async def _answered(self, request: web.BaseRequest, parent: str, endpoint: str) -> Answered:
+    async def _answered(self, request: web.BaseRequest, parent: str, endpoint: str) -> SentResponse:
         self.tokens.check(request.headers.get("Authorization"))
         location = _location(parent)
         if location in self.options.down_locations:
@@ -118,7 +118,7 @@ class Chat:
         if not self.options.serves(chat.model):
             raise not_found(chat.model, parent)
         repeat = self.stats.sight(chat.digest)
-        asked = Asked(request, chat, parent, traffic, self._fault(chat, repeat), repeat)
+        asked = AcceptedRequest(request, chat, parent, traffic, self._fault(chat, repeat), repeat)
         if asked.kind is not None and (failed := await self._failed(asked)):
             return failed
         return await self._completed(asked)
@@ -138,7 +138,7 @@ class Chat:
         if rate is None:
             return True
         if self.bucket is None:
-            kind = FixedWindow if self.options.quota_fixed else Bucket
+            kind = FixedWindow if self.options.quota_fixed else TokenBucket
             self.bucket = kind(rate, now, self.options.quota_window_s)
         self.bucket.change(rate, now)
         return self.bucket.take(now)
@@ -157,7 +157,7 @@ class Chat:
             return "blocked"
         return fitting(kind, stream=chat.stream)
 
-    async def _failed(self, asked: Asked) -> Answered | None:
+    async def _failed(self, asked: AcceptedRequest) -> SentResponse | None:
         """The response of a fault without a completion; server-side faults wait for the latency first."""
         kind = asked.kind or ""
         if kind == "hang":
@@ -181,7 +181,7 @@ class Chat:
                 return responses.json(b""), "200"
         return _page(kind)
 
-    async def _completed(self, asked: Asked) -> Answered:
+    async def _completed(self, asked: AcceptedRequest) -> SentResponse:
         chat, kind = asked.chat, asked.kind
         options = self.options
         found, reasoning = answers(chat, options.seed, options.field_errors, options.answer_key)
@@ -206,8 +206,8 @@ class Chat:
         self._bill(asked, content, tokens)
         return responses.json(body), "200"
 
-    async def _streamed(self, asked: Asked, content: Json, tokens: Tokens) -> Answered:
-        sent, kind = streaming.events(content, fragments=asked.chat.extensions.fragments), asked.kind
+    async def _streamed(self, asked: AcceptedRequest, content: JsonObject, tokens: TokenCounts) -> SentResponse:
+        sent, kind = event_stream.events(content, fragments=asked.chat.extensions.fragments), asked.kind
         half = len(sent) // 2
         match kind:
             case "stream_cut" | "stream_stall":
@@ -218,7 +218,7 @@ class Chat:
             case "truncated":
                 sent = [*sent[:-1], sent[-1][: len(sent[-1]) * 2 // 3]]
             case _:
-                sent.append(streaming.DONE)
+                sent.append(event_stream.DONE)
         seconds = self._latency(asked)
         gap = seconds * (1 - FIRST_CHUNK) / max(1, len(sent) - 1)
         response = await responses.stream(asked.http, sent, first=seconds * FIRST_CHUNK, gap=gap)
@@ -231,13 +231,13 @@ class Chat:
             self._bill(asked, content, tokens)
         return response, "200"
 
-    def _ident(self, asked: Asked) -> str:
+    def _ident(self, asked: AcceptedRequest) -> str:
         if not self.options.nonce:
             return response_id(asked.chat.digest, asked.repeat)
         self.nonces += 1
         return nonce_id(self.nonces)
 
-    def _bill(self, asked: Asked, content: Json, tokens: Tokens) -> None:
+    def _bill(self, asked: AcceptedRequest, content: JsonObject, tokens: TokenCounts) -> None:
         """Counts an answer that was sent completely."""
         choices = content.get("choices") or ()
         calls = sum(len(each.get("message", {}).get("tool_calls", ())) for each in choices)
@@ -246,12 +246,12 @@ class Chat:
         if self.options.nonce:
             self.stats.given.append(Given(asked.chat.digest, content["id"], time.time_ns() // 1000))
 
-    async def _wait(self, asked: Asked) -> None:
+    async def _wait(self, asked: AcceptedRequest) -> None:
         seconds = self._latency(asked)
         if seconds:
             await asyncio.sleep(seconds)
 
-    def _latency(self, asked: Asked) -> float:
+    def _latency(self, asked: AcceptedRequest) -> float:
         options = self.options
         seconds = options.latency
         if options.location_latency:
@@ -277,5 +277,5 @@ def _location(parent: str) -> str:
     return parent.rpartition("/")[2]
 
 
-def _page(kind: str) -> Answered:
+def _page(kind: str) -> SentResponse:
     return responses.html(front_end_page(int(kind), PAGES[kind]), int(kind)), kind

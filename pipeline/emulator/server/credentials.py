@@ -85,7 +85,7 @@ class ServiceAccount:
 
 
 @dataclass(slots=True)
-class Tokens:
+class AccessTokens:
     """The issued access tokens with their expiry times. `clock` returns monotonic seconds."""
 
     life: float

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from pipeline.emulator.protocol.tools import Call
+from pipeline.emulator.protocol.tools import FunctionCall
 from pipeline.emulator.protocol.wire import (
-    Json,
+    JsonObject,
     Problem,
     choice,
     denied,
@@ -94,68 +94,68 @@ def damaged_text(kind: str | None, text: str) -> str:
             return text
 
 
-def damaged_calls(kind: str | None, calls: Sequence[Call], *, later_turn: bool) -> tuple[Call, ...]:
+def damaged_calls(kind: str | None, calls: Sequence[FunctionCall], *, later_turn: bool) -> tuple[FunctionCall, ...]:
     """The calls after a fault that changes them. In a `later_turn`, with the results at hand, none."""
     if later_turn or not calls:
         return tuple(calls)
     match kind:
         case "unknown_tool":
-            return (Call("look_it_up_somewhere", {"what": calls[0].name}), *calls[1:])
+            return (FunctionCall("look_it_up_somewhere", {"what": calls[0].name}), *calls[1:])
         case "bad_arguments":
-            wrong: Json = {name: {"unexpected": value} for name, value in calls[0].arguments.items()}
-            return (Call(calls[0].name, wrong or {"unexpected": True}), *calls[1:])
+            wrong: JsonObject = {name: {"unexpected": value} for name, value in calls[0].arguments.items()}
+            return (FunctionCall(calls[0].name, wrong or {"unexpected": True}), *calls[1:])
     return tuple(calls)
 
 
-def damaged_body(kind: str | None, body: Json, digest: bytes) -> Json:
+def damaged_body(kind: str | None, body: JsonObject, digest: bytes) -> JsonObject:
     """The completion after a fault that changes its structure; other kinds leave it unchanged."""
     damage = DAMAGES.get(kind or "")
     return damage(body, digest) if damage else body
 
 
-def _no_choices(body: Json, _: bytes) -> Json:
+def _no_choices(body: JsonObject, _: bytes) -> JsonObject:
     return {name: value for name, value in body.items() if name != "choices"}
 
 
-def _empty_choices(body: Json, _: bytes) -> Json:
+def _empty_choices(body: JsonObject, _: bytes) -> JsonObject:
     return {**body, "choices": []}
 
 
-def _no_message(body: Json, _: bytes) -> Json:
+def _no_message(body: JsonObject, _: bytes) -> JsonObject:
     return {**body, "choices": [{"finish_reason": "length", "index": 0, "logprobs": None}]}
 
 
-def _length(body: Json, _: bytes) -> Json:
+def _length(body: JsonObject, _: bytes) -> JsonObject:
     return {**body, "choices": [choice(0, {"role": "assistant"}, "length")]}
 
 
-def _content_filter(body: Json, _: bytes) -> Json:
+def _content_filter(body: JsonObject, _: bytes) -> JsonObject:
     return {**body, "choices": [choice(0, {"content": None, "role": "assistant"}, "content_filter")]}
 
 
-def _blocked(body: Json, digest: bytes) -> Json:
+def _blocked(body: JsonObject, digest: bytes) -> JsonObject:
     """The report of a blocked prompt; inferred for this endpoint: Gemini's own feedback, or a filtered choice."""
     forms = (_no_choices, _empty_choices, _content_filter)
     feedback = {} if digest[0] % 3 == 2 else {"promptFeedback": {"blockReason": "SAFETY"}}
     return {**forms[digest[0] % 3](body, digest), **feedback}
 
 
-def _big_signature(body: Json, digest: bytes) -> Json:
+def _big_signature(body: JsonObject, digest: bytes) -> JsonObject:
     signature = base64.b64encode(b"".join(blake2b(digest + bytes([i])).digest() for i in range(125))).decode()
     extra: dict[str, Any] = {"google": {"thought_signature": signature}}
     choices = [{**each, "message": {**each["message"], "extra_content": extra}} for each in body["choices"]]
     return {**body, "choices": choices}
 
 
-def _empty_ids(body: Json, _: bytes) -> Json:
+def _empty_ids(body: JsonObject, _: bytes) -> JsonObject:
     return _with_ids(body, "")
 
 
-def _same_ids(body: Json, _: bytes) -> Json:
+def _same_ids(body: JsonObject, _: bytes) -> JsonObject:
     return _with_ids(body, SAME_ID)
 
 
-def _with_ids(body: Json, ident: str) -> Json:
+def _with_ids(body: JsonObject, ident: str) -> JsonObject:
     choices = [
         {**each, "message": {**message, "tool_calls": [{**call, "id": ident} for call in message["tool_calls"]]}}
         if "tool_calls" in (message := each["message"])
@@ -165,18 +165,18 @@ def _with_ids(body: Json, ident: str) -> Json:
     return {**body, "choices": choices}
 
 
-def _tool_stop(body: Json, _: bytes) -> Json:
+def _tool_stop(body: JsonObject, _: bytes) -> JsonObject:
     choices = [
         {**each, "finish_reason": "stop"} if "tool_calls" in each["message"] else each for each in body["choices"]
     ]
     return {**body, "choices": choices}
 
 
-def _no_usage(body: Json, _: bytes) -> Json:
+def _no_usage(body: JsonObject, _: bytes) -> JsonObject:
     return {name: value for name, value in body.items() if name != "usage"}
 
 
-DAMAGES: Mapping[str, Callable[[Json, bytes], Json]] = {
+DAMAGES: Mapping[str, Callable[[JsonObject, bytes], JsonObject]] = {
     "no_choices": _no_choices,
     "empty_choices": _empty_choices,
     "no_message": _no_message,

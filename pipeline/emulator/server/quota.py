@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Bucket:
+class TokenBucket:
     """Grants `rate` calls per second and a burst of `window` seconds' worth (at least one call). Starts full.
 
     Refilled continuously (https://en.wikipedia.org/wiki/Token_bucket): in any `t` seconds at a constant rate, at most
@@ -75,7 +75,7 @@ class FixedWindow:
         self._granted += 1
         return True
 
-    def change(self, rate: float, now: float) -> None:  # noqa: ARG002 - the signature of `Bucket`
+    def change(self, rate: float, now: float) -> None:  # noqa: ARG002 - the signature of `TokenBucket`
         """Changes the rate, within the current window."""
         self.rate = rate
 

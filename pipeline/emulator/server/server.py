@@ -15,11 +15,11 @@ import orjson
 from aiohttp import web
 
 from pipeline.emulator.bucket.service import BucketService
-from pipeline.emulator.options import Address, Options, parse_schedule
+from pipeline.emulator.options import EmulatorAddress, Options, parse_schedule
 from pipeline.emulator.protocol.wire import dump, front_end_page
 from pipeline.emulator.server import responses
 from pipeline.emulator.server.chat import Chat
-from pipeline.emulator.server.credentials import ServiceAccount, Tokens, write_credentials
+from pipeline.emulator.server.credentials import AccessTokens, ServiceAccount, write_credentials
 from pipeline.emulator.server.stats import Stats
 from pipeline.emulator.server.token_server import FLAVOR, METADATA, MODES, TokenServer
 
@@ -139,14 +139,14 @@ ROUTES: Mapping[tuple[str, str], Callable[[Emulator, web.BaseRequest], Awaitable
 
 async def run(
     options: Options,
-    announce: Callable[[Address], None],
+    announce: Callable[[EmulatorAddress], None],
     stop: asyncio.Event,
     account: ServiceAccount | None = None,
 ) -> None:
     """See `pipeline.emulator.serve`. Without an account a new one is created."""
     if account is None:
         account = await asyncio.to_thread(ServiceAccount.generate, options.project)
-    tokens = Tokens(options.token_life)
+    tokens = AccessTokens(options.token_life)
     chat = Chat(options, tokens)
     emulator = Emulator(chat, TokenServer(account, tokens), BucketService(tokens, lambda: chat.options))
     directory = options.directory or Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vertex-emulator-"))
@@ -174,9 +174,9 @@ def _runner(handler: Handler) -> web.ServerRunner:
     return web.ServerRunner(server, shutdown_timeout=GRACE)
 
 
-def _address(options: Options, port: int, files: tuple[Path, Path]) -> Address:
+def _address(options: Options, port: int, files: tuple[Path, Path]) -> EmulatorAddress:
     origin = f"http://{HOST}:{port}"
-    return Address(
+    return EmulatorAddress(
         base_url=f"{origin}/v1/projects/{options.project}/locations/global/endpoints/openapi",
         origin=origin,
         token_uri=f"{origin}/token",

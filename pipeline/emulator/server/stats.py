@@ -6,7 +6,7 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pipeline.emulator.protocol.wire import Tokens
+from pipeline.emulator.protocol.wire import TokenCounts
 
 MOST_ANSWERS = 200_000
 """The number of answers remembered one by one; the oldest are dropped first."""
@@ -62,7 +62,7 @@ class Stats:
         self.seen[digest] = before + 1
         return before
 
-    def bill(self, digest: bytes, tokens: Tokens, *, tool_calls: int = 0, tool_results: int = 0) -> None:
+    def bill(self, digest: bytes, tokens: TokenCounts, *, tool_calls: int = 0, tool_results: int = 0) -> None:
         """Counts a completion that was sent completely."""
         self.answers += 1
         self.answered[digest] = self.answered.get(digest, 0) + 1

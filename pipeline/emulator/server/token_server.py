@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from pipeline.emulator.protocol.wire import dump, front_end_page
-from pipeline.emulator.server.credentials import OAuthProblem, ServiceAccount, Tokens, check_refresh_grant
+from pipeline.emulator.server.credentials import AccessTokens, OAuthProblem, ServiceAccount, check_refresh_grant
 from pipeline.emulator.server.responses import closed, html, plain
 from pipeline.emulator.server.responses import json as json_response
 
@@ -26,7 +26,7 @@ class TokenServer:
     """Serves both sources of tokens. `mode` is one of `MODES`; a slow answer takes `delay` seconds."""
 
     account: ServiceAccount
-    tokens: Tokens
+    tokens: AccessTokens
     mode: str = "ok"
     delay: float = 5.0
 

@@ -13,7 +13,7 @@ from pipeline.evaluation.graders.values import ABSENT, Nothing, is_nothing, same
 from pipeline.evaluation.graders.verdicts import Leaf, Verdict
 from pipeline.faults import UsageError
 
-Part = tuple[str, tuple[int, ...], Any]
+InnerValue = tuple[str, tuple[int, ...], Any]
 """A value inside another one: its path from there, its positions in the lists on the way, and the value."""
 
 _BARE_NAME = re.compile(r"[^.\[\]\"]+")
@@ -52,7 +52,7 @@ class Place:
         got = None if got is ABSENT else got
         return Leaf(self.path, verdict, expected, got, score, label, self.expected_index, self.got_index)
 
-    def part(self, part: Part, verdict: Verdict, got: Any = None) -> Leaf:
+    def part(self, part: InnerValue, verdict: Verdict, got: Any = None) -> Leaf:
         """The leaf of a part of the expected value, or of the given one if the verdict is `invented`."""
         path, index, value = part
         path = (self.path + path).removeprefix(".")
@@ -93,7 +93,7 @@ class Grader(ABC):
         """Whether this counts as a value."""
         return not is_nothing(value, self.nothing)
 
-    def parts(self, value: Any) -> Iterator[Part]:
+    def parts(self, value: Any) -> Iterator[InnerValue]:
         """The leaves of a value that counts as one: missed or invented when the other side has none."""
         yield "", (), value
 

@@ -17,7 +17,7 @@ PENDING = "pending"
 
 APPROVED, REJECTED = "approved", "rejected"
 
-Address = tuple[str, int, str, tuple[int, ...], tuple[int, ...]]
+LeafAddress = tuple[str, int, str, tuple[int, ...], tuple[int, ...]]
 """Identifies a leaf of a run: row, repeat, path, positions in the expected lists and in the given ones."""
 
 
@@ -79,7 +79,7 @@ class Question:
     judge: Judge
 
     @property
-    def address(self) -> Address:
+    def address(self) -> LeafAddress:
         """The key under which its votes are looked up."""
         return (self.row, self.repeat, self.path, self.expected_index, self.got_index)
 
@@ -94,7 +94,7 @@ def questions(graders: Graders, graded: Iterable[Graded]) -> Iterator[Question]:
                 yield Question(*address, leaf.expected, leaf.got, judges[leaf.path])
 
 
-def ruled(graders: Graders, graded: Graded, votes: Mapping[Address, Sequence[bool]]) -> Graded:
+def ruled(graders: Graders, graded: Graded, votes: Mapping[LeafAddress, Sequence[bool]]) -> Graded:
     """The row with the decisions of the votes; undecided leaves stay pending, and wrong.
 
     A decided leaf is labelled `approved` or `rejected`, and its score is the share of approving votes. The alignment of

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.evaluation.graders.alignment import Pairs, assigned, in_order
-from pipeline.evaluation.graders.base import Grader, Part, Place, mistyped, require_grader, step
+from pipeline.evaluation.graders.base import Grader, InnerValue, Place, mistyped, require_grader, step
 from pipeline.evaluation.graders.objects import Object
 from pipeline.evaluation.graders.scalars import Text
 from pipeline.evaluation.graders.verdicts import Leaf, Verdict
@@ -48,7 +48,7 @@ class Listed(Grader):
             return any(map(self.item.gives, value))
         return super().gives(value)
 
-    def parts(self, value: Any) -> Iterator[Part]:
+    def parts(self, value: Any) -> Iterator[InnerValue]:
         """The leaves of all items."""
         if not isinstance(value, list):
             yield "", (), value

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.evaluation.graders.base import ROOT, Grader, Part, Place, mistyped, require_grader, step
+from pipeline.evaluation.graders.base import ROOT, Grader, InnerValue, Place, mistyped, require_grader, step
 from pipeline.evaluation.graders.values import ABSENT, same
 from pipeline.evaluation.graders.verdicts import Leaf, Verdict
 
@@ -36,7 +36,7 @@ class Object(Grader):
             return any(grader.gives(value.get(name, ABSENT)) for name, grader in self.fields.items())
         return super().gives(value)
 
-    def parts(self, value: Any) -> Iterator[Part]:
+    def parts(self, value: Any) -> Iterator[InnerValue]:
         """The leaves of all fields that count as values."""
         if not self.fields or not isinstance(value, Mapping):
             yield "", (), value

@@ -58,7 +58,7 @@ class Gold:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RowAnswer:
     """The result of a row in one repeat: the answer, or the type of its fault."""
 
     got: Any = None
@@ -68,7 +68,7 @@ class Answer:
     latency_s: float | None = None
 
 
-def grade_row(graders: Graders, gold: Gold, answer: Answer) -> Graded:
+def grade_row(graders: Graders, gold: Gold, answer: RowAnswer) -> Graded:
     """Grades the answer. Pure. Python values (dates, decimals, models) are converted to JSON first.
 
     Any JSON is graded, never refused. Raises UsageError when the row has no usable expected answer.
@@ -128,7 +128,7 @@ class _Foreign:
     answer: Any
 
 
-def _answers(graders: Graders, answer: Answer) -> Iterator[tuple[str, Grader, Any]]:
+def _answers(graders: Graders, answer: RowAnswer) -> Iterator[tuple[str, Grader, Any]]:
     got = plain(answer.got)
     for name, grader in graders.fields.items():
         if answer.fault is not None:

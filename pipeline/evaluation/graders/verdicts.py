@@ -68,7 +68,7 @@ class Graded:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class VerdictCounts:
     """The leaves of one field in one row, by verdict; means over the repeats if there are several.
 
     `right` is the share of repeats in which all leaves of the field are right, `score` the mean score of its leaves.
@@ -95,7 +95,7 @@ class Scored:
 
     row: str
     correct: float
-    fields: Mapping[str, Counts]
+    fields: Mapping[str, VerdictCounts]
     slices: Mapping[str, str] = field(default_factory=dict)
     cluster: str | None = None
     failed: float = 0.0

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.evaluation.extra import needs_eval
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.evaluation.stats.intervals import (
     ANYTHING,
     DRAWS,
@@ -258,7 +258,7 @@ def _totals(metric: Metric, rows: Sequence[Scored]) -> Totals:
     import numpy as np
 
     named = [metric.field] if metric.field else sorted({field for row in rows for field in row.fields})
-    nothing = Counts(right=0.0, score=0.0)
+    nothing = VerdictCounts(right=0.0, score=0.0)
     table = np.array(
         [[[getattr(row.fields.get(name, nothing), column) for column in _COLUMNS] for name in named] for row in rows],
         dtype=np.float64,
@@ -281,7 +281,7 @@ def _f1_macro(totals: Numbers) -> Numbers:
 
 
 def _ratio(family: str, totals: Numbers) -> Numbers:
-    """The family's ratio, from columns as in `Counts`; NaN where the denominator is 0."""
+    """The family's ratio, from columns as in `VerdictCounts`; NaN where the denominator is 0."""
     import numpy as np
 
     match, wrong, missed, invented, empty, failed = (totals[..., i] for i in range(len(_COLUMNS)))

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.counters import Counters
-from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, Report
+from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
 from pipeline.ledger import Charges
 from pipeline.pace import Pacer
-from pipeline.policy import Budget, Judge, LocalUpstream, Shutdown
+from pipeline.policy import Budget, FailurePolicy, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
 
 _STEADY = 0.05
@@ -40,7 +40,7 @@ class _Granted:
 
 
 @dataclass(slots=True)
-class _Worker:
+class _WorkerState:
     """One worker's part of the run's limits, and its state as of its last report."""
 
     share: float = 0.0
@@ -73,14 +73,14 @@ class _Worker:
 class LeaseAllocator:
     """The limits of a run, divided among its workers, which are identified by number."""
 
-    def __init__(self, composed: ComposedAsk[LocalUpstream], tally: Counters, stop: Shutdown) -> None:
+    def __init__(self, composed: ComposedAsk[LocalUpstream], counters: Counters, stop: Shutdown) -> None:
         self._dispatcher = composed.dispatcher
         self._account = composed.account
         self._lanes = composed.lanes
         self._budgets = {budget.unit: budget for budget in composed.account.budgets}
-        self._tally = tally
+        self._counters = counters
         self._stop = stop
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, _WorkerState] = {}
         for lane in self._lanes:
             lane.hitch = self._trouble
 
@@ -91,7 +91,7 @@ class LeaseAllocator:
 
     def join(self, number: int) -> None:
         """A worker has started, and has no lease yet."""
-        self._workers[number] = _Worker(
+        self._workers[number] = _WorkerState(
             probes=[0] * len(self._lanes),
             comparisons=[0] * len(self._lanes),
             lanes=[LaneReport() for _ in self._lanes],
@@ -111,7 +111,7 @@ class LeaseAllocator:
             budget.charge(max(0.0, cost - granted.charged), None)
         self._sum_up()
 
-    def report(self, number: int, report: Report, now: float) -> None:
+    def report(self, number: int, report: WorkerReport, now: float) -> None:
         """Takes in a worker's report."""
         worker = self._workers[number]
         worker.in_flight, worker.waiting, worker.retrying = report.in_flight, report.waiting, report.retrying
@@ -122,13 +122,13 @@ class LeaseAllocator:
         while worker.ceilings and worker.ceilings[0][0] < report.lease:
             worker.ceilings.popleft()
         worker.held = max(worker.granted, report.in_flight, *(places for _, places in worker.ceilings))
-        self._tally.add(report.counted)
-        self._tally.notices.extend(report.notices)
+        self._counters.add(report.counted)
+        self._counters.notices.extend(report.notices)
         for latency in report.latencies:
             self._dispatcher.latencies.add(latency)
         self._sum_up()
         for lane, one in zip(self._lanes, report.lanes, strict=True):
-            _replay(lane, one, now, self._dispatcher.judge)
+            _replay(lane, one, now, self._dispatcher.failure_policy)
         self._decide(now)
         for unit, paid in report.budgets.items():
             _settle(self._budgets[unit], worker.budgets[unit], paid)
@@ -160,15 +160,15 @@ class LeaseAllocator:
             lane.control.has_lost = any(one.lost_at > lane.blame.cleared_until for one in seen)
             lane.control.is_elsewhere = not lane.control.has_lost and any(one.compares for one in seen)
             lane.control.is_wanted = False
-        if (denied := self._dispatcher.judge.verdict(now)) is not None:
+        if (denied := self._dispatcher.failure_policy.verdict(now)) is not None:
             self._stop.request(denied)
 
     def _sum_up(self) -> None:
-        tally, workers = self._tally, list(self._workers.values())
-        tally.in_flight = sum(worker.in_flight for worker in workers)
-        tally.waiting = sum(worker.waiting for worker in workers)
-        tally.retrying = sum(worker.retrying for worker in workers)
-        tally.waits_for = max(workers, key=lambda one: one.waiting).waits_for if workers else None
+        counters, workers = self._counters, list(self._workers.values())
+        counters.in_flight = sum(worker.in_flight for worker in workers)
+        counters.waiting = sum(worker.waiting for worker in workers)
+        counters.retrying = sum(worker.retrying for worker in workers)
+        counters.waits_for = max(workers, key=lambda one: one.waiting).waits_for if workers else None
 
     def _divide_rates(self) -> None:
         workers = list(self._workers.values())
@@ -227,7 +227,7 @@ class LeaseAllocator:
             if lane.control.is_wanted and able and not is_asked:
                 max(able, key=lambda one: one.granted).comparisons[index] += 1
 
-    def _lease(self, worker: _Worker) -> Lease:
+    def _lease(self, worker: _WorkerState) -> Lease:
         limits = self._dispatcher.limits
         lease = Lease(
             number=_next_number(worker),
@@ -240,10 +240,10 @@ class LeaseAllocator:
                     opened_at=lane.opened_at,
                     failing_since=lane.failing_since if lane.opened_at is not None else None,
                     cleared_until=lane.blame.decided_until,
-                    served=lane.has_served or self._tally.ok_before > 0,
+                    served=lane.has_served or self._counters.ok_before > 0,
                     probes=probes,
                     comparisons=comparisons,
-                    gate_opens=lane.gate.opens_at,
+                    hold_ends=lane.hold.opens_at,
                 )
                 for lane, probes, comparisons in zip(self._lanes, worker.probes, worker.comparisons, strict=True)
             ],
@@ -300,7 +300,7 @@ def _end(budget: Budget, granted: _Granted, calls: int, amount: float) -> None:
     granted.reserved -= amount
 
 
-def _replay(lane: LocalUpstream, report: LaneReport, now: float, judge: Judge) -> None:
+def _replay(lane: LocalUpstream, report: LaneReport, now: float, judge: FailurePolicy) -> None:
     """Replays the events of a worker's lane on the run's own lane; with the current time, which must never decrease."""
     if lane.rate:
         lane.rate.held_back(report.held_back_at)
@@ -322,7 +322,7 @@ def _part(limit: Pacer | None, share: float) -> float | None:
     return None if limit is None else limit.per_minute * share
 
 
-def _next_number(worker: _Worker) -> int:
+def _next_number(worker: _WorkerState) -> int:
     return 1 if worker.sent is None else worker.sent.number + 1
 
 

@@ -59,8 +59,8 @@ class LeasedUpstream(Upstream):
         # The parent counts all probes it ever granted: those left from an outage that is over are not used.
         if lease.opened_at is None:
             self.probed = lease.probes
-        if lease.gate_opens > now and lease.gate_opens > self.gate.opens_at:
-            self.gate.close(now, lease.gate_opens - now)
+        if lease.hold_ends > now and lease.hold_ends > self.hold.opens_at:
+            self.hold.close(now, lease.hold_ends - now)
         if lease.rate is None:
             self.pace = None
         elif self.pace is None:
@@ -76,7 +76,7 @@ class LeasedUpstream(Upstream):
         pace = self.pace.wait(now) if self.pace else 0.0
         if pace:
             self.report.held_back_at = now
-        return max(self.gate.wait(now), pace)
+        return max(self.hold.wait(now), pace)
 
     def sent(self, now: float) -> None:
         """A request leaves."""
@@ -104,7 +104,7 @@ class LeasedUpstream(Upstream):
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
         """A request was refused for lack of quota."""
         if retry_after is not None:  # here at once: the parent's hold arrives a tick later
-            self.gate.close(now, retry_after)
+            self.hold.close(now, retry_after)
         self.report.events.append(("throttled", left_at, retry_after))
 
     def failed(self, now: float, row: int, in_play: int = 0, left_at: float | None = None) -> None:  # noqa: ARG002 - the parent counts its own

@@ -47,7 +47,7 @@ class LaneLease:
     served: bool = False
     probes: int = 0
     comparisons: int = 0
-    gate_opens: float = float("-inf")
+    hold_ends: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class BudgetReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class WorkerReport:
     """A worker's state under the lease with this number, and what it has counted since its last report."""
 
     lease: int
@@ -163,14 +163,14 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class WorkerFailed:
     """The worker fails: for a known reason, or because of a bug, with its traceback."""
 
     reason: Fault | UsageError | str
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class WorkerDone:
     """The last message of a worker: everything assigned to it is sealed or recorded."""
 
 

@@ -21,12 +21,12 @@ from pipeline.execution.processes.messages import (
     Channel,
     ChunkAssigned,
     ChunkWanted,
-    Done,
-    Failed,
     PartRecorded,
     PartWritten,
-    Report,
     StopRequested,
+    WorkerDone,
+    WorkerFailed,
+    WorkerReport,
 )
 from pipeline.execution.processes.spawn import Process, WorkerPool
 from pipeline.execution.run import Run
@@ -59,17 +59,17 @@ class PoolSpec:
     lanes: Sequence[tuple[str, float]]
 
 
-async def execute(run: Run, crew: PoolSpec) -> None:
+async def execute(run: Run, pool: PoolSpec) -> None:
     """Like `Run.execute`, in worker processes: the same dataset, under the limits of one run."""
     if not (chunks := run.begin()):
         return
     context = run.context
-    composed = context.compose([OpenEndpoint(name, weight, _unasked) for name, weight in crew.lanes])
-    count = min(crew.workers.count, len(chunks), context.settings.bounds.concurrency)
-    await to_thread.run_sync(crew.workers.reduce, count)
+    composed = context.compose([OpenEndpoint(name, weight, _unasked) for name, weight in pool.lanes])
+    count = min(pool.workers.count, len(chunks), context.settings.bounds.concurrency)
+    await to_thread.run_sync(pool.workers.reduce, count)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.monitor(composed).keep)
-        await _Parent(run, crew, composed).work([chunk.index for chunk in chunks])
+        await _Parent(run, pool, composed).work([chunk.index for chunk in chunks])
         tasks.cancel_scope.cancel()
 
 
@@ -83,7 +83,7 @@ class _Child:
 
     number: int
     process: Process
-    link: Channel
+    channel: Channel
     lifeline: int
     open: set[int] = field(default_factory=set)
     """The chunks assigned to it that are not sealed."""
@@ -99,9 +99,9 @@ class _Child:
 
 
 class _Parent:
-    def __init__(self, run: Run, crew: PoolSpec, composed: ComposedAsk[LocalUpstream]) -> None:
+    def __init__(self, run: Run, pool: PoolSpec, composed: ComposedAsk[LocalUpstream]) -> None:
         self._run = run
-        self._crew = crew
+        self._pool = pool
         self._stop = run.context.stop
         self._allocator = LeaseAllocator(composed, run.context.counters, self._stop)
         self._left: deque[int] = deque()
@@ -114,15 +114,15 @@ class _Parent:
             around.start_soon(self._lease_often)
             around.start_soon(self._report_stop)
             async with anyio.create_task_group() as tasks:
-                for number in range(self._crew.workers.count):
+                for number in range(self._pool.workers.count):
                     tasks.start_soon(self._employ, number)
             around.cancel_scope.cancel()
 
     async def _employ(self, number: int) -> None:
         """Keeps one worker running until all is done or the run stops; starts another if it dies."""
         while not self._stop.requested and (self._left or self._open()):
-            started = self._crew.workers.start()
-            child = _Child(number, started.process, Channel(started.link), started.lifeline)
+            started = self._pool.workers.start()
+            child = _Child(number, started.process, Channel(started.channel), started.lifeline)
             try:
                 await self._order(child)
                 await self._serve(child)
@@ -135,15 +135,15 @@ class _Parent:
 
     async def _order(self, child: _Child) -> None:
         """Sends a worker its assignment, before any other message."""
-        context, crew = self._run.context, self._crew
+        context, pool = self._run.context, self._pool
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # as in `_send`
-            await child.link.share(self._run.lock)
+            await child.channel.share(self._run.lock)
         order = Assignment(
             plan=context.plan,
             settings=context.settings,
             number=child.number,
-            of=crew.workers.count,
-            start=crew.start,
+            of=pool.workers.count,
+            start=pool.start,
         )
         await self._send(child, order)
         self._children[child.number] = child
@@ -153,9 +153,9 @@ class _Parent:
 
     async def _serve(self, child: _Child) -> None:
         """Handles the messages of a worker until its channel closes."""
-        while (message := await child.link.receive()) is not None:
+        while (message := await child.channel.receive()) is not None:
             match message:
-                case Report():
+                case WorkerReport():
                     self._allocator.report(child.number, message, anyio.current_time())
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
@@ -165,9 +165,9 @@ class _Parent:
                     await self._hand_out()
                 case PartWritten():
                     await self._keep(child, message.part)
-                case Failed():
+                case WorkerFailed():
                     self._failed(message)
-                case Done():
+                case WorkerDone():
                     child.done = True
 
     async def _keep(self, child: _Child, part: Part) -> None:
@@ -181,7 +181,7 @@ class _Parent:
         await self._send(child, PartRecorded(part.chunk))
         await self._hand_out()
 
-    def _failed(self, message: Failed) -> None:
+    def _failed(self, message: WorkerFailed) -> None:
         if isinstance(message.reason, str):
             raise RuntimeError(f"a worker process failed:\n{message.reason}")  # noqa: TRY004 - a bug of ours, not a wrong type
         if isinstance(message.reason, UsageError):
@@ -202,7 +202,7 @@ class _Parent:
         """The next worker and its chunk; the chunk is None once all are sealed."""
         unsealed = len(self._left) + len(self._open())
         # Rounded up. Near the end, chunks are thus spread over the workers, instead of one holding several.
-        share = -(-unsealed // self._crew.workers.count)
+        share = -(-unsealed // self._pool.workers.count)
         for child in self._children.values():
             if child.wants and self._left and len(child.open) < share:
                 return child, self._left.popleft()
@@ -216,7 +216,7 @@ class _Parent:
     async def _end(self, child: _Child) -> None:
         """Waits for a process to end, kills it if it does not, and absorbs its journal."""
         child.let_go()
-        await child.link.close()
+        await child.channel.close()
         with anyio.move_on_after(LAST_WORDS_S):
             await to_thread.run_sync(child.process.wait, abandon_on_cancel=True)
         if child.process.returncode is None:
@@ -257,7 +257,7 @@ class _Parent:
 
     async def _send(self, child: _Child, message: object) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # `_serve` notices that it is gone
-            await child.link.send(message)
+            await child.channel.send(message)
 
 
 def _ended(code: int | None) -> str:

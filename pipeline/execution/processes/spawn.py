@@ -66,12 +66,12 @@ class Started:
     """A worker process, and the parent's ends of its channel and lifeline: it ends when the lifeline is closed."""
 
     process: Process
-    link: socket.socket
+    channel: socket.socket
     lifeline: int
 
     def let_go(self) -> None:
         """Closes the parent's ends."""
-        self.link.close()
+        self.channel.close()
         os.close(self.lifeline)
 
 
@@ -136,7 +136,7 @@ class WorkerPool:
                 pid = os.fork()
             if pid == 0:
                 # If another worker also held a lifeline, it would stay open when the parent dies.
-                others = [end for one in self._forked for end in (one.link.fileno(), one.lifeline)]
+                others = [end for one in self._forked for end in (one.channel.fileno(), one.lifeline)]
                 _live(main, theirs, reading, [ours.fileno(), lifeline, *others])
         except OSError:
             Started(Forked(0), ours, lifeline).let_go()
@@ -158,7 +158,7 @@ def _ties() -> tuple[socket.socket, socket.socket, int, int]:
         raise
 
 
-def _live(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]) -> None:
+def _live(main: Main, channel: socket.socket, lifeline: int, foreign: Sequence[int]) -> None:
     """The entire life of a forked worker. Never returns: the code after the fork belongs to the parent."""
     code = 1
     try:
@@ -168,7 +168,7 @@ def _live(main: Main, link: socket.socket, lifeline: int, foreign: Sequence[int]
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)
-        code = main(link.detach(), lifeline)
+        code = main(channel.detach(), lifeline)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - whatever it is, it must not reach the parent's code

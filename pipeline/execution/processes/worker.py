@@ -24,20 +24,20 @@ from pipeline.execution.processes.messages import (
     Channel,
     ChunkAssigned,
     ChunkWanted,
-    Done,
-    Failed,
     Lease,
     PartRecorded,
     PartWritten,
-    Report,
     StopRequested,
+    WorkerDone,
+    WorkerFailed,
+    WorkerReport,
 )
 from pipeline.faults import Broken, Fault, Halt, Interrupted, UsageError
 from pipeline.job.job import Job
+from pipeline.job.turns import Turn
 from pipeline.pace import RetryBudget
 from pipeline.policy import Limits, Shutdown
 from pipeline.policy.compose import ProcessLimits, units_of
-from pipeline.policy.turns import Turn
 from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.run_folder import RunFolder
@@ -50,7 +50,7 @@ _LATENCIES = 20
 """Latencies per report at most: a sample, which quantiles do not suffer from."""
 
 
-class Records:
+class JournalPair:
     """The entries of two journals: the worker's own and the run's, in which nothing changes those of its chunks."""
 
     def __init__(self, own: Journal, folder: RunFolder) -> None:
@@ -87,7 +87,7 @@ class Records:
         return heapq.merge(*both, key=itemgetter(0))
 
 
-async def work(job: Job, order: Assignment, connect: Connect, link: Channel, lifeline: int) -> None:
+async def work(job: Job, order: Assignment, connect: Connect, channel: Channel, lifeline: int) -> None:
     """Works until there is nothing left or the run stops. Ends the process when the parent, at the lifeline, dies.
 
     Raises `UsageError` if the job is not the one of the run.
@@ -111,7 +111,7 @@ async def work(job: Job, order: Assignment, connect: Connect, link: Channel, lif
                 stop=Shutdown(),
             )
             async with connect() as endpoints:
-                await _Worker(context, order, link, endpoints).work()
+                await _Worker(context, order, channel, endpoints).work()
 
 
 def _outlived(lifeline: int, journal: Journal) -> None:
@@ -124,11 +124,11 @@ def _outlived(lifeline: int, journal: Journal) -> None:
 
 class _Worker:
     def __init__(
-        self, context: RunContext[LeasedBudget], order: Assignment, link: Channel, endpoints: Sequence[OpenEndpoint]
+        self, context: RunContext[LeasedBudget], order: Assignment, channel: Channel, endpoints: Sequence[OpenEndpoint]
     ) -> None:
         self._context = context
         self._order = order
-        self._link = link
+        self._channel = channel
         self._parent_knows_of_stop = False
         self._leased = anyio.Event()
         self._lease = 0
@@ -148,13 +148,13 @@ class _Worker:
             for lane in self._composed.lanes:
                 tasks.start_soon(self._compare_when_asked, lane)
             await self._leased.wait()
-            records = Records(context.journal, context.folder)
+            records = JournalPair(context.journal, context.folder)
             await context.process(self._composed.ask, self._next_chunk, self._keep, records=records)
             await self._tell(self._report())
             tasks.cancel_scope.cancel()
         if isinstance(stop.reason, Fault):
-            await self._tell(Failed(stop.reason))
-        await self._tell(Done())
+            await self._tell(WorkerFailed(stop.reason))
+        await self._tell(WorkerDone())
 
     async def _next_chunk(self) -> engine.Chunk | None:
         await self._tell(ChunkWanted())
@@ -174,7 +174,7 @@ class _Worker:
         await to_thread.run_sync(self._context.journal.discard, part)
 
     async def _listen(self) -> None:
-        while (message := await self._link.receive()) is not None:
+        while (message := await self._channel.receive()) is not None:
             match message:
                 case Lease():
                     self._renew(message)
@@ -216,25 +216,25 @@ class _Worker:
     async def _tell(self, message: object) -> None:
         """Sends a message to the parent. If that is gone, the worker stops; calls cut off by it may be billed."""
         try:
-            await self._link.send(message)
+            await self._channel.send(message)
         except anyio.BrokenResourceError:
             self._context.stop.request(Interrupted("the run's parent is gone"))
             raise
 
-    def _report(self) -> Report:
+    def _report(self) -> WorkerReport:
         """What happened since the last report."""
-        tally, composed, budgets = self._context.counters, self._composed, self._context.budgets
-        if (denied := composed.dispatcher.judge.look(anyio.current_time())) is not None:
+        counters, composed, budgets = self._context.counters, self._composed, self._context.budgets
+        if (denied := composed.dispatcher.failure_policy.look(anyio.current_time())) is not None:
             self._context.stop.request(denied)
-        counted = tally.drain()
+        counted = counters.drain()
         answered = counted.get("ok", 0) + counted.get("failed", 0)
-        return Report(
+        return WorkerReport(
             lease=self._lease,
-            in_flight=tally.in_flight,
-            waiting=tally.waiting,
-            retrying=tally.retrying,
-            waits_for=tally.waits_for,
-            trouble=tally.trouble,
+            in_flight=counters.in_flight,
+            waiting=counters.waiting,
+            retrying=counters.retrying,
+            waits_for=counters.waits_for,
+            trouble=counters.trouble,
             counted=counted,
             notices=self._notes(),
             latencies=composed.dispatcher.latencies.newest(min(answered, _LATENCIES)),
@@ -252,7 +252,7 @@ class _Worker:
         stop = self._context.stop
         await stop.wait()
         if not self._parent_knows_of_stop and isinstance(stop.reason, Fault):
-            await self._tell(Failed(stop.reason))
+            await self._tell(WorkerFailed(stop.reason))
 
 
 def _leased(endpoint: OpenEndpoint, ask: Ask) -> LeasedUpstream:

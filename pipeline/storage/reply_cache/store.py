@@ -56,7 +56,7 @@ class Cache:
             self._reader.close()
             raise
         self._works = True
-        self._wanted: dict[bytes, _Wanted] = {}
+        self._wanted: dict[bytes, _Lookup] = {}
         self._held: dict[int, list[tuple[bytes, Reply]]] = {}
         self._used: dict[int, list[bytes]] = {}
         self._changes = _Changes()
@@ -68,7 +68,7 @@ class Cache:
         """The reply with this key, for this row; None when there is none."""
         reply = self._changes.replies.get(key) or self._committing.replies.get(key)
         if reply is None and self._works:
-            wanted = self._wanted.setdefault(key, _Wanted())
+            wanted = self._wanted.setdefault(key, _Lookup())
             self._asked.set()
             await wanted.found.wait()
             reply = wanted.reply
@@ -137,8 +137,8 @@ class Cache:
 
     # In a worker thread.
 
-    def _read(self, keys: Sequence[bytes]) -> _Found:
-        found = _Found()
+    def _read(self, keys: Sequence[bytes]) -> _FoundReplies:
+        found = _FoundReplies()
         now = int(time.time())
         for some in _slices(keys):
             query = f"SELECT key, used, reply FROM replies WHERE key IN ({_marks(len(some))})"  # noqa: S608 - question marks
@@ -181,7 +181,7 @@ class Cache:
 
 
 @dataclass(slots=True)
-class _Wanted:
+class _Lookup:
     """A key that is being looked up."""
 
     found: anyio.Event = field(default_factory=anyio.Event)
@@ -189,7 +189,7 @@ class _Wanted:
 
 
 @dataclass(slots=True)
-class _Found:
+class _FoundReplies:
     """The replies found, and those whose recorded last use is out of date."""
 
     replies: dict[bytes, Reply] = field(default_factory=dict)

@@ -19,7 +19,7 @@ SCRIPT = """
 import os, resource, signal, sys
 from pipeline.execution.processes.spawn import WorkerPool
 
-def main(link, lifeline):
+def main(channel, lifeline):
     {does}
 
 def here():
@@ -143,10 +143,10 @@ async def test_a_shared_descriptor_comes_before_any_message_and_is_not_handed_on
 @pytest.mark.anyio
 async def test_of_a_parent_that_is_gone_there_is_no_descriptor() -> None:
     one, other = socket.socketpair()
-    link = Channel(other)
+    channel = Channel(other)
     one.close()
-    assert await link.take() is None
-    await link.close()
+    assert await channel.take() is None
+    await channel.close()
 
 
 @pytest.mark.anyio

@@ -21,7 +21,7 @@ from pipeline.emulator.answers.nodes import NOTHING
 from pipeline.emulator.answers.seeded import Dice
 from pipeline.emulator.options import load_answer_key
 from pipeline.emulator.protocol.request import read_request
-from tests.emulator.talking import Json, asking, choices
+from tests.emulator.requests import Json, asking, choices
 from tests.emulator.test_emulator_schema import MODELS, TEXTS
 
 SCHEMA = {

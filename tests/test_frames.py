@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
-from pipeline.endpoint.streaming import Arriving, whole_body
+from pipeline.endpoint.stream import Arriving, whole_body
 from pipeline.endpoint.wire import Completion, read_completion
 from pipeline.faults import Unavailable
 

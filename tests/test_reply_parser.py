@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.data import Failure, Reply, Success
-from pipeline.endpoint.wire import Answer
+from pipeline.endpoint.wire import CompletionChoice
 from pipeline.faults import Fault, Refused, Truncated, Unavailable, Unparsable
-from pipeline.job.parsing import ReplyParser
+from pipeline.job.reply_parser import ReplyParser
 from pipeline.schema.from_pydantic import shape_of
 
 Json = dict[str, Any]
@@ -160,7 +160,7 @@ def test_the_column_is_a_list_when_there_are_several_answers() -> None:
     assert SEVERAL.parsed_type().value_type == TYPED.parsed_type()
 
 
-def split(text: str | None, marker: str | None = "think", **message: Any) -> Answer:
+def split(text: str | None, marker: str | None = "think", **message: Any) -> CompletionChoice:
     """The answer with thoughts and text told apart."""
     return ReplyParser(None, marker=marker).completion(replying(choice(text, **message))).answers[0]
 

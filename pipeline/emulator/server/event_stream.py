@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-from pipeline.emulator.protocol.wire import Json, dump
+from pipeline.emulator.protocol.wire import JsonObject, dump
 from pipeline.emulator.server.faults import SAME_ID
 
 DONE = b"data: [DONE]\n\n"
@@ -16,7 +16,7 @@ PIECE = 24  # characters per fragment of arguments
 _WORDS = re.compile(r"\s*(?:\S{1,12}\s*){1,4}|\s+")
 
 
-def events(body: Json, *, fragments: bool) -> list[bytes]:
+def events(body: JsonObject, *, fragments: bool) -> list[bytes]:
     """The server-sent events of a completion, without the final `[DONE]`.
 
     Every delta has a role; the last delta of a choice has its finish reason, and the very last one the usage. Function
@@ -25,7 +25,7 @@ def events(body: Json, *, fragments: bool) -> list[bytes]:
     return [b"data: " + dump(chunk) + b"\n\n" for chunk in chunks(body, fragments=fragments)]
 
 
-def chunks(body: Json, *, fragments: bool) -> list[Json]:
+def chunks(body: JsonObject, *, fragments: bool) -> list[JsonObject]:
     """The chunks; parts missing from the completion are missing here too."""
     head = {name: body[name] for name in ("created", "id", "model", "system_fingerprint")}
     head["object"] = "chat.completion.chunk"
@@ -41,7 +41,7 @@ def chunks(body: Json, *, fragments: bool) -> list[Json]:
     return whole
 
 
-def _parts(choice: Mapping[str, Any], *, fragments: bool) -> list[Json]:
+def _parts(choice: Mapping[str, Any], *, fragments: bool) -> list[JsonObject]:
     """One choice, delta by delta."""
     head = {"index": choice["index"], "logprobs": None}
     message = choice.get("message")
@@ -50,12 +50,12 @@ def _parts(choice: Mapping[str, Any], *, fragments: bool) -> list[Json]:
     deltas = list(_deltas(message, fragments=fragments)) or [{}]
     if "extra_content" in message:
         deltas[-1]["extra_content"] = message["extra_content"]
-    parts: list[Json] = [{**head, "delta": {"role": "assistant", **delta}} for delta in deltas]
+    parts: list[JsonObject] = [{**head, "delta": {"role": "assistant", **delta}} for delta in deltas]
     parts[-1]["finish_reason"] = choice["finish_reason"]
     return parts
 
 
-def _deltas(message: Mapping[str, Any], *, fragments: bool) -> Iterator[Json]:
+def _deltas(message: Mapping[str, Any], *, fragments: bool) -> Iterator[JsonObject]:
     for piece in _WORDS.findall(message.get("content") or ""):
         yield {"content": piece}
     if "audio" in message:
@@ -65,7 +65,7 @@ def _deltas(message: Mapping[str, Any], *, fragments: bool) -> Iterator[Json]:
             yield {"tool_calls": [delta]}
 
 
-def _fragments(call: Mapping[str, Any], index: int) -> Iterator[Json]:
+def _fragments(call: Mapping[str, Any], index: int) -> Iterator[JsonObject]:
     """A call in pieces, each with its id, name and type; the first has a neighbour's index, as Google sends it.
 
     Without an id (a fault) the index is right: otherwise nothing would distinguish the calls.

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.data import Failure, Outcome, Reply, Success
 from pipeline.endpoint.finish_reasons import fault_of, fault_of_all
-from pipeline.endpoint.wire import Answer, Completion, completion_of_reply
+from pipeline.endpoint.wire import Completion, CompletionChoice, completion_of_reply
 from pipeline.faults import Fault, Unparsable
 from pipeline.schema.shape import AnswerSchema, bare_json
 
@@ -88,7 +88,7 @@ class ReplyParser:
             raise faults[0]
         return values
 
-    def _one(self, answer: Answer, completion: Completion) -> Any:
+    def _one(self, answer: CompletionChoice, completion: Completion) -> Any:
         fault = fault_of(answer, completion)
         if fault is not None:
             raise fault
@@ -144,7 +144,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _split_thoughts(answer: Answer, marker: str) -> Answer:
+def _split_thoughts(answer: CompletionChoice, marker: str) -> CompletionChoice:
     """Removes leading `<marker>...</marker>` blocks from the text; a block that is not closed extends to the end."""
     block = re.compile(rf"\s*<{re.escape(marker)}>(.*?)(?:</{re.escape(marker)}>|\Z)", re.DOTALL)
     text, thoughts, at = answer.text or "", [], 0

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, together
 from pipeline.faults import Fault
-from pipeline.pace import Call, StragglerDetector
+from pipeline.pace import StragglerDetector, TimedCall
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +20,7 @@ class _Attempt:
 
     second: bool = False
     sent: bool = False
-    call: Call | None = None
+    call: TimedCall | None = None
     leaves: anyio.Event | None = None
 
 
@@ -29,7 +29,7 @@ class _Watched(Request):
     attempt: _Attempt = field(default_factory=_Attempt)
 
 
-def watched(ask: Ask, lateness: StragglerDetector) -> Ask:
+def watched(ask: Ask, stragglers: StragglerDetector) -> Ask:
     """Ask, and report to `hedged` when its requests leave and how long they take. Wraps the endpoint, below the queue.
 
     Time in the queue does not make a request late: a second one would only queue behind it.
@@ -43,20 +43,20 @@ def watched(ask: Ask, lateness: StragglerDetector) -> Ask:
             await checkpoint()  # if the first answer freed this slot, the cancellation arrives here: nothing is sent
             attempt.sent = True
             return await ask(request)
-        call = attempt.call = lateness.begin(anyio.current_time())
+        call = attempt.call = stragglers.begin(anyio.current_time())
         if attempt.leaves:
             attempt.leaves.set()
         try:
             return await ask(request)
         finally:
             attempt.call = None
-            lateness.end(call, anyio.current_time())
+            stragglers.end(call, anyio.current_time())
 
     return watched_ask
 
 
 def hedged(
-    ask: Ask, lateness: StragglerDetector, tally: Counters, give_up: Callable[[Reply], object] = lambda _: None
+    ask: Ask, stragglers: StragglerDetector, counters: Counters, give_up: Callable[[Reply], object] = lambda _: None
 ) -> Ask:
     """Ask, and once more when the answer is later than nearly all others: the first answer wins.
 
@@ -89,12 +89,12 @@ def hedged(
         async with anyio.create_task_group() as tasks:
             first = _Attempt()
             tasks.start_soon(race, first)
-            since = await _late(first, lateness)
+            since = await _late(first, stragglers)
             second = _Attempt(second=True)
             tasks.start_soon(race, second)
         # A second request that never left the queue cost nothing, and is not counted.
         both = second is not None and second.sent
-        tally.hedged += both
+        counters.hedged += both
         if not replies:
             raise faults[0]
         if not both:
@@ -104,15 +104,15 @@ def hedged(
     return hedged_ask
 
 
-async def _late(attempt: _Attempt, lateness: StragglerDetector) -> float:
+async def _late(attempt: _Attempt, stragglers: StragglerDetector) -> float:
     """Waits until the request is late and may be hedged; returns when it was sent. A retried call is timed anew."""
     while True:
         while attempt.call is not None:
             call, now = attempt.call, anyio.current_time()
-            if lateness.may_hedge(call, now):
-                lateness.hedge(call)
+            if stragglers.may_hedge(call, now):
+                stragglers.hedge(call)
                 return call.began
-            await anyio.sleep(lateness.look_again(call, now))
+            await anyio.sleep(stragglers.look_again(call, now))
         attempt.leaves = anyio.Event()
         await attempt.leaves.wait()
 

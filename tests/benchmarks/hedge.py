@@ -46,10 +46,10 @@ def simulate(
     endpoint, latencies = Dragging(sigma, random.Random(seed)), list[float]()
 
     async def main() -> None:
-        lateness, tally = StragglerDetector(share, 20 * in_flight), Counters()
-        lane = LocalUpstream("here", watched(endpoint.ask, lateness), rate=None)
-        dispatcher = Dispatcher([lane], Limits(in_flight), stop=Shutdown(), tally=tally, give_up_s=1e9)
-        ask = hedged(dispatcher.ask, lateness, tally) if share else dispatcher.ask
+        stragglers, counters = StragglerDetector(share, 20 * in_flight), Counters()
+        lane = LocalUpstream("here", watched(endpoint.ask, stragglers), rate=None)
+        dispatcher = Dispatcher([lane], Limits(in_flight), stop=Shutdown(), counters=counters, give_up_s=1e9)
+        ask = hedged(dispatcher.ask, stragglers, counters) if share else dispatcher.ask
 
         async def work(numbers: Iterator[int]) -> None:
             for number in numbers:

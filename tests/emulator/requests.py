@@ -12,7 +12,7 @@ import orjson
 from pipeline.emulator.answers.answers import answers
 from pipeline.emulator.protocol.request import read_request
 from pipeline.emulator.server.bodies import choices_of
-from pipeline.emulator.testing import Answered, Vertex
+from pipeline.emulator.vertex import ReceivedResponse, Vertex
 
 MODEL = "google/gemini-test"
 Json = dict[str, Any]
@@ -35,13 +35,13 @@ def message(payload: Mapping[str, Any], *, seed: int = 0, kind: str | None = Non
     return dict(choices(payload, seed=seed, kind=kind)[0]["message"])
 
 
-def content(answered: Answered) -> str:
+def content(answered: ReceivedResponse) -> str:
     """The first choice's text."""
     assert answered.status == 200, answered.body
     return str(answered.json()["choices"][0]["message"]["content"])
 
 
-def refusal(answered: Answered) -> str:
+def refusal(answered: ReceivedResponse) -> str:
     """The message of a list-wrapped 400 INVALID_ARGUMENT."""
     error = answered.json()[0]["error"]
     assert (answered.status, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")

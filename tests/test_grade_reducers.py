@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation import Enum, Function, Items, Number, Object, Text
 from pipeline.evaluation.fingerprints import fingerprints
-from pipeline.evaluation.graders.rows import Answer, Gold, Graders, grade_row
-from pipeline.evaluation.graders.verdicts import Counts, Graded, Leaf, Verdict
+from pipeline.evaluation.graders.rows import Gold, Graders, RowAnswer, grade_row
+from pipeline.evaluation.graders.verdicts import Graded, Leaf, Verdict, VerdictCounts
 from pipeline.evaluation.reducers import Flaky, by_row, consistency, flaky, reducer_of, scored
 from pipeline.evaluation.results import LEAVES, ROWS, read, write
 from pipeline.evaluation.stats.tables import confusions, tables
@@ -30,7 +30,7 @@ GRADERS = Graders({"kind": Enum(("a", "b")), "items": Items(fields={"n": Number(
 
 def graded(row: str, *answers: Any, expected: Any = None, **more: Any) -> list[Graded]:
     gold = Gold(row, expected or {"kind": "a", "items": []}, **more)
-    made = [Answer(fault="Truncated") if answer is None else Answer(answer) for answer in answers]
+    made = [RowAnswer(fault="Truncated") if answer is None else RowAnswer(answer) for answer in answers]
     return [grade_row(GRADERS, gold, dataclasses.replace(each, repeat=n)) for n, each in enumerate(made)]
 
 
@@ -76,8 +76,8 @@ def test_more_repeats_than_there_are_is_a_misuse() -> None:
 def test_counts_are_means_over_the_repeats_of_their_row() -> None:
     """A row with many repeats weighs no more than one with a single repeat."""
     rows = scored([*graded("many", RIGHT, WRONG, None, WRONG), *graded("one", RIGHT)])
-    assert rows[0].fields["kind"] == Counts(right=0.25, score=0.25, match=0.25, wrong=0.5, failed=0.25)
-    assert rows[0].fields["items"] == Counts(right=0.25, score=0.25, invented=0.5, empty=0.25, failed=0.25)
+    assert rows[0].fields["kind"] == VerdictCounts(right=0.25, score=0.25, match=0.25, wrong=0.5, failed=0.25)
+    assert rows[0].fields["items"] == VerdictCounts(right=0.25, score=0.25, invented=0.5, empty=0.25, failed=0.25)
     assert (rows[0].correct, rows[0].failed, rows[1].correct) == (0.25, 0.25, 1.0)
 
 

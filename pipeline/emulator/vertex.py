@@ -13,15 +13,14 @@ from typing import Any
 
 import aiohttp
 
-from pipeline.emulator.options import Address, Options
+from pipeline.emulator.options import EmulatorAddress, Options
+from pipeline.emulator.protocol.wire import JsonObject
 from pipeline.emulator.server.credentials import ServiceAccount
 from pipeline.emulator.server.server import run
 
-JsonObject = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ReceivedResponse:
     """A response as received."""
 
     status: int
@@ -37,7 +36,7 @@ class Answered:
 class Vertex:
     """A running emulator and a connection to it. A broken connection raises `aiohttp.ClientError`."""
 
-    address: Address
+    address: EmulatorAddress
     session: aiohttp.ClientSession
 
     async def token(self) -> str:
@@ -54,7 +53,7 @@ class Vertex:
         *,
         headers: Mapping[str, str] | None = None,
         location: str = "global",
-    ) -> Answered:
+    ) -> ReceivedResponse:
         """One chat completion at a location, with this token or a new one."""
         sent = {"Authorization": f"Bearer {token or await self.token()}", **(headers or {})}
         base_url = self.address.base_url.replace("/locations/global/", f"/locations/{location}/")
@@ -75,10 +74,10 @@ class Vertex:
             raise ValueError(answered.json()["error"])
         return dict(answered.json())
 
-    async def request(self, method: str, url: str, **arguments: Any) -> Answered:
+    async def request(self, method: str, url: str, **arguments: Any) -> ReceivedResponse:
         """Any request, with aiohttp's arguments."""
         async with self.session.request(method, url, **arguments) as response:
-            return Answered(response.status, response.headers, await response.read())
+            return ReceivedResponse(response.status, response.headers, await response.read())
 
 
 @cache
@@ -93,7 +92,7 @@ async def emulated(options: Options) -> AsyncIterator[Vertex]:
     The emulators of a process share one service account per project: generating its key is the slowest step.
     """
     stop = asyncio.Event()
-    announced: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+    announced: asyncio.Future[EmulatorAddress] = asyncio.get_running_loop().create_future()
     account = await asyncio.to_thread(_account, options.project)
     serving = asyncio.create_task(run(options, announced.set_result, stop, account))
     first: list[asyncio.Future[Any]] = [serving, announced]

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emulator import Options
-from pipeline.emulator.server import streaming as emulated_streaming
-from pipeline.emulator.testing import Vertex, emulated
-from tests.emulator.talking import MODEL, asking, chunks, content, deltas, lines, until
+from pipeline.emulator.server import event_stream as emulated_streaming
+from pipeline.emulator.vertex import Vertex, emulated
+from tests.emulator.requests import MODEL, asking, chunks, content, deltas, lines, until
 
 pytestmark = pytest.mark.anyio
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emulator.answers.facts import Facts, subject_of
-from pipeline.emulator.answers.numerals import Found, read_number, scan
+from pipeline.emulator.answers.numerals import FoundFact, read_number, scan
 
 ENGLISH = "January February March April May June July August September October November December "
 FRENCH = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre "
 GERMAN = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember "
 
 
-def values(found: list[Found]) -> list[str]:
+def values(found: list[FoundFact]) -> list[str]:
     return [each.value for each in found]
 
 

@@ -16,7 +16,7 @@ from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream
-from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, Report
+from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
 from pipeline.faults import BudgetExhausted, ProviderUnusable
 from pipeline.job.job import Job
 from pipeline.ledger import NOTHING, Charges
@@ -35,17 +35,19 @@ async def never(_: Request) -> Reply:
 Shared = tuple[LeaseAllocator, ComposedAsk[LocalUpstream], Counters, Shutdown]
 
 
-def sharing(*purses: LocalBudget, **bounds: object) -> Shared:
-    tally, stop = Counters(), Shutdown()
+def sharing(*budgets: LocalBudget, **bounds: object) -> Shared:
+    counters, stop = Counters(), Shutdown()
     job = Job(name="j", model="m", user="{{ a }}")
     known: dict[str, Any] = {"concurrency": 10, "adaptive": False, **bounds}
-    composed = compose(job, RunLimits(**known), [OpenEndpoint("here", 1.0, never)], purses, tally=tally, stop=stop)
-    return LeaseAllocator(composed, tally, stop), composed, tally, stop
+    composed = compose(
+        job, RunLimits(**known), [OpenEndpoint("here", 1.0, never)], budgets, counters=counters, stop=stop
+    )
+    return LeaseAllocator(composed, counters, stop), composed, counters, stop
 
 
-def report(lease: int = 0, *, in_flight: int = 0, waiting: int = 0, **more: object) -> Report:
+def report(lease: int = 0, *, in_flight: int = 0, waiting: int = 0, **more: object) -> WorkerReport:
     fields: dict[str, Any] = {"lanes": [LaneReport()], **more}
-    return Report(lease=lease, in_flight=in_flight, waiting=waiting, retrying=0, **fields)
+    return WorkerReport(lease=lease, in_flight=in_flight, waiting=waiting, retrying=0, **fields)
 
 
 # Shares.
@@ -220,9 +222,9 @@ def test_a_time_that_the_server_named_to_one_holds_for_all() -> None:
     shared.join(0)
     shared.join(1)
     shared.report(0, report(lanes=[LaneReport(events=[("throttled", 0.9, 30.0)])]), 1.0)
-    assert [lease.lanes[0].gate_opens for lease in shared.leases(1.0).values()] == [31.0, 31.0]
-    lane = LeasedUpstream("here", never, gate=RetryAfterHold())
-    lane.renew(LaneLease(gate_opens=31.0), 1.0)
+    assert [lease.lanes[0].hold_ends for lease in shared.leases(1.0).values()] == [31.0, 31.0]
+    lane = LeasedUpstream("here", never, hold=RetryAfterHold())
+    lane.renew(LaneLease(hold_ends=31.0), 1.0)
     assert lane.wait(1.0) >= 30.0
     assert lane.wait(31.0) == 0.0
 
@@ -329,16 +331,16 @@ def test_after_an_answer_to_one_worker_a_comparison_that_another_has_lost_before
 
 
 def taught(cap: float = 100.0, cost: float = 10.0) -> LocalBudget:
-    """A purse that knows well what a call costs."""
-    purse = LocalBudget(cap + 10_000 * cost, "tokens")
+    """A budget that knows well what a call costs."""
+    budget = LocalBudget(cap + 10_000 * cost, "tokens")
     for _ in range(10_000):
-        purse.charge(cost, cost)
-    return purse
+        budget.charge(cost, cost)
+    return budget
 
 
 def test_calls_are_granted_as_far_as_the_budget_reaches_and_the_run_ends_when_it_does_not() -> None:
-    purse = taught()
-    shared, _, _, stop = sharing(purse)
+    budget = taught()
+    shared, _, _, stop = sharing(budget)
     for number in (0, 1):
         shared.join(number)
         shared.report(number, report(waiting=50, budgets={"tokens": BudgetReport(wanted=50, each=10.0)}), 0.0)
@@ -351,7 +353,7 @@ def test_calls_are_granted_as_far_as_the_budget_reaches_and_the_run_ends_when_it
     for number in (0, 1):
         paid = BudgetReport(costs=[(10.0, 10.0)] * 5, ended=5, freed=50.0, granted=5, wanted=45, each=10.0)
         shared.report(number, report(1, waiting=45, budgets={"tokens": paid}), 1.0)
-    assert (purse.spent, purse.in_flight, purse.reserved) == (purse.cap, 0, 0.0)
+    assert (budget.spent, budget.in_flight, budget.reserved) == (budget.cap, 0, 0.0)
     shared.leases(1.1)
     assert isinstance(stop.reason, BudgetExhausted)
 
@@ -380,16 +382,16 @@ def test_calls_that_are_given_back_are_granted_to_others() -> None:
 
 
 def test_what_a_dead_worker_was_charged_and_had_in_flight_counts_once() -> None:
-    purse = taught()
-    before = purse.spent
-    shared, _, _, _ = sharing(purse)
+    budget = taught()
+    before = budget.spent
+    shared, _, _, _ = sharing(budget)
     shared.join(0)
     shared.report(0, report(waiting=6, budgets={"tokens": BudgetReport(wanted=6, each=10.0)}), 0.0)
     shared.leases(0.1)
     paid = BudgetReport(costs=[(7.0, 10.0)], ended=1, freed=10.0, granted=6)
     shared.report(0, report(1, in_flight=4, budgets={"tokens": paid}), 0.2)
     shared.leave(0, Charges(calls=2, input_tokens=14, lost_calls=3, lost_tokens=30.0))
-    assert (purse.spent - before, purse.in_flight, purse.reserved) == (44.0, 0, 0.0)
+    assert (budget.spent - before, budget.in_flight, budget.reserved) == (44.0, 0, 0.0)
 
 
 def test_what_one_worker_learns_of_costs_reaches_the_others() -> None:
@@ -402,29 +404,29 @@ def test_what_one_worker_learns_of_costs_reaches_the_others() -> None:
 
 
 def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:
-    purse = LeasedBudget("USD")
-    assert purse.take().wanted == 0
-    purse.renew(BudgetLease(30, 60.0))
+    budget = LeasedBudget("USD")
+    assert budget.take().wanted == 0
+    budget.renew(BudgetLease(30, 60.0))
     for _ in range(3):
-        assert purse.affords(1.5)
-        purse.reserve(1.5)
-    purse.charge(0.5, 1.0)
-    purse.release(1.5)
-    first = purse.take()
+        assert budget.affords(1.5)
+        budget.reserve(1.5)
+    budget.charge(0.5, 1.0)
+    budget.release(1.5)
+    first = budget.take()
     assert (first.costs, first.ended, first.freed, first.granted) == ([(0.5, 1.0)], 1, 1.5, 30)
     assert first.returned == 27 - (2 * 3 + 8)
     assert first.given_back == pytest.approx(55.5 * 13 / 27)
-    second = purse.take()
+    second = budget.take()
     assert (second.costs, second.returned) == ([], 14)
     assert second.given_back == pytest.approx(55.5 * 14 / 27)
-    assert not purse.affords(0.1)
+    assert not budget.affords(0.1)
 
 
 def test_a_worker_whose_next_call_is_too_large_gives_all_back_and_asks_for_more() -> None:
     """Else the run could not grant it the one call that it may have."""
-    purse = LeasedBudget("USD")
-    purse.renew(BudgetLease(1, 2.0))
-    assert not purse.affords(5.0)
-    report = purse.take()
+    budget = LeasedBudget("USD")
+    budget.renew(BudgetLease(1, 2.0))
+    assert not budget.affords(5.0)
+    report = budget.take()
     assert (report.returned, report.given_back, report.each) == (1, 2.0, 5.0)
     assert report.wanted > 0

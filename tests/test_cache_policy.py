@@ -61,22 +61,22 @@ def request(text: str = "hello", ordinal: int = 0, **more: Any) -> Request:
     return Request(ordinal, {"model": "m", "messages": [{"role": "user", "content": text}], **more})
 
 
-def over(endpoint: Endpoint, shelf: Shelf | None = None, tally: Counters | None = None) -> Ask:
-    return cached(endpoint.ask, shelf or Shelf(), KEYS.of, tally or Counters())
+def over(endpoint: Endpoint, shelf: Shelf | None = None, counters: Counters | None = None) -> Ask:
+    return cached(endpoint.ask, shelf or Shelf(), KEYS.of, counters or Counters())
 
 
 # Asked once
 
 
 async def test_the_same_request_is_asked_once_and_says_so_the_second_time() -> None:
-    endpoint, tally = Endpoint(), Counters()
-    ask = over(endpoint, tally=tally)
+    endpoint, counters = Endpoint(), Counters()
+    ask = over(endpoint, counters=counters)
     first, second = await ask(request()), await ask(request(ordinal=1))
     assert endpoint.asked == [0]
     assert (first.from_cache, first.paid, first.paid_usd) == (False, USAGE, 0.25)
     assert second == replace(first, from_cache=True, saved=USAGE, saved_usd=0.25)
     assert (second.paid, second.paid_usd) == (Usage(), 0.0)
-    assert tally.cache_hits == 1
+    assert counters.cache_hits == 1
 
 
 async def test_another_request_is_asked() -> None:
@@ -96,13 +96,13 @@ async def test_a_fault_is_not_stored() -> None:
 
 
 async def test_a_hit_is_not_charged() -> None:
-    endpoint, tally, purse = Endpoint(), Counters(), LocalBudget(10_000, "tokens")
-    account = Account(Prices(assumed=Price(input=1, output=1)), tally, Shutdown(), [purse])
-    ask = cached(charged(endpoint.ask, account), Shelf(), KEYS.of, tally)
+    endpoint, counters, budget = Endpoint(), Counters(), LocalBudget(10_000, "tokens")
+    account = Account(Prices(assumed=Price(input=1, output=1)), counters, Shutdown(), [budget])
+    ask = cached(charged(endpoint.ask, account), Shelf(), KEYS.of, counters)
     for ordinal in range(5):
         await ask(request(ordinal=ordinal))
-    assert (purse.spent, tally.unpriced) == (18, 0)
-    assert tally.cost_usd == pytest.approx(18 / 1e6)
+    assert (budget.spent, counters.unpriced) == (18, 0)
+    assert counters.cost_usd == pytest.approx(18 / 1e6)
 
 
 def test_a_hit_without_usage_or_a_known_price_cost_nothing_now() -> None:
@@ -130,11 +130,11 @@ async def all_at_once(ask: Ask, count: int) -> dict[int, Reply | Fault]:
 
 
 async def test_requests_that_are_alike_at_one_time_are_asked_once() -> None:
-    endpoint, tally = Endpoint(), Counters()
-    results = await all_at_once(over(endpoint, tally=tally), 50)
+    endpoint, counters = Endpoint(), Counters()
+    results = await all_at_once(over(endpoint, counters=counters), 50)
     assert len(endpoint.asked) == 1
     assert {reply.body for reply in results.values() if isinstance(reply, Reply)} == {b"1"}
-    assert tally.cache_hits == 49
+    assert counters.cache_hits == 49
     assert anyio.current_time() == pytest.approx(1.1)
 
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.comparison import Change, change, compare, join
-from pipeline.evaluation.graders.verdicts import Counts, Scored
+from pipeline.evaluation.comparison import MetricChange, change, compare, join
+from pipeline.evaluation.graders.verdicts import Scored, VerdictCounts
 from pipeline.evaluation.stats.paired_tests import sign_flip, tango
 from pipeline.evaluation.stats.power import smallest_effect
 from pipeline.faults import NothingToDo, UsageError
 from tests.scores import mcnemar, runs, scored
 
 
-def changed(metric: str, before: Sequence[Scored], after: Sequence[Scored], **more: Any) -> Change:
+def changed(metric: str, before: Sequence[Scored], after: Sequence[Scored], **more: Any) -> MetricChange:
     return change(metric, join(before, after), **more)
 
 
@@ -137,7 +137,7 @@ def test_an_f1_that_did_not_change_is_as_sure_as_its_rows() -> None:
 
 
 def test_fewer_missed_values_are_better() -> None:
-    missed, given_ = Counts(right=0, score=0, missed=1), Counts(right=1, score=1, match=1)
+    missed, given_ = VerdictCounts(right=0, score=0, missed=1), VerdictCounts(right=1, score=1, match=1)
     before = [scored(i, fields={"name": missed if i < 12 else given_}) for i in range(40)]
     after = [scored(i, fields={"name": given_}) for i in range(40)]
     found = changed("missed.name", before, after)

@@ -24,7 +24,7 @@ from pipeline.evaluation.graders import defaults  # fmt: skip
 from pipeline.evaluation.graders.base import Grader
 from pipeline.evaluation.graders.defaults import graders_for
 from pipeline.evaluation.graders.judge import questions, ruled
-from pipeline.evaluation.graders.rows import Answer, Gold, Graders, grade_row
+from pipeline.evaluation.graders.rows import Gold, Graders, RowAnswer, grade_row
 from pipeline.evaluation.graders.verdicts import Graded
 from pipeline.evaluation.results import LEAVES, ROWS, write
 from pipeline.faults import UsageError
@@ -70,7 +70,7 @@ def of(**fields: Grader) -> Graders:
 
 
 def graded(graders: Graders, expected: Any, got: Any, **more: Any) -> Graded:
-    return grade_row(graders, Gold("r1", expected, **more), Answer(got))
+    return grade_row(graders, Gold("r1", expected, **more), RowAnswer(got))
 
 
 def verdicts(row: Graded) -> dict[str, list[str]]:
@@ -193,7 +193,7 @@ def test_a_field_is_not_optional_because_its_name_begins_like_one_that_is() -> N
 
 
 def test_a_failed_row_fails_every_leaf_that_was_expected_and_every_empty_field_once() -> None:
-    answer = Answer(fault="Refused", repeat=2, cost_usd=0.5, latency_s=1.0)
+    answer = RowAnswer(fault="Refused", repeat=2, cost_usd=0.5, latency_s=1.0)
     gold = Gold("r1", {"tags": ["a", "b"], "name": None}, slices={"language": "de"}, cluster="d1")
     row = grade_row(of(tags=Items(), name=Text(), skipped=Ignore()), gold, answer)
     assert verdicts(row) == {"tags": ["failed", "failed"], "name": ["failed"]}
@@ -202,7 +202,7 @@ def test_a_failed_row_fails_every_leaf_that_was_expected_and_every_empty_field_o
 
 
 def test_a_failed_row_is_wrong_even_where_nothing_is_required() -> None:
-    assert not grade_row(of(a=Text(required=False)), Gold("r", {}), Answer(fault="Truncated")).correct
+    assert not grade_row(of(a=Text(required=False)), Gold("r", {}), RowAnswer(fault="Truncated")).correct
 
 
 def test_an_answer_that_is_no_object_is_wrong_in_every_field() -> None:

@@ -15,13 +15,13 @@ from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.monitor import RunMonitor, apply, ask_to_tune, state_of
+from pipeline.execution.rate_memory import GrantedRates
 from pipeline.faults import Broken, UsageError
 from pipeline.job.job import Job
-from pipeline.pace import Change, Pacer, RecentRate
+from pipeline.pace import Pacer, RateChange, RecentRate
 from pipeline.policy import Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
-from pipeline.storage.rate_memory import GrantedRates
 from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from tests import virtual
 
@@ -65,7 +65,7 @@ def composed(*budgets: LocalBudget, concurrency: int = 8, adaptive: bool = True)
     job = Job(name="j", model="m", user="{{ a }}")
     bounds = RunLimits(concurrency=concurrency, adaptive=adaptive)
     endpoints = [OpenEndpoint("here", 1.0, answer), OpenEndpoint("there", 1.0, answer)]
-    return compose(job, bounds, endpoints, budgets, tally=Counters(), stop=Shutdown())
+    return compose(job, bounds, endpoints, budgets, counters=Counters(), stop=Shutdown())
 
 
 class Run:
@@ -73,10 +73,10 @@ class Run:
 
     def __init__(self, folder: Path, *budgets: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
         self.folder = folder
-        self.tally = Counters()
+        self.counters = Counters()
         self.stop = Shutdown()
         self.composed = composed(*budgets, **bounds)
-        self.watch = RunMonitor(folder, self.composed, self.tally, self.stop, files or FileSystem(), budgets=budgets)
+        self.watch = RunMonitor(folder, self.composed, self.counters, self.stop, files or FileSystem(), budgets=budgets)
 
     @property
     def limits(self) -> Limits:
@@ -104,9 +104,9 @@ async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
 
 async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.tally.ok, run.tally.requests, run.tally.throttled, run.tally.hedged = 3, 5, 1, 1
+    run.counters.ok, run.counters.requests, run.counters.throttled, run.counters.hedged = 3, 5, 1, 1
     run.second()
-    run.tally.ok, run.tally.requests, run.tally.failed, run.tally.hedged = 4, 7, 1, 3
+    run.counters.ok, run.counters.requests, run.counters.failed, run.counters.hedged = 4, 7, 1, 3
     run.second()
     names = ("ok", "failed", "requests", "retries", "throttled", "hedged", "done")
     assert [[event[name] for name in names] for event in run.events()] == [[3, 0, 5, 0, 1, 1, 3], [1, 1, 2, 0, 0, 2, 5]]
@@ -114,31 +114,31 @@ async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) 
 
 async def test_what_earlier_starts_did_is_no_news(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.tally.done_before = 100
+    run.counters.done_before = 100
     run.second()
     assert (run.events()[0]["ok"], run.events()[0]["done"]) == (0, 100)
 
 
 async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
     run = Run(tmp_path, concurrency=40)
-    run.tally.in_flight, run.tally.waiting, run.tally.retrying = 7, 2, 1
-    run.tally.waits_for, run.tally.cost_usd = "quota", 0.25
+    run.counters.in_flight, run.counters.waiting, run.counters.retrying = 7, 2, 1
+    run.counters.waits_for, run.counters.cost_usd = "quota", 0.25
     run.second()
     (event,) = run.events()
     rates = {lane.name: round(lane.rate.rate, 2) for lane in run.composed.lanes if lane.rate}
     shown = ("concurrency", "in_flight", "waiting", "retrying", "waits_for", "cost_usd", "lanes", "open")
     assert [event[name] for name in shown] == [40, 7, 2, 1, "quota", 0.25, rates, []]
-    assert event["limit"] == run.tally.limit == pytest.approx(sum(rates.values()))
+    assert event["limit"] == run.counters.limit == pytest.approx(sum(rates.values()))
 
 
 async def test_the_speed_is_that_of_the_progress_bar_and_slow_rows_have_one_too(tmp_path: Path) -> None:
     run, bar = Run(tmp_path), RecentRate(anyio.current_time(), 0)
-    run.tally.rows = 100
+    run.counters.rows = 100
     for second in range(1, 200):
         await anyio.sleep(1)
-        run.tally.ok = second // 45
+        run.counters.ok = second // 45
         run.second()
-        bar.add(anyio.current_time(), run.tally.ok)
+        bar.add(anyio.current_time(), run.counters.ok)
     event = run.events()[-1]
     assert event["rows_per_s"] == round(bar.per_second, 3) > 0
     assert event["eta_s"] == round(bar.seconds_left(96) or 0, 1)
@@ -147,14 +147,14 @@ async def test_the_speed_is_that_of_the_progress_bar_and_slow_rows_have_one_too(
 async def test_a_fixed_concurrency_has_no_limit_to_show(tmp_path: Path) -> None:
     run = Run(tmp_path, adaptive=False)
     run.second()
-    assert (run.events()[0]["limit"], run.events()[0]["lanes"], run.tally.limit) == (None, {}, None)
+    assert (run.events()[0]["limit"], run.events()[0]["lanes"], run.counters.limit) == (None, {}, None)
 
 
 async def test_the_state_is_the_last_event(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert state_of(tmp_path) == {}
     for ok in (1, 2):
-        run.tally.ok = ok
+        run.counters.ok = ok
         run.second()
     assert state_of(tmp_path) == {**run.events()[-1], "failures": []}
 
@@ -178,8 +178,8 @@ async def test_a_change_is_applied_once_and_noted(tmp_path: Path) -> None:
     run.limits.concurrency = 6
     run.second()
     assert (run.limits.concurrency, run.limits.requests) == (6, first)
-    assert run.tally.notices == ["tuned: concurrency=4, rpm=120"]
-    assert [event["note"] for event in run.events() if "note" in event] == run.tally.notices
+    assert run.counters.notices == ["tuned: concurrency=4, rpm=120"]
+    assert [event["note"] for event in run.events() if "note" in event] == run.counters.notices
     assert not (tmp_path / TUNE).exists()
 
 
@@ -188,7 +188,7 @@ async def test_a_change_is_clamped_to_the_workers_of_the_start_and_the_note_says
     ask_to_tune(tmp_path, ["concurrency=5000"])
     run.second()
     assert run.limits.concurrency == run.limits.most == 200
-    assert run.tally.notices == ["tuned: concurrency=200"]
+    assert run.counters.notices == ["tuned: concurrency=200"]
 
 
 async def test_a_change_that_an_earlier_start_was_asked_for_is_over_with_it(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ async def test_a_change_that_an_earlier_start_was_asked_for_is_over_with_it(tmp_
     run = Run(tmp_path, files=files)
     ask_to_tune(tmp_path, ["concurrency=1"])
     await files.watched(run)
-    assert (run.limits.concurrency, run.tally.notices, (tmp_path / TUNE).exists()) == (8, [], False)
+    assert (run.limits.concurrency, run.counters.notices, (tmp_path / TUNE).exists()) == (8, [], False)
 
 
 async def test_a_change_that_comes_while_it_works_is_applied_within_a_second(tmp_path: Path) -> None:
@@ -235,14 +235,14 @@ def test_anything_but_a_number_for_what_can_be_tuned_is_refused_and_nothing_is_l
 
 
 async def test_a_budget_is_warned_of_once_from_80_percent_on(tmp_path: Path) -> None:
-    purse = LocalBudget(10.0, "USD", spent=7.9)
-    run = Run(tmp_path, purse)
+    budget = LocalBudget(10.0, "USD", spent=7.9)
+    run = Run(tmp_path, budget)
     run.second()
-    assert run.tally.notices == []
+    assert run.counters.notices == []
     for spent in (8.0, 9.0, 10.0):
-        purse.spent = spent
+        budget.spent = spent
         run.second()
-    assert run.tally.notices == ["80% of the budget of 10 USD is spent"]
+    assert run.counters.notices == ["80% of the budget of 10 USD is spent"]
 
 
 async def test_the_disk_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
@@ -261,12 +261,12 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
     assert rate is not None
     for now in (0.0, 30.0, 61.0):
         await anyio.sleep(now - anyio.current_time())
-        rate.change = Change(now, f"cut at {now:g}")
+        rate.change = RateChange(now, f"cut at {now:g}")
         run.second()
         run.second()
     assert state_of(tmp_path)["rate_change"].endswith(" UTC: here: cut at 61")
     told = [f"here: cut at {at} (--no-adaptive leaves the rate alone)" for at in (0, 61)]
-    assert run.tally.notices == told
+    assert run.counters.notices == told
 
 
 async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -> None:
