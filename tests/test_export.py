@@ -133,8 +133,11 @@ def test_an_empty_text_is_quoted_in_csv_and_a_null_is_not(tmp_path: Path) -> Non
 
 
 def test_a_null_alone_in_its_line_is_still_a_row(tmp_path: Path) -> None:
-    """Readers skip blank lines."""
+    """Python and pandas skip blank lines, and so do we; DuckDB does not."""
     path = written(pa.table({"a": ["x", None, "y"]}), tmp_path / "a.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["a"], ["x"], [""], ["y"]]
+    assert survey(path).rows == 3
     assert [row[0] for row in duckdb.read_csv(str(path), header=True).fetchall()] == ["x", None, "y"]
 
 
