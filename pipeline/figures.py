@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
 Unit = Literal["share", "usd", "s"]
@@ -20,6 +21,8 @@ UNKNOWN = "-"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _SWITCH = 1.5
 """A larger unit is used from one and a half of it: 89 s, then 2 min."""
+
+_MILLIONTH = Decimal("0.000001")
 
 _SMALLEST_P = 0.0001
 """Smaller p-values are not told apart."""
@@ -68,8 +71,8 @@ def dollars(usd: float) -> str:
 
 def cost(usd: float) -> str:
     """A cost as it is accounted for: to the millionth of a dollar."""
-    # Sums of the same costs in another order differ beyond the fifteenth digit; at a half that would be seen.
-    return f"${round(usd, 12):.6f}"
+    # Rounded twice: sums of the same costs in another order differ beyond the fifteenth digit, which shows at a half.
+    return f"${Decimal(f'{usd:.12f}').quantize(_MILLIONTH, ROUND_HALF_UP)}"
 
 
 def figure(number: float | None, unit: Unit, unknown: str = UNKNOWN) -> str:

@@ -107,7 +107,6 @@ LOSSY = {
     "int64, double": (pa.int64(), pa.float64()),
     "string, int64": (pa.string(), pa.int64()),
     "with and without a zone": (pa.timestamp("us"), pa.timestamp("us", "UTC")),
-    "two zones": (pa.timestamp("us", "UTC"), pa.timestamp("us", "Europe/Berlin")),
     "date, timestamp": (pa.date32(), pa.timestamp("us")),
     "bool, int8": (pa.bool_(), pa.int8()),
     "structs of other types": (struct(("a", pa.int64())), struct(("a", pa.string()))),

@@ -8,10 +8,9 @@ import pytest
 
 from pipeline.figures import cost
 
-HALF = 0.0049255
-"""Half a millionth of a dollar above a whole one."""
 
-
-@pytest.mark.parametrize("usd", [HALF, math.nextafter(HALF, 0), math.nextafter(HALF, 1)])
-def test_a_cost_does_not_depend_on_the_order_in_which_it_was_summed(usd: float) -> None:
-    assert cost(usd) == "$0.004926"
+@pytest.mark.parametrize(
+    ("half", "shown"), [(0.0049255, "$0.004926"), (0.0079105, "$0.007911"), (12.0000005, "$12.000001")]
+)
+def test_a_cost_does_not_depend_on_the_order_in_which_it_was_summed(half: float, shown: str) -> None:
+    assert {cost(usd) for usd in (half, math.nextafter(half, 0), math.nextafter(half, 100))} == {shown}
