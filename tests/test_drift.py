@@ -48,6 +48,7 @@ WIDENED: dict[str, tuple[pa.DataType, pa.DataType, pa.DataType, Any, Any]] = {
     "times": (pa.time32("s"), pa.time64("us"), pa.time64("us"), TIME, TIME),
     "UTC by two names": (pa.timestamp("us", "UTC"), pa.timestamp("us", "Etc/UTC"), pa.timestamp("us", "UTC"), AT, AT),
     "UTC by an offset": (pa.timestamp("ms", "+00:00"), pa.timestamp("us", "Z"), pa.timestamp("us", "UTC"), AT, AT),
+    "two zones": (pa.timestamp("us", "UTC"), pa.timestamp("us", "Europe/Berlin"), pa.timestamp("us", "UTC"), AT, AT),
     "units of time": (pa.timestamp("us"), pa.timestamp("ms"), pa.timestamp("us"), NAIVE, NAIVE),
     "lists": (pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.int64()), [1, None], [2**40]),
     "lists of a fixed size": (pa.list_(pa.int32(), 2), pa.list_(pa.int32()), pa.list_(pa.int32()), [1, 2], []),
