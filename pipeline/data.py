@@ -277,7 +277,7 @@ class Part:
     from_cache: int = 0
     """Rows that the reply cache answered, so that nothing was paid this time."""
     failures: Sequence[Mapping[str, Any]] = ()
-    """The failed rows by kind: see `pipeline.failures`."""
+    """The failed rows by kind: see `pipeline.totals.failures`."""
     more: tuple[PartFile, ...] = ()
     stamp: str = field(default="", compare=False)
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavailable
 from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, retrying
 from pipeline.policy.failure_policy import LAST_WAIT_S, THROTTLES, UNREACHABLE_S
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

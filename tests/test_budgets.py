@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Usage
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price
 from pipeline.faults import BudgetExhausted, Fault, Halt, Unavailable
 from pipeline.job.job import Job
-from pipeline.ledger import NOTHING, Charges
 from pipeline.policy import LocalBudget, Shutdown
 from pipeline.policy.compose import RunLimits, budgets_for, compose
 from pipeline.policy.estimates import ANSWER_TOKENS, BYTES_PER_TOKEN, CallEstimate, Size, size_of, usage_by_size
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import NOTHING, Charges
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

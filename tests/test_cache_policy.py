@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Fault, InvalidRow, Refused, Unavailable
 from pipeline.job.attachments import Attachment
 from pipeline.policy import Account, Keys, LocalBudget, Shutdown, cached, charged
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -12,16 +12,16 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Row, Usage
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price
 from pipeline.faults import BudgetExhausted, InvalidRow, Unavailable, UsageError
 from pipeline.job.attachments import image
 from pipeline.job.job import Job
-from pipeline.ledger import Charges
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits, budgets_for, compose, prices_for, workers_for
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

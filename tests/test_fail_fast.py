@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Failure
-from pipeline.failures import ALIKE, Failures, Tolerance
 from pipeline.faults import Fault, InvalidRow, Refused, TooManyFailures, Unparsable
+from pipeline.totals.failures import ALIKE, Failures, Tolerance
 from tests.commands import JOB, ROOT, Done, Shell
 from tests.servers import Answer, Call, Served, chat, error, served
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pipeline.figures import cost
+from pipeline.text.figures import cost
 
 HALF = 0.0049255
 """Half a millionth of a dollar above a whole one."""

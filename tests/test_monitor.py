@@ -11,7 +11,6 @@ import anyio.from_thread
 import orjson
 import pytest
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.monitor import RunMonitor, apply, ask_to_tune, state_of
@@ -23,6 +22,7 @@ from pipeline.policy import Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
 from pipeline.storage.run_folder import EVENTS, STATE, TUNE
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

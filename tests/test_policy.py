@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Fault, Interrupted, ProviderUnusable, Refused, Throttled, Unavailable, Unparsable
@@ -32,6 +31,7 @@ from pipeline.policy import (
     watched,
     within,
 )
+from pipeline.totals.counters import Counters
 from tests import virtual
 from tests.benchmarks.hedge import simulate
 

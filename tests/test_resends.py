@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
-from pipeline.counters import Counters
 from pipeline.data import Request
 from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.token_source import ApiKey, TokenSource
 from pipeline.endpoint.transport import IDLE_S, ROUND_TRIP_S
 from pipeline.faults import Fault, ProviderUnusable, Throttled, Unavailable
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
+from pipeline.totals.counters import Counters
 from tests.servers import Answer, Call, Raw, Says, Script, Server, chat, error, scripted
 
 pytestmark = pytest.mark.anyio

@@ -9,15 +9,15 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pipeline.counters import Counters
 from pipeline.endpoint.prices import Price
 from pipeline.execution.finish import finish
 from pipeline.execution.start import open_run
 from pipeline.faults import UsageError
-from pipeline.ledger import Charges
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits
 from pipeline.storage.run_folder import SUCCESS
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 from tests.crash.small import Place, start
 
 LIMITS = RunLimits(

@@ -23,8 +23,8 @@ from pipeline.evaluation.judge_job import (
 )
 from pipeline.execution.group import Host, RunGroup, carried_out
 from pipeline.execution.run_status import charged_to
-from pipeline.ledger import Charges, total
 from pipeline.storage.durable import FILES
+from pipeline.totals.ledger import Charges, total
 
 if TYPE_CHECKING:
     from pathlib import Path

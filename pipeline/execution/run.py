@@ -13,9 +13,9 @@ from pipeline.data import Entry, Failure, Part, is_part_name
 from pipeline.endpoint.connection import Connect
 from pipeline.execution import engine
 from pipeline.execution.monitor import RunMonitor
-from pipeline.failures import ALIKE, Failures, Tolerance
 from pipeline.job.job import Job
-from pipeline.ledger import Charges
+from pipeline.totals.failures import ALIKE, Failures, Tolerance
+from pipeline.totals.ledger import Charges
 
 if TYPE_CHECKING:
     from pipeline.execution.context import RunContext

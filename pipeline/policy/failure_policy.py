@@ -10,12 +10,12 @@ from functools import partial
 
 import anyio
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import BudgetExhausted, Permanent, ProviderUnusable, Refused, Throttled, Transient, Unavailable
 from pipeline.pace import FEW, ROWS, FailureRate, Refusal
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Control, Limits, Upstream
+from pipeline.totals.counters import Counters
 
 GIVE_UP_S = 1800.0
 """How long an endpoint as a whole may fail before the run stops, resumable."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import anyio
 
 from pipeline import Job
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, process_chunks
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits, compose, workers_for
+from pipeline.totals.counters import Counters
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.figures import Line
 from tests.benchmarks.scale import Scale

@@ -10,10 +10,10 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.pace import StragglerDetector
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, hedged, watched
+from pipeline.totals.counters import Counters
 from tests.benchmarks.figures import Line, Target, percentile
 from tests.benchmarks.scale import Scale
 

@@ -15,12 +15,12 @@ import trio
 from trio.testing import MockClock
 
 from pipeline import Job
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, open_chunks_for, process_chunks
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits, compose, workers_for
+from pipeline.totals.counters import Counters
 from tests.benchmarks.canned import Latency
 from tests.benchmarks.engine import Rows
 from tests.benchmarks.figures import Line, Target

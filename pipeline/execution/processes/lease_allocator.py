@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.counters import Counters
 from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
-from pipeline.ledger import Charges
 from pipeline.pace import Pacer
 from pipeline.policy import Budget, FailurePolicy, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 
 _STEADY = 0.05
 """Relative changes of a share below this are ignored: demand fluctuates, and each change costs every worker a lease."""

@@ -12,7 +12,6 @@ from operator import itemgetter
 import anyio
 from anyio import to_thread
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Part
 from pipeline.endpoint.connection import Connect, OpenEndpoint
 from pipeline.execution import engine
@@ -42,6 +41,7 @@ from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import merged
+from pipeline.totals.counters import Counters
 
 TICK_S = 0.02
 """Interval of a worker's reports; a change of its share takes as long to reach it."""
