@@ -197,7 +197,7 @@ class CallLog(Protocol):
     async def keep(self) -> None:
         """Records the answers so far, durably within a tick, since another call may follow, or fail."""
 
-    async def carried_out(self, run: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    async def tool_results(self, run: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
         """The results of the tools that the last answer calls."""
 
     def paid_in_vain(self, reply: Reply) -> None:

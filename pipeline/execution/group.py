@@ -65,7 +65,7 @@ class RunGroup:
 
 
 @contextmanager
-def carried_out(
+def execute_group(
     jobs: Sequence[tuple[Job, Settings]],
     host: Host,
     *,

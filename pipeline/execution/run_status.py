@@ -315,7 +315,7 @@ def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None) ->
         again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
         return f"{wrong}: restore the file, or {again} makes it again at no cost"
     for stranger in check.unrecorded(parts):
-        return f"{stranger} is no part of this run: move it elsewhere"
+        return f"{stranger} is not a part of this run: move it elsewhere"
     return None
 
 

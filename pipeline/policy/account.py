@@ -95,7 +95,7 @@ class Account:
         self._pay(one, reply, {})
 
     def hold(self, bid: Bid) -> None:
-        """A call is in flight."""
+        """Notes that a call is in flight."""
         self._held[id(bid)] = bid
         self._change_held(bid.amounts)
 

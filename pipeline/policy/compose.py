@@ -271,7 +271,7 @@ def _straggler_detector(bounds: RunLimits) -> StragglerDetector | None:
 
 
 def _all_of(bounds: RunLimits, endpoints: int) -> ProcessLimits[LocalUpstream]:
-    """The limits of a run with so many endpoints, for a process that has them to itself."""
+    """The limits of a run with this number of endpoints, for a process that does not share them."""
     silence_s = SILENCE_S if endpoints == 1 else SILENCE_AMONG_S
 
     def upstream(endpoint: OpenEndpoint, ask: Ask) -> LocalUpstream:

@@ -139,7 +139,7 @@ class Dispatcher:
         return await self._ask(request, [other for other in self.lanes if other is not lane], lane.control)
 
     async def compare(self, lane: Upstream) -> None:
-        """Has a lane asked again what it answered before, if that is wanted (see `Control`); returns once it is known.
+        """Sends a lane's control request again, if that is wanted (see `Control`); returns once its answer is known.
 
         Raises the fault that ends the run, or `Interrupted` if it is stopping.
         """

@@ -220,7 +220,7 @@ class LeaseAllocator:
                 lane.breaker.sent(now)
 
     def _ask_to_compare(self) -> None:
-        """Has one worker send an answered request again for each lane of which only that can tell whose fault it is."""
+        """Has one worker send an answered request again, for each lane where only that shows whose fault it is."""
         for index, lane in enumerate(self._lanes):
             able = [worker for worker in self._workers.values() if worker.lanes[index].compares]
             is_asked = any(worker.comparisons[index] > worker.lanes[index].compared for worker in able)

@@ -47,11 +47,11 @@ TICK_S = 0.02
 """Interval of a worker's reports; a change of its share takes as long to reach it."""
 
 _LATENCIES = 20
-"""Latencies per report at most: a sample, which quantiles do not suffer from."""
+"""Latencies per report at most: a sample is enough for quantiles."""
 
 
 class JournalPair:
-    """The entries of two journals: the worker's own and the run's, in which nothing changes those of its chunks."""
+    """The entries of two journals: the worker's own, and the run's, which is not changed for this worker's chunks."""
 
     def __init__(self, own: Journal, folder: RunFolder) -> None:
         self._own = own
