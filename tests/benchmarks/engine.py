@@ -26,7 +26,7 @@ _REPLY = Reply(BODY)
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BareRows:
     """A batch without columns."""
 
     rows: list[Row]
@@ -70,10 +70,10 @@ async def semaphore(rows: int) -> None:
 
 
 def _hands(ask: Ask) -> EngineCallbacks:
-    async def read(chunk: int) -> AsyncGenerator[Rows, None]:
+    async def read(chunk: int) -> AsyncGenerator[BareRows, None]:
         for first in range(chunk * 1000, chunk * 1000 + 1000, _BATCH):
             await anyio.lowlevel.checkpoint()
-            yield Rows([Row(ordinal, {}) for ordinal in range(first, first + _BATCH)])
+            yield BareRows([Row(ordinal, {}) for ordinal in range(first, first + _BATCH)])
 
     async def done(_: Chunk) -> set[int]:
         return set()
