@@ -52,7 +52,7 @@ types: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-format: $(READY) ## Format the code and mend what can be mended
+format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -63,7 +63,7 @@ soak: $(READY) ## The long run: thousands of kills, power cuts, failed calls and
 bench: $(READY) ## Measure against aiohttp alone and the SDK by hand; figures in out/bench.json
 	@$(BIN)/python -m tests.benchmarks
 
-profile: $(READY) ## Where the time of a run goes: the 25 dearest functions, and out/profile.pstats
+profile: $(READY) ## Where the time of a run goes: the 25 most expensive functions, and out/profile.pstats
 	@$(BIN)/python -m tests.benchmarks.profile
 
 emulate: $(READY) ## Run the local Vertex AI until Ctrl-C

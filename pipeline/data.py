@@ -197,7 +197,7 @@ class CallLog(Protocol):
     async def keep(self) -> None:
         """Records the answers so far, durably within a tick, since another call may follow, or fail."""
 
-    async def carried_out(self, run: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    async def tool_results(self, run: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
         """The results of the tools that the last answer calls."""
 
     def paid_in_vain(self, reply: Reply) -> None:
@@ -277,7 +277,7 @@ class Part:
     from_cache: int = 0
     """Rows that the reply cache answered, so that nothing was paid this time."""
     failures: Sequence[Mapping[str, Any]] = ()
-    """The failed rows by kind: see `pipeline.failures`."""
+    """The failed rows by kind: see `pipeline.totals.failures`."""
     more: tuple[PartFile, ...] = ()
     stamp: str = field(default="", compare=False)
 

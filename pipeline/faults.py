@@ -28,8 +28,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pipeline.text import excerpt
-
 MOST_MESSAGE = 2000
 """Maximum length of a fault's message in characters: it is stored with its row, and may quote a row or a server."""
 
@@ -43,7 +41,8 @@ class Fault(Exception):
     """
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:
-        message = excerpt(message, MOST_MESSAGE)
+        if len(message) > MOST_MESSAGE:
+            message = f"{message[: MOST_MESSAGE - 3]}..."
         super().__init__(message)
         self.message = message
         self.http_status = http_status

@@ -34,10 +34,10 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def pytest_configure(config: pytest.Config) -> None:
     # The workers of pytest-xdist hand their reports to the process that started them, which alone has seen all.
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Verdict())
+        config.pluginmanager.register(MatrixVerdict())
 
 
-class Verdict:
+class MatrixVerdict:
     """Fails the session when all tests of a line of the matrix were run and none has passed: skipped is not proven."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from pipeline.storage import run_folder
 
 ROOT = Path(pipeline.__file__).parent
 
-VALUES = ["text", "figures", "faults", "data", "ledger", "failures", "counters"]
+VALUES = ["text", "faults", "data", "totals"]
 PACKAGES = [
     "store",
     "pace",

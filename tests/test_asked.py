@@ -28,10 +28,10 @@ class Household(BaseModel):
     flag: Literal[False]
 
 
-class Node(BaseModel):
+class Relative(BaseModel):
     name: str
-    parent: Node | None
-    children: list[Node] = []
+    parent: Relative | None
+    children: list[Relative] = []
 
 
 def asked_of(annotation: Any) -> Any:
@@ -117,9 +117,9 @@ def test_a_null_is_taken_where_a_file_says_nullable_and_nowhere_else() -> None:
 
 def test_recursion_is_asked_for_in_optional_properties_only_where_the_model_has_defaults() -> None:
     """Gemini: "may only be used within non-required properties" (responseJsonSchema)."""
-    schema = json_schema(pydantic.create_model("Answer", tree=(Node, ...), other=(int, 3)))
+    schema = json_schema(pydantic.create_model("Answer", tree=(Relative, ...), other=(int, 3)))
     assert schema["required"] == ["tree", "other"]
-    assert schema["$defs"]["Node"]["required"] == ["name", "parent"]
+    assert schema["$defs"]["Relative"]["required"] == ["name", "parent"]
     assert not is_strict(schema)
 
 

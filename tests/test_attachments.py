@@ -314,7 +314,7 @@ def asked(*content: object) -> Request:
     return Request(0, {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": list(content)}]})
 
 
-class Endpoint:
+class RecordingEndpoint:
     """Remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -327,7 +327,7 @@ class Endpoint:
 
 @pytest.mark.anyio
 async def test_attachments_become_parts_in_their_places_and_the_request_stays_as_it_was() -> None:
-    endpoint = Endpoint()
+    endpoint = RecordingEndpoint()
     text = {"type": "text", "text": "what?"}
     request = asked(picture("charts/cheese.png"), text, Attachment("audio", "sound", WAV))
     await attaching(endpoint.ask, MEDIA)(request)
@@ -340,7 +340,7 @@ async def test_attachments_become_parts_in_their_places_and_the_request_stays_as
 
 @pytest.mark.anyio
 async def test_a_request_of_text_only_is_passed_on_untouched() -> None:
-    endpoint = Endpoint()
+    endpoint = RecordingEndpoint()
     request = Request(0, {"messages": [{"role": "user", "content": "hello"}]})
     await attaching(endpoint.ask, None)(request)
     assert endpoint.requests[0] is request
@@ -348,7 +348,7 @@ async def test_a_request_of_text_only_is_passed_on_untouched() -> None:
 
 @pytest.mark.anyio
 async def test_a_file_that_cannot_be_read_fails_the_row_before_any_call(tmp_path: Path) -> None:
-    endpoint = Endpoint()
+    endpoint = RecordingEndpoint()
     with pytest.raises(InvalidRow, match="cannot be read"):
         await attaching(endpoint.ask, tmp_path)(asked(picture(PNG), picture("none.png")))
     assert endpoint.requests == []
@@ -370,7 +370,7 @@ async def test_files_are_read_in_a_thread(tmp_path: Path) -> None:
 
     (tmp_path / "a.png").write_bytes(PNG)
     message = Telling(role="user", content=[picture("a.png")])
-    await attaching(Endpoint().ask, tmp_path)(Request(0, {"messages": [message]}))
+    await attaching(RecordingEndpoint().ask, tmp_path)(Request(0, {"messages": [message]}))
     assert threads
     assert threading.main_thread() not in threads
 
@@ -380,7 +380,7 @@ async def test_the_limit_is_on_all_parts_of_a_request_together(tmp_path: Path) -
     """Each of three files is under the limit, and so are two of them, in messages of their own."""
     for name in "abc":
         sparse(tmp_path / f"{name}.png", 6_000_000)
-    endpoint = Endpoint()
+    endpoint = RecordingEndpoint()
     ask = attaching(endpoint.ask, tmp_path)
     await ask(asked(picture("a.png"), picture("b.png")))
     messages = [{"role": "user", "content": [picture(f"{name}.png")]} for name in "abc"]

@@ -11,7 +11,7 @@ import pytest
 from pipeline.data import Reply, Request
 from pipeline.faults import Unavailable
 from tests import virtual
-from tests.test_composition import Endpoint, Setup, bounds, completion, job
+from tests.test_composition import Setup, SlowEndpoint, bounds, completion, job
 
 anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 ROWS = 300
 
 
-class Rainy(Endpoint):
+class Rainy(SlowEndpoint):
     """Fails two calls of five, and whatever row 7 asks."""
 
     def __init__(self) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.benchmarks.canned import Latency
-from tests.benchmarks.figures import Line, Target, percentile, short, stalls, table
+from tests.benchmarks.canned import CannedLatency
+from tests.benchmarks.figures import FigureTarget, Line, percentile, short, stalls, table
 from tests.benchmarks.in_flight import Load
 from tests.benchmarks.results import Machine, Results, record
 from tests.benchmarks.tail import Slow
@@ -34,21 +34,21 @@ def test_without_a_baseline_there_is_no_ratio_and_without_a_target_nothing_to_me
 @pytest.mark.parametrize(
     ("target", "met"),
     [
-        (Target("<=", 2.0, of_ratio=True), True),
-        (Target("<", 2.0, of_ratio=True), False),
-        (Target(">=", 0.75, of_ratio=True), True),
-        (Target("<", 10.0), False),
-        (Target("<=", 10.0), True),
-        (Target(">", 9.0), True),
+        (FigureTarget("<=", 2.0, of_ratio=True), True),
+        (FigureTarget("<", 2.0, of_ratio=True), False),
+        (FigureTarget(">=", 0.75, of_ratio=True), True),
+        (FigureTarget("<", 10.0), False),
+        (FigureTarget("<=", 10.0), True),
+        (FigureTarget(">", 9.0), True),
     ],
     ids=str,
 )
-def test_a_target_bounds_the_figure_or_its_ratio(target: Target, met: bool) -> None:  # noqa: FBT001 - a table
+def test_a_target_bounds_the_figure_or_its_ratio(target: FigureTarget, met: bool) -> None:  # noqa: FBT001 - a table
     assert Line("x", "us", 10.0, 5.0, target).met is met
 
 
 def test_a_target_for_a_ratio_without_a_baseline_is_missed() -> None:
-    assert Line("x", "us", 1.0, None, Target("<=", 9.0, of_ratio=True)).met is False
+    assert Line("x", "us", 1.0, None, FigureTarget("<=", 9.0, of_ratio=True)).met is False
 
 
 @given(st.lists(POSITIVE, min_size=1), st.floats(0.01, 1.0))
@@ -78,7 +78,7 @@ def test_a_figure_is_written_with_three_digits_that_count(value: float, text: st
 
 
 def test_the_table_has_a_row_a_line_and_columns_of_one_width() -> None:
-    lines = [Line("one", "us", 10.0, 5.0, Target("<=", 1.0, of_ratio=True)), Line("another, longer", "MB", 1.0)]
+    lines = [Line("one", "us", 10.0, 5.0, FigureTarget("<=", 1.0, of_ratio=True)), Line("another, longer", "MB", 1.0)]
     rows = table(lines).splitlines()
     assert len({len(row) for row in rows}) == 1
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
@@ -87,7 +87,7 @@ def test_the_table_has_a_row_a_line_and_columns_of_one_width() -> None:
 
 
 def test_littles_law_says_how_long_rows_take() -> None:
-    assert Load(15_000, 5000, Latency(10.0)).ideal_s == 30.0
+    assert Load(15_000, 5000, CannedLatency(10.0)).ideal_s == 30.0
 
 
 def test_the_ideal_time_never_leaves_a_place_empty() -> None:

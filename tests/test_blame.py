@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Fault, ProviderUnusable, Refused, Throttled, Unavailable
 from pipeline.pace import FEW, AdaptiveRate, Blame, CircuitBreaker, FailureRate, Refusal, RetryBudget
 from pipeline.pace.attribution import LEAST_ALIKE, MOST_ALIKE
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, retrying
 from pipeline.policy.failure_policy import LAST_WAIT_S, THROTTLES, UNREACHABLE_S
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -57,7 +57,7 @@ POISONS: Mapping[str, Callable[[], Fault]] = {
 
 
 @dataclass
-class Run:
+class PolicyRun:
     """Rows through the policies that a run has, with workers as a run has them."""
 
     script: Script
@@ -105,7 +105,7 @@ class Run:
 
         return answer
 
-    async def over(self, rows: int) -> Run:
+    async def over(self, rows: int) -> PolicyRun:
         """Asks the rows, as the engine does: a halt requests the stop, and rows that it interrupts stay undone."""
         self.rows = rows
         self.counters.rows = self.ok_before + rows
@@ -160,7 +160,7 @@ def only(rows: Mapping[int, Fault | Sequence[Fault]]) -> Script:
 async def test_h11_one_row_that_always_fails_ends_as_a_failed_row_and_all_others_are_answered(
     kind: str, poison: int, concurrency: int
 ) -> None:
-    run = await Run(only({poison: POISONS[kind]()}), concurrency).over(300)
+    run = await PolicyRun(only({poison: POISONS[kind]()}), concurrency).over(300)
     assert run.stop.reason is None
     assert len(run.results) == 300
     assert run.failed == {poison}
@@ -175,7 +175,7 @@ async def test_h11_a_bad_row_of_every_kind_side_by_side_costs_no_other_row(
     first: int, concurrency: int, lanes: int
 ) -> None:
     poisons = {first + number: make() for number, make in enumerate(POISONS.values())}
-    run = await Run(only(poisons), concurrency, lanes).over(300)
+    run = await PolicyRun(only(poisons), concurrency, lanes).over(300)
     assert run.stop.reason is None
     assert run.failed == set(poisons)
     assert len(run.results) == 300
@@ -183,20 +183,20 @@ async def test_h11_a_bad_row_of_every_kind_side_by_side_costs_no_other_row(
 
 async def test_h11_two_rows_that_always_hang_end_by_their_attempts_when_all_others_are_done() -> None:
     """They are all that is left, and fail together: that is no failure of the endpoint."""
-    run = await Run(only({}), hangs=frozenset({3, 4})).over(100)
+    run = await PolicyRun(only({}), hangs=frozenset({3, 4})).over(100)
     assert run.stop.reason is None
     assert run.failed == {3, 4}
     assert {run.tries[row] for row in run.failed} == {5}
 
 
 async def test_a_single_last_row_is_its_own_fault_when_earlier_starts_were_answered() -> None:
-    run = await Run(only({0: suspect(403)}), ok_before=299).over(1)
+    run = await PolicyRun(only({0: suspect(403)}), ok_before=299).over(1)
     assert run.stop.reason is None
     assert run.failed == {0}
 
 
 async def test_h11_with_two_attempts_a_bad_row_is_asked_twice_whatever_came_before() -> None:
-    run = await Run(only({0: Unavailable("503")}), attempts=2).over(50)
+    run = await PolicyRun(only({0: Unavailable("503")}), attempts=2).over(50)
     assert run.tries[0] == 2
 
 
@@ -210,7 +210,7 @@ async def test_h11_with_two_attempts_a_bad_row_is_asked_twice_whatever_came_befo
 def test_h11_wherever_one_or_two_bad_rows_are_the_others_are_answered(
     rows: int, poisons: dict[int, str], concurrency: int, lanes: int
 ) -> None:
-    run = Run(only({row: POISONS[kind]() for row, kind in poisons.items()}), concurrency, lanes)
+    run = PolicyRun(only({row: POISONS[kind]() for row, kind in poisons.items()}), concurrency, lanes)
     virtual.run(lambda: run.over(rows))
     assert run.stop.reason is None
     assert run.failed == set(poisons)
@@ -224,7 +224,7 @@ def test_h11_wherever_one_or_two_bad_rows_are_the_others_are_answered(
 async def test_t6_when_nobody_is_answered_the_run_stops_with_nothing_failed_and_few_calls_wasted(
     status: int, concurrency: int
 ) -> None:
-    run = await Run(lambda *_: suspect(status), concurrency).over(300)
+    run = await PolicyRun(lambda *_: suspect(status), concurrency).over(300)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert f"{status} said the server" in str(run.stop.reason)
     assert not run.results
@@ -233,7 +233,7 @@ async def test_t6_when_nobody_is_answered_the_run_stops_with_nothing_failed_and_
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 async def test_t6_a_permission_that_is_revoked_in_the_middle_leaves_every_later_row_undone(concurrency: int) -> None:
-    run = await Run(lambda *_: suspect(403) if anyio.current_time() >= 20.2 else REPLY, concurrency).over(3000)
+    run = await PolicyRun(lambda *_: suspect(403) if anyio.current_time() >= 20.2 else REPLY, concurrency).over(3000)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
     assert 0 < len(run.results) < 3000
@@ -251,7 +251,7 @@ async def test_t6_a_permission_that_is_revoked_before_the_last_few_rows_fails_no
     def script(row: int, a_try: int) -> Reply | Fault:
         return suspect(403) if row >= 100 - last or a_try > 1 else REPLY
 
-    run = await Run(script, concurrency).over(100)
+    run = await PolicyRun(script, concurrency).over(100)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.failed
     assert len(run.results) == 100 - last
@@ -260,7 +260,7 @@ async def test_t6_a_permission_that_is_revoked_before_the_last_few_rows_fails_no
 
 @pytest.mark.parametrize("last", [1, 2, 4])
 async def test_h11_a_few_bad_rows_at_the_end_cost_one_more_call_at_most(last: int) -> None:
-    run = await Run(only({row: suspect(403) for row in range(100 - last, 100)})).over(100)
+    run = await PolicyRun(only({row: suspect(403) for row in range(100 - last, 100)})).over(100)
     assert run.stop.reason is None
     assert run.failed == set(range(100 - last, 100))
     assert sum(run.tries.values()) == 100 + (last > 1)
@@ -272,7 +272,7 @@ async def test_t6_slow_calls_that_left_before_a_revocation_clear_no_row_refused_
     def script(row: int, tries: int) -> Reply | Fault:
         return REPLY if row < 8 and tries == 1 else suspect(403)
 
-    run = Run(script, concurrency=12)
+    run = PolicyRun(script, concurrency=12)
     slow = run.endpoints[0].ask
 
     async def ask(request: Request) -> Reply:
@@ -287,14 +287,14 @@ async def test_t6_slow_calls_that_left_before_a_revocation_clear_no_row_refused_
 
 
 async def test_t6_a_run_of_one_row_whose_model_is_unknown_stops() -> None:
-    run = await Run(lambda *_: suspect(404)).over(1)
+    run = await PolicyRun(lambda *_: suspect(404)).over(1)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert not run.results
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 async def test_h11a_the_same_400_for_each_of_the_first_rows_stops_the_run(concurrency: int) -> None:
-    run = await Run(lambda *_: bad_request(), concurrency).over(300)
+    run = await PolicyRun(lambda *_: bad_request(), concurrency).over(300)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert "too many states" in str(run.stop.reason)
     assert not run.results
@@ -302,19 +302,19 @@ async def test_h11a_the_same_400_for_each_of_the_first_rows_stops_the_run(concur
 
 
 async def test_h11a_once_a_row_was_answered_a_400_is_its_rows_own_however_many_there_are() -> None:
-    run = await Run(lambda row, _: REPLY if row == 0 else bad_request(), concurrency=1).over(300)
+    run = await PolicyRun(lambda row, _: REPLY if row == 0 else bad_request(), concurrency=1).over(300)
     assert run.stop.reason is None
     assert len(run.failed) == 299
 
 
 async def test_h11a_different_400s_are_their_rows_own() -> None:
-    run = await Run(lambda row, _: bad_request(f"column {'abcdefgh'[row]}")).over(8)
+    run = await PolicyRun(lambda row, _: bad_request(f"column {'abcdefgh'[row]}")).over(8)
     assert run.stop.reason is None
     assert len(run.failed) == 8
 
 
 async def test_a_location_that_refuses_everybody_stops_the_run_and_is_named() -> None:
-    run = Run(only({}), lanes=2)
+    run = PolicyRun(only({}), lanes=2)
 
     async def refusing(_: Request) -> Reply:
         raise suspect(404)
@@ -330,7 +330,7 @@ async def test_a_location_that_refuses_everybody_stops_the_run_and_is_named() ->
 
 
 async def test_h2b_the_time_that_a_row_is_told_holds_the_others_once() -> None:
-    run = await Run(only({0: Throttled("429", retry_after=20.0)}), concurrency=4).over(1000)
+    run = await PolicyRun(only({0: Throttled("429", retry_after=20.0)}), concurrency=4).over(1000)
     assert run.failed == {0}
     moments = run.moments_but(0)
     assert [later - earlier > 15.0 for earlier, later in pairwise(moments)].count(True) == 1
@@ -338,14 +338,14 @@ async def test_h2b_the_time_that_a_row_is_told_holds_the_others_once() -> None:
 
 
 async def test_h2b_a_row_that_is_always_throttled_does_not_slow_the_others_down() -> None:
-    run = await Run(only({0: Throttled("429")}), concurrency=32).over(2000)
-    alone = await Run(only({}), concurrency=32).over(2000)
+    run = await PolicyRun(only({0: Throttled("429")}), concurrency=32).over(2000)
+    alone = await PolicyRun(only({}), concurrency=32).over(2000)
     assert run.failed == {0}
     assert run.moments_but(0)[-1] <= 1.2 * alone.moments_but(0)[-1] + 3.0
 
 
 async def test_h2b_the_last_row_fails_rather_than_stopping_the_run_when_patience_ends() -> None:
-    run = await Run(only({299: Throttled("429")}), give_up_s=10.0).over(300)
+    run = await PolicyRun(only({299: Throttled("429")}), give_up_s=10.0).over(300)
     assert run.stop.reason is None
     assert run.failed == {299}
 
@@ -356,7 +356,7 @@ async def test_h2b_a_row_that_others_overtook_is_not_waited_for_longer_than_its_
     poison: int, concurrency: int
 ) -> None:
     """A quota that is used up throttles the others too: that none of them was shows whose fault it is."""
-    run = await Run(only({poison: Throttled("429")}), concurrency).over(300)
+    run = await PolicyRun(only({poison: Throttled("429")}), concurrency).over(300)
     assert run.failed == {poison}
     assert run.came[-1][0] - run.moments_but(poison)[-1] <= (THROTTLES + 1) * (SECONDS + 2.0)
 
@@ -365,7 +365,7 @@ async def test_h2b_a_row_that_others_overtook_is_not_waited_for_longer_than_its_
 async def test_h2b_many_rows_that_are_always_throttled_end_too(many: int) -> None:
     """Too large for the quota by the minute, for instance: all others are done, and they still end."""
     poisons = {7 * row: Throttled("429") for row in range(many)}
-    run = await Run(only(poisons)).over(300)
+    run = await PolicyRun(only(poisons)).over(300)
     assert run.stop.reason is None
     assert run.failed == set(poisons)
     last = max(moment for moment, row in run.came if row not in poisons)
@@ -373,7 +373,7 @@ async def test_h2b_many_rows_that_are_always_throttled_end_too(many: int) -> Non
 
 
 async def test_h2b_a_row_that_is_told_a_long_time_again_and_again_is_not_waited_for_a_quarter_of_an_hour() -> None:
-    run = await Run(only({0: Throttled("429", retry_after=60.0)})).over(300)
+    run = await PolicyRun(only({0: Throttled("429", retry_after=60.0)})).over(300)
     assert run.failed == {0}
     assert run.came[-1][0] - run.moments_but(0)[-1] <= 200.0
 
@@ -390,7 +390,7 @@ def test_h2_wherever_a_quota_by_the_minute_ends_none_of_its_rows_fails(
         sent[minute] += 1
         return Throttled("429") if sent[minute] > granted else REPLY
 
-    run = Run(script, concurrency)
+    run = PolicyRun(script, concurrency)
     virtual.run(lambda: run.over(rows))
     assert run.stop.reason is None
     assert not run.failed
@@ -404,7 +404,7 @@ async def test_h2_a_quota_by_the_minute_that_is_used_up_before_the_last_rows_fai
         sent[minute] += 1
         return Throttled("429") if sent[minute] > 60 else REPLY
 
-    run = await Run(script, concurrency=4).over(122)
+    run = await PolicyRun(script, concurrency=4).over(122)
     assert run.stop.reason is None
     assert not run.failed
 
@@ -413,13 +413,13 @@ async def test_h2_a_quota_that_is_gone_for_everybody_is_waited_for_and_costs_no_
     def script(_row: int, _try: int) -> Reply | Fault:
         return Throttled("429") if 10.0 < anyio.current_time() < 600.0 else REPLY
 
-    run = await Run(script, concurrency=4).over(500)
+    run = await PolicyRun(script, concurrency=4).over(500)
     assert run.stop.reason is None
     assert not run.failed
 
 
 async def test_a_quota_of_nothing_says_the_servers_words_when_patience_ends() -> None:
-    run = await Run(lambda *_: Throttled("429: Daily limit"), give_up_s=60.0).over(50)
+    run = await PolicyRun(lambda *_: Throttled("429: Daily limit"), give_up_s=60.0).over(50)
     assert "Daily limit" in str(run.stop.reason)
     assert not run.results
     assert run.counters.trouble == "429: Daily limit"
@@ -429,7 +429,7 @@ async def test_a_quota_of_nothing_says_the_servers_words_when_patience_ends() ->
 async def test_h2_a_constant_share_of_429s_fails_no_row(share: float) -> None:
     every = round(1 / share)
     count = iter(range(10**9))
-    run = await Run(lambda *_: Throttled("429") if next(count) % every == 0 else REPLY, concurrency=16).over(1000)
+    run = await PolicyRun(lambda *_: Throttled("429") if next(count) % every == 0 else REPLY, concurrency=16).over(1000)
     assert not run.failed
 
 
@@ -447,7 +447,7 @@ def out_of_reach(cause: str) -> Unavailable:
 async def test_h13_an_endpoint_that_was_never_reached_ends_the_run_within_a_minute_and_says_why(
     cause: str, rows: int
 ) -> None:
-    run = await Run(lambda *_: out_of_reach(cause)).over(rows)
+    run = await PolicyRun(lambda *_: out_of_reach(cause)).over(rows)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert f"cannot be reached: no answer: {cause}" in str(run.stop.reason)
     assert UNREACHABLE_S <= anyio.current_time() <= 60.0
@@ -456,7 +456,7 @@ async def test_h13_an_endpoint_that_was_never_reached_ends_the_run_within_a_minu
 
 
 async def test_h13_an_endpoint_that_starts_up_within_half_a_minute_is_waited_for() -> None:
-    run = await Run(lambda *_: out_of_reach("refused") if anyio.current_time() < 30.0 else REPLY).over(100)
+    run = await PolicyRun(lambda *_: out_of_reach("refused") if anyio.current_time() < 30.0 else REPLY).over(100)
     assert run.stop.reason is None
     assert not run.failed
     assert run.counters.trouble is None
@@ -466,13 +466,13 @@ async def test_h13_once_it_was_reached_an_endpoint_that_is_gone_is_waited_for() 
     def script(_row: int, _try: int) -> Reply | Fault:
         return out_of_reach("refused") if 5.0 <= anyio.current_time() < 400.0 else REPLY
 
-    run = await Run(script, concurrency=16).over(2000)
+    run = await PolicyRun(script, concurrency=16).over(2000)
     assert run.stop.reason is None
     assert not run.failed
 
 
 async def test_a_server_on_which_every_request_hangs_ends_the_run_when_patience_ends_and_says_so() -> None:
-    run = await Run(only({}), hangs=frozenset(range(300)), give_up_s=100.0).over(300)
+    run = await PolicyRun(only({}), hangs=frozenset(range(300)), give_up_s=100.0).over(300)
     assert isinstance(run.stop.reason, ProviderUnusable)
     assert str(run.stop.reason).startswith("the endpoint has failed for 100 s (--give-up-after): no answer within 30 s")
     assert anyio.current_time() <= 100.0 + 30.0 + 2.0
@@ -485,7 +485,7 @@ async def test_a_paid_answer_that_cannot_be_used_counts_as_an_attempt_and_as_a_s
         fault.reply = REPLY
         return fault
 
-    run = await Run(script, attempts=3).over(20)
+    run = await PolicyRun(script, attempts=3).over(20)
     assert run.stop.reason is None
     assert set(run.tries.values()) == {3}
 

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Usage
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price
 from pipeline.faults import BudgetExhausted, Fault, Halt, Unavailable
 from pipeline.job.job import Job
-from pipeline.ledger import NOTHING, Charges
 from pipeline.policy import LocalBudget, Shutdown
 from pipeline.policy.compose import RunLimits, budgets_for, compose
 from pipeline.policy.estimates import ANSWER_TOKENS, BYTES_PER_TOKEN, CallEstimate, Size, size_of, usage_by_size
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import NOTHING, Charges
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -61,7 +61,7 @@ class Market:
         return Reply(BODY, usage=self.usage(cost))
 
 
-class Books:
+class MemoryLedger:
     """A ledger in memory."""
 
     def __init__(self) -> None:
@@ -78,13 +78,13 @@ class Books:
 
 
 @dataclass
-class Start:
+class BudgetedStart:
     """A start of a run of so many rows under a budget, and how it ended."""
 
     market: Market
     bounds: RunLimits
     text: Callable[[int], int] = lambda _: 100
-    books: Books = field(default_factory=Books)
+    books: MemoryLedger = field(default_factory=MemoryLedger)
     stop: Shutdown = field(default_factory=Shutdown)
     counters: Counters = field(default_factory=Counters)
     budgets: Sequence[LocalBudget] = ()
@@ -138,12 +138,12 @@ def spent_of(kind: str, unit: str, calls: float, concurrency: int, seed: int) ->
     costs = [KINDS[kind](dice) for _ in range(1000)]
     cap = max(1.0, calls * sum(costs) / len(costs))
     market = Market(costs.__getitem__, lambda: dice.uniform(0.5, 1.5))
-    books = Books()
+    books = MemoryLedger()
     for _ in range(4):
-        start = Start(market, bounds(cap, unit, concurrency), books=books)
+        start = BudgetedStart(market, bounds(cap, unit, concurrency), books=books)
         kill = dice.uniform(1, 60)
 
-        async def main(start: Start = start, kill: float = kill) -> None:
+        async def main(start: BudgetedStart = start, kill: float = kill) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(virtual.at, kill, start.stop.request, signal.SIGTERM)
                 await start.run(1000 - len(market.billed), len(market.billed))
@@ -178,7 +178,7 @@ def test_m1_calls_that_all_cost_the_same_pass_a_budget_only_with_the_first(
 ) -> None:
     """The cap is some quarters of a call, which a float holds exactly: a budget does not end at its last bit."""
     market, cap = Market(lambda _: cost), max(1.0, quarters * cost / 4)
-    virtual.run(lambda: Start(market, bounds(cap, unit, concurrency)).run(200))
+    virtual.run(lambda: BudgetedStart(market, bounds(cap, unit, concurrency)).run(200))
     assert sum(market.billed) <= cap or len(market.billed) == 1
 
 
@@ -188,21 +188,21 @@ def test_m1_a_call_is_reserved_by_its_own_size(scale: int) -> None:
     sizes = [1000 * (scale if row % 20 == 19 else 1) for row in range(400)]
     market = Market(lambda row: sizes[row] // 4)
     cap = sum(sizes) / 4 / 3
-    virtual.run(lambda: Start(market, bounds(cap), sizes.__getitem__).run(400))
+    virtual.run(lambda: BudgetedStart(market, bounds(cap), sizes.__getitem__).run(400))
     assert cap - 2 * max(sizes) / 4 < sum(market.billed) <= cap
 
 
 def test_a_large_budget_slows_nobody_down() -> None:
     """64 calls are in flight after seven round trips, with a budget as without."""
     budgeted = Market(lambda _: 1000)
-    virtual.run(lambda: Start(budgeted, bounds(10_000_000)).run(3000))
+    virtual.run(lambda: BudgetedStart(budgeted, bounds(10_000_000)).run(3000))
     assert budgeted.reached[64] <= 7.0
     assert len(budgeted.billed) == 3000
 
 
 def test_a_budget_that_is_used_up_says_so_and_is_used_by_ninety_percent() -> None:
     market = Market(lambda _: 1000)
-    start = Start(market, bounds(1_000_000))
+    start = BudgetedStart(market, bounds(1_000_000))
     virtual.run(lambda: start.run(3000))
     assert isinstance(start.stop.reason, BudgetExhausted)
     assert "of 1 USD" in start.stop.reason.message
@@ -212,7 +212,7 @@ def test_a_budget_that_is_used_up_says_so_and_is_used_by_ninety_percent() -> Non
 
 def test_rows_that_wait_for_a_place_hold_nothing_of_the_budget() -> None:
     market = Market(lambda _: 1000)
-    start = Start(market, bounds(10_000_000, concurrency=2))
+    start = BudgetedStart(market, bounds(10_000_000, concurrency=2))
     seen = []
 
     async def main() -> None:
@@ -230,7 +230,7 @@ def test_rows_that_wait_for_a_place_hold_nothing_of_the_budget() -> None:
 def test_m2_an_answer_without_a_usage_stops_a_budget_and_says_what_to_do() -> None:
     for unit in ("USD", "tokens"):
         market = Market(lambda _: 1000, usage=lambda _: None)
-        start = Start(market, bounds(1_000_000, unit))
+        start = BudgetedStart(market, bounds(1_000_000, unit))
         virtual.run(partial(start.run, 100))
         assert len(market.billed) == 1
         assert isinstance(start.stop.reason, BudgetExhausted)
@@ -241,14 +241,14 @@ def test_m2_an_answer_without_a_usage_stops_a_budget_and_says_what_to_do() -> No
 
 def test_m2_the_next_start_makes_no_call_before_the_price_is_given() -> None:
     market = Market(lambda _: 1000, usage=lambda _: None)
-    books = Books()
+    books = MemoryLedger()
     for _ in range(3):
-        start = Start(market, bounds(1_000_000), books=books)
+        start = BudgetedStart(market, bounds(1_000_000), books=books)
         virtual.run(partial(start.run, 100))
         assert isinstance(start.stop.reason, BudgetExhausted)
     assert len(market.billed) == 1
     assumed = bounds(1_000_000, assumed_price=Price(input=1, output=1))
-    start = Start(market, assumed, books=books)
+    start = BudgetedStart(market, assumed, books=books)
     virtual.run(lambda: start.run(100))
     assert start.stop.reason is None
     each = usage_by_size(size_of(request(0, 100)), BODY)
@@ -279,7 +279,7 @@ def test_m2_a_row_whose_model_has_no_known_price_is_not_asked_on_a_budget_in_dol
 def test_a_call_that_fails_gives_its_reserve_back_and_one_that_was_paid_counts() -> None:
     """Every try is paid for by itself."""
 
-    class Failing(Market):
+    class FailingMarket(Market):
         async def ask(self, request: Request) -> Reply:
             reply = await super().ask(request)
             fault = Unavailable("odd")
@@ -287,8 +287,8 @@ def test_a_call_that_fails_gives_its_reserve_back_and_one_that_was_paid_counts()
                 fault.reply = reply
             raise fault
 
-    market = Failing(lambda _: 1000)
-    start = Start(market, bounds(1_000_000))
+    market = FailingMarket(lambda _: 1000)
+    start = BudgetedStart(market, bounds(1_000_000))
     virtual.run(lambda: start.run(1))
     paid = (len(market.billed) + 1) // 2
     assert (start.books.charged.calls, start.budgets[0].in_flight) == (paid, 0)
@@ -297,7 +297,7 @@ def test_a_call_that_fails_gives_its_reserve_back_and_one_that_was_paid_counts()
 
 def test_calls_that_the_end_of_the_run_cuts_off_stay_in_the_books_as_held() -> None:
     market = Market(lambda _: 1000, seconds=lambda: 10.0)
-    start = Start(market, bounds(100_000_000))
+    start = BudgetedStart(market, bounds(100_000_000))
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
@@ -321,7 +321,7 @@ def test_a_call_that_is_given_up_for_another_is_charged_as_that_one_once() -> No
         return 3600.0 if len(asked) == 101 else 1.0
 
     market = Market(lambda _: 1000, seconds=seconds)
-    start = Start(market, bounds(10**9, hedge=0.03))
+    start = BudgetedStart(market, bounds(10**9, hedge=0.03))
     virtual.run(lambda: start.run(101))
     assert (len(asked), len(market.billed)) == (102, 101)
     assert (start.books.charged.calls, start.books.charged.tokens) == (102, 102_000)
@@ -331,7 +331,7 @@ def test_a_call_that_is_given_up_for_another_is_charged_as_that_one_once() -> No
 
 async def test_p2_after_the_stop_nobody_who_waited_for_the_budget_asks() -> None:
     market = Market(lambda _: 1000, seconds=lambda: 10.0)
-    start = Start(market, bounds(1000))
+    start = BudgetedStart(market, bounds(1000))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 5.0, start.stop.request, signal.SIGINT)
         await start.run(3)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Fault, InvalidRow, Refused, Unavailable
 from pipeline.job.attachments import Attachment
 from pipeline.policy import Account, Keys, LocalBudget, Shutdown, cached, charged
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -41,7 +41,7 @@ class Shelf:
         self.replies[key] = reply
 
 
-class Endpoint:
+class NumberedEndpoint:
     """Answers after a second with the number of the call; its script says which calls fail."""
 
     def __init__(self, *faults: Fault | None) -> None:
@@ -61,7 +61,7 @@ def request(text: str = "hello", ordinal: int = 0, **more: Any) -> Request:
     return Request(ordinal, {"model": "m", "messages": [{"role": "user", "content": text}], **more})
 
 
-def over(endpoint: Endpoint, shelf: Shelf | None = None, counters: Counters | None = None) -> Ask:
+def over(endpoint: NumberedEndpoint, shelf: Shelf | None = None, counters: Counters | None = None) -> Ask:
     return cached(endpoint.ask, shelf or Shelf(), KEYS.of, counters or Counters())
 
 
@@ -69,7 +69,7 @@ def over(endpoint: Endpoint, shelf: Shelf | None = None, counters: Counters | No
 
 
 async def test_the_same_request_is_asked_once_and_says_so_the_second_time() -> None:
-    endpoint, counters = Endpoint(), Counters()
+    endpoint, counters = NumberedEndpoint(), Counters()
     ask = over(endpoint, counters=counters)
     first, second = await ask(request()), await ask(request(ordinal=1))
     assert endpoint.asked == [0]
@@ -80,7 +80,7 @@ async def test_the_same_request_is_asked_once_and_says_so_the_second_time() -> N
 
 
 async def test_another_request_is_asked() -> None:
-    endpoint = Endpoint()
+    endpoint = NumberedEndpoint()
     ask = over(endpoint)
     await ask(request("one"))
     await ask(request("two", ordinal=1))
@@ -88,7 +88,7 @@ async def test_another_request_is_asked() -> None:
 
 
 async def test_a_fault_is_not_stored() -> None:
-    endpoint = Endpoint(Refused("no"))
+    endpoint = NumberedEndpoint(Refused("no"))
     ask = over(endpoint)
     with pytest.raises(Refused):
         await ask(request())
@@ -96,7 +96,7 @@ async def test_a_fault_is_not_stored() -> None:
 
 
 async def test_a_hit_is_not_charged() -> None:
-    endpoint, counters, budget = Endpoint(), Counters(), LocalBudget(10_000, "tokens")
+    endpoint, counters, budget = NumberedEndpoint(), Counters(), LocalBudget(10_000, "tokens")
     account = Account(Prices(assumed=Price(input=1, output=1)), counters, Shutdown(), [budget])
     ask = cached(charged(endpoint.ask, account), Shelf(), KEYS.of, counters)
     for ordinal in range(5):
@@ -130,7 +130,7 @@ async def all_at_once(ask: Ask, count: int) -> dict[int, Reply | Fault]:
 
 
 async def test_requests_that_are_alike_at_one_time_are_asked_once() -> None:
-    endpoint, counters = Endpoint(), Counters()
+    endpoint, counters = NumberedEndpoint(), Counters()
     results = await all_at_once(over(endpoint, counters=counters), 50)
     assert len(endpoint.asked) == 1
     assert {reply.body for reply in results.values() if isinstance(reply, Reply)} == {b"1"}
@@ -139,7 +139,7 @@ async def test_requests_that_are_alike_at_one_time_are_asked_once() -> None:
 
 
 async def test_when_the_first_fails_the_next_one_asks() -> None:
-    endpoint = Endpoint(Unavailable("down"), Unavailable("down"))
+    endpoint = NumberedEndpoint(Unavailable("down"), Unavailable("down"))
     results = await all_at_once(over(endpoint), 10)
     assert len(endpoint.asked) == 3
     assert sum(isinstance(result, Unavailable) for result in results.values()) == 2
@@ -147,7 +147,7 @@ async def test_when_the_first_fails_the_next_one_asks() -> None:
 
 
 async def test_a_refusal_for_good_holds_for_all_that_are_alike_and_wait() -> None:
-    endpoint = Endpoint(Refused("blocked", http_status=400))
+    endpoint = NumberedEndpoint(Refused("blocked", http_status=400))
     results = await all_at_once(over(endpoint), 10)
     assert len(endpoint.asked) == 1
     assert {repr(result) for result in results.values()} == {"Refused('blocked', http_status=400)"}
@@ -155,7 +155,7 @@ async def test_a_refusal_for_good_holds_for_all_that_are_alike_and_wait() -> Non
 
 
 async def test_when_the_one_that_asks_is_cancelled_another_asks() -> None:
-    endpoint = Endpoint()
+    endpoint = NumberedEndpoint()
     ask = over(endpoint)
     replies: list[Reply] = []
 
@@ -176,7 +176,7 @@ async def test_when_the_one_that_asks_is_cancelled_another_asks() -> None:
 
 
 async def test_one_that_waits_may_be_cancelled_without_harm() -> None:
-    endpoint = Endpoint()
+    endpoint = NumberedEndpoint()
     ask = over(endpoint)
 
     async def waiting(ordinal: int, seconds: float) -> None:

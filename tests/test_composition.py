@@ -12,16 +12,16 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request, Row, Usage
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price
 from pipeline.faults import BudgetExhausted, InvalidRow, Unavailable, UsageError
 from pipeline.job.attachments import image
 from pipeline.job.job import Job
-from pipeline.ledger import Charges
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits, budgets_for, compose, prices_for, workers_for
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -50,7 +50,7 @@ def completion(content: str | None, *calls: dict[str, Any]) -> Reply:
     return Reply(json.dumps(body).encode(), USAGE)
 
 
-class Endpoint:
+class SlowEndpoint:
     """Does what its script says after 4 s."""
 
     def __init__(self, *script: Reply | Exception) -> None:
@@ -69,7 +69,9 @@ class Endpoint:
 class Setup:
     """A job composed over endpoints, with the budgets of its bounds."""
 
-    def __init__(self, job: Job, bounds: RunLimits, *endpoints: Endpoint, weights: tuple[float, ...] = (1.0,)) -> None:
+    def __init__(
+        self, job: Job, bounds: RunLimits, *endpoints: SlowEndpoint, weights: tuple[float, ...] = (1.0,)
+    ) -> None:
         self.job = job
         self.counters = Counters()
         opened = [
@@ -92,7 +94,7 @@ def bounds(**fields: Any) -> RunLimits:
 
 
 async def test_a_budget_that_affords_no_call_stops_before_any() -> None:
-    endpoint = Endpoint()
+    endpoint = SlowEndpoint()
     with pytest.raises(BudgetExhausted, match="USD"):
         await Setup(job(), bounds(budget_usd=1e-9), endpoint).answer()
     assert endpoint.requests == []
@@ -100,14 +102,14 @@ async def test_a_budget_that_affords_no_call_stops_before_any() -> None:
 
 async def test_every_budget_counts() -> None:
     """The one in tokens stops the run, whatever the one in dollars still affords."""
-    endpoint = Endpoint()
+    endpoint = SlowEndpoint()
     with pytest.raises(BudgetExhausted, match="tokens"):
         await Setup(job(), bounds(budget_usd=100.0, budget_tokens=400), endpoint).answer()
     assert endpoint.requests == []
 
 
 async def test_turns_of_tools_are_counted_priced_and_paid_from_the_budget() -> None:
-    endpoint = Endpoint(completion(None, CALL), completion(None, CALL), completion("done"))
+    endpoint = SlowEndpoint(completion(None, CALL), completion(None, CALL), completion("done"))
     setup = Setup(job(tools=[look_up]), bounds(budget_usd=1.0, budget_tokens=10_000), endpoint)
     reply = await setup.answer()
     one = (900 * 0.3 + 600 * 2.5) / 1e6
@@ -118,14 +120,14 @@ async def test_turns_of_tools_are_counted_priced_and_paid_from_the_budget() -> N
 
 
 async def test_a_turn_that_the_budget_does_not_afford_is_not_asked() -> None:
-    endpoint = Endpoint(completion(None, CALL))
+    endpoint = SlowEndpoint(completion(None, CALL))
     with pytest.raises(BudgetExhausted):
         await Setup(job(tools=[look_up]), bounds(budget_tokens=2000), endpoint).answer()
     assert len(endpoint.requests) == 1
 
 
 async def test_repairs_are_counted_and_paid_from_the_budget() -> None:
-    endpoint = Endpoint(completion("no JSON"), completion('{"word": "x"}'))
+    endpoint = SlowEndpoint(completion("no JSON"), completion('{"word": "x"}'))
     setup = Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=10_000), endpoint)
     reply = await setup.answer()
     assert json.loads(reply.body)["choices"][0]["message"]["content"] == '{"word": "x"}'
@@ -133,28 +135,28 @@ async def test_repairs_are_counted_and_paid_from_the_budget() -> None:
 
 
 async def test_a_repair_that_the_budget_does_not_afford_is_not_asked() -> None:
-    endpoint = Endpoint(completion("no JSON"))
+    endpoint = SlowEndpoint(completion("no JSON"))
     with pytest.raises(BudgetExhausted):
         await Setup(job(schema=Fact, repairs=1), bounds(budget_tokens=2000), endpoint).answer()
     assert len(endpoint.requests) == 1
 
 
 async def test_without_repairs_an_answer_that_does_not_fit_is_the_answer() -> None:
-    endpoint = Endpoint(completion("no JSON"))
+    endpoint = SlowEndpoint(completion("no JSON"))
     await Setup(job(schema=Fact, repairs=0), bounds(), endpoint).answer()
     assert len(endpoint.requests) == 1
 
 
 async def test_a_repair_goes_through_the_tools_too() -> None:
     script = [completion(None, CALL), completion("no JSON"), completion(None, CALL), completion('{"word": "x"}')]
-    endpoint = Endpoint(*script)
+    endpoint = SlowEndpoint(*script)
     await Setup(job(schema=Fact, repairs=1, tools=[look_up]), bounds(), endpoint).answer()
     assert len(endpoint.requests) == 4
 
 
 async def test_the_deadline_of_a_row_bounds_all_its_turns() -> None:
     """Turns of 5 s with their tool, which never end."""
-    endpoint = Endpoint(completion(None, CALL))
+    endpoint = SlowEndpoint(completion(None, CALL))
     setup = Setup(job(tools=[look_up], row_timeout_s=12.0), bounds(), endpoint)
     with pytest.raises(Unavailable, match="row_timeout_s"):
         await setup.answer()
@@ -163,7 +165,7 @@ async def test_the_deadline_of_a_row_bounds_all_its_turns() -> None:
 
 
 async def test_the_deadline_of_a_row_bounds_all_its_tries_too() -> None:
-    endpoint = Endpoint(Unavailable("503", http_status=503))
+    endpoint = SlowEndpoint(Unavailable("503", http_status=503))
     with pytest.raises(Unavailable, match="row_timeout_s"):
         await Setup(job(attempts=100, row_timeout_s=20.0), bounds(), endpoint).answer()
     assert anyio.current_time() == 20.0
@@ -172,14 +174,14 @@ async def test_the_deadline_of_a_row_bounds_all_its_tries_too() -> None:
 
 async def test_a_try_that_failed_is_repeated_within_one_turn() -> None:
     """And only the answered call is paid for."""
-    endpoint = Endpoint(Unavailable("503", http_status=503), completion("fine"))
+    endpoint = SlowEndpoint(Unavailable("503", http_status=503), completion("fine"))
     setup = Setup(job(), bounds(budget_tokens=10_000), endpoint)
     await setup.answer()
     assert (setup.counters.requests, setup.counters.retries, setup.budgets[0].spent) == (2, 1, 1500)
 
 
 async def test_media_are_read_when_the_call_leaves_and_their_faults_fail_the_row_before_it() -> None:
-    endpoint = Endpoint()
+    endpoint = SlowEndpoint()
     setup = Setup(job(user=["{{ word }}", image("photo")]), bounds(), endpoint)
     with pytest.raises(InvalidRow, match="holds no image"):
         await setup.answer(photo=None)
@@ -191,7 +193,7 @@ async def test_media_are_read_when_the_call_leaves_and_their_faults_fail_the_row
 
 
 async def test_endpoints_get_work_by_their_weight_and_the_row_says_which_answered() -> None:
-    endpoints = [Endpoint(), Endpoint()]
+    endpoints = [SlowEndpoint(), SlowEndpoint()]
     setup = Setup(job(), bounds(concurrency=8), *endpoints, weights=(1.0, 3.0))
     places: Counter[str | None] = Counter()
 
@@ -206,7 +208,7 @@ async def test_endpoints_get_work_by_their_weight_and_the_row_says_which_answere
 
 
 async def test_an_endpoint_that_fails_leaves_the_work_to_the_other() -> None:
-    endpoints = [Endpoint(Unavailable("503", http_status=503)), Endpoint()]
+    endpoints = [SlowEndpoint(Unavailable("503", http_status=503)), SlowEndpoint()]
     setup = Setup(job(attempts=20), bounds(concurrency=4), *endpoints, weights=(1.0, 1.0))
     replies: list[Reply] = []
 
@@ -224,12 +226,12 @@ async def test_calls_leave_no_faster_than_the_declared_rate_whatever_makes_them(
     """Turns of tools, at 6 a minute: one every 10 s."""
     times: list[float] = []
 
-    class Noting(Endpoint):
+    class TimedEndpoint(SlowEndpoint):
         async def ask(self, request: Request) -> Reply:
             times.append(anyio.current_time())
             return await super().ask(request)
 
-    endpoint = Noting(*[completion(None, CALL)] * 3, completion("done"))
+    endpoint = TimedEndpoint(*[completion(None, CALL)] * 3, completion("done"))
     await Setup(job(tools=[look_up]), bounds(rpm=6), endpoint).answer()
     assert all(later - earlier >= 10.0 - 1e-9 for earlier, later in pairwise(times))
     assert len(times) == 4
@@ -270,9 +272,9 @@ def test_without_a_budget_nothing_needs_a_price() -> None:
 
 
 async def test_a_reply_without_a_known_price_says_so() -> None:
-    reply = await Setup(job(model="no-such-model"), bounds(), Endpoint()).answer()
+    reply = await Setup(job(model="no-such-model"), bounds(), SlowEndpoint()).answer()
     assert (reply.cost_usd, reply.location) == (None, "place-0")
-    paid = await Setup(job(), bounds(), Endpoint(replace(completion("x"), traffic_type="NEW"))).answer()
+    paid = await Setup(job(), bounds(), SlowEndpoint(replace(completion("x"), traffic_type="NEW"))).answer()
     assert paid.cost_usd is None
 
 
@@ -281,7 +283,7 @@ def test_there_are_more_workers_than_calls_in_flight(concurrency: int, workers: 
     assert workers_for(concurrency) == workers
 
 
-class Dragging(Endpoint):
+class DraggingEndpoint(SlowEndpoint):
     """Answers after 4 s, and the hundred-and-first request only an hour later."""
 
     came = 0
@@ -296,7 +298,7 @@ class Dragging(Endpoint):
 async def test_a_call_that_drags_is_asked_again_where_the_bounds_say_so(
     hedge: float, requests: int, seconds: float
 ) -> None:
-    endpoint = Dragging()
+    endpoint = DraggingEndpoint()
     setup = Setup(job(), bounds(hedge=hedge, concurrency=100), endpoint)
     async with anyio.create_task_group() as tasks:
         for ordinal in range(100):

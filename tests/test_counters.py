@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.counters import Counters
+from pipeline.totals.counters import Counters
 
 
 def test_drained_counts_leave_notices_and_state_in_place() -> None:

@@ -115,7 +115,7 @@ def test_p13_a_file_that_is_no_part_of_the_run_is_found_where_readers_would_read
     stray = part(shell).with_name("part-000001.parquet")
     shutil.copy(part(shell), stray)
     done = run(shell, server)
-    assert (done.code, done.err.strip().endswith("is no part of this run: move it elsewhere")) == (2, True), done
+    assert (done.code, done.err.strip().endswith("is not a part of this run: move it elsewhere")) == (2, True), done
 
 
 def late(call: Call) -> Says:

@@ -15,7 +15,7 @@ from pipeline.storage.durable import FILES, TEMPORARY, FileSystem
 
 
 @dataclass
-class Failing:
+class FailingSystem:
     """The system's calls, noted; the one with the number `fails_at` fails, as on a full disk."""
 
     fails_at: int = -1
@@ -75,14 +75,14 @@ def test_a_failure_of_the_writer_leaves_what_was_there_before(tmp_path: Path) ->
 
 
 def test_p3_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(tmp_path: Path) -> None:
-    disk = Failing()
+    disk = FailingSystem()
     disk.files().write_atomic(tmp_path / "file", b"content")
     assert disk.calls == ["open", "write", "sync", "replace", "open", "sync"]
 
 
 def test_p3_a_removal_is_synced(tmp_path: Path) -> None:
     FILES.write_atomic(tmp_path / "file", b"")
-    disk = Failing()
+    disk = FailingSystem()
     disk.files().remove([tmp_path / "file", tmp_path / "was never there"])
     assert disk.calls == ["unlink", "unlink", "open", "sync"]
     assert contents(tmp_path) == {}
@@ -92,7 +92,7 @@ def test_p4_whichever_call_fails_the_file_is_the_old_or_the_new_one_and_no_sync_
     failed = 0
     while True:
         FILES.write_atomic(tmp_path / "file", b"old")
-        disk = Failing(failed)
+        disk = FailingSystem(failed)
         try:
             disk.files().write_atomic(tmp_path / "file", b"new")
         except OSError:

@@ -37,10 +37,10 @@ from pipeline.execution.exit_codes import CODES
 from pipeline.execution.finish import Summary
 from pipeline.job.columns import OURS
 from pipeline.job.job import Job
-from pipeline.ledger import NOTHING
 from pipeline.storage.journal_reader import read_state
 from pipeline.storage.output_columns import ERROR, RESPONSE
 from pipeline.storage.run_folder import JOURNAL
+from pipeline.totals.ledger import NOTHING
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import Failure
-from pipeline.failures import ALIKE, Failures, Tolerance
 from pipeline.faults import Fault, InvalidRow, Refused, TooManyFailures, Unparsable
+from pipeline.totals.failures import ALIKE, Failures, Tolerance
 from tests.commands import JOB, ROOT, Done, Shell
 from tests.servers import Answer, Call, Served, chat, error, served
 
@@ -138,7 +138,7 @@ def test_failures_are_told_in_full_by_summary_status_manifest_and_page(shell: Sh
     failed = [line for line in done.out.splitlines() if line.startswith("failed ")]
     assert len(failed) == 2
     assert failed[0].endswith(": 400 INVALID_ARGUMENT: no such thing")
-    assert "--no-fail-fast the ones that are left" in done.err
+    assert "with `--no-fail-fast` to ask the others" in done.err
     told = json.loads(shell.pipeline("status", "out/a_job", "--json").out)
     assert told["failures"] == shell.manifest()["failures"]
     assert told["failures"][0]["example"] == "400 INVALID_ARGUMENT: no such thing"
@@ -200,7 +200,7 @@ def test_failures_add_up_whatever_their_order(some: list[Failure], others: list[
 @given(failures)
 def test_what_an_unusable_row_said_is_in_no_message(some: list[Failure]) -> None:
     found = Failures.of(some)
-    assert "secret" not in found.told() + str(found.bare().to_json())
+    assert "secret" not in found.in_words() + str(found.bare().to_json())
 
 
 @given(st.integers(0, 50), st.integers(0, 200), st.integers(0, 20))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pipeline.figures import cost
+from pipeline.text.figures import cost
 
 
 @pytest.mark.parametrize(

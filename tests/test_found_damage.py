@@ -110,7 +110,7 @@ def test_p13_status_knows_parts_that_its_journal_does_not(shell: Shell, server: 
     assert run(shell, server).code == 0
     (shell.folder / OUTPUT / "_run/journal.sqlite").write_bytes(b"")
     found = shell.pipeline("status", OUTPUT, "--json").json
-    assert (found["status"], "is no part of this run" in found["reason"]) == ("stopped", True)
+    assert (found["status"], "is not a part of this run" in found["reason"]) == ("stopped", True)
 
 
 @pytest.mark.parametrize("name", ["_manifest.json", "_run/events.jsonl"])

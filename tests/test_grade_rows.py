@@ -32,18 +32,18 @@ from pipeline.schema.from_pydantic import shape_of
 from tests.test_grade_scalars import JSON
 
 
-class Line(BaseModel):
+class InvoiceLine(BaseModel):
     description: str
     amount: Decimal
     category: Literal["goods", "service"] | None
 
 
-class Node(BaseModel):
+class Section(BaseModel):
     name: str
-    children: list[Node] = []
+    children: list[Section] = []
 
 
-class Invoice(BaseModel):
+class GradedInvoice(BaseModel):
     number: str = Field(description="As printed.")
     issued: dt.date | None
     at: dt.datetime
@@ -51,13 +51,13 @@ class Invoice(BaseModel):
     total: float
     copies: int
     paid: bool
-    lines: list[Line]
+    lines: list[InvoiceLine]
     tags: set[str]
-    tree: Node | None
+    tree: Section | None
     extra: dict[str, Any]
 
 
-SCHEMA = shape_of(Invoice).json_schema
+SCHEMA = shape_of(GradedInvoice).json_schema
 EXPECTED = {
     "number": "A-1", "issued": "2026-05-01", "at": "2026-05-01T10:00:00Z", "opens": "09:00", "total": 10.0, "copies": 2,
     "paid": True, "lines": [{"description": "north", "amount": "5.50", "category": "goods"}], "tags": ["x", "y"],
@@ -157,7 +157,7 @@ def test_unions_references_and_circles_are_resolved(schema: Any, grader: Grader)
 
 
 def test_python_values_are_graded_as_their_json() -> None:
-    got = Invoice.model_validate(EXPECTED)
+    got = GradedInvoice.model_validate(EXPECTED)
     from_parquet = got.model_dump() | {"tags": ["y", "x"], "extra": "{}"}
     for answer in (got, from_parquet | {"extra": None}):
         row = graded(graders_for(SCHEMA, {}), EXPECTED, answer)

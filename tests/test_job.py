@@ -31,7 +31,7 @@ class Event(BaseModel):
     year: int | None
 
 
-class Place(BaseModel):
+class Venue(BaseModel):
     name: str
 
 
@@ -432,7 +432,7 @@ def test_tool_calls_without_text_are_ok_with_null(schema: object) -> None:
 
 
 def test_an_answer_beside_tool_calls_is_read() -> None:
-    assert value(job(schema=Place), reply({"content": '{"name": "x"}', "tool_calls": CALLS})) == {"name": "x"}
+    assert value(job(schema=Venue), reply({"content": '{"name": "x"}', "tool_calls": CALLS})) == {"name": "x"}
 
 
 @pytest.mark.parametrize("content", ["prose", '{"name": "Fair"}', '{"name": 1, "year": 2}', "[]", EVENT + "x"])
@@ -454,16 +454,16 @@ def test_several_answers_are_a_list_with_null_where_one_is_no_good() -> None:
     contents.append(({"content": '{"name": "b'}, "length"))
     choices = [{"index": i, "message": m, "finish_reason": r} for i, (m, r) in enumerate(contents)]
     body = Reply(orjson.dumps({"choices": choices}))
-    assert value(job(schema=Place, n=3), body) == [{"name": "a"}, None, None]
+    assert value(job(schema=Venue, n=3), body) == [{"name": "a"}, None, None]
 
 
 def test_several_answers_that_are_all_no_good_fail_the_row_with_the_first_fault() -> None:
     choices = [{"index": i, "message": {"content": "x"}, "finish_reason": r} for i, r in enumerate(["length", "stop"])]
-    assert type(fault(job(schema=Place, n=2), Reply(orjson.dumps({"choices": choices})))) is Truncated
+    assert type(fault(job(schema=Venue, n=2), Reply(orjson.dumps({"choices": choices})))) is Truncated
 
 
 def test_thoughts_between_their_tags_are_no_part_of_the_answer() -> None:
-    thinking = job(schema=Place, google={"thinking_config": {"include_thoughts": True}})
+    thinking = job(schema=Venue, google={"thinking_config": {"include_thoughts": True}})
     assert payload(thinking, text="x")["extra_body"]["google"]["thought_tag_marker"] == "thinking"
     assert value(thinking, reply({"content": '<thinking>{"no"</thinking>\n{"name": "x"}'})) == {"name": "x"}
 
@@ -520,7 +520,7 @@ SHAPING: dict[str, Any] = {
     "tier": "flex",
     "google": {"safety_settings": []},
     "extra": {"logit_bias": {}},
-    "tools": [Place],
+    "tools": [Venue],
     "tool_choice": "none",
     "execute_tools": False,
     "max_turns": 3,
@@ -556,7 +556,7 @@ NOT_SHAPING: dict[str, Any] = {
 """A change of every other field: where things are, and how hard to try."""
 
 
-class Opening(BaseModel):
+class OpeningTime(BaseModel):
     at: dt.time
 
 
@@ -565,9 +565,9 @@ def changed(field: str, change: object, folder: Path) -> tuple[Job, Job]:
     (folder / "examples.jsonl").write_text('{"user": "a", "assistant": "b"}\n')
     fields: dict[str, Any] = {"name": "a", "model": MODEL, "user": "{{ text }}"}
     if field in {"tool_choice", "execute_tools", "max_turns", "transcript"}:
-        fields["tools"] = [Place]
+        fields["tools"] = [Venue]
     if field == "time_as":
-        fields["schema"] = Opening
+        fields["schema"] = OpeningTime
     after = fields | {field: str(folder / "examples.jsonl") if field == "examples" else change}
     return Job(**fields), Job(**(after | {"user": None} if field == "messages" else after))
 
@@ -595,7 +595,7 @@ def test_p8_nothing_else_changes_the_fingerprint(field: str, tmp_path: Path) -> 
         ({"keep": None}, {"keep": []}),
         ({"keep": ["id", "text"]}, {"keep": ["id"]}),
         ({"key": "id"}, {"key": "text"}),
-        ({"schema": Event}, {"schema": Place}),
+        ({"schema": Event}, {"schema": Venue}),
         ({"schema": None}, {"schema": "json_object"}),
         ({"extra": {"response_format": {"type": "json_object"}}}, {"extra": {"response_format": {"type": "text"}}}),
         ({"extra": {"model": "a"}}, {"extra": {"model": "b"}}),
@@ -626,7 +626,7 @@ def test_p8_another_way_to_write_the_same_is_no_change(before: dict[str, Any], a
 
 def test_p8_a_change_of_the_schema_alone_shows_in_no_other_field() -> None:
     """That is what allows the kept replies to be read again."""
-    before, after = job(schema=Event).fingerprint(), job(schema=Place).fingerprint()
+    before, after = job(schema=Event).fingerprint(), job(schema=Venue).fingerprint()
     assert [name for name in before if before[name] != after[name]] == ["schema"]
 
 
@@ -644,7 +644,7 @@ def test_p8_a_prompt_without_a_source_has_a_fingerprint_too(prompt: Callable[[Ma
 
 
 def test_p8_a_fingerprint_is_text_by_field() -> None:
-    for text in job(schema=Event, tools=[Place], google={"a": 1}).fingerprint().values():
+    for text in job(schema=Event, tools=[Venue], google={"a": 1}).fingerprint().values():
         assert isinstance(text, str)
 
 
@@ -659,7 +659,7 @@ def test_p8_a_fingerprint_is_text_by_field() -> None:
         ({"messages": MESSAGES}, "put the text into `messages`"),
         ({"user": None, "system": "x"}, r"need a `user` prompt \(or `messages`\)"),
         ({"n": 2, "stream": True}, "`n` answers go with neither"),
-        ({"n": 2, "tools": [Place]}, "`n` answers go with neither"),
+        ({"n": 2, "tools": [Venue]}, "`n` answers go with neither"),
         ({"tool_choice": "now"}, "`tool_choice` is none, auto, required, validated or a tool's name"),
         ({"user": "{{ text"}, "the template of `user` is broken at line 1"),
         ({"schema": {"type": "array"}}, "the schema's root must be an object"),

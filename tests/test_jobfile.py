@@ -204,11 +204,11 @@ def test_a_broken_template_is_told_with_the_file_the_field_and_its_line(tmp_path
 # Overrides.
 
 
-class Answer(BaseModel):
+class TextAnswer(BaseModel):
     text: str
 
 
-JOB = Job(name="a", user="{{ text }}", schema=Answer, temperature=0.0, google={"thinking_config": {"a": 1, "b": 2}})
+JOB = Job(name="a", user="{{ text }}", schema=TextAnswer, temperature=0.0, google={"thinking_config": {"a": 1, "b": 2}})
 
 
 @pytest.mark.parametrize(

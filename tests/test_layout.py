@@ -65,7 +65,7 @@ def test_p15_what_is_no_part_of_the_run_is_refused_in_the_folder_of_the_parts(
     stranger.mkdir() if name == "folder" else stranger.write_bytes(b"x")
     done = run(shell, server)
     assert done.code == 2
-    assert f"{name} is no part of this run: move it elsewhere" in done.err
+    assert f"{name} is not a part of this run: move it elsewhere" in done.err
     assert not (output(shell) / "_SUCCESS").exists()
 
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
@@ -19,10 +18,11 @@ from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstr
 from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
 from pipeline.faults import BudgetExhausted, ProviderUnusable
 from pipeline.job.job import Job
-from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import PROBE_S, Pacer, Refusal, RetryAfterHold
 from pipeline.policy import LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import NOTHING, Charges
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.data import Reply, Usage
 from pipeline.faults import Broken
-from pipeline.ledger import NOTHING, Charges, total
 from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import charged_in, read_state, worker_journal_path
+from pipeline.totals.ledger import NOTHING, Charges, total
 
 CALL = Charges.of_call(Usage(10, 5, 3, 2), 0.25, Usage())
 HELD = Charges(lost_calls=2, lost_usd=0.5, lost_tokens=30.0)

@@ -11,7 +11,6 @@ import anyio.from_thread
 import orjson
 import pytest
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.monitor import RunMonitor, apply, ask_to_tune, state_of
@@ -23,6 +22,7 @@ from pipeline.policy import Limits, LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.storage.durable import FileSystem
 from pipeline.storage.run_folder import EVENTS, STATE, TUNE
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 
 @dataclass(frozen=True)
-class Noting(FileSystem):
+class NotedFiles(FileSystem):
     """The disk, which notes when a state was written to it, and tells when that was done so many times.
 
     Nobody else may wait for a time meanwhile: the clock would jump while the disk works.
@@ -49,7 +49,7 @@ class Noting(FileSystem):
         if len(self.written) == self.until:
             self.enough.set()
 
-    async def watched(self, run: Run) -> None:
+    async def watched(self, run: MonitoredRun) -> None:
         """Lets the watch work until then."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run.watch.keep)
@@ -68,7 +68,7 @@ def composed(*budgets: LocalBudget, concurrency: int = 8, adaptive: bool = True)
     return compose(job, bounds, endpoints, budgets, counters=Counters(), stop=Shutdown())
 
 
-class Run:
+class MonitoredRun:
     """A watch over a run that does nothing by itself."""
 
     def __init__(self, folder: Path, *budgets: LocalBudget, files: FileSystem | None = None, **bounds: Any) -> None:
@@ -94,8 +94,8 @@ class Run:
 
 
 async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
-    files = Noting(until=4)
-    await files.watched(Run(tmp_path, files=files))
+    files = NotedFiles(until=4)
+    await files.watched(MonitoredRun(tmp_path, files=files))
     assert files.written == [1.0, 2.0, 3.0, 4.0]
     first, *seconds = (orjson.loads(line) for line in (tmp_path / EVENTS).read_bytes().splitlines())
     assert first == {"at": first["at"], "start": True}
@@ -103,7 +103,7 @@ async def test_a_line_is_written_every_second(tmp_path: Path) -> None:
 
 
 async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     run.counters.ok, run.counters.requests, run.counters.throttled, run.counters.hedged = 3, 5, 1, 1
     run.second()
     run.counters.ok, run.counters.requests, run.counters.failed, run.counters.hedged = 4, 7, 1, 3
@@ -113,14 +113,14 @@ async def test_an_event_says_what_happened_since_the_one_before(tmp_path: Path) 
 
 
 async def test_what_earlier_starts_did_is_no_news(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     run.counters.done_before = 100
     run.second()
     assert (run.events()[0]["ok"], run.events()[0]["done"]) == (0, 100)
 
 
 async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
-    run = Run(tmp_path, concurrency=40)
+    run = MonitoredRun(tmp_path, concurrency=40)
     run.counters.in_flight, run.counters.waiting, run.counters.retrying = 7, 2, 1
     run.counters.waits_for, run.counters.cost_usd = "quota", 0.25
     run.second()
@@ -132,7 +132,7 @@ async def test_an_event_says_how_it_stands(tmp_path: Path) -> None:
 
 
 async def test_the_speed_is_that_of_the_progress_bar_and_slow_rows_have_one_too(tmp_path: Path) -> None:
-    run, bar = Run(tmp_path), RecentRate(anyio.current_time(), 0)
+    run, bar = MonitoredRun(tmp_path), RecentRate(anyio.current_time(), 0)
     run.counters.rows = 100
     for second in range(1, 200):
         await anyio.sleep(1)
@@ -145,13 +145,13 @@ async def test_the_speed_is_that_of_the_progress_bar_and_slow_rows_have_one_too(
 
 
 async def test_a_fixed_concurrency_has_no_limit_to_show(tmp_path: Path) -> None:
-    run = Run(tmp_path, adaptive=False)
+    run = MonitoredRun(tmp_path, adaptive=False)
     run.second()
     assert (run.events()[0]["limit"], run.events()[0]["lanes"], run.counters.limit) == (None, {}, None)
 
 
 async def test_the_state_is_the_last_event(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     assert state_of(tmp_path) == {}
     for ok in (1, 2):
         run.counters.ok = ok
@@ -160,7 +160,7 @@ async def test_the_state_is_the_last_event(tmp_path: Path) -> None:
 
 
 async def test_events_and_state_are_for_their_owner_only(tmp_path: Path) -> None:
-    Run(tmp_path).second()
+    MonitoredRun(tmp_path).second()
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in (EVENTS, STATE)} == {0o600}
 
 
@@ -170,7 +170,7 @@ async def test_a_state_that_is_no_json_is_none(tmp_path: Path) -> None:
 
 
 async def test_a_change_is_applied_once_and_noted(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     assert ask_to_tune(tmp_path, ["concurrency=4", "rpm=120"]) == {"concurrency": 4.0, "rpm": 120.0}
     run.second()
     first = run.limits.requests
@@ -184,7 +184,7 @@ async def test_a_change_is_applied_once_and_noted(tmp_path: Path) -> None:
 
 
 async def test_a_change_is_clamped_to_the_workers_of_the_start_and_the_note_says_so(tmp_path: Path) -> None:
-    run = Run(tmp_path, concurrency=100)
+    run = MonitoredRun(tmp_path, concurrency=100)
     ask_to_tune(tmp_path, ["concurrency=5000"])
     run.second()
     assert run.limits.concurrency == run.limits.most == 200
@@ -192,15 +192,15 @@ async def test_a_change_is_clamped_to_the_workers_of_the_start_and_the_note_says
 
 
 async def test_a_change_that_an_earlier_start_was_asked_for_is_over_with_it(tmp_path: Path) -> None:
-    files = Noting(until=2)
-    run = Run(tmp_path, files=files)
+    files = NotedFiles(until=2)
+    run = MonitoredRun(tmp_path, files=files)
     ask_to_tune(tmp_path, ["concurrency=1"])
     await files.watched(run)
     assert (run.limits.concurrency, run.counters.notices, (tmp_path / TUNE).exists()) == (8, [], False)
 
 
 async def test_a_change_that_comes_while_it_works_is_applied_within_a_second(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.watch.keep)
         await anyio.sleep(0.5)
@@ -236,7 +236,7 @@ def test_anything_but_a_number_for_what_can_be_tuned_is_refused_and_nothing_is_l
 
 async def test_a_budget_is_warned_of_once_from_80_percent_on(tmp_path: Path) -> None:
     budget = LocalBudget(10.0, "USD", spent=7.9)
-    run = Run(tmp_path, budget)
+    run = MonitoredRun(tmp_path, budget)
     run.second()
     assert run.counters.notices == []
     for spent in (8.0, 9.0, 10.0):
@@ -247,14 +247,14 @@ async def test_a_budget_is_warned_of_once_from_80_percent_on(tmp_path: Path) -> 
 
 async def test_the_disk_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     """The folder is gone: neither can be written."""
-    run = Run(tmp_path / "gone")
+    run = MonitoredRun(tmp_path / "gone")
     await run.watch.keep()
     assert isinstance(run.stop.reason, Broken)
     assert "fix the disk" in str(run.stop.reason)
 
 
 async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     run.second()
     assert state_of(tmp_path)["rate_change"] is None
     rate = run.composed.lanes[0].rate
@@ -270,7 +270,7 @@ async def test_h2_why_the_rate_was_cut_is_in_the_state_and_told_once_a_minute(tm
 
 
 async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     rate = run.composed.lanes[0].rate
     assert rate is not None
     rate._start.peak = 100.0

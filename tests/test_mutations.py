@@ -17,7 +17,6 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline import Job
-from pipeline.counters import Counters
 from pipeline.data import PARTS, Entry, Failure, Reply, Request
 from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.prices import Price, Prices
@@ -27,6 +26,7 @@ from pipeline.policy import Account, Shutdown, ToolLimits, charged, repairing, w
 from pipeline.storage.codec import decode, encode
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.kept_replies import kept_replies
+from pipeline.totals.counters import Counters
 from tests.mutations import script
 from tests.servers import scripted
 

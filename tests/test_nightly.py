@@ -39,7 +39,7 @@ def airflow_command(day: str) -> str:
     return Environment(autoescape=False).from_string(given["bash_command"]).render(ds=day)  # noqa: S701 - a command
 
 
-class Machine:
+class NightlyMachine:
     """A folder in the place of /srv/events, with an installed `pipeline`, a job and three rows."""
 
     def __init__(self, folder: Path, server: Served) -> None:
@@ -78,7 +78,7 @@ class Machine:
 def test_the_cron_line_asks_the_failed_rows_again_the_next_night(tmp_path: Path) -> None:
     """Three nights of it: a row fails, only that row is asked again, and then there is nothing to ask."""
     with served(lambda call: error(400) if call.prompt.endswith("1") else script(call)) as server:
-        machine = Machine(tmp_path, server)
+        machine = NightlyMachine(tmp_path, server)
         assert machine.code(cron_line()) == 3
         server.follow(script)
         before = len(server.calls)
@@ -96,7 +96,7 @@ def test_the_cron_line_asks_the_failed_rows_again_the_next_night(tmp_path: Path)
 def test_p6_the_cron_line_that_meets_a_run_exits_with_8_and_prints_no_result(tmp_path: Path) -> None:
     """A skipped night is told from a mistake by its exit code, and adds nothing to the results."""
     with served(lambda call: Held(script(call))) as server:
-        machine = Machine(tmp_path, server)
+        machine = NightlyMachine(tmp_path, server)
         first = machine.started(cron_line(), "/bin/sh")
         server.arrived(3)
         assert machine.code(cron_line()) == 8
@@ -111,7 +111,7 @@ def test_p6_the_cron_line_that_meets_a_run_exits_with_8_and_prints_no_result(tmp
 def test_the_airflow_command_retries_what_failed_and_its_last_line_is_the_result(tmp_path: Path) -> None:
     """A retry of the task comes to a whole dataset, and stdout is the one line that goes to XCom."""
     with served(lambda call: error(400) if call.prompt.endswith("1") else script(call)) as server:
-        machine = Machine(tmp_path, server)
+        machine = NightlyMachine(tmp_path, server)
         assert machine.code(airflow_command("2026-11-27"), "/bin/bash") == 3
         server.follow(script)
         out, err = machine.started(airflow_command("2026-11-27"), "/bin/bash").communicate(timeout=PATIENCE_S)

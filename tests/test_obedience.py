@@ -65,12 +65,12 @@ class Blank(BaseModel):
     pass
 
 
-class Part(TypedDict, total=False):
+class Piece(TypedDict, total=False):
     a: int
     b: str
 
 
-class Point(NamedTuple):
+class Pixel(NamedTuple):
     x: int
     y: float
 
@@ -120,7 +120,7 @@ ANNOTATIONS: list[Any] = [
     dict[str, int], dict[str, Any], dict, dict[int, float], dict[date, int], dict[Literal["a", "b"], int],
     Mapping[UUID, str], dict[bool, int], dict[float, str], dict[str, Decimal], Any, pydantic.JsonValue, object,
     Cat, Cat | None, list[Cat], Cat | Dog, Annotated[Cat | Dog, Field(discriminator="kind")],
-    list[Annotated[Cat | Dog, Field(discriminator="kind")]], Tree, Tags, Blank, Part, Point, Spot, Encoded, Stripped,
+    list[Annotated[Cat | Dog, Field(discriminator="kind")]], Tree, Tags, Blank, Piece, Pixel, Spot, Encoded, Stripped,
     Aliased, None,
 ]  # fmt: skip
 

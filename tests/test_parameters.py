@@ -43,7 +43,7 @@ class Meal(BaseModel):
     extra: dict[str, int] = {}
 
 
-class Options(TypedDict, total=False):
+class Choices(TypedDict, total=False):
     loud: bool
 
 
@@ -72,7 +72,7 @@ Maybe: Any = T | None
 
 KINDS: list[Any] = [
     *(annotation for annotation in ANNOTATIONS if annotation is not Tree),
-    Level, Meal, Options, Spot, Box, Empty, HttpUrl, Path, list[Meal | None], dict[str, dict[str, Meal]],
+    Level, Meal, Choices, Spot, Box, Empty, HttpUrl, Path, list[Meal | None], dict[str, dict[str, Meal]],
     Annotated[float, Field(multiple_of=0.5, gt=0)], Annotated[int | str, Field(description="either")],
     Annotated[Meal | None, Field(description="one")], Mapping[str, list[int]], Literal["", "a"], Literal[1.5, "b"],
     tuple[int, Meal | None], Annotated[list[Level], Field(max_length=3)], dict[Level, str],
@@ -243,7 +243,7 @@ def test_entries_that_make_no_object_are_a_tool_error(sizes: Any) -> None:
 EXACT: list[Any] = [
     int, str, bool, float, dict[str, int], dict[str, Any], dict, list, Any, Meal, list[Meal], int | str | None, Level,
     Literal["a", "b"], Literal[1, 2], Annotated[int, Field(gt=0, lt=40)], tuple[int, ...], list[dict[str, int]], Empty,
-    Options, dt.datetime, pydantic.NaiveDatetime, dict[str, dict[str, int]] | None, dict[str, list[str]],
+    Choices, dt.datetime, pydantic.NaiveDatetime, dict[str, dict[str, int]] | None, dict[str, list[str]],
 ]  # fmt: skip
 
 

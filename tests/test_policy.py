@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Price, Prices
 from pipeline.faults import Fault, Interrupted, ProviderUnusable, Refused, Throttled, Unavailable, Unparsable
@@ -32,6 +31,7 @@ from pipeline.policy import (
     watched,
     within,
 )
+from pipeline.totals.counters import Counters
 from tests import virtual
 from tests.benchmarks.hedge import simulate
 
@@ -60,7 +60,7 @@ def failing_first(fault: Fault) -> Script:
 
 
 @dataclass
-class Endpoint:
+class ScriptedEndpoint:
     """A small endpoint: it does what its script says after some seconds, and remembers who came when."""
 
     script: Script = answering
@@ -103,7 +103,7 @@ class Endpoint:
 class Rig:
     """The policies as a run composes them, around one endpoint. The rate is free unless `rate` says otherwise."""
 
-    endpoint: Endpoint
+    endpoint: ScriptedEndpoint
     concurrency: int = 64
     attempts: int = 5
     rate: AdaptiveRate | None = None
@@ -168,20 +168,20 @@ def faults(results: dict[int, Reply | Fault]) -> dict[int, Fault]:
 def test_never_more_than_the_limit_are_in_flight_and_the_limit_is_used(
     concurrency: int, rows: int, outcomes: list[Reply | Fault]
 ) -> None:
-    endpoint = Endpoint(lambda row, attempt: outcomes[row % len(outcomes)] if attempt == 1 else REPLY)
+    endpoint = ScriptedEndpoint(lambda row, attempt: outcomes[row % len(outcomes)] if attempt == 1 else REPLY)
     rig = Rig(endpoint, concurrency)
     virtual.run(lambda: asked(rig.ask, rows))
     assert endpoint.most_in_flight == min(concurrency, rows)
 
 
 async def test_a_hundred_rows_of_a_minute_ten_at_a_time_take_ten_minutes() -> None:
-    rig = Rig(Endpoint(seconds=60.0), concurrency=10)
+    rig = Rig(ScriptedEndpoint(seconds=60.0), concurrency=10)
     await asked(rig.ask, 100)
     assert anyio.current_time() == 600.0
 
 
 async def test_first_come_first_served() -> None:
-    rig = Rig(Endpoint(), concurrency=1)
+    rig = Rig(ScriptedEndpoint(), concurrency=1)
     async with anyio.create_task_group() as tasks:
         for ordinal in range(20):
             tasks.start_soon(one, rig.ask, ordinal)
@@ -190,7 +190,7 @@ async def test_first_come_first_served() -> None:
 
 
 async def test_the_bound_may_be_changed_while_the_run_works() -> None:
-    rig = Rig(Endpoint(), concurrency=2)
+    rig = Rig(ScriptedEndpoint(), concurrency=2)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 9.5, setattr, rig.limits, "concurrency", 8)
         tasks.start_soon(virtual.at, 19.5, setattr, rig.limits, "concurrency", 1)
@@ -201,7 +201,7 @@ async def test_the_bound_may_be_changed_while_the_run_works() -> None:
 
 
 async def test_a_cancelled_call_gives_its_slot_back() -> None:
-    rig = Rig(Endpoint(seconds=100.0), concurrency=1)
+    rig = Rig(ScriptedEndpoint(seconds=100.0), concurrency=1)
     with anyio.move_on_after(5.0):
         await one(rig.ask)
     await one(rig.ask, 1)
@@ -211,7 +211,7 @@ async def test_a_cancelled_call_gives_its_slot_back() -> None:
 
 async def test_all_who_may_leave_do_so_together() -> None:
     """Were each to wake the next, only one would leave in a round of the loop."""
-    rig = Rig(Endpoint(seconds=100.0), concurrency=1)
+    rig = Rig(ScriptedEndpoint(seconds=100.0), concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(asked, rig.ask, 200)
         await anyio.sleep(0.5)
@@ -231,7 +231,7 @@ async def test_a_turn_that_comes_as_its_row_is_given_up_goes_to_the_next() -> No
             given_up.cancel()  # and then the slot is free
         return REPLY
 
-    rig = Rig(Endpoint(script), concurrency=1)
+    rig = Rig(ScriptedEndpoint(script), concurrency=1)
 
     async def giving_up() -> None:
         with given_up:
@@ -251,7 +251,7 @@ async def test_a_turn_that_comes_as_its_row_is_given_up_goes_to_the_next() -> No
 @given(st.dictionaries(st.integers(0, 7), st.integers(0, 9)))
 def test_whoever_gives_up_waiting_the_others_leave_when_it_is_their_turn(given_up: dict[int, int]) -> None:
     """Also when it is the one that looks at the clock for all."""
-    rig = Rig(Endpoint())
+    rig = Rig(ScriptedEndpoint())
     rig.limits.requests = Pacer(30.0)  # at 0, 2, 4 ...
 
     async def ask(row: int) -> None:
@@ -275,7 +275,7 @@ def test_whoever_gives_up_waiting_the_others_leave_when_it_is_their_turn(given_u
 
 
 async def test_latencies_are_those_of_the_calls_without_their_time_in_the_queue() -> None:
-    rig = Rig(Endpoint(seconds=2.0), concurrency=1)
+    rig = Rig(ScriptedEndpoint(seconds=2.0), concurrency=1)
     await asked(rig.ask, 10)
     assert (len(rig.dispatcher.latencies), rig.dispatcher.latencies.quantile(1.0)) == (10, 2.0)
 
@@ -284,7 +284,7 @@ async def test_latencies_are_those_of_the_calls_without_their_time_in_the_queue(
 
 
 async def test_h1_after_a_429_with_a_time_nobody_asks_before_it_and_no_attempt_is_used() -> None:
-    rig = Rig(Endpoint(failing_first(Throttled("429", retry_after=30.0))), concurrency=4)
+    rig = Rig(ScriptedEndpoint(failing_first(Throttled("429", retry_after=30.0))), concurrency=4)
     results = await asked(rig.ask, 40)
     assert not rig.endpoint.between(1.0, 31.0)
     assert {reply.attempts for reply in results.values() if isinstance(reply, Reply)} == {1}
@@ -293,7 +293,7 @@ async def test_h1_after_a_429_with_a_time_nobody_asks_before_it_and_no_attempt_i
 
 
 async def test_h1_a_row_may_be_throttled_any_number_of_times_without_failing() -> None:
-    rig = Rig(Endpoint(failing(Throttled("429", retry_after=1.0), times=50)), attempts=1)
+    rig = Rig(ScriptedEndpoint(failing(Throttled("429", retry_after=1.0), times=50)), attempts=1)
     assert (await one(rig.ask)).attempts == 1
     assert rig.counters.throttled == 50
 
@@ -320,7 +320,7 @@ def test_h1_no_request_leaves_before_any_time_that_the_server_has_named(
             return Throttled("429", retry_after=hint)
         return REPLY
 
-    rig = Rig(Endpoint(script, seconds), concurrency, rate=AdaptiveRate() if adaptive else None)
+    rig = Rig(ScriptedEndpoint(script, seconds), concurrency, rate=AdaptiveRate() if adaptive else None)
     results = virtual.run(lambda: asked(rig.ask, 60, workers=30))
     assert not faults(results)
     for told_at, not_before in closed:
@@ -328,7 +328,7 @@ def test_h1_no_request_leaves_before_any_time_that_the_server_has_named(
 
 
 async def test_h2_a_429_without_a_time_makes_its_row_wait_a_moment() -> None:
-    rig = Rig(Endpoint(failing(Throttled("429"), times=4)))
+    rig = Rig(ScriptedEndpoint(failing(Throttled("429"), times=4)))
     await one(rig.ask)
     assert all(pause >= 0.25 for pause in rig.endpoint.pauses)
     assert rig.endpoint.pauses == sorted(rig.endpoint.pauses) or max(rig.endpoint.pauses) <= 30.0
@@ -343,7 +343,7 @@ async def test_h2_a_quota_without_any_hint_is_found_and_nothing_is_lost(seconds:
         granted[second] += 1
         return REPLY if granted[second] <= 40 else Throttled("Resource exhausted")
 
-    rig = Rig(Endpoint(quota, seconds), concurrency=200, rate=AdaptiveRate())
+    rig = Rig(ScriptedEndpoint(quota, seconds), concurrency=200, rate=AdaptiveRate())
     results = await asked(rig.ask, 2000, workers=400)
     assert not faults(results)
     assert rig.counters.throttled <= 0.15 * 2000
@@ -351,7 +351,7 @@ async def test_h2_a_quota_without_any_hint_is_found_and_nothing_is_lost(seconds:
 
 
 async def test_who_waits_for_quota_holds_no_slot() -> None:
-    rig = Rig(Endpoint(failing_first(Throttled("429"))), concurrency=1)
+    rig = Rig(ScriptedEndpoint(failing_first(Throttled("429"))), concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(one, rig.ask, 0)
         await anyio.sleep(0.5)
@@ -363,14 +363,14 @@ async def test_who_waits_for_quota_holds_no_slot() -> None:
 
 
 async def test_a_declared_number_of_requests_a_minute_is_kept() -> None:
-    rig = Rig(Endpoint())
+    rig = Rig(ScriptedEndpoint())
     rig.limits.requests = Pacer(30.0)
     await asked(rig.ask, 61)
     assert rig.endpoint.moments == pytest.approx([2.0 * number for number in range(61)])
 
 
 async def test_a_declared_number_of_tokens_a_minute_is_kept() -> None:
-    rig = Rig(Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=800, output=150, reasoning=50))))
+    rig = Rig(ScriptedEndpoint(lambda *_: Reply(b"{}", usage=Usage(input=800, output=150, reasoning=50))))
     rig.limits.tokens = Pacer(60_000.0)
     await asked(rig.ask, 200)
     assert 50 <= len(rig.endpoint.between(60.0, 120.0)) <= 61
@@ -380,20 +380,20 @@ async def test_a_declared_number_of_tokens_a_minute_is_kept() -> None:
 
 
 async def test_a_first_answer_is_one_attempt() -> None:
-    rig = Rig(Endpoint())
+    rig = Rig(ScriptedEndpoint())
     assert await one(rig.ask) == REPLY
     assert rig.counters.retries == 0
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
 async def test_attempts_are_counted_in_the_reply(times: int) -> None:
-    rig = Rig(Endpoint(failing(OUTAGE, times)))
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE, times)))
     assert (await one(rig.ask)).attempts == times + 1
     assert rig.counters.retries == times
 
 
 async def test_the_last_fault_is_raised_when_no_try_succeeds() -> None:
-    rig = Rig(Endpoint(lambda _, attempt: Unavailable(f"try {attempt}", http_status=503)))
+    rig = Rig(ScriptedEndpoint(lambda _, attempt: Unavailable(f"try {attempt}", http_status=503)))
     results = await asked(rig.ask, 1)
     assert repr(results[0]) == "Unavailable('try 5', http_status=503)"
     assert rig.endpoint.tries[0] == 5
@@ -401,7 +401,7 @@ async def test_the_last_fault_is_raised_when_no_try_succeeds() -> None:
 
 @pytest.mark.parametrize("fault", [Refused("400"), Unparsable("too large"), ProviderUnusable("403")])
 async def test_faults_that_another_try_would_not_mend_are_raised_at_once(fault: Fault) -> None:
-    rig = Rig(Endpoint(failing(fault)))
+    rig = Rig(ScriptedEndpoint(failing(fault)))
     results = await asked(rig.ask, 1)
     assert results[0] is fault
     assert rig.endpoint.moments == [0.0]
@@ -409,14 +409,14 @@ async def test_faults_that_another_try_would_not_mend_are_raised_at_once(fault: 
 
 async def test_a_fault_of_another_kind_at_a_later_try_ends_the_row_there() -> None:
     refused = Refused("400")
-    rig = Rig(Endpoint(lambda _, attempt: OUTAGE if attempt == 1 else refused))
+    rig = Rig(ScriptedEndpoint(lambda _, attempt: OUTAGE if attempt == 1 else refused))
     results = await asked(rig.ask, 1)
     assert results[0] is refused
     assert rig.endpoint.tries[0] == 2
 
 
 async def test_pauses_double_from_one_second_to_a_minute_with_a_second_of_jitter() -> None:
-    rig = Rig(Endpoint(failing(OUTAGE)), attempts=10)
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE)), attempts=10)
     await asked(rig.ask, 1)
     expected = [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert len(rig.endpoint.pauses) == len(expected)
@@ -425,7 +425,7 @@ async def test_pauses_double_from_one_second_to_a_minute_with_a_second_of_jitter
 
 
 async def test_rows_that_fail_together_do_not_return_together() -> None:
-    rig = Rig(Endpoint(failing(OUTAGE, times=1)))
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE, times=1)))
     await asked(rig.ask, 9)
     again = [moment for moment in rig.endpoint.moments if moment > 0.0]
     assert len(again) == len(set(again)) == 9
@@ -437,14 +437,14 @@ def test_a_servers_own_time_is_a_floor_of_the_pause_and_never_shortens_it(hints:
     def script(_: int, attempt: int) -> Reply | Fault:
         return Unavailable("503", retry_after=hints[attempt - 1]) if attempt <= 4 else REPLY
 
-    rig = Rig(Endpoint(script))
+    rig = Rig(ScriptedEndpoint(script))
     virtual.run(lambda: one(rig.ask))
     for pause, hint, least in zip(rig.endpoint.pauses, hints, (1.0, 2.0, 4.0, 8.0), strict=True):
         assert round(pause, 6) >= round(max(hint or 0.0, least), 6)
 
 
 async def test_a_row_that_sleeps_before_its_next_try_holds_no_slot() -> None:
-    rig = Rig(Endpoint(failing_first(OUTAGE)), concurrency=1)
+    rig = Rig(ScriptedEndpoint(failing_first(OUTAGE)), concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(one, rig.ask, 0)
         await anyio.sleep(0.5)
@@ -456,18 +456,18 @@ async def test_a_row_that_sleeps_before_its_next_try_holds_no_slot() -> None:
 
 
 async def test_retries_wait_for_their_budget() -> None:
-    rig = Rig(Endpoint(failing(OUTAGE, times=2)), budget=RetryBudget(share=0.0, per_second=0.05, most=1.0))
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE, times=2)), budget=RetryBudget(share=0.0, per_second=0.05, most=1.0))
     await one(rig.ask)
     assert rig.endpoint.pauses[1] >= 18.0
 
 
 async def test_a_deadline_of_the_row_ends_it_whatever_it_waits_for() -> None:
-    rig = Rig(Endpoint(failing(Throttled("429", retry_after=60.0))))
+    rig = Rig(ScriptedEndpoint(failing(Throttled("429", retry_after=60.0))))
     with pytest.raises(Unavailable, match="not answered within 100 s"):
         await one(within(rig.ask, 100.0))
     assert anyio.current_time() == 100.0
     assert (rig.counters.in_flight, rig.counters.waiting) == (0, 0)
-    assert await one(within(Endpoint().ask, 100.0)) == REPLY
+    assert await one(within(ScriptedEndpoint().ask, 100.0)) == REPLY
 
 
 # Failure rate.
@@ -484,7 +484,7 @@ def _dice(share: float, seed: int) -> Script:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_h3_with_30_percent_of_503_no_row_is_lost_and_no_request_wasted(seed: int) -> None:
-    rig = Rig(Endpoint(_dice(0.3, seed)), rate=AdaptiveRate())
+    rig = Rig(ScriptedEndpoint(_dice(0.3, seed)), rate=AdaptiveRate())
     results = await asked(rig.ask, 2000, workers=128)
     assert not faults(results)
     assert rig.counters.requests == len(rig.endpoint.came) <= 2000 / (1 - 0.3) * 1.05
@@ -493,7 +493,7 @@ async def test_h3_with_30_percent_of_503_no_row_is_lost_and_no_request_wasted(se
 
 @pytest.mark.parametrize("poison", [0, 17, 299])
 async def test_h11_a_poison_row_among_good_ones_gets_its_attempts_and_no_more(poison: int) -> None:
-    rig = Rig(Endpoint(lambda row, _: OUTAGE if row == poison else REPLY))
+    rig = Rig(ScriptedEndpoint(lambda row, _: OUTAGE if row == poison else REPLY))
     results = await asked(rig.ask, 300, workers=16)
     assert faults(results).keys() == {poison}
     assert rig.endpoint.tries[poison] == rig.attempts
@@ -501,14 +501,14 @@ async def test_h11_a_poison_row_among_good_ones_gets_its_attempts_and_no_more(po
 
 
 async def test_h11_a_few_poison_rows_among_many_good_ones_are_no_bad_hour_and_no_outage() -> None:
-    rig = Rig(Endpoint(lambda row, _: OUTAGE if row % 50 == 0 else REPLY))
+    rig = Rig(ScriptedEndpoint(lambda row, _: OUTAGE if row % 50 == 0 else REPLY))
     results = await asked(rig.ask, 1000, workers=16)
     assert len(faults(results)) == 20
     assert {rig.endpoint.tries[row] for row in faults(results)} == {rig.attempts}
 
 
 async def test_h11_the_tries_of_rows_that_all_fail_are_bounded() -> None:
-    rig = Rig(Endpoint(failing(OUTAGE)))
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE)))
     results = await asked(rig.ask, 9)
     assert len(faults(results)) == 9
     assert max(rig.endpoint.tries.values()) <= MOST_ATTEMPTS
@@ -524,7 +524,7 @@ async def test_h4_an_outage_of_ten_minutes_loses_no_row_and_is_only_probed(adapt
     def outage(_ordinal: int, _attempt: int) -> Reply | Fault:
         return OUTAGE if 60.0 <= anyio.current_time() < 660.0 else REPLY
 
-    rig = Rig(Endpoint(outage), concurrency=16, rate=AdaptiveRate() if adaptive else None)
+    rig = Rig(ScriptedEndpoint(outage), concurrency=16, rate=AdaptiveRate() if adaptive else None)
     results = await asked(rig.ask, 3000, workers=32)
     assert not faults(results)
     assert len(rig.endpoint.between(80.0, 660.0)) <= 580.0 / PROBE_S + 1
@@ -536,13 +536,13 @@ async def test_h4_an_outage_loses_no_row_however_few_are_asked_at_once(concurren
     def outage(_ordinal: int, _attempt: int) -> Reply | Fault:
         return OUTAGE if 10.0 <= anyio.current_time() < 610.0 else REPLY
 
-    rig = Rig(Endpoint(outage), concurrency=concurrency)
+    rig = Rig(ScriptedEndpoint(outage), concurrency=concurrency)
     assert not faults(await asked(rig.ask, 200, workers=2 * concurrency))
 
 
 async def test_h11_rows_that_the_server_fails_by_itself_end_even_when_there_are_no_others() -> None:
     """A 500 is the server's word on a row: an input of nothing but such rows fails by rows, not as an outage."""
-    rig = Rig(Endpoint(failing(Unavailable("500", http_status=500))), concurrency=16)
+    rig = Rig(ScriptedEndpoint(failing(Unavailable("500", http_status=500))), concurrency=16)
     results = await asked(rig.ask, 12)
     assert {type(fault) for fault in faults(results).values()} == {Unavailable}
     assert len(results) == 12
@@ -551,25 +551,25 @@ async def test_h11_rows_that_the_server_fails_by_itself_end_even_when_there_are_
 async def test_h8_answers_that_came_and_are_no_good_are_no_outage() -> None:
     spoilt = Unavailable("the endpoint failed to make an answer")
     spoilt.reply = REPLY
-    rig = Rig(Endpoint(failing(spoilt)), concurrency=16)
+    rig = Rig(ScriptedEndpoint(failing(spoilt)), concurrency=16)
     results = await asked(rig.ask, 12)
     assert list(results.values()) == [spoilt] * 12
     assert set(rig.endpoint.tries.values()) == {rig.attempts}
 
 
 async def test_a_row_that_is_throttled_forever_while_others_are_answered_ends() -> None:
-    rig = Rig(Endpoint(lambda row, _: Throttled("429") if row == 7 else REPLY), concurrency=4)
+    rig = Rig(ScriptedEndpoint(lambda row, _: Throttled("429") if row == 7 else REPLY), concurrency=4)
     results = await asked(rig.ask, 6000, workers=8)
     assert faults(results).keys() == {7}
 
 
 async def test_a_quota_of_nothing_stops_the_run_after_the_time_that_was_given() -> None:
-    rig = Rig(Endpoint(failing(Throttled("429"))), concurrency=4, give_up_s=300.0)
+    rig = Rig(ScriptedEndpoint(failing(Throttled("429"))), concurrency=4, give_up_s=300.0)
     assert {type(result) for result in (await asked(rig.ask, 4)).values()} == {ProviderUnusable}
 
 
 async def test_h4_rows_that_wait_for_the_end_of_an_outage_use_up_no_attempt() -> None:
-    rig = Rig(Endpoint(lambda *_: OUTAGE if anyio.current_time() < 600.0 else REPLY), concurrency=16)
+    rig = Rig(ScriptedEndpoint(lambda *_: OUTAGE if anyio.current_time() < 600.0 else REPLY), concurrency=16)
     results = await asked(rig.ask, 16)
     assert not faults(results)
     assert max(reply.attempts for reply in results.values() if isinstance(reply, Reply)) <= rig.attempts
@@ -578,7 +578,7 @@ async def test_h4_rows_that_wait_for_the_end_of_an_outage_use_up_no_attempt() ->
 
 async def test_h4_a_refusal_shows_as_well_as_an_answer_that_the_outage_is_over() -> None:
     refused = Refused("400")
-    rig = Rig(Endpoint(lambda *_: OUTAGE if anyio.current_time() < 100.0 else refused), concurrency=16)
+    rig = Rig(ScriptedEndpoint(lambda *_: OUTAGE if anyio.current_time() < 100.0 else refused), concurrency=16)
     assert list((await asked(rig.ask, 16)).values()) == [refused] * 16
     assert anyio.current_time() <= 100.0 + PROBE_S + 5.0
 
@@ -586,7 +586,7 @@ async def test_h4_a_refusal_shows_as_well_as_an_answer_that_the_outage_is_over()
 def test_h4_after_an_outage_a_lane_begins_with_a_fifth_of_its_rate() -> None:
     rate = AdaptiveRate(100.0)
     rate.rate = 100.0
-    lane = LocalUpstream("here", Endpoint().ask, rate=rate)
+    lane = LocalUpstream("here", ScriptedEndpoint().ask, rate=rate)
     lane.sent(0.0)
     for row in range(10):
         lane.failed(10.0, row)
@@ -596,7 +596,7 @@ def test_h4_after_an_outage_a_lane_begins_with_a_fifth_of_its_rate() -> None:
 
 
 async def test_an_outage_without_an_end_stops_the_run_after_the_time_that_was_given() -> None:
-    rig = Rig(Endpoint(failing(OUTAGE)), concurrency=16, give_up_s=300.0)
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE)), concurrency=16, give_up_s=300.0)
     results = await asked(rig.ask, 16)
     assert {type(result) for result in results.values()} == {ProviderUnusable}
     assert "has failed for 300 s" in str(results[0])
@@ -610,7 +610,7 @@ async def test_an_outage_without_an_end_stops_the_run_after_the_time_that_was_gi
 class Lanes:
     """A dispatcher over several endpoints."""
 
-    endpoints: Sequence[Endpoint]
+    endpoints: Sequence[ScriptedEndpoint]
     weights: Sequence[float]
     concurrency: int = 40
 
@@ -626,22 +626,22 @@ class Lanes:
 
 
 async def test_lanes_share_the_work_by_their_weights() -> None:
-    lanes = Lanes([Endpoint(), Endpoint()], [1.0, 3.0])
+    lanes = Lanes([ScriptedEndpoint(), ScriptedEndpoint()], [1.0, 3.0])
     assert not faults(await asked(lanes.ask, 400))
     assert [len(endpoint.came) for endpoint in lanes.endpoints] == [100, 300]
 
 
 async def test_while_one_lane_is_throttled_the_others_take_its_work() -> None:
-    throttled = Endpoint(failing(Throttled("429", retry_after=1000.0)))
-    lanes = Lanes([throttled, Endpoint()], [1.0, 1.0], concurrency=2)
+    throttled = ScriptedEndpoint(failing(Throttled("429", retry_after=1000.0)))
+    lanes = Lanes([throttled, ScriptedEndpoint()], [1.0, 1.0], concurrency=2)
     assert not faults(await asked(lanes.ask, 100))
     assert len(throttled.came) == 1
     assert anyio.current_time() < 110.0
 
 
 async def test_while_one_lane_has_failed_the_others_take_its_work() -> None:
-    failed = Endpoint(failing(OUTAGE), seconds=6.0)
-    lanes = Lanes([failed, Endpoint()], [1.0, 1.0], concurrency=40)
+    failed = ScriptedEndpoint(failing(OUTAGE), seconds=6.0)
+    lanes = Lanes([failed, ScriptedEndpoint()], [1.0, 1.0], concurrency=40)
     results = await asked(lanes.ask, 1000)
     assert len(failed.came) <= 20 + anyio.current_time() / PROBE_S + 1
     assert len(faults(results)) <= 10
@@ -662,7 +662,7 @@ def calm(share: float = 0.05, calls: int = 100) -> StragglerDetector:
 class Hedging:
     """A hedge around endpoints that have answered a hundred calls in a second each, and the queue between."""
 
-    endpoints: Sequence[Endpoint]
+    endpoints: Sequence[ScriptedEndpoint]
     concurrency: int = 64
     stragglers: StragglerDetector = field(default_factory=calm)
     counters: Counters = field(default_factory=Counters)
@@ -677,7 +677,7 @@ class Hedging:
         self.ask = hedged(self.dispatcher.ask, self.stragglers, self.counters)
 
 
-class Uneven(Endpoint):
+class Uneven(ScriptedEndpoint):
     """An endpoint whose first call of every tenth row takes ten seconds and more, and whose others take one."""
 
     async def ask(self, request: Request) -> Reply:
@@ -701,13 +701,13 @@ async def test_a_call_that_is_late_is_hedged_and_the_first_answer_wins() -> None
 
 
 async def test_a_call_that_is_in_time_is_not_hedged() -> None:
-    hedging = Hedging([Endpoint(lambda *_: USED, seconds=0.9)])
+    hedging = Hedging([ScriptedEndpoint(lambda *_: USED, seconds=0.9)])
     assert await one(hedging.ask) == USED
     assert hedging.counters.hedged == 0
 
 
 async def test_nothing_is_hedged_before_a_hundred_calls_have_shown_what_late_is() -> None:
-    endpoint = Endpoint(seconds=50.0)
+    endpoint = ScriptedEndpoint(seconds=50.0)
     await one(Hedging([endpoint], stragglers=calm(calls=98)).ask)
     assert endpoint.moments == [0.0]
 
@@ -721,7 +721,7 @@ async def test_hedges_stay_below_their_share() -> None:
 
 
 async def test_a_fault_of_one_call_counts_only_when_the_other_fails_too() -> None:
-    endpoint = Endpoint(failing(OUTAGE, times=1), seconds=5.0)
+    endpoint = ScriptedEndpoint(failing(OUTAGE, times=1), seconds=5.0)
     hedging = Hedging([endpoint])
     assert (await one(hedging.ask)).body == REPLY.body
     assert endpoint.moments == [0.0, 1.0]
@@ -731,14 +731,14 @@ async def test_a_fault_of_one_call_counts_only_when_the_other_fails_too() -> Non
 
 
 async def test_a_call_that_fails_in_time_fails() -> None:
-    endpoint = Endpoint(failing(OUTAGE), seconds=0.5)
+    endpoint = ScriptedEndpoint(failing(OUTAGE), seconds=0.5)
     with pytest.raises(Unavailable):
         await one(Hedging([endpoint]).ask)
     assert endpoint.moments == [0.0]
 
 
 async def test_waiting_for_a_turn_makes_no_call_late() -> None:
-    endpoint = Endpoint(failing_first(Throttled("429", retry_after=30.0)), seconds=0.9)
+    endpoint = ScriptedEndpoint(failing_first(Throttled("429", retry_after=30.0)), seconds=0.9)
     hedging = Hedging([endpoint], concurrency=1)
     await asked(hedging.ask, 3)
     assert anyio.current_time() > 30.0
@@ -746,7 +746,7 @@ async def test_waiting_for_a_turn_makes_no_call_late() -> None:
 
 
 async def test_a_second_request_that_was_never_sent_costs_nothing() -> None:
-    endpoint = Endpoint(lambda *_: USED, seconds=10.0)
+    endpoint = ScriptedEndpoint(lambda *_: USED, seconds=10.0)
     hedging = Hedging([endpoint], concurrency=1)
     assert await one(hedging.ask) == USED
     assert endpoint.moments == [0.0]
@@ -754,7 +754,7 @@ async def test_a_second_request_that_was_never_sent_costs_nothing() -> None:
 
 
 async def test_the_second_request_goes_down_another_lane() -> None:
-    slow, quick = Endpoint(seconds=100.0), Endpoint(seconds=0.9)
+    slow, quick = ScriptedEndpoint(seconds=100.0), ScriptedEndpoint(seconds=0.9)
     hedging = Hedging([slow, quick])
     await asked(hedging.ask, 4)
     assert sorted(row for _, row in slow.came) == sorted(row for at, row in quick.came if at == 1.0)
@@ -777,12 +777,14 @@ def account(prices: Prices | None = None) -> Account:
 
 
 async def test_every_reply_says_where_it_came_from() -> None:
-    assert (await one(charged(Endpoint().ask, account(), "europe-west4"))).location == "europe-west4"
+    assert (await one(charged(ScriptedEndpoint().ask, account(), "europe-west4"))).location == "europe-west4"
 
 
 async def test_every_reply_carries_its_price_and_none_where_no_price_is_known() -> None:
     prices = Prices({"google/known": Price(input=2.0, output=4.0)})
-    endpoint = Endpoint(lambda *_: Reply(b"{}", usage=Usage(input=1_000_000, output=500_000, reasoning=500_000)))
+    endpoint = ScriptedEndpoint(
+        lambda *_: Reply(b"{}", usage=Usage(input=1_000_000, output=500_000, reasoning=500_000))
+    )
     ask = charged(endpoint.ask, account(prices))
     assert (await ask(Request(0, {"model": "google/known"}))).cost_usd == 6.0
     assert (await ask(Request(0, {"model": "google/nobody-knows-this"}))).cost_usd is None
@@ -792,7 +794,7 @@ async def test_every_reply_carries_its_price_and_none_where_no_price_is_known() 
 
 
 async def test_p2_the_stop_ends_the_pause_before_a_try_at_once() -> None:
-    rig = Rig(Endpoint(failing(Unavailable("503", retry_after=100.0))))
+    rig = Rig(ScriptedEndpoint(failing(Unavailable("503", retry_after=100.0))))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 50.0, rig.stop.request, signal.SIGINT)
         with pytest.raises(Interrupted):
@@ -804,7 +806,7 @@ async def test_p2_the_stop_ends_the_pause_before_a_try_at_once() -> None:
 
 @pytest.mark.parametrize("script", [failing(Throttled("429", retry_after=100.0)), failing(OUTAGE)])
 async def test_p2_the_stop_ends_the_wait_of_every_row_within_a_second(script: Script) -> None:
-    rig = Rig(Endpoint(script), concurrency=16)
+    rig = Rig(ScriptedEndpoint(script), concurrency=16)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 50.0, rig.stop.request, signal.SIGINT)
         results = await asked(rig.ask, 40)
@@ -815,7 +817,7 @@ async def test_p2_the_stop_ends_the_wait_of_every_row_within_a_second(script: Sc
 
 
 async def test_p2_after_the_stop_calls_in_flight_finish_and_nobody_else_asks() -> None:
-    rig = Rig(Endpoint(seconds=10.0), concurrency=2)
+    rig = Rig(ScriptedEndpoint(seconds=10.0), concurrency=2)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 5.0, rig.stop.request, signal.SIGINT)
         results = await asked(rig.ask, 6)
@@ -825,7 +827,7 @@ async def test_p2_after_the_stop_calls_in_flight_finish_and_nobody_else_asks() -
 
 
 async def test_p2_a_call_that_fails_after_the_stop_is_not_tried_again() -> None:
-    rig = Rig(Endpoint(failing(OUTAGE), seconds=10.0))
+    rig = Rig(ScriptedEndpoint(failing(OUTAGE), seconds=10.0))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(virtual.at, 5.0, rig.stop.request, signal.SIGINT)
         with pytest.raises(Interrupted):
@@ -874,7 +876,7 @@ def test_a_run_that_nobody_stops_goes_on() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from([REPLY, Refused("no"), Throttled("429", retry_after=1.0), OUTAGE]), max_size=9))
 def test_every_call_is_counted_and_none_stays_in_flight(outcomes: list[Reply | Fault]) -> None:
-    rig = Rig(Endpoint(lambda row, attempt: outcomes[row] if attempt == 1 else REPLY))
+    rig = Rig(ScriptedEndpoint(lambda row, attempt: outcomes[row] if attempt == 1 else REPLY))
     virtual.run(lambda: asked(rig.ask, len(outcomes)))
     throttled = sum(isinstance(outcome, Throttled) for outcome in outcomes)
     unavailable = sum(isinstance(outcome, Unavailable) for outcome in outcomes)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, log_line, narrow_line, second_line, top_line
-from pipeline.counters import Counters
 from pipeline.data import Failure
 from pipeline.faults import Refused
 from pipeline.pace import RecentRate
+from pipeline.totals.counters import Counters
 from tests.commands import JOB, Shell
 from tests.screens import Terminal, screen
 from tests.servers import Answer, Call, Held, Served, error, served

@@ -295,13 +295,13 @@ def test_every_reader_reads_columns_of_every_type_value_by_value(reader: str, ri
     require_same(reader, rich)
 
 
-class Opening(BaseModel):
+class OpeningHour(BaseModel):
     at: time
 
 
 def one_row(folder: Path, kept: dict[str, list[Any]], entry: Entry, time_as: Literal["text", "time"] = "text") -> Path:
     """A part of one row."""
-    job = Job(name="one", model="m", user="{{ id }}", schema=Opening, time_as=time_as)
+    job = Job(name="one", model="m", user="{{ id }}", schema=OpeningHour, time_as=time_as)
     batch = pa.RecordBatch.from_pydict(kept)
     folder.mkdir()
     into = sealed_into(folder, job, batch.schema)

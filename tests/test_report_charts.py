@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.figures import short_number
 from pipeline.report.charts import BOTTOM, BRIDGED, HEIGHT, TOP, Chart, charts_of
 from pipeline.report.evaluation import HEAT, short_of
 from pipeline.report.timeline import Point, Timeline
+from pipeline.text.figures import short_number
 
 
 def chart(title: str, *points: Point) -> Chart:

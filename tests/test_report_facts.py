@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.faults import UsageError
-from pipeline.figures import short_number, time_span
 from pipeline.report.charts import charts_of, step_of, time_ticks
 from pipeline.report.facts import RunFacts, run_facts
 from pipeline.report.timeline import PAUSE_S, POINTS, STARTS, timeline_of
 from pipeline.storage.run_folder import EVENTS, RunFolder
+from pipeline.text.figures import short_number, time_span
 from tests.commands import JOB, Shell
 
 

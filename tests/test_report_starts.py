@@ -19,7 +19,7 @@ from pipeline.report.timeline import PAUSE_S, STARTS, timeline_of
 from pipeline.storage.run_folder import EVENTS
 from tests import virtual
 from tests.commands import JOB, Shell
-from tests.test_monitor import Noting, Run
+from tests.test_monitor import MonitoredRun, NotedFiles
 from tests.test_report_page import Reader
 
 anyio_backend = virtual.anyio_backend
@@ -74,8 +74,8 @@ def test_more_starts_than_are_drawn_are_counted(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_start_is_told_on_a_line_of_its_own_after_a_line_that_a_crash_cut(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_text('{"at": 17, "do')
-    files = Noting(until=1)
-    await files.watched(Run(tmp_path, files=files))
+    files = NotedFiles(until=1)
+    await files.watched(MonitoredRun(tmp_path, files=files))
     found = timeline_of(tmp_path / EVENTS)
     assert found.starts == 1
     assert len((tmp_path / EVENTS).read_bytes().splitlines()) == 3
@@ -83,7 +83,7 @@ async def test_a_start_is_told_on_a_line_of_its_own_after_a_line_that_a_crash_cu
 
 @pytest.mark.anyio
 async def test_what_happened_in_the_last_part_of_a_second_is_told_at_the_end(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = MonitoredRun(tmp_path)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.watch.keep)
         await anyio.sleep(0.5)

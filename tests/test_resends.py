@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 
-from pipeline.counters import Counters
 from pipeline.data import Request
 from pipeline.endpoint.client import Endpoint, EndpointAddress, open_endpoint
 from pipeline.endpoint.token_source import ApiKey, TokenSource
 from pipeline.endpoint.transport import IDLE_S, ROUND_TRIP_S
 from pipeline.faults import Fault, ProviderUnusable, Throttled, Unavailable
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
+from pipeline.totals.counters import Counters
 from tests.servers import Answer, Call, Raw, Says, Script, Server, chat, error, scripted
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +26,7 @@ STREAMED = Request(0, {**PAYLOAD, "stream": True})
 
 
 @dataclass
-class Clock:
+class SetClock:
     """A clock that goes on when it is told to."""
 
     now: float = 100.0
@@ -36,12 +36,12 @@ class Clock:
 
 
 @dataclass
-class Rig:
+class ResendRig:
     """An endpoint behind the queue of a run, the server that it asks, and what was counted."""
 
     endpoint: Endpoint
     server: Server
-    clock: Clock
+    clock: SetClock
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
@@ -51,8 +51,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(script: Script, token: TokenSource | None = None) -> AsyncIterator[Rig]:
-    clock = Clock()
+async def rig(script: Script, token: TokenSource | None = None) -> AsyncIterator[ResendRig]:
+    clock = SetClock()
     async with (
         scripted(script) as server,
         open_endpoint(
@@ -63,7 +63,7 @@ async def rig(script: Script, token: TokenSource | None = None) -> AsyncIterator
             clock=clock,
         ) as endpoint,
     ):
-        yield Rig(endpoint, server, clock)
+        yield ResendRig(endpoint, server, clock)
 
 
 CLOSED, RESET = Raw(), Raw(resets=True)
@@ -106,7 +106,7 @@ async def test_h5_a_connection_that_ends_soon_after_its_last_use_was_ended_for_i
 @ENDINGS
 async def test_h5_h11_a_request_that_was_worked_on_before_its_connection_closed_is_not_sent_again(says: Says) -> None:
     """A server that dies of a request has seen it, and may bill it, however long the connection had been idle."""
-    clocks: list[Clock] = []
+    clocks: list[SetClock] = []
 
     def script(call: Call) -> Says:
         if call.number == 0:
@@ -168,7 +168,7 @@ async def test_h5_an_answer_that_has_begun_is_not_sent_again() -> None:
         assert len(to.server.calls) == to.counters.requests == 2
 
 
-class Renewable:
+class RenewedToken:
     """A token of which the server may have enough."""
 
     def __init__(self) -> None:
@@ -189,13 +189,13 @@ def rejecting(*tokens: str) -> Script:
 
 
 async def test_t5_a_call_whose_token_was_revoked_is_sent_again_once_counted_and_uses_no_attempt() -> None:
-    async with rig(rejecting("token-0"), Renewable()) as to:
+    async with rig(rejecting("token-0"), RenewedToken()) as to:
         assert (await to.ask(REQUEST)).attempts == 1
         assert len(to.server.calls) == to.counters.requests == 2
 
 
 async def test_t6_a_401_to_the_renewed_token_is_denied_with_the_servers_words() -> None:
-    async with rig(rejecting("token-0", "token-1"), Renewable()) as to:
+    async with rig(rejecting("token-0", "token-1"), RenewedToken()) as to:
         with pytest.raises(ProviderUnusable, match="does not accept a fresh token either: 401 UNAUTHENTICATED"):
             await to.ask(REQUEST)
         assert len(to.server.calls) == to.counters.requests == 2
@@ -203,7 +203,7 @@ async def test_t6_a_401_to_the_renewed_token_is_denied_with_the_servers_words() 
 
 async def test_a_stale_connection_a_revoked_token_and_a_throttle_in_one_call_are_three_counted_requests() -> None:
     says: list[Says] = [chat("hello"), CLOSED, error(401), error(429, "RESOURCE_EXHAUSTED"), chat("hello")]
-    async with rig(lambda call: says[call.number], Renewable()) as to:
+    async with rig(lambda call: says[call.number], RenewedToken()) as to:
         await to.ask(REQUEST)
         to.clock.now += 60
         await to.ask(REQUEST)

@@ -44,7 +44,7 @@ def reply(content: str | None, *calls: str, finish: str = "stop", **more: Any) -
 
 
 @dataclass
-class Model:
+class ScriptedModel:
     """Says one thing after the other, and remembers what it was asked."""
 
     says: Sequence[Reply | Exception]
@@ -59,7 +59,7 @@ class Model:
 
 
 @dataclass
-class Books:
+class MemoryTurns:
     """Turns in memory, in the order in which they came."""
 
     turns: dict[int, Turn] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Tools:
     def __init__(self) -> None:
         self.ran = 0
 
-    def ask_for(self, model: Model, max_turns: int = 5) -> Ask:
+    def ask_for(self, model: ScriptedModel, max_turns: int = 5) -> Ask:
         async def count() -> str:  # in a thread it would outlast its deadline: virtual time does not wait for those
             """How often it ran."""
             self.ran += 1
@@ -97,16 +97,16 @@ async def entry(ask: Ask, calls: RowCalls) -> Reply | Fault:
 
 
 async def test_a_row_of_one_call_writes_nothing() -> None:
-    books = Books()
-    assert await entry(logged(Model([reply("done")]).ask), RowCalls(3, books)) == reply("done")
+    books = MemoryTurns()
+    assert await entry(logged(ScriptedModel([reply("done")]).ask), RowCalls(3, books)) == reply("done")
     assert books.written == 0
 
 
 async def test_m3_a_turn_is_kept_before_its_tools_run_and_its_results_before_the_next_call() -> None:
-    books = Books()
+    books = MemoryTurns()
     seen: list[dict[int, object]] = []
 
-    class Looking(Model):
+    class Looking(ScriptedModel):
         async def ask(self, request: Request) -> Reply:
             seen.append({number: turn.results for number, turn in books.turns.items()})
             return await super().ask(request)
@@ -127,27 +127,29 @@ async def test_m3_a_turn_is_kept_before_its_tools_run_and_its_results_before_the
 async def test_m3_a_row_that_was_stopped_goes_on_where_it_was(stopped_after: int) -> None:
     """With neither calls nor tools repeated, however often it is stopped, and the same reply in the end."""
     says = [reply(None, "count"), reply(None, "count"), reply(None, "count"), reply("done")]
-    books, tools = Books(), Tools()
-    first = Model([*says[:stopped_after], BudgetExhausted("enough")])
+    books, tools = MemoryTurns(), Tools()
+    first = ScriptedModel([*says[:stopped_after], BudgetExhausted("enough")])
     with pytest.raises(BudgetExhausted):
         await entry(tools.ask_for(first), RowCalls(3, books))
     with pytest.raises(BudgetExhausted):
-        await entry(tools.ask_for(Model([BudgetExhausted("still")])), RowCalls(3, books, dict(books.turns)))
-    second = Model(says[stopped_after:])
+        await entry(tools.ask_for(ScriptedModel([BudgetExhausted("still")])), RowCalls(3, books, dict(books.turns)))
+    second = ScriptedModel(says[stopped_after:])
     calls = RowCalls(3, books, dict(books.turns))
     final = await entry(tools.ask_for(second), calls)
     assert isinstance(final, Reply)
     assert (final.usage, final.cost_usd, final.attempts) == (Usage(40, 20, 12, 8), 1.0, 4)
     assert (len(second.asked), tools.ran) == (4 - stopped_after, 3)
     whole = Tools()
-    assert await entry(whole.ask_for(Model(says)), RowCalls(3, Books())) == final
+    assert await entry(whole.ask_for(ScriptedModel(says)), RowCalls(3, MemoryTurns())) == final
 
 
 async def test_m3_what_was_kept_answers_the_same_request_only() -> None:
-    books = Books()
+    books = MemoryTurns()
     with pytest.raises(BudgetExhausted):
-        await Tools().ask_for(Model([reply(None, "count"), BudgetExhausted("enough")]))(request(RowCalls(3, books)))
-    model = Model([reply("another")])
+        await Tools().ask_for(ScriptedModel([reply(None, "count"), BudgetExhausted("enough")]))(
+            request(RowCalls(3, books))
+        )
+    model = ScriptedModel([reply("another")])
     calls = RowCalls(3, books, dict(books.turns))
     assert await Tools().ask_for(model)(request(calls, temperature=1)) == reply("another")
     assert len(model.asked) == 1
@@ -155,15 +157,17 @@ async def test_m3_what_was_kept_answers_the_same_request_only() -> None:
 
 @pytest.mark.parametrize("fault", [Refused("no", http_status=400), Unavailable("down"), Truncated("again")])
 async def test_m3_a_fault_of_a_later_call_carries_what_all_calls_cost(fault: Fault) -> None:
-    books = Books()
-    ended = await entry(Tools().ask_for(Model([reply(None, "count"), reply(None, "count"), fault])), RowCalls(3, books))
+    books = MemoryTurns()
+    ended = await entry(
+        Tools().ask_for(ScriptedModel([reply(None, "count"), reply(None, "count"), fault])), RowCalls(3, books)
+    )
     assert isinstance(ended, type(fault))
     assert isinstance(ended.reply, Reply)
     assert (ended.reply.usage, ended.reply.cost_usd) == (Usage(20, 10, 6, 4), 0.5)
 
 
 async def test_m3_a_row_that_never_ends_its_turns_is_cut_and_stays_cut() -> None:
-    ended = await entry(Tools().ask_for(Model([reply(None, "count")]), max_turns=3), RowCalls(3, Books()))
+    ended = await entry(Tools().ask_for(ScriptedModel([reply(None, "count")]), max_turns=3), RowCalls(3, MemoryTurns()))
     assert isinstance(ended, Truncated)
     outcome = ReplyParser(None).outcome(3, ended)
     assert isinstance(outcome, Failure)
@@ -172,7 +176,7 @@ async def test_m3_a_row_that_never_ends_its_turns_is_cut_and_stays_cut() -> None
 
 
 async def test_m3_a_call_that_failed_and_was_paid_is_in_the_cost_of_its_row() -> None:
-    calls = RowCalls(3, Books())
+    calls = RowCalls(3, MemoryTurns())
 
     async def ask(asked: Request) -> Reply:
         assert asked.calls is not None
@@ -188,22 +192,22 @@ async def test_m3_a_call_that_failed_and_was_paid_is_in_the_cost_of_its_row() ->
         asked.calls.paid_in_vain(reply("half"))
         raise Unavailable("odd")
 
-    ended = await entry(logged(fails), RowCalls(3, Books()))
+    ended = await entry(logged(fails), RowCalls(3, MemoryTurns()))
     assert isinstance(ended, Unavailable)
     assert ended.reply == reply("half", attempts=0)
 
 
 async def test_m3_an_answer_is_kept_before_a_bug_in_its_reading_ends_the_run() -> None:
-    books = Books()
+    books = MemoryTurns()
 
     def buggy(*_: object) -> Success:
         raise ZeroDivisionError
 
-    model = Model([reply("one")])
+    model = ScriptedModel([reply("one")])
     with pytest.raises(ZeroDivisionError):
         await repairing(logged(model.ask), buggy, 1)(request(RowCalls(3, books)))
     assert books.turns[0].reply == reply("one")
-    again = Model([reply("two")])
+    again = ScriptedModel([reply("two")])
     fixed = repairing(logged(again.ask), lambda ordinal, got: Success(ordinal, "x", got), 1)
     assert await fixed(request(RowCalls(3, books, dict(books.turns)))) == reply("one")
     assert again.asked == []

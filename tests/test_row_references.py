@@ -13,7 +13,7 @@ from pipeline.job.job import Job
 from pipeline.policy import RowCalls, logged
 from pipeline.policy.repair import repairing
 from tests import virtual
-from tests.test_row_calls import Books, Model, Tools, entry, reply
+from tests.test_row_calls import MemoryTurns, ScriptedModel, Tools, entry, reply
 
 anyio_backend = virtual.anyio_backend
 pytestmark = pytest.mark.anyio
@@ -35,12 +35,12 @@ def asking(kind: str) -> Ask:
     """The ask of a row that takes this way to its end."""
     match kind:
         case "one call":
-            return logged(Model([reply("done")]).ask)
+            return logged(ScriptedModel([reply("done")]).ask)
         case "tools":
-            return Tools().ask_for(Model([reply(None, "count"), reply(None, "count"), reply("done")]))
+            return Tools().ask_for(ScriptedModel([reply(None, "count"), reply(None, "count"), reply("done")]))
         case "failed after an answer":
-            return Tools().ask_for(Model([reply(None, "count"), Unavailable("gone")]))
-    return repairing(logged(Model([reply("do", finish="length"), reply("done")]).ask), outcome, 1)
+            return Tools().ask_for(ScriptedModel([reply(None, "count"), Unavailable("gone")]))
+    return repairing(logged(ScriptedModel([reply("do", finish="length"), reply("done")]).ask), outcome, 1)
 
 
 @pytest.mark.usefixtures("uncollected")
@@ -48,6 +48,6 @@ def asking(kind: str) -> Ask:
 async def test_nothing_of_a_row_is_left_to_the_collector(kind: str) -> None:
     """Bodies of replies would stay in memory until tens of thousands of other objects were made."""
     before = {id(one) for one in gc.get_objects() if isinstance(one, RowCalls)}
-    assert await entry(asking(kind), RowCalls(3, Books())) is not None
+    assert await entry(asking(kind), RowCalls(3, MemoryTurns())) is not None
     left = [one for one in gc.get_objects() if isinstance(one, RowCalls) and id(one) not in before]
     assert left == []

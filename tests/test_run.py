@@ -38,7 +38,7 @@ Answer = Callable[[Row], Awaitable[Entry]]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ListedRows:
     """A batch of the list source."""
 
     rows: Sequence[Row]
@@ -95,7 +95,7 @@ class World:
         first = self.chunks[chunk].first
         return range(first, first + self.chunks[chunk].rows)
 
-    async def _read(self, index: int) -> AsyncGenerator[Rows, None]:
+    async def _read(self, index: int) -> AsyncGenerator[ListedRows, None]:
         self.open.add(index)
         self.most_open = max(self.most_open, len(self.open))
         ordinals = self.rows_of(index)
@@ -106,7 +106,7 @@ class World:
             some = list(ordinals[start : start + self.batch_rows])
             self.read += some
             self.furthest_ahead = max(self.furthest_ahead, len(self.read) - len(self.recorded))
-            yield Rows([Row(ordinal, {}) for ordinal in some], some)
+            yield ListedRows([Row(ordinal, {}) for ordinal in some], some)
 
     async def _done(self, chunk: Chunk) -> set[int]:
         await anyio.lowlevel.checkpoint()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import figures
 from pipeline.evaluation.assessment import require_finished
 from pipeline.execution.monitor import tuning_of
 from pipeline.execution.run_status import KILLED, charged_to, run_status, status_of
 from pipeline.faults import UsageError
-from pipeline.ledger import NOTHING
 from pipeline.report.facts import run_facts
 from pipeline.storage.run_folder import EVENTS, STATE, RunFolder
+from pipeline.text import figures
+from pipeline.totals.ledger import NOTHING
 from tests.commands import JOB, Shell, ended
 from tests.servers import Answer, Call, Held, chat, error, served
 from tests.test_cli import error_of, script

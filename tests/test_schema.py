@@ -90,11 +90,11 @@ class Tree(BaseModel):
     children: list[Tree] = []
 
 
-class Pair(TypedDict):
+class Couple(TypedDict):
     a: int
 
 
-class Point(NamedTuple):
+class Coordinates(NamedTuple):
     x: int
     y: int
 
@@ -216,8 +216,8 @@ MAPPING: list[tuple[Any, pa.DataType, bool, str, Any]] = [
     (Any, TEXT, True, "null", None),
     (tuple[int, str], TEXT, False, '[1, "a"]', '[1,"a"]'),
     (Blank, TEXT, False, "{}", "{}"),
-    (Pair, TEXT, False, '{"a": 1}', '{"a":1}'),
-    (Point, TEXT, False, "[1, 2]", "[1,2]"),
+    (Couple, TEXT, False, '{"a": 1}', '{"a":1}'),
+    (Coordinates, TEXT, False, "[1, 2]", "[1,2]"),
     (Spot, TEXT, False, '{"x": 1}', '{"x":1}'),
     (Page[Line], struct(items=listed(LINE)), False, '{"items": []}', {"items": []}),
     (Page[Any], struct(items=listed(TEXT, nullable=True)), False, '{"items": [1]}', {"items": ["1"]}),
@@ -600,11 +600,11 @@ def test_the_endpoint_s_schema_is_the_one_openai_would_send(model: type[BaseMode
 
 
 def test_a_recursive_reference_with_a_description_does_not_recurse_for_ever() -> None:
-    class Node(BaseModel):
-        children: list[Annotated[Node, Field(description="a child")]]
+    class Branch(BaseModel):
+        children: list[Annotated[Branch, Field(description="a child")]]
 
-    Node.model_rebuild(_types_namespace={"Node": Node, "Annotated": Annotated, "Field": Field})
-    assert "a child" in json.dumps(json_schema(Node))
+    Branch.model_rebuild(_types_namespace={"Branch": Branch, "Annotated": Annotated, "Field": Field})
+    assert "a child" in json.dumps(json_schema(Branch))
 
 
 def test_no_default_reaches_the_endpoint() -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pipeline.counters import Counters
 from pipeline.endpoint.prices import Price
 from pipeline.execution.finish import finish
 from pipeline.execution.start import open_run
 from pipeline.faults import UsageError
-from pipeline.ledger import Charges
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits
 from pipeline.storage.run_folder import SUCCESS
-from tests.crash.small import Place, start
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
+from tests.crash.small import RunPlace, start
 
 LIMITS = RunLimits(
     concurrency=3, adaptive=False, budget_usd=10.0, budget_tokens=10_000, assumed_price=Price(input=1e6, output=1e6)
@@ -27,11 +27,11 @@ LIMITS = RunLimits(
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path).prepare()
+def place(tmp_path: Path) -> RunPlace:
+    return RunPlace(tmp_path).prepare()
 
 
-def test_nothing_of_an_opened_run_can_be_set(place: Place) -> None:
+def test_nothing_of_an_opened_run_can_be_set(place: RunPlace) -> None:
     with open_run(place.job(), place.settings()) as run:
         for value in (run, run.context):
             for field in fields(value):
@@ -39,7 +39,7 @@ def test_nothing_of_an_opened_run_can_be_set(place: Place) -> None:
                     setattr(value, field.name, None)
 
 
-def test_an_opened_run_has_what_earlier_starts_did_and_spent(place: Place) -> None:
+def test_an_opened_run_has_what_earlier_starts_did_and_spent(place: RunPlace) -> None:
     before = start(place, stop_after=9)
     with open_run(place.job(), place.settings(bounds=LIMITS)) as run:
         counters = run.context.counters
@@ -54,7 +54,7 @@ def test_an_opened_run_has_what_earlier_starts_did_and_spent(place: Place) -> No
         assert run.charged == Charges()
 
 
-def test_failed_rows_are_reopened_as_the_run_is_opened(place: Place) -> None:
+def test_failed_rows_are_reopened_as_the_run_is_opened(place: RunPlace) -> None:
     before = start(place)
     assert before.failed > 0
     with open_run(place.job(), place.settings(retry_failed=True)) as run:
@@ -62,7 +62,7 @@ def test_failed_rows_are_reopened_as_the_run_is_opened(place: Place) -> None:
         assert (run.reopened, counters.done, counters.failures_before.count) == (before.failed, before.ok, 0)
 
 
-def test_an_opened_run_is_executed_by_one_call(place: Place) -> None:
+def test_an_opened_run_is_executed_by_one_call(place: RunPlace) -> None:
     with open_run(place.job(), place.settings()) as run:
         anyio.run(run.execute, place.connect(run.context.stop, None))
         [summary] = finish([run])
@@ -70,7 +70,7 @@ def test_an_opened_run_is_executed_by_one_call(place: Place) -> None:
 
 
 def test_runs_opened_with_the_same_counters_and_stop_share_them(tmp_path: Path) -> None:
-    first, second = (Place(tmp_path / name).prepare() for name in ("first", "second"))
+    first, second = (RunPlace(tmp_path / name).prepare() for name in ("first", "second"))
     counters, stop = Counters(), Shutdown()
     with ExitStack() as stack:
         runs = [
@@ -82,7 +82,7 @@ def test_runs_opened_with_the_same_counters_and_stop_share_them(tmp_path: Path) 
         assert counters.rows == sum(run.context.survey.rows for run in runs)
 
 
-def test_a_run_knows_which_one_it_replaces(place: Place) -> None:
+def test_a_run_knows_which_one_it_replaces(place: RunPlace) -> None:
     start(place)
     other = place.with_job(model="google/gemini-other")
     with open_run(other.job(), other.settings(supersede=True)) as run:
@@ -93,7 +93,7 @@ def test_a_run_knows_which_one_it_replaces(place: Place) -> None:
         assert run.replaced is None
 
 
-def test_fresh_removes_nothing_when_the_price_for_the_budget_is_unknown(place: Place) -> None:
+def test_fresh_removes_nothing_when_the_price_for_the_budget_is_unknown(place: RunPlace) -> None:
     start(place)
     limits = replace(LIMITS, assumed_price=None)
     other = place.with_job(model="no-such/model")

@@ -7,11 +7,11 @@ import pytest
 from google.auth.credentials import Credentials
 from google.auth.exceptions import TransportError
 
-from pipeline.counters import Counters
 from pipeline.data import Request
 from pipeline.endpoint.auth import GoogleTokenSource
 from pipeline.faults import Broken, Interrupted
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
+from pipeline.totals.counters import Counters
 from tests import virtual
 
 anyio_backend = virtual.anyio_backend

@@ -21,7 +21,7 @@ class Colour(enum.Enum):
     BLUE = "blue"
 
 
-class Point(BaseModel):
+class Location(BaseModel):
     """A place."""
 
     x: float
@@ -30,12 +30,12 @@ class Point(BaseModel):
 
 class Circle(BaseModel):
     kind: Literal["circle"]
-    centre: Point
+    centre: Location
 
 
 class Square(BaseModel):
     kind: Literal["square"]
-    corners: list[Point]
+    corners: list[Location]
 
 
 class Tree(BaseModel):
@@ -116,7 +116,7 @@ def test_a_function_without_parameters_or_docstring_is_a_tool() -> None:
 
 
 def test_models_inside_are_put_in_place() -> None:
-    def draw(at: Point, path: list[Point], maybe: Point | None = None) -> None:
+    def draw(at: Location, path: list[Location], maybe: Location | None = None) -> None:
         """Draws."""
 
     assert properties_of(draw) == {
@@ -129,9 +129,9 @@ def test_models_inside_are_put_in_place() -> None:
 def test_nothing_is_left_that_the_endpoint_answers_with_a_400() -> None:
     def draw(
         shape: Annotated[Circle | Square, Field(discriminator="kind")],
-        pair: tuple[Point, int],
+        pair: tuple[Location, int],
         other: Circle | Square | None,
-        named: dict[str, Point],
+        named: dict[str, Location],
         colour: Colour = Colour.RED,
         few: Annotated[list[str], Field(examples=[["a"]])] = [],  # noqa: B006 - a default to be left out
     ) -> None:
@@ -155,9 +155,9 @@ def test_a_property_may_have_the_name_of_a_keyword() -> None:
 
 
 def test_a_model_is_a_tool_without_a_function() -> None:
-    tool = tool_of(Point)
-    assert (tool.name, tool.description, tool.function) == ("Point", "A place.", None)
-    assert parameters(Point) == POINT
+    tool = tool_of(Location)
+    assert (tool.name, tool.description, tool.function) == ("Location", "A place.", None)
+    assert parameters(Location) == POINT
 
 
 def untyped(city) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -196,11 +196,11 @@ def test_a_recursive_model_is_misuse() -> None:
 
 
 def test_arguments_are_validated_into_the_types_of_the_parameters() -> None:
-    def draw(at: Point, colour: Colour, size: int = 2) -> None:
+    def draw(at: Location, colour: Colour, size: int = 2) -> None:
         """Draws."""
 
     arguments = tool_of(draw).validated('{"at": {"x": 1}, "colour": "blue"}')
-    assert arguments == {"at": Point(x=1.0), "colour": Colour.BLUE, "size": 2}
+    assert arguments == {"at": Location(x=1.0), "colour": Colour.BLUE, "size": 2}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_wrong_arguments_are_a_tool_error_that_names_them(arguments: str, says: 
         ("as it is é", "as it is é"),
         (None, "null"),
         ({"é": [1, True]}, '{"é": [1, true]}'),
-        (Point(x=1), '{"x":1.0,"label":null}'),
+        (Location(x=1), '{"x":1.0,"label":null}'),
         (Colour.RED, '"Colour.RED"'),
     ],
 )

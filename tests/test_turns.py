@@ -34,11 +34,11 @@ USAGE = Usage(10, 5, 3, 2)
 SIGNATURE = {"google": {"thought_signature": "c2lnbmVk"}}
 
 
-class Weather(BaseModel):
+class Degrees(BaseModel):
     degrees: int
 
 
-READER = ReplyParser(shape_of(Weather))
+READER = ReplyParser(shape_of(Degrees))
 FITS, BROKEN = '{"degrees": 3}', '{"degrees": "mi'
 
 
@@ -261,8 +261,8 @@ async def test_there_is_no_transcript_unless_it_is_asked_for() -> None:
 
 
 async def test_a_call_of_a_model_without_a_function_is_recorded_as_the_answer() -> None:
-    model = Model([calling(call("lengths", "a", text="x")), calling(call("Weather", "b", degrees=3))])
-    final = await tooled(model, lengths, Weather)(request())
+    model = Model([calling(call("lengths", "a", text="x")), calling(call("Degrees", "b", degrees=3))])
+    final = await tooled(model, lengths, Degrees)(request())
     assert (final.body, len(model.asked)) == (model.says[1].body, 2)
 
 

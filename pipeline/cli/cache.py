@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline import figures
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
 from pipeline.cli.plain_help import PlainCommand
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
+from pipeline.text import figures
 
 app = typer.Typer(help="List the reply cache, shrink it, move it elsewhere.")
 

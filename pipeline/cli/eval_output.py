@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import figures
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.samples import for_the_eye
@@ -21,7 +20,7 @@ from pipeline.report.github import annotation_lines
 from pipeline.report.json_values import jsonable
 from pipeline.report.markdown import markdown_summary
 from pipeline.report.summary import add_to_history, facts_of, write_results
-from pipeline.text import printable
+from pipeline.text import figures, printable
 
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline

@@ -77,7 +77,7 @@ def evaluate(
     from pipeline.cli.samples import for_the_eye
     from pipeline.evaluation import workspace
     from pipeline.evaluation.judges import ask_all, judged, require_prices
-    from pipeline.execution.group import carried_out
+    from pipeline.execution.group import execute_group
 
     if vs_ref is not None and noise_floor:
         raise UsageError("--vs-ref and --noise-floor cannot be combined: run one after the other")
@@ -90,7 +90,7 @@ def evaluate(
     jobs = [run for one in subjects for run in runs_of(one, options)]
     require_prices(subject, jobs[0][1])
     place = place_of(subject, options)
-    with carried_out(jobs, place, begin=lambda: workspace.begin(subjects)) as together:
+    with execute_group(jobs, place, begin=lambda: workspace.begin(subjects)) as together:
         rounds = [] if together.stopped else ask_all(subjects, jobs[0][1], place, together.paid)
         if (last := [together, *rounds][-1]).stopped:
             return report_stopped(last, as_json=options.as_json)

@@ -340,7 +340,7 @@ class RunOptions:
     )
 
     def of_input(self) -> dict[str, Any]:
-        """The fields of a job that say what of its input is read; None where nothing is given."""
+        """The fields of a job that choose which part of its input is read; None for each option that was not given."""
         return {"include": self.include, "input_rows": self.input_rows, "allow_partial": self.allow_partial}
 
 

@@ -1,4 +1,4 @@
-"""`--help` as plain text, where standard output is no terminal: rich's panels take as long as everything else together.
+"""`--help` as plain text, where standard output is not a terminal: rich's panels take as long as all the rest.
 
 The same sections under the same headings as the panels on a terminal, and nothing is cut short.
 """

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import figures
 from pipeline.cli.messages import messages_of, readable
 from pipeline.cli.options import (
     AllowPartial,
@@ -28,7 +27,7 @@ from pipeline.cli.tables import json_line
 from pipeline.execution.estimate import ahead_of, estimate
 from pipeline.faults import InvalidRow, NothingToDo
 from pipeline.store.address import local_path
-from pipeline.text import printable
+from pipeline.text import figures, printable
 
 if TYPE_CHECKING:
     from pipeline.data import Row

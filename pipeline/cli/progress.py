@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, log_line, narrow_line, second_line, top_line
 from pipeline.cli.samples import for_the_eye
-from pipeline.counters import Counters
 from pipeline.pace import RecentRate
+from pipeline.totals.counters import Counters
 
 REFRESH_S = 0.5
 HEARTBEAT_S = 30.0

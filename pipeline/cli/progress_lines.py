@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.counters import Counters
-from pipeline.figures import clock, dollars
 from pipeline.pace import RecentRate
 from pipeline.text import one_line, printable
+from pipeline.text.figures import clock, dollars
+from pipeline.totals.counters import Counters
 
 NARROW = 60
 """The width in columns below which there is one short line without a bar."""

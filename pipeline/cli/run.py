@@ -28,10 +28,10 @@ from pipeline.cli.remedies import remedy_for
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
-from pipeline.failures import Failures
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
 from pipeline.text import printable
+from pipeline.totals.failures import Failures
 
 if TYPE_CHECKING:
     from pipeline.execution.finish import Summary

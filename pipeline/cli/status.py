@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import figures
 from pipeline.cli.options import AsJson
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.tables import json_line, short
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
-from pipeline.text import printable
+from pipeline.text import figures, printable
 
 if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus

@@ -26,19 +26,19 @@ def base_url_of(text: str) -> str:
     url = text.strip()
     if re.search(r"[^\x21-\x7e]|\\", url):
         raise UsageError(
-            "--base-url is no plain URL: it holds blanks, backslashes, or characters beyond printable ASCII"
+            "--base-url is not a plain URL: it holds blanks, backslashes, or characters beyond printable ASCII"
         )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:  # a port that is not a number, or an unclosed bracket
-        raise UsageError("--base-url is no URL: its host or port cannot be read") from None
+        raise UsageError("--base-url is not a URL: its host or port cannot be read") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise UsageError("--base-url must begin with https:// or http:// (or WEIGHT*https://)")
     if "@" in parts.netloc:
         raise UsageError("--base-url takes no user name and password: set OPENAI_API_KEY, or name --credentials")
     if not _HOST.fullmatch(host) or port == 0:
-        raise UsageError("--base-url is no URL: its host or port cannot be read")
+        raise UsageError("--base-url is not a URL: its host or port cannot be read")
     if "#" in url:
         raise UsageError("--base-url ends in a fragment (#...), which no server would see: leave it off")
     path = parts.path.rstrip("/")

@@ -49,7 +49,7 @@ class _ArrivingCall:
         self.name = piece or self.name
 
     def is_told_again_by(self, text: str) -> bool:
-        """Whether text is no further piece of the arguments, but all of them once more, or in the place of none."""
+        """Whether the text is the complete arguments, sent once more or at first, rather than their next piece."""
         if not text.strip() or not (self.is_whole or self._length <= _LONGEST_NONE):
             return False
         so_far = "".join(self.arguments).strip()
@@ -146,7 +146,7 @@ class StreamedCalls:
         return known
 
     def _begun(self, fragment: ReceivedCall, at_index: _ArrivingCall | None) -> _ArrivingCall | None:
-        """The call that a fragment goes on with, as far as its id and its index tell."""
+        """The call that a fragment continues, found by its id and its index."""
         if not fragment.id or (at_index is not None and at_index.id == fragment.id):
             return at_index  # also where two calls bear the same id
         known = self._by_id.get(fragment.id)

@@ -153,7 +153,7 @@ def _read(setting: str, value: str) -> dict[str, Any]:
         is_file = Path(value).is_file()
         content = _beginning(Path(value)) if is_file else b""
     except (OSError, ValueError) as error:  # the name is too long or has a null byte, or permission is missing
-        reason = getattr(error, "strerror", None) or "it is no path"
+        reason = getattr(error, "strerror", None) or "it is not a path"
         raise UsageError(f"the credentials file that {setting} names cannot be read: {reason}") from None
     if not is_file:
         shown = _shown(value) or "of the name"

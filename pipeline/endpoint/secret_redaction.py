@@ -104,7 +104,7 @@ class _Own:
         return any(sign in body and form.search(body) for sign, form in self.escapes)
 
     def is_encoded_in(self, body: bytes) -> bool:
-        """Whether the body has the beginning of its base64."""
+        """Whether the body has the beginning of the secret in base64."""
         bare = body.replace(b"\\", b"") if b"\\/" in body else body
         return any(beginning in bare for beginning in self.encoded)
 
@@ -196,7 +196,7 @@ def _own(secret: str, shortest: int) -> _Own:
 def _in_base64(secret: bytes) -> Iterator[bytes]:
     """How a secret begins in base64, in both alphabets, at each of the three places that its bytes may have.
 
-    And how each of these begins in base64 once more.
+    The beginnings of these, encoded in base64 a second time.
     """
     for once in _base64_of(secret):
         yield once[:_IN_BASE64]
@@ -205,7 +205,7 @@ def _in_base64(secret: bytes) -> Iterator[bytes]:
 
 
 def _base64_of(text: bytes) -> Iterator[bytes]:
-    """The characters that depend on nothing but a text, whatever is encoded together with it."""
+    """The base64 characters that depend on the text alone, whatever is encoded before and after it."""
     for before in range(3):
         first, end = (8 * before + 5) // 6, 8 * (before + len(text)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -235,7 +235,7 @@ def _byte_run(first: bytes) -> bytes:
 
 
 def _escapes_of(secret: bytes) -> tuple[tuple[bytes, re.Pattern[bytes]], ...]:
-    """The escaped forms of its bytes by their first character, since a search for a single byte is fast."""
+    """Patterns of the escaped bytes of the secret, each with its first character: searching for one byte is fast."""
     own = sorted(set(secret))
     # A backslash before any of these stands for the character itself; before others, JSON means another character.
     bare = b"".join([re.escape(bytes([byte])) for byte in own if byte not in b'bfnrtu"\\'])

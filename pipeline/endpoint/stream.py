@@ -40,7 +40,7 @@ def _put_together(body: bytes) -> bytes:
     assembly, at_first = Assembly(), True
     try:
         for document, data in _documents(decoded(body)):
-            # A completion that merely contains the word (in its text, say) is no chunk.
+            # A completion that merely contains the word (in its text, say) is not a chunk.
             if at_first and not any(map(_is_delta, objects(dig(document, "choices")))):
                 return body
             at_first = False

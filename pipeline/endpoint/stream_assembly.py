@@ -95,7 +95,7 @@ def _chunk_of(document: object) -> _StreamChunk:
     if document is None:  # counts as an event without data
         return _StreamChunk({}, None, [])
     if not isinstance(document, dict):
-        raise Unavailable("the stream holds a chunk that is no object")
+        raise Unavailable("the stream holds a chunk that is not an object")
     return _StreamChunk(document, usage_of(document, choices), [_piece_of(choice) for choice in choices])
 
 
@@ -157,7 +157,7 @@ class _Choice:
         return said != _NOTHING
 
     def _news_in(self, said: Said) -> Said:
-        """A message at the end, without what it says once more of all that came before."""
+        """The last message of a stream without the text that earlier chunks have given already."""
         before = {name: "".join(pieces) for name, pieces in self._text.items()}
         audio = said.audio
         return Said(

@@ -20,8 +20,8 @@ import httpx2
 import yarl
 
 from pipeline.endpoint.address import chat_url
+from pipeline.endpoint.body_decoder import ACCEPTED, BodyDecoder, Undecodable
 from pipeline.endpoint.connection_errors import NO_HTTP, STALE, is_unanswered, lost
-from pipeline.endpoint.content_encoding import ACCEPTED, BodyDecoder, Undecodable
 from pipeline.endpoint.network import proxy_for, tls_context
 from pipeline.endpoint.redaction import redact_secret_bytes, redact_settings
 from pipeline.faults import Unavailable, Unparsable
@@ -90,7 +90,7 @@ class Transport(httpx2.AsyncClient):
             # No cookies: a proxy's or a balancer's would be sent with calls of all other rows.
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": ACCEPTED},
-            auto_decompress=False,  # bodies are decoded here: see `pipeline.endpoint.content_encoding`
+            auto_decompress=False,  # bodies are decoded here: see `pipeline.endpoint.body_decoder`
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
         )

@@ -151,7 +151,7 @@ def as_name(value: object) -> str:
 
 
 def objects(value: object) -> list[dict[str, Any]]:
-    """The objects in a list, or in an object by number in its place; a bare object counts as a list of one."""
+    """The objects in a list. An object with numbers as keys, or a bare object, counts as a list."""
     if isinstance(value, dict) and all(map(str.isdecimal, value)):
         value = list(value.values())
     if isinstance(value, list):

@@ -83,7 +83,7 @@ def read_completion(body: bytes) -> Completion:
         message = f"the endpoint's answer is not JSON: {excerpt(body)}" if body else "the answer is empty"
         raise Unavailable(message) from None
     if completion is None:
-        raise Unavailable(f"the endpoint answered 200 with something that is no completion: {excerpt(body)}")
+        raise Unavailable(f"the endpoint answered 200 with something that is not a completion: {excerpt(body)}")
     if not completion.answers and not completion.blocked:
         return replace(completion, instead=excerpt(body))
     return completion

@@ -18,7 +18,7 @@ from pipeline.evaluation.stats.intervals import Interval, normal_quantile
 from pipeline.evaluation.stats.metrics import Measure, measure, metric_of
 from pipeline.evaluation.stats.power import standard_errors
 from pipeline.faults import NothingToDo
-from pipeline.figures import Unit, counted, difference, distance, figure, p_is, some
+from pipeline.text.figures import Unit, counted, difference, distance, figure, p_is, some
 
 GateAnswer = Literal["passed", "failed", "regressed", "not regressed", "cannot tell", "no baseline"]
 GateOutcome = Literal["ok", "warn", "fail", "info"]

@@ -21,10 +21,10 @@ from pipeline.evaluation.judge_job import (
     still_open,
     write_questions,
 )
-from pipeline.execution.group import Host, RunGroup, carried_out
+from pipeline.execution.group import Host, RunGroup, execute_group
 from pipeline.execution.run_status import charged_to
-from pipeline.ledger import Charges, total
 from pipeline.storage.durable import FILES
+from pipeline.totals.ledger import Charges, total
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +108,7 @@ def _round(
     write_questions(file := folder.with_suffix(".jsonl"), rows)
     own = replace(settings, output=folder, fresh=False, limit=None, retry_failed=True, keep_replies=True)
     before = paid + paid_to_judges(subject, but=folder)
-    with carried_out([(judge_job(judge, file, folder), own)], host, paid=before) as together:
+    with execute_group([(judge_job(judge, file, folder), own)], host, paid=before) as together:
         return together
 
 

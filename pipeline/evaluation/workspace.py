@@ -130,7 +130,7 @@ class EvalWorkspace:
 def begin(subjects: Sequence[EvalWorkspace]) -> None:
     """Removes the results of earlier answers, which are about to be replaced. Votes, noise floor and history stay.
 
-    The gold answers of all of them, for the emulator, are written beside the first.
+    For the emulator, the gold answers of all workspaces are written to the folder of the first.
     """
     for subject in subjects:
         repeats = sorted((subject.output / REPEATS).glob("*"))[subject.evaluation.repeats - 1 :]

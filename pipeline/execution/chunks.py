@@ -10,7 +10,6 @@ from typing import Protocol
 import pyarrow as pa
 from anyio import to_thread
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Failure, Outcome, Part, Reply, Row
 from pipeline.execution import engine
 from pipeline.faults import Fault, Halt, UsageError
@@ -23,6 +22,7 @@ from pipeline.storage.dataset import Dataset
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.output_columns import output_schema
 from pipeline.storage.run_folder import RunIdentity
+from pipeline.totals.counters import Counters
 
 KEPT_BYTES = 128 << 20
 """Memory for the kept columns of open chunks; beyond it, they are read again when their part is written."""

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import anyio
 import pyarrow as pa
 
-from pipeline.counters import Counters
 from pipeline.data import Ask
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution import engine
@@ -37,6 +36,7 @@ from pipeline.storage.dataset import Dataset
 from pipeline.storage.journal import Journal
 from pipeline.storage.reply_cache import Cache
 from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.totals.counters import Counters
 
 SPARE_DESCRIPTORS = 64
 """File descriptors needed besides the connections to the endpoints."""

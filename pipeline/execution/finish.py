@@ -10,12 +10,12 @@ from typing import Any
 
 from pipeline.data import Part
 from pipeline.execution.run import Run, allowed_failures, now
-from pipeline.failures import FailureKind, Failures
 from pipeline.faults import Broken
 from pipeline.job.job import Job
-from pipeline.ledger import KINDS, Charges, total
 from pipeline.policy import Shutdown
 from pipeline.storage.records import with_examples
+from pipeline.totals.failures import FailureKind, Failures
+from pipeline.totals.ledger import KINDS, Charges, total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

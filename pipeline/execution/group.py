@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.execution.exit_codes import exit_code
-from pipeline.ledger import NOTHING, Charges, total
 from pipeline.storage.run_folder import differences
+from pipeline.totals.ledger import NOTHING, Charges, total
 
 if TYPE_CHECKING:
     from pipeline.execution.finish import Summary
@@ -65,7 +65,7 @@ class RunGroup:
 
 
 @contextmanager
-def carried_out(
+def execute_group(
     jobs: Sequence[tuple[Job, Settings]],
     host: Host,
     *,
@@ -77,9 +77,9 @@ def carried_out(
     They run concurrently, and share the concurrency, the budget (less what others have `paid`) and their replies.
     `begin` is called once all are locked, before the first call.
     """
-    from pipeline.counters import Counters
     from pipeline.execution.start import open_run
     from pipeline.policy import Shutdown, SingleFlight
+    from pipeline.totals.counters import Counters
 
     if any(settings.fresh for _, settings in jobs):
         host.require_access()

@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 import orjson
 
-from pipeline.counters import Counters
 from pipeline.execution.rate_memory import GrantedRates
 from pipeline.faults import Broken, UsageError
 from pipeline.pace import Pacer, RecentRate
@@ -23,6 +22,7 @@ from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from pipeline.text import closest
+from pipeline.totals.counters import Counters
 
 EVERY_S = 1.0
 _RATES_EVERY = 10

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.counters import Counters
 from pipeline.data import Part
 from pipeline.execution.chunks import ChunkWorker
 from pipeline.execution.context import RunContext
@@ -26,6 +25,7 @@ from pipeline.storage.batches import bounded_batches, parquet_at
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.kept_replies import kept_replies, require_replies
 from pipeline.storage.run_folder import RunFolder, differences
+from pipeline.totals.counters import Counters
 
 
 def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:

@@ -13,9 +13,9 @@ from pipeline.data import Entry, Failure, Part, is_part_name
 from pipeline.endpoint.connection import Connect
 from pipeline.execution import engine
 from pipeline.execution.monitor import RunMonitor
-from pipeline.failures import ALIKE, Failures, Tolerance
 from pipeline.job.job import Job
-from pipeline.ledger import Charges
+from pipeline.totals.failures import ALIKE, Failures, Tolerance
+from pipeline.totals.ledger import Charges
 
 if TYPE_CHECKING:
     from pipeline.execution.context import RunContext
@@ -67,16 +67,18 @@ class Run:
         context = self.context
         async with anyio.create_task_group() as tasks, connect() as endpoints:
             composed = context.compose(endpoints)
+            # Inside the block of the endpoints, whose last rates it saves when it is cancelled.
             tasks.start_soon(self.monitor(composed).keep)
             await context.process(
                 composed.ask, engine.in_order(chunks), self.record_part, failed=self.stop_if_too_many_failed
             )
-            tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()  # the monitor has no end of its own
 
     def begin(self) -> list[engine.Chunk]:
         """The chunks to work on. If there are any, the dataset is no longer marked as complete."""
         if chunks := self.chunks():
             self.context.dataset.unfinish()
+            # Earlier starts may have failed more rows than are tolerated: no call is made then.
             self.stop_if_too_many_failed()
         return chunks
 
@@ -99,12 +101,14 @@ class Run:
 
     def seal(self, part: Part) -> None:
         """Records a written part, durably. Raises `Broken` when the disk fails."""
+        # The journal first: `parts` must never list what a crash could still undo.
         self.context.journal.seal(part)
         self.parts[part.chunk] = part
 
     def stop_if_too_many_failed(self) -> None:
         """Requests the stop if more rows have failed than tolerated, and stopping would save calls."""
         counters, stop = self.context.counters, self.context.stop
+        # Rows in play are answered in any case; with no others left, to stop would save nothing.
         in_play = counters.in_flight + counters.waiting + counters.retrying
         if (counters.failed or counters.failures_before.kinds) and counters.rows - counters.done > min(
             in_play, FEW_LEFT
@@ -154,7 +158,7 @@ class Run:
         whole = len(self.parts) == len(self.context.survey.chunks)
         # A start that was killed may have left a part that it had not recorded yet; it will be overwritten.
         found = self.part_check.unrecorded(self.parts.values())
-        return [f"{path} is no part of this run" for path in found if whole or not is_part_name(path.name)]
+        return [f"{path} is not a part of this run" for path in found if whole or not is_part_name(path.name)]
 
     def remedy(self) -> str:
         """How to repair damage."""

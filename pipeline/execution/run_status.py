@@ -16,14 +16,14 @@ import orjson
 
 from pipeline.data import Part
 from pipeline.execution.monitor import state_of
-from pipeline.failures import Failures
 from pipeline.faults import UsageError
-from pipeline.ledger import NOTHING, Charges
 from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
 from pipeline.storage.run_folder import EVENTS, LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
+from pipeline.totals.failures import Failures
+from pipeline.totals.ledger import NOTHING, Charges
 
 Status = Literal["running", "complete", "failed", "stopped"]
 """`running` while a process works on it. `complete` only with the success marker. `failed`: every row is done, and more
@@ -315,7 +315,7 @@ def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None) ->
         again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
         return f"{wrong}: restore the file, or {again} makes it again at no cost"
     for stranger in check.unrecorded(parts):
-        return f"{stranger} is no part of this run: move it elsewhere"
+        return f"{stranger} is not a part of this run: move it elsewhere"
     return None
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from pipeline.counters import Counters
 from pipeline.execution.chunks import ChunkWorker
 from pipeline.execution.context import RunContext, open_cache, prepare_process
 from pipeline.execution.identity import identity_of, inputs_of
@@ -24,6 +23,7 @@ from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import worker_journals
 from pipeline.storage.kept_replies import kept_replies
 from pipeline.storage.run_folder import RunFolder, RunIdentity
+from pipeline.totals.counters import Counters
 
 
 @contextmanager

@@ -29,7 +29,7 @@ Rows = Literal["ok", "failed", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What of a run is exported, and how. `columns` as `pipeline.export.selection.select` takes them."""
+    """Which part of a run is exported, and how. `columns` as `pipeline.export.selection.select` takes them."""
 
     columns: Sequence[str] = ()
     rows: Rows = "all"

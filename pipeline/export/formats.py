@@ -104,7 +104,7 @@ class _Delimited:
         pass
 
     def _line(self, row: list[Any]) -> bytes:
-        return ((self._delimiter.join(map(self._cell, row)) or '""') + "\n").encode()  # a blank line is no row
+        return ((self._delimiter.join(map(self._cell, row)) or '""') + "\n").encode()  # a blank line is not a row
 
     def _cell(self, value: Any) -> str:
         if value is None:

@@ -45,7 +45,10 @@ class ColumnSelection:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def leaves(self) -> list[Path]:
-        """The paths of everything selected that is no struct. Raises `UsageError` if two have the same dotted name."""
+        """The paths of everything selected that is not a struct.
+
+        Raises `UsageError` if two have the same dotted name.
+        """
         found = list(dict.fromkeys(leaf for path in self.paths for leaf in _leaves(path, _type_at(self.schema, path))))
         alike = [name for name, count in Counter(map(dotted, found)).items() if count > 1]
         if alike:

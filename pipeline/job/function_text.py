@@ -36,7 +36,7 @@ def _content(value: Any) -> Any:
     """A value as literals alone: the same in every process, where `repr` of an object would tell its address."""
     match value:
         case FunctionType():
-            # Defaults are no part of the code: they are computed where the function is defined.
+            # Defaults are not part of the code: they are computed where the function is defined.
             return _content(value.__code__), _content(value.__defaults__), _content(value.__kwdefaults__)
         case CodeType():
             # The instructions alone do not change with a text in them.

@@ -27,7 +27,7 @@ def request_columns(available: Sequence[str], model: str) -> list[str]:
 
 
 def request_of(values: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The request of a row; `model`, if given, goes before the row's. Raises `InvalidRow` when it has none to send."""
+    """The request of a row; `model`, if given, overrides the row's. Raises `InvalidRow` when it has none to send."""
     body = _json_value(values.get("body"))
     if body is None:
         body = {"messages": _json_value(values.get("messages"))}

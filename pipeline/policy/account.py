@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.endpoint.prices import Prices
 from pipeline.faults import BudgetExhausted, Fault
-from pipeline.ledger import Charges
 from pipeline.policy.budget import Budget
 from pipeline.policy.estimates import CallEstimate, Maxima, Size, size_of, usage_by_size
 from pipeline.policy.shutdown import Shutdown
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 
 ASSUME = "--assume-price IN,OUT (dollars per million tokens) counts such calls by an assumed price"
 
@@ -95,7 +95,7 @@ class Account:
         self._pay(one, reply, {})
 
     def hold(self, bid: Bid) -> None:
-        """A call is in flight."""
+        """Notes that a call is in flight."""
         self._held[id(bid)] = bid
         self._change_held(bid.amounts)
 

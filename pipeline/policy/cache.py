@@ -12,10 +12,10 @@ import anyio
 import orjson
 from anyio import to_thread
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, Usage
 from pipeline.faults import InvalidRow, Permanent
 from pipeline.job.attachments import Attachment, content_id
+from pipeline.totals.counters import Counters
 
 _FORM = 1
 """Incremented when keys are composed differently, so that older entries no longer match."""

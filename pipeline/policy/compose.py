@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Usage
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.endpoint.prices import Price, Prices, prices_of
 from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.job.job import Job
-from pipeline.ledger import NOTHING, Charges
 from pipeline.pace import (
     SILENCE_AMONG_S,
     SILENCE_S,
@@ -52,6 +50,8 @@ from pipeline.policy import (
     within,
 )
 from pipeline.policy.account import ASSUME
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import NOTHING, Charges
 
 ATTEMPTS = 5
 """Attempts of a row if its job does not say; more while many rows fail."""
@@ -271,7 +271,7 @@ def _straggler_detector(bounds: RunLimits) -> StragglerDetector | None:
 
 
 def _all_of(bounds: RunLimits, endpoints: int) -> ProcessLimits[LocalUpstream]:
-    """The limits of a run with so many endpoints, for a process that has them to itself."""
+    """The limits of a run with this number of endpoints, for a process that does not share them."""
     silence_s = SILENCE_S if endpoints == 1 else SILENCE_AMONG_S
 
     def upstream(endpoint: OpenEndpoint, ask: Ask) -> LocalUpstream:

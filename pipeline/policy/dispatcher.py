@@ -10,7 +10,6 @@ from typing import NoReturn
 
 import anyio
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.faults import (
     Expired,
@@ -30,6 +29,7 @@ from pipeline.policy.account import Account, Bid
 from pipeline.policy.failure_policy import LOOK_S, FailurePolicy, Throttles
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Control, Limits, Upstream
+from pipeline.totals.counters import Counters
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
@@ -139,7 +139,7 @@ class Dispatcher:
         return await self._ask(request, [other for other in self.lanes if other is not lane], lane.control)
 
     async def compare(self, lane: Upstream) -> None:
-        """Has a lane asked again what it answered before, if that is wanted (see `Control`); returns once it is known.
+        """Sends a lane's control request again, if that is wanted (see `Control`); returns once its answer is known.
 
         Raises the fault that ends the run, or `Interrupted` if it is stopping.
         """

@@ -10,12 +10,12 @@ from functools import partial
 
 import anyio
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import BudgetExhausted, Permanent, ProviderUnusable, Refused, Throttled, Transient, Unavailable
 from pipeline.pace import FEW, ROWS, FailureRate, Refusal
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Control, Limits, Upstream
+from pipeline.totals.counters import Counters
 
 GIVE_UP_S = 1800.0
 """How long an endpoint as a whole may fail before the run stops, resumable."""
@@ -38,6 +38,15 @@ If few rows are throttled at all, such a row need not be waited for once all oth
 _ALONE_PAUSE_S = 2.0
 """How long such a row pauses between its last tries: no quota is spared by a longer pause."""
 
+_FIRST_PAUSE_S = 0.5
+"""The first pause of a throttled row; each further one is twice as long, up to the longest."""
+
+_LONGEST_PAUSE_S = 30.0
+"""Half of the usual quota's minute: the rate, not this pause, decides when the row is sent again."""
+
+_LONGEST_OWN_PAUSE_S = 15.0
+"""The longest pause of a row that is throttled while others are answered: its few tries must come to an end."""
+
 _UNREACHED = {"dns", "refused", "unreachable", "tls", "proxy"}
 """Causes of `Unavailable` that no row can be blamed for, and that seldom go away by themselves."""
 
@@ -51,6 +60,7 @@ LOOK_S = 0.05
 """How often a refused row checks whether its refusal has been decided."""
 
 _MOST_WORDS = 300
+"""Characters of a server's message that the display shows."""
 
 _CONTROLS = 3
 """How often the control request is sent again if it fails for reasons that prove nothing."""
@@ -125,10 +135,12 @@ class FailurePolicy:
         if passed_over or among_last:
             row.own, row.own_since = row.own + 1, min(row.own_since, now)
         row.last_at, row.passed_over = now, row.passed_over + passed_over
+        # A row that is throttled while others are answered must not slow them: only its first few 429s cut the rate.
         if row.own < FEW:
             lane.throttled(now, left_at, None if passed_over else fault.retry_after)
         lane.trouble = fault
         out_of_patience = lane.answered_at is not None and now - lane.answered_at >= self._give_up_s
+        # Where many rows are throttled, the quota is short, and no row is blamed before it had more tries.
         most = self._scarcity.attempts(THROTTLES)
         is_alone = few_left and overtaken and self._scarcity.attempts(1) == 1
         waited = now - row.own_since >= LAST_WAIT_S
@@ -141,9 +153,9 @@ class FailurePolicy:
             raise ProviderUnusable(
                 f"every request was throttled for {self._give_up_s:.0f} s (--give-up-after): {fault.message}"
             )
-        longest = _ALONE_PAUSE_S if is_alone else 15.0 if row.own else 30.0
-        row.pause = min(longest, max(0.5, 2.0 * row.pause))
-        pause = row.pause * self._dice.uniform(0.5, 1.0)
+        longest = _ALONE_PAUSE_S if is_alone else _LONGEST_OWN_PAUSE_S if row.own else _LONGEST_PAUSE_S
+        row.pause = min(longest, max(_FIRST_PAUSE_S, 2.0 * row.pause))
+        pause = row.pause * self._dice.uniform(0.5, 1.0)  # or rows throttled together would come back together
         return max(pause, fault.retry_after or 0.0) if row.own else pause
 
     def failed(
@@ -159,6 +171,7 @@ class FailurePolicy:
         lane.failed(now, row, self.rows_in_play(fault.cause), left_at)
         # While everything fails, a 500 is still the server's verdict on this row, and counts; other failures do not.
         fault.own = lane.opened_at is not None and fault.http_status == 500
+        # Another lane that works gets the row at once; this is not counted as one of the row's attempts.
         elsewhere = [other for other in self._lanes if other not in tried and other.opened_at is None]
         out_of_reach = fault.cause in _UNREACHED and not self._has_served_here()
         if fault.own or (lane.opened_at is None and not elsewhere and not out_of_reach):
@@ -175,13 +188,14 @@ class FailurePolicy:
     ) -> Refusal | None:
         """Notes a refusal; None if it is certainly the row's own. A returned refusal must be passed to `settled`.
 
-        `compared` is the control whose request this was, if any: other calls of its row are like those of other rows.
+        `compared` is the control whose request was refused; None for any other call, also one of the control's row.
         """
         now = anyio.current_time()
         lane.answered(now, left_at, served=False)
         suspect = not isinstance(fault, Refused) or fault.suspect
         if fault.kind is None or not (suspect or not self._has_served()):
             return None
+        # Refused itself, so it cannot show that the endpoint answers what it answered before.
         if compared is lane.control:
             compared.refused(left_at)
         refusal = Refusal(row, fault.kind, suspect, fault.message, left_at, now, isinstance(fault, ProviderUnusable))
@@ -207,9 +221,9 @@ class FailurePolicy:
             lane.control.undecided -= 1
 
     async def compare(self, lane: Upstream, ask: AskOf) -> None:
-        """Has the control request sent again, if that is wanted; returns once its answer is known, or proves nothing.
+        """Sends the control request again while that is wanted; returns once it has been decided, or proved nothing.
 
-        The other way to have it sent is a refused row that waits, in `settled`.
+        It need not be called where a refused row waits in `settled`, which does the same.
         """
         while lane.control.is_wanted and lane.control.request is not None:
             self._stop.check()
@@ -251,6 +265,7 @@ class FailurePolicy:
             found = lane.blame.everybodys(self._limits.concurrency) or lane.blame.last_word(
                 now, others=self._in_play(), answered=self._has_served(), compares=lane.control.decides
             )
+            # Before a run ends for a refusal, a request that was once answered is sent again, where there is one.
             if found is not None and lane.control.can_be_sent:
                 lane.control.is_wanted = True  # one of the waiting rows sends it, or a worker that is asked to
             elif found is not None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio.lowlevel import checkpoint
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request, together
 from pipeline.faults import Fault
 from pipeline.pace import StragglerDetector, TimedCall
+from pipeline.totals.counters import Counters
 
 
 @dataclass(slots=True, eq=False)

@@ -8,11 +8,11 @@ import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Reply, Request
 from pipeline.faults import Unavailable
 from pipeline.pace import FailureRate, RetryBudget
 from pipeline.policy.shutdown import Shutdown
+from pipeline.totals.counters import Counters
 
 
 def retrying(

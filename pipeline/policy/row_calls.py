@@ -62,7 +62,7 @@ class RowCalls:
             if not made.is_kept:
                 await self._put(number, made)
 
-    async def carried_out(self, run: Callable[[], Awaitable[Results]]) -> Results:
+    async def tool_results(self, run: Callable[[], Awaitable[Results]]) -> Results:
         """The results of the tools that the last answer calls: the kept ones, or by running the tools now."""
         await self.keep()
         made = self._made[-1]

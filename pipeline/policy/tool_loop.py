@@ -59,8 +59,8 @@ def with_tools(ask: Ask, tools: Sequence[Tool], limits: ToolLimits, *, transcrip
             if len(calls) > limits.calls:
                 raise _cut(f"the model calls {len(calls)} tools in one turn (max_calls_per_turn {limits.calls})", reply)
             calls = _with_ids(calls, turn)
-            run = partial(_carried_out, calls, known, limits.timeout_s)
-            results = await run() if request.calls is None else await request.calls.carried_out(run)
+            run = partial(_run_tools, calls, known, limits.timeout_s)
+            results = await run() if request.calls is None else await request.calls.tool_results(run)
             # A new list: the log of the row's calls identifies each call by the messages that it had.
             messages = [*messages, _handed_back(message, calls), *results]
             if payload.get("tool_choice") not in (None, "none", "auto", "validated"):
@@ -113,7 +113,7 @@ def _handed_back(message: Mapping[str, Any], calls: Sequence[Mapping[str, Any]])
     return {**message, "role": role, "tool_calls": whole}
 
 
-async def _carried_out(
+async def _run_tools(
     calls: Sequence[Mapping[str, Any]], known: Mapping[str, Tool], timeout_s: float
 ) -> list[dict[str, Any]]:
     """A tool message for each call, in the order of the calls."""
@@ -121,7 +121,7 @@ async def _carried_out(
     faults: list[Fault] = []
 
     async def carry_out(number: int, call: Mapping[str, Any]) -> None:
-        # Set beforehand, and replaced by what comes of it: the deadline just leaves the block.
+        # Set before the call and replaced by its result: when the deadline passes, the block is left without one.
         results[number] = _error_result(f"it took longer than {timeout_s:g} s")
         with anyio.move_on_after(timeout_s):
             try:

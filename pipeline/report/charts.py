@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.figures import short_number, time_span
 from pipeline.report.timeline import Point, Timeline
+from pipeline.text.figures import short_number, time_span
 
 WIDTH, HEIGHT = 420.0, 165.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 10.0, 26.0

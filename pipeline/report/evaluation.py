@@ -15,8 +15,8 @@ from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import Measure, metric_of
 from pipeline.evaluation.stats.tables import Confusion, FieldTable, Table
 from pipeline.faults import UsageError
-from pipeline.figures import Unit, chance, difference, figure, percent_range
 from pipeline.report.phrases import place, render_row, value, wrong_leaves, wrong_rows
+from pipeline.text.figures import Unit, chance, difference, figure, percent_range
 
 HEAT = 8
 """The number of shades of a cell."""

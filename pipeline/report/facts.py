@@ -165,7 +165,7 @@ def _notes(record: RunRecord, present: Sequence[Part]) -> list[str]:
     if record.is_settled and unsealed:
         notes.append(f"latencies leave out {unsealed} rows that are not sealed yet")
         if record.failures.count > sum(part.failed for part in parts):
-            notes.append(f"failed rows, sealed or not: {record.failures.told()}")
+            notes.append(f"failed rows, sealed or not: {record.failures.in_words()}")
     if record.status == "stopped" and record.reason is not None:
         notes.append(f"stopped: {record.reason}")
     return notes

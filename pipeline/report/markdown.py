@@ -15,10 +15,10 @@ from pipeline.evaluation.decisions import Decision
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import metric_of
 from pipeline.evaluation.stats.tables import unfolded
-from pipeline.figures import chance, difference, figure, some
 from pipeline.report.evaluation import unit_of
 from pipeline.report.phrases import place, value, verdict, wrong_leaves, wrong_rows
 from pipeline.text import clipped, visible
+from pipeline.text.figures import chance, difference, figure, some
 
 SUMMARY_BYTES = 500_000
 """GitHub drops a step summary of more than 1 MiB entirely."""

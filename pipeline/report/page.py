@@ -21,13 +21,12 @@ import orjson
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from pipeline import figures
 from pipeline.evaluation.assessment import Assessment
 from pipeline.report import charts, evaluation, phrases
 from pipeline.report.charts import charts_of
 from pipeline.report.facts import RunFacts
 from pipeline.storage.durable import FILES
-from pipeline.text import clipped, visible
+from pipeline.text import clipped, figures, visible
 
 MOST_BYTES = 2_000_000
 """Maximum bytes of a page, so that it can be mailed and attached to reviews."""

@@ -9,8 +9,8 @@ from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.comparison import is_right
 from pipeline.evaluation.graders.verdicts import Graded, Leaf
 from pipeline.evaluation.stats.metrics import Measure
-from pipeline.figures import Unit, counted, figure
 from pipeline.text import excerpt
+from pipeline.text.figures import Unit, counted, figure
 
 MOST_CHARACTERS = 200
 

@@ -224,7 +224,7 @@ def json_text(jsonable: Callable[[Any], Any] = lambda value: value, *, nullable:
 
 
 def via(step: Callable[[Any], Any], column: Column) -> Column:
-    """`column`, for values that `step` converts to its values."""
+    """`column` for values of another type: `step` converts each before the column takes it."""
     take = column.take
 
     def plain(value: Any) -> Any:

@@ -60,7 +60,7 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def hidden_compression(path: str, head: bytes) -> str | None:
-    """A message if a file is not the plain text that its name promises: compressed, a container, not fetched."""
+    """A message if a file is not plain text, as its name says: compressed, a container, or a Git LFS pointer."""
     if head.startswith(_LFS_POINTER):
         return _not_fetched(path)
     if suffix := _matched(head, _COMPRESSED):

@@ -224,7 +224,7 @@ class _Pass:
 
 
 def _hint_of(first: BadLine) -> str | None:
-    """What may be wrong with a file of which no record can be read, and the command that mends it."""
+    """What may be wrong with a file of which no record can be read, and the command that repairs it."""
     head, name = _head(first.path, UsageError), shlex.quote(first.path)
     if format_of(Path(first.path)) == "csv":
         line = header_line(head)

@@ -121,7 +121,7 @@ def _times(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     zones = {_zone(one), _zone(other)}
     if len(zones) == 1:
         return pa.timestamp(unit, zones.pop())
-    # Instants are the same in every zone; but a time without a zone is no instant.
+    # Instants are the same in every zone; but a time without a zone is not an instant.
     return None if None in zones else pa.timestamp(unit, "UTC")
 
 

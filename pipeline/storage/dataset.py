@@ -17,7 +17,6 @@ import orjson
 import pyarrow as pa
 
 from pipeline.data import PARTS, Entry, Outcome, Part, PartFile, Usage
-from pipeline.failures import Failures
 from pipeline.faults import Broken
 from pipeline.job.reply_parser import ReplyParser
 from pipeline.storage.batches import slices
@@ -26,6 +25,7 @@ from pipeline.storage.kept_replies import encoded, replies_path, replies_writer
 from pipeline.storage.output_columns import output_columns, output_schema
 from pipeline.storage.part_writer import PartWriter, part_name
 from pipeline.storage.run_folder import MANIFEST, RUN, SUCCESS
+from pipeline.totals.failures import Failures
 
 
 class Dataset:

@@ -19,16 +19,16 @@ import anyio
 import orjson
 from anyio import to_thread
 
-from pipeline import ledger
 from pipeline.data import Entry, Part
 from pipeline.faults import Broken
 from pipeline.job.turns import Turn
-from pipeline.ledger import NOTHING, Charges
 from pipeline.storage import unfinished_rows
 from pipeline.storage.codec import encode
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.journal_database import JournalDatabase, Stored, broken, insert
 from pipeline.storage.journal_reader import entries_in, opened, parts_in, recorded_in, turns_in
+from pipeline.totals import ledger
+from pipeline.totals.ledger import NOTHING, Charges
 
 TICK_S = 0.01
 """How long replies are collected before they are committed together, in seconds: a sync costs milliseconds."""

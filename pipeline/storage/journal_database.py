@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import RLock
 from typing import TypeVar
 
-from pipeline import ledger
 from pipeline.faults import Broken
 from pipeline.storage import unfinished_rows
 from pipeline.storage.durable import PRIVATE_FILE, FileSystem
+from pipeline.totals import ledger
 
 _INSERT_ROWS = 500  # 1,500 parameters; SQLite allows 32,766 in a statement
 _INSERT_BYTES = 16 << 20  # the parameters of a statement are in memory once more, as SQLite's own copy

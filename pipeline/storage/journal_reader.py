@@ -14,14 +14,14 @@ from typing import TypeVar
 
 import orjson
 
-from pipeline import ledger
 from pipeline.data import Entry, Part
 from pipeline.faults import Broken
 from pipeline.job.turns import Turn
-from pipeline.ledger import Charges
 from pipeline.storage import unfinished_rows
 from pipeline.storage.codec import decode
 from pipeline.storage.journal_database import broken
+from pipeline.totals import ledger
+from pipeline.totals.ledger import Charges
 
 _T = TypeVar("_T")
 

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.data import Part
-from pipeline.failures import FailureKind, Failures
 from pipeline.faults import Broken
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import RunFolder
+from pipeline.totals.failures import FailureKind, Failures
 
 
 def records(output: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:

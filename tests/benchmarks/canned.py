@@ -42,7 +42,7 @@ HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {l
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class CannedLatency:
     """How long an answer takes, in seconds: log-normal around its mean when `sigma` is given.
 
     A share of the answers, `slow`, takes `factor` times as long.
@@ -71,10 +71,10 @@ class Counts:
     last_answer: float = 0.0
 
 
-class Server:
+class CannedServer:
     """Says how long each answer takes, and counts."""
 
-    def __init__(self, latency: Latency) -> None:
+    def __init__(self, latency: CannedLatency) -> None:
         self.latency = latency
         self.counts = Counts()
         self.in_flight = 0
@@ -88,10 +88,10 @@ class Server:
         self.counts.most_in_flight = max(self.counts.most_in_flight, self.in_flight)
 
 
-class Connection(asyncio.Protocol):
+class CannedConnection(asyncio.Protocol):
     """Reads requests by their Content-Length and answers each with the same bytes."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: CannedServer) -> None:
         self._server = server
         self._read = bytearray()
         self._transport: asyncio.WriteTransport | None = None
@@ -125,11 +125,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(HEAD + BODY)
 
 
-async def serve(latency: Latency) -> None:
+async def serve(latency: CannedLatency) -> None:
     """Serves on a free port of this machine until standard input closes; prints the port, and the counts when asked."""
     loop = asyncio.get_running_loop()
-    server = Server(latency)
-    listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=8192)
+    server = CannedServer(latency)
+    listening = await loop.create_server(lambda: CannedConnection(server), "127.0.0.1", 0, backlog=8192)
     print(listening.sockets[0].getsockname()[1], flush=True)
     done = asyncio.Event()
 
@@ -171,9 +171,9 @@ def prompt_server() -> Iterator[str]:
 
 
 @contextmanager
-def canned_server(latency: Latency | None = None) -> Iterator[Canned]:
+def canned_server(latency: CannedLatency | None = None) -> Iterator[Canned]:
     """A canned server that lives as long as the block."""
-    drawn = latency or Latency()
+    drawn = latency or CannedLatency()
     command = [sys.executable, "-m", "tests.benchmarks.canned", *map(str, asdict(drawn).values())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         yield Canned(child)
@@ -182,7 +182,7 @@ def canned_server(latency: Latency | None = None) -> Iterator[Canned]:
 
 
 if __name__ == "__main__":
-    latency = Latency(*map(float, sys.argv[1:]))
+    latency = CannedLatency(*map(float, sys.argv[1:]))
     try:
         import uvloop
     except ImportError:

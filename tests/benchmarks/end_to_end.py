@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks.canned import prompt_server
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.processes import Cost, cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
 
@@ -47,21 +47,21 @@ def measure(scale: Scale) -> list[Line]:
             "us",
             found.cpu_us("ours"),
             found.cpu_us("raw"),
-            Target("<=", 3.5, of_ratio=True),
+            FigureTarget("<=", 3.5, of_ratio=True),
         ),
         Line(
             "end to end: CPU a row, to parse by hand",
             "us",
             found.cpu_us("ours"),
             found.cpu_us("parse"),
-            Target("<=", 0.2, of_ratio=True),
+            FigureTarget("<=", 0.2, of_ratio=True),
         ),
         Line(
             "end to end: speed, to parse by hand",
             "rows/s",
             found.rows_s("ours"),
             found.rows_s("parse"),
-            Target(">=", 3.0, of_ratio=True),
+            FigureTarget(">=", 3.0, of_ratio=True),
         ),
     ]
 
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> list[Line]:
 def _long(rows: int, rounds: int) -> Line:
     found = interleaved(rows, rounds, ("raw", "ours"))
     name = f"end to end: CPU a row of {rows:,}, to raw aiohttp"
-    return Line(name, "us", found.cpu_us("ours"), found.cpu_us("raw"), Target("<=", 2.2, of_ratio=True))
+    return Line(name, "us", found.cpu_us("ours"), found.cpu_us("raw"), FigureTarget("<=", 2.2, of_ratio=True))
 
 
 def interleaved(rows: int, rounds: int, contenders: Iterable[str] = CONTENDERS) -> Rounds:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import anyio
 
 from pipeline import Job
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, process_chunks
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits, compose, workers_for
+from pipeline.totals.counters import Counters
 from tests.benchmarks.canned import BODY
 from tests.benchmarks.figures import Line
 from tests.benchmarks.scale import Scale
@@ -26,7 +26,7 @@ _REPLY = Reply(BODY)
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BareRows:
     """A batch without columns."""
 
     rows: list[Row]
@@ -70,10 +70,10 @@ async def semaphore(rows: int) -> None:
 
 
 def _hands(ask: Ask) -> EngineCallbacks:
-    async def read(chunk: int) -> AsyncGenerator[Rows, None]:
+    async def read(chunk: int) -> AsyncGenerator[BareRows, None]:
         for first in range(chunk * 1000, chunk * 1000 + 1000, _BATCH):
             await anyio.lowlevel.checkpoint()
-            yield Rows([Row(ordinal, {}) for ordinal in range(first, first + _BATCH)])
+            yield BareRows([Row(ordinal, {}) for ordinal in range(first, first + _BATCH)])
 
     async def done(_: Chunk) -> set[int]:
         return set()

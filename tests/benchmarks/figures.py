@@ -13,7 +13,7 @@ _HEADINGS = ("name", "ours", "baseline", "ratio", "target", "met")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FigureTarget:
     """What a figure should be: a bound on it, or on its ratio to the baseline's."""
 
     sign: str
@@ -32,7 +32,7 @@ class Line:
     unit: str
     ours: float
     baseline: float | None = None
-    target: Target | None = None
+    target: FigureTarget | None = None
 
     @property
     def ratio(self) -> float | None:

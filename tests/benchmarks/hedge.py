@@ -10,11 +10,11 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.pace import StragglerDetector
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown, hedged, watched
-from tests.benchmarks.figures import Line, Target, percentile
+from pipeline.totals.counters import Counters
+from tests.benchmarks.figures import FigureTarget, Line, percentile
 from tests.benchmarks.scale import Scale
 
 ROWS = 20_000
@@ -75,6 +75,6 @@ def measure(scale: Scale) -> list[Line]:
         slowest, hedged_slowest = percentile(without, 0.999), percentile(with_hedges, 0.999)
         lines += [
             Line(f"{where}: p99.9 of a row, to none", "s, virtual", hedged_slowest, slowest),
-            Line(f"{where}: more calls", "of 1", calls / rows - 1.0, target=Target("<=", SHARE)),
+            Line(f"{where}: more calls", "of 1", calls / rows - 1.0, target=FigureTarget("<=", SHARE)),
         ]
     return lines

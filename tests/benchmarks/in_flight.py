@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.canned import Counts, Latency, canned_server
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.canned import CannedLatency, Counts, canned_server
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.processes import Cost, cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
 
@@ -18,7 +18,7 @@ class Load:
 
     rows: int
     concurrency: int
-    latency: Latency
+    latency: CannedLatency
 
     @property
     def ideal_s(self) -> float:
@@ -45,11 +45,11 @@ class Seen:
 def measure(scale: Scale) -> list[Line]:
     """A thousand calls of a second, five thousand of ten, and ten thousand of ten by two processes."""
     if scale.quick:
-        return [*_thousand(Load(600, 200, Latency(0.5, sigma=0.5)))]
+        return [*_thousand(Load(600, 200, CannedLatency(0.5, sigma=0.5)))]
     return [
-        *_thousand(Load(scale.rows or 10_000, 1000, Latency(1.0, sigma=0.5))),
-        *_five_thousand(Load(scale.rows or 15_000, 5000, Latency(10.0))),
-        *_ten_thousand(Load(scale.rows or 30_000, 10_000, Latency(10.0))),
+        *_thousand(Load(scale.rows or 10_000, 1000, CannedLatency(1.0, sigma=0.5))),
+        *_five_thousand(Load(scale.rows or 15_000, 5000, CannedLatency(10.0))),
+        *_ten_thousand(Load(scale.rows or 30_000, 10_000, CannedLatency(10.0))),
     ]
 
 
@@ -66,14 +66,18 @@ def _thousand(load: Load) -> list[Line]:
     where = f"in flight {load.concurrency} at {load.latency.mean:g} s"
     return [
         Line(
-            f"{where}: speed, to raw", "rows/s", ours.rows_s(load), raw.rows_s(load), Target(">=", 0.75, of_ratio=True)
+            f"{where}: speed, to raw",
+            "rows/s",
+            ours.rows_s(load),
+            raw.rows_s(load),
+            FigureTarget(">=", 0.75, of_ratio=True),
         ),
         Line(
             f"{where}: connections for {ours.counts.requests} requests",
             "opened",
             ours.counts.connections,
             raw.counts.connections,
-            Target("<=", load.concurrency),
+            FigureTarget("<=", load.concurrency),
         ),
     ]
 
@@ -82,12 +86,15 @@ def _five_thousand(load: Load) -> list[Line]:
     raw, ours = under(load, "raw"), under(load, "ours")
     where = f"in flight {load.concurrency} at {load.latency.mean:g} s"
     return [
-        Line(f"{where}: share of Little's law", "of 1", ours.share(load), raw.share(load), Target(">=", 0.95)),
+        Line(f"{where}: share of Little's law", "of 1", ours.share(load), raw.share(load), FigureTarget(">=", 0.95)),
         Line(
-            f"{where}: requests beyond one a row", "requests", ours.counts.requests - load.rows, target=Target("<=", 0)
+            f"{where}: requests beyond one a row",
+            "requests",
+            ours.counts.requests - load.rows,
+            target=FigureTarget("<=", 0),
         ),
         Line(f"{where}: most in flight", "calls", ours.counts.most_in_flight, raw.counts.most_in_flight),
-        Line(f"{where}: peak memory", "MB", ours.cost.peak_mb, raw.cost.peak_mb, Target("<", 400)),
+        Line(f"{where}: peak memory", "MB", ours.cost.peak_mb, raw.cost.peak_mb, FigureTarget("<", 400)),
     ]
 
 
@@ -98,8 +105,13 @@ def _ten_thousand(load: Load) -> list[Line]:
     return [
         Line(f"{where}: share of Little's law", "of 1", ours.share(load)),
         Line(
-            f"{where}: requests beyond one a row", "requests", ours.counts.requests - load.rows, target=Target("<=", 0)
+            f"{where}: requests beyond one a row",
+            "requests",
+            ours.counts.requests - load.rows,
+            target=FigureTarget("<=", 0),
         ),
-        Line(f"{where}: most in flight", "calls", ours.counts.most_in_flight, target=Target(">=", load.concurrency)),
-        Line(f"{where}: peak memory of a process", "MB", ours.cost.peak_mb, target=Target("<", 400)),
+        Line(
+            f"{where}: most in flight", "calls", ours.counts.most_in_flight, target=FigureTarget(">=", load.concurrency)
+        ),
+        Line(f"{where}: peak memory of a process", "MB", ours.cost.peak_mb, target=FigureTarget("<", 400)),
     ]

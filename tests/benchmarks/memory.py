@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.processes import cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
 
@@ -29,13 +29,16 @@ def measure(scale: Scale) -> list[Line]:
     of = f"{rows:,} rows"
     return [
         Line(f"memory: peak of {of}, to {rows // 10:,}", "MB", stopped.peak_mb, small.peak_mb, _at_most(1.1)),
-        Line(f"memory: peak of {of}", "MB", stopped.peak_mb, target=Target("<", 300)),
-        Line(f"resume of {of}: peak", "MB", resumed.peak_mb, target=Target("<", 300)),
+        Line(f"memory: peak of {of}", "MB", stopped.peak_mb, target=FigureTarget("<", 300)),
+        Line(f"resume of {of}: peak", "MB", resumed.peak_mb, target=FigureTarget("<", 300)),
         Line(
-            f"resume of {of}: to the first question", "s", told["first_asked"] - resumed.started, target=Target("<", 3)
+            f"resume of {of}: to the first question",
+            "s",
+            told["first_asked"] - resumed.started,
+            target=FigureTarget("<", 3),
         ),
     ]
 
 
-def _at_most(ratio: float) -> Target:
-    return Target("<=", ratio, of_ratio=True)
+def _at_most(ratio: float) -> FigureTarget:
+    return FigureTarget("<=", ratio, of_ratio=True)

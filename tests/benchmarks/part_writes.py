@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.processes import cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
 
@@ -22,8 +22,8 @@ def measure(scale: Scale) -> list[Line]:
         told = json.loads(cost_of(module("local", source, Path(folder) / "out", RATE, 0)).said)
     where = f"sealing at {RATE} rows/s"
     return [
-        Line(f"{where}: reached", "rows/s", rows / told["seconds"], target=Target(">=", 0.9 * RATE)),
-        Line(f"{where}: loop stall, p99", "ms", 1000 * told["stall_p99_s"], target=Target("<", 20)),
-        Line(f"{where}: received to durable, p99", "ms", 1000 * told["durable_p99_s"], target=Target("<", 150)),
+        Line(f"{where}: reached", "rows/s", rows / told["seconds"], target=FigureTarget(">=", 0.9 * RATE)),
+        Line(f"{where}: loop stall, p99", "ms", 1000 * told["stall_p99_s"], target=FigureTarget("<", 20)),
+        Line(f"{where}: received to durable, p99", "ms", 1000 * told["durable_p99_s"], target=FigureTarget("<", 150)),
         Line(f"{where}: CPU a row", "us", told["cpu_s"] / rows * 1e6),
     ]

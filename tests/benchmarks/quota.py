@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.quotas import Bucket, Client, Latency, Server, Steps, Weather, Windows, lognormal, simulate
 from tests.benchmarks.scale import Scale
 
 SEEDS = (1, 2, 3)
 DEPTHS_S = (0.25, 1.0)
-GRANTED = Target(">=", 0.96)
-WASTE = Target("<=", 0.05)
+GRANTED = FigureTarget(">=", 0.96)
+WASTE = FigureTarget("<=", 0.05)
 
 _HALF_A_SECOND = lognormal(0.5, 0.4)
 _AT_ONCE = lognormal(0.02, 0.0)
@@ -97,22 +97,24 @@ def measure(scale: Scale) -> list[Line]:
     for scenario in SCENARIOS[: 2 if scale.quick else None]:
         for depth_s in DEPTHS_S[: 1 if scale.quick else None]:
             lines += _lines(scenario, depth_s, seeds, GRANTED, WASTE)
-    lines += _lines(RAINY, 0.25, seeds, Target(">=", 0.93), None)
+    lines += _lines(RAINY, 0.25, seeds, FigureTarget(">=", 0.93), None)
     lines += _lines(SLOW, 0.25, seeds, None, None)
     for share, least in WEATHER.items():
         worst = min(weather(share, seed) for seed in seeds)
         lines.append(
-            Line(f"no quota, {share:.0%} refused by chance: speed kept", "of 1", worst, target=Target(">=", least))
+            Line(
+                f"no quota, {share:.0%} refused by chance: speed kept", "of 1", worst, target=FigureTarget(">=", least)
+            )
         )
     for offset in (0.0, 35.0):
         waste = max(windows(seed, offset=offset)[1] for seed in seeds)
         name = f"60 a minute, {offset:.0f} s of it gone: 429s an accepted request"
-        lines.append(Line(name, "of 1", waste, target=Target("<=", 0.15)))
+        lines.append(Line(name, "of 1", waste, target=FigureTarget("<=", 0.15)))
     return lines
 
 
 def _lines(
-    scenario: Scenario, depth_s: float, seeds: Sequence[int], granted: Target | None, waste: Target | None
+    scenario: Scenario, depth_s: float, seeds: Sequence[int], granted: FigureTarget | None, waste: FigureTarget | None
 ) -> list[Line]:
     found = [scenario.run(depth_s, seed) for seed in seeds]
     name = f"quota of {scenario.name}, bucket of {depth_s:g} s"

@@ -13,11 +13,11 @@ import anyio
 import trio
 from trio.testing import MockClock
 
-from pipeline.counters import Counters
 from pipeline.data import Reply, Request
 from pipeline.faults import Interrupted, Throttled
 from pipeline.pace import AdaptiveRate, first_rate
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
+from pipeline.totals.counters import Counters
 
 _SLICE_S = 0.1
 

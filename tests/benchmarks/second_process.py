@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks.canned import prompt_server
 from tests.benchmarks.end_to_end import CONCURRENCY
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.processes import Cost, cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
 
@@ -29,7 +29,7 @@ def measure(scale: Scale) -> list[Line]:
             "rows/s",
             rows / statistics.median(cost.wall_s for cost in two),
             rows / statistics.median(cost.wall_s for cost in one),
-            Target(">=", 1.7, of_ratio=True),
+            FigureTarget(">=", 1.7, of_ratio=True),
         ),
         Line(
             "two processes: CPU a row, to one",

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.canned import canned_server
-from tests.benchmarks.figures import Line, Target
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.processes import cost_of, module
 from tests.benchmarks.scale import Scale, write_rows
 
@@ -33,7 +33,7 @@ def measure(scale: Scale) -> list[Line]:
             "ms CPU",
             1000 * statistics.median(helps),
             1000 * statistics.median(nothings),
-            Target("<=", 2.0, of_ratio=True),
+            FigureTarget("<=", 2.0, of_ratio=True),
         ),
-        Line("start-up: a run of 10 rows", "s CPU", statistics.median(tens), target=Target("<", 0.7)),
+        Line("start-up: a run of 10 rows", "s CPU", statistics.median(tens), target=FigureTarget("<", 0.7)),
     ]

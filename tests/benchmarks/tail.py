@@ -15,20 +15,20 @@ import trio
 from trio.testing import MockClock
 
 from pipeline import Job
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Reply, Request, Row
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution.engine import Chunk, EngineCallbacks, in_order, open_chunks_for, process_chunks
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import RunLimits, compose, workers_for
-from tests.benchmarks.canned import Latency
-from tests.benchmarks.engine import Rows
-from tests.benchmarks.figures import Line, Target
+from pipeline.totals.counters import Counters
+from tests.benchmarks.canned import CannedLatency
+from tests.benchmarks.engine import BareRows
+from tests.benchmarks.figures import FigureTarget, Line
 from tests.benchmarks.scale import Scale
 
 CHUNK = 1000
 ROW_BYTES = 500
-LATENCY = Latency(1.0, sigma=0.3, slow=0.01, factor=50.0)
+LATENCY = CannedLatency(1.0, sigma=0.3, slow=0.01, factor=50.0)
 SEAL_S = 0.5
 
 
@@ -60,7 +60,7 @@ def _at(concurrency: int, rows: int) -> Line:
     dice = random.Random(1)
     slow = Slow([LATENCY.draw(dice) for _ in range(rows)])
     ours, ideal = took(slow, concurrency), slow.ideal_s(concurrency)
-    target = Target("<=", 1.1, of_ratio=True)
+    target = FigureTarget("<=", 1.1, of_ratio=True)
     return Line(f"tail: 1 % of rows 50 times slower, {concurrency} in flight, to the ideal", "s", ours, ideal, target)
 
 
@@ -87,9 +87,9 @@ def took(slow: Slow, concurrency: int) -> float:
 
 
 def _hands(ask: Ask) -> EngineCallbacks:
-    async def read(chunk: int) -> AsyncGenerator[Rows, None]:
+    async def read(chunk: int) -> AsyncGenerator[BareRows, None]:
         await anyio.lowlevel.checkpoint()
-        yield Rows([Row(ordinal, {}) for ordinal in range(chunk * CHUNK, (chunk + 1) * CHUNK)])
+        yield BareRows([Row(ordinal, {}) for ordinal in range(chunk * CHUNK, (chunk + 1) * CHUNK)])
 
     async def done(_: Chunk) -> set[int]:
         return set()

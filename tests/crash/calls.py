@@ -17,7 +17,7 @@ NAMES = ("open", "write", "sync", "replace", "unlink", "mkdir")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SystemCall:
     """One call: the `number`-th of all, the `nth` of its name (both from 0), on this path; `given` is what it takes."""
 
     number: int
@@ -27,7 +27,7 @@ class Call:
     given: tuple[Any, ...]
 
 
-Between = Callable[[Call, Callable[[], Any]], Any]
+Between = Callable[[SystemCall, Callable[[], Any]], Any]
 """What happens at a call: gets the call, and what carries it out."""
 
 
@@ -43,7 +43,7 @@ def tapped(between: Between) -> FileSystem:
         def call(*given: Any) -> Any:
             with lock:
                 path = paths[given[0]] if isinstance(given[0], int) else Path(given[0])
-                described = Call(seen.total(), seen[name], name, path, given)
+                described = SystemCall(seen.total(), seen[name], name, path, given)
                 seen[name] += 1
                 done = between(described, lambda: carry_out(*given))
                 if name == "open":
@@ -63,7 +63,7 @@ class Kill:
     name: str | None = None
     tear: float | None = None
 
-    def __call__(self, call: Call, carry_out: Callable[[], Any]) -> Any:
+    def __call__(self, call: SystemCall, carry_out: Callable[[], Any]) -> Any:
         if self.at == (call.number if self.name is None else call.nth) and self.name in {None, call.name}:
             if self.tear is not None and call.name == "write":
                 descriptor, data = call.given
@@ -88,14 +88,14 @@ def die() -> NoReturn:
 
 
 @dataclass(slots=True)
-class Failing:
+class FailingCalls:
     """An error at the `at`-th call, and a list of all that were made."""
 
     at: int
     errno: int
-    made: list[Call] = field(default_factory=list)
+    made: list[SystemCall] = field(default_factory=list)
 
-    def __call__(self, call: Call, carry_out: Callable[[], Any]) -> Any:
+    def __call__(self, call: SystemCall, carry_out: Callable[[], Any]) -> Any:
         self.made.append(call)
         if call.number == self.at:
             raise OSError(self.errno, os.strerror(self.errno), str(call.path))

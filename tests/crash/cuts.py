@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pipeline.execution.start import open_run
 from pipeline.faults import Fault, UsageError
-from tests.crash.power import Journal, Log, Tree, alive, crashed, journal_between, plant
-from tests.crash.small import PART, Place, recorded, require_finished, require_whole
+from tests.crash.power import JournalFiles, Log, Tree, alive, crashed, journal_between, plant
+from tests.crash.small import PART, RunPlace, recorded, require_finished, require_whole
 
 
 @dataclass(slots=True)
-class Figures:
+class CutFigures:
     """What many power cuts came to. `states` counts different ones."""
 
     states: int = 0
@@ -39,8 +39,8 @@ class Recorded:
     """
 
     log: Log
-    place: Place
-    resume: Callable[[Place], None]
+    place: RunPlace
+    resume: Callable[[RunPlace], None]
     share: float = 0.1
     steady: bool = True
     asked_again: frozenset[int] = frozenset()
@@ -52,11 +52,11 @@ class Cutter:
     def __init__(self, run: Recorded, scratch: Path) -> None:
         self._run = run
         self._scratch = scratch
-        self._recorded: dict[tuple[int, Journal], dict[int, str]] = {}
+        self._recorded: dict[tuple[int, JournalFiles], dict[int, str]] = {}
         self._seen: set[str] = set()
         self._versions = _versions(run.log)
 
-    def cut(self, states: int, dice: random.Random, figures: Figures) -> None:
+    def cut(self, states: int, dice: random.Random, figures: CutFigures) -> None:
         """Looks at so many states that it has not seen yet, drawn at random."""
         for _ in range(states):
             at, journal, tree = self._unseen(dice)
@@ -68,7 +68,7 @@ class Cutter:
             except (AssertionError, Fault, UsageError, OSError, ValueError) as error:
                 figures.trouble.append(f"after {at} steps: {type(error).__name__}: {error}")
 
-    def _unseen(self, dice: random.Random) -> tuple[int, Journal, Tree]:
+    def _unseen(self, dice: random.Random) -> tuple[int, JournalFiles, Tree]:
         while True:
             at = dice.randint(0, len(self._run.log.steps))
             journal = journal_between(self._run.log, at, dice)
@@ -78,7 +78,7 @@ class Cutter:
                 self._seen.add(digest)
                 return at, journal, tree
 
-    def _look(self, at: int, journal: Journal, tree: Tree, *, resumes: bool) -> None:
+    def _look(self, at: int, journal: JournalFiles, tree: Tree, *, resumes: bool) -> None:
         durable = self._durable(at, journal) if self._run.steady else {}
         with self._planted(tree) as place:
             self._read(tree, place)
@@ -90,7 +90,7 @@ class Cutter:
                 require_whole(place)
                 _require(durable, recorded(place.output))
 
-    def _read(self, tree: Tree, place: Place) -> None:
+    def _read(self, tree: Tree, place: RunPlace) -> None:
         """What readers see was once written whole; and what is said to be finished is."""
         for path, content in tree.items():
             if content is not None and _is_visible(path):
@@ -98,7 +98,7 @@ class Cutter:
         if (place.output / "_SUCCESS").exists():
             require_finished(place.output)
 
-    def _durable(self, at: int, journal: Journal) -> dict[int, str]:
+    def _durable(self, at: int, journal: JournalFiles) -> dict[int, str]:
         """The rows that were recorded at any time before the power goes."""
         moments = [(step, self._run.log.journal_at(step)) for step in range(at)]
         rows: dict[int, str] = {}
@@ -107,14 +107,14 @@ class Cutter:
             rows = now | rows  # what was recorded first is what must be there
         return {row: nonce for row, nonce in rows.items() if row not in self._run.asked_again}
 
-    def _recorded_at(self, at: int, journal: Journal) -> dict[int, str]:
+    def _recorded_at(self, at: int, journal: JournalFiles) -> dict[int, str]:
         if (at, journal) not in self._recorded:
             with self._planted(alive(self._run.log, at, journal)) as place:
                 self._recorded[at, journal] = recorded(place.output)
         return self._recorded[at, journal]
 
     @contextmanager
-    def _planted(self, tree: Tree) -> Iterator[Place]:
+    def _planted(self, tree: Tree) -> Iterator[RunPlace]:
         folder = self._scratch / "cut"
         folder.mkdir()
         try:
@@ -134,7 +134,7 @@ def _versions(log: Log) -> dict[str, set[bytes]]:
     """Every content that a file which readers see was ever given on purpose."""
     found: dict[str, set[bytes]] = {}
     for at in range(len(log.steps) + 1):
-        for path, content in alive(log, at, Journal()).items():
+        for path, content in alive(log, at, JournalFiles()).items():
             if content is not None and _is_visible(path):
                 found.setdefault(path, set()).add(content)
     return found

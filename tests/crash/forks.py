@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.storage.durable import FILES
 from tests.crash.calls import Kill, in_place, tapped
-from tests.crash.small import Place, Shape, start
+from tests.crash.small import RunPlace, Shape, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ class Forks:
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._child = child
 
-    def start(self, place: Place, kill: Kill | After | None = None, *, careless: bool = False) -> Ended:
+    def start(self, place: RunPlace, kill: Kill | After | None = None, *, careless: bool = False) -> Ended:
         """One start, killed or left alone; a careless one writes its files in place."""
         order = {"folder": str(place.folder), "shape": asdict(place.shape), "careless": careless}
         fate = {} if kill is None else {type(kill).__name__.lower(): asdict(kill)}
@@ -76,16 +76,16 @@ def forking() -> Iterator[Forks]:
 def main() -> None:
     """Serves the orders on stdin until it is closed."""
     with TemporaryDirectory() as folder:
-        start(Place(Path(folder)).prepare())  # what is loaded and made now need not be in every fork
+        start(RunPlace(Path(folder)).prepare())  # what is loaded and made now need not be in every fork
     for line in sys.stdin:
         order = json.loads(line)
-        place = Place(Path(order["folder"]), Shape(**order["shape"]))
+        place = RunPlace(Path(order["folder"]), Shape(**order["shape"]))
         kill = Kill(**order["kill"]) if "kill" in order else None
         ended = _forked(place, partial(_worked, place, kill, careless=order["careless"]), order.get("after"))
         print(json.dumps(asdict(ended)), flush=True)
 
 
-def _forked(place: Place, work: Callable[[], str], after: dict[str, Any] | None) -> Ended:
+def _forked(place: RunPlace, work: Callable[[], str], after: dict[str, Any] | None) -> Ended:
     told = place.folder / "told"
     told.unlink(missing_ok=True)
     pid = os.fork()
@@ -105,7 +105,7 @@ def _forked(place: Place, work: Callable[[], str], after: dict[str, Any] | None)
     return Ended(killed, killed and text == "tearing", "" if killed else text)
 
 
-def _worked(place: Place, kill: Kill | None, *, careless: bool) -> str:
+def _worked(place: RunPlace, kill: Kill | None, *, careless: bool) -> str:
     if kill is not None and kill.tear is not None:
         (place.folder / "told").write_text("tearing")
     files = tapped(kill) if kill is not None else FILES

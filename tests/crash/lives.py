@@ -14,15 +14,15 @@ from threading import Lock
 from typing import Self
 
 from pipeline.data import PARTS
-from tests.crash.calls import Call, Failing, Kill, tapped
+from tests.crash.calls import FailingCalls, Kill, SystemCall, tapped
 from tests.crash.forks import After, Ended, Forks, forking
-from tests.crash.small import SHAPE, Place, Shape, nonces_of, recorded, require_whole, start
+from tests.crash.small import SHAPE, RunPlace, Shape, nonces_of, recorded, require_whole, start
 
 TEARS = (0.01, 0.5, 0.99)
 
 
 @dataclass(slots=True)
-class Figures:
+class LifeFigures:
     """What many lives came to."""
 
     lives: int = 0
@@ -34,7 +34,7 @@ class Figures:
     answers: int = 0
     trouble: list[str] = field(default_factory=list)
 
-    def __iadd__(self, other: Figures) -> Self:
+    def __iadd__(self, other: LifeFigures) -> Self:
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
@@ -48,9 +48,9 @@ class Figures:
         )
 
 
-def calls_of_a_start(place: Place) -> list[Call]:
+def calls_of_a_start(place: RunPlace) -> list[SystemCall]:
     """Every call on files that one start makes."""
-    never = Failing(-1, errno.EIO)
+    never = FailingCalls(-1, errno.EIO)
     start(place, tapped(never))
     return never.made
 
@@ -76,9 +76,9 @@ def _drawn(dice: random.Random) -> Kill | After:
 
 def live_all(
     lives: Iterable[Sequence[Kill | After]], scratch: Path, shape: Shape = SHAPE, *, careless: bool = False
-) -> Figures:
+) -> LifeFigures:
     """Lives all lives, two at a time."""
-    figures, waiting, turn = Figures(), iter(enumerate(lives)), Lock()
+    figures, waiting, turn = LifeFigures(), iter(enumerate(lives)), Lock()
 
     def work() -> None:
         with forking() as forks:
@@ -87,7 +87,7 @@ def live_all(
                     number, kills = next(waiting, (0, None))
                 if kills is None:
                     return
-                _live(forks, Place(scratch / str(number), shape).prepare(), kills, figures, careless=careless)
+                _live(forks, RunPlace(scratch / str(number), shape).prepare(), kills, figures, careless=careless)
 
     with ThreadPoolExecutor(2) as pool:
         for worker in [pool.submit(work) for _ in range(2)]:
@@ -95,7 +95,9 @@ def live_all(
     return figures
 
 
-def _live(forks: Forks, place: Place, kills: Sequence[Kill | After], figures: Figures, *, careless: bool) -> None:
+def _live(
+    forks: Forks, place: RunPlace, kills: Sequence[Kill | After], figures: LifeFigures, *, careless: bool
+) -> None:
     """One life, checked after each kill and at its end."""
     known: dict[int, str] = {}
     try:
@@ -115,14 +117,14 @@ def _live(forks: Forks, place: Place, kills: Sequence[Kill | After], figures: Fi
     shutil.rmtree(place.folder)
 
 
-def _count(figures: Figures, kill: Kill | After | None, ended: Ended) -> None:
+def _count(figures: LifeFigures, kill: Kill | After | None, ended: Ended) -> None:
     figures.starts += 1
     figures.kills += ended.killed
     figures.torn += ended.torn
     figures.at_random += ended.killed and isinstance(kill, After)
 
 
-def kept(place: Place, known: dict[int, str]) -> dict[int, str]:
+def kept(place: RunPlace, known: dict[int, str]) -> dict[int, str]:
     """What is recorded now. Raises `AssertionError` when something that was recorded before is gone or another."""
     now = recorded(place.output)
     assert known.items() <= now.items(), f"recorded before, and gone or changed: {known.items() - now.items()}"

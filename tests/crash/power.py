@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.durable import FileSystem
-from tests.crash.calls import Call, tapped
+from tests.crash.calls import SystemCall, tapped
 
 JOURNAL = "out/_run/journal.sqlite"
 SECTOR = 512
@@ -26,7 +26,7 @@ Tree = dict[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class JournalFiles:
     """The journal's two files at one moment."""
 
     database: bytes | None = None
@@ -43,7 +43,7 @@ class Step:
     data: bytes = b""
     makes: bool = False
     folder: bool = False
-    journal: Journal = Journal()
+    journal: JournalFiles = JournalFiles()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Log:
 
     before: Tree
     steps: tuple[Step, ...]
-    journal: Journal
+    journal: JournalFiles
 
-    def journal_at(self, at: int) -> Journal:
+    def journal_at(self, at: int) -> JournalFiles:
         """The journal when so many steps were done."""
         return self.steps[at].journal if at < len(self.steps) else self.journal
 
@@ -81,7 +81,7 @@ def record(folder: Path, work: Callable[[FileSystem], Any]) -> Log:
     before = tree_of(folder)
     steps: list[Step] = []
 
-    def between(call: Call, carry_out: Callable[[], Any]) -> Any:
+    def between(call: SystemCall, carry_out: Callable[[], Any]) -> Any:
         journal = _journal_in(folder)
         if journal.log and not (steps and steps[-1].journal.log):
             steps.append(Step("sync", str(Path(JOURNAL).parent), folder=True, journal=journal))  # SQLite did so
@@ -102,11 +102,11 @@ def _within(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder))
 
 
-def _journal_in(folder: Path) -> Journal:
+def _journal_in(folder: Path) -> JournalFiles:
     database, log = folder / JOURNAL, folder / f"{JOURNAL}-wal"
     if not database.exists():
-        return Journal()
-    return Journal(database.read_bytes(), log.read_bytes() if log.exists() else b"")
+        return JournalFiles()
+    return JournalFiles(database.read_bytes(), log.read_bytes() if log.exists() else b"")
 
 
 # What a disk remembers.
@@ -197,13 +197,13 @@ def _disk_at(log: Log, at: int) -> _Disk:
 # What is there after the power cut.
 
 
-def alive(log: Log, at: int, journal: Journal) -> Tree:
+def alive(log: Log, at: int, journal: JournalFiles) -> Tree:
     """What there would be without a power cut."""
     disk = _disk_at(log, at)
     return _with_journal({path: _whole(file) for path, file in disk.names.items() if file}, journal)
 
 
-def crashed(log: Log, at: int, journal: Journal, dice: random.Random) -> Tree:
+def crashed(log: Log, at: int, journal: JournalFiles, dice: random.Random) -> Tree:
     """One of the things that may be there when the power goes after so many steps."""
     disk = _disk_at(log, at)
     names = dict(disk.durable)
@@ -216,13 +216,13 @@ def crashed(log: Log, at: int, journal: Journal, dice: random.Random) -> Tree:
     return tree  # the journal of an earlier run, or none
 
 
-def journal_between(log: Log, at: int, dice: random.Random) -> Journal:
+def journal_between(log: Log, at: int, dice: random.Random) -> JournalFiles:
     """The journal at a commit between the step before and this one."""
     now, before = log.journal_at(at), log.journal_at(max(0, at - 1))
     if not now.log.startswith(before.log[:32]) or now.database != before.database:
         return now
     ends = [end for end in _commits(now.log) if end >= len(before.log)] or [len(now.log)]
-    return Journal(now.database, now.log[: dice.choice(ends)])
+    return JournalFiles(now.database, now.log[: dice.choice(ends)])
 
 
 def _commits(log: bytes) -> list[int]:
@@ -234,7 +234,7 @@ def _commits(log: bytes) -> list[int]:
     return [start + size for start in frames if int.from_bytes(log[start + 4 : start + 8])]
 
 
-def _with_journal(tree: Tree, journal: Journal) -> Tree:
+def _with_journal(tree: Tree, journal: JournalFiles) -> Tree:
     rest = {path: content for path, content in tree.items() if not path.startswith(JOURNAL)}
     if journal.database is None:
         return rest

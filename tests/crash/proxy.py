@@ -19,7 +19,7 @@ PIECE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class Delay:
     """Every piece of an answer comes so much later."""
 
     seconds: float
@@ -64,13 +64,13 @@ class Flood:
     bytes: int
 
 
-Toxic = Latency | Bandwidth | SlowClose | Reset | Cut | Never | Flood
+Toxic = Delay | Bandwidth | SlowClose | Reset | Cut | Never | Flood
 Chosen = Callable[[int], Toxic | None]
 """The toxic of a connection, by its number from 0."""
 
 
 @dataclass(slots=True)
-class Proxy:
+class ToxicProxy:
     """A running proxy, and the toxics of the connections that it has seen."""
 
     upstream: str
@@ -125,7 +125,7 @@ async def _answer(server: asyncio.StreamReader, writer: asyncio.StreamWriter, to
     sent = 0
     while piece := await server.read(PIECE):
         match toxic:
-            case Latency(seconds):
+            case Delay(seconds):
                 await asyncio.sleep(seconds)
             case Bandwidth(size, pause_s):
                 await _drip(piece, writer, size, pause_s)
@@ -155,9 +155,9 @@ async def _flood(writer: asyncio.StreamWriter, size: int) -> None:
 
 
 @asynccontextmanager
-async def proxying(upstream: str, chosen: Chosen) -> AsyncIterator[Proxy]:
+async def proxying(upstream: str, chosen: Chosen) -> AsyncIterator[ToxicProxy]:
     """A proxy in the event loop of the caller."""
-    proxy = Proxy(upstream, chosen)
+    proxy = ToxicProxy(upstream, chosen)
     server = await asyncio.start_server(proxy.handle, HOST, 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
@@ -167,7 +167,7 @@ async def proxying(upstream: str, chosen: Chosen) -> AsyncIterator[Proxy]:
 
 
 @contextmanager
-def proxied(upstream: str, chosen: Chosen) -> Iterator[Proxy]:
+def proxied(upstream: str, chosen: Chosen) -> Iterator[ToxicProxy]:
     """A proxy in a thread of its own."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(proxying(upstream, chosen)) as proxy:
         yield proxy

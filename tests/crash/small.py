@@ -43,7 +43,7 @@ _NONCE = re.compile(r"nonce-\d+-[0-9a-f]{12}")
 _NEVER = "nonce-of-no-answer"
 
 
-class Said(BaseModel):
+class SmallAnswer(BaseModel):
     """What an answer holds."""
 
     text: str
@@ -63,7 +63,7 @@ class Shape:
 SHAPE = Shape()
 
 
-class Place:
+class RunPlace:
     """The folder of a run: its input (or another place's), its output, and the notes of its endpoint."""
 
     def __init__(self, folder: Path, shape: Shape = SHAPE, rows: Path | None = None, **job: Any) -> None:
@@ -74,7 +74,7 @@ class Place:
         self.output = folder / "out"
         self.notes = folder / "notes"
 
-    def prepare(self) -> Place:
+    def prepare(self) -> RunPlace:
         """Writes the input."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"id": number, "text": f"text {number}"}) for number in range(self.shape.rows)]
@@ -84,15 +84,15 @@ class Place:
     def job(self) -> Job:
         """Every seventh of its rows is refused."""
         fields: dict[str, Any] = {"name": "small", "model": "google/gemini-test", "keep": ["id"], "max_failed": 0.9}
-        return Job(**{**fields, "user": "{{ text }}", "schema": Said, "input": self.rows, **self._job})
+        return Job(**{**fields, "user": "{{ text }}", "schema": SmallAnswer, "input": self.rows, **self._job})
 
-    def moved(self, folder: Path) -> Place:
+    def moved(self, folder: Path) -> RunPlace:
         """The same run in another folder, with the same input."""
-        return Place(folder, self.shape, self.rows, **self._job)
+        return RunPlace(folder, self.shape, self.rows, **self._job)
 
-    def with_job(self, **changes: Any) -> Place:
+    def with_job(self, **changes: Any) -> RunPlace:
         """The same place with another job."""
-        return Place(self.folder, self.shape, self.rows, **{**self._job, **changes})
+        return RunPlace(self.folder, self.shape, self.rows, **{**self._job, **changes})
 
     def settings(self, **changes: Any) -> Settings:
         bounds = RunLimits(concurrency=self.shape.concurrency, adaptive=False)
@@ -149,7 +149,7 @@ class Place:
             yield from (json.loads(line) for line in self.notes.read_text().splitlines())
 
 
-def start(place: Place, files: FileSystem = FILES, *, stop_after: int | None = None, **changes: Any) -> Summary:
+def start(place: RunPlace, files: FileSystem = FILES, *, stop_after: int | None = None, **changes: Any) -> Summary:
     """One start of the run, to its end. Raises what `open_run` and the engine raise."""
     with open_run(place.job(), place.settings(**changes), files=files) as run:
         anyio.run(run.execute, place.connect(run.context.stop, stop_after))
@@ -217,7 +217,7 @@ def nonce_in(text: str) -> str:
     return found.group() if found else _NEVER
 
 
-def require_whole(place: Place) -> None:
+def require_whole(place: RunPlace) -> None:
     """Every row is there once, in order, with an answer that was given to it. Raises `AssertionError`."""
     parts = sorted((place.output / PARTS).glob("part-*.parquet"))
     rows = [row for part in parts for row in rows_of(part)]

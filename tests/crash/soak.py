@@ -18,12 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.crash import SEED
-from tests.crash.calls import Failing, Kill
-from tests.crash.cuts import Cutter
-from tests.crash.cuts import Figures as Cuts
+from tests.crash.calls import FailingCalls, Kill
+from tests.crash.cuts import CutFigures, Cutter
 from tests.crash.forks import After
-from tests.crash.lives import Figures, calls_of_a_start, live_all
-from tests.crash.small import Place, Shape
+from tests.crash.lives import LifeFigures, calls_of_a_start, live_all
+from tests.crash.small import RunPlace, Shape
 from tests.crash.test_full_disk import require_resumed_exactly
 from tests.crash.test_power import HISTORIES
 
@@ -50,9 +49,9 @@ def drawn_kill(shape: Shape, dice: random.Random) -> Kill | After:
     return After(dice.uniform(0.0, 0.02 * chunks + 0.05))
 
 
-def kills(scratch: Path, most: int, dice: random.Random) -> Figures:
+def kills(scratch: Path, most: int, dice: random.Random) -> LifeFigures:
     """At least so many kills, of runs of every shape."""
-    total = Figures()
+    total = LifeFigures()
     while total.kills < most and not total.trouble:
         shape = drawn_shape(dice)
         batch = [[drawn_kill(shape, dice) for _ in range(dice.randint(1, 5))] for _ in range(20)]
@@ -61,9 +60,9 @@ def kills(scratch: Path, most: int, dice: random.Random) -> Figures:
     return total
 
 
-def cuts(scratch: Path, most: int, dice: random.Random) -> Cuts:
+def cuts(scratch: Path, most: int, dice: random.Random) -> CutFigures:
     """So many states after a power cut, of every history."""
-    figures = Cuts()
+    figures = CutFigures()
     for history, share in HISTORIES.items():
         folder = scratch / history.__name__
         Cutter(history(folder), scratch).cut(most * share // sum(HISTORIES.values()), dice, figures)
@@ -76,11 +75,11 @@ def failures(scratch: Path, dice: random.Random) -> int:
     tried = 0
     for turn in range(3):
         shape = drawn_shape(dice)
-        calls = len(calls_of_a_start(Place(scratch / f"shape {turn}", shape).prepare()))
+        calls = len(calls_of_a_start(RunPlace(scratch / f"shape {turn}", shape).prepare()))
         for at in range(calls):
             for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 folder = scratch / "failing"
-                require_resumed_exactly(Place(folder, shape).prepare(), Failing(at, number))
+                require_resumed_exactly(RunPlace(folder, shape).prepare(), FailingCalls(at, number))
                 shutil.rmtree(folder)
                 tried += 1
         _tell(f"{tried} failed calls")

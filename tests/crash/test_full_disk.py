@@ -18,16 +18,16 @@ from pipeline.faults import Broken, UsageError
 from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import EVENTS
 from tests.commands import JOB, Done, Shell, ended
-from tests.crash.calls import Call, Failing, tapped
+from tests.crash.calls import FailingCalls, SystemCall, tapped
 from tests.crash.lives import calls_of_a_start
-from tests.crash.small import Place, recorded, require_whole, start
+from tests.crash.small import RunPlace, recorded, require_whole, start
 from tests.servers import Answer, Served, chat, served
 from tests.servers import Call as Asked
 
 ERRORS = (errno.EIO, errno.ENOSPC)
 
 
-def failed_start(place: Place, failing: Failing) -> str:
+def failed_start(place: RunPlace, failing: FailingCalls) -> str:
     """What a start says whose disk fails."""
     try:
         summary = start(place, tapped(failing))
@@ -38,13 +38,13 @@ def failed_start(place: Place, failing: Failing) -> str:
     return summary.reason
 
 
-def require_no_sync_again(made: Sequence[Call], failed: Call) -> None:
+def require_no_sync_again(made: Sequence[SystemCall], failed: SystemCall) -> None:
     """A sync that has failed is not tried again: a second one may succeed and mean nothing."""
     if failed.name == "sync" and failed.path.suffix == ".tmp":
         assert [call for call in made if call.name == "sync" and call.path == failed.path] == [failed]
 
 
-def require_resumed_exactly(place: Place, failing: Failing) -> None:
+def require_resumed_exactly(place: RunPlace, failing: FailingCalls) -> None:
     """The start stops with the reason, the next one asks just what was not recorded, and all is as it should be."""
     told = failed_start(place, failing)
     assert os.strerror(failing.errno) in told, f"call {failing.at}: {told}"
@@ -58,9 +58,9 @@ def require_resumed_exactly(place: Place, failing: Failing) -> None:
 
 
 def test_p4_whichever_call_fails_the_run_stops_with_the_reason_and_is_resumed_exactly(scratch: Path) -> None:
-    calls = calls_of_a_start(Place(scratch / "whole").prepare())
+    calls = calls_of_a_start(RunPlace(scratch / "whole").prepare())
     for at, call in enumerate(calls):
-        place, failing = Place(scratch / f"failing at {at}").prepare(), Failing(at, ERRORS[at % 2])
+        place, failing = RunPlace(scratch / f"failing at {at}").prepare(), FailingCalls(at, ERRORS[at % 2])
         if is_last_of_history(call, calls):
             assert start(place, tapped(failing)).status == "complete"
             require_whole(place)
@@ -69,7 +69,7 @@ def test_p4_whichever_call_fails_the_run_stops_with_the_reason_and_is_resumed_ex
     assert len(calls) > 80
 
 
-def is_last_of_history(call: Call, calls: Sequence[Call]) -> bool:
+def is_last_of_history(call: SystemCall, calls: Sequence[SystemCall]) -> bool:
     """Whether it adds the last part of a second to the run's history, when all parts are there: no run fails for it."""
     last_part = max(other.number for other in calls if other.path.name == PARTS)
     return call.path.name == EVENTS and call.number > last_part

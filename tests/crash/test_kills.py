@@ -25,14 +25,14 @@ from pipeline.emulator.vertex import Vertex, emulated
 from pipeline.faults import Broken, UsageError
 from tests.commands import Shell, ended
 from tests.crash import SEED
-from tests.crash.calls import Call, Failing, Kill, tapped
+from tests.crash.calls import FailingCalls, Kill, SystemCall, tapped
 from tests.crash.forks import Forks, forking
 from tests.crash.lives import calls_of_a_start, every_call, kept, live_all, with_second
-from tests.crash.small import Place, Shape, recorded, require_whole, start
+from tests.crash.small import RunPlace, Shape, recorded, require_whole, start
 
 
 def test_p1_kill_9_at_every_call_and_in_the_middle_of_writes_costs_nothing_recorded(scratch: Path) -> None:
-    made = calls_of_a_start(Place(scratch / "whole").prepare())
+    made = calls_of_a_start(RunPlace(scratch / "whole").prepare())
     first = every_call(len(made), sum(call.name == "write" for call in made))
     figures = live_all(with_second(first, random.Random(SEED)), scratch)
     assert figures.trouble == []
@@ -49,13 +49,13 @@ def test_p1_a_fresh_start_that_is_cut_short_leaves_no_row_of_the_run_before_it(s
     """The next start, which is not told to begin afresh, finishes the new run or says that it must be told so."""
     shape, refused = Shape(rows=9, chunk_rows=3, pause_s=0.0), 0
 
-    def begun(at: int) -> tuple[Place, list[Call]]:
+    def begun(at: int) -> tuple[RunPlace, list[SystemCall]]:
         """A shorter run begun in the place of one that was finished; the `at`-th call on files fails."""
-        old = Place(scratch / f"fresh {at}", shape).prepare()
+        old = RunPlace(scratch / f"fresh {at}", shape).prepare()
         start(old)
         old.notes.unlink()
-        place = Place(old.folder, replace(shape, rows=3), old.rows, user="Again: {{ text }}")
-        calls = Failing(at, errno.EIO)
+        place = RunPlace(old.folder, replace(shape, rows=3), old.rows, user="Again: {{ text }}")
+        calls = FailingCalls(at, errno.EIO)
         with suppress(Broken):
             start(place, tapped(calls), fresh=True)
         return place, calls.made
@@ -85,9 +85,9 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture
-def killed(forks: Forks, scratch: Path) -> Iterator[tuple[Place, dict[int, str]]]:
+def killed(forks: Forks, scratch: Path) -> Iterator[tuple[RunPlace, dict[int, str]]]:
     """A run that was killed when its last part was to be renamed, and what it had recorded."""
-    place = Place(scratch / "killed").prepare()
+    place = RunPlace(scratch / "killed").prepare()
     assert forks.start(place, Kill(5, "replace")).killed
     known = kept(place, {})
     assert len(known) == place.shape.rows
@@ -103,7 +103,7 @@ def killed(forks: Forks, scratch: Path) -> Iterator[tuple[Place, dict[int, str]]
         "UPDATE entries SET body = CAST(replace(body, 'nonce-', 'nonce-1') AS BLOB) WHERE body IS NOT NULL",
     ],
 )
-def test_p1_a_row_that_is_lost_or_changed_would_be_noticed(harm: str, killed: tuple[Place, dict[int, str]]) -> None:
+def test_p1_a_row_that_is_lost_or_changed_would_be_noticed(harm: str, killed: tuple[RunPlace, dict[int, str]]) -> None:
     place, known = killed
     with closing(sqlite3.connect(place.output / "_run" / "journal.sqlite")) as journal:
         journal.execute(harm)
@@ -112,7 +112,7 @@ def test_p1_a_row_that_is_lost_or_changed_would_be_noticed(harm: str, killed: tu
         kept(place, known)
 
 
-def test_p1_a_part_with_other_bytes_would_be_noticed(killed: tuple[Place, dict[int, str]]) -> None:
+def test_p1_a_part_with_other_bytes_would_be_noticed(killed: tuple[RunPlace, dict[int, str]]) -> None:
     place, known = killed
     part = place.output / PARTS / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"x")
@@ -121,7 +121,7 @@ def test_p1_a_part_with_other_bytes_would_be_noticed(killed: tuple[Place, dict[i
 
 
 def test_p1_a_row_that_is_there_twice_or_in_another_place_would_be_noticed(scratch: Path) -> None:
-    place = Place(scratch / "doubled").prepare()
+    place = RunPlace(scratch / "doubled").prepare()
     start(place)
     require_whole(place)
     first, second = place.output / PARTS / "part-000000.parquet", place.output / PARTS / "part-000001.parquet"

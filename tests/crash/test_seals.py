@@ -17,15 +17,15 @@ from pipeline.data import PARTS, Part, Reply
 from pipeline.storage.durable import FILES
 from pipeline.storage.journal import Journal
 from tests.crash import SEED
-from tests.crash.calls import Call, Failing, tapped
-from tests.crash.small import Place, Shape, nonces_of, recorded, require_whole, start
+from tests.crash.calls import FailingCalls, SystemCall, tapped
+from tests.crash.small import RunPlace, Shape, nonces_of, recorded, require_whole, start
 
 pytestmark = pytest.mark.anyio
 
 _PART = re.compile(r"part-(\d+)")
 
 
-def parts_in_turn(made: list[Call]) -> list[int]:
+def parts_in_turn(made: list[SystemCall]) -> list[int]:
     """The parts that were worked on, in turn; one that was returned to is there twice."""
     numbers = [int(found.group(1)) for call in made if (found := _PART.search(call.path.name)) is not None]
     return [number for number, _ in groupby(numbers)]
@@ -37,8 +37,8 @@ def test_p2_runs_that_are_stopped_while_they_seal_and_record_seal_one_part_at_a_
     dice = random.Random(SEED)
     for turn in range(16):
         shape = Shape(rows=24, chunk_rows=dice.randint(1, 4), concurrency=dice.randint(1, 12), pause_s=0.001)
-        place = Place(scratch / f"stopped {turn}", shape).prepare()
-        calls = Failing(-1, 0), Failing(-1, 0)
+        place = RunPlace(scratch / f"stopped {turn}", shape).prepare()
+        calls = FailingCalls(-1, 0), FailingCalls(-1, 0)
         start(place, tapped(calls[0]), stop_after=dice.randint(1, shape.rows))
         known = recorded(place.output)
         assert start(place, tapped(calls[1])).status == "complete"
@@ -50,7 +50,7 @@ def test_p2_runs_that_are_stopped_while_they_seal_and_record_seal_one_part_at_a_
 
 
 def test_p2_sealing_a_chunk_again_gives_the_same_part_and_loses_nothing(scratch: Path) -> None:
-    place = Place(scratch / "again").prepare()
+    place = RunPlace(scratch / "again").prepare()
     start(place)
     before = recorded(place.output)
     with closing(Journal(place.output / "_run" / "journal.sqlite")) as journal:

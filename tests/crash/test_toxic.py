@@ -20,13 +20,13 @@ from tests.crash.proxy import (
     Bandwidth,
     Chosen,
     Cut,
+    Delay,
     Flood,
-    Latency,
     Never,
-    Proxy,
     Reset,
     SlowClose,
     Toxic,
+    ToxicProxy,
     proxied,
     proxying,
 )
@@ -79,7 +79,7 @@ def some(*toxics: Toxic) -> Chosen:
     return lambda number: drawn[number] if number < len(drawn) else None
 
 
-def toxics_met(proxy: Proxy) -> int:
+def toxics_met(proxy: ToxicProxy) -> int:
     return sum(toxic is not None for toxic in proxy.seen)
 
 
@@ -127,7 +127,7 @@ def test_h5_kept_connections_that_close_under_the_next_request_cost_one_counted_
 
 
 def test_h6_connections_that_are_never_answered_or_drip_are_given_up_and_others_go_on(shell: Shell) -> None:
-    toxics = (Never(), Bandwidth(1, 1.0), Latency(10 * PATIENCE_S))
+    toxics = (Never(), Bandwidth(1, 1.0), Delay(10 * PATIENCE_S))
     with served(answer_once) as server, proxied(server.base_url, some(*toxics)) as proxy:
         summary = run(shell, proxy.base_url, timeout_s=2.0)
     assert toxics_met(proxy) >= 5
@@ -136,7 +136,7 @@ def test_h6_connections_that_are_never_answered_or_drip_are_given_up_and_others_
 
 
 def test_h6_a_slow_network_that_keeps_the_deadline_costs_no_retry(shell: Shell) -> None:
-    toxics = (Latency(0.05), Bandwidth(500, 0.01))
+    toxics = (Delay(0.05), Bandwidth(500, 0.01))
     with served(answer_once) as server, proxied(server.base_url, some(*toxics)) as proxy:
         assert run(shell, proxy.base_url)["requests"] == ROWS
     assert toxics_met(proxy) >= 5

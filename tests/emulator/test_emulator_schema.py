@@ -26,26 +26,26 @@ class Color(Enum):
     DARK_BLUE = "dark_blue"
 
 
-class Place(BaseModel):
+class City(BaseModel):
     city: str
     country: str | None = None
 
 
-class Person(BaseModel):
+class Contact(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=40)]
     email: str | None
     age: Annotated[int, Field(ge=0, le=130)] | None
 
 
-class Event(BaseModel):
+class EventRecord(BaseModel):
     """A record such as jobs extract."""
 
     title: str | None
     date: date | None
     start_time: time | None
     ends_at: datetime | None
-    place: Place | None
-    participants: list[Person]
+    place: City | None
+    participants: list[Contact]
     price: Annotated[Decimal, Field(ge=0)] | None
     color: Color
     tags: Annotated[set[str], Field(max_length=3)]
@@ -61,16 +61,16 @@ class Tree(BaseModel):
 class Sum(BaseModel):
     op: Literal["sum"]
     scale: float
-    left: Sum | Leaf | None = None
-    right: Sum | Leaf | None = None
+    left: Sum | Constant | None = None
+    right: Sum | Constant | None = None
 
 
-class Leaf(BaseModel):
+class Constant(BaseModel):
     op: Literal["leaf"]
     value: float
 
 
-class Everything(BaseModel):
+class EveryFormat(BaseModel):
     code: Annotated[str, Field(pattern=r"^[A-Z]{2}-\d{3,5}$")]
     ident: UUID
     url: AnyUrl
@@ -82,13 +82,13 @@ class Everything(BaseModel):
     scores: dict[str, int]
     by_color: Annotated[dict[Color, float], Field(min_length=1)]
     flags: Annotated[set[bool], Field(min_length=2)]
-    mixed: int | str | list[Place]
-    shape: Annotated[Sum | Leaf, Field(discriminator="op")]
+    mixed: int | str | list[City]
+    shape: Annotated[Sum | Constant, Field(discriminator="op")]
     anything: Any
     amount: Decimal
 
 
-MODELS = (Event, Tree, Sum, Everything, Place, Person)
+MODELS = (EventRecord, Tree, Sum, EveryFormat, City, Contact)
 TEXTS = st.one_of(
     st.text(max_size=80),
     st.sampled_from(
@@ -184,7 +184,7 @@ def test_an_answer_validates_for_any_type_that_pydantic_describes(kind: Any, tex
 @given(text=st.text(max_size=60), seed=st.integers(0, 10))
 def test_the_same_request_and_seed_get_the_same_answer(text: str, seed: int) -> None:
     """Nothing but request and seed decides."""
-    schema = Event.model_json_schema()
+    schema = EventRecord.model_json_schema()
     assert answer_to(schema, text, seed) == answer_to(schema, text, seed)
 
 
@@ -194,7 +194,7 @@ def test_facts_come_from_the_text() -> None:
         "Workshop “Reading Water” on 2 April 2026 at 10:00 in Lisbon with Ana Sousa and Tom Berg. "
         "Cost $1,200.50 for 25 people, in dark blue. Party dress."
     )
-    event = json.loads(answer_to(Event.model_json_schema(), text))
+    event = json.loads(answer_to(EventRecord.model_json_schema(), text))
     assert event["title"] == "Reading Water"
     assert event["date"] == "2026-04-02"
     assert event["start_time"] == "10:00:00Z"
@@ -224,7 +224,7 @@ def test_labels_come_before_what_merely_looks_right() -> None:
 
 def test_what_is_not_found_is_null_or_empty_where_the_schema_allows_it() -> None:
     """A text without an event gives no event."""
-    event = json.loads(answer_to(Event.model_json_schema(), "so be it"))
+    event = json.loads(answer_to(EventRecord.model_json_schema(), "so be it"))
     assert [event[name] for name in ("title", "date", "start_time", "ends_at", "price")] == [None] * 5
     assert event["participants"] == []
 
@@ -233,7 +233,7 @@ def test_a_list_of_records_has_one_for_each_dated_sentence() -> None:
     """Several events in a text become several records."""
 
     class Agenda(BaseModel):
-        events: list[Event]
+        events: list[EventRecord]
 
     text = "Opening in Lyon on 1 May 2026.\nClosing in Bern on 3 May 2026 at 5 pm."
     agenda = Agenda.model_validate_json(answer_to(Agenda.model_json_schema(), text))

@@ -33,7 +33,7 @@ class Node(Protocol):
         """The value in the text, or NOTHING."""
 
     def every(self, scene: Scene) -> list[Any]:
-        """All its values in the text."""
+        """All values of the node that the text contains."""
 
     def invent(self, scene: Scene) -> Any:
         """A valid value that does not depend on the text."""
@@ -55,7 +55,7 @@ class LeafNode:
         return next(iter(self.every(scene)), NOTHING)
 
     def every(self, scene: Scene) -> list[Any]:  # noqa: ARG002 - of the seam
-        """All its values in the text."""
+        """All values of the node that the text contains."""
         return []
 
     def height(self, path: frozenset[int]) -> float:  # noqa: ARG002 - of the seam

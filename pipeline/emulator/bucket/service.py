@@ -234,5 +234,5 @@ def _number(text: str | None) -> int | None:
     if text is None or text == "":
         return None
     if not text.isdecimal():
-        raise RefusedRequest(400, "InvalidArgument", f"Invalid argument: {text[:100]!r} is no number.")
+        raise RefusedRequest(400, "InvalidArgument", f"Invalid argument: {text[:100]!r} is not a number.")
     return int(text)

@@ -178,7 +178,7 @@ def _read_call(call: JsonMapping) -> FunctionCall:
     except (orjson.JSONDecodeError, TypeError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise invalid(f"The arguments of the tool call {name} are no JSON object.")
+        raise invalid(f"The arguments of the tool call {name} are not a JSON object.")
     return FunctionCall(name, arguments)
 
 

@@ -40,8 +40,8 @@ from pipeline.evaluation.stats.intervals import (
     t_interval,
 )
 from pipeline.faults import UsageError
-from pipeline.figures import Unit
 from pipeline.text import nearest
+from pipeline.text.figures import Unit
 
 if TYPE_CHECKING:
     from pipeline.evaluation.stats.intervals import Numbers, Statistic

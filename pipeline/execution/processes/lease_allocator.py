@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.counters import Counters
 from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
-from pipeline.ledger import Charges
 from pipeline.pace import Pacer
 from pipeline.policy import Budget, FailurePolicy, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk
+from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 
 _STEADY = 0.05
 """Relative changes of a share below this are ignored: demand fluctuates, and each change costs every worker a lease."""
@@ -220,7 +220,7 @@ class LeaseAllocator:
                 lane.breaker.sent(now)
 
     def _ask_to_compare(self) -> None:
-        """Has one worker send an answered request again for each lane of which only that can tell whose fault it is."""
+        """Has one worker send an answered request again, for each lane where only that shows whose fault it is."""
         for index, lane in enumerate(self._lanes):
             able = [worker for worker in self._workers.values() if worker.lanes[index].compares]
             is_asked = any(worker.comparisons[index] > worker.lanes[index].compared for worker in able)

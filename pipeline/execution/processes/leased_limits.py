@@ -170,7 +170,7 @@ class LeasedBudget:
         """What was paid is unknown: the parent learns it from the stop."""
 
     def renew(self, lease: BudgetLease) -> None:
-        """Takes in the totals ever granted."""
+        """Adopts the totals that the parent has granted so far."""
         self._calls += lease.calls - self._lease.calls
         self._amount += lease.amount - self._lease.amount
         self._lease = lease

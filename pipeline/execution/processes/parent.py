@@ -31,10 +31,10 @@ from pipeline.execution.processes.messages import (
 from pipeline.execution.processes.spawn import Process, WorkerPool
 from pipeline.execution.run import Run
 from pipeline.faults import Broken, UsageError
-from pipeline.ledger import NOTHING
 from pipeline.policy import LocalUpstream
 from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.journal_reader import worker_journal_path
+from pipeline.totals.ledger import NOTHING
 
 TICK_S = 0.02
 """Interval at which leases are recomputed."""

@@ -12,7 +12,6 @@ from operator import itemgetter
 import anyio
 from anyio import to_thread
 
-from pipeline.counters import Counters
 from pipeline.data import Ask, Entry, Part
 from pipeline.endpoint.connection import Connect, OpenEndpoint
 from pipeline.execution import engine
@@ -42,16 +41,17 @@ from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.run_folder import RunFolder
 from pipeline.storage.unfinished_rows import merged
+from pipeline.totals.counters import Counters
 
 TICK_S = 0.02
 """Interval of a worker's reports; a change of its share takes as long to reach it."""
 
 _LATENCIES = 20
-"""Latencies per report at most: a sample, which quantiles do not suffer from."""
+"""Latencies per report at most: a sample is enough for quantiles."""
 
 
 class JournalPair:
-    """The entries of two journals: the worker's own and the run's, in which nothing changes those of its chunks."""
+    """The entries of two journals: the worker's own, and the run's, which is not changed for this worker's chunks."""
 
     def __init__(self, own: Journal, folder: RunFolder) -> None:
         self._own = own

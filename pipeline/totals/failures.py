@@ -94,7 +94,7 @@ class Failures:
         """The kinds as JSON."""
         return [asdict(kind) for kind in self.kinds]
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """The most frequent kinds with counts and examples, on one line."""
         shown = [f"{kind.name} {kind.count}, {kind.said}" for kind in self.bare().kinds[:_SHOWN]]
         return "; ".join([*shown, *(["..."] if len(self.kinds) > _SHOWN else [])])
@@ -122,7 +122,7 @@ class Tolerance:
         failed = failures.count
         if failed > self.allowed:
             allowed = f"{failed} of {rows} rows failed, more than the job allows (at most {math.floor(self.allowed)})"
-            return TooManyFailures(f"{allowed}: {failures.told()}")
+            return TooManyFailures(f"{allowed}: {failures.in_words()}")
         if not ok and failed >= self.alike and len(failures.kinds) == 1:
-            return TooManyFailures(f"the first {failed} rows all failed alike: {failures.told()}")
+            return TooManyFailures(f"the first {failed} rows all failed alike: {failures.in_words()}")
         return None

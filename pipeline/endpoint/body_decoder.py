@@ -51,7 +51,7 @@ class BodyDecoder:
         """Whether the compressed data has ended, or a member of it."""
 
     def feed(self, piece: bytes, most: int) -> bytes:
-        """What a piece adds to the content: at most one byte more than `most`, by which a bomb is noticed.
+        """The content that a piece adds: at most one byte more than `most`, which shows that it is too large.
 
         Raises `Undecodable`.
         """

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import Usage
-from pipeline.endpoint.content_encoding import BodyDecoder, Undecodable
+from pipeline.endpoint.body_decoder import BodyDecoder, Undecodable
 from pipeline.endpoint.transport import MAX_BODY
 from pipeline.endpoint.wire import completion_of_reply
 from pipeline.faults import Fault, Refused, Throttled, Unavailable

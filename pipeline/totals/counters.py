@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.data import Failure, Outcome
-from pipeline.failures import Failures
+from pipeline.totals.failures import Failures
 
 _PRESENT = {
     "rows", "done_before", "ok_before", "failures_before", "in_flight", "retrying", "waiting", "waits_for", "trouble",
