@@ -199,7 +199,9 @@ def test_a_field_that_does_not_fit_its_type_fails_its_row_alone(column: str, cel
 
 def test_a_column_without_a_value_has_the_type_that_is_given_and_the_columns_stay_in_order(tmp_path: Path) -> None:
     """Or the files of two days, one of them without a price, would differ in its type."""
-    found, rows = read(tmp_path, "zip,n,price,paid\n1,,,\n", types={name: TYPES[name] for name in ("paid", "price", "n")})
+    found, rows = read(
+        tmp_path, "zip,n,price,paid\n1,,,\n", types={name: TYPES[name] for name in ("paid", "price", "n")}
+    )
     assert list(found.columns.items()) == [("zip", "string"), ("n", "int64"), ("price", "double"), ("paid", "bool")]
     assert values(rows) == [{"zip": "1", "n": None, "price": None, "paid": None}]
 

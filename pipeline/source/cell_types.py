@@ -19,7 +19,7 @@ _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 def typed_record(record: Mapping[str, str | None] | str, types: Mapping[str, CellType]) -> dict[str, Any] | str:
     """The record with the fields of the named columns converted; or a message, quoting none of it, if one cannot be.
 
-    A null stays null, and a message stays a message. A number is a float64, an integer an int64: a larger one cannot be.
+    A null stays null, and a message stays a message. A number is a float64, and an integer an int64.
     """
     if isinstance(record, str):
         return record
