@@ -75,7 +75,7 @@ def local_path(place: str | Path) -> Path:
 
 
 def local_text(text: str) -> str:
-    """As `local_path`, for a text that may be more than a path (`job.py:NAME`); it stays as it is unless it is a URL."""
+    """As `local_path`, for a text that may be more than a path (`job.py:NAME`); only a URL is changed."""
     path = local_path(text)
     return text if _ADDRESS.fullmatch(text) is None else str(path)
 
