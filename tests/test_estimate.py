@@ -128,7 +128,7 @@ def test_a_run_that_this_plan_would_not_resume_is_said_so(shell: Shell) -> None:
     assert "holds a different run (prompt changed" in done.err
     shell.rows(101)
     done = shell.pipeline("plan", "job.py", "--json")
-    assert (done.json["requests"], "the input has changed" in done.err) == (101, True)
+    assert (done.json["requests"], "rows.jsonl had" in done.err) == (101, True)
 
 
 def test_the_requests_that_plan_shows_are_in_its_json_too(shell: Shell) -> None:

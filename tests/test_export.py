@@ -43,12 +43,15 @@ VALUES: dict[str, tuple[pa.DataType, Any, str, Any]] = {
     "at": (pa.time64("us"), time(14, 30, 0, 250000), "14:30:00.250000", "14:30:00.250000"),
     "moment": (pa.timestamp("us", "UTC"), datetime(2026, 11, 28, 14, 30, tzinfo=UTC), "2026-11-28T14:30:00Z",
                "2026-11-28T14:30:00Z"),
+    "in_paris": (pa.timestamp("us", "Europe/Paris"), datetime(1900, 1, 1, tzinfo=UTC), "1900-01-01T00:00:00Z",
+                 "1900-01-01T00:00:00Z"),
     "local": (pa.timestamp("ms"), datetime(26, 1, 2, 3, 4, 5, 6000),  # noqa: DTZ001 - a time without a zone
               "0026-01-02T03:04:05.006000",
               "0026-01-02T03:04:05.006000"),
     "nanoseconds": (pa.timestamp("ns"), 1, "1970-01-01T00:00:00.000000001", "1970-01-01T00:00:00.000000001"),
     "far": (pa.timestamp("s", "UTC"), 253402300800, "10000-01-01T00:00:00Z", "10000-01-01T00:00:00Z"),
     "took": (pa.duration("us"), timedelta(seconds=-1.5), "PT-1.5S", "PT-1.5S"),
+    "took_ns": (pa.duration("ns"), -1_500, "PT-0.0000015S", "PT-0.0000015S"),
     "picture": (pa.binary(), b"\x00\xff", "AP8=", "AP8="),
     "word": (pa.dictionary(pa.int32(), pa.string()), "a", "a", "a"),
     "list": (pa.list_(pa.float64()), [1.5, None, float("inf")], '[1.5,null,"Infinity"]', [1.5, None, "Infinity"]),
@@ -164,6 +167,7 @@ NESTED = pa.table(
         "a.b": ["flat", None],
         "a": [{"b": "deep", "c": {"d": 1, "e": [1]}}, None],
         "x": [{"y.z": 1, "y": {"z": 2}}, {"y.z": 3, "y": None}],
+        " b ": ["spaced", None],
     }
 )
 
@@ -177,6 +181,8 @@ NESTED = pa.table(
         (["a.c", "a.c.d"], [["1", "[1]"], ["", ""]], [{"a": {"c": {"d": 1, "e": [1]}}}, {"a": None}]),
         (["a.c.d", "a.c"], [["1", "[1]"], ["", ""]], [{"a": {"c": {"d": 1, "e": [1]}}}, {"a": None}]),
         (["a.b"], [["flat"], [""]], [{"a.b": "flat"}, {"a.b": None}]),
+        ([" b ", "id"], [["spaced", "1"], ["", "2"]], [{" b ": "spaced", "id": 1}, {" b ": None, "id": 2}]),
+        ([" b , id"], [["spaced", "1"], ["", "2"]], [{" b ": "spaced", "id": 1}, {" b ": None, "id": 2}]),
         (["x.y.z", "id, id"], [["1", "1"], ["3", "2"]], [{"x": {"y.z": 1}, "id": 1}, {"x": {"y.z": 3}, "id": 2}]),
     ],
 )
@@ -280,6 +286,7 @@ def test_a_run_that_is_not_complete_is_exported_only_where_that_is_asked_for(she
         (("out", "--to", "out/data/rows.csv"), "--to names a file among those of the run"),
         (("out", "--to", "rows.csv", "--columns", "parsed.answr"), "did you mean 'parsed.answer'?"),
         (("out", "--to", "rows.csv", "--columns", "id.x"), "'id.x', which is not in the dataset (id has no fields)"),
+        (("out", "--to", "rows.csv", "--columns", ", "), "--columns names no column"),
         (("out", "--to", "rows.jsonl", "--bom"), "--bom is for .csv and .tsv, not for .jsonl"),
         (("out", "--to", "gs://bucket/rows.csv"), "gs:// is not supported yet"),
         (("folder.csv", "--to", "rows.csv"), "there is no run in folder.csv"),

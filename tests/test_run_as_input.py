@@ -100,6 +100,14 @@ def test_a_run_over_a_run_resumes_and_says_when_other_rows_would_be_read(shell: 
     assert len(shell.pipeline("show", "out/after", "-n", "20", "--json").out.splitlines()) == len(OK)
 
 
+def test_a_plan_says_so_too_when_other_rows_would_be_read(shell: Shell) -> None:
+    ran(shell)
+    same = shell.pipeline("plan", "after.py", "-o", "out/after", "--json").json
+    other = shell.pipeline("plan", "after.py", "-o", "out/after", "--input-rows", "all", "--json").json
+    assert (same["rows_done"], "different run" in " ".join(same["notes"])) == (len(OK), False)
+    assert "out/after holds a different run (the rows read of" in " ".join(other["notes"])
+
+
 def test_requests_are_shown_after_the_run_that_was_read_has_moved(shell: Shell) -> None:
     """It is found where the job looks for it, and read as it was."""
     ran(shell, "--input-rows", "all", "--no-fail-fast")

@@ -182,7 +182,7 @@ def test_columns_have_the_types_that_are_given_and_the_others_are_text(tmp_path:
 @pytest.mark.parametrize(
     ("column", "cell"),
     [
-        *(("n", cell) for cell in ("1.0", "x", "1 000", "0x1", "\u0661", "9" * 500, "1_000")),
+        *(("n", cell) for cell in ("1.0", "x", "1 000", "0x1", "\u0661", "9" * 500, "1_000", str(2**63))),
         *(("price", cell) for cell in ("1.2.3", "nan", "inf", "1e999", "$1", "-")),
         *(("paid", cell) for cell in ("yes", "2", "tru")),
     ],
@@ -191,9 +191,19 @@ def test_a_field_that_does_not_fit_its_type_fails_its_row_alone(column: str, cel
     """And is not quoted."""
     found, rows = read(tmp_path, f"{column}\n1\n{cell}\n0\n", types={column: TYPES[column]})
     one = {"n": 1, "price": 1.0, "paid": True}[column]
-    problem = f"line 3: column {column!r} holds no {TYPES[column]}"
+    kind = {"n": "integer of 64 bits"}.get(column, TYPES[column])
+    problem = f"line 3: column {column!r} holds no {kind}"
     assert values(rows) == [{column: one}, problem, {column: one - 1}]
     assert found.bad_count == 1
+
+
+def test_a_column_without_a_value_has_the_type_that_is_given_and_the_columns_stay_in_order(tmp_path: Path) -> None:
+    """Or the files of two days, one of them without a price, would differ in its type."""
+    found, rows = read(
+        tmp_path, "zip,n,price,paid\n1,,,\n", types={name: TYPES[name] for name in ("paid", "price", "n")}
+    )
+    assert list(found.columns.items()) == [("zip", "string"), ("n", "int64"), ("price", "double"), ("paid", "bool")]
+    assert values(rows) == [{"zip": "1", "n": None, "price": None, "paid": None}]
 
 
 def test_types_are_for_columns_that_csv_has(tmp_path: Path) -> None:

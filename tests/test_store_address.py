@@ -40,14 +40,22 @@ LINES = {
     "tune": "tune {} rpm=1",
     "show": "show {}",
     "show: media": "show out --media {}",
+    "show: job": "show out --job {}",
+    "export": "export {} --to rows.csv",
+    "export: to": "export out --to {}",
     "report": "report {}",
     "report: to": "report out --to {}",
+    "report: job": "report out --job {}",
     "reparse": "reparse {} --job job.py",
+    "reparse: job": "reparse out --job {}",
+    "eval": "eval {}",
     "eval: input": "eval eval.py --emulate -i {}",
     "eval: output": "eval eval.py --emulate -o {}",
     "eval: baseline": "eval far_baseline.py --emulate",
     "grade": "grade {}",
+    "grade: job": "grade out --job {}",
     "gate": "gate {}",
+    "gate: job": "gate out --job {}",
     "compare: before": "compare {} out",
     "compare: after": "compare out {}",
     "bless": "bless {}",
@@ -122,7 +130,11 @@ def test_a_file_url_works_wherever_a_path_does(shell: Shell) -> None:
     assert len(shell.pipeline("show", f"{there}/out", "--json").out.splitlines()) == 3
     assert shell.pipeline("report", f"{there}/out", "--to", f"{there}/page.html").code == 0
     assert (odd / "page.html").is_file()
-    assert shell.pipeline("reparse", f"{there}/out", "--job", "job.py", "--json").json["status"] == "complete"
+    assert shell.pipeline("export", f"{there}/out", "--to", f"{there}/rows.csv", "--json").json["rows"] == 3
+    job = f"file://{shell.folder}/job.py"
+    assert shell.pipeline("plan", job, "-i", f"{there}/*.jsonl", "-o", f"{there}/out", "--json").json["rows_done"] == 3
+    assert shell.pipeline("reparse", f"{there}/out", "--job", f"{job}:job", "--json").json["status"] == "complete"
+    assert len(shell.pipeline("show", f"{there}/out", "--job", job, "--json").out.splitlines()) == 3
 
 
 def test_a_job_may_name_its_files_as_file_urls(shell: Shell) -> None:
@@ -139,6 +151,8 @@ def test_a_name_with_a_colon_is_a_folder(name: str, shell: Shell) -> None:
     assert shell.pipeline("run", "job.py", "--emulate", "-o", name, "--json").json["output"] == name
     assert shell.pipeline("status", name, "--json").json["status"] == "complete"
     folder = shell.folder / name
+    (shell.folder / "job.py").rename(folder / "job.py")
+    assert shell.pipeline("plan", f"{name}/job.py:job", "--json").json["rows"] == 3
     (folder / "rows.jsonl").write_text(json.dumps({"id": 1, "text": "a"}))
     assert [found.path for found in discover(folder / "rows.jsonl").files] == [folder / "rows.jsonl"]
 

@@ -13,7 +13,7 @@ from pipeline.evaluation.gold import read_gold
 from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, name_of, settings_in
 from pipeline.execution.identity import inputs_of, survey_of
 from pipeline.execution.settings import Settings
-from pipeline.job.loader import overridden
+from pipeline.job.loader import file_and_name, overridden
 from pipeline.store.address import local_path
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
     """The same rows and graders, for the job as of a commit, changed by the same options."""
     inputs = [str(local_path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
-    path, _, name = subject.target.partition(":")
+    path, name = file_and_name(subject.target)
     target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute path would name the current file
 
     def load() -> Job:

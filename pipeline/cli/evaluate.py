@@ -12,7 +12,7 @@ import typer
 
 from pipeline.cli.options import EVALUATION, AsJson, RunOptions, with_options
 from pipeline.faults import UsageError
-from pipeline.store.address import local_path
+from pipeline.store.address import local_path, local_text
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -20,10 +20,16 @@ if TYPE_CHECKING:
     from pipeline.evaluation.workspace import EvalWorkspace
 
 EvalFileArgument = Annotated[
-    str, typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.")
+    str,
+    typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.", parser=local_text),
 ]
 Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.", parser=local_path)]
-JobFile = Annotated[str | None, typer.Option("--job", "-j", help="The evaluation's file (default: the one that ran).")]
+JobFile = Annotated[
+    str | None,
+    typer.Option(
+        "--job", "-j", metavar="FILE.py", help="The evaluation's file (default: the one that ran).", parser=local_text
+    ),
+]
 Common = Annotated[
     bool,
     typer.Option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.faults import UsageError
-from pipeline.store.address import local_path
+from pipeline.store.address import local_path, local_text
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -31,7 +31,11 @@ PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED =
 
 JobFileArgument = Annotated[
     str,
-    typer.Argument(metavar="JOB.py", help="A job file (FILE.py or FILE.py:NAME), or an input of ready-made requests."),
+    typer.Argument(
+        metavar="JOB.py",
+        help="A job file (FILE.py or FILE.py:NAME), or an input of ready-made requests.",
+        parser=local_text,
+    ),
 ]
 InputsOption = Annotated[
     list[str] | None,

@@ -12,7 +12,7 @@ import typer
 from pipeline.cli.options import AsJson
 from pipeline.cli.tables import json_line
 from pipeline.faults import InvalidRow, UsageError
-from pipeline.store.address import local_path
+from pipeline.store.address import local_path, local_text
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,14 @@ def report(
         typer.Option("--to", help="The file to write (default: OUTPUT/_report.html).", parser=local_path),
     ] = None,
     job: Annotated[
-        str | None, typer.Option("--job", "-j", help="An evaluation's file (default: the one that ran).")
+        str | None,
+        typer.Option(
+            "--job",
+            "-j",
+            metavar="FILE.py",
+            help="An evaluation's file (default: the one that ran).",
+            parser=local_text,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:

@@ -29,7 +29,7 @@ from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.faults import UsageError
-from pipeline.store.address import local_path
+from pipeline.store.address import local_path, local_text
 from pipeline.text import printable
 from pipeline.totals.failures import Failures
 
@@ -85,7 +85,12 @@ def _load_with_notice(*, quiet: bool) -> None:
 def reparse(
     output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
     *,
-    job: Annotated[str, typer.Option("--job", "-j", help="The job file, with the changed schema.")],
+    job: Annotated[
+        str,
+        typer.Option(
+            "--job", "-j", metavar="FILE.py", help="The job file, with the changed schema.", parser=local_text
+        ),
+    ],
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:

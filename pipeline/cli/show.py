@@ -17,7 +17,7 @@ from pipeline.cli.options import AsJson
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
-from pipeline.store.address import local_path
+from pipeline.store.address import local_path, local_text
 from pipeline.text import in_words, printable
 
 if TYPE_CHECKING:
@@ -44,7 +44,14 @@ def show(  # noqa: PLR0913 - one parameter an option
         typer.Option("--media", help="Write the rows' media to files in this folder.", parser=local_path),
     ] = None,
     job_file: Annotated[
-        str | None, typer.Option("--job", "-j", help="The job file, to show requests (default: the one that ran).")
+        str | None,
+        typer.Option(
+            "--job",
+            "-j",
+            metavar="FILE.py",
+            help="The job file, to show requests (default: the one that ran).",
+            parser=local_text,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:

@@ -174,12 +174,16 @@ class Options:
         for name in self.buckets:
             if not isinstance(name, str) or not _BUCKET.fullmatch(name):
                 raise ValueError(f"a bucket has 3 to 63 lower-case letters, digits, '-', '_' and '.', not {name!r}")
+            if name == "stats":
+                raise ValueError("a bucket cannot be called 'stats': the emulator's own /stats is there")
         for kind in self.bucket_faults:
             if kind not in BUCKET_FAULTS:
                 raise ValueError(f"unknown kind of bucket fault {kind!r}; known kinds: {', '.join(BUCKET_FAULTS)}")
         shares = self.bucket_faults.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
             raise ValueError(f"bucket_faults: shares from 0 to 1, at most 1 together, not {dict(self.bucket_faults)}")
+        if self.bucket_faults and not self.buckets:
+            raise ValueError("bucket_faults are for buckets, and there is none: name one with --bucket")
         if not isinstance(self.bucket_fault_on, str):
             raise ValueError(f"bucket_fault_on is a pattern, as in 'PUT *', not {self.bucket_fault_on!r}")  # noqa: TRY004 (all options: one error)
 

@@ -41,6 +41,7 @@ from pipeline.evaluation.results import read
 from pipeline.execution.job_trust import target_of
 from pipeline.execution.run_status import status_of
 from pipeline.faults import Broken, InvalidRow, UsageError
+from pipeline.job.loader import file_and_name
 from pipeline.source import Survey, changed
 from pipeline.storage.durable import FILES, PRIVATE_FILE
 from pipeline.storage.run_folder import EVALUATION, REFERENCE, REPEATS, RunFolder, RunIdentity
@@ -178,7 +179,7 @@ def settings_in(subject: EvalWorkspace, settings: Settings) -> Settings:
 
 def name_of(target: str) -> str:
     """The name of a target's file, followed by that of the evaluation if given."""
-    path, _, name = target.partition(":")
+    path, name = file_and_name(target)
     return "-".join(filter(None, [Path(path).stem, name]))
 
 

@@ -188,6 +188,7 @@ class Ahead:
 
 def ahead_of(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> Ahead:
     """What is left of the run in the output folder, if this plan would resume it."""
+    from pipeline.execution.identity import found_input
     from pipeline.execution.run_status import run_status
     from pipeline.source import Survey
     from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -202,11 +203,8 @@ def ahead_of(job: Job, found: Survey, limit: int | None, output: Path, *, retry_
     now = RunIdentity(
         job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
     )
-    different = differences(before, now)
-    known = Survey.from_json(before.survey)
-    if [file.sha256 for file in known.files] != [file.sha256 for file in found.files]:
-        different.append("the input has changed")
-    if different:
+    _, moved = found_input(job, Survey.from_json(before.survey))
+    if different := [*differences(before, now), *moved]:
         refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
         return replace(everything, notes=(f"{refused}; the figures are for all rows",))
     retried = status.failed if retry_failed else 0

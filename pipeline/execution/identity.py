@@ -30,6 +30,11 @@ def survey_of(job: Job, **bounds: Any) -> Survey:
     return survey(inputs_of(job), **chosen, types=job.types, **bounds)
 
 
+def found_input(job: Job, known: Survey) -> tuple[Survey, list[str]]:
+    """A job's input found again: the survey with its present places, and what has changed, one sentence each."""
+    return found_again(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
+
+
 def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity | None) -> RunIdentity:
     """The identity of the run to open, where the folder holds `before`.
 
@@ -59,8 +64,7 @@ def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIden
 def _resumed(job: Job, settings: Settings, before: RunIdentity, plan: RunIdentity) -> RunIdentity:
     if before.reparsing:
         raise UsageError(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
-    known = Survey.from_json(before.survey)
-    found, moved = found_again(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
+    found, moved = found_input(job, Survey.from_json(before.survey))
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())

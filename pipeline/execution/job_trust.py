@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.faults import UsageError
-from pipeline.job.loader import is_job_file, sha256_of
+from pipeline.job.loader import file_and_name, is_job_file, sha256_of
 
 if TYPE_CHECKING:
     from pipeline.storage.run_folder import RunIdentity
@@ -26,7 +26,7 @@ def target_of(plan: RunIdentity, output: Path, given: str | None, *, name_it: st
     target = plan.target
     if not is_job_file(target):
         return target
-    path, folder = Path(target.partition(":")[0]), output.resolve()
+    path, folder = Path(file_and_name(target)[0]), output.resolve()
     try:
         places = (path.resolve(), Path.cwd())
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, a loop of links

@@ -61,14 +61,18 @@ class ColumnSelection:
 def select(schema: pa.Schema, names: Sequence[str]) -> ColumnSelection:
     """The columns and fields of these names, each of which may be several, separated by commas; without names, all.
 
-    A field within a struct is named after it, with a dot. Raises `UsageError` for an unknown name.
+    A field within a struct is named after it, with a dot. Raises `UsageError` for an unknown name, and for names that
+    are all empty.
     """
     if not names:
         return ColumnSelection(schema, tuple((name,) for name in schema.names))
-    single = (piece for name in names for piece in ([name] if name in schema.names else name.split(",")))
-    return ColumnSelection(
-        schema, tuple(dict.fromkeys(_path(piece.strip(), schema) for piece in single if piece.strip()))
-    )
+    whole = set(schema.names)  # these may have commas, or blanks around them
+    pieces = (piece for name in names for piece in ([name] if name in whole else name.split(",")))
+    single = (piece if piece in whole else piece.strip() for piece in pieces)
+    paths = tuple(dict.fromkeys(_path(name, schema) for name in single if name))
+    if not paths:
+        raise UsageError("--columns names no column: leave it out for all of them")
+    return ColumnSelection(schema, paths)
 
 
 def dotted(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Values of a dataset as JSON and as text, without loss.
 
-Decimals keep their digits, dates and times are ISO 8601 (UTC as `Z`), binary data is base64, durations are ISO 8601
-seconds (`PT1.5S`). JSON has no NaN and no infinity, which are the texts `NaN`, `Infinity` and `-Infinity`.
+Decimals keep their digits, dates and times are ISO 8601 (those with a time zone in UTC, as `Z`), binary data is base64,
+durations are ISO 8601 seconds (`PT1.5S`). JSON has no NaN and no infinity, which are the texts `NaN`, `Infinity` and
+`-Infinity`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,6 +22,9 @@ import pyarrow.types as t
 from pipeline.storage.batches import rows_of
 
 _Form = Callable[[Any], Any]
+
+_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+"""Decimal digits of a second in a unit."""
 
 
 def python_rows(arrays: Sequence[pa.Array]) -> Iterator[list[Any]]:
@@ -64,10 +69,15 @@ def _json_form(value: object) -> Any:
         case bytes():
             return base64.b64encode(value).decode()
         case timedelta():
-            seconds = Decimal(value // timedelta(microseconds=1)).scaleb(-6)
-            return f"PT{format(seconds, 'f').rstrip('0').rstrip('.')}S"
+            return _seconds(value // timedelta(microseconds=1), 6)
         case _:
             return str(value)
+
+
+def _seconds(count: int, digits: int) -> str:
+    """A number of units, of which 10 to the power of `digits` make a second, as ISO 8601 seconds."""
+    text = format(Decimal(count).scaleb(-digits), "f")
+    return f"PT{text.rstrip('0').rstrip('.') if '.' in text else text}S"
 
 
 def _form(kind: pa.DataType) -> _Form | None:
@@ -76,6 +86,8 @@ def _form(kind: pa.DataType) -> _Form | None:
         return _finite
     if t.is_timestamp(kind):
         return _timestamp
+    if t.is_duration(kind):
+        return partial(_duration, digits=_DIGITS[kind.unit])
     if t.is_dictionary(kind):
         return _form(kind.value_type)
     if t.is_map(kind):
@@ -96,8 +108,15 @@ def _finite(value: float | None) -> float | str | None:
 
 
 def _timestamp(value: Any) -> Any:
-    """Nanoseconds and years above 9999 come as text, with a space between date and time."""
-    return value.replace(" ", "T", 1) if isinstance(value, str) else value
+    """Nanoseconds and years above 9999 come as text in UTC, with a space between date and time."""
+    if isinstance(value, str):
+        return value.replace(" ", "T", 1)
+    return value if value is None or value.tzinfo is None else value.astimezone(UTC)
+
+
+def _duration(value: Any, digits: int) -> Any:
+    """Nanoseconds, and more days than Python knows, come as text: the number of units."""
+    return _seconds(int(value), digits) if isinstance(value, str) else value
 
 
 def _map_form(form: _Form | None) -> _Form:

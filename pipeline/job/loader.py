@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,22 @@ from pipeline.text import nearest
 
 _T = TypeVar("_T")
 
+_JOB_FILE = re.compile(r"(.*?\.py)(?::(.*))?", re.DOTALL)
+
 
 def is_job_file(target: str) -> bool:
     """Whether a target names a Python file rather than an input."""
-    return target.partition(":")[0].endswith(".py")
+    return _JOB_FILE.fullmatch(target) is not None
+
+
+def file_and_name(target: str) -> tuple[str, str]:
+    """The file of a target, and the name of what it defines, as in `a.py:NAME`; empty if none is given.
+
+    Folders may have colons in their names, too: `out:1/a.py`.
+    """
+    found = _JOB_FILE.fullmatch(target)
+    path, name = (found[1], found[2]) if found else target.partition(":")[::2]
+    return path, name or ""
 
 
 def sha256_of(target: str) -> str | None:
@@ -35,7 +48,7 @@ def sha256_of(target: str) -> str | None:
     if not is_job_file(target):
         return None
     try:
-        return hashlib.sha256(Path(target.partition(":")[0]).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(file_and_name(target)[0]).read_bytes()).hexdigest()
     except OSError:
         return None
 
@@ -47,7 +60,7 @@ def load_job(target: str) -> Job:
 
 def load_defined(target: str, kind: type[_T], usual: str, remedy: str) -> _T:
     """The object of type `kind` in a Python file: by its name in the target, its `usual` name, or as the only one."""
-    path_text, _, name = target.partition(":")
+    path_text, name = file_and_name(target)
     path = Path(path_text)
     if not path.is_file():
         beside = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []

@@ -97,7 +97,7 @@ def survey_text(
     _require_columns(types, layouts)
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
-        total = _Pass(size, limit)
+        total = _Pass(size, limit, types)
         files = tuple(map(total.file, discovery.files, layouts, range(len(layouts))))
         smaller = chunk_rows.fitting(size, total.largest_chunk)
         if smaller == size or chunk_rows.is_fixed:
@@ -132,7 +132,7 @@ def _require_columns(names: Iterable[str], layouts: Sequence[_Layout]) -> None:
 class _Pass:
     """The results of one pass over the files."""
 
-    def __init__(self, chunk_rows: int, limit: int | None) -> None:
+    def __init__(self, chunk_rows: int, limit: int | None, types: Mapping[str, CellType]) -> None:
         self.chunk_rows = chunk_rows
         self.limit = limit
         self.rows = 0
@@ -140,7 +140,7 @@ class _Pass:
         self.bad_count = 0
         self.bad_lines: list[BadLine] = []
         self.chunks: list[Position] = []
-        self.columns = ColumnTypes()
+        self.columns = ColumnTypes(types)
         self.largest_chunk = 0
         self._chunk_bytes = 0
         self._wide = 0

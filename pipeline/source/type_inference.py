@@ -25,6 +25,9 @@ _NULL, _BOOL, _INT, _DOUBLE, _STRING = pa.null(), pa.bool_(), pa.int64(), pa.flo
 _NUMBERS = (SMALL_INT, _INT, _DOUBLE, HUGE_INT)
 _EXACT = 2**53
 
+GIVEN: Mapping[str, pa.DataType] = {"integer": _INT, "number": _DOUBLE, "boolean": _BOOL}
+"""The types of columns for which a job names one, also if they hold no value."""
+
 ALWAYS_JSON = frozenset({"messages", "body"})
 """Columns that are kept as JSON text whenever they hold lists or objects: chats, whose content varies by row."""
 
@@ -156,10 +159,14 @@ def _settled(kind: pa.DataType) -> pa.DataType | None:
 
 
 class ColumnTypes:
-    """The columns seen so far and their types. Memory grows with the number of columns, not rows."""
+    """The columns seen so far and their types. Memory grows with the number of columns, not rows.
 
-    def __init__(self) -> None:
+    Columns in `given`, by name the keys of `GIVEN`, have these types from the start: their values fit them.
+    """
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
         self._types: dict[str, pa.DataType] = {}
+        self._given = {name: GIVEN[kind] for name, kind in (given or {}).items()}
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> list[int]:
         """Add records. Returns the indices of those left out because they would make too many columns."""
@@ -169,7 +176,7 @@ class ColumnTypes:
             records, refused = self._fitting(records)
             names = dict.fromkeys(chain.from_iterable(records))
         for name in names:
-            before = self._types.get(name, _NULL)
+            before = self._types.get(name, self._given.get(name, _NULL))
             values = [record.get(name) for record in records]
             block = infer_type(values, as_text=name in ALWAYS_JSON or before == JSON_TEXT) if before != MIXED else MIXED
             self._types[name] = merge_columns(before, block)

@@ -74,6 +74,12 @@ def local_path(place: str | Path) -> Path:
     return found
 
 
+def local_text(text: str) -> str:
+    """As `local_path`, for a text that may be more than a path (`job.py:NAME`); only a URL is changed."""
+    path = local_path(text)
+    return text if _ADDRESS.fullmatch(text) is None else str(path)
+
+
 def _file(text: str, rest: str) -> Path:
     path = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
     if not path.startswith("/"):

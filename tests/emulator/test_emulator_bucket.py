@@ -233,6 +233,10 @@ def test_options_of_buckets_are_checked() -> None:
     for wrong in ({"buckets": ("A",)}, {"bucket_faults": {"none": 0.1}}, {"bucket_faults": {"503": 1.1}}):
         with pytest.raises(ValueError, match=r"a bucket has 3 to 63|unknown kind of bucket fault|shares from 0 to 1"):
             Options(**wrong)
+    with pytest.raises(ValueError, match="and there is none: name one with --bucket"):
+        Options(bucket_faults={"503": 0.1})
+    with pytest.raises(ValueError, match="a bucket cannot be called 'stats'"):
+        Options(buckets=("stats",))
     assert set(BUCKET_FAULTS) == {"403", "429", "500", "503", "slow", "drop", "lost", "cut"}
 
 
