@@ -294,7 +294,7 @@ def _grant(budget: Budget, granted: _Granted) -> None:
 
 
 def _change(budget: Budget, granted: _Granted, by: float) -> None:
-    """Changes what is reserved for granted calls that have not ended, by so much in all: evenly, as no more is known."""
+    """Changes what is reserved for granted calls that have not ended, by so much in all, which is spread evenly."""
     if not by or not granted.outstanding:
         return
     before = granted.reserved / granted.outstanding
