@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import Reply, Request
+from pipeline.data import Reply, Request, Usage
 from pipeline.endpoint.connection import OpenEndpoint
+from pipeline.endpoint.prices import Prices
 from pipeline.execution.processes.lease_allocator import LeaseAllocator, divided
 from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream
 from pipeline.execution.processes.messages import BudgetLease, BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
 from pipeline.faults import BudgetExhausted, ProviderUnusable
 from pipeline.job.job import Job
 from pipeline.pace import PROBE_S, Pacer, Refusal, RetryAfterHold
-from pipeline.policy import LocalBudget, LocalUpstream, Shutdown
+from pipeline.policy import Account, LocalBudget, LocalUpstream, Shutdown
+from pipeline.policy.account import Bid
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
 from pipeline.totals.counters import Counters
 from pipeline.totals.ledger import NOTHING, Charges
@@ -401,6 +403,76 @@ def test_what_one_worker_learns_of_costs_reaches_the_others() -> None:
     learned = {("output", 0, 0): 700.0}
     shared.report(0, report(budgets={"tokens": BudgetReport()}, maxima=learned), 0.0)
     assert shared.leases(0.1)[1].maxima == learned
+
+
+@dataclass
+class Payer:
+    """A worker process that has `most` calls in flight under a budget of tokens, as far as its parent grants them."""
+
+    allocator: LeaseAllocator
+    most: int
+    bids: list[Bid] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.budget = LeasedBudget("tokens")
+        self.account = Account(Prices(), Counters(), Shutdown(), [self.budget])
+        self.now = 0.0
+        self.number = 0
+        self.allocator.join(0)
+
+    def send(self) -> None:
+        """Sends what it may."""
+        while len(self.bids) < self.most and (bid := self.account.bid(REQUEST)) and bid.is_afforded():
+            bid.reserve()
+            self.bids.append(bid)
+
+    def tick(self) -> None:
+        """Receives its lease, sends what it then may, and reports."""
+        self.now += 0.02
+        if (lease := self.allocator.leases(self.now).get(0)) is not None:
+            self.budget.renew(lease.budgets["tokens"])
+            self.number = lease.number
+        self.send()
+        paid = {"tokens": self.budget.take()}
+        self.allocator.report(0, report(self.number, in_flight=len(self.bids), waiting=50, budgets=paid), self.now)
+
+    def answered(self, tokens: int) -> None:
+        """Its oldest call is answered."""
+        self.account.charge(REQUEST, Reply(b"{}", usage=Usage(input=tokens)), None)
+        self.bids.pop(0).release()
+
+
+REQUEST = Request(0, {"model": "m", "messages": [{"role": "user", "content": "x"}]})
+
+
+def test_m1_calls_in_flight_that_turn_out_to_cost_more_are_reserved_at_that_in_worker_processes_too() -> None:
+    """The parent would otherwise release more for a call that ended than it had reserved, and grant calls for it."""
+    budget = taught(cap=5000.0)
+    allocator, _, _, _ = sharing(budget, concurrency=40)
+    payer = Payer(allocator, most=14)
+    payer.account.learn_all({("input", 0, 1): 10.0, ("output", 0, 0): 0.0})
+    for _ in range(5):
+        payer.tick()
+    assert (budget.in_flight, budget.reserved) == (14, 140.0)
+    payer.answered(20)
+    for _ in range(3):
+        payer.tick()
+    assert budget.reserved == pytest.approx(20.0 * budget.in_flight)
+
+
+def test_m1_calls_in_flight_that_turn_out_to_cost_less_leave_room_for_others_in_worker_processes_too() -> None:
+    """Before the first answer a call is taken for its bytes and a usual answer, which is far more than most cost."""
+    budget = taught(cap=1_000_000.0)
+    allocator, _, _, _ = sharing(budget, concurrency=4)
+    payer = Payer(allocator, most=4)
+    for _ in range(5):
+        payer.tick()
+    assert budget.in_flight == 4
+    assert budget.reserved > 100.0 * budget.in_flight
+    payer.answered(20)
+    for _ in range(3):
+        payer.tick()
+    assert budget.reserved == pytest.approx(20.0 * budget.in_flight)
 
 
 def test_a_worker_wants_what_it_needs_and_gives_back_what_it_does_not() -> None:

@@ -92,6 +92,17 @@ def test_a_run_that_is_not_complete_is_refused_unless_that_is_allowed(named: str
     assert [row["id"] for row in ran(shell, "-i", named, "--allow-partial")] == OK
 
 
+@pytest.mark.parametrize("named", ["out/first", "out/first/data", "out/first/data/part-000000.parquet", "out"])
+@pytest.mark.parametrize("fresh", [(), ("--fresh",)])
+def test_a_run_is_not_written_over_its_own_input(named: str, fresh: tuple[str, ...], shell: Shell) -> None:
+    """With --fresh the rows that it was to read were removed before it could read them, paid answers and all."""
+    before = {path: path.read_bytes() for path in (shell.folder / "out/first").rglob("*.parquet")}
+    refused = shell.pipeline("run", "after.py", "--input", named, "--output", "out/first", "--emulate", *fresh)
+    assert refused.code == 2
+    assert "is in the output out/first, which would be written over: choose another --output" in error_of(refused)
+    assert {path: path.read_bytes() for path in (shell.folder / "out/first").rglob("*.parquet")} == before
+
+
 def test_a_run_over_a_run_resumes_and_says_when_other_rows_would_be_read(shell: Shell) -> None:
     ran(shell, "--limit", "3")
     assert [row["id"] for row in ran(shell)] == OK

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.execution.chunks import ChunkWorker
 from pipeline.execution.context import RunContext, open_cache, prepare_process
@@ -43,9 +44,10 @@ def open_run(
     """
     began, started = time.monotonic(), now()
     # Refused here, before an output folder is created.
-    discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
-    prepare_process(settings)
+    found = discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
     folder = RunFolder(settings.output, files)
+    _require_apart([file.path for file in found.files], folder)
+    prepare_process(settings)
     folder.prepare()
     # The cache too is opened before anything is removed.
     with folder.locked() as lock, open_cache(settings.bounds.reuse) as cache:
@@ -72,6 +74,17 @@ def open_run(
                 extends = before is not None and replaced is None and plan.extends(before)
                 reopened = _prepare(run, before if extends else None)
                 yield replace(run, reopened=reopened, replaced=replaced)
+
+
+def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
+    """Raises `UsageError` if an input is among the files that a run in this folder writes, and removes with `fresh`."""
+    written = [folder.parts.resolve(), folder.run.resolve()]
+    for path in inputs:
+        if any(path.resolve().is_relative_to(place) for place in written):
+            raise UsageError(
+                f"the input {path} is in the output {folder.output}, which would be written over: "
+                "choose another --output, or another --input"
+            )
 
 
 def _prepare(run: Run, extended: RunIdentity | None) -> int:

@@ -277,6 +277,7 @@ def _settle(budget: Budget, granted: _Granted, report: BudgetReport) -> None:
     for cost, reserved in report.costs:
         budget.charge(cost, reserved)
         granted.charged += cost
+    _change(budget, granted, report.changed)
     _end(budget, granted, report.ended + report.returned, report.freed + report.given_back)
     # The report may have crossed with newer grants: those are no longer wanted.
     granted.wanted = max(0, report.wanted - (granted.calls - report.granted))
@@ -290,6 +291,16 @@ def _grant(budget: Budget, granted: _Granted) -> None:
     granted.calls += 1
     granted.amount += granted.each
     granted.wanted -= 1
+
+
+def _change(budget: Budget, granted: _Granted, by: float) -> None:
+    """Changes what is reserved for granted calls that have not ended, by so much in all, which is spread evenly."""
+    if not by or not granted.outstanding:
+        return
+    before = granted.reserved / granted.outstanding
+    granted.reserved = max(0.0, granted.reserved + by)
+    for _ in range(granted.outstanding):
+        budget.change(granted.reserved / granted.outstanding, before)
 
 
 def _end(budget: Budget, granted: _Granted, calls: int, amount: float) -> None:

@@ -160,7 +160,8 @@ class LeasedBudget:
         self._report.freed += amount
 
     def change(self, amount: float, before: float) -> None:
-        """Nothing changes: the parent reserved what was granted, until the call ends."""
+        """The reservation of a call in flight changes from `before` to `amount`."""
+        self._report.changed += amount - before
 
     def charge(self, cost: float, reserved: float | None) -> None:
         """A call was answered, or abandoned for another."""
@@ -184,6 +185,8 @@ class LeasedBudget:
         keep = 0 if self._is_short and self._calls else min(self._calls, stock)
         kept_amount = self._amount * keep / self._calls if self._calls else 0.0
         report = self._report
+        if not self._calls:  # the calls reserved less than was granted for them
+            report.changed, self._amount = report.changed - self._amount, 0.0
         report.returned, report.given_back = self._calls - keep, self._amount - kept_amount
         self._calls, self._amount = keep, kept_amount
         report.granted, report.wanted, report.each = self._lease.calls, stock - keep, self._each

@@ -95,11 +95,13 @@ class LaneReport:
 class BudgetReport:
     """The costs of calls since the last report, each with what would now be reserved for it.
 
-    Also: how many calls ended, and the amount `freed`; how many are `wanted` beyond those `granted`, and the amount for
-    `each`; and how many are `returned` unused, and the amount given back.
+    Also: by how much the reservations of its calls have `changed` in all; how many calls ended, and the amount `freed`
+    by them; how many are `wanted` beyond those `granted`, and the amount for `each`; and how many are `returned`
+    unused, and the amount given back.
     """
 
     costs: list[tuple[float, float | None]] = field(default_factory=list)
+    changed: float = 0.0
     ended: int = 0
     freed: float = 0.0
     granted: int = 0
