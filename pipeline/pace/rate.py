@@ -6,6 +6,7 @@ import math
 from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
+from pipeline.pace.background_check import BackgroundCheck
 from pipeline.pace.declared_limits import LATE_S
 from pipeline.pace.loss_evidence import Evidence, LossVerdict, Stretch, Trial
 from pipeline.pace.measured_limit import MARGIN, Limit
@@ -32,6 +33,9 @@ _CLOSED_AFTER_WINDOW = 3
 _BACKGROUND_LOSS = 0.02
 """The background from which on slow start checks now and then that a lower rate is no better."""
 
+_MOST_BACKGROUND = 0.45
+"""The most that a check may raise the background to."""
+
 _LASTING_S = 4.5
 """What began while a limit was known is believed to be the background after so long: others who share the quota have
 long cut their rates, too, when it has shrunk."""
@@ -42,6 +46,7 @@ class _Phase(Enum):
     CRUISE = "just under the limit"
     CLIMB = "above it, until something is refused"
     TRIAL = "at another rate, to see what that changes"
+    CHECK = "at a far lower rate, to see whether refusals are still background"
     CLOSED = "nothing is granted"
 
 
@@ -61,8 +66,9 @@ class AdaptiveRate:
     - *Cruise* just under the limit (see `limit`).
     - *Climb* every second or few, until a refusal or two: how else would it be known that the quota grew?
     - *Trial* when more is refused than usual: a lower rate, to see whether it helps. When it does, the rate stays
-      there; when it does not, refusals are the background, and the rate goes back (see `evidence`). Later trials check
-      it.
+      there; when it does not, refusals are the background, and the rate goes back (see `evidence`).
+    - *Check* in background, now and then and whenever the rate has grown: a far lower rate must show as many refusals
+      (see `background_check`), or it was a quota after all.
     - *Closed* when nothing is granted: single requests, until one passes (see `closures`).
 
     The rate never grows beyond twice what was sent lately, and only on answers. Why a rate and not a number of calls
@@ -101,6 +107,7 @@ class AdaptiveRate:
     _cut_before: bool = False
     _background_loss: bool = False
     _checks: Checks = field(default_factory=Checks)
+    _background_check: BackgroundCheck = field(default_factory=BackgroundCheck)
     _hold: float = 3.0
     """For how many windows of a quota that has some no more is tried than it granted."""
 
@@ -204,7 +211,7 @@ class AdaptiveRate:
     def _nothing_is_granted(self) -> bool:
         if self._closure.window_s is not None:
             return self._row >= _CLOSED_AFTER_WINDOW
-        return self._row >= _CLOSED_AFTER and self._phase is _Phase.TRIAL
+        return self._row >= _CLOSED_AFTER and self._phase in {_Phase.TRIAL, _Phase.CHECK}
 
     def _weigh(self, now: float, left_at: float, number: int) -> None:
         """More is refused than usual, or not; each phase has an end of its own."""
@@ -212,6 +219,9 @@ class AdaptiveRate:
         match self._phase:
             case _Phase.TRIAL:
                 self._judge(now)
+            case _Phase.CHECK:
+                self._background_check.refuse(number)
+                self._judge_background(now)
             case _Phase.CLIMB if self._excess.value >= _CLIMB + more:
                 self._end_climb(now, left_at, number)
             case _Phase.START if self._excess.value >= _START + more and self._is_much(left_at, number):
@@ -286,7 +296,15 @@ class AdaptiveRate:
                 self._keep(now)
                 self._limit.found()
                 self._go_to(now, rate, _Phase.CRUISE)
+                self._leave_start(now)
                 self._limit.cruise_on(now, self.rate, self._refusals_take)
+
+    def _leave_start(self, now: float) -> None:
+        """A limit was found: what a slow start was refused may have been due to it; background is checked now."""
+        if self._background_loss and self._background_check.rate == math.inf:
+            self._find_background(now)
+        elif not self._background_loss and self._came_from is _Phase.START:
+            self._background.doubt()
 
     def _keep(self, now: float) -> None:
         """What happened at this rate is evidence from now on."""
@@ -340,9 +358,47 @@ class AdaptiveRate:
         self._evidence.clear()
         self._go_to(now, before if start else max(self.rate, 0.6 * before), self._came_from if start else _Phase.CRUISE)
         self._limit.climbs_at, self._limit.sure = now, True
-        self._checks.later(now)
+        if start:
+            self._background_check.rate = math.inf
+            self._checks.later(now)
+        else:
+            self._find_background(now)
         said = f"{share:.0%} of the requests are refused at any rate: it is not cut for that"
         self.change = RateChange(now, said)
+
+    def _find_background(self, now: float) -> None:
+        """Refusals are background although a limit is known: checked soon, then more rarely, and when the rate grew."""
+        if self._background_check.rate == math.inf:
+            self._checks.restart()
+        self._checks.later(now)
+        self._background_check.rate = self.rate
+
+    def _check_background(self, now: float) -> None:
+        self._evidence.clear()
+        rate = self._background_check.begin(self.rate, self._traffic.rate(now), self._traffic.sent)
+        self._set(now, _Phase.CHECK, rate)
+
+    def _judge_background(self, now: float) -> None:
+        """Looks at a check of the background that is on its way."""
+        trial, check = self._trial(now), self._background_check
+        is_background = check.is_background(trial, now - self._regime.at)
+        if is_background is None:
+            return
+        said = f"{trial.refused} of {trial.sent} requests were refused at {trial.rate:.3g} a second"
+        if is_background:
+            self._background.believe(
+                min(_MOST_BACKGROUND, max(self._background.share, trial.refused / trial.sent)), 100.0
+            )
+            self._go_to(now, check.back, _Phase.CRUISE, said)
+            self._limit.climbs_at = now
+            self._find_background(now)
+            return
+        self._background_loss = False
+        self._background.doubt()
+        self._limit.doubt()
+        self._go_to(now, check.rate, _Phase.CRUISE, said)
+        self._limit.cruise_on(now, self.rate, self._refusals_take)
+        check.rate = math.inf
 
     def _go_back(self, now: float) -> None:
         """It was no better: back to the rate before, and the next check after twice the time."""
@@ -357,6 +413,8 @@ class AdaptiveRate:
     def _advance(self, now: float) -> None:
         """Time has passed, and a request left or was answered."""
         match self._phase:
+            case _Phase.CRUISE | _Phase.CLIMB if self._background_is_due(now):
+                self._check_background(now)
             case _Phase.CRUISE if now >= self._limit.climbs_at and now - self._held_back_at < 1.0:
                 background, fallen = self._background.sure, self.rate / max(self._limit.best, LEAST_RATE)
                 if self._regime.refused >= 3 and self._checks.doubts(now, self._limit.waste, background, fallen):
@@ -369,8 +427,17 @@ class AdaptiveRate:
                 self.failed(now)
             case _Phase.TRIAL:
                 self._judge(now)
+            case _Phase.CHECK:
+                self._judge_background(now)
             case _Phase.START if now >= self._checks.at:
                 self._check(now)
+
+    def _background_is_due(self, now: float) -> bool:
+        """Whether the belief in background has to be checked, and can be: requests are held back by the rate alone."""
+        check = self._background_check
+        if not self._background_loss or check.rate == math.inf or now - self._held_back_at >= 1.0:
+            return False
+        return now >= self._checks.at or check.is_due(self.rate)
 
     def _climb(self, now: float) -> None:
         self._learn(now)
@@ -444,7 +511,13 @@ class AdaptiveRate:
         return Trial(self.rate, max(self._known(now) - self._regime.first, refused), refused)
 
     def _learn(self, now: float) -> None:
-        """What was refused at a low enough rate is the background: a tenth at most, unless a trial showed more."""
+        """What was refused at a low enough rate is the background: a tenth at most, unless a trial showed more.
+
+        In background, only checks tell it: a tenth at most, in bursts that count once, would soon belittle strong
+        background.
+        """
+        if self._background_loss and self._background_check.rate < math.inf:
+            return
         _, sent, refused = self._trial(now)
         if sent >= 10 and self._phase is _Phase.CRUISE:
             self._evidence.calm(now, Trial(self.rate, sent, min(sent, refused)))

@@ -57,6 +57,9 @@ def _put(times: list[float], at: float) -> None:
         del times[:_KEPT]
 
 
+_MOST_DOUBTED, _WEIGHT_DOUBTED = 0.02, 50.0
+
+
 @dataclass(slots=True)
 class Background:
     """The share that is refused however slowly we send: a busy hour, another client's burst.
@@ -83,6 +86,10 @@ class Background:
         self.refused = min(self.refused + refused, max(self.refused, most * self.sent))
         if self.sent > memory:
             self.refused, self.sent = self.refused * memory / self.sent, memory
+
+    def doubt(self) -> None:
+        """A quota may have caused what was learned: 2 % at most is kept, with the weight of 50 observed requests."""
+        self.believe(min(self.share, _MOST_DOUBTED), _WEIGHT_DOUBTED)
 
     def believe(self, share: float, sent: float) -> None:
         """Sets the share, with the weight of `sent` observed requests."""

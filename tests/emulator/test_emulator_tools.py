@@ -228,7 +228,7 @@ async def test_what_was_called_must_come_back_as_it_was() -> None:
         (lambda each: each["messages"][1]["tool_calls"].reverse(), MISSING),
         (lambda each: first(each)["extra_content"]["google"].update(thought_signature="AAAA"), "corrupted"),
         (lambda each: first(each)["function"].update(arguments='{"city": "Rome"}'), "corrupted"),
-        (lambda each: first(each)["function"].update(arguments="{"), "no JSON object"),
+        (lambda each: first(each)["function"].update(arguments="{"), "not a JSON object"),
         (lambda each: each["messages"].pop(), UNEQUAL),
         (lambda each: each.update(messages=each["messages"][:2]), UNEQUAL),
         (lambda each: each["messages"].append(each["messages"][-1]), UNEQUAL),
