@@ -52,6 +52,7 @@ ENDPOINT_AT_WORK = {
     "network",
     "public_client",
     "sdk",
+    "store_access",
     "token_source",
     "transport",
 }
@@ -216,7 +217,14 @@ def test_the_core_is_read_in_an_hour() -> None:
 
 
 def test_the_values_are_made_of_the_standard_library() -> None:
-    assert foreign(*VALUES, "store", "pace") == {}
+    assert foreign(*VALUES, "pace") == {}
+
+
+def test_one_module_knows_the_client_of_object_stores_and_loads_it_late() -> None:
+    client = {step.source for step in imports() if step.target.partition(".")[0] == "obstore"}
+    assert client == {"pipeline.store.object_store"}
+    assert "obstore" not in foreign_of(client, eager=True)
+    assert foreign("store") == {"obstore": {"store"}}
 
 
 def test_meaning_is_pure_and_knows_no_network_and_no_event_loop() -> None:
@@ -342,6 +350,7 @@ TELLS_THE_TIME = {
     "storage.run_folder": 1,
     "report.facts": 1,  # when the folder was read
     "execution.monitor": 3,  # when a start began, what happened in a second, when limits were changed
+    "store.object_store": 1,  # until when obstore may keep a token, which it compares with the wall clock
     "endpoint.error_body": 1,  # a date to wait for, from a server that does not say what time it has
 }
 

@@ -66,6 +66,11 @@ LINES = {
     "emulate: answers": "emulate --answer-key {}",
     "emulate: folder": "emulate --directory {}",
 }
+READ = {"run: input", "run: several inputs", "run: job's input", "run: requests"}
+READ |= {"plan: input", "plan: job's input", "plan: requests"}
+"""The lines that read object stores."""
+
+FTP = "ftp://host/nightly.jsonl"
 REMEDIES = {
     "gs://bucket/nightly.jsonl": "gs:// is not supported yet: use a local path, and copy the files to or from it with",
     "s3://bucket/nightly.jsonl": "`aws s3 cp`",
@@ -87,7 +92,10 @@ def shell(tmp_path: Path) -> Shell:
 
 @pytest.mark.parametrize(
     ("place", "line"),
-    [*(("gs://bucket/nightly.jsonl", line) for line in LINES), *((one, "status") for one in REMEDIES)],
+    [
+        *((FTP if line in READ else "gs://bucket/nightly.jsonl", line) for line in LINES),
+        *((one, "status") for one in REMEDIES),
+    ],
 )
 def test_a_place_that_is_not_on_this_machine_is_refused_by_every_command(place: str, line: str, shell: Shell) -> None:
     """In one sentence with the remedy; nothing is asked, and no folder `gs:` appears."""

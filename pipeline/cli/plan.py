@@ -23,6 +23,7 @@ from pipeline.cli.options import (
     load,
     output_folder,
 )
+from pipeline.cli.stores import reading_stores
 from pipeline.cli.tables import json_line
 from pipeline.execution.estimate import ahead_of, estimate
 from pipeline.faults import InvalidRow, NothingToDo
@@ -61,13 +62,14 @@ def plan(  # noqa: PLR0913 - one parameter an option
 
     of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
     job, _ = load(target, inputs, model, assignments, None, **of_input)
-    found = survey_of(job, limit=limit)
-    if not found.rows:
-        raise NothingToDo("the input holds no row")
-    source, kept = source_of(job, found)
-    schema = output_schema(kept, job.reader)
-    sample = list(_first_rows(source, max(rows, 100)))
-    source.close()
+    with reading_stores():
+        found = survey_of(job, limit=limit)
+        if not found.rows:
+            raise NothingToDo("the input holds no row")
+        source, kept = source_of(job, found)
+        schema = output_schema(kept, job.reader)
+        sample = list(_first_rows(source, max(rows, 100)))
+        source.close()
     folder = output or output_folder(job)
     ahead = ahead_of(job, found, limit, folder, retry_failed=retry_failed)
     facts = {

@@ -25,6 +25,7 @@ from pipeline.cli.options import (
     with_options,
 )
 from pipeline.cli.remedies import remedy_for
+from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
@@ -52,7 +53,7 @@ def run(
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
-    with _workers(_count_of(processes)) as workers:
+    with _workers(_count_of(processes)) as workers, reading_stores(options.credentials):
         _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, **options.of_input())
@@ -98,7 +99,8 @@ def reparse(
     from pipeline.execution.reparse import reparse as parse_again
 
     loaded, _ = load(job, None, None, assignments, output)
-    return _report(loaded, parse_again(loaded, output), None, as_json=as_json)
+    with reading_stores():
+        return _report(loaded, parse_again(loaded, output), None, as_json=as_json)
 
 
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
@@ -240,6 +242,7 @@ def _start(target: str, options: RunOptions, connection: Connection) -> Start:
         assignments=options.assignments,
         output=options.output,
         connection=connection,
+        credentials=options.credentials,
     )
 
 

@@ -14,6 +14,7 @@ import typer
 
 from pipeline.cli.messages import messages_of
 from pipeline.cli.options import AsJson
+from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
 from pipeline.faults import Broken, InvalidRow, UsageError
@@ -65,7 +66,8 @@ def show(  # noqa: PLR0913 - one parameter an option
         raise UsageError("the job names no `key` column to find rows by: use --row ORDINAL")
     selection = Selection(failed=failed, ordinal=row, key=key, key_column=column)
     shown = 0
-    with _asked(plan, output, job_file, needed=not as_json or _has_unsealed(folder.journal)) as asked:
+    needed = not as_json or _has_unsealed(folder.journal)
+    with reading_stores(), _asked(plan, output, job_file, needed=needed) as asked:
         view = _View(asked, column, most=None if row is not None or key is not None else _MOST)
         for one in RunRows(output, asked.job, asked.inputs).select(selection):
             if media is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.garbage import raise_gc_threshold, tune_gc
 from pipeline.cli.options import load
+from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import secure
 from pipeline.endpoint.connection import Start, access
 from pipeline.faults import Halt, UsageError
@@ -53,7 +54,8 @@ async def _execute(assignment: Assignment, channel: Channel, lifeline: int) -> N
         idle_timeout_s=job.idle_timeout_s,
     )
     tune_gc(assignment.settings.bounds.concurrency // assignment.of)
-    await work(job, assignment, connect, channel, lifeline)
+    with reading_stores(start.credentials):
+        await work(job, assignment, connect, channel, lifeline)
 
 
 def load_all() -> None:

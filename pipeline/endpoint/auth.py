@@ -63,6 +63,11 @@ class GoogleTokenSource:
             await self._next_change()
         return self._token
 
+    def peek(self) -> tuple[str, float] | None:
+        """The token and the seconds that it is still valid, from any thread; None when there is none now."""
+        token, left = self._token, self._expires - self._clock()
+        return None if token is None or left <= 0 else (token, left)
+
     async def renew(self, rejected: str) -> None:
         """Has a token replaced; the next caller waits for it. See `pipeline.endpoint.token_source.TokenSource`."""
         if self._token == rejected:

@@ -108,6 +108,8 @@ class Start:
     assignments: Sequence[str] | None
     output: Path | None
     connection: Connection
+    credentials: Path | None = None
+    """Those named for object stores; those of an emulator, which the connection then has, are for it alone."""
 
 
 @dataclass(frozen=True, slots=True)

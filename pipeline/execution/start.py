@@ -44,9 +44,9 @@ def open_run(
     """
     began, started = time.monotonic(), now()
     # Refused here, before an output folder is created.
-    found = discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
+    found = discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial, versions=False)
     folder = RunFolder(settings.output, files)
-    _require_apart([file.path for file in found.files], folder)
+    _require_apart([file.path for file in found.files if isinstance(file.path, Path)], folder)
     prepare_process(settings)
     folder.prepare()
     # The cache too is opened before anything is removed.

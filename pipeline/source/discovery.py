@@ -8,16 +8,18 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote
 
 from pipeline.faults import UsageError
 from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
+from pipeline.source.object_discovery import objects_at, require_complete_runs, runs_of, with_versions
 from pipeline.source.run_parts import RowChoice, require_complete, run_of
 from pipeline.source.survey import Format, Partitions
-from pipeline.store.address import local_path
+from pipeline.store.address import Address, place_of
+from pipeline.store.object_store import ObjectInfo
 
 Inputs = str | Path | Sequence[str | Path]
 
@@ -30,12 +32,14 @@ _LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An input file. See `pipeline.source.survey.File` for `name`, `partitions` and `only_ok`."""
+    """An input file, by its path or address. See `pipeline.source.survey.File` for the other fields."""
 
-    path: Path
+    path: Path | Address
     name: str
     partitions: Partitions
     only_ok: bool = False
+    size: int = 0
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,20 @@ class Discovery:
 
 
 def discover(
-    inputs: Inputs, include: str | Sequence[str] = (), *, rows: RowChoice = "ok", allow_partial: bool = False
+    inputs: Inputs,
+    include: str | Sequence[str] = (),
+    *,
+    rows: RowChoice = "ok",
+    allow_partial: bool = False,
+    versions: bool = True,
 ) -> Discovery:
-    """The input files: absolute paths, sorted within each input, each file once, all of one format.
+    """The input files: absolute paths or addresses, sorted within each input, each file once, all of one format.
 
     An input is a file, a directory (searched recursively; names that begin with `_` or `.` are skipped) or a glob
-    pattern. With `include`, a file found by directory or pattern is used only if its name, or the end of its path,
-    matches one of the globs. Folders named `key=value`, in the given path and below it, become columns: see
-    `partitions_of`. Of parts of a run, the ok rows are read, or `all` of them.
+    pattern, on this machine or in object stores. With `include`, a file found by directory or pattern is used only if
+    its name, or the end of its path, matches one of the globs. Folders named `key=value`, in the given path and below
+    it, become columns: see `partitions_of`. Of parts of a run, the ok rows are read, or `all` of them. Without
+    `versions`, those of objects may be left out.
 
     Raises `UsageError` when an input matches no file; when a file cannot be read; when a file that may hold rows is of
     an unsupported kind; when the files have several formats; when a folder is a table of a lake format; and when it is
@@ -67,6 +77,8 @@ def discover(
         raise UsageError("no input: name a file, a directory or a pattern")
     for entry in entries:
         search.add(entry)
+    if search.objects:
+        return _of_objects(search, rows, allow_partial=allow_partial, versions=versions)
     paths = list(search.found)
     require_no_lake([*paths, *search.unknown])
     search.require_known()
@@ -76,10 +88,46 @@ def discover(
         require_complete(paths)
     root = os.path.commonpath([path.parent for path in paths])
     files = tuple(
-        FoundFile(path, path.relative_to(root).as_posix(), partitions, rows == "ok" and run_of(path) is not None)
+        FoundFile(
+            path,
+            path.relative_to(root).as_posix(),
+            partitions,
+            rows == "ok" and run_of(path) is not None,
+            path.stat().st_size,
+        )
         for path, partitions in search.found.items()
     )
     return Discovery(files, _one_format(paths), tuple(search.notes()))
+
+
+def _of_objects(search: _Search, rows: RowChoice, *, allow_partial: bool, versions: bool) -> Discovery:
+    """The same for objects. Raises `UsageError` where there are files of this machine beside them."""
+    if search.found:
+        raise UsageError("the input mixes files of this machine and objects in a store: run them one after the other")
+    tables = [address for address in search.passed_objects if _suffix(address) in TABLES]
+    if tables:
+        listed = "".join(f"\n  - {address}" for address in tables[:_LISTED])
+        raise UsageError(
+            f"these objects may hold rows, but their kind is not supported:{listed}\n"
+            f"convert them ({known_suffixes()}), or say which objects are the input: --include"
+        )
+    objects = with_versions(search.objects) if versions else search.objects
+    runs = runs_of(objects)
+    if not allow_partial:
+        require_complete_runs(runs.values())
+    root = os.path.commonpath([f"{address.bucket}/{address.folder.key}" for address in objects])
+    files = tuple(
+        FoundFile(
+            address,
+            f"{address.bucket}/{address.key}"[len(root) :].lstrip("/"),
+            partitions_of(address.key.split("/")[:-1]),
+            rows == "ok" and address in runs,
+            info.size,
+            info.version,
+        )
+        for address, info in objects.items()
+    )
+    return Discovery(files, _one_format(list(objects)), tuple(search.notes()))
 
 
 def partitions_of(folders: Sequence[str]) -> Partitions:
@@ -101,20 +149,38 @@ class _Search:
         self._real: set[str] = set()
         self.unknown: list[Path] = []
         self._passed: list[Path] = []
+        self.objects: dict[Address, ObjectInfo] = {}
+        self.passed_objects: list[Address] = []
 
     def add(self, entry: str | Path) -> None:
         """Adds the files that one input names. Raises `UsageError` when there are none."""
-        named = local_path(entry)
+        named = place_of(str(entry))
+        if isinstance(named, Address):
+            self._add_objects(named)
+            return
         path = Path(os.path.abspath(named))  # noqa: PTH100 - Path.absolute keeps "..", and one file had two names
         matches = sorted(self._matches(path), key=str)
         if not matches and not self.unknown:
-            chosen = f" that --include {' '.join(self._include)} selects" if self._include else ""
-            raise UsageError(f"no input file{chosen} matches {str(entry)!r}; known suffixes: {known_suffixes()}")
+            raise self._nothing(entry)
         for match in matches:
             real = os.path.realpath(match)
             if real not in self._real:
                 self._real.add(real)
                 self.found[match] = partitions_of(_folders_named(match, named))
+
+    def _add_objects(self, address: Address) -> None:
+        listed = objects_at(address, lambda one: self._included(PurePosixPath(one.bucket, one.key)))
+        for one in listed.objects:
+            if format_of(one.name) is None:
+                raise UsageError(f"{one}: unknown kind of file; its name must end with one of: {known_suffixes()}")
+        if not listed.objects:
+            raise self._nothing(str(address))
+        self.objects |= {one: info for one, info in listed.objects.items() if one not in self.objects}
+        self.passed_objects += listed.skipped
+
+    def _nothing(self, entry: str | Path) -> UsageError:
+        chosen = f" that --include {' '.join(self._include)} selects" if self._include else ""
+        return UsageError(f"no input file{chosen} matches {str(entry)!r}; known suffixes: {known_suffixes()}")
 
     def _matches(self, path: Path) -> Iterator[Path]:
         if path.is_dir():
@@ -153,7 +219,7 @@ class _Search:
             (self.unknown if _may_hold_rows(path) else self._passed).append(path)
         return known
 
-    def _included(self, path: Path) -> bool:
+    def _included(self, path: PurePath) -> bool:
         return not self._include or any(PurePath(path).match(pattern) for pattern in self._include)
 
     def require_known(self) -> None:
@@ -172,8 +238,10 @@ class _Search:
 
     def notes(self) -> Iterator[str]:
         """The skipped files, one sentence per folder."""
-        for folder in dict.fromkeys(path.parent for path in self._passed):
-            names = [path.name for path in self._passed if path.parent == folder]
+        places = [*((str(path.parent), path.name) for path in self._passed)]
+        places += [(str(address.folder), address.name) for address in self.passed_objects]
+        for folder in dict.fromkeys(folder for folder, _ in places):
+            names = [name for parent, name in places if parent == folder]
             endings = Counter(Path(name).suffix or name for name in names).most_common(_LISTED)
             skipped = names[0] if len(names) == 1 else ", ".join(f"{count} {ending}" for ending, count in endings)
             yield f"skipped in {folder}: {skipped}"
@@ -229,9 +297,13 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def _one_format(paths: Sequence[Path]) -> Format:
+def _suffix(address: Address) -> str:
+    return Path(address.name).suffix.lower()
+
+
+def _one_format(paths: Sequence[Path | Address]) -> Format:
     words = {"jsonl": "JSONL", "csv": "CSV", "parquet": "Parquet"}
-    first = {format_of(path): path for path in reversed(paths)}
+    first = {format_of(path.name): path for path in reversed(paths)}
     if len(first) > 1:
         formats = " and ".join(f"{words[kind]} ({first[kind]})" for kind in words if kind in first)
         raise UsageError(f"the input mixes {formats}; run them one after the other, or choose with --include")

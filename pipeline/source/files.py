@@ -1,28 +1,62 @@
-"""The bytes of input files, and whether they are unchanged since the survey."""
+"""The bytes of input files, on disk or in an object store, and whether they are unchanged since the survey.
+
+An object has a version, which every read is pinned to: it needs no check while it is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.faults import Broken
+from pipeline.source.formats import compression_of
 from pipeline.source.survey import File, Partitions
+from pipeline.store.address import Address, is_address
+from pipeline.store.object_store import NotThere, ObjectFile, StoreConflict
+from pipeline.store.stores import copy_at, store_at
 
 BLOCK_BYTES = 1 << 20
 """Bytes read from a file at once."""
 
 
-class InputFile:
-    """The bytes of a file on disk, in order. Raises `Broken` when it cannot be opened or read."""
+AHEAD_BYTES = 8 << 20
+"""Bytes of an object that are requested at once while it is read in order."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
+_TAIL_BYTES = 64 << 10
+"""Bytes of an object that are requested at least: the end of a Parquet file is read in small pieces."""
+
+
+class Located(Protocol):
+    """An input file that was found: see `pipeline.source.survey.File`."""
+
+    @property
+    def path(self) -> str | Path | Address:
+        """Its path or address."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes; of a path, unknown before it is surveyed."""
+
+    @property
+    def version(self) -> str:
+        """Its version; empty for a path."""
+
+
+class InputFile:
+    """The bytes of an input file, in order. Raises `Broken` when it cannot be opened or read, or was replaced."""
+
+    def __init__(self, found: Located) -> None:
+        self.path = str(found.path)
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed by `close`
+            self._file = _opened(found)
         except OSError as error:
-            raise Broken(f"cannot read {path}: {error.strerror}") from error
+            raise Broken(f"cannot read {self.path}: {error.strerror}") from error
 
     def read(self, count: int) -> bytes:
         """Up to `count` bytes; empty at the end."""
@@ -30,6 +64,8 @@ class InputFile:
             return self._file.read(count) or b""
         except OSError as error:
             raise Broken(f"cannot read {self.path}: {error.strerror}") from error
+        except StoreConflict as conflict:
+            raise _replaced(conflict) from None
 
     def seek(self, offset: int) -> None:
         """Continue at a byte offset."""
@@ -54,24 +90,29 @@ class InputFile:
 class HashedFile(InputFile):
     """An input file that is hashed as it is read."""
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path)
+    def __init__(self, found: Located) -> None:
+        super().__init__(found)
+        self._found = found
         self._digest = hashlib.sha256()
         self._count = 0
-        self._status = os.fstat(self._file.fileno())
+        self._status = None if found.version else os.fstat(self._file.fileno())
 
     def read(self, count: int) -> bytes:
         """As `InputFile.read`."""
         block = super().read(count)
-        self._digest.update(block)
+        if self._status is not None:
+            self._digest.update(block)
         self._count += len(block)
         return block
 
     def sealed(self, name: str, partitions: Partitions, rows: int) -> File:
         """Read the rest and describe the whole file, of which `rows` rows are used.
 
-        Raises `Broken` if the file changed meanwhile.
+        An object is not read to its end: it has a version. Raises `Broken` if the file changed meanwhile.
         """
+        if self._status is None:
+            size, version = self._found.size, self._found.version
+            return File(self.path, size, 0, "", rows, name, partitions, version=version)
         while self.read(BLOCK_BYTES):
             pass
         status = os.fstat(self._file.fileno())
@@ -86,6 +127,8 @@ def difference(file: File) -> str | None:
     A file with the same size and modification time counts as unchanged and is not read; any other is compared by
     content.
     """
+    if file.version:
+        return _replacement(file)
     now = stamp(file.path)
     if now is None:
         return f"{file.path} is missing or can no longer be read"
@@ -102,7 +145,7 @@ def difference(file: File) -> str | None:
 
 def digest_of(path: str) -> str:
     """The SHA-256 of a file. Raises `Broken` when it cannot be read or changes meanwhile."""
-    with HashedFile(path) as content:
+    with HashedFile(File(path, 0, 0, "", 0)) as content:
         return content.sealed("", (), 0).sha256
 
 
@@ -115,6 +158,8 @@ class UnchangedCheck:
 
     def check(self) -> None:
         """Raise `Broken` if the file is missing or its content changed. Costs one `stat` while nothing touches it."""
+        if self._file.version:
+            return  # every read is pinned to it
         now = stamp(self._file.path)
         if now == self._known:
             return
@@ -131,3 +176,50 @@ def stamp(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def parquet_file(found: Located, **options: Any) -> pq.ParquetFile:
+    """A Parquet file to read; of an object, the column chunks of a row group are read in few requests.
+
+    Raises what `pyarrow` raises for bytes that are not Parquet, and `Broken` for an object that was replaced.
+    """
+    if not found.version:
+        return pq.ParquetFile(str(found.path), **options)
+    store, key = store_at(str(found.path))
+    file = _Pinned(store, key, found.version, found.size, ahead=_TAIL_BYTES)
+    return pq.ParquetFile(pa.PythonFile(file, mode="r"), **{**options, "pre_buffer": True, "buffer_size": 0})
+
+
+class _Pinned(ObjectFile):
+    def read(self, count: int = -1, /) -> bytes:
+        try:
+            return super().read(count)
+        except StoreConflict as conflict:
+            raise _replaced(conflict) from None
+
+
+def _opened(found: Located) -> io.RawIOBase | io.FileIO:
+    path = str(found.path)
+    if not is_address(path):
+        return open(path, "rb", buffering=0)  # noqa: PTH123 - closed by the caller
+    # What is compressed can only be read from its start: from disk, when it is read chunk by chunk.
+    if compression_of(path) and found.size > AHEAD_BYTES:
+        return copy_at(path, found.version, found.size)
+    store, key = store_at(path)
+    return store.reader(key, found.version, found.size, ahead=AHEAD_BYTES)
+
+
+def _replaced(conflict: StoreConflict) -> Broken:
+    return Broken(f"the input changed: {conflict} since it was surveyed; --fresh starts over with what is there now")
+
+
+def _replacement(file: File) -> str | None:
+    """How an object differs from the surveyed one, in a sentence; None if it does not."""
+    store, key = store_at(file.path)
+    try:
+        now = store.head(key)
+    except NotThere:
+        return f"{file.path} is missing"
+    return (
+        None if now.version == file.version else f"{file.path} was replaced ({now.size:,} bytes, version {now.version})"
+    )

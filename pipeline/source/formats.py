@@ -36,9 +36,9 @@ def known_suffixes() -> str:
     return f"{plain} (all but Parquet also with {', '.join(COMPRESSIONS)})"
 
 
-def format_of(path: Path) -> Format | None:
+def format_of(path: str | Path) -> Format | None:
     """The format that the file's suffix indicates, or None for an unknown one."""
-    name = path.name.lower()
+    name = Path(path).name.lower()
     if name.endswith(_PARQUET):
         return "parquet"
     compression = compression_of(path)

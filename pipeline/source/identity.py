@@ -40,7 +40,9 @@ def found_again(
     differences: list[str] = []
     for file, found in zip(survey.files, now, strict=True):
         sentence = _difference(file, found)
-        if sentence is None:
+        if sentence is None and found.version:
+            moved.append(file)
+        elif sentence is None:
             size_and_time = stamp(str(found.path))
             mtime_ns = file.mtime_ns if size_and_time is None else size_and_time[1]
             moved.append(replace(file, path=str(found.path), mtime_ns=mtime_ns))
@@ -57,7 +59,7 @@ def _joined_or_left(files: Sequence[File], now: Sequence[FoundFile]) -> list[str
     if not paths & found_paths:
         paths, found_paths = {file.name for file in files}, {found.name for found in now}
     joined = [f"{path} is new in the input" for path in sorted(found_paths - paths)]
-    gone = {file.path for file in files if stamp(file.path) is None}
+    gone = {file.path for file in files if not file.version and stamp(file.path) is None}
     left = {path: "is gone" if path in gone else "is no longer in the input" for path in sorted(paths - found_paths)}
     return joined + [f"{path} {change}" for path, change in left.items()]
 
@@ -69,8 +71,12 @@ def _difference(file: File, found: FoundFile) -> str | None:
         return f"the rows read of {path} changed: {before} -> {now} (--input-rows {before})"
     if found.partitions != file.partitions:
         return f"the folders of {path} give {_words(found.partitions)}, and gave {_words(file.partitions)} before"
+    if path == file.path and found.version:
+        return None if found.version == file.version else f"{path} was replaced"
     if path == file.path:
         return difference(file)
+    if found.version or file.version:
+        return f"{path} is in the place of {file.path}: an object is known by its address and its version"
     size_and_time = stamp(path)
     if size_and_time is not None and size_and_time[0] == file.size:
         try:

@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.faults import UsageError
+from pipeline.store.address import Address
 
 _ICEBERG_METADATA = re.compile(r"(v\d+|\d+-[0-9a-f-]{36})(\.\w+)?\.metadata\.json(\.gz)?|version-hint\.text")
+
+_LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 
 _READERS = {
     "Delta": "duckdb -c \"COPY (SELECT * FROM delta_scan('{table}')) TO 'rows.parquet'\"",
@@ -28,10 +31,25 @@ def require_no_lake(paths: Iterable[Path]) -> None:
                 break
             seen.add(folder)
             if kind := _lake_at(folder):
-                raise UsageError(
-                    f"{folder} is a table of {kind}: its files also hold rows that were deleted or replaced. "
-                    f"Export the rows that it has now, and read those: {_READERS[kind].format(table=folder)}"
-                )
+                raise UsageError(_refusal(folder, kind))
+
+
+def lake_of_keys(folder: Address, keys: Iterable[str]) -> str | None:
+    """Why objects below a folder cannot be read: one of the tables that `require_no_lake` refuses; else None."""
+    for key in keys:
+        names = key.split("/")
+        for at, name in enumerate(names[:-1]):
+            iceberg = name == "metadata" and at == len(names) - 2 and _ICEBERG_METADATA.fullmatch(names[-1])
+            if kind := _LOGS.get(name) or ("Iceberg" if iceberg else None):
+                return _refusal(Address(folder.scheme, folder.bucket, "/".join(names[:at])), kind)
+    return None
+
+
+def _refusal(table: Path | Address, kind: str) -> str:
+    return (
+        f"{table} is a table of {kind}: its files also hold rows that were deleted or replaced. "
+        f"Export the rows that it has now, and read those: {_READERS[kind].format(table=table)}"
+    )
 
 
 def _lake_at(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ import pyarrow.types as t
 from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
 from pipeline.source.discovery import Discovery, FoundFile
-from pipeline.source.files import HashedFile, UnchangedCheck
+from pipeline.source.files import HashedFile, UnchangedCheck, parquet_file
 from pipeline.source.format_detection import not_parquet
 from pipeline.source.kept_types import with_valid_text, without_null, without_views
 from pipeline.source.survey import (
@@ -31,6 +31,7 @@ from pipeline.source.survey import (
     record_batch,
 )
 from pipeline.source.type_promotion import conformed, widened
+from pipeline.store.address import Address
 from pipeline.text import one_line
 
 _BATCH_BYTES = 16 << 20
@@ -55,7 +56,7 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     which matters only if the column is used.
     """
     # All footers before any file is hashed: a damaged one among thousands is found in seconds.
-    footers = [_footer(found.path) for found in discovery.files]
+    footers = [_footer(found) for found in discovery.files]
     schema, conflicts = _settled(discovery.files, footers)
     held = [_rows_in(found, metadata) for found, (metadata, _) in zip(discovery.files, footers, strict=True)]
     left_out = sum(metadata.num_rows for metadata, _ in footers) - sum(held)
@@ -83,14 +84,15 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
     )
 
 
-def _footer(path: Path) -> _Footer:
+def _footer(found: FoundFile) -> _Footer:
+    path = found.path
     try:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(found) as file:
             metadata, schema = file.metadata, file.schema_arrow
     except _UNREADABLE as error:
         cause = one_line(str(error))
         raise UsageError(
-            not_parquet(path)
+            (not_parquet(path) if isinstance(path, Path) else None)
             or f"{path} is not a complete Parquet file ({cause}); write it again or take it out of the input"
         ) from error
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
@@ -100,27 +102,27 @@ def _footer(path: Path) -> _Footer:
 
 
 def _file(found: FoundFile, rows: int) -> File:
-    with HashedFile(found.path) as file:
+    with HashedFile(found) as file:
         return replace(file.sealed(found.name, found.partitions, rows), only_ok=found.only_ok)
 
 
 def _rows_in(found: FoundFile, metadata: pq.FileMetaData) -> int:
     """The number of rows of a file that are read."""
-    return sum(len(places) for _, places in _ok_places(found.path)) if found.only_ok else int(metadata.num_rows)
+    return sum(len(places) for _, places in _ok_places(found)) if found.only_ok else int(metadata.num_rows)
 
 
-def _ok_places(path: Path) -> Iterator[tuple[int, pa.Array]]:
+def _ok_places(found: FoundFile) -> Iterator[tuple[int, pa.Array]]:
     """For each batch of a run's part: the number of rows before it, and the places of its ok rows within it."""
     import pyarrow.compute as pc  # here, as most runs do without it
 
     first = 0
     try:
-        with pq.ParquetFile(path, buffer_size=1 << 16, page_checksum_verification=True) as file:
+        with parquet_file(found, buffer_size=1 << 16, page_checksum_verification=True) as file:
             for batch in file.iter_batches(columns=[_STATUS], use_threads=False):
                 yield first, pc.indices_nonzero(_is_ok(batch))
                 first += batch.num_rows
     except _UNREADABLE as error:
-        raise UsageError(f"{path} cannot be read: {one_line(str(error))}; restore it") from error
+        raise UsageError(f"{found.path} cannot be read: {one_line(str(error))}; restore it") from error
 
 
 def _is_ok(batch: pa.RecordBatch) -> pa.BooleanArray:
@@ -150,16 +152,16 @@ def _positions(files: Sequence[FoundFile], counts: Sequence[int], chunk_rows: in
     first = 0
     for index, (found, count) in enumerate(zip(files, counts, strict=True)):
         wanted = range(-(-first // chunk_rows) * chunk_rows - first, count, chunk_rows)
-        for place in _places_of(found.path, wanted) if found.only_ok else wanted:
+        for place in _places_of(found, wanted) if found.only_ok else wanted:
             yield Position(index, place)
         first += count
 
 
-def _places_of(path: Path, wanted: Iterable[int]) -> Iterator[int]:
+def _places_of(found: FoundFile, wanted: Iterable[int]) -> Iterator[int]:
     """The places in a part of its ok rows with these numbers, which ascend."""
     numbers = deque(wanted)
     before = 0
-    for first, places in _ok_places(path):
+    for first, places in _ok_places(found):
         while numbers and numbers[0] < before + len(places):
             yield first + places[numbers.popleft() - before].as_py()
         before += len(places)
@@ -172,7 +174,7 @@ def _settled(files: Sequence[FoundFile], footers: Sequence[_Footer]) -> tuple[pa
     A file without rows adds its columns, and changes the type of none.
     """
     types: dict[str, pa.DataType] = {}
-    origin: dict[str, Path] = {}
+    origin: dict[str, Path | Address] = {}
     conflicts: dict[str, Conflict] = {}
     for found, (metadata, schema) in zip(files, footers, strict=True):
         given = {field.name: field.type for field in schema} | {name: pa.string() for name, _ in found.partitions}
@@ -231,7 +233,7 @@ def _decoded(file: File, start: int, columns: Collection[str]) -> Iterator[pa.Re
         # Buffered and without read-ahead, a column chunk is in memory page by page. Not memory-mapped: if the file
         # shrank, the process would be killed.
         options = {"buffer_size": 1 << 16, "pre_buffer": False, "page_checksum_verification": True}
-        with pq.ParquetFile(file.path, **options) as parquet:
+        with parquet_file(file, **options) as parquet:
             for group, skip in _groups(parquet.metadata, start):
                 found = _dropping(_batches(parquet, group, needed), skip)
                 yield from (batch.filter(_is_ok(batch)) for batch in found) if file.only_ok else found

@@ -58,7 +58,7 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
-        about = sum(found.path.stat().st_size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
+        about = sum(found.size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
         even = max(low, min_chunk_rows // 4, math.ceil(min(about, limit or about) / _CHUNKS))
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)

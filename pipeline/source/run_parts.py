@@ -12,9 +12,9 @@ from pipeline.faults import UsageError
 RowChoice = Literal["ok", "all"]
 """Which rows are read of an input that is the output of a run."""
 
-_PLAN = Path("_run", "plan.json")
-_MANIFEST = "_manifest.json"
-_SUCCESS = "_SUCCESS"
+PLAN = Path("_run", "plan.json")
+MANIFEST = "_manifest.json"
+SUCCESS = "_SUCCESS"
 
 
 def run_of(path: Path) -> Path | None:
@@ -25,14 +25,19 @@ def run_of(path: Path) -> Path | None:
     if not is_part_name(path.name):
         return None
     output = path.parent.parent if path.parent.name == PARTS else path.parent
-    return output if (output / _PLAN).is_file() or (output / _MANIFEST).is_file() else None
+    return output if (output / PLAN).is_file() or (output / MANIFEST).is_file() else None
 
 
 def require_complete(paths: Iterable[Path]) -> None:
     """Raises `UsageError` for parts of a run without its success marker: rows of it may be missing, or failed."""
     for output in dict.fromkeys(map(run_of, paths)):
-        if output is not None and not (output / _SUCCESS).is_file():
-            raise UsageError(
-                f"{output} is the output of a run that is not complete (it has no {_SUCCESS}): finish that run first, "
-                f"or read what there is with --allow-partial"
-            )
+        if output is not None and not (output / SUCCESS).is_file():
+            raise UsageError(incomplete(str(output)))
+
+
+def incomplete(output: str) -> str:
+    """Why the output of a run without its success marker is not read, and the remedies."""
+    return (
+        f"{output} is the output of a run that is not complete (it has no {SUCCESS}): finish that run first, "
+        f"or read what there is with --allow-partial"
+    )

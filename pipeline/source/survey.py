@@ -40,6 +40,8 @@ class File:
     name: str = ""
     partitions: Partitions = ()
     only_ok: bool = False
+    version: str = ""
+    """Of an object: its generation or etag, which every read is pinned to. It then has no `sha256` and `mtime_ns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def _sound(survey: Survey) -> Survey:
         raise TypeError("a type of a column of CSV is not known")
     texts = [survey.format, *survey.columns, *survey.columns.values(), *survey.json_columns, *survey.notes]
     texts += survey.types
-    texts += [text for file in survey.files for text in (file.path, file.sha256, file.name)]
+    texts += [text for file in survey.files for text in (file.path, file.sha256, file.name, file.version)]
     texts += [text for bad in survey.bad_lines for text in (bad.path, bad.problem)]
     texts += [text for conflict in survey.conflicts for text in (conflict.column, conflict.problem)]
     if not all(isinstance(text, str) for text in texts) or survey.format not in get_args(Format):
@@ -197,13 +199,15 @@ def _sound(survey: Survey) -> Survey:
 
 def _values(file: File) -> list[Any]:
     partitions = [*map(list, file.partitions)]
-    return [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, partitions, file.only_ok]
+    values = [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, partitions, file.only_ok]
+    return [*values, *([file.version] if file.version else [])]
 
 
 def _file(*values: Any) -> File:
     path, size, mtime_ns, sha256, rows, name, partitions, *more = values
-    only_ok = more == [True]  # earlier versions did not say, and read all rows
-    return File(path, size, mtime_ns, sha256, rows, name, tuple((key, value) for key, value in partitions), only_ok)
+    only_ok, version, *_ = [*more, False, ""] if not more else [*more, ""]  # earlier versions said neither
+    pairs = tuple((key, value) for key, value in partitions)
+    return File(path, size, mtime_ns, sha256, rows, name, pairs, only_ok is True, version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from pipeline.source.cell_types import CellType, typed_record
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, header_line, parse_record, records
 from pipeline.source.discovery import Discovery, FoundFile
-from pipeline.source.files import HashedFile, InputFile, UnchangedCheck
+from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
@@ -59,24 +59,25 @@ class _Layout:
     """The columns that a header names."""
 
 
-def _layout(path: str, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
+def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
     """The layout of a file, from its name and its first bytes: always the same for the same content."""
+    path = str(file.path)
     if format_of(Path(path)) == "csv":
-        with InputFile(path) as raw, Stream(raw, fault) as stream:
+        with InputFile(file) as raw, Stream(raw, fault) as stream:
             dialect = dialect_of(path, stream.read, tabs=is_tab_separated(path))
         split = partial(records, dialect=dialect)
         if not types:
             return _Layout(split, partial(parse_record, dialect=dialect), dialect.columns)
         return _Layout(split, lambda content: typed_record(parse_record(content, dialect), types), dialect.columns)
-    arrangement = arrangement_of(_head(path, fault)) if is_json(path) else "lines"
+    arrangement = arrangement_of(_head(file, fault)) if is_json(path) else "lines"
     if arrangement == "lines":
         return _Layout(lines, parse)
     return _Layout(partial(values, array=arrangement == "array"), parse)
 
 
-def _head(path: str, fault: Callable[[str], Exception]) -> bytes:
+def _head(file: Located, fault: Callable[[str], Exception]) -> bytes:
     head = b""
-    with InputFile(path) as raw, Stream(raw, fault) as stream:
+    with InputFile(file) as raw, Stream(raw, fault) as stream:
         while len(head) < HEAD_BYTES and (block := stream.read(HEAD_BYTES - len(head))):
             head += block
     return head
@@ -93,7 +94,7 @@ def survey_text(
     in the input.
     """
     types = types or {}
-    layouts = [_layout(str(found.path), UsageError, types) for found in discovery.files]
+    layouts = [_layout(found, UsageError, types) for found in discovery.files]
     _require_columns(types, layouts)
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
@@ -103,7 +104,7 @@ def survey_text(
         if smaller == size or chunk_rows.is_fixed:
             break
         size = smaller
-    total.require_readable()
+    total.require_readable(files)
     return Survey(
         files=files,
         format=discovery.format,
@@ -151,7 +152,7 @@ class _Pass:
         """Add one file, up to the limit; hash all of it."""
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
-        with HashedFile(path) as raw, Stream(raw, UsageError) as stream:
+        with HashedFile(found) as raw, Stream(raw, UsageError) as stream:
             lines_found = layout.split(stream.read, Position(index, 0, 1))
             wanted = lines_found if self.limit is None else islice(lines_found, self.limit - self.rows)
             for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
@@ -163,7 +164,7 @@ class _Pass:
             )
             self._notes.append(f"{told}, as pandas does with to_json(orient='records', lines=True)")
         if self.rows > rows and self.bad_count - bad == self.rows - rows:
-            self._require_no_other_kind(path)
+            self._require_no_other_kind(found)
         return file
 
     def _block(self, found: FoundFile, layout: _Layout, index: int, block: Sequence[Line]) -> None:
@@ -194,11 +195,12 @@ class _Pass:
         if len(self.bad_lines) < _BAD_LINES:
             self.bad_lines.append(BadLine(str(found.path), number, ordinal, _problem(number, problem)))
 
-    def _require_no_other_kind(self, path: str) -> None:
+    def _require_no_other_kind(self, found: FoundFile) -> None:
         """Raises `UsageError` when a file without any valid record looks like another kind of file."""
+        path = str(found.path)
         if format_of(Path(path)) != "jsonl" or is_json(path):
             return
-        if hint := looks_like(path, _head(path, UsageError)):
+        if hint := looks_like(path, _head(found, UsageError)):
             first = next((bad.problem for bad in self.bad_lines if bad.path == path), "none can be read")
             raise UsageError(f"no line of {path} is a JSON object ({first}): {hint}")
 
@@ -209,7 +211,7 @@ class _Pass:
             count = f"{self.bad_count:,} of {self.rows:,} records cannot be read, and are failed rows"
             yield f"{count}; the first: {self.bad_lines[0].path}: {self.bad_lines[0].problem}"
 
-    def require_readable(self) -> None:
+    def require_readable(self, files: Sequence[File]) -> None:
         """Raises `UsageError` when no record can be read although there are some, or when many have too many keys."""
         if self._wide > _WIDE_SHARE * self.rows:
             raise UsageError(
@@ -219,13 +221,13 @@ class _Pass:
         if self.rows and self.bad_count == self.rows:
             first = self.bad_lines[0]
             told = f"none of the {self.rows:,} records of the input can be read"
-            hint = _hint_of(first)
+            hint = _hint_of(first, next(file for file in files if file.path == first.path))
             raise UsageError(f"{told}; the first: {first.path}: {first.problem}" + (f"; {hint}" if hint else ""))
 
 
-def _hint_of(first: BadLine) -> str | None:
+def _hint_of(first: BadLine, file: File) -> str | None:
     """What may be wrong with a file of which no record can be read, and the command that repairs it."""
-    head, name = _head(first.path, UsageError), shlex.quote(first.path)
+    head, name = _head(file, UsageError), shlex.quote(first.path)
     if format_of(Path(first.path)) == "csv":
         line = header_line(head)
         return f"if its header is line {line}: tail -n +{line} {name} > new.csv" if line else None
@@ -238,7 +240,7 @@ def hint_of_rows_within(survey: Survey) -> str | None:
     """A sentence for an input whose files hold one record each, with lists that may be the rows; else None."""
     if survey.format != "jsonl" or any(file.rows > 1 for file in survey.files):
         return None
-    hints = (rows_within(file.path, _head(file.path, Broken)) for file in survey.files if file.rows)
+    hints = (rows_within(file.path, _head(file, Broken)) for file in survey.files if file.rows)
     return next(filter(None, hints), None)
 
 
@@ -246,7 +248,7 @@ def _mean_of_first(files: Sequence[FoundFile], layouts: Sequence[_Layout]) -> fl
     """Mean bytes of the first records: a thousand of them, or a few MiB."""
     count = size = 0
     for found, layout in zip(files, layouts, strict=True):
-        with InputFile(found.path) as raw, Stream(raw, UsageError) as stream:
+        with InputFile(found) as raw, Stream(raw, UsageError) as stream:
             for _, _, line in layout.split(stream.read, Position(0, 0, 1)):
                 count, size = count + 1, size + len(line)
                 if count == 1000 or size >= MAX_BLOCK_BYTES:
@@ -266,9 +268,9 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
             continue
         position = start if number == start.file else Position(number, 0, 1)
         watch = UnchangedCheck(file)
-        layout = _layout(file.path, Broken, survey.types)
+        layout = _layout(file, Broken, survey.types)
         batch = _BatchBuilder(survey, layout, file.partitions, needed, kept)
-        with InputFile(file.path) as raw, Stream(raw, Broken) as stream:
+        with InputFile(file) as raw, Stream(raw, Broken) as stream:
             stream.seek(position.offset)
             found = islice(layout.split(stream.read, position), end - ordinal)
             for block in _blocks(found, MAX_BATCH_ROWS, ordinal, survey.chunk_rows):

@@ -43,6 +43,20 @@ class Address:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}"
 
+    @property
+    def name(self) -> str:
+        """The last segment of the key."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def folder(self) -> Address:
+        """The address of the folder that the object is in, without a slash at its end."""
+        return Address(self.scheme, self.bucket, self.key.rpartition("/")[0])
+
+    def at(self, *names: str) -> Address:
+        """The address of what is below this folder."""
+        return Address(self.scheme, self.bucket, "/".join(filter(None, [self.key.rstrip("/"), *names])))
+
 
 def place_of(text: str) -> Path | Address:
     """The place that a text names; `file://` names a path of this machine, and may be percent-encoded.
@@ -70,8 +84,18 @@ def local_path(place: str | Path) -> Path:
     """
     found = place_of(str(place))
     if isinstance(found, Address):
-        raise UsageError(f"{str(found)!r}: {found.scheme}:// is not supported yet: {_remedy(found.scheme)}")
+        raise unsupported(found)
     return found
+
+
+def unsupported(address: Address) -> UsageError:
+    """That an address cannot be used in its place, where paths can: only inputs of some commands may be addresses."""
+    return UsageError(f"{str(address)!r}: {address.scheme}:// is not supported yet: {_remedy(address.scheme)}")
+
+
+def is_address(place: object) -> bool:
+    """Whether the text of a place is an address in an object store."""
+    return isinstance(place, Address) or (":/" in str(place) and isinstance(place_of(str(place)), Address))
 
 
 def local_text(text: str) -> str:
