@@ -26,7 +26,7 @@ def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: 
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
     gold = read_gold(evaluation, survey_of(evaluation.job, limit=options.limit))
-    output = options.output or Path("out") / name_of(target)
+    output = local_path(options.output) if options.output else Path("out") / name_of(target)
     return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None)
 
 

@@ -85,6 +85,8 @@ def evaluate(
     from pipeline.evaluation.judges import ask_all, judged, require_prices
     from pipeline.execution.group import execute_group
 
+    local_path(options.output or "")  # an address is refused now, before the job is loaded
+
     if vs_ref is not None and noise_floor:
         raise UsageError("--vs-ref and --noise-floor cannot be combined: run one after the other")
     options = replace(options, cache=options.cache is not False)

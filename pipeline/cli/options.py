@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.faults import UsageError
-from pipeline.store.address import local_path, local_text
+from pipeline.store.address import Address, local_path, local_text, place_of
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
@@ -100,6 +101,18 @@ LimitOption = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", help="Only the first N rows.", min=1, rich_help_panel=INPUT),
 ]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        envvar="PIPELINE_STATE_DIR",
+        metavar="FOLDER",
+        help="Where runs whose output is an address keep their state.",
+        parser=local_path,
+        show_default="~/.local/state/vertex-pipeline/runs",
+        rich_help_panel=INPUT,
+    ),
+]
 CACHE_FOLDER = Path(".pipeline-cache")
 CacheFolder = Annotated[
     Path,
@@ -127,13 +140,12 @@ class RunOptions:
     input_rows: InputRowsOption = None
     allow_partial: AllowPartial = None
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
-            metavar="FOLDER",
-            help="Output folder.",
-            parser=local_path,
+            metavar="PLACE",
+            help="Output folder, or an address: gs://, s3://, az://.",
             show_default="the job's, or out/NAME; of eval: out/FILE",
             rich_help_panel=INPUT,
         ),
@@ -380,7 +392,7 @@ def load(
     inputs: list[str] | None,
     model: str | None,
     assignments: list[str] | None,
-    output: Path | None,
+    output: str | Path | None,
     **of_input: Any,
 ) -> tuple[Job, str]:
     """The job that the command line describes, and its name in a plan.
@@ -399,3 +411,26 @@ def load(
 def output_folder(job: Job) -> Path:
     """The output folder of a job. Raises `UsageError` if it is not a local one."""
     return local_path(job.output) if job.output else Path("out") / job.name
+
+
+def output_of(job: Job, state_dir: Path | None) -> tuple[Path, Address | None]:
+    """The run folder of a job, and the address that follows it if its output is one.
+
+    Raises `UsageError` as `place_of` does, and if there is no place for the state of a run.
+    """
+    place = place_of(str(job.output)) if job.output else Path("out") / job.name
+    return (state_folder(place, state_dir), place) if isinstance(place, Address) else (place, None)
+
+
+def state_folder(address: Address, state_dir: Path | None) -> Path:
+    """The folder on this machine for the state of a run whose output is an address."""
+    from pipeline.execution.rate_memory import user_state
+
+    root = state_dir or ((found := user_state()) and found / "runs")
+    if not root:
+        raise UsageError(
+            f"{address}: there is no home folder for the state of the run: name a folder with --state-dir or "
+            f"PIPELINE_STATE_DIR"
+        )
+    name = str(address).rstrip("/")
+    return root / hashlib.sha256(name.encode()).hexdigest()[:16]

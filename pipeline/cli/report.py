@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import AsJson
+from pipeline.cli.remote_output import output_to_read, put_remote_page
 from pipeline.cli.tables import json_line
 from pipeline.faults import InvalidRow, UsageError
 from pipeline.store.address import local_path, local_text
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run or an evaluation.", parser=local_path)],
+    output: Annotated[str, typer.Argument(help="The output folder of a run or an evaluation, or a run's address.")],
     *,
     to: Annotated[
         Path | None,
@@ -42,9 +43,13 @@ def report(
     as_json: AsJson = False,
 ) -> int:
     """Write the report of a run: one HTML file that opens offline. The run may still be working."""
-    assessment, prompts = _evaluated(output, job)
-    path = put_page(output, to, assessment=assessment, prompts=prompts)
-    print(json_line({"report": str(path), "bytes": path.stat().st_size}) if as_json else printable(str(path)))
+    with output_to_read(output, parts=True) as (folder, remote):
+        assessment, prompts = _evaluated(folder, job)
+        path = put_page(folder, to, assessment=assessment, prompts=prompts)
+        shown, size = str(path), path.stat().st_size
+        if remote is not None and to is None:
+            shown = put_remote_page(path, output)
+    print(json_line({"report": shown, "bytes": size}) if as_json else printable(shown))
     return 0
 
 

@@ -20,11 +20,13 @@ from pipeline.cli.options import (
     Assignments,
     JobFileArgument,
     RunOptions,
+    StateFolder,
     load,
-    output_folder,
+    output_of,
     with_options,
 )
 from pipeline.cli.remedies import remedy_for
+from pipeline.cli.remote_output import objects_at, put_remote_page
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
     from pipeline.policy.compose import CacheSettings
+    from pipeline.storage.remote.objects import OutputObjects
 
 
 @with_options
@@ -50,6 +53,7 @@ def run(
         str,
         typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
     ] = "1",
+    state_dir: StateFolder = None,
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
@@ -58,20 +62,28 @@ def run(
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, **options.of_input())
         connection = connection_of(options, job)
-        settings = settings_of(options, name, output_folder(job), connection)
+        folder, address = output_of(job, state_dir)
+        objects = objects_at(address) if address else None
+        settings = settings_of(options, name, folder, connection)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
             settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
         pool = PoolSetup(workers, _start(target, options, connection)) if workers else None
         place = Target(connection, simulation_of(options), options.quiet, pool)
-        code = _run(job, settings, place, as_json=options.as_json)
-    if options.report:
-        from pipeline.cli.report import put_page
-        from pipeline.cli.samples import for_the_eye
+        code = _run(job, settings, place, objects, as_json=options.as_json)
+        if options.report:
+            from pipeline.cli.report import put_page
+            from pipeline.cli.samples import for_the_eye
 
-        with for_the_eye("the page of the run"):
-            print(f"report   {printable(str(put_page(settings.output)))}", file=sys.stderr)
+            with for_the_eye("the page of the run"):
+                if objects is not None:
+                    from pipeline.storage.remote.hydration import fetch_parts
+
+                    fetch_parts(objects, folder)
+                page = put_page(folder)
+                shown = put_remote_page(page, str(address)) if address else str(page)
+                print(f"report   {printable(shown)}", file=sys.stderr)
     return code
 
 
@@ -100,7 +112,7 @@ def reparse(
 
     loaded, _ = load(job, None, None, assignments, output)
     with reading_stores():
-        return _report(loaded, parse_again(loaded, output), None, as_json=as_json)
+        return _report(loaded, parse_again(loaded, output), output, None, as_json=as_json)
 
 
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
@@ -186,14 +198,14 @@ def simulation_of(options: RunOptions) -> list[str] | None:
     return arguments if options.emulate else None
 
 
-def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
+def _run(job: Job, settings: Settings, place: Target, objects: OutputObjects | None, *, as_json: bool) -> int:
     from pipeline.execution.start import open_run
 
     if settings.fresh:
         place.require_access()
     with ExitStack() as stack:
         with place.stage("reading the input"):
-            run = stack.enter_context(open_run(job, settings))
+            run = stack.enter_context(open_run(job, settings, objects=objects))
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
@@ -204,7 +216,7 @@ def _run(job: Job, settings: Settings, place: Target, *, as_json: bool) -> int:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
         [summary] = place.execute([run])
-    return _report(job, summary, run.context.stop.reason, as_json=as_json, said=said)
+    return _report(job, summary, settings.output, run.context.stop.reason, as_json=as_json, said=said)
 
 
 def _count_of(processes: str) -> int:
@@ -246,8 +258,11 @@ def _start(target: str, options: RunOptions, connection: Connection) -> Start:
     )
 
 
-def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: bool = False) -> int:
-    """Prints the result and returns the exit code; `said` means that SIMULATED has already been printed there."""
+def _report(job: Job, summary: Summary, folder: Path, reason: object, *, as_json: bool, said: bool = False) -> int:
+    """Prints the result and returns the exit code; `said` means that SIMULATED has already been printed there.
+
+    A sample of the rows is read from the run folder.
+    """
     from pipeline.execution.exit_codes import exit_code
 
     code = exit_code(summary, reason)
@@ -257,7 +272,7 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
         facts = {**summary.facts(), "failures": failures}
         print(json_line({"status": summary.status, "exit_code": code, **facts}))
         return code
-    _print_summary(job, summary, said=said)
+    _print_summary(job, summary, folder, said=said)
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
         remedy = remedy_for(type(reason).__name__)
@@ -267,7 +282,7 @@ def _report(job: Job, summary: Summary, reason: object, *, as_json: bool, said: 
     return code
 
 
-def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
+def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> None:
     from pipeline.cli.samples import for_the_eye, print_sample
     from pipeline.data import PARTS
 
@@ -292,7 +307,7 @@ def _print_summary(job: Job, summary: Summary, *, said: bool) -> None:
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
     with for_the_eye("a sample of the rows"):
-        print_sample(Path(summary.output), job.key, rows=3)
+        print_sample(folder, job.key, rows=3)
 
 
 def _cost(summary: Summary) -> str:

@@ -14,6 +14,7 @@ import typer
 
 from pipeline.cli.messages import messages_of
 from pipeline.cli.options import AsJson
+from pipeline.cli.remote_output import output_to_read
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import reader_gone
 from pipeline.cli.tables import json_line
@@ -34,7 +35,7 @@ _OURS = ("status", "parsed", "response", "error")
 
 
 def show(  # noqa: PLR0913 - one parameter an option
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    output: Annotated[str, typer.Argument(help="The output folder of a run, or its address.")],
     *,
     failed: Annotated[bool, typer.Option("--failed", help="Only failed rows.")] = False,
     rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 5,
@@ -57,6 +58,21 @@ def show(  # noqa: PLR0913 - one parameter an option
     as_json: AsJson = False,
 ) -> int:
     """Show rows of a finished or running job: the request as it was sent, the reply, the values."""
+    with output_to_read(output, parts=True) as (folder, _):
+        return _show(folder, failed, rows, row, key, media, job_file, as_json=as_json)
+
+
+def _show(  # noqa: PLR0913 - as above
+    output: Path,
+    failed: bool,  # noqa: FBT001 - as above
+    rows: int,
+    row: int | None,
+    key: str | None,
+    media: Path | None,
+    job_file: str | None,
+    *,
+    as_json: bool,
+) -> int:
     from pipeline.execution.run_rows import RunRows, Selection, key_column
     from pipeline.execution.run_status import require_run
 

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli.options import AsJson
 from pipeline.cli.remedies import remedy_for
+from pipeline.cli.remote_output import output_to_read
 from pipeline.cli.tables import json_line, short
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
@@ -31,14 +32,16 @@ _ENDED = {
 
 
 def status(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    output: Annotated[str, typer.Argument(help="The output folder of a run, or its address.")],
     *,
     as_json: AsJson = False,
 ) -> int:
     """Show the progress of a run, also from another terminal while it works."""
     from pipeline.execution.run_status import run_status
 
-    found = run_status(output)
+    with output_to_read(output, parts=False) as (folder, remote):
+        found = run_status(folder, remote)
+    output = output if remote else str(folder)
     if as_json:
         print(json_line(found.facts()))
         return 0
@@ -65,7 +68,7 @@ def tune(
     return 0
 
 
-def _lines(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
+def _lines(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     simulated = ", SIMULATED: answered by the emulator" if found.simulated else ""
     yield "run", f"{found.job} in {output}, created {figures.moment(found.created)}, id {found.run_id}{simulated}"
     yield "status", _status(found)
@@ -149,7 +152,7 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
         yield "trouble", f"nothing is answered: {short(now['trouble'], 500)}"
 
 
-def _next_steps(found: RunStatus, output: Path) -> Iterator[tuple[str, str]]:
+def _next_steps(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     if found.status == "stopped":
         yield "next", remedy_for(found.stopped_by)
     elif found.failed:

@@ -106,7 +106,7 @@ class Start:
     inputs: Sequence[str] | None
     model: str | None
     assignments: Sequence[str] | None
-    output: Path | None
+    output: str | None
     connection: Connection
     credentials: Path | None = None
     """Those named for object stores; those of an emulator, which the connection then has, are for it alone."""

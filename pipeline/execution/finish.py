@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline.data import Part
 from pipeline.execution.run import Run, allowed_failures, now
-from pipeline.faults import Broken
+from pipeline.faults import Broken, Halt
 from pipeline.job.job import Job
 from pipeline.policy import Shutdown
+from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
@@ -115,13 +116,25 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         cache_hits=counters.cache_hits,
         **charged.figures(),
         seconds=round(seconds, 3),
-        output=str(context.folder.output),
+        output=run.output,
         simulated=context.plan.simulated,
         run=context.journal.charged(),
         reason=_too_many(context.job, failed, rows) if status == "failed" else _reason(context.stop),
         failures=failures.kinds,
     )
-    context.dataset.finish(_manifest(run, summary), success=status == "complete")
+    return _published(run, summary)
+
+
+def _published(run: Run, summary: Summary) -> Summary:
+    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete."""
+    if run.follower is not None:
+        try:
+            content = manifest_bytes(_manifest(run, summary))
+            run.follower.finish(content, run.parts.values(), success=summary.status == "complete")
+        except Halt as fault:
+            run.context.stop.request(fault)
+            summary = replace(summary, status="stopped", reason=_reason(run.context.stop))
+    run.context.dataset.finish(_manifest(run, summary), success=summary.status == "complete")
     return summary
 
 

@@ -58,35 +58,34 @@ def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIden
         simulated=settings.simulated,
         keep_replies=settings.keep_replies,
     )
-    return plan if before is None else _resumed(job, settings, before, plan)
+    return plan if before is None else _resumed(job, settings, folder, before, plan)
 
 
-def _resumed(job: Job, settings: Settings, before: RunIdentity, plan: RunIdentity) -> RunIdentity:
+def _resumed(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity, plan: RunIdentity) -> RunIdentity:
     if before.reparsing:
-        raise UsageError(f"a re-parse of {settings.output} was cut short: run `pipeline reparse` again to finish it")
+        raise UsageError(f"a re-parse of {folder.name} was cut short: run `pipeline reparse` again to finish it")
     found, moved = found_input(job, Survey.from_json(before.survey))
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
         return replace(plan, survey=_surveyed(job, settings).to_json())
     if different:
-        raise _different(settings, different)
+        raise _different(settings, folder, different)
     here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
     if plan.extends(before):
         return replace(here, limit=plan.limit, survey=_surveyed(job, settings).to_json())
     return replace(here, survey=found.to_json())
 
 
-def _different(settings: Settings, different: Sequence[str]) -> UsageError:
+def _different(settings: Settings, folder: RunFolder, different: Sequence[str]) -> UsageError:
     only_schema = all(text.startswith("schema ") for text in different)
     remedy = (
         f"`pipeline reparse {settings.output} --job {settings.target}` applies it to the kept replies at no cost; "
-        if only_schema
+        if only_schema and folder.name == str(folder.output)  # not in a bucket
         else ""
     )
     listed = "".join(f"\n  - {text}" for text in different)
     return UsageError(
-        f"{settings.output} already holds a different run:{listed}\n"
-        f"{remedy}--fresh starts over, or choose another --output"
+        f"{folder.name} already holds a different run:{listed}\n{remedy}--fresh starts over, or choose another --output"
     )
 
 

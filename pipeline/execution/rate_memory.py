@@ -24,16 +24,24 @@ _LARGEST = 100_000
 def state_file(job_name: str, model: str | None, endpoints: Sequence[str]) -> Path | None:
     """The file that keeps the rates of a job at these endpoints from one run to the next.
 
-    It is in the state folder of the XDG base directory specification, `$XDG_STATE_HOME` or `~/.local/state`. None for a
-    user without a home, as in a container that runs under a number and without `HOME`.
+    It is in `user_state`, and None as that is.
+    """
+    folder = user_state()
+    key = orjson.dumps([job_name, model, sorted(endpoints)])
+    return folder and folder / "rates" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+
+
+def user_state() -> Path | None:
+    """Where we keep what should outlive a run: in `$XDG_STATE_HOME` or `~/.local/state`, as XDG specifies.
+
+    None for a user without a home, as in a container that runs under a number and without `HOME`.
     """
     home = os.environ.get("XDG_STATE_HOME", "")
     try:
         folder = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
     except RuntimeError:
         return None
-    key = orjson.dumps([job_name, model, sorted(endpoints)])
-    return folder / "vertex-pipeline" / "rates" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+    return folder / "vertex-pipeline"
 
 
 class GrantedRates:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from pipeline.policy import LocalBudget, LocalUpstream
     from pipeline.policy.compose import ComposedAsk
     from pipeline.storage.integrity import PartCheck
+    from pipeline.storage.remote.follower import Follower
+    from pipeline.storage.remote.records import RemotePartCheck
     from pipeline.storage.run_folder import RunIdentity
+
+LEASE_CHECK_S = 1.0
+"""How often a run looks whether its lease was taken over."""
 
 FEW_LEFT = 64
 """The last rows, if this few and all in play, are asked however many failed: a small trial shows all it can."""
@@ -38,7 +43,7 @@ class Run:
     context: RunContext[LocalBudget]
     parts: dict[int, Part]
     """The sealed parts, by chunk."""
-    part_check: PartCheck
+    part_check: PartCheck | RemotePartCheck
     lock: int
     """The descriptor of the lock, which worker processes share."""
     started: str
@@ -51,6 +56,13 @@ class Run:
     """The failed rows of earlier starts that are asked again."""
     replaced: RunIdentity | None = None
     """The run that was in the folder before, if this one replaces it."""
+    follower: Follower | None = None
+    """The bucket that follows the run folder, if the output is in one."""
+
+    @property
+    def output(self) -> str:
+        """The output, as its user named it: a folder, or an address."""
+        return self.follower.objects.address if self.follower else str(self.context.folder.output)
 
     def chunks(self) -> list[engine.Chunk]:
         """The chunks that are not sealed, in order."""
@@ -69,6 +81,7 @@ class Run:
             composed = context.compose(endpoints)
             # Inside the block of the endpoints, whose last rates it saves when it is cancelled.
             tasks.start_soon(self.monitor(composed).keep)
+            tasks.start_soon(self.stop_if_taken_over)
             await context.process(
                 composed.ask, engine.in_order(chunks), self.record_part, failed=self.stop_if_too_many_failed
             )
@@ -77,10 +90,26 @@ class Run:
     def begin(self) -> list[engine.Chunk]:
         """The chunks to work on. If there are any, the dataset is no longer marked as complete."""
         if chunks := self.chunks():
-            self.context.dataset.unfinish()
+            self.unfinish()
             # Earlier starts may have failed more rows than are tolerated: no call is made then.
             self.stop_if_too_many_failed()
         return chunks
+
+    def unfinish(self) -> None:
+        """Removes the success marker while the dataset is being changed."""
+        if self.follower is not None:
+            self.follower.unfinish()
+        self.context.dataset.unfinish()
+
+    async def stop_if_taken_over(self) -> None:
+        """Requests the stop when another run has taken over the output."""
+        if self.follower is None:
+            return
+        fault = None
+        while fault is None:  # polled: it is noticed by a thread, which may not touch the event loop
+            await anyio.sleep(LEASE_CHECK_S)
+            fault = self.follower.lease.lost
+        self.context.stop.request(fault)
 
     def monitor(self, composed: ComposedAsk[LocalUpstream]) -> RunMonitor:
         """The monitor of the run, while it is executed by these limits."""
@@ -100,7 +129,12 @@ class Run:
         await to_thread.run_sync(self.seal, part)
 
     def seal(self, part: Part) -> None:
-        """Records a written part, durably. Raises `Broken` when the disk fails."""
+        """Records a written part, durably, and before that in the bucket if there is one. Raises `Broken`.
+
+        If another machine has sealed the chunk, its part is recorded.
+        """
+        if self.follower is not None:
+            part = self.follower.publish(part)
         # The journal first: `parts` must never list what a crash could still undo.
         self.context.journal.seal(part)
         self.parts[part.chunk] = part
@@ -167,7 +201,8 @@ class Run:
             f", or `pipeline reparse {self.context.folder.output} --job {plan.target or 'JOB.py'}` makes it again"
             " at no cost"
         )
-        return f"restore the file{again if plan.keep_replies else ''}; --fresh starts over"
+        can_reparse = plan.keep_replies and self.follower is None
+        return f"restore the file{again if can_reparse else ''}; --fresh starts over"
 
 
 def allowed_failures(job: Job, rows: int) -> float:

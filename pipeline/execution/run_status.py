@@ -21,6 +21,7 @@ from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
+from pipeline.storage.remote.hydration import RemoteView
 from pipeline.storage.run_folder import EVENTS, LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
 from pipeline.totals.failures import Failures
 from pipeline.totals.ledger import NOTHING, Charges
@@ -215,8 +216,10 @@ class RunRecord:
         return self.holder is not None and self.state.get("rows") == self.rows
 
 
-def read_record(output: Path, *, held: bool = False) -> RunRecord:
+def read_record(output: Path, *, held: bool = False, remote: RemoteView | None = None) -> RunRecord:
     """What is recorded about a run. With `held`, this process holds its lock, and its work is done.
+
+    `remote` belongs to a folder that is a copy of a run in a bucket.
 
     Without the `_run` folder, the manifest is enough. Raises `UsageError` when both are missing, or the manifest is
     damaged; `Broken` when the journal is damaged or a part cannot be read.
@@ -224,7 +227,7 @@ def read_record(output: Path, *, held: bool = False) -> RunRecord:
     folder = RunFolder(output)
     plan = folder.load()
     # First: whatever ends after this look is reported as running, and not half as it was before and half as after.
-    holder = None if held else folder.running()
+    holder = remote.holder if remote else None if held else folder.running()
     manifest = manifest_of(output) or {}
     if plan is None and not manifest:
         raise UsageError(f"{output} holds neither the plan nor the manifest of a run")
@@ -243,7 +246,7 @@ def read_record(output: Path, *, held: bool = False) -> RunRecord:
         state=_state_of(folder, running=holder is not None),
         manifest=manifest,
         # A copy of the dataset has other file times than those that the journal knows.
-        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts, plan),
+        damage=None if holder is not None or not folder.journal.exists() else _damage_in(output, parts, plan, remote),
         charged=charged,
         worked=(folder.run / EVENTS).exists(),
         began=_signed(folder) if (folder.run / LOCK).exists() else None,
@@ -265,10 +268,10 @@ def charged_to(output: Path) -> Charges:
     return read_record(output).charged
 
 
-def run_status(output: Path) -> RunStatus:
+def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
     """Raises `UsageError` if the folder holds no run, or a damaged manifest; `Broken` if the journal is damaged."""
     folder, plan = require_run(output)
-    record = read_record(output)
+    record = read_record(output, remote=remote)
     running = record.holder is not None
     ok, failed, unsealed = record.counts
     state, manifest = record.state, record.manifest
@@ -301,16 +304,16 @@ _APART_S = 0.5
 """The last state of a start is older than its manifest; the first of the next start is a second younger or more."""
 
 
-def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None) -> str | None:
+def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None, remote: RemoteView | None) -> str | None:
     """What is wrong with the files of a dataset that is marked as complete, with the remedy; None when nothing is.
 
     A file is read only when it was touched since it was sealed. Raises `Broken` when it cannot be.
     """
     if not (output / SUCCESS).is_file():
         return None
-    check = PartCheck(output)
+    check = remote.part_check if remote else PartCheck(output)
     for wrong in check.damage(parts).values():
-        if plan is None or not plan.keep_replies:
+        if plan is None or not plan.keep_replies or remote:
             return f"{wrong}: restore the file"
         again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
         return f"{wrong}: restore the file, or {again} makes it again at no cost"

@@ -23,6 +23,8 @@ from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import worker_journals
 from pipeline.storage.kept_replies import kept_replies
+from pipeline.storage.remote.follower import Follower, following
+from pipeline.storage.remote.objects import OutputObjects
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 from pipeline.totals.counters import Counters
 
@@ -35,22 +37,28 @@ def open_run(
     files: FileSystem = FILES,
     counters: Counters | None = None,
     stop: Shutdown | None = None,
+    objects: OutputObjects | None = None,
 ) -> Iterator[Run]:
     """Opens and locks a run. What earlier starts did is added to the counters; failed rows are reopened if asked for.
 
-    Runs that are executed together are given the same `counters` and `stop`.
+    Runs that are executed together are given the same `counters` and `stop`. With `objects` the output is in a bucket,
+    and the settings' folder is only its state. Worker processes must have been forked before.
 
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
     began, started = time.monotonic(), now()
     # Refused here, before an output folder is created.
     found = discover(inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial, versions=False)
-    folder = RunFolder(settings.output, files)
+    folder = RunFolder(settings.output, files, objects.address if objects else None)
     _require_apart([file.path for file in found.files if isinstance(file.path, Path)], folder)
     prepare_process(settings)
     folder.prepare()
     # The cache too is opened before anything is removed.
-    with folder.locked() as lock, open_cache(settings.bounds.reuse) as cache:
+    with (
+        folder.locked() as lock,
+        following(objects, folder, fresh=settings.fresh) as follower,
+        open_cache(settings.bounds.reuse) as cache,
+    ):
         before = None if settings.fresh else folder.load()
         plan = identity_of(job, settings, folder, before)
         replaced = None if before is None or before.run_id == plan.run_id else before
@@ -58,6 +66,8 @@ def open_run(
         with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:
             if settings.fresh or (replaced is not None and settings.supersede):
                 folder.clear()
+                if follower is not None:
+                    follower.clear()
             folder.sweep()
             with open_journal(folder) as journal:
                 context = RunContext(
@@ -70,10 +80,14 @@ def open_run(
                     counters=Counters() if counters is None else counters,
                     stop=Shutdown() if stop is None else stop,
                 )
-                run = run_in(context, lock=lock, began=began, started=started)
+                run = run_in(context, lock=lock, began=began, started=started, follower=follower)
                 extends = before is not None and replaced is None and plan.extends(before)
-                reopened = _prepare(run, before if extends else None)
-                yield replace(run, reopened=reopened, replaced=replaced)
+                try:
+                    reopened = _prepare(run, before if extends else None)
+                    yield replace(run, reopened=reopened, replaced=replaced)
+                finally:
+                    if follower is not None:
+                        follower.end()  # it reads the journal
 
 
 def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
@@ -93,21 +107,36 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
     `extended` is the plan of the same run over fewer rows, if it now has more. Raises `UsageError` if a part was
     damaged.
     """
+    _republish(run)
     _require_whole(run)
     if extended is not None:
         _extend(run, Survey.from_json(extended.survey))
     run.context.folder.save(run.context.plan)
     reopened = _reopen_failed(run) if run.context.settings.retry_failed else 0
+    if run.follower is not None:
+        run.follower.save_plan()
+        run.follower.follow(run.context.survey.chunk_rows, run.context.counters.notices.append)
     _restore_counts(run)
     return reopened
 
 
-def run_in(context: RunContext[LocalBudget], *, lock: int, began: float, started: str) -> Run:
+def _republish(run: Run) -> None:
+    """Uploads the parts of this machine that are not in the bucket any more, as after it was emptied."""
+    if run.follower is not None and run.parts:
+        for part in run.follower.republish(run.parts.values()):
+            run.context.journal.seal(part)
+            run.parts[part.chunk] = part
+
+
+def run_in(
+    context: RunContext[LocalBudget], *, lock: int, began: float, started: str, follower: Follower | None = None
+) -> Run:
     """The run of a context, as its journal has it."""
     return Run(
         context=context,
         parts={part.chunk: part for part in context.journal.parts()},
-        part_check=PartCheck(context.folder.output),
+        part_check=follower.part_check if follower else PartCheck(context.folder.output),
+        follower=follower,
         lock=lock,
         started=started,
         began=began,
@@ -131,7 +160,7 @@ def _require_whole(run: Run) -> None:
     """
     damage, strangers = run.damage(), run.strangers()
     if damage or strangers:
-        run.context.dataset.unfinish()
+        run.unfinish()
     for wrong in damage.values():
         raise UsageError(f"{wrong}: {run.remedy()}")
     for stranger in strangers:
@@ -148,10 +177,14 @@ def _extend(run: Run, before: Survey) -> None:
     opened = [part for part in run.parts.values() if not same or part.rows != context.chunks.chunk(part.chunk).rows]
     if opened and not context.plan.keep_replies:
         raise UsageError("the run did not keep its replies, so it cannot be extended: use --fresh")
-    context.dataset.unfinish()
+    run.unfinish()
+    if run.follower is not None:
+        run.follower.fetch_replies(opened)
     for part in opened:
         context.journal.unseal(part.chunk, kept_replies(context.folder.output, part.chunk))
         del run.parts[part.chunk]
+    if run.follower is not None:
+        run.follower.withdraw(opened)
     for part in opened:
         context.dataset.discard(part.chunk)
 
@@ -163,12 +196,17 @@ def _reopen_failed(run: Run) -> int:
     if with_failures and not context.plan.keep_replies:
         raise UsageError("the run did not keep its replies, so its failed rows cannot be asked alone: use --fresh")
     reopened = 0
+    if run.follower is not None and with_failures:
+        run.unfinish()
+        run.follower.fetch_replies(with_failures)
     for part in with_failures:
         entries = kept_replies(context.folder.output, part.chunk)
         good = ((ordinal, entry) for ordinal, entry in entries if not run.has_failed(ordinal, entry))
         journal.unseal(part.chunk, good)
         del run.parts[part.chunk]
         reopened += part.rows - len(journal.recorded(part.first, part.rows))
+    if run.follower is not None:
+        run.follower.withdraw(with_failures)
     for chunk in run.chunks():
         failed = [o for o, entry in journal.entries(chunk.first, chunk.rows) if run.has_failed(o, entry)]
         journal.forget(failed)

@@ -105,7 +105,7 @@ class Dataset:
         # First: a marker beside a manifest of other parts would say that these are complete.
         self.unfinish()
         with _written("the manifest"):
-            self._files.write_atomic(self.folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+            self._files.write_atomic(self.folder / MANIFEST, manifest_bytes(manifest))
             if success:
                 self._files.write_atomic(self.folder / SUCCESS, b"")
 
@@ -118,6 +118,11 @@ class Dataset:
         """Removes the success marker while the dataset is being changed."""
         with _written(SUCCESS):
             self._files.remove([self.folder / SUCCESS])
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as its file has it."""
+    return orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n"
 
 
 class _PartCounts:

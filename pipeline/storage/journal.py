@@ -9,11 +9,12 @@ in small transactions, and SQLite reuses their space.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import anyio
 import orjson
@@ -242,6 +243,30 @@ class Journal:
         except OSError as error:
             raise broken(error) from error
         return ledger.total(known[writer] for writer in writers)
+
+    def restore(
+        self,
+        parts: Iterable[Part],
+        entries: Iterable[Sequence[Stored]],
+        charged: Mapping[str, Mapping[str, Any]],
+        *,
+        ended: bool = True,
+    ) -> None:
+        """Puts into an empty journal what another one held: sealed chunks, entries, later ones in place of earlier.
+
+        `charged` has what each writer was charged and what it held for calls in flight, which count as lost if the
+        writers have `ended`. Raises `ValueError` if that has another form.
+        """
+        with self._database.transaction() as database:
+            rows = [(part.chunk, orjson.dumps(asdict(part))) for part in parts]
+            database.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", rows)
+            ledger.restore(database, charged)
+            if ended:
+                ledger.count_lost(database, self._writer)
+        for some in entries:
+            with self._database.transaction() as database:
+                insert(database, some)
+        self._forget_sealed()
 
     def unseal(self, chunk: int, entries: Iterable[tuple[int, Entry]]) -> None:
         """Reopens a sealed chunk with the entries to keep, in one transaction, so that nothing is lost."""

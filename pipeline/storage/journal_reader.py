@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -50,6 +50,16 @@ def charged_in(path: Path, *, ended: bool = False) -> Charges:
     with opened(path) as database:
         writers |= ledger.read(database, ended=ended)
     return ledger.total(writers.values())
+
+
+def ledger_in(path: Path) -> dict[str, dict[str, Any]]:
+    """The ledger of a run and its worker processes, as `ledger.restore` takes it."""
+    found: dict[str, dict[str, Any]] = {}
+    nothing: dict[str, dict[str, Any]] = {}
+    for one in worker_journals(path):
+        found |= _unless_absorbed(one, ledger.rows, nothing)
+    with opened(path) as database:  # last, as above
+        return found | ledger.rows(database)
 
 
 def worker_journals(path: Path) -> list[Path]:

@@ -105,10 +105,11 @@ class RunIdentity:
 
 
 class RunFolder:
-    """An output folder and its `_run` folder. Raises `Broken` when the disk fails."""
+    """An output folder and its `_run` folder. `name` is what messages call it. Raises `Broken` when the disk fails."""
 
-    def __init__(self, output: Path, files: FileSystem = FILES) -> None:
+    def __init__(self, output: Path, files: FileSystem = FILES, name: str | None = None) -> None:
         self.output = output
+        self.name = name or str(output)
         self.run = output / RUN
         self.parts = output / PARTS
         self.files = files
@@ -157,7 +158,7 @@ class RunFolder:
         try:
             with self._writing(LOCK):
                 if not _locks(descriptor):
-                    raise OutputInUse(f"another run works on {self.output}: {_holder(descriptor)}")
+                    raise OutputInUse(f"another run works on {self.name}: {_holder(descriptor)}")
                 os.ftruncate(descriptor, 0)
                 self.files.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode())
             with self._without_orphans() as workers:
@@ -175,7 +176,7 @@ class RunFolder:
             while not _locks(descriptor):
                 if time.monotonic() > until:
                     raise OutputInUse(
-                        f"worker processes of a killed run still work on {self.output}: try again, or end them"
+                        f"worker processes of a killed run still work on {self.name}: try again, or end them"
                     )
                 time.sleep(0.01)
             yield descriptor
@@ -256,7 +257,7 @@ class RunFolder:
         format_ = content.get("format") if isinstance(content, dict) else None
         if isinstance(format_, int) and format_ != FORMAT:
             raise UsageError(
-                f"{self.output} holds a run in format {format_}, and this version reads format {FORMAT}: go on with it "
+                f"{self.name} holds a run in format {format_}, and this version reads format {FORMAT}: go on with it "
                 f"in the version that wrote it, choose another --output, or start over with --fresh, which deletes it; "
                 f"its Parquet files can be read as they are"
             )

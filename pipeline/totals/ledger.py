@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -155,6 +155,26 @@ def read(database: sqlite3.Connection, schema: str = "main", *, ended: bool = Fa
         writer: _unpacked(charged) + (_unpacked(held) if held and ended else NOTHING)
         for writer, charged, held in database.execute(query).fetchall()
     }
+
+
+def rows(database: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    """The whole ledger, as JSON can hold it: by writer, what it was charged, and what its calls in flight may cost."""
+    if not _has_ledger(database, "main"):
+        return {}
+    query = "SELECT writer, charged, held FROM main.ledger"
+    return {
+        writer: {"charged": json.loads(charged), "held": json.loads(held) if held else {}}
+        for writer, charged, held in database.execute(query).fetchall()
+    }
+
+
+def restore(database: sqlite3.Connection, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes what `rows` returned. Raises `ValueError` for anything else."""
+    try:
+        for writer, row in known.items():
+            write(database, writer, Charges.from_json(row["charged"]), Charges.from_json(row["held"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a ledger: {error}") from error
 
 
 def take_over(database: sqlite3.Connection, schema: str) -> None:

@@ -69,6 +69,7 @@ async def execute(run: Run, pool: PoolSpec) -> None:
     await to_thread.run_sync(pool.workers.reduce, count)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.monitor(composed).keep)
+        tasks.start_soon(run.stop_if_taken_over)
         await _Parent(run, pool, composed).work([chunk.index for chunk in chunks])
         tasks.cancel_scope.cancel()
 
