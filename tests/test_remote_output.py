@@ -119,7 +119,7 @@ def requests_of_a_run(folder: Path) -> int:
 
 @pytest.mark.parametrize("lost", [False, True], ids=["same_machine", "another_machine"])
 @pytest.mark.parametrize("answers_lost", [False, True], ids=["before", "after"])
-def test_a_kill_at_any_request_leaves_what_the_next_start_finishes(
+def test_o1_a_kill_at_any_request_leaves_what_the_next_start_finishes(
     tmp_path: Path, *, lost: bool, answers_lost: bool
 ) -> None:
     """Before and after requests of a whole run, and then with the disk of the machine or, for the others, without."""
@@ -140,7 +140,7 @@ def test_a_kill_at_any_request_leaves_what_the_next_start_finishes(
             assert again == place.shape.rows - asked, f"a recorded answer was paid twice: {number}"
 
 
-def test_two_kills_in_a_row_on_changing_machines_lose_nothing(tmp_path: Path) -> None:
+def test_o1_two_kills_in_a_row_on_changing_machines_lose_nothing(tmp_path: Path) -> None:
     """The second one at any request of a start that takes the work over from another machine."""
     for number in range(1, 200, 3):
         cloud = Cloud(tmp_path / f"at_{number}")
@@ -201,7 +201,7 @@ def interrupted(run: Run, connect: Connect) -> Connect:
     return connecting
 
 
-def test_of_two_starters_one_works_and_the_other_says_who(cloud: Cloud) -> None:
+def test_o2_of_two_starters_one_works_and_the_other_says_who(cloud: Cloud) -> None:
     def other(_: Run) -> None:
         with pytest.raises(OutputInUse, match=r"another run works on gs://bucket/out: pid \d+ on .+ is free in 80 s"):
             cloud.start(cloud.machine("another"), cloud.store())
@@ -210,7 +210,7 @@ def test_of_two_starters_one_works_and_the_other_says_who(cloud: Cloud) -> None:
     assert cloud.start(cloud.machine("another"), cloud.store()).requests == 0
 
 
-def test_a_run_whose_lease_was_taken_over_changes_nothing(cloud: Cloud) -> None:
+def test_o2_a_run_whose_lease_was_taken_over_changes_nothing(cloud: Cloud) -> None:
     """It slept over the time of its lease; another machine finished the work before it woke."""
 
     def sleep(run: Run) -> None:
@@ -228,7 +228,7 @@ def test_a_run_whose_lease_was_taken_over_changes_nothing(cloud: Cloud) -> None:
     cloud.require_whole()
 
 
-def test_what_is_published_late_gives_way_to_what_another_machine_published(cloud: Cloud) -> None:
+def test_o3_what_is_published_late_gives_way_to_what_another_machine_published(cloud: Cloud) -> None:
     """Two machines sealed the same chunk of other answers: the first part and its record count, on both."""
 
     def other_first(run: Run) -> None:
@@ -326,7 +326,7 @@ def test_a_bucket_that_was_emptied_gets_the_dataset_again_without_a_call(cloud: 
         ("out/data/part-000000.parquet", "holds a dataset without its run state"),
     ],
 )
-def test_a_place_that_holds_something_else_is_refused(cloud: Cloud, key: str, said: str) -> None:
+def test_o5_a_place_that_holds_something_else_is_refused(cloud: Cloud, key: str, said: str) -> None:
     cloud.buckets.put(BUCKET, key, b"x", {})
     with pytest.raises(UsageError, match=said):
         cloud.start(cloud.place, cloud.store())
@@ -334,7 +334,7 @@ def test_a_place_that_holds_something_else_is_refused(cloud: Cloud, key: str, sa
 
 
 @pytest.mark.parametrize("change", ["delete", "replace", "add"])
-def test_parts_that_were_changed_in_the_bucket_are_refused_by_name(cloud: Cloud, change: str) -> None:
+def test_o6_parts_that_were_changed_in_the_bucket_are_refused_by_name(cloud: Cloud, change: str) -> None:
     cloud.start(cloud.place, cloud.store())
     cloud.clock.now += 60
     if change == "delete":

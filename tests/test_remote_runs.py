@@ -121,7 +121,7 @@ def test_a_run_to_an_address_gives_the_dataset_of_a_run_to_a_folder(cloud: Cloud
 
 
 @pytest.mark.parametrize(("processes", "lost"), [("1", False), ("1", True), ("2", False), ("2", True)])
-def test_a_killed_run_goes_on_anywhere(cloud: Cloud, processes: str, *, lost: bool) -> None:
+def test_o1_a_killed_run_goes_on_anywhere(cloud: Cloud, processes: str, *, lost: bool) -> None:
     """Killed after the first part was sealed; with its disk lost, what is in the bucket is not asked again."""
     cloud.shell.rows(ROWS, heavy=True)
     cloud.control(latency=0.005)
@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_anywhere(cloud: Cloud, processes: str, *, lost: bo
     require_same_as_a_folder(cloud, ROWS)
 
 
-def test_tokens_of_a_short_life_and_a_revoked_one_fail_no_write(tmp_path: Path) -> None:
+def test_o4_tokens_of_a_short_life_and_a_revoked_one_fail_no_write(tmp_path: Path) -> None:
     with cloud_of(tmp_path, token_life=1.0) as cloud:
         cloud.shell.rows(ROWS, heavy=True)
         with cloud.shell.started(*cloud.arguments()) as child:
@@ -155,7 +155,7 @@ def test_tokens_of_a_short_life_and_a_revoked_one_fail_no_write(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fault", ["503", "429", "drop", "lost"])
-def test_a_store_that_fails_now_and_then_is_waited_for(tmp_path: Path, fault: str) -> None:
+def test_o4_a_store_that_fails_now_and_then_is_waited_for(tmp_path: Path, fault: str) -> None:
     with cloud_of(tmp_path, bucket_faults={fault: 0.2}) as cloud:
         assert cloud.run().json.items() >= {"status": "complete", "requests": 20}.items()
         cloud.control(bucket_faults={})
@@ -169,7 +169,7 @@ def test_a_store_that_fails_now_and_then_is_waited_for(tmp_path: Path, fault: st
         (PLACE, {"403": 1.0}, "a run needs to create, get, list and delete objects"),
     ],
 )
-def test_a_bucket_that_cannot_be_written_is_told_before_the_first_call(
+def test_o5_a_bucket_that_cannot_be_written_is_told_before_the_first_call(
     tmp_path: Path, place: str, faults: dict[str, float], said: str
 ) -> None:
     with cloud_of(tmp_path, bucket_faults=faults) as cloud:
@@ -213,6 +213,16 @@ def test_status_show_and_report_take_the_address_of_a_run(cloud: Cloud) -> None:
     refused = cloud.run()
     assert refused.code == 8
     assert f"another run works on {PLACE}: pid {lease['pid']} on far-away" in refused.err
+
+
+def test_a_machine_without_the_parts_reports_the_run_without_a_sample(cloud: Cloud) -> None:
+    assert cloud.run().code == 0
+    cloud.lose_the_disk()
+    with cloud.shell.started(*[one for one in cloud.arguments() if one != "--json"]) as child:
+        done = ended(child)
+    assert done.code == 0
+    assert "rows     20: 20 ok" in done.out
+    assert "note:" not in done.err
 
 
 def test_the_report_of_a_run_is_beside_its_dataset(cloud: Cloud) -> None:

@@ -306,6 +306,8 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
     print(f"seconds  {summary.seconds:.1f}")
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
+    if summary.output != str(folder) and not any((folder / PARTS).glob("part-000000*")):
+        return  # it is in a bucket, and another machine wrote it
     with for_the_eye("a sample of the rows"):
         print_sample(folder, job.key, rows=3)
 
