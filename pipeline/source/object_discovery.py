@@ -22,14 +22,14 @@ _HEADS_AT_ONCE = 16
 
 
 @dataclass(slots=True)
-class Listed:
+class FoundObjects:
     """The objects that an address names, in order of their keys; and those in its folders that are not input."""
 
     objects: dict[Address, ObjectInfo] = field(default_factory=dict)
     skipped: list[Address] = field(default_factory=list)
 
 
-def objects_at(address: Address, is_included: Callable[[Address], bool]) -> Listed:
+def objects_at(address: Address, is_included: Callable[[Address], bool]) -> FoundObjects:
     """The objects of an address. In folders, names that begin with `_` or `.` are skipped, and so is what has no rows.
 
     Raises `UsageError` for a key whose name says no format, and for a folder with a table of a lake format.
@@ -41,11 +41,11 @@ def objects_at(address: Address, is_included: Callable[[Address], bool]) -> List
         except NotThere:
             pass
         else:
-            return Listed({address: found})
+            return FoundObjects({address: found})
     segments = [name for name in key.split("/") if name]
     fixed = next((at for at, name in enumerate(segments) if _WILDCARD.search(name)), len(segments))
     folder = Address(address.scheme, address.bucket, "/".join(segments[:fixed]))
-    listed = Listed()
+    listed = FoundObjects()
     infos = sorted(store.listing(folder.key), key=lambda info: info.key)
     if lake := lake_of_keys(folder, (info.key for info in infos)):
         raise UsageError(lake)

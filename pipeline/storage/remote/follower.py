@@ -16,7 +16,7 @@ from pipeline.faults import Broken, Halt, ProviderUnusable, UsageError
 from pipeline.storage.durable import PRIVATE_FILE
 from pipeline.storage.kept_replies import replies_path
 from pipeline.storage.remote import hydration
-from pipeline.storage.remote.lease import OWNER_FILE, Lease, acquire
+from pipeline.storage.remote.lease import OWNER_FILE, RunLease, acquire
 from pipeline.storage.remote.objects import (
     DATA,
     INTENTS,
@@ -48,7 +48,7 @@ _PROBES = f"{RUN}/probes/"
 class Follower:
     """The bucket of one opened run, whose lease this process holds. Methods may be called from any thread."""
 
-    def __init__(self, objects: OutputObjects, folder: RunFolder, lease: Lease) -> None:
+    def __init__(self, objects: OutputObjects, folder: RunFolder, lease: RunLease) -> None:
         self.objects = objects
         self.lease = lease
         self._folder = folder

@@ -69,7 +69,7 @@ def this_process(owner: str) -> Holder:
     )
 
 
-class Lease:
+class RunLease:
     """A lease that this process holds until `release`. Methods may be called from any thread."""
 
     def __init__(self, objects: OutputObjects, holder: Holder, version: str, clock: Callable[[], float]) -> None:
@@ -144,7 +144,7 @@ class Lease:
 
 def acquire(
     objects: OutputObjects, known: str | None, now: datetime, clock: Callable[[], float] | None = None
-) -> tuple[Lease, str | None]:
+) -> tuple[RunLease, str | None]:
     """Takes the lease of an output, and returns it with the owner before; None if there was none.
 
     `known` is the owner whose local lock this process holds; `now` is the store's time. The new lease has that owner
@@ -164,7 +164,7 @@ def acquire(
         here = this_process(known if known and (holder is None or holder.owner == known) else uuid.uuid4().hex)
         with suppress(Changed, AlreadyThere):
             version = objects.replace(LEASE, _packed(here), str(found.info.version) if found else None)
-            return Lease(objects, here, version, clock), holder.owner if holder else None
+            return RunLease(objects, here, version, clock), holder.owner if holder else None
     raise OutputInUse(f"other runs start on {objects.address} at the same time: try again")
 
 

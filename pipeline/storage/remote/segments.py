@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.faults import Broken, Halt, UsageError
 from pipeline.storage.journal_database import Stored
 from pipeline.storage.journal_reader import ledger_in, opened, worker_journals
-from pipeline.storage.remote.lease import Lease
+from pipeline.storage.remote.lease import RunLease
 from pipeline.storage.remote.objects import LEDGER, SEGMENTS, OutputObjects
 from pipeline.store.object_store import AlreadyThere, Changed
 
@@ -39,7 +39,7 @@ class Segments:
     `journal` is the path of the run's own; those of worker processes are beside it.
     """
 
-    def __init__(self, objects: OutputObjects, lease: Lease, journal: Path, chunk_rows: int) -> None:
+    def __init__(self, objects: OutputObjects, lease: RunLease, journal: Path, chunk_rows: int) -> None:
         self._objects = objects
         self._lease = lease
         self._journal = journal
