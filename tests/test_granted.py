@@ -27,7 +27,7 @@ def lane(name: str, known: float | None) -> LocalUpstream:
     """A lane that was granted so much: a start at that rate whose limit is known."""
     rate = AdaptiveRate(known=known)
     if known is not None:
-        rate._limit.found()
+        rate._state.limit.found()
         rate.rate = known
     return LocalUpstream(name, never, rate=rate)
 

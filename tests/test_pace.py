@@ -28,7 +28,7 @@ from pipeline.pace import (
     first_rate,
 )
 from pipeline.pace.failure_rate import BAD_ROWS, BAD_SHARE, MOST_ATTEMPTS, UNLIKELY
-from pipeline.pace.rate import LEAST_RATE
+from pipeline.pace.rate_state import LEAST_RATE
 
 SEEDS = st.integers(0, 2**32)
 MOMENTS = st.floats(0.0, 1e6)

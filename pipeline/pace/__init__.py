@@ -4,7 +4,8 @@ from pipeline.pace.attribution import FEW, Blame, Refusal
 from pipeline.pace.circuit_breaker import PROBE_S, ROWS, SILENCE_AMONG_S, SILENCE_S, CircuitBreaker, RetryAfterHold
 from pipeline.pace.declared_limits import LATE_S, Pacer, TokenEstimate
 from pipeline.pace.failure_rate import FailureRate, LatencyWindow, RetryBudget
-from pipeline.pace.rate import AdaptiveRate, RateChange
+from pipeline.pace.rate import AdaptiveRate
+from pipeline.pace.rate_state import RateChange
 from pipeline.pace.recent_rate import RecentRate
 from pipeline.pace.slow_start import FIRST_RATE, first_rate
 from pipeline.pace.stragglers import StragglerDetector, TimedCall
