@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
-EXTRAS = {"pipeline/evaluation/": "eval"}
-"""Folders whose packages of other makers come with an extra."""
+EXTRAS = {"pipeline/evaluation/": "eval", "pipeline/store/object_store.py": "cloud"}
+"""Folders and modules whose packages of other makers come with an extra."""
 
 BY_NAME = {"uvloop", "tzdata"}
 """Those that are never imported by a statement: anyio loads the first by its name, and zoneinfo the second."""

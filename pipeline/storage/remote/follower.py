@@ -44,6 +44,8 @@ from pipeline.store.object_store import AlreadyThere, Changed
 
 _PROBES = f"{RUN}/probes/"
 
+_TRIES = 5  # each lost to another writer or starter, of which one has won
+
 
 class Follower:
     """The bucket of one opened run, whose lease this process holds. Methods may be called from any thread."""
@@ -197,7 +199,7 @@ class Follower:
         with suppress(AlreadyThere):
             if replies.is_file():
                 self.objects.create(replies_name(part.chunk, part.sha256), replies)
-        while True:
+        for _ in range(_TRIES):
             try:
                 stamps = [self._file(part, number) for number in range(len(part.files))]
                 break
@@ -210,6 +212,8 @@ class Follower:
                     for info in list(self.objects.listing(DATA)):
                         if chunk_of(info.key) == part.chunk:
                             self.objects.remove(info.key)
+        else:
+            raise Broken(f"{self.objects.address}: something else writes {part.name} again and again; run again")
         recorded = stamped(part, stamps)
         try:
             self.objects.create(record_name(part.chunk), packed(recorded))
@@ -297,15 +301,16 @@ def following(objects: OutputObjects | None, folder: RunFolder, *, fresh: bool) 
 
 def _probed(objects: OutputObjects) -> datetime:
     """The store's time, from an object that was created, read and deleted: what a run must be allowed to do."""
-    found = None
     try:
-        while found is None:  # a run that takes the lease meanwhile removes the probes of killed ones
+        for _ in range(_TRIES):  # a run that takes the lease meanwhile removes the probes of killed ones
             name = f"{_PROBES}{uuid.uuid4().hex}"
             objects.create(name, b"")
             found = objects.head(name)
             objects.remove(name)
+            if found is not None:
+                return found.modified
     except ProviderUnusable as fault:
         raise UsageError(f"{objects.address} cannot be written: {fault.message}; {objects.permissions}") from None
     except Broken as fault:
         raise UsageError(f"{objects.address} cannot be written: {fault.message}") from None
-    return found.modified
+    raise UsageError(f"{objects.address}: an object that was created there is gone at once, {_TRIES} times in a row")
