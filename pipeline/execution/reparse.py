@@ -47,7 +47,8 @@ def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
         if not before.keep_replies:
             raise UsageError("the run did not keep its replies: use --fresh to ask again")
         with open_journal(folder) as journal, closing(ChunkWorker(job, plan, output, files)) as chunks:
-            context = RunContext[LocalBudget](
+            # Not RunContext[LocalBudget](...): before 3.13 that fails for a frozen class with slots.
+            context: RunContext[LocalBudget] = RunContext(
                 settings=Settings(output=output),
                 folder=folder,
                 chunks=chunks,
