@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.export import formats
 from pipeline.export.formats import format_of, writer_to
 from pipeline.export.selection import select
 from pipeline.faults import UsageError
@@ -202,12 +201,11 @@ def test_columns_that_csv_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
         written(NESTED, tmp_path / "a.csv")
 
 
-def test_parquet_is_written_in_row_groups_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_is_written_in_row_groups_of_bounded_size(tmp_path: Path) -> None:
     """Rows wait in memory only until a row group is full."""
-    monkeypatch.setattr(formats, "_GROUP_ROWS", 10)
-    table = pa.Table.from_batches([pa.record_batch({"a": list(range(4))}) for _ in range(6)])
+    table = pa.Table.from_batches([pa.record_batch({"a": pa.nulls(40_000, pa.int8())}) for _ in range(6)])
     metadata = pq.read_metadata(written(table, tmp_path / "a.parquet"))
-    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [12, 12]
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [120_000, 120_000]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

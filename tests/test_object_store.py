@@ -169,13 +169,17 @@ def test_requests_take_the_same_way_through_the_network_as_calls(
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(b"a certificate")
     with store_access() as access:
-        assert access.client_options("https://storage.googleapis.com") == {}
+        assert access.client_options("gs") == {}
         monkeypatch.setenv("HTTPS_PROXY", "http://me:p%40ss@proxy:3128")
         monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
         monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-        options = access.client_options("https://storage.googleapis.com")
+        options = access.client_options("gs")
         assert options == {"proxy_url": "http://me:p%40ss@proxy:3128", "root_certificate": b"a certificate"}
-        assert access.client_options("http://127.0.0.1:9000")["proxy_excludes"] == "127.0.0.1"
+        monkeypatch.setenv("NO_PROXY", "blob.core.windows.net")  # each store by its own host
+        assert access.client_options("s3")["proxy_url"] == "http://me:p%40ss@proxy:3128"
+        assert access.client_options("az")["proxy_excludes"] == "blob.core.windows.net"
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:9000")
+        assert access.client_options("gs")["proxy_excludes"] == "127.0.0.1"
 
 
 def test_without_the_extra_the_remedy_is_said() -> None:

@@ -62,7 +62,7 @@ class Cloud:
         """A start that may be killed; whether it was."""
         try:
             self.start(place, store, **changes)
-        except BaseException:
+        except (Killed, BaseExceptionGroup):  # in the group of a thread or task, where the store died in one
             if not store.dead:
                 raise
         return store.dead

@@ -33,6 +33,7 @@ _PROVIDERS = {
     "s3": "https://s3.amazonaws.com",
     "az": "https://blob.core.windows.net",
 }
+"""Where requests go otherwise; accounts and buckets are names below these hosts, as NO_PROXY may mean them."""
 
 _NOWHERE = "http://127.0.0.1:9"
 
@@ -81,9 +82,9 @@ class EnvironmentAccess:
             )
         return url
 
-    def client_options(self, endpoint: str | None) -> dict[str, Any]:
+    def client_options(self, scheme: str) -> dict[str, Any]:
         """Proxy and certificate authorities, by the same rules as calls."""
-        url = endpoint or _PROVIDERS["s3"]
+        url = self.endpoint(scheme) or _PROVIDERS[scheme]
         options: dict[str, Any] = {}
         proxy = proxy_for(url)
         if proxy is not None:

@@ -213,9 +213,8 @@ class BackgroundTrials:
             return
         said = f"{trial.refused} of {trial.sent} requests were refused at {trial.rate:.3g} a second"
         if is_background:
-            state.background.believe(
-                min(_MOST_BACKGROUND, max(state.background.share, trial.refused / trial.sent)), 100.0
-            )
+            share = max(state.background.share, trial.refused / trial.sent)
+            state.background.believe(min(_MOST_BACKGROUND, share), _SURE)
             state.go_to(now, check.back, Phase.CRUISE, said)
             state.limit.climbs_at = now
             self._find_background(now)

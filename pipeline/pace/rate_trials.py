@@ -16,7 +16,6 @@ class Aim(Enum):
 
     FIND = "find a rate at which less is refused"
     CHECK = "check that a lower rate is still no better"
-    UP = "check that a higher rate is no worse"
 
 
 class End(Enum):

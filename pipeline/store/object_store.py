@@ -45,8 +45,8 @@ class StoreAccess(Protocol):
         Raises `UsageError` where a Google token may not be sent to the one that the environment names.
         """
 
-    def client_options(self, endpoint: str | None) -> dict[str, Any]:
-        """Proxy and certificate authorities for requests there, as obstore's `ClientConfig`."""
+    def client_options(self, scheme: str) -> dict[str, Any]:
+        """Proxy and certificate authorities for requests to that store, as obstore's `ClientConfig`."""
 
     def google_headers(self) -> Mapping[str, str]:
         """Headers of requests to Cloud Storage, beside the token."""
@@ -318,15 +318,20 @@ def _retries() -> dict[str, Any]:
     return {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRIES_S)}
 
 
+def _client_options(scheme: str, access: StoreAccess, endpoint: str | None) -> dict[str, Any]:
+    return access.client_options(scheme) | {"allow_http": bool(endpoint and endpoint.startswith("http://"))}
+
+
 def _google(bucket: str, access: StoreAccess, token: Callable[[], str]) -> Any:
     from obstore.store import GCSStore
 
+    # Said even where it is the default: no other setting may send the token elsewhere.
     endpoint = access.endpoint("gs") or "https://storage.googleapis.com"
 
     def credential() -> Any:
         return {"token": token(), "expires_at": datetime.now(UTC) + timedelta(seconds=_TOKEN_SHOWN_S)}
 
-    options = access.client_options(endpoint) | {"allow_http": endpoint.startswith("http://")}
+    options = _client_options("gs", access, endpoint)
     if headers := access.google_headers():
         options["default_headers"] = dict(headers)
     return GCSStore(
@@ -342,7 +347,7 @@ def _amazon(bucket: str, access: StoreAccess, _: Callable[[], str]) -> Any:
     from obstore.store import S3Store
 
     endpoint = access.endpoint("s3")
-    options = access.client_options(endpoint) | {"allow_http": bool(endpoint and endpoint.startswith("http://"))}
+    options = _client_options("s3", access, endpoint)
     config: Any = {} if endpoint is None else {"endpoint": endpoint}
     return S3Store(bucket, config=config, client_options=cast("Any", options), retry_config=cast("Any", _retries()))
 
@@ -351,7 +356,7 @@ def _azure(bucket: str, access: StoreAccess, _: Callable[[], str]) -> Any:
     from obstore.store import AzureStore
 
     endpoint = access.endpoint("az")
-    options = access.client_options(endpoint) | {"allow_http": bool(endpoint and endpoint.startswith("http://"))}
+    options = _client_options("az", access, endpoint)
     config: Any = {} if endpoint is None else {"use_emulator": True}
     return AzureStore(bucket, config=config, client_options=cast("Any", options), retry_config=cast("Any", _retries()))
 

@@ -104,10 +104,7 @@ class OutputObjects:
 
     def remove(self, name: str) -> None:
         """Removes an object, if it is there."""
-        try:
-            self._store.delete(self._prefix + name)
-        except NotThere:
-            return
+        self._store.delete(self._prefix + name)
 
     def sha256(self, info: ObjectInfo) -> str:
         """The hash of one version of an object, read piece by piece."""
