@@ -387,6 +387,7 @@ def test_s4_s9_t7_no_setting_that_may_hold_a_secret_is_repeated(traces: Traces) 
         for number, (variables, arguments) in enumerate(settings):
             said = Traces(Shell(traces.shell.folder, {"OPENAI_API_KEY": KEY, **variables}))
             for more in ("--json", "--quiet"):
-                done = said.run("run", "job.py", *arguments, more, "--output", f"out/{number}", "--fresh")
+                flags = (more, "--output", f"out/{number}", "--fresh", "--give-up-after", "1")
+                done = said.run("run", "job.py", *arguments, *flags)
                 assert done.code in {2, 3, 7}, done
             require_no_part_of(CANARY, [CANARY[:8]], said)
