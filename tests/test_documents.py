@@ -396,7 +396,7 @@ def test_every_option_is_explained(command: str) -> None:
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
 def test_every_option_that_is_mentioned_exists(page: Path) -> None:
-    known = {"--help", "--version"}.union(*map(options_of, COMMANDS))
+    known = {"--help", "--version", "--profile"}.union(*map(options_of, COMMANDS))
     known |= set(RENAMED_OPTIONS) if page.name == "CHANGELOG.md" else set()
     assert set(_OPTION.findall(page.read_text("utf-8"))) <= known
 

@@ -118,7 +118,7 @@ def test_every_option_that_takes_a_path_reads_it_by_the_one_function(command: An
     paths = {
         parameter.name: parameter.annotation.__metadata__[0].parser
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if "Path" in str(parameter.annotation.__origin__)
+        if "Path" in str(getattr(parameter.annotation, "__origin__", ""))
     }
     assert paths == dict.fromkeys(paths, local_path)
 

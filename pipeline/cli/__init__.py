@@ -14,11 +14,12 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import cache, emulate, evaluate, export, plan, report, run, show, status, streams
+from pipeline.cli import cache, config, emulate, evaluate, export, plan, report, run, show, status, streams
+from pipeline.cli.configuration import ConfiguredCommand
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.known_words import RENAMED_OPTIONS
-from pipeline.cli.plain_help import PlainCommand, PlainGroup
+from pipeline.cli.plain_help import PlainGroup
 from pipeline.execution.exit_codes import code_of
 from pipeline.faults import Halt, NothingToDo, UsageError
 from pipeline.text import printable
@@ -56,6 +57,9 @@ def _options(
         is_eager=True,
         help="Show the version and exit.",
     ),
+    profile: str | None = typer.Option(
+        None, metavar="NAME", envvar="PIPELINE_PROFILE", help="Options of [tool.pipeline.profiles.NAME]."
+    ),
 ) -> None:
     """Batch jobs on Gemini: rows in, typed Parquet out."""
 
@@ -75,9 +79,10 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "compare": evaluate.compare,
     "bless": evaluate.bless,
     "emulate": emulate.emulate,
+    "config": config.config,
 }
 for _name, _function in _COMMANDS.items():
-    app.command(_name, cls=PlainCommand, epilog=epilog(_name))(_function)
+    app.command(_name, cls=ConfiguredCommand, epilog=epilog(_name))(_function)
 app.add_typer(cache.app, name="cache", cls=PlainGroup, epilog=epilog("cache"))
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.configuration import ConfiguredCommand
 from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
-from pipeline.cli.plain_help import PlainCommand
 from pipeline.cli.tables import json_line, print_table
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
@@ -26,7 +26,7 @@ CacheFileArgument = Annotated[
 ]
 
 
-@app.command("list", cls=PlainCommand)
+@app.command("list", cls=ConfiguredCommand)
 def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """List the cache by model: replies, size, original cost, last use."""
     from pipeline.storage.reply_cache import FILE, holdings, size_of
@@ -54,7 +54,7 @@ def list_(*, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> 
     return 0
 
 
-@app.command("prune", cls=PlainCommand)
+@app.command("prune", cls=ConfiguredCommand)
 def prune(
     *,
     unused_for: Annotated[
@@ -78,7 +78,7 @@ def prune(
     return _report(f"deleted {deleted} replies", as_json=as_json, deleted=deleted, bytes=size_of(cache_dir))
 
 
-@app.command("export", cls=PlainCommand)
+@app.command("export", cls=ConfiguredCommand)
 def export(file: CacheFileArgument, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Write the cache to one file."""
     from pipeline.storage.reply_cache import export
@@ -88,7 +88,7 @@ def export(file: CacheFileArgument, *, cache_dir: CacheFolder = CACHE_FOLDER, as
     return _report(f"wrote {count} replies to {file}", as_json=as_json, replies=count, bytes=size)
 
 
-@app.command("import", cls=PlainCommand)
+@app.command("import", cls=ConfiguredCommand)
 def import_(file: CacheFileArgument, *, cache_dir: CacheFolder = CACHE_FOLDER, as_json: AsJson = False) -> int:
     """Add the replies of an exported cache; existing replies are kept."""
     from pipeline.storage.reply_cache import import_from, size_of

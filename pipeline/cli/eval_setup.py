@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli.configuration import job_defaults
 from pipeline.cli.host import Target
 from pipeline.cli.run import connection_of, settings_of, simulation_of
 from pipeline.evaluation.definition import Eval, load_evaluation
@@ -62,5 +63,6 @@ def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
     changes = {"model": options.model, "input": options.inputs, **options.of_input()}
-    job = overridden(evaluation.job, changes, options.assignments or ())
+    given = {name: value for name, value in changes.items() if value is not None}
+    job = overridden(evaluation.job, job_defaults(evaluation.job) | given, options.assignments or ())
     return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)

@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "compare": ("pipeline compare out/eval_before out/eval_after",),
     "bless": ("pipeline bless out/eval_mood",),
     "emulate": ("pipeline emulate --latency 0.5 --quota-rps 20 --fault 503=0.1",),
+    "config": ("pipeline config run --job jobs/mood.py", "pipeline config eval"),
     "cache": ("pipeline cache list", "pipeline cache prune --unused-for 30d"),
 }
 

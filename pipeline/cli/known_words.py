@@ -49,7 +49,11 @@ OPTIONS: Mapping[str, str] = {
         "about a run, `pipeline show OUTPUT` about its rows"
     ),
     "--no-progress --silent -s --no-bar --disable-progress": "--quiet (-q) hides the progress",
-    "--config --profile --settings --conf --params --options --param --override": _FIELDS,
+    "--config --config-file --conf --options": (
+        "options are read from [tool.pipeline] of pyproject.toml and from PIPELINE_* variables: `pipeline config` "
+        "shows them"
+    ),
+    "--settings --params --param --override": _FIELDS,
     "--env-file --env --dotenv": "read the file into the environment first: set -a; . ./.env; set +a",
     "--format --output-format --csv --parquet --jsonl --to-csv --compression": _CONVERT,
     "--partition-by --partitions --shards": (
@@ -142,7 +146,7 @@ COMMANDS: Mapping[str, str] = {
     "limit throttle set scale": "`pipeline tune OUTPUT rpm=300` changes the limits of a running job",
     "html dashboard ui page web": "`pipeline report OUTPUT` writes the report of a run",
     "login auth authenticate logout": "gcloud auth application-default login, or --credentials FILE",
-    "config configure settings env": _FIELDS,
+    "configure settings env options profile": "`pipeline config` shows the value of every option, and where it is from",
     "help man docs commands": "`pipeline --help`, and `pipeline COMMAND --help`",
     "version": "`pipeline --version`",
 }

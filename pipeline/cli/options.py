@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from pipeline.cli.configuration import job_defaults
 from pipeline.faults import UsageError
 from pipeline.store.address import Address, local_path, local_text, place_of
 
@@ -405,7 +406,8 @@ def load(
         raise UsageError(f"there is no {target!r}; did you mean {f'{target}.py'!r}?")
     job = load_job(target) if is_job_file(target) else job_of_requests([target, *(inputs or ())])
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None, **of_input}
-    return overridden(job, changes, assignments or ()), target
+    given = {name: value for name, value in changes.items() if value is not None}
+    return overridden(job, job_defaults(job) | given, assignments or ()), target
 
 
 def output_folder(job: Job) -> Path:

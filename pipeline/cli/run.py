@@ -33,7 +33,7 @@ from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path, local_text
-from pipeline.text import printable
+from pipeline.text import figures, printable
 from pipeline.totals.failures import Failures
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(
             from pipeline.execution.rate_memory import state_file
 
             settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
-        pool = PoolSetup(workers, _start(target, options, connection)) if workers else None
+        pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
         place = Target(connection, simulation_of(options), options.quiet, pool)
         code = _run(job, settings, place, objects, as_json=options.as_json)
         if options.report:
@@ -246,11 +246,11 @@ def _workers(count: int) -> Iterator[WorkerPool | None]:
         workers.reduce(0)
 
 
-def _start(target: str, options: RunOptions, connection: Connection) -> Start:
+def _start(target: str, options: RunOptions, connection: Connection, job: Job) -> Start:
     return Start(
         target=target,
         inputs=options.inputs,
-        model=options.model,
+        model=job.model or None,  # also when it is neither the job file's nor an option's
         assignments=options.assignments,
         output=options.output,
         connection=connection,
@@ -314,9 +314,9 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
 
 def _cost(summary: Summary) -> str:
     """The cost of this command and, if it resumed a run, of the whole run."""
-    cost = "unknown (give the job `prices`)" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
+    cost = "unknown (give the job `prices`)" if summary.cost_usd is None else figures.cost(summary.cost_usd)
     run = summary.run
     if run.calls == summary.calls:
         return cost
     unknown = f" and {run.unpriced_calls} calls of unknown price" if run.unpriced_calls else ""
-    return f"{cost}; ${run.cost_usd:.6f}{unknown} for the whole run"
+    return f"{cost}; {figures.cost(run.cost_usd)}{unknown} for the whole run"
