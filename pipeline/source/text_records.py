@@ -26,7 +26,7 @@ from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
-from pipeline.source.jsonl import Line, lines, parse
+from pipeline.source.jsonl import Line, is_blank, is_plain, line_blocks, lines, parse, parse_lines
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     BadLine,
@@ -43,6 +43,7 @@ from pipeline.source.type_inference import MAX_COLUMNS, ColumnTypes, json_text
 MAX_BLOCK_BYTES = 8 << 20
 
 _SURVEY_ROWS = 4096  # rows whose types are inferred at once
+_LINES_AT_ONCE = 512  # that are parsed before their types are inferred: their records stay in the processor's cache
 _BAD_LINES = 20
 _TOO_WIDE = f"its keys are more than the {MAX_COLUMNS:,} columns that an input may have"
 _WIDE_SHARE = 0.1
@@ -57,6 +58,8 @@ class _Layout:
     parse: Callable[[bytes], dict[str, Any] | str]
     columns: tuple[str, ...] = ()
     """The columns that a header names."""
+    has_lines: bool = False
+    """Whether a record is a line, as `parse` reads it."""
 
 
 def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
@@ -71,7 +74,7 @@ def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str
         return _Layout(split, lambda content: typed_record(parse_record(content, dialect), types), dialect.columns)
     arrangement = arrangement_of(_head(file, fault)) if is_json(path) else "lines"
     if arrangement == "lines":
-        return _Layout(lines, parse)
+        return _Layout(lines, parse, has_lines=True)
     return _Layout(partial(values, array=arrangement == "array"), parse)
 
 
@@ -153,10 +156,12 @@ class _Pass:
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
         with HashedFile(found) as raw, Stream(raw, UsageError) as stream:
-            lines_found = layout.split(stream.read, Position(index, 0, 1))
-            wanted = lines_found if self.limit is None else islice(lines_found, self.limit - self.rows)
-            for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
-                self._block(found, layout, index, block)
+            if layout.has_lines:
+                self._lines(found, layout, index, stream)
+            else:
+                records_found = layout.split(stream.read, Position(index, 0, 1))
+                wanted = records_found if self.limit is None else islice(records_found, self.limit - self.rows)
+                self._blocks(found, layout, index, wanted)
             file = raw.sealed(found.name, found.partitions, self.rows - rows)
         if self.rows == rows + 1 and (count := rows_by_column(self._latest)):
             told = (
@@ -167,10 +172,46 @@ class _Pass:
             self._require_no_other_kind(found)
         return file
 
+    def _lines(self, found: FoundFile, layout: _Layout, index: int, stream: Stream) -> None:
+        """Add the lines of a file: many at once, and one by one only where some are not plain records."""
+        for block in line_blocks(stream.read, Position(index, 0, 1)):
+            start, offset = 0, block.offset
+            while start < len(block.lines):
+                room = min(_LINES_AT_ONCE, self.chunk_rows - self.rows % self.chunk_rows)
+                room = room if self.limit is None else min(room, self.limit - self.rows)
+                if not room:
+                    return
+                some = block.lines[start : start + room]
+                size = block.size if len(some) == len(block.lines) else sum(map(len, some))
+                at = Position(index, offset, block.number + start)
+                if size > MAX_BLOCK_BYTES or not self._plain_lines(found, at, some, size):
+                    self._blocks(found, layout, index, _rows_of(at.line, offset, some))
+                start, offset = start + len(some), offset + size + len(some)
+
+    def _plain_lines(self, found: FoundFile, at: Position, some: Sequence[bytes], size: int) -> bool:
+        """Add lines of one chunk at once; False, having added none, if they must be added one by one."""
+        records = parse_lines(some)
+        if records is None:
+            return False
+        latest = records[-1]
+        if found.partitions:
+            records = [record | dict(found.partitions) for record in records]
+        examined = self.columns.examine(records)
+        if examined is None:
+            return False
+        types, is_exact = examined
+        if not is_exact and not is_plain(some):
+            return False
+        self.columns.accept(types)
+        self._latest = latest
+        self._count(at, len(some), size)
+        return True
+
+    def _blocks(self, found: FoundFile, layout: _Layout, index: int, records: Iterable[Line]) -> None:
+        for block in _blocks(records, _SURVEY_ROWS, self.rows, self.chunk_rows):
+            self._block(found, layout, index, block)
+
     def _block(self, found: FoundFile, layout: _Layout, index: int, block: Sequence[Line]) -> None:
-        if self.rows % self.chunk_rows == 0:
-            self.chunks.append(Position(index, block[0][1], block[0][0]))
-            self._chunk_bytes = 0
         good: list[dict[str, Any]] = []
         places: list[tuple[int, int]] = []
         for ordinal, (number, _, line) in enumerate(block, self.rows):
@@ -184,8 +225,14 @@ class _Pass:
         for refused in self.columns.add(good):
             self._wide += 1
             self._bad(found, *places[refused], _TOO_WIDE)
-        size = sum(len(line) for _, _, line in block)
-        self.rows += len(block)
+        self._count(Position(index, block[0][1], block[0][0]), len(block), sum(len(line) for _, _, line in block))
+
+    def _count(self, at: Position, rows: int, size: int) -> None:
+        """Add rows of one chunk, the first of them at a position."""
+        if self.rows % self.chunk_rows == 0:
+            self.chunks.append(at)
+            self._chunk_bytes = 0
+        self.rows += rows
         self.bytes += size
         self._chunk_bytes += size
         self.largest_chunk = max(self.largest_chunk, self._chunk_bytes)
@@ -283,6 +330,14 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
 
 def _problem(line_number: int, why: str) -> str:
     return f"line {line_number}: {why}"
+
+
+def _rows_of(number: int, offset: int, some: Sequence[bytes]) -> Iterator[Line]:
+    """The rows among consecutive lines: those that are not blank."""
+    for at, line in enumerate(some, number):
+        if not is_blank(line):
+            yield at, offset, line
+        offset += len(line) + 1
 
 
 def _blocks(found: Iterable[Line], rows: int, ordinal: int, chunk_rows: int) -> Iterator[list[Line]]:
