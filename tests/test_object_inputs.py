@@ -23,7 +23,7 @@ from pipeline.emulator.options import Options
 from pipeline.emulator.vertex import Vertex, emulated
 from pipeline.endpoint.store_access import store_access
 from pipeline.faults import Broken, UsageError
-from pipeline.source import Source, Survey, discover, found_again, survey
+from pipeline.source import Source, Survey, SurveyProgress, discover, found_again, survey
 from pipeline.source.identity import changed
 from pipeline.store.address import Address
 from pipeline.store.stores import Stores, opened_stores, store_at
@@ -217,6 +217,25 @@ def test_text_is_read_in_large_ranges_and_compressed_text_once_onto_disk(bucket:
     found, before = survey("gs://raw/a.jsonl.gz", chunk_rows=500), bucket.requests()["GET 206"]
     assert rows_of(found, [3, 1, 2, 0]) == [list(range(n * 500, n * 500 + 500)) for n in (3, 1, 2, 0)]
     assert bucket.requests()["GET 206"] == before
+
+
+def test_objects_are_requested_ahead_of_their_turn_and_each_once(bucket: Bucket) -> None:
+    for number in range(9):
+        bucket.put(f"n/{number}.jsonl", lines(number * 1000, 1000))
+    progress = SurveyProgress()
+    found = survey("gs://raw/n", chunk_rows=1000, progress=progress)
+    assert rows_of(found) == [[*range(first, first + 1000)] for first in range(0, 9000, 1000)]
+    assert bucket.requests()["GET 206"] == 1 + 9 + 9  # for the first rows, the survey, and the rows
+    size = sum(file.size for file in found.files)
+    assert progress == SurveyProgress(9, size, 9, size, 9000)
+
+
+def test_a_survey_that_is_refused_closes_the_objects_that_it_requested_ahead(bucket: Bucket) -> None:
+    bucket.put("n/0.jsonl", lines(0, 1))
+    bucket.put("n/1.jsonl", gzip.compress(lines(0, 9)))
+    bucket.put("n/2.jsonl", lines(0, 1))
+    with pytest.raises(UsageError, match=r"n/1\.jsonl"):
+        survey("gs://raw/n")
 
 
 def test_copies_on_disk_are_few_and_one_that_is_open_outlives_its_place(bucket: Bucket) -> None:

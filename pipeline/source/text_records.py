@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,11 +23,12 @@ from pipeline.source.cell_types import CellType, typed_record
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, header_line, parse_record, records
 from pipeline.source.discovery import Discovery, FoundFile
-from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck
+from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck, opened_in_turn, several_at_once
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
 from pipeline.source.jsonl import Line, is_blank, is_plain, line_blocks, lines, parse, parse_lines
+from pipeline.source.progress import SurveyProgress
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     BadLine,
@@ -66,7 +68,7 @@ def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str
     """The layout of a file, from its name and its first bytes: always the same for the same content."""
     path = str(file.path)
     if format_of(Path(path)) == "csv":
-        with InputFile(file) as raw, Stream(raw, fault) as stream:
+        with InputFile(file, HEAD_BYTES) as raw, Stream(raw, fault) as stream:
             dialect = dialect_of(path, stream.read, tabs=is_tab_separated(path))
         split = partial(records, dialect=dialect)
         if not types:
@@ -80,14 +82,18 @@ def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str
 
 def _head(file: Located, fault: Callable[[str], Exception]) -> bytes:
     head = b""
-    with InputFile(file) as raw, Stream(raw, fault) as stream:
+    with InputFile(file, HEAD_BYTES) as raw, Stream(raw, fault) as stream:
         while len(head) < HEAD_BYTES and (block := stream.read(HEAD_BYTES - len(head))):
             head += block
     return head
 
 
 def survey_text(
-    discovery: Discovery, chunk_rows: ChunkRows, limit: int | None, types: Mapping[str, CellType] | None = None
+    discovery: Discovery,
+    chunk_rows: ChunkRows,
+    limit: int | None,
+    types: Mapping[str, CellType] | None = None,
+    progress: SurveyProgress | None = None,
 ) -> Survey:
     """Read everything once: every record is parsed, every file hashed, every column's type found.
 
@@ -96,13 +102,15 @@ def survey_text(
     truncated, and, with what the input looks like, when no record can be read; and for a column of `types` that is not
     in the input.
     """
-    types = types or {}
-    layouts = [_layout(found, UsageError, types) for found in discovery.files]
+    types, progress = types or {}, progress or SurveyProgress()
+    layouts = [*several_at_once(partial(_layout, fault=UsageError, types=types), discovery.files)]
     _require_columns(types, layouts)
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
-        total = _Pass(size, limit, types)
-        files = tuple(map(total.file, discovery.files, layouts, range(len(layouts))))
+        total = _Pass(size, limit, types, progress)
+        progress.begin(len(layouts), sum(found.size for found in discovery.files))
+        with closing(opened_in_turn(discovery.files, progress, ahead=limit is None)) as opened:
+            files = tuple(map(total.file, discovery.files, opened, layouts, range(len(layouts))))
         smaller = chunk_rows.fitting(size, total.largest_chunk)
         if smaller == size or chunk_rows.is_fixed:
             break
@@ -136,7 +144,10 @@ def _require_columns(names: Iterable[str], layouts: Sequence[_Layout]) -> None:
 class _Pass:
     """The results of one pass over the files."""
 
-    def __init__(self, chunk_rows: int, limit: int | None, types: Mapping[str, CellType]) -> None:
+    def __init__(
+        self, chunk_rows: int, limit: int | None, types: Mapping[str, CellType], progress: SurveyProgress
+    ) -> None:
+        self._progress = progress
         self.chunk_rows = chunk_rows
         self.limit = limit
         self.rows = 0
@@ -151,11 +162,11 @@ class _Pass:
         self._notes: list[str] = []
         self._latest: dict[str, Any] = {}
 
-    def file(self, found: FoundFile, layout: _Layout, index: int) -> File:
+    def file(self, found: FoundFile, opened: HashedFile, layout: _Layout, index: int) -> File:
         """Add one file, up to the limit; hash all of it."""
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
-        with HashedFile(found) as raw, Stream(raw, UsageError) as stream:
+        with opened as raw, Stream(raw, UsageError) as stream:
             if layout.has_lines:
                 self._lines(found, layout, index, stream)
             else:
@@ -163,6 +174,7 @@ class _Pass:
                 wanted = records_found if self.limit is None else islice(records_found, self.limit - self.rows)
                 self._blocks(found, layout, index, wanted)
             file = raw.sealed(found.name, found.partitions, self.rows - rows)
+        self._progress.files += 1
         if self.rows == rows + 1 and (count := rows_by_column(self._latest)):
             told = (
                 f"{path} holds one record, of columns with {count:,} values each: if it is a table, write it row by row"
@@ -233,6 +245,7 @@ class _Pass:
             self.chunks.append(at)
             self._chunk_bytes = 0
         self.rows += rows
+        self._progress.rows = self.rows
         self.bytes += size
         self._chunk_bytes += size
         self.largest_chunk = max(self.largest_chunk, self._chunk_bytes)
