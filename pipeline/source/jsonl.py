@@ -111,16 +111,25 @@ def lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
 
     A line over the size limit is truncated, to a length still over the limit, and is never in memory as a whole.
     """
-    return (line for line in all_lines(read, start) if not is_blank(line[2]))
+    for block in line_blocks(read, start):
+        yield from rows_of(block.number, block.offset, block.lines)
+
+
+def rows_of(number: int, offset: int, consecutive: Sequence[bytes]) -> Iterator[Line]:
+    """As `lines`, of consecutive lines, of which the first has this number and offset."""
+    return (line for line in _numbered(number, offset, consecutive) if not is_blank(line[2]))
 
 
 def all_lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
     """As `lines`, including blank ones."""
     for block in line_blocks(read, start):
-        offset = block.offset
-        for number, line in enumerate(block.lines, block.number):
-            yield number, offset, line
-            offset += len(line) + 1
+        yield from _numbered(block.number, block.offset, block.lines)
+
+
+def _numbered(number: int, offset: int, consecutive: Sequence[bytes]) -> Iterator[Line]:
+    for at, line in enumerate(consecutive, number):
+        yield at, offset, line
+        offset += len(line) + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.json_documents import values
-from pipeline.source.jsonl import Line, is_blank, is_plain, line_blocks, lines, parse, parse_lines
+from pipeline.source.jsonl import Line, is_plain, line_blocks, lines, parse, parse_lines, rows_of
 from pipeline.source.progress import SurveyProgress
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
@@ -197,7 +197,7 @@ class _Pass:
                 size = block.size if len(some) == len(block.lines) else sum(map(len, some))
                 at = Position(index, offset, block.number + start)
                 if size > MAX_BLOCK_BYTES or not self._plain_lines(found, at, some, size):
-                    self._blocks(found, layout, index, _rows_of(at.line, offset, some))
+                    self._blocks(found, layout, index, rows_of(at.line, offset, some))
                 start, offset = start + len(some), offset + size + len(some)
 
     def _plain_lines(self, found: FoundFile, at: Position, some: Sequence[bytes], size: int) -> bool:
@@ -343,14 +343,6 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
 
 def _problem(line_number: int, why: str) -> str:
     return f"line {line_number}: {why}"
-
-
-def _rows_of(number: int, offset: int, some: Sequence[bytes]) -> Iterator[Line]:
-    """The rows among consecutive lines: those that are not blank."""
-    for at, line in enumerate(some, number):
-        if not is_blank(line):
-            yield at, offset, line
-        offset += len(line) + 1
 
 
 def _blocks(found: Iterable[Line], rows: int, ordinal: int, chunk_rows: int) -> Iterator[list[Line]]:
