@@ -104,19 +104,19 @@ class InputFile:
 class HashedFile(InputFile):
     """An input file that is hashed as it is read, from start to end; an object is not, as it has a version.
 
-    The next block of an object is requested by a thread while the present one is used. (To read and hash files of this
-    machine in a thread brings nothing: it waits for the interpreter as long as it would save.) `progress` is told how
-    many bytes were read.
+    With `ahead`, the first block of an object is requested by a thread at once, and each next one while the present one
+    is used. (To read and hash files of this machine in a thread brings nothing: it waits for the interpreter as long as
+    it would save.) `progress` is told how many bytes were read.
     """
 
-    def __init__(self, found: Located, progress: SurveyProgress | None = None) -> None:
+    def __init__(self, found: Located, progress: SurveyProgress | None = None, *, ahead: bool = False) -> None:
         super().__init__(found)
         self._found = found
         self._progress = progress
         self._digest = hashlib.sha256()
         self._count = 0
         self._status = None if found.version else os.fstat(self._file.fileno())
-        self._ahead = _ReadAhead(super().read) if found.version else None
+        self._ahead = _ReadAhead(super().read) if found.version and ahead else None
 
     def read(self, count: int) -> bytes:
         """As `InputFile.read`."""
@@ -210,7 +210,7 @@ def opened_in_turn(
     most = _OPENED_AHEAD if ahead and files[0].version else 1
     try:
         for _ in files:
-            opened.extend(HashedFile(found, progress) for found in islice(following, most - len(opened)))
+            opened.extend(HashedFile(found, progress, ahead=ahead) for found in islice(following, most - len(opened)))
             yield opened.popleft()
     finally:
         for file in opened:
