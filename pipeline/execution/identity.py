@@ -11,7 +11,7 @@ from pipeline.execution.settings import Settings
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.job.job import Job
 from pipeline.job.loader import sha256_of
-from pipeline.source import Survey, found_again, survey
+from pipeline.source import Survey, SurveyProgress, found_again, survey
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -35,8 +35,14 @@ def found_input(job: Job, known: Survey) -> tuple[Survey, list[str]]:
     return found_again(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
 
 
-def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity | None) -> RunIdentity:
-    """The identity of the run to open, where the folder holds `before`.
+def identity_of(
+    job: Job,
+    settings: Settings,
+    folder: RunFolder,
+    before: RunIdentity | None,
+    reading: SurveyProgress | None = None,
+) -> RunIdentity:
+    """The identity of the run to open, where the folder holds `before`; `reading` is told how far its survey is.
 
     Raises `UsageError` if that is a different run, unless the settings say that it is replaced; `NothingToDo` if the
     input has no row.
@@ -47,7 +53,7 @@ def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIden
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"
             )
         before = None  # a start that recorded nothing does not commit the run to its settings
-    found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
+    found = Survey.from_json(before.survey) if before else _surveyed(job, settings, reading)
     plan = RunIdentity(
         job_name=job.name,
         job=job.fingerprint(),
@@ -58,21 +64,28 @@ def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIden
         simulated=settings.simulated,
         keep_replies=settings.keep_replies,
     )
-    return plan if before is None else _resumed(job, settings, folder, before, plan)
+    return plan if before is None else _resumed(job, settings, folder, before, plan, reading)
 
 
-def _resumed(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity, plan: RunIdentity) -> RunIdentity:
+def _resumed(
+    job: Job,
+    settings: Settings,
+    folder: RunFolder,
+    before: RunIdentity,
+    plan: RunIdentity,
+    reading: SurveyProgress | None,
+) -> RunIdentity:
     if before.reparsing:
         raise UsageError(f"a re-parse of {folder.name} was cut short: run `pipeline reparse` again to finish it")
     found, moved = found_input(job, Survey.from_json(before.survey))
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
-        return replace(plan, survey=_surveyed(job, settings).to_json())
+        return replace(plan, survey=_surveyed(job, settings, reading).to_json())
     if different:
         raise _different(settings, folder, different)
     here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
     if plan.extends(before):
-        return replace(here, limit=plan.limit, survey=_surveyed(job, settings).to_json())
+        return replace(here, limit=plan.limit, survey=_surveyed(job, settings, reading).to_json())
     return replace(here, survey=found.to_json())
 
 
@@ -89,9 +102,10 @@ def _different(settings: Settings, folder: RunFolder, different: Sequence[str]) 
     )
 
 
-def _surveyed(job: Job, settings: Settings) -> Survey:
+def _surveyed(job: Job, settings: Settings, reading: SurveyProgress | None) -> Survey:
     found = survey_of(
         job,
+        progress=reading,
         chunk_rows=settings.chunk_rows,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,

@@ -5,6 +5,7 @@ Whether the input is usable is known before its first row is read: `survey` read
 
 from pipeline.source.discovery import Discovery, FoundFile, Inputs, discover
 from pipeline.source.identity import changed, found_again
+from pipeline.source.progress import SurveyProgress
 from pipeline.source.reader import Source, survey
 from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
@@ -22,6 +23,7 @@ __all__ = [
     "RowChoice",
     "Source",
     "Survey",
+    "SurveyProgress",
     "changed",
     "discover",
     "found_again",
