@@ -76,6 +76,14 @@ class _Objects:
         except RefusedRequest as refused:
             raise FailedWork(5, f"Cannot write to gs://{bucket}/{folder}: {refused.message}") from None
 
+    @property
+    def failed_apart(self) -> bool:
+        """Rows without an answer stand among the others."""
+        return False
+
+    def put_failed(self, lines: bytes) -> None:
+        """Never used."""
+
     def left_out(self, rows: InputRows, indices: Sequence[int]) -> None:
         """Rows that were not answered have no line."""
 

@@ -74,6 +74,13 @@ class Shelf(Protocol):
     def put(self, number: int, lines: bytes) -> None:
         """Stores one file of the output, its number counted from 0. Raises `FailedWork`."""
 
+    @property
+    def failed_apart(self) -> bool:
+        """Whether the lines of rows without an answer go to `put_failed`."""
+
+    def put_failed(self, lines: bytes) -> None:
+        """Stores the lines of all rows without an answer, if they are kept apart."""
+
     def left_out(self, rows: InputRows, indices: Sequence[int]) -> None:
         """Told which rows an expired job did not answer."""
 
@@ -111,6 +118,7 @@ class Work:
     _order: array[int] | None = None
     _done: int = 0
     _written: BytesIO = field(default_factory=BytesIO)
+    _failed: BytesIO = field(default_factory=BytesIO)
 
     def __post_init__(self) -> None:
         self.changed = self.created
@@ -191,6 +199,11 @@ class Work:
             self.counts.total = len(rows)
 
     @property
+    def answered(self) -> bool:
+        """Whether every row that will be answered is."""
+        return self._done == self._last
+
+    @property
     def _last(self) -> int:
         """How many rows will be answered."""
         return int(self.counts.total * OPENINGS.get(self.fault or "", 1.0))
@@ -209,8 +222,9 @@ class Work:
             counts.succeeded += row.succeeded
             counts.failed += not row.succeeded and bool(row.lines)
             counts.missing += not row.lines
+            apart = self.shelf.failed_apart and not row.succeeded
             for line in row.lines:
-                self._written.write(line + b"\n")
+                (self._failed if apart else self._written).write(line + b"\n")
             self._done += 1
             if self._done >= (self.files + 1) * counts.total / self.options.batch_files:
                 self._put()
@@ -232,11 +246,13 @@ class Work:
         begun = self._order is not None
         self._rows = self._order = None
         self.phase, self.ended, self.changed = phase, now, now
-        if begun and (self._written.tell() or not self.files):
-            try:
+        try:
+            if self._failed.tell():
+                self.shelf.put_failed(self._failed.getvalue())
+            if begun and (self._written.tell() or not self.files):
                 self._put()
-            except FailedWork as failure:
-                self.error, self.phase = failure, Phase.FAILED
+        except FailedWork as failure:
+            self.error, self.phase = failure, Phase.FAILED
 
 
 class WorkQueue:
