@@ -17,9 +17,9 @@ from aiohttp import BodyPartReader, MultipartReader, web
 
 from pipeline.emulator.batch.fault_draws import CountedDraws
 from pipeline.emulator.batch.files import FileStore, StoredFile
-from pipeline.emulator.batch.input_rows import InputRows
+from pipeline.emulator.batch.line_index import LineIndex
 from pipeline.emulator.batch.rows import OpenAIRows
-from pipeline.emulator.batch.work import FailedWork, Phase, Work, WorkQueue
+from pipeline.emulator.batch.work import FailedWork, JobPhase, Work, WorkQueue
 from pipeline.emulator.protocol.wire import JsonObject, Problem, dump, invalid
 from pipeline.emulator.server import responses
 from pipeline.emulator.server.chat import Chat
@@ -32,14 +32,14 @@ CHAT_URL = "/v1/chat/completions"
 LARGEST_PAGE = 100
 
 _STATUSES = {
-    Phase.PENDING: "validating",
-    Phase.RUNNING: "in_progress",
-    Phase.CANCELLING: "cancelling",
-    Phase.SUCCEEDED: "completed",
-    Phase.PARTIAL: "completed",
-    Phase.FAILED: "failed",
-    Phase.CANCELLED: "cancelled",
-    Phase.EXPIRED: "expired",
+    JobPhase.PENDING: "validating",
+    JobPhase.RUNNING: "in_progress",
+    JobPhase.CANCELLING: "cancelling",
+    JobPhase.SUCCEEDED: "completed",
+    JobPhase.PARTIAL: "completed",
+    JobPhase.FAILED: "failed",
+    JobPhase.CANCELLED: "cancelled",
+    JobPhase.EXPIRED: "expired",
 }
 
 
@@ -78,7 +78,7 @@ class _Files:
         else:
             self.store.extend(self.errors, lines)
 
-    def left_out(self, rows: InputRows, indices: Sequence[int]) -> None:
+    def left_out(self, rows: LineIndex, indices: Sequence[int]) -> None:
         """Rows that were not answered in time are errors."""
         lines = [self.writer.expired(rows[index], index + 1) + b"\n" for index in indices]
         if lines:
@@ -86,7 +86,7 @@ class _Files:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class OpenAIBatch:
     """A batch as it was asked for, and its work."""
 
     ident: str
@@ -99,7 +99,7 @@ class Batch:
     def status(self) -> str:
         """Its status as OpenAI calls it."""
         answered = self.work.counts.total and self.work.answered
-        return "finalizing" if self.work.phase is Phase.RUNNING and answered else _STATUSES[self.work.phase]
+        return "finalizing" if self.work.phase is JobPhase.RUNNING and answered else _STATUSES[self.work.phase]
 
 
 class OpenAIBatches:
@@ -109,7 +109,7 @@ class OpenAIBatches:
         self._chat = chat
         self._queue = queue
         self._files = FileStore()
-        self._batches: dict[str, Batch] = {}
+        self._batches: dict[str, OpenAIBatch] = {}
         self._draws = CountedDraws(lambda: chat.options)
         self.requests: Counter[str] = Counter()
         """Requests for batches by operation and status, as those for batch prediction jobs."""
@@ -196,7 +196,7 @@ class OpenAIBatches:
         writer = OpenAIRows(self._chat, f"projects/{options.project}/locations/global")
         shelf = _Files(self._files, source, ident, writer)
         work = Work(writer, shelf, own, number, self._queue.clock.now(), fault=self._draws.next("job"))
-        self._batches[ident] = Batch(ident, source, asked.get("metadata"), work, shelf)
+        self._batches[ident] = OpenAIBatch(ident, source, asked.get("metadata"), work, shelf)
         self._queue.add(work)
         return _json(self._shown(self._batches[ident]))
 
@@ -223,13 +223,13 @@ class OpenAIBatches:
             raise Problem(404, "NOT_FOUND", f"No such File object: {ident}")
         return found
 
-    def _batch(self, ident: str) -> Batch:
+    def _batch(self, ident: str) -> OpenAIBatch:
         found = self._batches.get(ident)
         if found is None:
             raise Problem(404, "NOT_FOUND", f"No batch found with id '{ident}'.")
         return found
 
-    def _shown(self, batch: Batch) -> JsonObject:
+    def _shown(self, batch: OpenAIBatch) -> JsonObject:
         work, status = batch.work, batch.status
         ended = status if work.phase.ended else None
         counts = work.counts
