@@ -360,6 +360,7 @@ async def test_poison_and_the_faults_of_a_model_reach_rows_too() -> None:
         assert "unexpected_field" in text_of(by_id["r-3"])
         reasons = Counter(row["response"]["candidates"][0]["finishReason"] for row in rows if row["response"])
         assert set(reasons) == {"STOP", "SAFETY"}
+        assert [name for name, row in by_id.items() if row["status"]] == ["r-2"]  # a 503 is the endpoint's, online
 
 
 async def test_time_passes_by_itself_unless_it_is_asked_not_to() -> None:
