@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.configuration import job_defaults
 from pipeline.cli.host import Target
+from pipeline.cli.log_options import metrics_of
 from pipeline.cli.run import connection_of, settings_of, simulation_of
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
@@ -58,7 +59,8 @@ def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
     simulation = simulation_of(options)
     if simulation is not None:
         simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
-    return Target(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
+    metrics = metrics_of(options.metrics, otel=options.otel)
+    return Target(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet, metrics=metrics)
 
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:

@@ -20,6 +20,7 @@ from pipeline.faults import Broken
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    from pipeline.cli.metrics_output import MetricsExport, MetricsTarget
     from pipeline.cli.progress import Progress
     from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
@@ -46,6 +47,7 @@ class Target:
     simulation: list[str] | None
     quiet: bool = False
     pool: PoolSetup | None = None
+    metrics: MetricsTarget | None = None
 
     def require_access(self) -> None:
         """Raises `UsageError` when credentials are missing, before anything is removed."""
@@ -62,14 +64,18 @@ class Target:
         from pipeline.execution.finish import finish
 
         with ExitStack() as stack:
+            export = stack.enter_context(self.metrics.exported(runs)) if self.metrics else None
             if any(run.chunks() for run in runs):
                 target = stack.enter_context(self._emulated())
-                ask_all = partial(_ask_all, runs, target, access(target.connection))
+                ask_all = partial(_ask_all, runs, target, access(target.connection), export)
                 # uvloop, where installed, saves a fifth of the processor time of a row.
                 options = {"use_uvloop": find_spec("uvloop") is not None}
                 tune_gc(sum(run.context.settings.bounds.concurrency for run in runs))
                 anyio.run(ask_all, backend_options=options)
-            return finish(runs)
+            summaries = finish(runs)
+            if export is not None:
+                export.end(summaries)
+            return summaries
 
     @contextmanager
     def _emulated(self) -> Iterator[Target]:
@@ -104,7 +110,7 @@ def _moved(target: Target, connection: Connection) -> Target:
     return replace(target, connection=connection, pool=pool)
 
 
-async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None:
+async def _ask_all(runs: Sequence[Run], target: Target, opening: Access, export: MetricsExport | None) -> None:
     import anyio
 
     from pipeline.cli.progress import Progress
@@ -114,6 +120,8 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_watch_signals, runs, progress)
         tasks.start_soon(progress.show)
+        if export is not None:
+            tasks.start_soon(export.keep)
         async with anyio.create_task_group() as working:
             for run in runs:
                 working.start_soon(_ask, run, target.pool, opening)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.cli.configuration import job_defaults
+from pipeline.cli.log_options import LogFormat, LogLevel, MetricsFile, OpenTelemetry, logging_on_stderr
 from pipeline.faults import UsageError
 from pipeline.store.address import Address, local_path, local_text, place_of
 
@@ -355,6 +356,10 @@ class RunOptions:
     quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress.", rich_help_panel=PRINTED)] = (
         False
     )
+    log_level: LogLevel = None
+    log_format: LogFormat = None
+    metrics: MetricsFile = None
+    otel: OpenTelemetry = None
 
     def of_input(self) -> dict[str, Any]:
         """The fields of a job that choose which part of its input is read; None for each option that was not given."""
@@ -374,7 +379,9 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
     @wraps(command)
     def called(*arguments: Any, **given: Any) -> int:
         chosen = {parameter.name: given.pop(parameter.name) for parameter in spread}
-        return command(*arguments, options=group(**chosen), **given)
+        options = group(**chosen)
+        with logging_on_stderr(options.log_level, options.log_format):
+            return command(*arguments, options=options, **given)
 
     parameters = sorted([*(one for one in own.parameters.values() if one.name != "options"), *spread], key=_place)
     called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined] # inspect looks for it

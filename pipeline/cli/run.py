@@ -14,6 +14,7 @@ import typer
 
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import PoolSetup, Target
+from pipeline.cli.log_options import metrics_of
 from pipeline.cli.options import (
     LIMITS,
     AsJson,
@@ -70,7 +71,8 @@ def run(
 
             settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
         pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
-        place = Target(connection, simulation_of(options), options.quiet, pool)
+        metrics = metrics_of(options.metrics, otel=options.otel)
+        place = Target(connection, simulation_of(options), options.quiet, pool, metrics)
         code = _run(job, settings, place, objects, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page

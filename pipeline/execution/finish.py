@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline.data import Part
+from pipeline.endpoint.log_events import log
 from pipeline.execution.run import Run, allowed_failures, now
 from pipeline.faults import Broken, Halt
 from pipeline.job.job import Job
@@ -17,6 +19,8 @@ from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,10 @@ def finish(runs: Sequence[Run]) -> list[Summary]:
     """
     seconds = time.monotonic() - min(run.began for run in runs)
     charged = total(run.charged for run in runs)
-    return [_finished(run, seconds, charged) for run in runs]
+    summaries = [_finished(run, seconds, charged) for run in runs]
+    for summary in summaries:
+        log(_LOG, "run.end", **summary.facts())
+    return summaries
 
 
 def _finished(run: Run, seconds: float, charged: Charges) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import anyio
 import orjson
 
+from pipeline.endpoint.log_events import log
 from pipeline.execution.rate_memory import GrantedRates
 from pipeline.faults import Broken, UsageError
 from pipeline.pace import Pacer, RecentRate
@@ -23,6 +25,8 @@ from pipeline.storage.durable import FILES, PRIVATE_FILE, FileSystem
 from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from pipeline.text import closest
 from pipeline.totals.counters import Counters
+
+_LOG = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 _RATES_EVERY = 10
@@ -64,6 +68,8 @@ class RunMonitor:
         self._seconds = 0
         self._rate = RecentRate(anyio.current_time(), counters.done)
         self._reported: dict[str, float] = {}
+        self._logged_rates: dict[str, float] = {}
+        self._waited_for: str | None = None
 
     async def keep(self) -> None:
         """Runs every second until it is cancelled or the disk fails."""
@@ -103,6 +109,8 @@ class RunMonitor:
         self._before = counts
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
         self._counters.limit = sum(rates.values()) if rates else None
+        self._counters.concurrency = dispatcher.limits.concurrency
+        self._log_changes()
         at = time.time()
         self._rate.add(anyio.current_time(), self._counters.done)
         left_s = self._rate.seconds_left(max(0, self._counters.rows - self._counters.done))
@@ -119,6 +127,8 @@ class RunMonitor:
             "waiting": self._counters.waiting,
             "waits_for": self._counters.waits_for,
             "trouble": self._counters.trouble,
+            "wait_s": self._counters.wait_s,
+            "wait_reason": self._counters.why_it_waits,
             "retrying": self._counters.retrying,
             "latency_p50": dispatcher.latencies.quantile(0.5),
             "latency_p99": dispatcher.latencies.quantile(0.99),
@@ -130,6 +140,36 @@ class RunMonitor:
             "run_cost_usd": round(self._counters.cost_before_usd + self._counters.cost_usd, 6),
             **passed,
         }
+
+    def _log_changes(self) -> None:
+        """Logs each change of a rate, and of what rows wait for, once."""
+        now, counters = anyio.current_time(), self._counters
+        waits = [lane.shut_for(now) for lane in self._composed.lanes]
+        counters.wait_s = round(min(waits), 1) if waits and min(waits) >= 1.0 else None
+        for lane in self._lanes_changed():
+            if lane.rate.change.at > self._logged_rates.get(lane.name, -math.inf):
+                self._logged_rates[lane.name] = lane.rate.change.at
+                log(
+                    _LOG,
+                    "rate.change",
+                    lane=lane.name,
+                    rate_per_s=round(lane.rate.rate, 3),
+                    reason=lane.rate.change.text,
+                )
+        # The kind of wait: the text of one for a failed endpoint has the seconds, which change all the time.
+        kind = counters.waits_for and counters.waits_for.partition(",")[0]
+        if kind is not None and kind != self._waited_for:
+            log(
+                _LOG,
+                "run.waits",
+                waiting=counters.waiting,
+                waits_for=counters.waits_for,
+                wait_s=counters.wait_s,
+                reason=counters.why_it_waits or "its share is used up",
+                in_flight=counters.in_flight,
+                retrying=counters.retrying,
+            )
+        self._waited_for = kind
 
     def _last_change(self, now: float) -> str | None:
         """When and why the rate was last cut, or deliberately not cut."""

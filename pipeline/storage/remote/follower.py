@@ -6,12 +6,14 @@ nothing that another one cannot go on with; one that is only slow changes nothin
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from pipeline.data import Part, is_part_name
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Broken, Halt, ProviderUnusable, UsageError
 from pipeline.storage.durable import PRIVATE_FILE
 from pipeline.storage.kept_replies import replies_path
@@ -41,6 +43,8 @@ from pipeline.storage.remote.records import (
 from pipeline.storage.remote.segments import Segments
 from pipeline.storage.run_folder import MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 from pipeline.store.object_store import AlreadyThere, Changed
+
+_LOG = logging.getLogger(__name__)
 
 _PROBES = f"{RUN}/probes/"
 
@@ -103,6 +107,8 @@ class Follower:
             self._folder.files.remove([*files, replies_path(self._folder.output, part.chunk)])
         if self._segments is not None:
             self._segments.sealed(part.chunk)
+        of_part = {"chunk": counted.chunk, "part": counted.name, "bytes": counted.bytes}
+        log(_LOG, "part.uploaded", output=self.objects.address, **of_part)
         return counted
 
     def withdraw(self, parts: Sequence[Part]) -> None:
@@ -280,6 +286,7 @@ def following(objects: OutputObjects | None, folder: RunFolder, *, fresh: bool) 
     owner_file = folder.output / OWNER_FILE
     known = owner_file.read_text(encoding="ascii") if owner_file.is_file() else None
     lease, before = acquire(objects, known, now)
+    log(_LOG, "lease.taken", output=objects.address, owner=lease.owner, before=before)
     try:
         lease.keep()
         hydration.require_ours(objects)
