@@ -22,6 +22,7 @@ LogLevel = Annotated[
     typer.Option(
         "--log-level",
         help="Log events of this level and above on stderr.",
+        case_sensitive=False,
         show_default="no log; info with --log-format",
         rich_help_panel=_PRINTED,
     ),

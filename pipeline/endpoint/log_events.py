@@ -55,7 +55,7 @@ EVENTS: Mapping[str, LogEvent] = {
         _INFO,
         "{waiting} rows wait for {waits_for}: {reason}",
         ("waiting", "waits_for", "wait_s", "reason", "in_flight", "retrying"),
-        "What rows wait for has changed; `reason` has the words of the last fault",
+        "What rows wait for, once a minute at most; `reason` has the words of the last fault",
     ),
     "row.retry": LogEvent(
         _INFO,

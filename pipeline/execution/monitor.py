@@ -33,6 +33,9 @@ _RATES_EVERY = 10
 _SAID_AGAIN_S = 60.0
 """Changes of the rate are reported once a minute at most; `state.json` has the latest one."""
 
+_LEAST_WAIT_S = 1.0
+"""Shorter times for which nothing is sent are not shown."""
+
 TUNABLE = ("concurrency", "rpm", "tpm")
 _TUNE_REMEDY = (
     "what can be tuned: concurrency, rpm (requests per minute), tpm (tokens per minute); rpm=0 lifts the limit"
@@ -68,8 +71,7 @@ class RunMonitor:
         self._seconds = 0
         self._rate = RecentRate(anyio.current_time(), counters.done)
         self._reported: dict[str, float] = {}
-        self._logged_rates: dict[str, float] = {}
-        self._waited_for: str | None = None
+        self._logged: dict[str, float] = {}
 
     async def keep(self) -> None:
         """Runs every second until it is cancelled or the disk fails."""
@@ -110,7 +112,8 @@ class RunMonitor:
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
         self._counters.limit = sum(rates.values()) if rates else None
         self._counters.concurrency = dispatcher.limits.concurrency
-        self._log_changes()
+        self._log_rates()
+        self._log_wait()
         at = time.time()
         self._rate.add(anyio.current_time(), self._counters.done)
         left_s = self._rate.seconds_left(max(0, self._counters.rows - self._counters.done))
@@ -141,35 +144,36 @@ class RunMonitor:
             **passed,
         }
 
-    def _log_changes(self) -> None:
-        """Logs each change of a rate, and of what rows wait for, once."""
-        now, counters = anyio.current_time(), self._counters
-        waits = [lane.shut_for(now) for lane in self._composed.lanes]
-        counters.wait_s = round(min(waits), 1) if waits and min(waits) >= 1.0 else None
+    def _log_rates(self) -> None:
+        """Logs each change of a rate once."""
         for lane in self._lanes_changed():
-            if lane.rate.change.at > self._logged_rates.get(lane.name, -math.inf):
-                self._logged_rates[lane.name] = lane.rate.change.at
-                log(
-                    _LOG,
-                    "rate.change",
-                    lane=lane.name,
-                    rate_per_s=round(lane.rate.rate, 3),
-                    reason=lane.rate.change.text,
-                )
-        # The kind of wait: the text of one for a failed endpoint has the seconds, which change all the time.
-        kind = counters.waits_for and counters.waits_for.partition(",")[0]
-        if kind is not None and kind != self._waited_for:
-            log(
-                _LOG,
-                "run.waits",
-                waiting=counters.waiting,
-                waits_for=counters.waits_for,
-                wait_s=counters.wait_s,
-                reason=counters.why_it_waits or "its share is used up",
-                in_flight=counters.in_flight,
-                retrying=counters.retrying,
-            )
-        self._waited_for = kind
+            change = lane.rate.change
+            if change.at > self._logged.get(lane.name, -math.inf):
+                self._logged[lane.name] = change.at
+                log(_LOG, "rate.change", lane=lane.name, rate_per_s=lane.rate.rate, reason=change.text)
+
+    def _log_wait(self) -> None:
+        """Logs what rows wait for, and notes for how long; the same once a minute at most."""
+        now, counters = anyio.current_time(), self._counters
+        shut = min((lane.shut_for(now) for lane in self._composed.lanes), default=0.0)
+        counters.wait_s = round(shut, 1) if shut >= _LEAST_WAIT_S else None
+        waits_for = counters.waits_for or ("an answer" if counters.trouble else None)
+        if waits_for is None:
+            return
+        kind = waits_for.partition(",")[0]  # what follows for a failed endpoint are seconds, which change all the time
+        if now < self._logged.get(f"wait for {kind}", -math.inf) + _SAID_AGAIN_S:
+            return
+        self._logged[f"wait for {kind}"] = now
+        log(
+            _LOG,
+            "run.waits",
+            waiting=counters.waiting,
+            waits_for=waits_for,
+            wait_s=counters.wait_s,
+            reason=counters.why_it_waits or "no call was refused for it",
+            in_flight=counters.in_flight,
+            retrying=counters.retrying,
+        )
 
     def _last_change(self, now: float) -> str | None:
         """When and why the rate was last cut, or deliberately not cut."""
