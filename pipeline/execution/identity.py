@@ -35,13 +35,15 @@ def found_input(job: Job, known: Survey) -> tuple[Survey, list[str]]:
     return found_again(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
 
 
-def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity | None) -> RunIdentity:
-    """The identity of the run to open, where the folder holds `before`.
+def identity_of(
+    job: Job, settings: Settings, folder: RunFolder, before: RunIdentity | None, *, committed: bool = False
+) -> RunIdentity:
+    """The identity of the run to open, where the folder holds `before`; `committed`: even if nothing is recorded yet.
 
     Raises `UsageError` if that is a different run, unless the settings say that it is replaced; `NothingToDo` if the
     input has no row.
     """
-    if before is not None and read_state(folder.journal) == ([], 0):
+    if before is not None and not committed and read_state(folder.journal) == ([], 0):
         for part in PartCheck(folder.output).unrecorded(()):
             raise UsageError(
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"
@@ -93,6 +95,7 @@ def _surveyed(job: Job, settings: Settings) -> Survey:
     found = survey_of(
         job,
         chunk_rows=settings.chunk_rows,
+        chunks=settings.chunks,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,
     )

@@ -79,6 +79,8 @@ class RunLimits:
     """What a run may use: calls in flight, requests and tokens per minute, money, patience, earlier replies."""
 
     concurrency: int = 64
+    shards: int = 1
+    """The number of starts that work at the same time, of which these limits are one's part."""
     adaptive: bool = True
     granted: Mapping[str, float] = field(default_factory=dict)
     """Requests per second that each endpoint last granted, by its name."""
@@ -276,7 +278,11 @@ def _all_of(bounds: RunLimits, endpoints: int) -> ProcessLimits[LocalUpstream]:
 
     def upstream(endpoint: OpenEndpoint, ask: Ask) -> LocalUpstream:
         known = bounds.granted.get(endpoint.name)
-        rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
+        rate = (
+            AdaptiveRate(first_rate(bounds.concurrency * bounds.shards) / bounds.shards, known)
+            if bounds.adaptive
+            else None
+        )
         breaker = CircuitBreaker(silence_s)
         return LocalUpstream(endpoint.name, ask, endpoint.weight, rate=rate, breaker=breaker, hitch=endpoint.hitch)
 
