@@ -22,6 +22,7 @@ from pipeline.storage.run_folder import RunFolder, RunIdentity
 PLAN_WAIT_S = 600.0
 """How long shards wait for the first one to survey the input, in seconds; then each surveys it itself."""
 
+_FIRST_POLL_S = 0.2
 _CHUNKS = 8
 _CHUNKS_A_SHARD = 4
 
@@ -93,7 +94,8 @@ def _await_plan(follower: ShardFollower) -> None:
         return
     follower.patience.say(f"waiting until shard {Shard(0, follower.shard.count)} has read the input")
     while waited < PLAN_WAIT_S and not follower.has_plan():
-        follower.patience.pause(POLL_S)
-        waited += POLL_S
+        pause = min(POLL_S, max(_FIRST_POLL_S, waited))  # most inputs are read in a second
+        follower.patience.pause(pause)
+        waited += pause
     if not follower.has_plan():
         follower.patience.say(f"it has not in {PLAN_WAIT_S:.0f} s: this shard reads the input itself")

@@ -61,8 +61,11 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
         about = sum(found.size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
-        least = max(low, min_chunk_rows // 4) if chunks is None else 1
-        even = max(least, math.ceil(min(about, limit or about) / (chunks or _CHUNKS)))
+        about = min(about, limit or about)
+        if chunks is None:
+            even = max(low, min_chunk_rows // 4, math.ceil(about / _CHUNKS))
+        else:
+            even = max(1, int(about / chunks))
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 

@@ -6,8 +6,9 @@ Parts are not downloaded: a run needs only what their records say.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -22,7 +23,15 @@ from pipeline.storage.remote.lease import holder_of
 from pipeline.storage.remote.objects import DATA, LEDGER, PLAN_NAME, RECORDS, OutputObjects, chunk_of, record_name
 from pipeline.storage.remote.records import RemotePartCheck, records_in, settle_unrecorded
 from pipeline.storage.remote.segments import segments_in
-from pipeline.storage.remote.shards import Portion, Shard, ledger_at, portion_of, whole_ledger
+from pipeline.storage.remote.shards import (
+    Portion,
+    Shard,
+    SignOfLife,
+    ledger_at,
+    portion_of,
+    signs_of_life,
+    whole_ledger,
+)
 from pipeline.storage.run_folder import LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 
 
@@ -53,21 +62,25 @@ def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView
 
     Raises `UsageError` if there is no run below the address.
     """
-    plan, holder = objects.read(PLAN_NAME), holder_of(objects)
+    plan, holder, shards = objects.read(PLAN_NAME), holder_of(objects), signs_of_life(objects)
     if plan is None:
         raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
     folder = RunFolder(output, name=objects.address)
     folder.prepare()
-    copy(objects, folder, plan.data, ended=holder is None)
+    working = [sign.holder for sign in shards.values() if sign.alive]
+    copy(objects, folder, plan.data, ended=holder is None and not working)
     for name in (MANIFEST, SUCCESS):
         if (found := objects.read(name)) is not None:
             folder.files.write_atomic(output / name, found.data)
-    if holder is not None:
+    if holder is not None or working:
+        started = holder.started if holder else min(one.started for one in working)
         (folder.run / LOCK).touch()
-        os.utime(folder.run / LOCK, (holder.started, holder.started))
+        os.utime(folder.run / LOCK, (started, started))
     if parts:
         fetch_parts(objects, output)
-    return RemoteView(RemotePartCheck(objects), None if holder is None else str(holder))
+    count = next(iter(shards)).count if shards else 0
+    work = str(holder) if holder else f"{len(working)} of {count} shards" if working else None
+    return RemoteView(RemotePartCheck(objects), work, shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,8 @@ class RemoteView:
 
     part_check: RemotePartCheck
     holder: str | None
+    shards: Mapping[Shard, SignOfLife] = field(default_factory=dict)
+    """The shards that ever started, if the run is divided."""
 
 
 def copy(

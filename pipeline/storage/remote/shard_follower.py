@@ -164,9 +164,10 @@ def following_shard(
     Raises `UsageError` if the bucket cannot be written, or holds other things, and `OutputInUse` if another process
     works on the shard, or starts that divide the run in another way.
     """
+    place = f"{PROBES}{shard.name}/"
 
     def now() -> datetime:
-        return probed(objects, f"{PROBES}{shard.name}/")
+        return probed(objects, place)
 
     owner_file = folder.output / OWNER_FILE
     known = owner_file.read_text(encoding="ascii") if owner_file.is_file() else None
@@ -175,6 +176,8 @@ def following_shard(
         lease.keep()
         close_others(objects, shard, now())
         hydration.require_ours(objects)
+        for info in list(objects.listing(place)):
+            objects.remove(info.key)
         follower = ShardFollower(objects, folder, lease, shard, patience)
         if known is not None and before in (None, known):
             hydration.catch_up(objects, folder, shard)

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from pipeline.storage.remote.lease import (
     packed_holder,
 )
 from pipeline.storage.remote.objects import LEASE, LEDGER, LEDGERS, SHARDS, OutputObjects
+from pipeline.storage.remote.records import contents_of
 from pipeline.storage.run_folder import RUN
 from pipeline.store.object_store import AlreadyThere, Changed
 from pipeline.totals.ledger import NOTHING, Charges, total
@@ -167,17 +168,28 @@ def _close(objects: OutputObjects, name: str, now: datetime) -> None:
         return
 
 
-def holders(objects: OutputObjects) -> dict[Shard, tuple[Holder, datetime]]:
-    """Who held or holds the lease of each shard, and its last sign of life: of the division that was started last."""
-    found = {shard: info for info in objects.listing(SHARDS) if (shard := shard_named(info.key)) is not None}
-    known: dict[Shard, tuple[Holder, datetime]] = {}
-    for shard, info in found.items():
-        content = objects.read(info.key)
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """Who held or holds the lease of a shard, and when it was last written, by the clock of the store."""
+
+    holder: Holder
+    at: datetime
+    alive: bool
+    """Whether it is renewed. That compares `at` with the clock of this machine, which may be wrong by minutes."""
+
+
+def signs_of_life(objects: OutputObjects) -> dict[Shard, SignOfLife]:
+    """Those of the shards that ever started, of the division that was started last."""
+    names = {shard: info.key for info in objects.listing(SHARDS) if (shard := shard_named(info.key)) is not None}
+    now, known = datetime.now(UTC), dict[Shard, SignOfLife]()
+    for shard, content in zip(names, contents_of(objects, list(names.values())), strict=True):
         holder = holder_in(content.data) if content else None
         if content is not None and holder is not None and holder.owner != _NOBODY:
-            known[shard] = (holder, content.info.modified)
-    newest = max(known, key=lambda shard: known[shard][1], default=None)
-    return {shard: one for shard, one in known.items() if newest is not None and shard.count == newest.count}
+            at = content.info.modified
+            fresh = (now - at).total_seconds() < RENEW_S + TAKEOVER_S
+            known[shard] = SignOfLife(holder, at, fresh and not (holder.released or holder.has_ended()))
+    newest = max(known, key=lambda shard: known[shard].at, default=None)
+    return {shard: sign for shard, sign in known.items() if newest is not None and shard.count == newest.count}
 
 
 # Ledgers.
