@@ -88,12 +88,12 @@ class Segments:
         for name in earlier:
             self._objects.remove(name)
 
-    def keep(self, trouble: Callable[[str], None]) -> None:
-        """Uploads what is new, every `INTERVAL_S` seconds from a thread of its own until `end`.
+    def keep(self, trouble: Callable[[str], None], interval_s: float = INTERVAL_S) -> None:
+        """Uploads what is new, every so many seconds and after `hurry`, from a thread of its own until `end`.
 
         `trouble` is called with a sentence, once, while the store does not take it.
         """
-        self._thread = threading.Thread(target=self._keep, args=(trouble,), name="segments", daemon=True)
+        self._thread = threading.Thread(target=self._keep, args=(trouble, interval_s), name="segments", daemon=True)
         self._thread.start()
 
     def sealed(self, chunk: int) -> None:
@@ -128,10 +128,10 @@ class Segments:
         if self._thread is not None:
             self._thread.join()
 
-    def _keep(self, trouble: Callable[[str], None]) -> None:
+    def _keep(self, trouble: Callable[[str], None], interval_s: float) -> None:
         failing = False
         while not self._ended.is_set():
-            self._wanted.wait(INTERVAL_S)
+            self._wanted.wait(interval_s)
             if self._ended.is_set():
                 return
             self._wanted.clear()
