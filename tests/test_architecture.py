@@ -355,6 +355,7 @@ TELLS_THE_TIME = {
     "execution.run": 1,  # when a start began and ended
     "storage.run_folder": 1,
     "storage.remote.lease": 1,  # when a start took the lease, for people
+    "storage.remote.shards": 1,  # whether a shard shows signs of life, for people
     "report.facts": 1,  # when the folder was read
     "execution.monitor": 3,  # when a start began, what happened in a second, when limits were changed
     "store.object_store": 1,  # until when obstore may keep a token, which it compares with the wall clock

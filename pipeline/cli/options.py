@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.cli.configuration import job_defaults
+from pipeline.cli.drain_timeout import drain_timeout
 from pipeline.faults import UsageError
 from pipeline.store.address import Address, local_path, local_text, place_of
 
@@ -248,14 +249,15 @@ class RunOptions:
         ),
     ] = True
     drain_timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Time to drain after SIGINT or SIGTERM.",
-            min=0,
+            help="Time to drain after SIGINT or SIGTERM; auto: what the platform allows, else 20.",
+            parser=drain_timeout,
+            show_default="auto",
             rich_help_panel=FAILURES,
         ),
-    ] = 20.0
+    ] = None
     cache: Annotated[
         bool | None,
         typer.Option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.drain_timeout import platform_s
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import PoolSetup, Target
 from pipeline.cli.options import (
@@ -27,11 +28,12 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.remote_output import objects_at, put_remote_page
+from pipeline.cli.shard_options import ShardOption, require_shardable, shard_of
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
-from pipeline.faults import UsageError
+from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.store.address import local_path, local_text
 from pipeline.text import figures, printable
 from pipeline.totals.failures import Failures
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.job.job import Job
     from pipeline.policy.compose import CacheSettings
     from pipeline.storage.remote.objects import OutputObjects
+    from pipeline.storage.remote.shards import Shard
 
 
 @with_options
@@ -53,6 +56,7 @@ def run(
         str,
         typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
     ] = "1",
+    shard: ShardOption = None,
     state_dir: StateFolder = None,
     options: RunOptions,
 ) -> int:
@@ -63,15 +67,22 @@ def run(
         job, name = load(target, *given, **options.of_input())
         connection = connection_of(options, job)
         folder, address = output_of(job, state_dir)
+        if (part := shard_of(shard)) is not None:
+            require_shardable(options, address)
+            folder = folder.with_name(f"{folder.name}-{part.name}")
         objects = objects_at(address) if address else None
         settings = settings_of(options, name, folder, connection)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
             settings = replace(settings, rates=state_file(job.name, job.model, connection.quotas))
+        if part is not None:
+            from pipeline.execution.shards import divided
+
+            settings = divided(settings, part)
         pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
         place = Target(connection, simulation_of(options), options.quiet, pool)
-        code = _run(job, settings, place, objects, as_json=options.as_json)
+        code = _run(job, settings, place, objects, part, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page
             from pipeline.cli.samples import for_the_eye
@@ -144,7 +155,7 @@ def settings_of(options: RunOptions, target: str, output: Path, connection: Conn
         retry_failed=options.retry_failed,
         fail_fast="job" if options.fail_fast else "never",
         keep_replies=options.keep_replies,
-        grace_s=options.drain_timeout,
+        grace_s=platform_s() if options.drain_timeout is None else options.drain_timeout,
         simulated=options.emulate,
         endpoints=len(connection.locations) if options.emulate else connection.endpoints,
     )
@@ -198,21 +209,28 @@ def simulation_of(options: RunOptions) -> list[str] | None:
     return arguments if options.emulate else None
 
 
-def _run(job: Job, settings: Settings, place: Target, objects: OutputObjects | None, *, as_json: bool) -> int:
+def _run(
+    job: Job, settings: Settings, place: Target, objects: OutputObjects | None, shard: Shard | None, *, as_json: bool
+) -> int:
+    from pipeline.execution.shards import ShardStart
     from pipeline.execution.start import open_run
     from pipeline.source.progress import SurveyProgress
+    from pipeline.storage.remote.shards import Patience
 
+    start = None if shard is None else ShardStart(shard, Patience(say=place.note))
     if settings.fresh:
         place.require_access()
     with ExitStack() as stack:
         reading = SurveyProgress()
         with place.stage("reading the input", reading):
-            run = stack.enter_context(open_run(job, settings, objects=objects, reading=reading))
+            run = stack.enter_context(open_run(job, settings, objects=objects, shard=start, reading=reading))
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
             print(printable(f"note: {note}"), file=sys.stderr)
-        if not run.chunks():
+        if shard is not None and not run.chunks():
+            print(f"nothing is left to do in shard {shard}: its rows are done", file=sys.stderr)
+        elif not run.chunks():
             print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
@@ -278,6 +296,8 @@ def _report(job: Job, summary: Summary, folder: Path, reason: object, *, as_json
     if summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
         remedy = remedy_for(type(reason).__name__)
+        if summary.shard is not None and isinstance(reason, BudgetExhausted):
+            remedy += f" (shard {summary.shard} has its part of the budget; with fewer shards each part is larger)"
         print(f"error: stopped ({printable(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
@@ -291,6 +311,9 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
     if summary.simulated and not said:
         print(SIMULATED)
     print(f"dataset  {summary.output}/{PARTS}/")
+    if summary.shard is not None:
+        text = "the run is complete" if summary.status == "complete" else summary.reason or summary.status
+        print(f"shard    {summary.shard}: {printable(text)}")
     print(f"rows     {summary.rows}: {summary.ok} ok, {summary.failed} failed, {summary.left} left")
     for kind in summary.failures:
         print(printable(f"failed   {kind.count} {kind.name}, {kind.said}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
 
 _WIDTH = 10
+_MANY_SHARDS = 50
 _QUIET_S = 10.0
 """A job writes its state every second. After this many seconds without one it is busy with something else, or hangs."""
 
@@ -77,9 +79,10 @@ def _lines(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     for kind in found.failures.kinds:
         yield "failed", f"{figures.count(kind.count)} {kind.name}, {kind.said}"
     yield "spent", _spent(found)
-    if found.status == "running":
+    yield from _shards(found)
+    if found.status == "running" and not found.shards:
         yield from _now(found)
-    else:
+    elif found.status != "running":
         yield from _next_steps(found, output)
 
 
@@ -126,6 +129,18 @@ def _spent(found: RunStatus) -> str:
     if charged.lost_calls:
         text += f"; {figures.count(charged.lost_calls)} calls were in flight when a start was killed: maybe billed"
     return text
+
+
+def _shards(found: RunStatus) -> Iterator[tuple[str, str]]:
+    """How many shards are in which state, and each of them; of very many, those that are not done."""
+    if not found.shards:
+        return
+    states = Counter(one.state for one in found.shards)
+    yield "shards", f"{len(found.shards)}: {', '.join(f'{count} {state}' for state, count in states.items())}"
+    for one in found.shards:
+        if one.state != "done" or len(found.shards) <= _MANY_SHARDS:
+            who = f"; {one.host}, last sign of life {figures.moment(one.seen)}" if one.host and one.seen else ""
+            yield "shard", f"{one.shard} {one.state}, {figures.count(one.done)} of {figures.count(one.rows)} rows{who}"
 
 
 def _now(found: RunStatus) -> Iterator[tuple[str, str]]:

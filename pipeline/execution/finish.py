@@ -15,6 +15,7 @@ from pipeline.job.job import Job
 from pipeline.policy import Shutdown
 from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
+from pipeline.storage.remote.shard_follower import ShardFollower
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
 
@@ -63,6 +64,8 @@ class Summary:
     reason: str | None = None
     failures: Sequence[FailureKind] = ()
     """The failed rows of the whole run by kind, the most frequent first."""
+    shard: str | None = None
+    """The shard that this start worked on, as in `3/10`."""
 
     @property
     def left(self) -> int:
@@ -89,15 +92,15 @@ def finish(runs: Sequence[Run]) -> list[Summary]:
 def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
     context, counters = run.context, run.context.counters
     ok, failures = run.counts()
-    rows, failed = context.survey.rows, failures.count
+    rows, failed = run.rows, failures.count
     known = counters.failures_before + counters.failures
     failures = with_examples(known.examples_for(failures), context.folder.output, run.parts.values())
-    complete = len(run.parts) == len(context.survey.chunks) and ok + failed == rows
+    complete = len(run.parts) == len(run.assigned) and ok + failed == rows
     if complete and (damaged := _unsound(run)) is not None:
         ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
         complete = False
-    too_many = failed > allowed_failures(context.job, rows)
-    status = ("failed" if too_many else "complete") if complete else "stopped"
+    shard = run.follower.shard if isinstance(run.follower, ShardFollower) else None
+    status = ("done" if shard else _verdict(context.job, failed, rows)) if complete else "stopped"
     summary = Summary(
         job=context.plan.job_name,
         run_id=context.plan.run_id,
@@ -121,12 +124,19 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         run=context.journal.charged(),
         reason=_too_many(context.job, failed, rows) if status == "failed" else _reason(context.stop),
         failures=failures.kinds,
+        shard=str(shard) if shard else None,
     )
     return _published(run, summary)
 
 
+def _verdict(job: Job, failed: int, rows: int) -> str:
+    return "failed" if failed > allowed_failures(job, rows) else "complete"
+
+
 def _published(run: Run, summary: Summary) -> Summary:
     """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete."""
+    if isinstance(run.follower, ShardFollower):
+        return _shard_published(run, run.follower, summary)
     if run.follower is not None:
         try:
             content = manifest_bytes(_manifest(run, summary))
@@ -136,6 +146,42 @@ def _published(run: Run, summary: Summary) -> Summary:
             summary = replace(summary, status="stopped", reason=_reason(run.context.stop))
     run.context.dataset.finish(_manifest(run, summary), success=summary.status == "complete")
     return summary
+
+
+def _shard_published(run: Run, follower: ShardFollower, summary: Summary) -> Summary:
+    """Ends a shard and, if it finds the parts of all others, the run: then the summary is about the whole run."""
+    try:
+        follower.end_shard(run.parts.values())
+        if summary.status != "done":
+            return summary
+        chunks = len(run.context.survey.chunks)
+        sealed, parts = follower.sealed(chunks)
+        if sealed < chunks:
+            return replace(
+                summary, reason=f"{sealed} of {chunks} parts of the run are sealed; other shards have the rest"
+            )
+        whole = replace(run, portion=None, parts={part.chunk: part for part in parts})
+        if _unsound(whole) is not None:
+            return replace(summary, status="stopped", reason=_reason(run.context.stop))
+        ended = _of_whole(whole, summary, follower.charged())
+        success = ended.status == "complete"
+        follower.conclude(manifest_bytes(_manifest(whole, ended)), parts, run.context.survey, success=success)
+    except Halt as fault:
+        run.context.stop.request(fault)
+        return replace(summary, status="stopped", reason=_reason(run.context.stop))
+    return ended
+
+
+def _of_whole(run: Run, summary: Summary, charged: Charges) -> Summary:
+    """The summary of a shard, extended to the whole run, whose parts are all there."""
+    parts, job = run.parts.values(), run.context.job
+    ok, failed, rows = sum(part.ok for part in parts), sum(part.failed for part in parts), run.rows
+    failures = sum((Failures.from_json(part.failures) for part in parts), Failures())
+    status = _verdict(job, failed, rows)
+    reason = _too_many(job, failed, rows) if status == "failed" else None
+    return replace(
+        summary, rows=rows, ok=ok, failed=failed, failures=failures.kinds, run=charged, status=status, reason=reason
+    )
 
 
 def _unsound(run: Run) -> list[Part] | None:

@@ -41,13 +41,17 @@ def identity_of(
     folder: RunFolder,
     before: RunIdentity | None,
     reading: SurveyProgress | None = None,
+    *,
+    committed: bool = False,
 ) -> RunIdentity:
     """The identity of the run to open, where the folder holds `before`; `reading` is told how far its survey is.
+
+    With `committed`, the run is that of `before` even if nothing is recorded yet.
 
     Raises `UsageError` if that is a different run, unless the settings say that it is replaced; `NothingToDo` if the
     input has no row.
     """
-    if before is not None and read_state(folder.journal) == ([], 0):
+    if before is not None and not committed and read_state(folder.journal) == ([], 0):
         for part in PartCheck(folder.output).unrecorded(()):
             raise UsageError(
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"
@@ -107,6 +111,7 @@ def _surveyed(job: Job, settings: Settings, reading: SurveyProgress | None) -> S
         job,
         progress=reading,
         chunk_rows=settings.chunk_rows,
+        chunks=settings.chunks,
         min_chunk_rows=min(20_000, max(1000, settings.bounds.concurrency)),
         limit=settings.limit,
     )

@@ -58,6 +58,8 @@ class Run:
     """The run that was in the folder before, if this one replaces it."""
     follower: Follower | None = None
     """The bucket that follows the run folder, if the output is in one."""
+    portion: range | None = None
+    """The indices of the chunks that this start works on, if others work on the rest; None for all of them."""
 
     @property
     def output(self) -> str:
@@ -66,8 +68,19 @@ class Run:
 
     def chunks(self) -> list[engine.Chunk]:
         """The chunks that are not sealed, in order."""
-        work = self.context.chunks
-        return [work.chunk(index) for index in range(len(work.survey.chunks)) if index not in self.parts]
+        return [self.context.chunks.chunk(index) for index in self.assigned if index not in self.parts]
+
+    @property
+    def assigned(self) -> range:
+        """The indices of the chunks that this start works on."""
+        return range(len(self.context.survey.chunks)) if self.portion is None else self.portion
+
+    @property
+    def rows(self) -> int:
+        """The rows of these chunks."""
+        survey = self.context.survey
+        first, last = (min(i * survey.chunk_rows, survey.rows) for i in (self.assigned.start, self.assigned.stop))
+        return last - first
 
     async def execute(self, connect: Connect) -> None:
         """Asks the rows that are left, and seals them. Returns at the end, or once the stop was requested and drained.
@@ -82,6 +95,7 @@ class Run:
             # Inside the block of the endpoints, whose last rates it saves when it is cancelled.
             tasks.start_soon(self.monitor(composed).keep)
             tasks.start_soon(self.stop_if_taken_over)
+            self.upload_first()
             await context.process(
                 composed.ask, engine.in_order(chunks), self.record_part, failed=self.stop_if_too_many_failed
             )
@@ -110,6 +124,14 @@ class Run:
             await anyio.sleep(LEASE_CHECK_S)
             fault = self.follower.lease.lost
         self.context.stop.request(fault)
+
+    def upload_first(self) -> None:
+        """Has the journal uploaded as soon as the stop is requested, before calls are waited for.
+
+        A platform may end the machine within seconds, and its disk with it.
+        """
+        if self.follower is not None:
+            self.context.stop.then(self.follower.hurry)
 
     def monitor(self, composed: ComposedAsk[LocalUpstream]) -> RunMonitor:
         """The monitor of the run, while it is executed by these limits."""

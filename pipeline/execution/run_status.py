@@ -16,6 +16,7 @@ import orjson
 
 from pipeline.data import Part
 from pipeline.execution.monitor import state_of
+from pipeline.execution.shard_status import ShardStatus, missing_shards, shard_statuses
 from pipeline.faults import UsageError
 from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
@@ -71,6 +72,8 @@ class RunStatus:
     """What the current start has spent."""
     resumed: bool = False
     """Whether earlier starts have spent something too."""
+    shards: Sequence[ShardStatus] = ()
+    """Every shard, if the run is divided."""
     now: Mapping[str, Any] = field(default_factory=dict)
     """The current second of a running job: see `pipeline.execution.monitor`."""
 
@@ -108,6 +111,7 @@ class RunStatus:
             **self.charged.figures("run_"),
             "run_lost_calls": self.charged.lost_calls,
             "start_cost_usd": self.start_cost_usd,
+            "shards": [one.facts() for one in self.shards],
             **{f"now_{name}": self.now.get(name) for name in _NOW},
         }
 
@@ -273,6 +277,8 @@ def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
     folder, plan = require_run(output)
     record = read_record(output, remote=remote)
     running = record.holder is not None
+    shards = shard_statuses(remote, Survey.from_json(plan.survey), record.parts, folder.journal)
+    missing = missing_shards(shards) if record.status == "stopped" and record.damage is None else None
     ok, failed, unsealed = record.counts
     state, manifest = record.state, record.manifest
     stopped_by = manifest.get("stopped_by") if record.status == "stopped" and record.ended_normally else None
@@ -281,7 +287,8 @@ def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
         run_id=plan.run_id,
         simulated=plan.simulated,
         status=record.status,
-        reason=record.reason,
+        reason=missing or record.reason,
+        shards=shards,
         stopped_by=stopped_by,
         holder=record.holder,
         rows=record.rows,

@@ -29,6 +29,8 @@ class Settings:
     simulated: bool = False
     chunk_rows: int | None = None
     """Rows per chunk; None derives it from their size."""
+    chunks: int | None = None
+    """Chunks that a new run has at least, about, so that shards can share it; None leaves it to the number of rows."""
     rates: Path | None = None
     """Where granted rates are kept beyond this run; None keeps them only in its folder."""
     endpoints: int = 1

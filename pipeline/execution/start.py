@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pipeline.execution.context import RunContext, open_cache, prepare_process
 from pipeline.execution.identity import identity_of, inputs_of
 from pipeline.execution.run import Run, now
 from pipeline.execution.settings import Settings
+from pipeline.execution.shards import ShardStart, common_plan
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
 from pipeline.policy import LocalBudget, Shutdown
@@ -25,12 +26,14 @@ from pipeline.storage.journal_reader import worker_journals
 from pipeline.storage.kept_replies import kept_replies
 from pipeline.storage.remote.follower import Follower, following
 from pipeline.storage.remote.objects import OutputObjects
+from pipeline.storage.remote.shard_follower import ShardFollower, following_shard
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import NOTHING
 
 
 @contextmanager
-def open_run(
+def open_run(  # noqa: PLR0913 - what a run is given when it starts
     job: Job,
     settings: Settings,
     *,
@@ -39,12 +42,14 @@ def open_run(
     stop: Shutdown | None = None,
     objects: OutputObjects | None = None,
     reading: SurveyProgress | None = None,
+    shard: ShardStart | None = None,
 ) -> Iterator[Run]:
     """Opens and locks a run. What earlier starts did is added to the counters; failed rows are reopened if asked for.
 
     Runs that are executed together are given the same `counters` and `stop`. With `objects` the output is in a bucket,
-    and the settings' folder is only its state. `reading` is told how far the survey is, if one is needed. Worker
-    processes must have been forked before.
+    and the settings' folder is only its state; with `shard`, only the chunks of that shard are worked on, and the
+    settings are its own (see `divided`). `reading` is told how far the survey is, if one is needed. Worker processes
+    must have been forked before.
 
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
@@ -58,11 +63,17 @@ def open_run(
     # The cache too is opened before anything is removed.
     with (
         folder.locked() as lock,
-        following(objects, folder, fresh=settings.fresh) as follower,
+        _following(objects, folder, settings, shard) as follower,
         open_cache(settings.bounds.reuse) as cache,
     ):
-        before = None if settings.fresh else folder.load()
-        plan = identity_of(job, settings, folder, before, reading)
+        if isinstance(follower, ShardFollower):
+            plan = common_plan(job, settings, folder, follower, reading)
+            before: RunIdentity | None = plan
+            portion, elsewhere = follower.take(Survey.from_json(plan.survey)), follower.charged_elsewhere()
+        else:
+            before = None if settings.fresh else folder.load()
+            plan = identity_of(job, settings, folder, before, reading)
+            portion, elsewhere = None, NOTHING
         replaced = None if before is None or before.run_id == plan.run_id else before
         budgets_for(job, settings.bounds)  # refused here if the price is unknown
         with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:
@@ -78,11 +89,12 @@ def open_run(
                     chunks=chunks,
                     journal=journal,
                     cache=cache,
-                    budgets=budgets_for(job, settings.bounds, journal.charged()),
+                    budgets=budgets_for(job, settings.bounds, journal.charged() + elsewhere),
                     counters=Counters() if counters is None else counters,
                     stop=Shutdown() if stop is None else stop,
                 )
                 run = run_in(context, lock=lock, began=began, started=started, follower=follower)
+                run = replace(run, portion=portion)
                 extends = before is not None and replaced is None and plan.extends(before)
                 try:
                     reopened = _prepare(run, before if extends else None)
@@ -90,6 +102,16 @@ def open_run(
                 finally:
                     if follower is not None:
                         follower.end()  # it reads the journal
+
+
+def _following(
+    objects: OutputObjects | None, folder: RunFolder, settings: Settings, shard: ShardStart | None
+) -> AbstractContextManager[Follower | None]:
+    if shard is None:
+        return following(objects, folder, fresh=settings.fresh)
+    if objects is None or settings.fresh:
+        raise UsageError("shards need an output in an object store, and cannot start it over: see --shard")
+    return following_shard(objects, folder, shard.shard, shard.patience)
 
 
 def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
@@ -220,7 +242,7 @@ def _restore_counts(run: Run) -> None:
     """Adds what earlier starts did and spent to the counters."""
     counters = run.context.counters
     ok, failures = run.counts()
-    counters.rows += run.context.survey.rows
+    counters.rows += run.rows
     counters.done_before += sum(part.rows for part in run.parts.values()) + run.context.journal.count()
     counters.ok_before += ok
     counters.failures_before += failures

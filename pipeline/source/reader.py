@@ -39,12 +39,14 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
     allow_partial: bool = False,
     types: Mapping[str, CellType] | None = None,
     progress: SurveyProgress | None = None,
+    chunks: int | None = None,
 ) -> Survey:
     """Read the whole input once and describe it.
 
     Without `chunk_rows`, a chunk has as many rows as make 8 MiB, estimated from the first rows: at least 1,000 and
     `min_chunk_rows`, otherwise at most 10,000. But an input is cut into about `_CHUNKS` chunks or more, so that
-    processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. No chunk has more rows
+    processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. With `chunks` there are
+    about so many or more, however few rows each then has. No chunk has more rows
     than make 256 MiB. With `limit`, only the first `limit` rows count; files are still listed and hashed in full. Text
     is parsed record by record to find every column's type; of Parquet, only the footers are read, and the status of
     each row if `rows` of parts of a run are chosen by it. `types` converts columns of CSV. `progress` is told how far
@@ -61,7 +63,11 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
         about = sum(found.size for found in discovery.files) / (mean_row_bytes + 1)  # plus the newline
-        even = max(low, min_chunk_rows // 4, math.ceil(min(about, limit or about) / _CHUNKS))
+        about = min(about, limit or about)
+        if chunks is None:
+            even = max(low, min_chunk_rows // 4, math.ceil(about / _CHUNKS))
+        else:
+            even = max(1, int(about / chunks))
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 

@@ -22,6 +22,7 @@ from pipeline.storage.remote.objects import (
     INTENTS,
     KEPT_REPLIES,
     LEDGER,
+    LEDGERS,
     PLAN_NAME,
     RECORDS,
     SEGMENTS,
@@ -38,11 +39,13 @@ from pipeline.storage.remote.records import (
     stamped,
     unpacked,
 )
-from pipeline.storage.remote.segments import Segments
+from pipeline.storage.remote.segments import JournalPlace, Segments
+from pipeline.storage.remote.shards import close_others
 from pipeline.storage.run_folder import MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 from pipeline.store.object_store import AlreadyThere, Changed
 
-_PROBES = f"{RUN}/probes/"
+PROBES = f"{RUN}/probes/"
+"""Where objects are created that tell whether the output may be written, and what time the store has."""
 
 _TRIES = 5  # each lost to another writer or starter, of which one has won
 
@@ -50,9 +53,12 @@ _TRIES = 5  # each lost to another writer or starter, of which one has won
 class Follower:
     """The bucket of one opened run, whose lease this process holds. Methods may be called from any thread."""
 
-    def __init__(self, objects: OutputObjects, folder: RunFolder, lease: RunLease) -> None:
+    def __init__(
+        self, objects: OutputObjects, folder: RunFolder, lease: RunLease, place: JournalPlace | None = None
+    ) -> None:
         self.objects = objects
         self.lease = lease
+        self._place = place or JournalPlace()
         self._folder = folder
         self._segments: Segments | None = None
         manifest = objects.head(MANIFEST)
@@ -91,12 +97,17 @@ class Follower:
         if self._segments is not None:
             self._segments.upload()
 
+    def hurry(self) -> None:
+        """Has what is new in the journal uploaded at once, in a thread, without waiting for it."""
+        if self._segments is not None:
+            self._segments.hurry()
+
     def publish(self, part: Part) -> Part:
         """Uploads a part that is on the local disk, and seals its chunk. Returns the part that counts.
 
         That is another one if another machine was first: its bytes are in the bucket, and ours are given up.
         """
-        with _at_work():
+        with at_work():
             counted = self._published(part)
         if counted.sha256 != part.sha256:
             files = [self._folder.output / file.path for file in part.files]
@@ -138,16 +149,20 @@ class Follower:
 
         What killed starts left beside these parts is removed.
         """
-        with _at_work():
-            if self._segments is not None:
-                self._segments.end()
-                self._segments.upload()
-            self.lease.renew()  # by a condition: nothing below happens if another run has taken over
+        with at_work():
+            self._end_journal(parts)
             self.objects.remove(SUCCESS)
-            self._sweep(parts)
             self._manifest = self._conditional(MANIFEST, manifest, self._manifest)
             if success:
                 self.objects.create(SUCCESS, b"")
+
+    def _end_journal(self, parts: Collection[Part]) -> None:
+        """Uploads what is left of the journal, and removes what killed starts left beside these parts."""
+        if self._segments is not None:
+            self._segments.end()
+            self._segments.upload()
+        self.lease.renew()  # by a condition: nothing after this happens if another run has taken over
+        self._sweep(parts)
 
     def _sweep(self, parts: Collection[Part]) -> None:
         """Removes the intents and the kept replies of other bytes than those that are sealed."""
@@ -162,7 +177,7 @@ class Follower:
         self.lease.require()
         for name in (SUCCESS, MANIFEST, PAGE):
             self.objects.remove(name)
-        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES):
+        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES, LEDGERS):
             for info in list(self.objects.listing(prefix)):
                 if prefix != DATA or is_part_name(info.key.removeprefix(DATA)):
                     self.objects.remove(info.key)
@@ -188,7 +203,7 @@ class Follower:
         return all((self._folder.output / file.path).is_file() for file in part.files)
 
     def _segments_of(self, chunk_rows: int) -> Segments:
-        return Segments(self.objects, self.lease, self._folder.journal, chunk_rows)
+        return Segments(self.objects, self.lease, self._folder.journal, chunk_rows, self._place)
 
     def _published(self, part: Part) -> Part:
         self.lease.require()
@@ -258,7 +273,7 @@ class Follower:
 
 
 @contextmanager
-def _at_work() -> Iterator[None]:
+def at_work() -> Iterator[None]:
     """A block in which a bucket that is gone, or may not be written any more, stops the run as a broken disk does."""
     try:
         yield
@@ -276,14 +291,15 @@ def following(objects: OutputObjects | None, folder: RunFolder, *, fresh: bool) 
     if objects is None:
         yield None
         return
-    now = _probed(objects)
+    now = probed(objects)
     owner_file = folder.output / OWNER_FILE
     known = owner_file.read_text(encoding="ascii") if owner_file.is_file() else None
     lease, before = acquire(objects, known, now)
     try:
         lease.keep()
+        close_others(objects, None, now)
         hydration.require_ours(objects)
-        for info in list(objects.listing(_PROBES)):
+        for info in list(objects.listing(PROBES)):
             objects.remove(info.key)
         follower = Follower(objects, folder, lease)
         if not fresh:
@@ -299,11 +315,11 @@ def following(objects: OutputObjects | None, folder: RunFolder, *, fresh: bool) 
             lease.release()
 
 
-def _probed(objects: OutputObjects) -> datetime:
+def probed(objects: OutputObjects, place: str = PROBES) -> datetime:
     """The store's time, from an object that was created, read and deleted: what a run must be allowed to do."""
     try:
         for _ in range(_TRIES):  # a run that takes the lease meanwhile removes the probes of killed ones
-            name = f"{_PROBES}{uuid.uuid4().hex}"
+            name = f"{place}{uuid.uuid4().hex}"
             objects.create(name, b"")
             found = objects.head(name)
             objects.remove(name)

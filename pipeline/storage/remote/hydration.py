@@ -6,14 +6,16 @@ Parts are not downloaded: a run needs only what their records say.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from pipeline.data import is_part_name
 from pipeline.faults import Broken, UsageError
+from pipeline.source import Survey
 from pipeline.storage.durable import PRIVATE_FILE
 from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import read_state
@@ -21,19 +23,38 @@ from pipeline.storage.remote.lease import holder_of
 from pipeline.storage.remote.objects import DATA, LEDGER, PLAN_NAME, RECORDS, OutputObjects, chunk_of, record_name
 from pipeline.storage.remote.records import RemotePartCheck, records_in, settle_unrecorded
 from pipeline.storage.remote.segments import segments_in
+from pipeline.storage.remote.shards import (
+    Portion,
+    Shard,
+    SignOfLife,
+    ledger_at,
+    portion_of,
+    signs_of_life,
+    whole_ledger,
+)
 from pipeline.storage.run_folder import LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 
 
-def fill(objects: OutputObjects, folder: RunFolder) -> None:
+def fill(objects: OutputObjects, folder: RunFolder, shard: Shard | None = None) -> None:
     """Replaces what a run folder holds by what the bucket holds: plan, sealed parts, entries, charges.
 
-    Raises `Broken` if something in the bucket is damaged.
+    With `shard`, by its part of them. Raises `Broken` if something in the bucket is damaged.
     """
     folder.clear()
     plan = objects.read(PLAN_NAME)
     if plan is not None:
-        settle_unrecorded(objects)
-        copy(objects, folder, plan.data)
+        portion = portion_of(shard, _survey_in(plan.data)) if shard else None
+        settle_unrecorded(objects, portion.chunks if portion else None)
+        copy(objects, folder, plan.data, portion=portion)
+
+
+def _survey_in(plan: bytes) -> Survey:
+    """The survey of a plan; one that cannot be read raises `UsageError`."""
+    try:
+        content = orjson.loads(plan)
+    except ValueError:
+        content = None
+    return Survey.from_json(content.get("survey", {}) if isinstance(content, dict) else {})
 
 
 def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView:
@@ -41,21 +62,25 @@ def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView
 
     Raises `UsageError` if there is no run below the address.
     """
-    plan, holder = objects.read(PLAN_NAME), holder_of(objects)
+    plan, holder, shards = objects.read(PLAN_NAME), holder_of(objects), signs_of_life(objects)
     if plan is None:
         raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
     folder = RunFolder(output, name=objects.address)
     folder.prepare()
-    copy(objects, folder, plan.data, ended=holder is None)
+    working = [sign.holder for sign in shards.values() if sign.alive]
+    copy(objects, folder, plan.data, ended=holder is None and not working)
     for name in (MANIFEST, SUCCESS):
         if (found := objects.read(name)) is not None:
             folder.files.write_atomic(output / name, found.data)
-    if holder is not None:
+    if holder is not None or working:
+        started = holder.started if holder else min(one.started for one in working)
         (folder.run / LOCK).touch()
-        os.utime(folder.run / LOCK, (holder.started, holder.started))
+        os.utime(folder.run / LOCK, (started, started))
     if parts:
         fetch_parts(objects, output)
-    return RemoteView(RemotePartCheck(objects), None if holder is None else str(holder))
+    count = next(iter(shards)).count if shards else 0
+    work = str(holder) if holder else f"{len(working)} of {count} shards" if working else None
+    return RemoteView(RemotePartCheck(objects), work, shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +89,24 @@ class RemoteView:
 
     part_check: RemotePartCheck
     holder: str | None
+    shards: Mapping[Shard, SignOfLife] = field(default_factory=dict)
+    """The shards that ever started, if the run is divided."""
 
 
-def copy(objects: OutputObjects, folder: RunFolder, plan: bytes, *, ended: bool = True) -> None:
-    """Copies plan, records, entries and charges into a run folder without any. Changes nothing in the bucket."""
-    charged = objects.read(LEDGER)
+def copy(
+    objects: OutputObjects, folder: RunFolder, plan: bytes, *, ended: bool = True, portion: Portion | None = None
+) -> None:
+    """Copies plan, records, entries and charges into a run folder without any. Changes nothing in the bucket.
+
+    With `portion`, only what belongs to it.
+    """
+    charged = ledger_at(objects, portion.shard.ledger) if portion else whole_ledger(objects)
     folder.files.make_folder(folder.parts)
-    parts = records_in(objects, [info.key for info in objects.listing(RECORDS)])
+    names = [info.key for info in objects.listing(RECORDS)]
+    parts = records_in(objects, [name for name in names if portion is None or chunk_of(name) in portion.chunks])
     with closing(Journal(folder.journal, folder.files)) as journal:
         try:
-            journal.restore(parts, segments_in(objects), orjson.loads(charged.data) if charged else {}, ended=ended)
+            journal.restore(parts, segments_in(objects, portion.rows if portion else None), charged, ended=ended)
         except (ValueError, AttributeError) as error:
             remedy = "restore it, or delete it: the run then forgets what it was charged"
             raise Broken(f"{objects.address}/{LEDGER} cannot be read ({error}): {remedy}") from error
@@ -81,17 +114,20 @@ def copy(objects: OutputObjects, folder: RunFolder, plan: bytes, *, ended: bool 
     folder.files.write_atomic(folder.run / PLAN, plan, mode=PRIVATE_FILE)
 
 
-def catch_up(objects: OutputObjects, folder: RunFolder) -> None:
+def catch_up(objects: OutputObjects, folder: RunFolder, shard: Shard | None = None) -> None:
     """Takes over the parts that are sealed in the bucket and, since this machine was killed then, not here.
 
     The run folder is that of the last owner, and otherwise holds at least what the bucket does.
     """
-    if objects.head(PLAN_NAME) is None:
+    plan = objects.read(PLAN_NAME)
+    if plan is None:
         return
-    settle_unrecorded(objects)
+    within = portion_of(shard, _survey_in(plan.data)).chunks if shard else None
+    settle_unrecorded(objects, within)
     with closing(Journal(folder.journal, folder.files)) as journal:
         known = {part.chunk for part in journal.parts()}
-        new = [info.key for info in objects.listing(RECORDS) if chunk_of(info.key) not in known]
+        names = [info.key for info in objects.listing(RECORDS) if within is None or chunk_of(info.key) in within]
+        new = [name for name in names if chunk_of(name) not in known]
         for part in records_in(objects, new):
             if all(objects.head(file.path) is not None for file in part.files):
                 journal.seal(part)

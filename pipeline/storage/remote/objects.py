@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 PLAN_NAME = f"{RUN}/{PLAN}"
 LEASE = f"{RUN}/lease.json"
 LEDGER = f"{RUN}/ledger.json"
+SHARDS = f"{RUN}/shards/"
+LEDGERS = f"{RUN}/ledgers/"
 RECORDS = f"{RUN}/parts/"
 INTENTS = f"{RUN}/intents/"
 KEPT_REPLIES = f"{RUN}/{REPLIES}/"
 SEGMENTS = f"{RUN}/journal/"
 DATA = f"{PARTS}/"
-"""Names below the address of the output. The last five are prefixes of several objects."""
+"""Names below the address of the output. Those that end with a slash are prefixes of several objects."""
 
 _PIECE = 8 << 20
 """Bytes of an object that are in memory at a time."""

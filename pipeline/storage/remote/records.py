@@ -86,16 +86,16 @@ def intended(objects: OutputObjects, chunk: int) -> Part | None:
     return None
 
 
-def settle_unrecorded(objects: OutputObjects) -> list[Part]:
+def settle_unrecorded(objects: OutputObjects, within: range | None = None) -> list[Part]:
     """Ends what killed starts left between a part and its record, and returns the parts that are now recorded.
 
     Whole parts get their record, since their rows are paid for; files of others are removed, and so are the intents of
-    parts that have a record.
+    parts that have a record. Only of the chunks `within`, if others are worked on elsewhere.
     """
     recorded = {chunk_of(info.key) for info in objects.listing(RECORDS)}
     files = {info.key for info in objects.listing(DATA) if is_part_name(info.key.removeprefix(DATA))}
     settled = []
-    for chunk in sorted({chunk_of(name) for name in files} - recorded):
+    for chunk in sorted({chunk_of(name) for name in files if _counts(name, within)} - recorded):
         part = intended(objects, chunk)
         if part is not None:
             objects.create(record_name(chunk), packed(part))
@@ -105,9 +105,13 @@ def settle_unrecorded(objects: OutputObjects) -> list[Part]:
             objects.remove(name)
     recorded |= {part.chunk for part in settled}
     for info in list(objects.listing(INTENTS)):
-        if chunk_of(info.key) in recorded:
+        if chunk_of(info.key) in recorded and _counts(info.key, within):
             objects.remove(info.key)
     return settled
+
+
+def _counts(name: str, within: range | None) -> bool:
+    return within is None or chunk_of(name) in within
 
 
 def _same(objects: OutputObjects, file: PartFile) -> str | None:
