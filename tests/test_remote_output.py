@@ -311,12 +311,20 @@ def test_fresh_that_is_killed_leaves_a_whole_run_or_says_that_it_is_not_whole(tm
     raise AssertionError("a start has more requests than this test expects")
 
 
-def test_a_bucket_that_was_emptied_gets_the_dataset_again_without_a_call(cloud: Cloud) -> None:
+def test_a_bucket_that_was_emptied_is_refused_until_the_run_starts_over(cloud: Cloud) -> None:
     cloud.start(cloud.place, cloud.store())
     for key in contents(cloud.buckets):
         cloud.buckets.delete(BUCKET, key)
-    assert cloud.start(cloud.place, cloud.store()).requests == 0
+    with pytest.raises(UsageError, match="part-000000.parquet is missing: restore the file; --fresh starts over"):
+        cloud.start(cloud.place, cloud.store())
+    assert cloud.start(cloud.place, cloud.store(), fresh=True).status == "complete"
     cloud.require_whole()
+
+
+def test_the_disk_of_a_machine_holds_no_part_that_is_in_the_bucket(cloud: Cloud) -> None:
+    cloud.start(cloud.place, cloud.store())
+    left = [path.name for path in cloud.place.output.rglob("*") if path.is_file()]
+    assert not [name for name in left if name.startswith("part-")]
 
 
 @pytest.mark.parametrize(
@@ -387,6 +395,8 @@ def test_the_files_of_a_part_are_one_writer_s(cloud: Cloud) -> None:
         for path in (first, second):
             cloud.buckets.put(BUCKET, f"out/data/{path.name}", b"of another one", {})
         assert follower.publish(part) == part
+        first.write_bytes(b"one")
+        second.write_bytes(b"two")
         assert follower.publish(part) == part
     found = contents(cloud.buckets)
     assert (found["out/data/part-000000.parquet"], found["out/data/part-000000_01.parquet"]) == (b"one", b"two")

@@ -25,10 +25,19 @@ def objects_at(address: Address) -> OutputObjects:
     return OutputObjects(store_at(str(address))[0], address)
 
 
-@contextmanager
-def output_to_read(place: str, *, parts: bool) -> Iterator[tuple[Path, RemoteView | None]]:
-    """The output folder that a text names or, for an address, a temporary copy of the run: with its parts or without.
+def view_of(objects: OutputObjects) -> RemoteView:
+    """The view of a run that this process has finished."""
+    from pipeline.storage.remote.hydration import RemoteView
+    from pipeline.storage.remote.records import RemotePartCheck
 
+    return RemoteView(RemotePartCheck(objects), objects.address)
+
+
+@contextmanager
+def output_to_read(place: str) -> Iterator[tuple[Path, RemoteView | None]]:
+    """The output folder that a text names or, for an address, a temporary copy of the run without its parts.
+
+    Those are read in the bucket, as far as they are needed, within the block.
     Raises `UsageError` as `place_of` does, and if there is no run at the address.
     """
     address = place_of(place)
@@ -39,7 +48,7 @@ def output_to_read(place: str, *, parts: bool) -> Iterator[tuple[Path, RemoteVie
 
     with reading_stores(), TemporaryDirectory() as folder:
         output = Path(folder) / "out"
-        yield output, snapshot(objects_at(address), output, parts=parts)
+        yield output, snapshot(objects_at(address), output)
 
 
 def put_remote_page(page: Path, place: str) -> str:

@@ -26,7 +26,7 @@ from pipeline.cli.options import (
     with_options,
 )
 from pipeline.cli.remedies import remedy_for
-from pipeline.cli.remote_output import objects_at, put_remote_page
+from pipeline.cli.remote_output import objects_at, put_remote_page, view_of
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
@@ -77,11 +77,7 @@ def run(
             from pipeline.cli.samples import for_the_eye
 
             with for_the_eye("the page of the run"):
-                if objects is not None:
-                    from pipeline.storage.remote.hydration import fetch_parts
-
-                    fetch_parts(objects, folder)
-                page = put_page(folder)
+                page = put_page(folder, remote=view_of(objects) if objects else None)
                 shown = put_remote_page(page, str(address)) if address else str(page)
                 print(f"report   {printable(shown)}", file=sys.stderr)
     return code
@@ -306,8 +302,6 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
     print(f"seconds  {summary.seconds:.1f}")
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
-    if summary.output != str(folder) and not any((folder / PARTS).glob("part-000000*")):
-        return  # it is in a bucket, and another machine wrote it
     with for_the_eye("a sample of the rows"):
         print_sample(folder, job.key, rows=3)
 

@@ -39,7 +39,7 @@ from pipeline.storage.remote.records import (
     unpacked,
 )
 from pipeline.storage.remote.segments import Segments
-from pipeline.storage.run_folder import MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.run_folder import ADDRESS, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 from pipeline.store.object_store import AlreadyThere, Changed
 
 _PROBES = f"{RUN}/probes/"
@@ -76,6 +76,7 @@ class Follower:
         """Marks the run folder as the one that holds what the bucket does, and is ahead of it from now on."""
         path = self._folder.output / OWNER_FILE
         self._folder.files.write_atomic(path, self.lease.owner.encode(), mode=PRIVATE_FILE)
+        self._folder.files.write_atomic(self._folder.run / ADDRESS, self.objects.address.encode(), mode=PRIVATE_FILE)
 
     def follow(self, chunk_rows: int, trouble: Callable[[str], None]) -> None:
         """Uploads the entries of the journal, and then what is new every few seconds.
@@ -94,13 +95,14 @@ class Follower:
     def publish(self, part: Part) -> Part:
         """Uploads a part that is on the local disk, and seals its chunk. Returns the part that counts.
 
-        That is another one if another machine was first: its bytes are in the bucket, and ours are given up.
+        That is another one if another machine was first: its bytes are in the bucket. Ours are removed from this
+        machine in any case, whose disk need not have room for the dataset.
         """
         with _at_work():
             counted = self._published(part)
-        if counted.sha256 != part.sha256:
-            files = [self._folder.output / file.path for file in part.files]
-            self._folder.files.remove([*files, replies_path(self._folder.output, part.chunk)])
+        output = self._folder.output
+        ours = [*(output / file.path for file in part.files), replies_path(output, part.chunk)]
+        self._folder.files.remove(path for path in ours if path.is_file())
         if self._segments is not None:
             self._segments.sealed(part.chunk)
         return counted
@@ -175,17 +177,6 @@ class Follower:
         """Ends the upload of the journal, which is about to be closed."""
         if self._segments is not None:
             self._segments.end()
-
-    def republish(self, parts: Collection[Part]) -> list[Part]:
-        """Uploads parts of this machine that the bucket does not have, and returns them as they count."""
-        known = {chunk_of(info.key) for info in self.objects.listing(RECORDS)}
-        if all(part.chunk in known for part in parts):
-            return []
-        self.save_plan()  # first: parts without a plan are nobody's
-        return [self.publish(part) for part in parts if part.chunk not in known and self._has(part)]
-
-    def _has(self, part: Part) -> bool:
-        return all((self._folder.output / file.path).is_file() for file in part.files)
 
     def _segments_of(self, chunk_rows: int) -> Segments:
         return Segments(self.objects, self.lease, self._folder.journal, chunk_rows)

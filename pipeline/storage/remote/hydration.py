@@ -16,12 +16,11 @@ from pipeline.data import is_part_name
 from pipeline.faults import Broken, UsageError
 from pipeline.storage.durable import PRIVATE_FILE
 from pipeline.storage.journal import Journal
-from pipeline.storage.journal_reader import read_state
 from pipeline.storage.remote.lease import holder_of
 from pipeline.storage.remote.objects import DATA, LEDGER, PLAN_NAME, RECORDS, OutputObjects, chunk_of, record_name
 from pipeline.storage.remote.records import RemotePartCheck, records_in, settle_unrecorded
 from pipeline.storage.remote.segments import segments_in
-from pipeline.storage.run_folder import LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.run_folder import ADDRESS, LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 
 
 def fill(objects: OutputObjects, folder: RunFolder) -> None:
@@ -36,8 +35,8 @@ def fill(objects: OutputObjects, folder: RunFolder) -> None:
         copy(objects, folder, plan.data)
 
 
-def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView:
-    """Copies a run into an empty folder, to be read there, with its parts or without. Changes nothing in the bucket.
+def snapshot(objects: OutputObjects, output: Path) -> RemoteView:
+    """Copies a run into an empty folder, to be read there; its parts are read in the bucket, which is not changed.
 
     Raises `UsageError` if there is no run below the address.
     """
@@ -53,17 +52,17 @@ def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView
     if holder is not None:
         (folder.run / LOCK).touch()
         os.utime(folder.run / LOCK, (holder.started, holder.started))
-    if parts:
-        fetch_parts(objects, output)
-    return RemoteView(RemotePartCheck(objects), None if holder is None else str(holder))
+    folder.files.write_atomic(folder.run / ADDRESS, objects.address.encode())
+    return RemoteView(RemotePartCheck(objects), objects.address, None if holder is None else str(holder))
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteView:
-    """What a copy of a run does not tell: whether the parts are whole, and who works on it; None if nobody does."""
+    """What a copy of a run does not tell: whether the parts are whole, its address, and who works on it, if anybody."""
 
     part_check: RemotePartCheck
-    holder: str | None
+    address: str
+    holder: str | None = None
 
 
 def copy(objects: OutputObjects, folder: RunFolder, plan: bytes, *, ended: bool = True) -> None:
@@ -97,17 +96,6 @@ def catch_up(objects: OutputObjects, folder: RunFolder) -> None:
                 journal.seal(part)
             else:
                 objects.remove(record_name(part.chunk))  # its withdrawal was not finished
-
-
-def fetch_parts(objects: OutputObjects, output: Path) -> None:
-    """Downloads the sealed parts that an output folder does not have, for commands that read rows."""
-    folder = RunFolder(output)
-    folder.files.make_folder(folder.parts)
-    parts, _ = read_state(folder.journal)
-    for file in (file for part in parts for file in part.files):
-        path = output / file.path
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            objects.download(file.path, path)
 
 
 def require_ours(objects: OutputObjects) -> None:
