@@ -12,9 +12,16 @@ from pipeline.cli.stores import reading_stores
 from pipeline.store.address import place_of
 
 if TYPE_CHECKING:
+    from pipeline.execution.estimate import EarlierRun
     from pipeline.storage.remote.hydration import RemoteView
     from pipeline.storage.remote.objects import OutputObjects
     from pipeline.store.address import Address
+
+
+def address_of(place: str) -> str | None:
+    """The address that a text names, as messages have it; None for a path."""
+    address = place_of(place)
+    return None if isinstance(address, Path) else str(address).rstrip("/")
 
 
 def objects_at(address: Address) -> OutputObjects:
@@ -49,6 +56,24 @@ def output_to_read(place: str) -> Iterator[tuple[Path, RemoteView | None]]:
     with reading_stores(), TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         yield output, snapshot(objects_at(address), output)
+
+
+@contextmanager
+def earlier_run(place: str) -> Iterator[EarlierRun]:
+    """What there is of the run in an output folder or at an address; inside of `reading_stores`.
+
+    Raises `UsageError` as `place_of` does, and for a bucket that does not exist.
+    """
+    from pipeline.execution.estimate import EarlierRun
+    from pipeline.storage.remote.objects import PLAN_NAME
+
+    address = place_of(place)
+    if isinstance(address, Path) or objects_at(address).head(PLAN_NAME) is not None:
+        with output_to_read(place) as (folder, remote):
+            yield EarlierRun(folder, remote)
+    else:
+        with TemporaryDirectory() as empty:
+            yield EarlierRun(Path(empty))
 
 
 def put_remote_page(page: Path, place: str) -> str:

@@ -290,6 +290,18 @@ def following(objects: OutputObjects | None, folder: RunFolder, *, fresh: bool) 
             lease.release()
 
 
+@contextmanager
+def leased(objects: OutputObjects) -> Iterator[RunLease]:
+    """The lease of an output for a command that is no run. Raises as `following`."""
+    lease, _ = acquire(objects, None, _probed(objects))
+    try:
+        lease.keep()
+        yield lease
+    finally:
+        with suppress(Halt, UsageError):
+            lease.release()
+
+
 def _probed(objects: OutputObjects) -> datetime:
     """The store's time, from an object that was created, read and deleted: what a run must be allowed to do."""
     try:

@@ -15,7 +15,10 @@ import orjson
 from pipeline.data import is_part_name
 from pipeline.faults import Broken, UsageError
 from pipeline.storage.durable import PRIVATE_FILE
+from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal import Journal
+from pipeline.storage.journal_reader import read_state
+from pipeline.storage.remote.folder_copy import download, index_of
 from pipeline.storage.remote.lease import holder_of
 from pipeline.storage.remote.objects import DATA, LEDGER, PLAN_NAME, RECORDS, OutputObjects, chunk_of, record_name
 from pipeline.storage.remote.records import RemotePartCheck, records_in, settle_unrecorded
@@ -35,14 +38,18 @@ def fill(objects: OutputObjects, folder: RunFolder) -> None:
         copy(objects, folder, plan.data)
 
 
-def snapshot(objects: OutputObjects, output: Path) -> RemoteView:
+def snapshot(objects: OutputObjects, output: Path, *, held: bool = False) -> RemoteView:
     """Copies a run into an empty folder, to be read there; its parts are read in the bucket, which is not changed.
 
-    Raises `UsageError` if there is no run below the address.
+    With `held`, this process holds the lease. The copy of an evaluation is whole, with its parts. Raises `UsageError`
+    if there is no run below the address.
     """
-    plan, holder = objects.read(PLAN_NAME), holder_of(objects)
+    plan, holder = objects.read(PLAN_NAME), None if held else holder_of(objects)
     if plan is None:
         raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
+    if (index := index_of(objects)) is not None and index.holds_the_run:
+        download(objects, index, output)
+        return RemoteView(PartCheck(output), objects.address, None if holder is None else str(holder))
     folder = RunFolder(output, name=objects.address)
     folder.prepare()
     copy(objects, folder, plan.data, ended=holder is None)
@@ -60,7 +67,7 @@ def snapshot(objects: OutputObjects, output: Path) -> RemoteView:
 class RemoteView:
     """What a copy of a run does not tell: whether the parts are whole, its address, and who works on it, if anybody."""
 
-    part_check: RemotePartCheck
+    part_check: RemotePartCheck | PartCheck
     address: str
     holder: str | None = None
 
@@ -98,8 +105,17 @@ def catch_up(objects: OutputObjects, folder: RunFolder) -> None:
                 objects.remove(record_name(part.chunk))  # its withdrawal was not finished
 
 
+def fetch_parts(objects: OutputObjects, output: Path) -> None:
+    """Downloads the sealed parts of a copy, for commands that read all of their rows several times."""
+    parts, _ = read_state(RunFolder(output).journal)
+    for file in (file for part in parts for file in part.files):
+        objects.download(file.path, output / file.path)
+
+
 def require_ours(objects: OutputObjects) -> None:
     """Raises `UsageError` if there is no run below the address, but something else."""
+    if (index := index_of(objects)) is not None and index.holds_the_run:
+        raise UsageError(f"{objects.address} holds an evaluation: choose another --output")
     if objects.head(PLAN_NAME) is not None:
         return
     for info in objects.listing():

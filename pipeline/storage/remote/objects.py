@@ -87,7 +87,7 @@ class OutputObjects:
                 raise
             return str(info.version)
 
-    def replace(self, name: str, content: bytes, version: str | None) -> str:
+    def replace(self, name: str, content: bytes | Path, version: str | None) -> str:
         """Writes an object in place of `version`, or where there is none, and returns its version.
 
         Raises `Changed` or `AlreadyThere` if another writer came first.
