@@ -24,7 +24,7 @@ from pipeline.execution.run import Run
 from pipeline.execution.start import open_run
 from pipeline.faults import Broken, OutputInUse, ProviderUnusable, UsageError
 from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
-from pipeline.storage.remote.segments import segments_in
+from pipeline.storage.remote.segments import Segments, segments_in
 from tests.crash.small import RunPlace, require_whole
 from tests.memory_store import BUCKET, Clock, Killed, MemoryStore, contents
 
@@ -155,6 +155,36 @@ def test_o1_two_kills_in_a_row_on_changing_machines_lose_nothing(tmp_path: Path)
         if not died:
             return
     raise AssertionError("a start has more requests than this test expects")
+
+
+def test_a_ledger_that_another_start_wrote_is_replaced_by_the_next_upload(cloud: Cloud) -> None:
+    """At once, and not only by the upload after the next."""
+    cloud.start(cloud.place, cloud.store(), stop_after=9)
+    before = contents(cloud.buckets)["out/_run/ledger.json"]
+
+    def opened(run: Run) -> None:
+        now = json.loads(contents(cloud.buckets)["out/_run/ledger.json"])
+        cloud.buckets.put(BUCKET, "out/_run/ledger.json", b"{}", {})
+        assert run.follower is not None
+        segments = Segments(run.follower.objects, run.follower.lease, run.context.folder.journal, 5)
+        segments.upload()
+        assert json.loads(contents(cloud.buckets)["out/_run/ledger.json"]) == now
+
+    cloud.start(cloud.place, cloud.store(), opened=opened)
+    assert contents(cloud.buckets)["out/_run/ledger.json"] != before
+
+
+def test_an_object_that_is_always_replaced_while_it_is_read_is_told(cloud: Cloud) -> None:
+    store = cloud.store()
+    cloud.buckets.put(BUCKET, "out/a", b"0", {})
+
+    def replaced(request: str) -> None:
+        if request.startswith("GET"):
+            cloud.buckets.put(BUCKET, "out/a", b"1", {})
+
+    store.before = replaced
+    with pytest.raises(Broken, match="gs://bucket/out/a was replaced 5 times while it was being read"):
+        store.objects().read("a")
 
 
 def test_a_lost_machine_costs_the_calls_after_the_last_segment(cloud: Cloud) -> None:

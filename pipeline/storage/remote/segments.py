@@ -30,6 +30,7 @@ SEGMENT_BYTES = 16 << 20
 """Bytes of replies in a segment, about."""
 
 _SCHEMA = pa.schema([("ordinal", pa.int64()), ("meta", pa.binary()), ("body", pa.binary())])
+_TRIES = 5
 _ASKED = 500  # ordinals in a query; SQLite allows 32,766 parameters
 
 
@@ -122,12 +123,16 @@ class Segments:
         known, version = self._ledger
         if content in (known, b"{}"):
             return
-        try:
-            self._ledger = (content, self._objects.replace(LEDGER, content, version))
-        except (Changed, AlreadyThere):
-            self._lease.renew()  # raises if another run writes it now
-            found = self._objects.read(LEDGER)
-            self._ledger = (b"", found.info.version if found else None)
+        for _ in range(_TRIES):
+            try:
+                self._ledger = (content, self._objects.replace(LEDGER, content, version))
+            except (Changed, AlreadyThere):
+                self._lease.renew()  # raises if another run writes it now; else it is of an earlier start
+                found = self._objects.head(LEDGER)
+                version = found.version if found else None
+            else:
+                return
+        raise Broken(f"{self._objects.address}/{LEDGER}: something else writes it again and again; run again")
 
     def _new(self) -> Iterator[Stored]:
         """The entries of unsealed chunks that are in no segment."""
