@@ -85,8 +85,9 @@ class Segments:
             for rows in _portions(self._new()):
                 self._number = self._last_number() + 1
                 name = f"{self._prefix}{self._number:08d}.parquet"
-                self._lease.require()
-                self._objects.create(name, _encoded(rows))
+                content = _encoded(rows)
+                self._lease.require()  # right before it: nothing else keeps a process that slept from creating it
+                self._objects.create(name, content)
                 self._uploaded.update(ordinal for ordinal, *_ in rows)
                 self._open[name] = {ordinal // self._chunk_rows for ordinal, *_ in rows}
             self._uploaded &= self._present  # not those of sealed chunks: memory would grow with the run
