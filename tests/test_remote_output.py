@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pyarrow.parquet as pq
 import pytest
 from anyio import to_thread
 
@@ -20,12 +22,13 @@ from pipeline.data import Part, PartFile, Reply, Request
 from pipeline.emulator.bucket.objects import Buckets
 from pipeline.endpoint.connection import Connect, OpenEndpoint
 from pipeline.execution.finish import Summary, finish
+from pipeline.execution.reparse import reparse
 from pipeline.execution.run import Run
 from pipeline.execution.start import open_run
 from pipeline.faults import Broken, OutputInUse, ProviderUnusable, UsageError
 from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
 from pipeline.storage.remote.segments import Segments, segments_in
-from tests.crash.small import RunPlace, require_whole
+from tests.crash.small import RunPlace, SmallAnswer, require_whole
 from tests.memory_store import BUCKET, Clock, Killed, MemoryStore, contents
 
 
@@ -155,6 +158,53 @@ def test_o1_two_kills_in_a_row_on_changing_machines_lose_nothing(tmp_path: Path)
         if not died:
             return
     raise AssertionError("a start has more requests than this test expects")
+
+
+class WiderAnswer(SmallAnswer):
+    more: str | None = None
+
+
+def reparsed(place: RunPlace, store: MemoryStore) -> Summary:
+    return reparse(place.with_job(schema=WiderAnswer).job(), place.output, objects=store.objects())
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["same_machine", "another_machine"])
+def test_o1_a_re_parse_that_is_killed_at_any_request_is_finished_by_the_next_one(tmp_path: Path, *, lost: bool) -> None:
+    """No answer is lost, and none is asked again; the run is refused until the re-parse is finished."""
+    for number in range(1 + 3 * lost, 400, 7):
+        cloud = Cloud(tmp_path / f"at_{number}")
+        cloud.start(cloud.place, cloud.store())
+        store = cloud.store(dies_at=number, answers_lost=number % 2 == 0)
+        with suppress(Killed, BaseExceptionGroup):
+            reparsed(cloud.place, store)
+        cloud.clock.now += RENEW_S + TAKEOVER_S + 1
+        place = cloud.machine("another") if lost else cloud.place
+        asked = cloud.place.said()
+        again = reparsed(place, cloud.store())
+        assert (again.status, again.left) == ("complete", 0), number
+        assert place.said() == asked
+        cloud.require_whole()
+        columns = {pq.read_schema(io.BytesIO(data)).field("parsed").type.num_fields for data in parts_in(cloud)}
+        assert columns == {3}, number
+        if not store.dead:
+            return
+    raise AssertionError("a re-parse has more requests than this test expects")
+
+
+def parts_in(cloud: Cloud) -> list[bytes]:
+    return [data for key, data in contents(cloud.buckets).items() if key.startswith("out/data/")]
+
+
+def test_a_damaged_part_is_made_again_by_a_re_parse(cloud: Cloud) -> None:
+    cloud.start(cloud.place, cloud.store())
+    whole = parts_in(cloud)
+    cloud.clock.now += 60
+    cloud.buckets.put(BUCKET, "out/data/part-000001.parquet", b"x", {})
+    with pytest.raises(UsageError, match=r"or `pipeline reparse gs://bucket/out --job"):
+        cloud.start(cloud.place, cloud.store())
+    assert reparse(cloud.place.job(), cloud.place.output, objects=cloud.store().objects()).status == "complete"
+    assert parts_in(cloud) == whole
+    cloud.require_whole()
 
 
 def test_a_ledger_that_another_start_wrote_is_replaced_by_the_next_upload(cloud: Cloud) -> None:

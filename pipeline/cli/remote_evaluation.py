@@ -43,10 +43,11 @@ def graded_at(place: str) -> Iterator[Path]:
         return
     from pipeline.storage.remote.folder_copy import index_of, upload
     from pipeline.storage.remote.follower import leased
+    from pipeline.storage.remote.hydration import require_plan
     from pipeline.storage.run_folder import EVALUATION
 
     objects = objects_at(address)
-    _require_something(objects)
+    require_plan(objects)  # a lease is not left where there is nothing
     with leased(objects) as lease, TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         _fetch(objects, output, held=True)
@@ -95,14 +96,6 @@ def _fetch(objects: OutputObjects, output: Path, *, held: bool = False) -> None:
         fetch_parts(objects, output)
     if index is not None:
         download(objects, index, output)
-
-
-def _require_something(objects: OutputObjects) -> None:
-    """Raises `UsageError` where no run or evaluation is: a lease is not left there."""
-    from pipeline.storage.remote.objects import PLAN_NAME
-
-    if objects.head(PLAN_NAME) is None:
-        raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
 
 
 _all: Callable[[str], bool] = lambda _: True  # noqa: E731 - of a name

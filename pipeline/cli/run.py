@@ -32,7 +32,7 @@ from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.faults import UsageError
-from pipeline.store.address import local_path, local_text
+from pipeline.store.address import local_text, place_of
 from pipeline.text import printable
 from pipeline.totals.failures import Failures
 
@@ -92,7 +92,7 @@ def _load_with_notice(*, quiet: bool) -> None:
 
 
 def reparse(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    output: Annotated[str, typer.Argument(help="The output folder of a run, or its address.")],
     *,
     job: Annotated[
         str,
@@ -101,14 +101,18 @@ def reparse(
         ),
     ],
     assignments: Assignments = None,
+    state_dir: StateFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Parse the stored replies again with a changed schema, without a call."""
     from pipeline.execution.reparse import reparse as parse_again
 
+    place_of(output)  # refused before the job is loaded
     loaded, _ = load(job, None, None, assignments, output)
+    folder, address = output_of(loaded, state_dir)
     with reading_stores():
-        return _report(loaded, parse_again(loaded, output), output, None, as_json=as_json)
+        summary = parse_again(loaded, folder, objects=objects_at(address) if address else None)
+        return _report(loaded, summary, folder, None, as_json=as_json)
 
 
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:

@@ -44,15 +44,13 @@ def snapshot(objects: OutputObjects, output: Path, *, held: bool = False) -> Rem
     With `held`, this process holds the lease. The copy of an evaluation is whole, with its parts. Raises `UsageError`
     if there is no run below the address.
     """
-    plan, holder = objects.read(PLAN_NAME), None if held else holder_of(objects)
-    if plan is None:
-        raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
+    plan, holder = require_plan(objects), None if held else holder_of(objects)
     if (index := index_of(objects)) is not None and index.holds_the_run:
         download(objects, index, output)
         return RemoteView(PartCheck(output), objects.address, None if holder is None else str(holder))
     folder = RunFolder(output, name=objects.address)
     folder.prepare()
-    copy(objects, folder, plan.data, ended=holder is None)
+    copy(objects, folder, plan, ended=holder is None)
     for name in (MANIFEST, SUCCESS):
         if (found := objects.read(name)) is not None:
             folder.files.write_atomic(output / name, found.data)
@@ -61,6 +59,13 @@ def snapshot(objects: OutputObjects, output: Path, *, held: bool = False) -> Rem
         os.utime(folder.run / LOCK, (holder.started, holder.started))
     folder.files.write_atomic(folder.run / ADDRESS, objects.address.encode())
     return RemoteView(RemotePartCheck(objects), objects.address, None if holder is None else str(holder))
+
+
+def require_plan(objects: OutputObjects) -> bytes:
+    """The plan of the run at an address. Raises `UsageError` if there is none."""
+    if (plan := objects.read(PLAN_NAME)) is None:
+        raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
+    return plan.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +97,12 @@ def catch_up(objects: OutputObjects, folder: RunFolder) -> None:
 
     The run folder is that of the last owner, and otherwise holds at least what the bucket does.
     """
-    if objects.head(PLAN_NAME) is None:
+    if (plan := objects.read(PLAN_NAME)) is None:
         return
     settle_unrecorded(objects)
     with closing(Journal(folder.journal, folder.files)) as journal:
-        known = {part.chunk for part in journal.parts()}
+        # A re-parse that was killed has replaced parts that are known here as they were before.
+        known = set() if b'"reparsing": true' in plan.data else {part.chunk for part in journal.parts()}
         new = [info.key for info in objects.listing(RECORDS) if chunk_of(info.key) not in known]
         for part in records_in(objects, new):
             if all(objects.head(file.path) is not None for file in part.files):
