@@ -395,7 +395,9 @@ def test_a_bucket_that_was_emptied_is_refused_until_the_run_starts_over(cloud: C
     cloud.start(cloud.place, cloud.store())
     for key in contents(cloud.buckets):
         cloud.buckets.delete(BUCKET, key)
-    with pytest.raises(UsageError, match=r"part-000000\.parquet is missing: restore the file; --fresh starts over"):
+    with pytest.raises(
+        UsageError, match=r"part-000000\.parquet is missing: restore the file, or .*; --fresh starts over"
+    ):
         cloud.start(cloud.place, cloud.store())
     assert cloud.start(cloud.place, cloud.store(), fresh=True).status == "complete"
     cloud.require_whole()
