@@ -99,7 +99,7 @@ class ShardedCloud(Cloud):
 
     def status(self) -> RunStatus:
         with TemporaryDirectory(dir=self.folder) as folder:
-            return run_status(Path(folder) / "out", snapshot(self.store().objects(), Path(folder) / "out", parts=False))
+            return run_status(Path(folder) / "out", snapshot(self.store().objects(), Path(folder) / "out"))
 
     def later(self) -> None:
         """All leases have run out."""

@@ -15,25 +15,28 @@ from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, 
 from pipeline.execution.identity import inputs_of, survey_of
 from pipeline.execution.settings import Settings
 from pipeline.job.loader import file_and_name, overridden
-from pipeline.store.address import local_path
+from pipeline.store.address import is_address, local_path
 
 if TYPE_CHECKING:
     from pipeline.cli.options import RunOptions
     from pipeline.job.job import Job
 
 
-def subject_of(target: str, options: RunOptions, repeats: int | None, *, least: int = 1) -> EvalWorkspace:
+def subject_of(
+    target: str, options: RunOptions, repeats: int | None, *, least: int = 1, address: str | None = None
+) -> EvalWorkspace:
     """The evaluation that the command line describes, with at `least` that many repeats and its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
     gold = read_gold(evaluation, survey_of(evaluation.job, limit=options.limit))
     output = local_path(options.output) if options.output else Path("out") / name_of(target)
-    return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None)
+    return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None, address)
 
 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
     """The same rows and graders, for the job as of a commit, changed by the same options."""
-    inputs = [str(local_path(path).absolute()) for path in inputs_of(subject.evaluation.job)]
+    found = map(str, inputs_of(subject.evaluation.job))
+    inputs = [path if is_address(path) else str(local_path(path).absolute()) for path in found]
     path, name = file_and_name(subject.target)
     target = os.path.relpath(path) + (f":{name}" if name else "")  # an absolute path would name the current file
 

@@ -412,11 +412,6 @@ def load(
     return overridden(job, job_defaults(job) | given, assignments or ()), target
 
 
-def output_folder(job: Job) -> Path:
-    """The output folder of a job. Raises `UsageError` if it is not a local one."""
-    return local_path(job.output) if job.output else Path("out") / job.name
-
-
 def output_of(job: Job, state_dir: Path | None) -> tuple[Path, Address | None]:
     """The run folder of a job, and the address that follows it if its output is one.
 

@@ -27,14 +27,14 @@ from pipeline.cli.options import (
     with_options,
 )
 from pipeline.cli.remedies import remedy_for
-from pipeline.cli.remote_output import objects_at, put_remote_page
+from pipeline.cli.remote_output import objects_at, put_remote_page, view_of
 from pipeline.cli.shard_options import ShardOption, require_shardable, shard_of
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
 from pipeline.faults import BudgetExhausted, UsageError
-from pipeline.store.address import local_path, local_text
+from pipeline.store.address import local_text, place_of
 from pipeline.text import figures, printable
 from pipeline.totals.failures import Failures
 
@@ -88,11 +88,7 @@ def run(
             from pipeline.cli.samples import for_the_eye
 
             with for_the_eye("the page of the run"):
-                if objects is not None:
-                    from pipeline.storage.remote.hydration import fetch_parts
-
-                    fetch_parts(objects, folder)
-                page = put_page(folder)
+                page = put_page(folder, remote=view_of(objects) if objects else None)
                 shown = put_remote_page(page, str(address)) if address else str(page)
                 print(f"report   {printable(shown)}", file=sys.stderr)
     return code
@@ -107,7 +103,7 @@ def _load_with_notice(*, quiet: bool) -> None:
 
 
 def reparse(
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    output: Annotated[str, typer.Argument(help="The output folder of a run, or its address.")],
     *,
     job: Annotated[
         str,
@@ -116,14 +112,18 @@ def reparse(
         ),
     ],
     assignments: Assignments = None,
+    state_dir: StateFolder = None,
     as_json: AsJson = False,
 ) -> int:
     """Parse the stored replies again with a changed schema, without a call."""
     from pipeline.execution.reparse import reparse as parse_again
 
+    place_of(output)  # refused before the job is loaded
     loaded, _ = load(job, None, None, assignments, output)
+    folder, address = output_of(loaded, state_dir)
     with reading_stores():
-        return _report(loaded, parse_again(loaded, output), output, None, as_json=as_json)
+        summary = parse_again(loaded, folder, objects=objects_at(address) if address else None)
+        return _report(loaded, summary, folder, None, as_json=as_json)
 
 
 def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
@@ -331,8 +331,6 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
     print(f"seconds  {summary.seconds:.1f}")
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
-    if summary.output != str(folder) and not any((folder / PARTS).glob("part-000000*")):
-        return  # it is in a bucket, and another machine wrote it
     with for_the_eye("a sample of the rows"):
         print_sample(folder, job.key, rows=3)
 

@@ -41,7 +41,7 @@ def status(
     """Show the progress of a run, also from another terminal while it works."""
     from pipeline.execution.run_status import run_status
 
-    with output_to_read(output, parts=False) as (folder, remote):
+    with output_to_read(output) as (folder, remote):
         found = run_status(folder, remote)
     output = output if remote else str(folder)
     if as_json:

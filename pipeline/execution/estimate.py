@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.data import Part, Row
     from pipeline.job.job import Job
     from pipeline.source import Survey
+    from pipeline.storage.remote.hydration import RemoteView
 
 CHARACTERS_PER_TOKEN = 4.0
 FEWEST_PER_TOKEN, MOST_PER_TOKEN = 2.5, 5.0
@@ -58,12 +59,25 @@ class RowMeans:
     cached_share: float
     """The share of input tokens that are cached."""
     seconds: float | None
-    measured_in: Path | None
+    measured_in: str | None
 
 
-def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """Where an earlier run may be: an output folder, or the copy of a run in a bucket."""
+
+    output: Path
+    remote: RemoteView | None = None
+
+    @property
+    def name(self) -> str:
+        """What its user calls it."""
+        return self.remote.address if self.remote else str(self.output)
+
+
+def estimate(job: Job, sample: list[Row], rows: int, earlier: EarlierRun) -> dict[str, Any]:
     """Tokens, dollars and minutes for `rows` rows; a figure that cannot be estimated is None."""
-    means = measured(output) or guessed(job, sample)
+    means = measured(earlier.output, earlier.name) or guessed(job, sample)
     read, read_low, read_high = means.input.of(rows)
     written, written_low, written_high = means.output.of(rows)
     minutes = None if means.seconds is None else round(rows * means.seconds / CONCURRENCY / 60, 1)
@@ -98,7 +112,7 @@ def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> 
     return None if cost is None else round(cost * rows / calls, 6)
 
 
-def measured(output: Path) -> RowMeans | None:
+def measured(output: Path, name: str) -> RowMeans | None:
     """The means over the rows that an earlier run asked, ok or failed; None if there is no such run."""
     from pipeline.storage.journal_reader import charged_in, read_state
     from pipeline.storage.run_folder import RunFolder
@@ -111,7 +125,7 @@ def measured(output: Path) -> RowMeans | None:
         total = sum(part.input_tokens for part in parts)
         cached = sum(part.cached_tokens for part in parts) / total if total else 0.0
         outs = sum(part.output_tokens + part.reasoning_tokens for part in parts)
-        return RowMeans(_figure(total / asked, read), _figure(outs / asked, written), cached, seconds, output)
+        return RowMeans(_figure(total / asked, read), _figure(outs / asked, written), cached, seconds, name)
     if not pending:
         return None
     charged = charged_in(journal, ended=True)
@@ -119,7 +133,7 @@ def measured(output: Path) -> RowMeans | None:
         return None
     cached = charged.cached_tokens / charged.input_tokens
     outs = charged.output_tokens + charged.reasoning_tokens
-    return RowMeans(_figure(charged.input_tokens / pending, None), _figure(outs / pending, None), cached, None, output)
+    return RowMeans(_figure(charged.input_tokens / pending, None), _figure(outs / pending, None), cached, None, name)
 
 
 def _figure(mean: float, error: float | None) -> MeanAndRange:
@@ -186,18 +200,18 @@ class Ahead:
     notes: tuple[str, ...] = ()
 
 
-def ahead_of(job: Job, found: Survey, limit: int | None, output: Path, *, retry_failed: bool) -> Ahead:
-    """What is left of the run in the output folder, if this plan would resume it."""
+def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *, retry_failed: bool) -> Ahead:
+    """What is left of an earlier run, if this plan would resume it."""
     from pipeline.execution.identity import found_input
     from pipeline.execution.run_status import run_status
     from pipeline.source import Survey
     from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
 
     everything = Ahead(found.rows - found.bad_count)
-    before = RunFolder(output).load()
+    before = RunFolder(earlier.output).load()
     if before is None:
         return everything
-    status = run_status(output)
+    status = run_status(earlier.output, earlier.remote)
     if not status.done:
         return everything
     now = RunIdentity(
@@ -205,7 +219,9 @@ def ahead_of(job: Job, found: Survey, limit: int | None, output: Path, *, retry_
     )
     _, moved = found_input(job, Survey.from_json(before.survey))
     if different := [*differences(before, now), *moved]:
-        refused = f"{output} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
+        refused = (
+            f"{earlier.name} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
+        )
         return replace(everything, notes=(f"{refused}; the figures are for all rows",))
     retried = status.failed if retry_failed else 0
     left = found.rows - status.done

@@ -96,8 +96,8 @@ def _resumed(
 def _different(settings: Settings, folder: RunFolder, different: Sequence[str]) -> UsageError:
     only_schema = all(text.startswith("schema ") for text in different)
     remedy = (
-        f"`pipeline reparse {settings.output} --job {settings.target}` applies it to the kept replies at no cost; "
-        if only_schema and folder.name == str(folder.output)  # not in a bucket
+        f"`pipeline reparse {folder.name} --job {settings.target}` applies it to the kept replies at no cost; "
+        if only_schema
         else ""
     )
     listed = "".join(f"\n  - {text}" for text in different)

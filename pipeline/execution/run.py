@@ -150,13 +150,13 @@ class Run:
         """Records a written part, as `seal` does, without blocking the event loop."""
         await to_thread.run_sync(self.seal, part)
 
-    def seal(self, part: Part) -> None:
+    def seal(self, part: Part, *, over: Part | None = None) -> None:
         """Records a written part, durably, and before that in the bucket if there is one. Raises `Broken`.
 
-        If another machine has sealed the chunk, its part is recorded.
+        If another machine has sealed the chunk, its part is recorded, unless the part replaces one: `over`.
         """
         if self.follower is not None:
-            part = self.follower.publish(part)
+            part = self.follower.publish(part) if over is None else self.follower.replace_part(part, over)
         # The journal first: `parts` must never list what a crash could still undo.
         self.context.journal.seal(part)
         self.parts[part.chunk] = part
@@ -219,12 +219,8 @@ class Run:
     def remedy(self) -> str:
         """How to repair damage."""
         plan = self.context.plan
-        again = (
-            f", or `pipeline reparse {self.context.folder.output} --job {plan.target or 'JOB.py'}` makes it again"
-            " at no cost"
-        )
-        can_reparse = plan.keep_replies and self.follower is None
-        return f"restore the file{again if can_reparse else ''}; --fresh starts over"
+        again = f", or `pipeline reparse {self.output} --job {plan.target or 'JOB.py'}` makes it again at no cost"
+        return f"restore the file{again if plan.keep_replies else ''}; --fresh starts over"
 
 
 def allowed_failures(job: Job, rows: int) -> float:

@@ -320,9 +320,9 @@ def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None, re
         return None
     check = remote.part_check if remote else PartCheck(output)
     for wrong in check.damage(parts).values():
-        if plan is None or not plan.keep_replies or remote:
+        if plan is None or not plan.keep_replies:
             return f"{wrong}: restore the file"
-        again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
+        again = f"`pipeline reparse {remote.address if remote else output} --job {plan.target or 'JOB.py'}`"
         return f"{wrong}: restore the file, or {again} makes it again at no cost"
     for stranger in check.unrecorded(parts):
         return f"{stranger} is not a part of this run: move it elsewhere"

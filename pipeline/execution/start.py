@@ -131,7 +131,6 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
     `extended` is the plan of the same run over fewer rows, if it now has more. Raises `UsageError` if a part was
     damaged.
     """
-    _republish(run)
     _require_whole(run)
     if extended is not None:
         _extend(run, Survey.from_json(extended.survey))
@@ -142,14 +141,6 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
         run.follower.follow(run.context.survey.chunk_rows, run.context.counters.notices.append)
     _restore_counts(run)
     return reopened
-
-
-def _republish(run: Run) -> None:
-    """Uploads the parts of this machine that are not in the bucket any more, as after it was emptied."""
-    if run.follower is not None and run.parts:
-        for part in run.follower.republish(run.parts.values()):
-            run.context.journal.seal(part)
-            run.parts[part.chunk] = part
 
 
 def run_in(

@@ -45,6 +45,7 @@ EVENTS = "events.jsonl"
 STATE = "state.json"
 TUNE = "tune.json"
 RATES = "rates.json"
+ADDRESS = "address"
 
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""

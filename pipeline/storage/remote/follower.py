@@ -7,11 +7,12 @@ nothing that another one cannot go on with; one that is only slow changes nothin
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 
-from pipeline.data import Part, is_part_name
+from pipeline.data import Part, PartFile, is_part_name
 from pipeline.faults import Broken, Halt, ProviderUnusable, UsageError
 from pipeline.storage.durable import PRIVATE_FILE
 from pipeline.storage.kept_replies import replies_path
@@ -41,7 +42,7 @@ from pipeline.storage.remote.records import (
 )
 from pipeline.storage.remote.segments import JournalPlace, Segments
 from pipeline.storage.remote.shards import close_others
-from pipeline.storage.run_folder import MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.run_folder import ADDRESS, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 from pipeline.store.object_store import AlreadyThere, Changed
 
 PROBES = f"{RUN}/probes/"
@@ -82,6 +83,7 @@ class Follower:
         """Marks the run folder as the one that holds what the bucket does, and is ahead of it from now on."""
         path = self._folder.output / OWNER_FILE
         self._folder.files.write_atomic(path, self.lease.owner.encode(), mode=PRIVATE_FILE)
+        self._folder.files.write_atomic(self._folder.run / ADDRESS, self.objects.address.encode(), mode=PRIVATE_FILE)
 
     def follow(self, chunk_rows: int, trouble: Callable[[str], None]) -> None:
         """Uploads the entries of the journal, and then what is new every few seconds.
@@ -105,16 +107,70 @@ class Follower:
     def publish(self, part: Part) -> Part:
         """Uploads a part that is on the local disk, and seals its chunk. Returns the part that counts.
 
-        That is another one if another machine was first: its bytes are in the bucket, and ours are given up.
+        That is another one if another machine was first: its bytes are in the bucket. Ours are removed from this
+        machine in any case, whose disk need not have room for the dataset.
         """
         with at_work():
             counted = self._published(part)
-        if counted.sha256 != part.sha256:
-            files = [self._folder.output / file.path for file in part.files]
-            self._folder.files.remove([*files, replies_path(self._folder.output, part.chunk)])
+        self._forget(part)
         if self._segments is not None:
             self._segments.sealed(part.chunk)
         return counted
+
+    def _forget(self, part: Part) -> None:
+        """Removes the files of a part from this machine."""
+        output = self._folder.output
+        ours = [*(output / file.path for file in part.files), replies_path(output, part.chunk)]
+        self._folder.files.remove(path for path in ours if path.is_file())
+
+    def replace_part(self, part: Part, over: Part) -> Part:
+        """Uploads a part that was made again of the same replies, in place of `over`. Returns it as it is recorded.
+
+        The replies go first and the record last. A machine that is killed between two files leaves a part that is
+        reported as changed; its replies are still there.
+        """
+        with at_work():
+            counted = over if self._has(part, over) else self._replaced(part, over)
+        self._forget(part)
+        return counted
+
+    def _has(self, part: Part, recorded: Part) -> bool:
+        """Whether a part is in the bucket already, as it was recorded."""
+        same = [(file.path, file.sha256) for file in part.files] == [(one.path, one.sha256) for one in recorded.files]
+        return same and all(
+            (found := self.objects.head(file.path)) is not None and found.version == file.stamp
+            for file in recorded.files
+        )
+
+    def _replaced(self, part: Part, over: Part) -> Part:
+        self.lease.require()
+        with suppress(AlreadyThere):  # of a start that was killed, as below
+            self.objects.create(intent_name(part.chunk, part.sha256), packed(stamped(part, [""] * len(part.files))))
+        with suppress(AlreadyThere):
+            replies = replies_path(self._folder.output, part.chunk)
+            self.objects.create(replies_name(part.chunk, part.sha256), replies)
+        stamps = []
+        for file in part.files:
+            found = self.objects.head(file.path)
+            version = found.version if found else None
+            stamps.append(self._conditional(file.path, self._folder.output / file.path, version))
+        recorded, name = stamped(part, stamps), record_name(part.chunk)
+        found = self.objects.head(name)
+        self._conditional(name, packed(recorded), found.version if found else None)
+        self.lease.require()
+        for surplus in {file.path for file in over.files} - {file.path for file in part.files}:
+            self.objects.remove(surplus)
+        self.objects.remove(intent_name(part.chunk, part.sha256))
+        if over.sha256 != part.sha256:
+            self.objects.remove(replies_name(over.chunk, over.sha256))
+        return recorded
+
+    def require_replies(self, parts: Collection[Part]) -> None:
+        """Raises `Broken` when the bucket does not have the kept replies of a part."""
+        found = {info.key for info in self.objects.listing(KEPT_REPLIES)}
+        for part in parts:
+            if (name := replies_name(part.chunk, part.sha256)) not in found:
+                raise Broken(f"{self.objects.address}/{name} is missing; restore it, or use --fresh to ask again")
 
     def withdraw(self, parts: Sequence[Part]) -> None:
         """Takes parts out of the bucket whose rows are in the journal again.
@@ -138,6 +194,11 @@ class Follower:
             if not path.is_file() and self.objects.head(name := replies_name(part.chunk, part.sha256)) is not None:
                 self._folder.files.make_private(path.parent)
                 self.objects.download(name, path)
+
+    def fetch_files(self, files: Iterable[PartFile]) -> None:
+        """Downloads files of a part."""
+        for file in files:
+            self.objects.download(file.path, self._folder.output / file.path)
 
     def unfinish(self) -> None:
         """Removes the success marker while the dataset is being changed."""
@@ -190,17 +251,6 @@ class Follower:
         """Ends the upload of the journal, which is about to be closed."""
         if self._segments is not None:
             self._segments.end()
-
-    def republish(self, parts: Collection[Part]) -> list[Part]:
-        """Uploads parts of this machine that the bucket does not have, and returns them as they count."""
-        known = {chunk_of(info.key) for info in self.objects.listing(RECORDS)}
-        if all(part.chunk in known for part in parts):
-            return []
-        self.save_plan()  # first: parts without a plan are nobody's
-        return [self.publish(part) for part in parts if part.chunk not in known and self._has(part)]
-
-    def _has(self, part: Part) -> bool:
-        return all((self._folder.output / file.path).is_file() for file in part.files)
 
     def _segments_of(self, chunk_rows: int) -> Segments:
         return Segments(self.objects, self.lease, self._folder.journal, chunk_rows, self._place)
@@ -263,7 +313,7 @@ class Follower:
             return self._winner(chunk)
         return part
 
-    def _conditional(self, name: str, content: bytes, version: str | None) -> str:
+    def _conditional(self, name: str, content: bytes | Path, version: str | None) -> str:
         try:
             return self.objects.replace(name, content, version)
         except (Changed, AlreadyThere):
@@ -310,6 +360,18 @@ def following(objects: OutputObjects | None, folder: RunFolder, *, fresh: bool) 
                 hydration.fill(objects, folder)
             follower.own_folder()
         yield follower
+    finally:
+        with suppress(Halt, UsageError):
+            lease.release()
+
+
+@contextmanager
+def leased(objects: OutputObjects) -> Iterator[RunLease]:
+    """The lease of an output for a command that is no run. Raises as `following`."""
+    lease, _ = acquire(objects, None, probed(objects))
+    try:
+        lease.keep()
+        yield lease
     finally:
         with suppress(Halt, UsageError):
             lease.release()

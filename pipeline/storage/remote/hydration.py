@@ -17,8 +17,10 @@ from pipeline.data import is_part_name
 from pipeline.faults import Broken, UsageError
 from pipeline.source import Survey
 from pipeline.storage.durable import PRIVATE_FILE
+from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import read_state
+from pipeline.storage.remote.folder_copy import download, index_of
 from pipeline.storage.remote.lease import holder_of
 from pipeline.storage.remote.objects import DATA, LEDGER, PLAN_NAME, RECORDS, OutputObjects, chunk_of, record_name
 from pipeline.storage.remote.records import RemotePartCheck, records_in, settle_unrecorded
@@ -32,7 +34,7 @@ from pipeline.storage.remote.shards import (
     signs_of_life,
     whole_ledger,
 )
-from pipeline.storage.run_folder import LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.run_folder import ADDRESS, LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 
 
 def fill(objects: OutputObjects, folder: RunFolder, shard: Shard | None = None) -> None:
@@ -57,18 +59,20 @@ def _survey_in(plan: bytes) -> Survey:
     return Survey.from_json(content.get("survey", {}) if isinstance(content, dict) else {})
 
 
-def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView:
-    """Copies a run into an empty folder, to be read there, with its parts or without. Changes nothing in the bucket.
+def snapshot(objects: OutputObjects, output: Path, *, held: bool = False) -> RemoteView:
+    """Copies a run into an empty folder, to be read there; its parts are read in the bucket, which is not changed.
 
-    Raises `UsageError` if there is no run below the address.
+    With `held`, this process holds the lease. The copy of an evaluation is whole, with its parts. Raises `UsageError`
+    if there is no run below the address.
     """
-    plan, holder, shards = objects.read(PLAN_NAME), holder_of(objects), signs_of_life(objects)
-    if plan is None:
-        raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
+    plan, holder, shards = require_plan(objects), None if held else holder_of(objects), signs_of_life(objects)
+    if (index := index_of(objects)) is not None and index.holds_the_run:
+        download(objects, index, output)
+        return RemoteView(PartCheck(output), objects.address, None if holder is None else str(holder))
     folder = RunFolder(output, name=objects.address)
     folder.prepare()
     working = [sign.holder for sign in shards.values() if sign.alive]
-    copy(objects, folder, plan.data, ended=holder is None and not working)
+    copy(objects, folder, plan, ended=holder is None and not working)
     for name in (MANIFEST, SUCCESS):
         if (found := objects.read(name)) is not None:
             folder.files.write_atomic(output / name, found.data)
@@ -76,19 +80,26 @@ def snapshot(objects: OutputObjects, output: Path, *, parts: bool) -> RemoteView
         started = holder.started if holder else min(one.started for one in working)
         (folder.run / LOCK).touch()
         os.utime(folder.run / LOCK, (started, started))
-    if parts:
-        fetch_parts(objects, output)
+    folder.files.write_atomic(folder.run / ADDRESS, objects.address.encode())
     count = next(iter(shards)).count if shards else 0
     work = str(holder) if holder else f"{len(working)} of {count} shards" if working else None
-    return RemoteView(RemotePartCheck(objects), work, shards)
+    return RemoteView(RemotePartCheck(objects), objects.address, work, shards)
+
+
+def require_plan(objects: OutputObjects) -> bytes:
+    """The plan of the run at an address. Raises `UsageError` if there is none."""
+    if (plan := objects.read(PLAN_NAME)) is None:
+        raise UsageError(f"there is no run at {objects.address}: {objects.address}/{PLAN_NAME} does not exist")
+    return plan.data
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteView:
-    """What a copy of a run does not tell: whether the parts are whole, and who works on it; None if nobody does."""
+    """What a copy of a run does not tell: whether the parts are whole, its address, and who works on it, if anybody."""
 
-    part_check: RemotePartCheck
-    holder: str | None
+    part_check: RemotePartCheck | PartCheck
+    address: str
+    holder: str | None = None
     shards: Mapping[Shard, SignOfLife] = field(default_factory=dict)
     """The shards that ever started, if the run is divided."""
 
@@ -119,13 +130,13 @@ def catch_up(objects: OutputObjects, folder: RunFolder, shard: Shard | None = No
 
     The run folder is that of the last owner, and otherwise holds at least what the bucket does.
     """
-    plan = objects.read(PLAN_NAME)
-    if plan is None:
+    if (plan := objects.read(PLAN_NAME)) is None:
         return
     within = portion_of(shard, _survey_in(plan.data)).chunks if shard else None
     settle_unrecorded(objects, within)
     with closing(Journal(folder.journal, folder.files)) as journal:
-        known = {part.chunk for part in journal.parts()}
+        # A re-parse that was killed has replaced parts that are known here as they were before.
+        known = set() if b'"reparsing": true' in plan.data else {part.chunk for part in journal.parts()}
         names = [info.key for info in objects.listing(RECORDS) if within is None or chunk_of(info.key) in within]
         new = [name for name in names if chunk_of(name) not in known]
         for part in records_in(objects, new):
@@ -136,18 +147,16 @@ def catch_up(objects: OutputObjects, folder: RunFolder, shard: Shard | None = No
 
 
 def fetch_parts(objects: OutputObjects, output: Path) -> None:
-    """Downloads the sealed parts that an output folder does not have, for commands that read rows."""
-    folder = RunFolder(output)
-    folder.files.make_folder(folder.parts)
-    parts, _ = read_state(folder.journal)
+    """Downloads the sealed parts of a copy, for commands that read all of their rows several times."""
+    parts, _ = read_state(RunFolder(output).journal)
     for file in (file for part in parts for file in part.files):
-        path = output / file.path
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            objects.download(file.path, path)
+        objects.download(file.path, output / file.path)
 
 
 def require_ours(objects: OutputObjects) -> None:
     """Raises `UsageError` if there is no run below the address, but something else."""
+    if (index := index_of(objects)) is not None and index.holds_the_run:
+        raise UsageError(f"{objects.address} holds an evaluation: choose another --output")
     if objects.head(PLAN_NAME) is not None:
         return
     for info in objects.listing():

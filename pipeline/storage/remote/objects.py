@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import PARTS
+from pipeline.faults import Broken
 from pipeline.storage.run_folder import PLAN, REPLIES, RUN
 from pipeline.store.object_store import AlreadyThere, Changed, NotThere
 
@@ -27,6 +29,8 @@ KEPT_REPLIES = f"{RUN}/{REPLIES}/"
 SEGMENTS = f"{RUN}/journal/"
 DATA = f"{PARTS}/"
 """Names below the address of the output. Those that end with a slash are prefixes of several objects."""
+
+_TRIES = 5  # each lost to another writer; our own write an object every few seconds
 
 _PIECE = 8 << 20
 """Bytes of an object that are in memory at a time."""
@@ -63,13 +67,16 @@ class OutputObjects:
             return None
 
     def read(self, name: str) -> Content | None:
-        """The whole of one version of a small object; None if there is none."""
-        while (info := self.head(name)) is not None:
-            try:
+        """The whole of one version of a small object; None if there is none.
+
+        Raises `Broken` if it is replaced again and again while it is read.
+        """
+        for _ in range(_TRIES):
+            if (info := self.head(name)) is None:
+                return None
+            with suppress(Changed, NotThere):  # replaced between the two requests: the new one is read
                 return Content(b"".join(self._pieces(info)), info)
-            except (Changed, NotThere):
-                continue  # replaced between the two requests: the new one is read
-        return None
+        raise Broken(f"{self.address}/{name} was replaced {_TRIES} times while it was being read; try again")
 
     def listing(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """The objects whose names begin with `prefix`, in order."""
@@ -89,7 +96,7 @@ class OutputObjects:
                 raise
             return str(info.version)
 
-    def replace(self, name: str, content: bytes, version: str | None) -> str:
+    def replace(self, name: str, content: bytes | Path, version: str | None) -> str:
         """Writes an object in place of `version`, or where there is none, and returns its version.
 
         Raises `Changed` or `AlreadyThere` if another writer came first.

@@ -32,6 +32,7 @@ SEGMENT_BYTES = 16 << 20
 
 _SCHEMA = pa.schema([("ordinal", pa.int64()), ("meta", pa.binary()), ("body", pa.binary())])
 _ROWS = "rows-"
+_TRIES = 5
 _ASKED = 500  # ordinals in a query; SQLite allows 32,766 parameters
 
 
@@ -108,8 +109,9 @@ class Segments:
             for rows in _portions(self._new()):
                 self._number = self._last_number() + 1
                 name = f"{self._prefix}{self._number:08d}.parquet"
-                self._lease.require()
-                self._objects.create(name, _encoded(rows))
+                content = _encoded(rows)
+                self._lease.require()  # right before it: nothing else keeps a process that slept from creating it
+                self._objects.create(name, content)
                 self._uploaded.update(ordinal for ordinal, *_ in rows)
                 self._open[name] = {ordinal // self._chunk_rows for ordinal, *_ in rows}
             self._uploaded &= self._present  # not those of sealed chunks: memory would grow with the run
@@ -155,12 +157,17 @@ class Segments:
         known, version = self._ledger
         if content in (known, b"{}"):
             return
-        try:
-            self._ledger = (content, self._objects.replace(self._place.ledger, content, version))
-        except (Changed, AlreadyThere):
-            self._lease.renew()  # raises if another run writes it now
-            found = self._objects.read(self._place.ledger)
-            self._ledger = (b"", found.info.version if found else None)
+        name = self._place.ledger
+        for _ in range(_TRIES):
+            try:
+                self._ledger = (content, self._objects.replace(name, content, version))
+            except (Changed, AlreadyThere):
+                self._lease.renew()  # raises if another run writes it now; else it is of an earlier start
+                found = self._objects.head(name)
+                version = found.version if found else None
+            else:
+                return
+        raise Broken(f"{self._objects.address}/{name}: something else writes it again and again; run again")
 
     def _new(self) -> Iterator[Stored]:
         """The entries of unsealed chunks that are in no segment."""
