@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cli.host import Target
-from pipeline.cli.run import connection_of, settings_of, simulation_of
+from pipeline.cli.host import Terminal
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.gold import read_gold
 from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, name_of, settings_in
+from pipeline.execution.emulation import simulation_of
 from pipeline.execution.identity import inputs_of, survey_of
+from pipeline.execution.options import connection_of, settings_of
 from pipeline.execution.settings import Settings
+from pipeline.execution.target import Target
 from pipeline.job.loader import file_and_name, overridden
 from pipeline.store.address import local_path
 
@@ -57,7 +59,7 @@ def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
     simulation = simulation_of(options)
     if simulation is not None:
         simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
-    return Target(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
+    return Target(connection_of(options, subject.evaluation.job), simulation, Terminal(options.quiet))
 
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
