@@ -78,11 +78,12 @@ def evaluate(
 ) -> int:
     """Run a job on gold data, grade its answers, and apply the gates."""
     from pipeline.cli.eval_output import report_result, report_stopped
-    from pipeline.cli.eval_setup import place_of, runs_of, subject_at, subject_of
+    from pipeline.cli.eval_setup import place_of, subject_at, subject_of
     from pipeline.cli.report import prompts_of, put_page
     from pipeline.cli.samples import for_the_eye
     from pipeline.evaluation import workspace
     from pipeline.evaluation.judges import ask_all, judged, require_prices
+    from pipeline.evaluation.preparation import runs_of
     from pipeline.execution.group import execute_group
 
     local_path(options.output or "")  # an address is refused now, before the job is loaded
