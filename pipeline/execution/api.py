@@ -164,8 +164,14 @@ def _run(
         with _with_rows(job, rows, folder, replaces=settings.fresh) as ready:
             run = stack.enter_context(open_run(ready, settings, objects=objects, observer=channel))
         [summary] = where.execute([run])
-        reason, notes = run.context.stop.reason, run.context.survey.notes
-    result = RunResult(summary, temporary=place.temporary, credentials=where.connection.credentials, notes=notes)
+        reason = run.context.stop.reason
+        result = RunResult(
+            summary,
+            rows=sum(part.rows for part in run.parts.values()),
+            temporary=place.temporary,
+            credentials=where.connection.credentials,
+            notes=run.context.survey.notes,
+        )
     if summary.status == "complete":
         return result
     raise _halt_of(summary, reason, result)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -103,7 +104,10 @@ class Call(Generic[T]):
         """Begins the work; `then` is called in its thread once it has ended."""
         self._then = then
         # With the caller's context: a notebook finds the cell that printed by it.
-        threading.Thread(target=copy_context().run, args=(self._carry_out,), name="pipeline").start()
+        context = copy_context()
+        if (sniffio := sys.modules.get("sniffio")) is not None:  # where it is installed, anyio takes the loop from it
+            context.run(sniffio.current_async_library_cvar.set, None)
+        threading.Thread(target=context.run, args=(self._carry_out,), name="pipeline").start()
 
     def _carry_out(self) -> None:
         try:
@@ -160,9 +164,8 @@ class Call(Generic[T]):
                 self.stop(signal.SIGINT)
         if interrupt is None:
             return self._outcome()
-        if isinstance(self._error, Halt):
-            interrupt.summary = self._error.summary  # type: ignore[attr-defined] # an exception takes any attribute
-            interrupt.add_note(f"stopped: {self._error}")
+        ended = self._error if isinstance(self._error, Halt) else getattr(self, "_result", None)
+        interrupt.summary = getattr(ended, "summary", None)  # type: ignore[attr-defined] # it takes any attribute
         raise interrupt
 
     def _outcome(self) -> T:

@@ -29,19 +29,23 @@ _FIGURES = ("status", "rows", "ok", "failed", "requests", "cost_usd", "seconds",
 class RunResult:
     """A run that has ended: its `summary`, and its rows as a table. Nothing is read before a method asks for it.
 
-    `path` is its output: a folder, or an address, whose parts are fetched whenever they are read. A run without an
-    `output` is in a temporary folder, which is removed with this object.
+    Its table has the rows of all parts, which are whole chunks: all rows of a run that has ended, and fewer of one that
+    was stopped, though none that is recorded is lost. `path` is its output: a folder, or an address, whose parts are
+    fetched whenever they are read. A run without an `output` is in a temporary folder, which is removed with this
+    object.
     """
 
     def __init__(
         self,
         summary: Summary,
         *,
+        rows: int,
         temporary: Path | None = None,
         credentials: Path | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self.summary = summary
+        self._rows = rows
         self.notes = tuple(notes)
         """What to know about the input, in sentences, such as files that were skipped."""
         self._credentials = credentials
@@ -54,7 +58,7 @@ class RunResult:
         return self.summary.output
 
     def __len__(self) -> int:
-        return self.summary.ok + self.summary.failed
+        return self._rows
 
     def __repr__(self) -> str:
         one = self.summary

@@ -7,10 +7,12 @@ through it: Arrow tables and readers, pandas, Polars, DuckDB relations. None of 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,8 +45,16 @@ def write_rows(rows: Any, file: IO[bytes]) -> None:
 
     Raises `UsageError` for what cannot be rows, and `NothingToDo` if there are none.
     """
-    schema, batches = _stream_of(rows)
-    _require_columns(schema)
+    with ExitStack() as stack:
+        schema, batches = _stream_of(rows, stack)
+        _require_columns(schema)
+        count = _write(schema, batches, file)
+    if count == 0:
+        raise NothingToDo("`rows` holds no row")
+
+
+def _write(schema: pa.Schema, batches: Iterator[pa.RecordBatch], file: IO[bytes]) -> int:
+    """Writes the batches, and returns the number of their rows."""
     count = 0
     try:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
@@ -54,12 +64,11 @@ def write_rows(rows: Any, file: IO[bytes]) -> None:
                     writer.write_table(piece, row_group_size=max(1, piece.num_rows))
     except pa.ArrowNotImplementedError as error:
         raise UsageError(f"`rows` holds values that Parquet has no type for ({error}): convert them first") from None
-    if count == 0:
-        raise NothingToDo("`rows` holds no row")
+    return count
 
 
-def _stream_of(rows: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The columns of rows, and the rows in batches."""
+def _stream_of(rows: Any, stack: ExitStack) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The columns of rows, and the rows in batches; what they need is closed by the stack."""
     rows = _arrow_of(rows)
     if hasattr(rows, "__arrow_c_stream__"):
         reader = pa.RecordBatchReader.from_stream(rows)
@@ -70,7 +79,7 @@ def _stream_of(rows: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     if isinstance(rows, Mapping | bytes) or not isinstance(rows, Iterable):
         remedy = ": pa.table(rows) makes a table of a dict of columns" if isinstance(rows, Mapping) else ""
         raise UsageError(f"{_ACCEPTED}, not {type(rows).__name__}{remedy}")
-    return _of_records(iter(rows))
+    return _of_records(iter(rows), stack.enter_context(_Spill()))
 
 
 def _arrow_of(rows: Any) -> Any:
@@ -161,9 +170,8 @@ def _pieces(table: pa.Table) -> Iterator[pa.Table]:
 # Records: dicts and pydantic models.
 
 
-def _of_records(records: Iterator[Any]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _of_records(records: Iterator[Any], spill: _Spill) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The columns are known when all records have been seen: until then they wait in a file, in the types so far."""
-    spill = _Spill()
     at = 0
     while rows := list(islice(records, GROUP_ROWS)):
         spill.add(_columns_of([_record(one, at + index) for index, one in enumerate(rows)], at))
@@ -207,11 +215,15 @@ class _Spill:
     """Batches on disk, each in its own type; and the type that all of them fit."""
 
     def __init__(self) -> None:
-        import tempfile
-
         self.schema: pa.Schema | None = None
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it has no name, and is closed after the last batch
-        self._writers: list[tuple[int, int]] = []
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `__exit__`
+        self._spans: list[tuple[int, int]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Writes a batch. Raises `UsageError` if it has no type in common with those before."""
@@ -223,18 +235,16 @@ class _Spill:
         began = self._file.tell()
         with pa.ipc.new_stream(self._file, batch.schema) as writer:
             writer.write_batch(batch)
-        self._writers.append((began, self._file.tell()))
+        self._spans.append((began, self._file.tell()))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The batches again, all in the type that they share."""
         if self.schema is None:
             return
-        with self._file:
-            for began, end in self._writers:
-                self._file.seek(began)
-                reader = pa.ipc.open_stream(self._file.read(end - began))
-                for batch in reader:
-                    yield _widened(batch, self.schema)
+        for began, end in self._spans:
+            self._file.seek(began)
+            for batch in pa.ipc.open_stream(self._file.read(end - began)):
+                yield _widened(batch, self.schema)
 
 
 def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
