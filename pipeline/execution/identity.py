@@ -79,7 +79,7 @@ def _resumed(job: Job, settings: Settings, folder: RunFolder, before: RunIdentit
 def _different(settings: Settings, folder: RunFolder, different: Sequence[str]) -> UsageError:
     only_schema = all(text.startswith("schema ") for text in different)
     remedy = (
-        f"`pipeline reparse {settings.output} --job {settings.target}` applies it to the kept replies at no cost; "
+        f"`pipeline reparse {settings.output} --job {settings.target or 'JOB.py'}` applies it to the kept replies at no cost; "
         if only_schema and folder.name == str(folder.output)  # not in a bucket
         else ""
     )
