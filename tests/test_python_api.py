@@ -27,6 +27,7 @@ from pydantic import BaseModel
 import pipeline
 from pipeline.cli.options import RunOptions
 from pipeline.execution.call import Call, StopSwitch
+from pipeline.execution.emulation import emulator
 from pipeline.execution.keywords import ELSEWHERE, RunKeywords
 from pipeline.execution.options import CallOptions
 from pipeline.execution.outcome_channel import WAITING
@@ -229,6 +230,24 @@ def test_a_folder_named_like_a_partition_gives_kept_rows_no_column(server: Serve
     result = pipeline.run_sync(JOB, ROWS[:1], tmp_path / "day=1" / "out")
     assert result.table().schema.names[:3] == ["id", "text", "row"]
     assert server.calls
+
+
+def test_an_output_at_an_address_is_read_and_resumed_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same call on another machine, too, which has nothing but its frame."""
+    with emulator(["--bucket=bucket-one"]) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address["origin"])
+        options: Any = {"base_url": address["base_url"], "credentials": address["credentials_file"]}
+        call: Any = partial(pipeline.run_sync, JOB.replace(schema=None), output="gs://bucket-one/out", **options)
+        result = call(ROWS, state_dir=tmp_path / "one")
+        assert (result.path, len(result)) == ("gs://bucket-one/out", len(ROWS))
+        assert result.table()["id"].to_pylist() == list(range(12))
+        assert call(ROWS, state_dir=tmp_path / "other").summary.requests == 0
+        with pytest.raises(
+            pipeline.UsageError, match=r"gs://bucket-one/out already holds .*\n.*rows changed: 12 -> 11"
+        ):
+            call(ROWS[:11], state_dir=tmp_path / "other")
 
 
 # Errors.

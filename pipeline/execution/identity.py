@@ -78,8 +78,9 @@ def _resumed(job: Job, settings: Settings, folder: RunFolder, before: RunIdentit
 
 def _different(settings: Settings, folder: RunFolder, different: Sequence[str]) -> UsageError:
     only_schema = all(text.startswith("schema ") for text in different)
+    target = settings.target or "JOB.py"
     remedy = (
-        f"`pipeline reparse {settings.output} --job {settings.target or 'JOB.py'}` applies it to the kept replies at no cost; "
+        f"`pipeline reparse {settings.output} --job {target}` applies it to the kept replies at no cost; "
         if only_schema and folder.name == str(folder.output)  # not in a bucket
         else ""
     )

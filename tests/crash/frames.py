@@ -55,7 +55,7 @@ def _write(kind: str, rows: int) -> None:
     given = records() if kind == "records" else pa.RecordBatchReader.from_batches(schema, batches())
 
     with io.FileIO(os.devnull, "w") as file:
-        write_rows(given, file)  # type: ignore[arg-type] # a raw file is written like any other
+        write_rows(given, file)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
