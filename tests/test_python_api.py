@@ -396,6 +396,27 @@ def test_the_process_is_left_as_it_was_found(server: Served, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
+FIRST = """
+import gc, resource, signal, sys
+import pyarrow as pa
+import pipeline
+def state():
+    signals = [signal.getsignal(number) for number in sorted(signal.valid_signals())]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return pa.default_memory_pool().backend_name, limit, gc.get_threshold(), gc.get_freeze_count(), signals
+before = state()
+job = pipeline.Job(name="said", model="google/gemini-test", user="Say {{ text }}")
+pipeline.run_sync(job, [{"text": "a"}])
+print(state() == before)
+"""
+
+
+def test_the_first_run_of_a_process_changes_neither_its_memory_pool_nor_its_limits(server: Served) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert len(server.calls) == 1
+
+
 def test_a_limit_of_open_files_is_not_raised_but_named(server: Served) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with pytest.raises(pipeline.UsageError, match=r"resource\.setrlimit, or lower concurrency"):
