@@ -95,8 +95,9 @@ def _resumed(
 
 def _different(settings: Settings, folder: RunFolder, different: Sequence[str]) -> UsageError:
     only_schema = all(text.startswith("schema ") for text in different)
+    target = settings.target or "JOB.py"
     remedy = (
-        f"`pipeline reparse {folder.name} --job {settings.target}` applies it to the kept replies at no cost; "
+        f"`pipeline reparse {folder.name} --job {target}` applies it to the kept replies at no cost; "
         if only_schema
         else ""
     )

@@ -35,3 +35,5 @@ class Settings:
     """Where granted rates are kept beyond this run; None keeps them only in its folder."""
     endpoints: int = 1
     """The number of endpoints; each has its own connections."""
+    in_host: bool = False
+    """Whether the process belongs to another program, whose memory pool and limits are left as they are."""

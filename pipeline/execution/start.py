@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.execution.chunks import ChunkWorker
+from pipeline.execution.chunks import ChunkWorker, RowObserver
 from pipeline.execution.context import RunContext, open_cache, prepare_process
 from pipeline.execution.identity import identity_of, inputs_of
 from pipeline.execution.run import Run, now
@@ -43,13 +43,14 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
     objects: OutputObjects | None = None,
     reading: SurveyProgress | None = None,
     shard: ShardStart | None = None,
+    observer: RowObserver | None = None,
 ) -> Iterator[Run]:
     """Opens and locks a run. What earlier starts did is added to the counters; failed rows are reopened if asked for.
 
     Runs that are executed together are given the same `counters` and `stop`. With `objects` the output is in a bucket,
     and the settings' folder is only its state; with `shard`, only the chunks of that shard are worked on, and the
     settings are its own (see `divided`). `reading` is told how far the survey is, if one is needed. Worker processes
-    must have been forked before.
+    must have been forked before. An `observer` is given each outcome that this start records.
 
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
@@ -76,7 +77,7 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
             portion, elsewhere = None, NOTHING
         replaced = None if before is None or before.run_id == plan.run_id else before
         budgets_for(job, settings.bounds)  # refused here if the price is unknown
-        with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:
+        with closing(ChunkWorker(job, plan, folder.output, files, whole_rows=observer is not None)) as chunks:
             if settings.fresh or (replaced is not None and settings.supersede):
                 folder.clear()
                 if follower is not None:
@@ -92,6 +93,7 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
                     budgets=budgets_for(job, settings.bounds, journal.charged() + elsewhere),
                     counters=Counters() if counters is None else counters,
                     stop=Shutdown() if stop is None else stop,
+                    observer=observer,
                 )
                 run = run_in(context, lock=lock, began=began, started=started, follower=follower)
                 run = replace(run, portion=portion)
@@ -118,6 +120,8 @@ def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
     """Raises `UsageError` if an input is among the files that a run in this folder writes, and removes with `fresh`."""
     written = [folder.parts.resolve(), folder.run.resolve()]
     for path in inputs:
+        if path.resolve().parent == folder.inputs.resolve():
+            continue  # rows that were given in memory, which stay there
         if any(path.resolve().is_relative_to(place) for place in written):
             raise UsageError(
                 f"the input {path} is in the output {folder.output}, which would be written over: "
@@ -135,6 +139,7 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
     if extended is not None:
         _extend(run, Survey.from_json(extended.survey))
     run.context.folder.save(run.context.plan)
+    run.context.folder.discard_inputs(but={Path(file.path).name for file in run.context.survey.files})
     reopened = _reopen_failed(run) if run.context.settings.retry_failed else 0
     if run.follower is not None:
         run.follower.save_plan()

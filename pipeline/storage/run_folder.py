@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -46,6 +46,8 @@ STATE = "state.json"
 TUNE = "tune.json"
 RATES = "rates.json"
 ADDRESS = "address"
+INPUT = "input"
+"""A folder: rows that were given in memory, as files that are named by their content."""
 
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
@@ -53,7 +55,7 @@ FORMAT = 3
 ORPHANS_S = 30.0
 """How long the worker processes of a killed run may take to end, in seconds."""
 
-_KEPT = (LOCK, WORKERS, REPLIES)
+_KEPT = (LOCK, WORKERS, REPLIES, INPUT)
 _FILES = (MANIFEST, SUCCESS, PAGE)
 _BESIDE = (EVALUATION, REPEATS, REFERENCE)
 _FOUND = frozenset(
@@ -119,6 +121,11 @@ class RunFolder:
     def journal(self) -> Path:
         """The path of the journal."""
         return self.run / JOURNAL
+
+    @property
+    def inputs(self) -> Path:
+        """The folder of rows that were given in memory."""
+        return self.run / INPUT
 
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
@@ -217,6 +224,11 @@ class RunFolder:
             self.files.remove(self.run.glob(of_workers))
             self.files.remove(replies.glob("*"))
             self.files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
+
+    def discard_inputs(self, *, but: Collection[str]) -> None:
+        """Removes the files of rows that were given in memory, except those of these names."""
+        with self._writing(INPUT):
+            self.files.remove(path for path in _entries(self.inputs) if path.name not in but)
 
     def sweep(self) -> None:
         """Removes files that a killed run did not finish writing."""
