@@ -15,6 +15,7 @@ import typer
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import PoolSetup, Target
 from pipeline.cli.options import (
+    INPUT,
     LIMITS,
     AsJson,
     Assignments,
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from pipeline.storage.remote.objects import OutputObjects
 
 
+NOTHING_LEFT = "nothing is left to do: every row is done (--fresh starts over)"
+NOTHING_NEW = "nothing new: the input has no rows that were not asked yet"
+
+
 @with_options
 def run(
     target: JobFileArgument,
@@ -54,6 +59,15 @@ def run(
         typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
     ] = "1",
     state_dir: StateFolder = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            metavar="",
+            help="Take in the rows that the input has gained since the run: new files, and rows at the end of files.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
@@ -64,7 +78,8 @@ def run(
         connection = connection_of(options, job)
         folder, address = output_of(job, state_dir)
         objects = objects_at(address) if address else None
-        settings = settings_of(options, name, folder, connection)
+        settings = replace(settings_of(options, name, folder, connection), append=append)
+        _require_appendable(settings)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
@@ -150,6 +165,17 @@ def settings_of(options: RunOptions, target: str, output: Path, connection: Conn
     )
 
 
+def _require_appendable(settings: Settings) -> None:
+    """Raises `UsageError` for options that --append cannot be combined with."""
+    if settings.append and settings.fresh:
+        raise UsageError("--fresh starts over, so there is nothing to append to: leave one of them out")
+    if settings.append and settings.limit is not None:
+        raise UsageError(
+            "--append takes in all new rows, and --limit takes only the first of all: leave one of them out; "
+            "to try a few rows, use another --output"
+        )
+
+
 def _cache_settings_of(options: RunOptions, connection: Connection, repeat: int) -> CacheSettings:
     """The settings of the reply cache, from the command line.
 
@@ -206,12 +232,15 @@ def _run(job: Job, settings: Settings, place: Target, objects: OutputObjects | N
     with ExitStack() as stack:
         with place.stage("reading the input"):
             run = stack.enter_context(open_run(job, settings, objects=objects))
+        if run.added and settings.append:
+            earlier = run.context.survey.rows - run.added
+            print(f"appending {run.added} row{'s' if run.added > 1 else ''} to {earlier}", file=sys.stderr)
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
             print(printable(f"note: {note}"), file=sys.stderr)
         if not run.chunks():
-            print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
+            print(NOTHING_NEW if settings.append else NOTHING_LEFT, file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()

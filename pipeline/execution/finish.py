@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline.data import Part
-from pipeline.execution.run import Run, allowed_failures, now
+from pipeline.execution.run import Run, now
 from pipeline.faults import Broken, Halt
-from pipeline.job.job import Job
 from pipeline.policy import Shutdown
+from pipeline.source import Survey
 from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
 from pipeline.totals.failures import FailureKind, Failures
@@ -96,7 +96,7 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
     if complete and (damaged := _unsound(run)) is not None:
         ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
         complete = False
-    too_many = failed > allowed_failures(context.job, rows)
+    too_many = run.too_many_failed() if complete else None
     status = ("failed" if too_many else "complete") if complete else "stopped"
     summary = Summary(
         job=context.plan.job_name,
@@ -119,14 +119,19 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         output=run.output,
         simulated=context.plan.simulated,
         run=context.journal.charged(),
-        reason=_too_many(context.job, failed, rows) if status == "failed" else _reason(context.stop),
+        reason=too_many or _reason(context.stop),
         failures=failures.kinds,
     )
     return _published(run, summary)
 
 
 def _published(run: Run, summary: Summary) -> Summary:
-    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete."""
+    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete.
+
+    If there was nothing to append to a complete dataset, both stay as they are.
+    """
+    if run.context.settings.append and summary.status == "complete" and run.is_marked:
+        return summary
     if run.follower is not None:
         try:
             content = manifest_bytes(_manifest(run, summary))
@@ -171,9 +176,23 @@ def _manifest(run: Run, summary: Summary) -> dict[str, Any]:
         "rows_from_cache": sum(part.from_cache for part in run.parts.values()),
         "job": plan.job,
         "input": [asdict(file) for file in context.survey.files],
+        "generations": _generations(plan.created, context.survey),
         "schema": {field.name: str(field.type) for field in context.dataset.schema},
         "parts": [_listed(run.parts[chunk]) for chunk in sorted(run.parts)],
     }
+
+
+def _generations(created: str, survey: Survey) -> list[dict[str, Any]]:
+    """The rows that were taken in together: when, from which entries of `input`, and which chunks they are."""
+    listed: list[dict[str, Any]] = []
+    first_row = first_chunk = first_file = 0
+    for one in survey.generations:
+        rows = {"first_row": first_row, "rows": one.rows}
+        chunks = {"first_chunk": first_chunk, "chunks": one.chunks}
+        files = {"first_file": first_file, "files": one.files}
+        listed.append({"added": one.added or created, **rows, **chunks, **files})
+        first_row, first_chunk, first_file = first_row + one.rows, first_chunk + one.chunks, first_file + one.files
+    return listed
 
 
 def _listed(part: Part) -> dict[str, Any]:
@@ -200,7 +219,3 @@ def _stopped_by(stop: Shutdown) -> str | None:
         if stop.reason
         else None
     )
-
-
-def _too_many(job: Job, failed: int, rows: int) -> str:
-    return f"{failed} of {rows} rows failed, more than the job allows (max_failed={job.max_failed:g})"

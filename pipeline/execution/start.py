@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.execution.chunks import ChunkWorker
 from pipeline.execution.context import RunContext, open_cache, prepare_process
-from pipeline.execution.identity import identity_of, inputs_of
+from pipeline.execution.identity import begun, identity_of, inputs_of
 from pipeline.execution.run import Run, now
 from pipeline.execution.settings import Settings
 from pipeline.faults import UsageError
@@ -27,6 +27,7 @@ from pipeline.storage.remote.follower import Follower, following
 from pipeline.storage.remote.objects import OutputObjects
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 from pipeline.totals.counters import Counters
+from pipeline.totals.ledger import Charges
 
 
 @contextmanager
@@ -60,7 +61,8 @@ def open_run(
         open_cache(settings.bounds.reuse) as cache,
     ):
         before = None if settings.fresh else folder.load()
-        plan = identity_of(job, settings, folder, before)
+        before = begun(folder, before) if before is not None and settings.append else before
+        plan = identity_of(job, settings, folder, before, started)
         replaced = None if before is None or before.run_id == plan.run_id else before
         budgets_for(job, settings.bounds)  # refused here if the price is unknown
         with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:
@@ -76,18 +78,25 @@ def open_run(
                     chunks=chunks,
                     journal=journal,
                     cache=cache,
-                    budgets=budgets_for(job, settings.bounds, journal.charged()),
+                    budgets=budgets_for(job, settings.bounds, _charged_since(plan, journal.charged())),
                     counters=Counters() if counters is None else counters,
                     stop=Shutdown() if stop is None else stop,
                 )
                 run = run_in(context, lock=lock, began=began, started=started, follower=follower)
-                extends = before is not None and replaced is None and plan.extends(before)
+                extended = before if before is not None and replaced is None and plan.extends(before) else None
+                added = context.survey.rows - Survey.from_json(extended.survey).rows if extended else 0
                 try:
-                    reopened = _prepare(run, before if extends else None)
-                    yield replace(run, reopened=reopened, replaced=replaced)
+                    reopened = _prepare(run, extended)
+                    opened = replace(run, reopened=reopened, replaced=replaced, added=added)
+                    yield replace(opened, allowed=opened.failures_allowed())
                 finally:
                     if follower is not None:
                         follower.end()  # it reads the journal
+
+
+def _charged_since(plan: RunIdentity, charged: Charges) -> Charges:
+    """What counts against a budget: all that the run was charged, or what it was since rows were last appended."""
+    return charged - Charges.from_json(plan.charged_before)
 
 
 def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
@@ -115,7 +124,7 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
     reopened = _reopen_failed(run) if run.context.settings.retry_failed else 0
     if run.follower is not None:
         run.follower.save_plan()
-        run.follower.follow(run.context.survey.chunk_rows, run.context.counters.notices.append)
+        run.follower.follow(run.context.chunks.chunk_of, run.context.counters.notices.append)
     _restore_counts(run)
     return reopened
 
@@ -169,6 +178,8 @@ def _require_whole(run: Run) -> None:
 
 def _extend(run: Run, before: Survey) -> None:
     """Makes room for more rows: reopens parts whose chunk boundaries or columns have changed. Nothing is asked again.
+
+    Appended rows are in chunks of their own, so they change no part.
 
     Raises `UsageError` if their replies were not kept.
     """

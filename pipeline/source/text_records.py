@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from pipeline.source.cell_types import CellType, typed_record
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, header_line, parse_record, records
 from pipeline.source.discovery import Discovery, FoundFile
-from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck
+from pipeline.source.files import BeginningOfFile, HashedFile, InputFile, Located, UnchangedCheck
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
+from pipeline.source.generations import ChunkSpans
 from pipeline.source.json_documents import values
 from pipeline.source.jsonl import Line, lines, parse
 from pipeline.source.survey import (
@@ -154,7 +156,8 @@ class _Pass:
         self.columns.add([dict.fromkeys(layout.columns)])
         with HashedFile(found) as raw, Stream(raw, UsageError) as stream:
             lines_found = layout.split(stream.read, Position(index, 0, 1))
-            wanted = lines_found if self.limit is None else islice(lines_found, self.limit - self.rows)
+            stop = None if self.limit is None else found.rows_before + self.limit - self.rows
+            wanted = islice(lines_found, found.rows_before, stop)
             for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
                 self._block(found, layout, index, block)
             file = raw.sealed(found.name, found.partitions, self.rows - rows)
@@ -261,24 +264,51 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
 
     Raises `Broken` when a file is not, or no longer, the one that was surveyed.
     """
-    start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
+    spans = ChunkSpans(survey.generations)
+    start, ordinal, end = survey.chunks[index], spans.of(index).start, 0
     for number, file in enumerate(survey.files):
         end += file.rows
         if number < start.file:
             continue
-        position = start if number == start.file else Position(number, 0, 1)
+        # A chunk begins at its own rows; a file that has grown, at rows of an earlier generation.
+        position, skipped = (start, 0) if number == start.file else (Position(number, 0, 1), file.rows_before)
+        first, chunk_rows = spans.in_file(number)
         watch = UnchangedCheck(file)
         layout = _layout(file, Broken, survey.types)
         batch = _BatchBuilder(survey, layout, file.partitions, needed, kept)
         with InputFile(file) as raw, Stream(raw, Broken) as stream:
             stream.seek(position.offset)
-            found = islice(layout.split(stream.read, position), end - ordinal)
-            for block in _blocks(found, MAX_BATCH_ROWS, ordinal, survey.chunk_rows):
+            found = islice(layout.split(stream.read, position), skipped, skipped + end - ordinal)
+            for block in _blocks(found, MAX_BATCH_ROWS, ordinal - first, chunk_rows):
                 watch.check()
                 yield batch.of(ordinal, block)
                 ordinal += len(block)
         if ordinal != end:
             raise Broken(f"{file.path} ends too early: it changed during the run")
+
+
+def begins_as_before(found: Located, size: int, start: Position, rows: int, survey: Survey) -> bool:
+    """Whether the rows of a file that has grown are still those that its first `size` bytes held.
+
+    `rows` of them, from `start` on to the last, are compared: a last line that had no end may have gone on. Raises
+    `UsageError` for compressed data that is damaged.
+    """
+    layout = _layout(found, UsageError, survey.types)
+    if not set(layout.columns) <= survey.columns.keys():
+        return False
+    with ExitStack() as files:
+
+        def split(raw: InputFile) -> Iterator[Line]:
+            stream = files.enter_context(Stream(files.enter_context(raw), UsageError))
+            stream.seek(start.offset)
+            return layout.split(stream.read, start)
+
+        same = 0
+        for before, now in zip_longest(split(BeginningOfFile(found, size)), islice(split(InputFile(found)), rows)):
+            if before != now:
+                return False
+            same += 1
+        return same == rows
 
 
 def _problem(line_number: int, why: str) -> str:
@@ -305,7 +335,7 @@ class _BatchBuilder:
     def __init__(
         self, survey: Survey, layout: _Layout, partitions: Partitions, needed: Sequence[str], kept: pa.Schema
     ) -> None:
-        self._columns = survey.columns.keys()
+        self._columns = survey.columns.keys() | set(survey.left_out)
         self._as_json = frozenset(survey.json_columns)
         self._layout, self._partitions, self._needed, self._kept = layout, dict(partitions), needed, kept
 

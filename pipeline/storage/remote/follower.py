@@ -77,12 +77,13 @@ class Follower:
         path = self._folder.output / OWNER_FILE
         self._folder.files.write_atomic(path, self.lease.owner.encode(), mode=PRIVATE_FILE)
 
-    def follow(self, chunk_rows: int, trouble: Callable[[str], None]) -> None:
+    def follow(self, chunk_of: Callable[[int], int], trouble: Callable[[str], None]) -> None:
         """Uploads the entries of the journal, and then what is new every few seconds.
 
-        `trouble` is called with a sentence, from another thread, when the store does not take them.
+        `chunk_of` says in which chunk a row is. `trouble` is called with a sentence, from another thread, when the
+        store does not take them.
         """
-        self._segments = self._segments_of(chunk_rows)
+        self._segments = self._segments_of(chunk_of)
         self._segments.begin()
         self._segments.keep(trouble)
 
@@ -112,7 +113,7 @@ class Follower:
         """
         if not parts:
             return
-        self._segments_of(1).upload()
+        self._segments_of(lambda ordinal: ordinal).upload()
         for part in parts:
             self.lease.require()
             self.objects.remove(record_name(part.chunk))
@@ -127,6 +128,10 @@ class Follower:
             if not path.is_file() and self.objects.head(name := replies_name(part.chunk, part.sha256)) is not None:
                 self._folder.files.make_private(path.parent)
                 self.objects.download(name, path)
+
+    def is_marked(self) -> bool:
+        """Whether the bucket has the success marker, and the manifest beside it."""
+        return self._manifest is not None and self.objects.head(SUCCESS) is not None
 
     def unfinish(self) -> None:
         """Removes the success marker while the dataset is being changed."""
@@ -187,8 +192,8 @@ class Follower:
     def _has(self, part: Part) -> bool:
         return all((self._folder.output / file.path).is_file() for file in part.files)
 
-    def _segments_of(self, chunk_rows: int) -> Segments:
-        return Segments(self.objects, self.lease, self._folder.journal, chunk_rows)
+    def _segments_of(self, chunk_of: Callable[[int], int]) -> Segments:
+        return Segments(self.objects, self.lease, self._folder.journal, chunk_of)
 
     def _published(self, part: Part) -> Part:
         self.lease.require()
