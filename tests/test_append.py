@@ -427,3 +427,11 @@ def test_new_files_may_change_as_long_as_none_of_their_rows_was_answered(shell: 
     assert "appending 1 row to 5" in run(shell, server, "--append").err
     (shell.folder / "in/2026-11-29.jsonl").unlink()
     assert "is gone" in run(shell, server, "--append").err
+
+
+def test_plan_counts_the_rows_that_an_append_would_ask(shell: Shell, server: Served) -> None:
+    appended(shell, server, asked=5, rows=5)
+    more(shell.folder / "in/2026-11-28.jsonl", lines(5, 8))
+    plan = shell.pipeline("plan", "job.py", "-i", "in", "-o", "out/it", "--rows", "0", "--json").json
+    assert plan["requests"] == 3
+    assert "out/it holds 5 of these rows: `pipeline run` takes in the others with --append" in " ".join(plan["notes"])

@@ -11,7 +11,7 @@ from pipeline.execution.settings import Settings
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.job.job import Job
 from pipeline.job.loader import sha256_of
-from pipeline.source import Survey, found_again, growth_of, survey, survey_files, without_latest
+from pipeline.source import Growth, Survey, found_again, growth_of, survey, survey_files, without_latest
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state, recorded_in, worker_journals
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -33,6 +33,11 @@ def survey_of(job: Job, **bounds: Any) -> Survey:
 def found_input(job: Job, known: Survey) -> tuple[Survey, list[str]]:
     """A job's input found again: the survey with its present places, and what has changed, one sentence each."""
     return found_again(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
+
+
+def growth_in(job: Job, known: Survey) -> Growth:
+    """What a job's input has gained since its survey, and what has changed otherwise."""
+    return growth_of(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
 
 
 def identity_of(
@@ -92,7 +97,7 @@ def _appended(
     """The run with what its input has gained, if anything. Raises `UsageError` if the run or the input has changed."""
     _require_not_reparsing(folder, before)
     known = Survey.from_json(before.survey)
-    growth = growth_of(known, inputs_of(job), job.include, rows=job.input_rows, allow_partial=job.allow_partial)
+    growth = growth_in(job, known)
     if different := differences(before, plan):
         raise _different(settings, folder, [*different, *growth.differences])
     if growth.differences:

@@ -62,7 +62,7 @@ class Growth:
         new = replace(new, files=tuple(entries))
         for name in names:
             _require_type(self.known, new, name)
-        known = moved_to(self.known, {file.path: file for file in entries if file.rows_before})
+        known = moved_to(self.known, {file.path: file for file in entries if file.path in self.sha256})
         return _chained(known, new, added) if new.rows else known
 
     def _entry(self, found: FoundFile, file: File) -> File:
@@ -112,9 +112,12 @@ def without_latest(survey: Survey) -> Survey | None:
 
     The hash of what such a file held before is not kept.
     """
-    if not survey.appended or any(file.rows_before for file in survey.files[-survey.appended[-1].files :]):
+    if not survey.appended:
         return None
     latest = survey.appended[-1]
+    earlier = {file.path for file in survey.files[: -latest.files]}
+    if any(file.path in earlier for file in survey.files[-latest.files :]):
+        return None
     rows = survey.rows - latest.rows
     bad = tuple(one for one in survey.bad_lines if one.ordinal < rows)
     return replace(

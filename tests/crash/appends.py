@@ -54,6 +54,7 @@ def kills_of_an_append(scratch: Path, most: int | None, dice: random.Random) -> 
                 ended = forks.start(place, kill, append=True)
                 figures.kills, figures.torn = figures.kills + ended.killed, figures.torn + ended.torn
                 kept(place, known)
+                _require_true_marker(place)
                 assert ended.killed or ended.status == "complete", ended.status
                 assert (status := forks.start(place, append=True).status) == "complete", status
                 require_whole(place)
@@ -70,6 +71,15 @@ def kills_of_an_append(scratch: Path, most: int | None, dice: random.Random) -> 
 def _copied(grown: RunPlace, folder: Path) -> RunPlace:
     shutil.copytree(grown.folder, folder)
     return RunPlace(folder, SHAPE, grown.rows)
+
+
+def _require_true_marker(place: RunPlace) -> None:
+    """The success marker is of all rows that the plan has."""
+    if (place.output / "_SUCCESS").exists():
+        plan, manifest = (
+            json.loads((place.output / name).read_bytes()) for name in ("_run/plan.json", "_manifest.json")
+        )
+        assert manifest["rows"] == plan["survey"]["rows"], "the marker stands for fewer rows than the plan has"
 
 
 def _require_untouched(grown: RunPlace, place: RunPlace) -> None:
