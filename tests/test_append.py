@@ -388,9 +388,10 @@ def test_each_generation_must_keep_within_max_failed(shell: Shell, server: Serve
 
 
 def test_too_many_failures_among_the_new_rows_stop_the_start(shell: Shell, server: Served) -> None:
+    """Long before as many failed as would be allowed of all rows."""
     more(shell.folder / "in/2026-11-27.jsonl", lines(5, 1000))
     appended(shell, server, asked=1000, rows=1000)
-    more(shell.folder / "in/2026-11-28.jsonl", lines(1000, 1200))
+    more(shell.folder / "in/2026-11-28.jsonl", lines(1000, 1108))
     server.follow(lambda _: error(400))
     done = run(shell, server, "--append", "-c", "4")
     assert (done.code, done.json["status"]) == (3, "stopped")

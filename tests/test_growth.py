@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,3 +116,20 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
     add(tmp_path / "b.jsonl", [3])
     with pytest.raises(Broken, match=r"b\.jsonl changed while it was being read"):
         growth.joined(survey_files(growth.discovery), ["n"], "now")
+
+
+def test_parquet_of_several_generations_is_read_by_their_chunks(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": range(5)}), tmp_path / "b.parquet")
+    known = survey(tmp_path, chunk_rows=3)
+    for name, first, last, chunk_rows in (("a", 5, 12, 2), ("c", 12, 17, 4)):
+        pq.write_table(pa.table({"n": range(first, last)}), tmp_path / f"{name}.parquet")
+        growth = growth_of(known, tmp_path)
+        known = growth.joined(survey_files(growth.discovery, chunk_rows=chunk_rows), ["n"], "now")
+    chunks = [read(known, chunk) for chunk in range(len(known.chunks))]
+    assert [len(chunk) for chunk in chunks] == [3, 2, 2, 2, 2, 1, 4, 1]
+    assert [row for chunk in chunks for row in chunk] == [(n, n) for n in range(17)]
+    source = Source(known, needed=["n"], kept=["n"])
+    assert [[row.ordinal for batch in source.chunk(at) for row in batch.rows] for at in range(len(chunks))] == [
+        [ordinal for ordinal, _ in chunk] for chunk in chunks
+    ]
+    source.close()
