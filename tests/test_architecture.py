@@ -342,6 +342,7 @@ TELLS_THE_TIME = {
     "storage.reply_cache.admin": 1,
     "storage.reply_cache.store": 2,
     "cli.progress": 1,  # when a line of a log was written
+    "cli.survey_progress": 1,  # when a line of a log was written
     "cli.status": 1,  # how long ago a job reported
     "cli.streams": 1,  # when a line of a log was written
     "report.summary": 1,  # when an evaluation ended

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from pipeline.faults import UsageError
 from pipeline.source import Source, survey
 from pipeline.source.jsonl import MAX_NESTING
+from pipeline.source.plain_types import MAX_DEPTH, MAX_FIELDS
 from pipeline.source.type_inference import (
     ALWAYS_JSON,
     MAX_COLUMNS,
-    MAX_DEPTH,
-    MAX_FIELDS,
     ColumnTypes,
     infer_type,
     json_text,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.run import Run
+    from pipeline.source.progress import SurveyProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,11 @@ class Target:
                 address = stack.enter_context(emulate.emulator(self.simulation))
             yield _moved(self, emulated(address, self.connection.locations))
 
-    def stage(self, text: str) -> AbstractContextManager[None]:
-        """Shows on a terminal what is happening before the first call, while the block runs."""
+    def stage(self, text: str, reading: SurveyProgress | None = None) -> AbstractContextManager[None]:
+        """Shows what is happening before the first call, or how far a survey is, while the block runs."""
         from pipeline.cli.progress import stage
 
-        return stage(text, quiet=self.quiet)
+        return stage(text, quiet=self.quiet, reading=reading)
 
     def note(self, text: str) -> None:
         """Prints a line on stderr."""

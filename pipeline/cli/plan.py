@@ -56,14 +56,18 @@ def plan(  # noqa: PLR0913 - one parameter an option
     as_json: AsJson = False,
 ) -> int:
     """Show what a run would do, without a call: rows, columns, first requests, estimated tokens, cost and time."""
+    from pipeline.cli.progress import stage
     from pipeline.execution.chunks import source_of
     from pipeline.execution.identity import survey_of
+    from pipeline.source.progress import SurveyProgress
     from pipeline.storage.output_columns import output_schema
 
     of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
     job, _ = load(target, inputs, model, assignments, None, **of_input)
+    progress = SurveyProgress()
     with reading_stores():
-        found = survey_of(job, limit=limit)
+        with stage("reading the input", quiet=as_json, reading=progress):
+            found = survey_of(job, limit=limit, progress=progress)
         if not found.rows:
             raise NothingToDo("the input holds no row")
         source, kept = source_of(job, found)

@@ -9,15 +9,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from tqdm import tqdm
 
 from pipeline.cli.progress_lines import NARROW, log_line, narrow_line, second_line, top_line
 from pipeline.cli.samples import for_the_eye
+from pipeline.cli.survey_progress import SurveyDisplay, updated
 from pipeline.pace import RecentRate
 from pipeline.totals.counters import Counters
+
+if TYPE_CHECKING:
+    from pipeline.source.progress import SurveyProgress
 
 REFRESH_S = 0.5
 HEARTBEAT_S = 30.0
@@ -39,19 +43,31 @@ def is_coloured() -> bool:
 
 
 @contextmanager
-def stage(text: str, *, quiet: bool) -> Iterator[None]:
-    """Shows on a terminal what is happening before the first call, while the block runs; then removes it."""
-    if quiet or not draws_bar():
+def stage(text: str, *, quiet: bool, reading: SurveyProgress | None = None) -> Iterator[None]:
+    """Shows on a terminal what is happening before the first call, while the block runs; then removes it.
+
+    With `reading`, it shows how far that survey is; elsewhere than on a terminal as a line from time to time.
+    """
+    draws = draws_bar()
+    if quiet or not (draws or reading is not None):
         yield
         return
-    show = tqdm.status_printer(sys.stderr)
-    show(f"{text} ..."[: _columns() - 1])
+    width = _columns() - 1
+    show = tqdm.status_printer(sys.stderr) if draws else None
+    if show is not None:
+        show(f"{text} ..."[:width])
     try:
-        yield
+        with (
+            updated(SurveyDisplay(text, reading, time.monotonic(), show, width))
+            if reading is not None
+            else nullcontext()
+        ):
+            yield
     finally:
-        show("")
-        sys.stderr.write("\r")
-        sys.stderr.flush()
+        if show is not None:
+            show("")
+            sys.stderr.write("\r")
+            sys.stderr.flush()
 
 
 class Progress:

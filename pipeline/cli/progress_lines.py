@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.pace import RecentRate
 from pipeline.text import one_line, printable
-from pipeline.text.figures import clock, dollars
+from pipeline.text.figures import clock, dollars, size
 from pipeline.totals.counters import Counters
+
+if TYPE_CHECKING:
+    from pipeline.source.progress import SurveyProgress
 
 NARROW = 60
 """The width in columns below which there is one short line without a bar."""
@@ -77,6 +81,36 @@ def log_line(counters: Counters, rate: RecentRate) -> str:
     pieces = [*_outcomes(counters), *_doing(counters), *([_LinePiece(reason, 0)] if reason else []), *_money(counters)]
     head = f"{_count(counters)} rows ({_percent(counters)}), {rate.per_second:.1f} rows/s{remaining}"
     return ", ".join([head, *(piece.text for piece in pieces)])
+
+
+def survey_bar(text: str, progress: SurveyProgress, elapsed_s: float, rate: RecentRate, width: int) -> str:
+    """A survey in one line, as a tqdm format, in which `{bar}` fills the remaining width."""
+    times = f"{clock(elapsed_s)}<{clock(rate.seconds_left(progress.total - progress.done))}"
+    counts = ", ".join(_surveyed(progress))
+    speed = _survey_speed(progress, rate)
+    rests = (f"{counts} [{times}, {speed}]", f"{counts} [{times}]", f"{_surveyed(progress)[0]} [{times}]", times)
+    head = f"{text} {100 * progress.done // progress.total:>3}%|"
+    fitting = [rest for rest in rests if len(head) + SHORTEST_BAR + len(f"| {rest}") <= width]
+    return _escaped(head) + "{bar}" + _escaped(f"| {fitting[0] if fitting else ''}".rstrip())
+
+
+def survey_line(text: str, progress: SurveyProgress, rate: RecentRate) -> str:
+    """A survey in one line, for logs."""
+    left = rate.seconds_left(progress.total - progress.done)
+    remaining = [] if left is None else [f"{clock(left)} left"]
+    percent = f"{100 * progress.done // progress.total} %"
+    return f"{text}: {', '.join([percent, *_surveyed(progress), _survey_speed(progress, rate), *remaining])}"
+
+
+def _surveyed(progress: SurveyProgress) -> list[str]:
+    """What was read: bytes if they are counted, files, rows."""
+    read = [f"{size(progress.bytes)} of {size(progress.all_bytes)}"] if progress.all_bytes else []
+    several = [f"{progress.files:,} of {progress.all_files:,} files"] if progress.all_files > 1 or not read else []
+    return [*read, *several, *([f"{progress.rows:,} rows"] if progress.rows else [])]
+
+
+def _survey_speed(progress: SurveyProgress, rate: RecentRate) -> str:
+    return f"{size(round(rate.per_second))}/s" if progress.all_bytes else f"{rate.per_second:.3g} files/s"
 
 
 def _outcomes(counters: Counters) -> list[_LinePiece]:

@@ -226,12 +226,14 @@ def simulation_of(options: RunOptions) -> list[str] | None:
 
 def _run(job: Job, settings: Settings, place: Target, objects: OutputObjects | None, *, as_json: bool) -> int:
     from pipeline.execution.start import open_run
+    from pipeline.source.progress import SurveyProgress
 
     if settings.fresh:
         place.require_access()
     with ExitStack() as stack:
-        with place.stage("reading the input"):
-            run = stack.enter_context(open_run(job, settings, objects=objects))
+        reading = SurveyProgress()
+        with place.stage("reading the input", reading):
+            run = stack.enter_context(open_run(job, settings, objects=objects, reading=reading))
         if run.added and settings.append:
             earlier = run.context.survey.rows - run.added
             print(f"appending {run.added} row{'s' if run.added > 1 else ''} to {earlier}", file=sys.stderr)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
     from pipeline.policy import Shutdown, SingleFlight
+    from pipeline.source.progress import SurveyProgress
 
 
 class Host(Protocol):
@@ -28,8 +29,8 @@ class Host(Protocol):
     def execute(self, runs: Sequence[Run]) -> list[Summary]:
         """Executes opened runs that share their counters and their stop; returns their summaries."""
 
-    def stage(self, text: str) -> AbstractContextManager[None]:
-        """Shows what is going on, for the duration of the block."""
+    def stage(self, text: str, reading: SurveyProgress | None = None) -> AbstractContextManager[None]:
+        """Shows what is going on, or how far a survey is, for the duration of the block."""
 
     def note(self, text: str) -> None:
         """Shows a message."""

@@ -11,7 +11,16 @@ from pipeline.execution.settings import Settings
 from pipeline.faults import NothingToDo, UsageError
 from pipeline.job.job import Job
 from pipeline.job.loader import sha256_of
-from pipeline.source import Growth, Survey, found_again, growth_of, survey, survey_files, without_latest
+from pipeline.source import (
+    Growth,
+    Survey,
+    SurveyProgress,
+    found_again,
+    growth_of,
+    survey,
+    survey_files,
+    without_latest,
+)
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state, recorded_in, worker_journals
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -41,9 +50,16 @@ def growth_in(job: Job, known: Survey) -> Growth:
 
 
 def identity_of(
-    job: Job, settings: Settings, folder: RunFolder, before: RunIdentity | None, started: str
+    job: Job,
+    settings: Settings,
+    folder: RunFolder,
+    before: RunIdentity | None,
+    started: str,
+    reading: SurveyProgress | None = None,
 ) -> RunIdentity:
-    """The identity of the run to open, where the folder holds `before`; `started` is the time, in UTC.
+    """The identity of the run to open, where the folder holds `before`; `reading` is told how far its survey is.
+
+    `started` is the time, in UTC.
 
     Raises `UsageError` if that is a different run, unless the settings say that it is replaced; `NothingToDo` if the
     input has no row.
@@ -54,7 +70,7 @@ def identity_of(
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"
             )
         before = None  # a start that recorded nothing does not commit the run to its settings
-    found = Survey.from_json(before.survey) if before else _surveyed(job, settings)
+    found = Survey.from_json(before.survey) if before else _surveyed(job, settings, reading)
     plan = RunIdentity(
         job_name=job.name,
         job=job.fingerprint(),
@@ -68,8 +84,8 @@ def identity_of(
     if before is None:
         return plan
     if settings.append and before.limit is None:  # one with a limit goes on with the rest of its own input first
-        return _appended(job, settings, folder, before, plan, started)
-    return _resumed(job, settings, folder, before, plan)
+        return _appended(job, settings, folder, before, plan, started, reading)
+    return _resumed(job, settings, folder, before, plan, reading)
 
 
 def _require_not_reparsing(folder: RunFolder, before: RunIdentity) -> None:
@@ -77,22 +93,35 @@ def _require_not_reparsing(folder: RunFolder, before: RunIdentity) -> None:
         raise UsageError(f"a re-parse of {folder.name} was cut short: run `pipeline reparse` again to finish it")
 
 
-def _resumed(job: Job, settings: Settings, folder: RunFolder, before: RunIdentity, plan: RunIdentity) -> RunIdentity:
+def _resumed(
+    job: Job,
+    settings: Settings,
+    folder: RunFolder,
+    before: RunIdentity,
+    plan: RunIdentity,
+    reading: SurveyProgress | None,
+) -> RunIdentity:
     _require_not_reparsing(folder, before)
     found, moved = found_input(job, Survey.from_json(before.survey))
     different = [*differences(before, plan), *moved]
     if different and settings.supersede:
-        return replace(plan, survey=_surveyed(job, settings).to_json())
+        return replace(plan, survey=_surveyed(job, settings, reading).to_json())
     if different:
         raise _different(settings, folder, different)
     here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
     if plan.extends(before):
-        return replace(here, limit=plan.limit, survey=_surveyed(job, settings).to_json())
+        return replace(here, limit=plan.limit, survey=_surveyed(job, settings, reading).to_json())
     return replace(here, survey=found.to_json())
 
 
 def _appended(
-    job: Job, settings: Settings, folder: RunFolder, before: RunIdentity, plan: RunIdentity, started: str
+    job: Job,
+    settings: Settings,
+    folder: RunFolder,
+    before: RunIdentity,
+    plan: RunIdentity,
+    started: str,
+    reading: SurveyProgress | None,
 ) -> RunIdentity:
     """The run with what its input has gained, if anything. Raises `UsageError` if the run or the input has changed."""
     _require_not_reparsing(folder, before)
@@ -109,7 +138,7 @@ def _appended(
     here = replace(before, target=plan.target, target_sha256=plan.target_sha256)
     if not growth.files:
         return replace(here, survey=growth.known.to_json())
-    new = survey_files(growth.discovery, **_chunk_bounds(settings), types=job.types)
+    new = survey_files(growth.discovery, **_chunk_bounds(settings), types=job.types, progress=reading)
     _require_allowed(job, new)
     used = job.projection(known.columns)
     names = [*used.kept, *(used.needed if new.format == "parquet" else ())]  # of text, prompts take any value
@@ -154,8 +183,8 @@ def _may_be_more(difference: str) -> bool:
     return difference.endswith(" is new in the input") or " bytes and now has " in difference
 
 
-def _surveyed(job: Job, settings: Settings) -> Survey:
-    found = survey_of(job, **_chunk_bounds(settings), limit=settings.limit)
+def _surveyed(job: Job, settings: Settings, reading: SurveyProgress | None) -> Survey:
+    found = survey_of(job, progress=reading, **_chunk_bounds(settings), limit=settings.limit)
     if found.rows == 0:
         raise NothingToDo("the input holds no row")
     _require_allowed(job, found)

@@ -17,7 +17,7 @@ from pipeline.faults import UsageError
 from pipeline.job.job import Job
 from pipeline.policy import LocalBudget, Shutdown
 from pipeline.policy.compose import budgets_for
-from pipeline.source import Survey, discover
+from pipeline.source import Survey, SurveyProgress, discover
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal import Journal
@@ -39,11 +39,13 @@ def open_run(
     counters: Counters | None = None,
     stop: Shutdown | None = None,
     objects: OutputObjects | None = None,
+    reading: SurveyProgress | None = None,
 ) -> Iterator[Run]:
     """Opens and locks a run. What earlier starts did is added to the counters; failed rows are reopened if asked for.
 
     Runs that are executed together are given the same `counters` and `stop`. With `objects` the output is in a bucket,
-    and the settings' folder is only its state. Worker processes must have been forked before.
+    and the settings' folder is only its state. `reading` is told how far the survey is, if one is needed. Worker
+    processes must have been forked before.
 
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
@@ -62,7 +64,7 @@ def open_run(
     ):
         before = None if settings.fresh else folder.load()
         before = begun(folder, before) if before is not None and settings.append else before
-        plan = identity_of(job, settings, folder, before, started)
+        plan = identity_of(job, settings, folder, before, started, reading)
         replaced = None if before is None or before.run_id == plan.run_id else before
         budgets_for(job, settings.bounds)  # refused here if the price is unknown
         with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:

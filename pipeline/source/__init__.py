@@ -7,6 +7,7 @@ from pipeline.source.discovery import Discovery, FoundFile, Inputs, discover
 from pipeline.source.generations import ChunkSpans, Generation
 from pipeline.source.growth import Growth, growth_of, without_latest
 from pipeline.source.identity import changed, found_again
+from pipeline.source.progress import SurveyProgress
 from pipeline.source.reader import Source, survey, survey_files
 from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import BadLine, Batch, Conflict, File, Position, Survey, kept_schema
@@ -27,6 +28,7 @@ __all__ = [
     "RowChoice",
     "Source",
     "Survey",
+    "SurveyProgress",
     "changed",
     "discover",
     "found_again",

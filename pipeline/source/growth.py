@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, islice
+from itertools import accumulate, islice, zip_longest
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as t
 
 from pipeline.faults import Broken, UsageError
+from pipeline.source.decompression import Stream
 from pipeline.source.discovery import Discovery, FoundFile, Inputs, discover
-from pipeline.source.files import BLOCK_BYTES, InputFile, digest_of, parquet_file
+from pipeline.source.files import BLOCK_BYTES, BeginningOfFile, InputFile, Located, digest_of, parquet_file
 from pipeline.source.generations import ChunkSpans, Generation
 from pipeline.source.identity import by_place, difference_from, joined_or_left, latest_entries, moved_to, where_found
+from pipeline.source.jsonl import Line
 from pipeline.source.reader import Source
 from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import BadLine, File, Position, Survey
-from pipeline.source.text_records import begins_as_before
+from pipeline.source.text_records import layout_of
 from pipeline.source.type_inference import ColumnTypes
 from pipeline.source.type_promotion import widened
 
@@ -159,12 +162,36 @@ def _gained(survey: Survey, file: File, found: FoundFile) -> dict[FoundFile, str
     rows = file.rows_before + file.rows
     start, compared = _last_start(survey, file.path)
     try:
-        same = begins_as_before(found, file.size, start, compared, survey)
+        same = _begins_as_before(found, file.size, start, compared, survey)
     except UsageError as damaged:
         return str(damaged)
     if not same:
         return f"{found.path} goes on in its last row, which had no end when it was read: row {rows:,} of it is another"
     return {replace(found, size=found.size - file.size, rows_before=rows): now}
+
+
+def _begins_as_before(found: Located, size: int, start: Position, rows: int, survey: Survey) -> bool:
+    """Whether the rows of a file that has grown are still those that its first `size` bytes held.
+
+    `rows` of them, from `start` on to the last, are compared: a last line that had no end may have gone on. Raises
+    `UsageError` for compressed data that is damaged.
+    """
+    layout = layout_of(found, UsageError, survey.types)
+    if not set(layout.columns) <= survey.columns.keys():
+        return False
+    with ExitStack() as files:
+
+        def split(raw: InputFile) -> Iterator[Line]:
+            stream = files.enter_context(Stream(files.enter_context(raw), UsageError))
+            stream.seek(start.offset)
+            return layout.split(stream.read, start)
+
+        same = 0
+        for before, now in zip_longest(split(BeginningOfFile(found, size)), islice(split(InputFile(found)), rows)):
+            if before != now:
+                return False
+            same += 1
+        return same == rows
 
 
 def _digests(found: FoundFile, size: int) -> tuple[str, str]:

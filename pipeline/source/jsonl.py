@@ -7,16 +7,18 @@ not rows. Of two equal keys in one object the last counts. Dates stay strings.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import orjson
 
-from pipeline.source.files import BLOCK_BYTES
 from pipeline.source.survey import Position
 
 MAX_LINE_BYTES = 32 << 20
+_SPLIT_BYTES = 1 << 17  # bytes that are split into lines at once: they stay in the processor's cache
 MAX_NESTING = 200
 """Maximum levels of lists and objects, well below what can be written as JSON again."""
 
@@ -57,6 +59,29 @@ def parse(line: bytes) -> dict[str, Any] | str:
     return record
 
 
+def parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """The records of lines, none of them blank or over the limit; None when one cannot be read.
+
+    Unless `is_plain` is true of the lines, a record may be nested too deep, or have an integer beyond 64 bits as a
+    double: then `parse` reads them.
+    """
+    try:
+        records = [*map(orjson.loads, lines)]
+    except orjson.JSONDecodeError:
+        return None
+    return records if set(map(type, records)) == {dict} else None
+
+
+def is_plain(lines: Sequence[bytes]) -> bool:
+    """Whether no line can hold an integer beyond 64 bits, or be nested too deep."""
+    skeleton = b"\n".join(lines).translate(_SKELETON)
+    if _LONG in skeleton or _LONG_NEGATIVE in skeleton:
+        return False
+    if skeleton.count(b"[") <= MAX_NESTING:
+        return True
+    return all(len(line) <= MAX_NESTING or line.count(b"[") + line.count(b"{") <= MAX_NESTING for line in lines)
+
+
 def _is_utf8(line: bytes) -> bool:
     try:
         line.decode()
@@ -86,26 +111,71 @@ def lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
 
     A line over the size limit is truncated, to a length still over the limit, and is never in memory as a whole.
     """
-    return (line for line in all_lines(read, start) if not is_blank(line[2]))
+    for block in line_blocks(read, start):
+        yield from rows_of(block.number, block.offset, block.lines)
+
+
+def rows_of(number: int, offset: int, consecutive: Sequence[bytes]) -> Iterator[Line]:
+    """As `lines`, of consecutive lines, of which the first has this number and offset."""
+    return (line for line in _numbered(number, offset, consecutive) if not is_blank(line[2]))
 
 
 def all_lines(read: Callable[[int], bytes], start: Position) -> Iterator[Line]:
     """As `lines`, including blank ones."""
-    offset, number, tail, dropped = start.offset, start.line, b"", 0
-    for block in iter(partial(read, BLOCK_BYTES), b""):
-        if len(tail) > MAX_LINE_BYTES and b"\n" not in block:
-            dropped += len(block)
+    for block in line_blocks(read, start):
+        yield from _numbered(block.number, block.offset, block.lines)
+
+
+def _numbered(number: int, offset: int, consecutive: Sequence[bytes]) -> Iterator[Line]:
+    for at, line in enumerate(consecutive, number):
+        yield at, offset, line
+        offset += len(line) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class LineBlock:
+    """Consecutive lines: number and byte offset of the first, their content, and the bytes of it.
+
+    A line that was truncated is alone.
+    """
+
+    number: int
+    offset: int
+    lines: Sequence[bytes]
+    size: int
+
+
+def line_blocks(read: Callable[[int], bytes], start: Position) -> Iterator[LineBlock]:
+    """As `all_lines`, many lines at once."""
+    offset, number, first = start.offset, start.line, b""
+    while offset == 0 and len(first) < len(BOM) and (more := read(_SPLIT_BYTES)):
+        first += more
+    if first.startswith(BOM):
+        offset, first = len(BOM), first[len(BOM) :]
+    begun: list[bytes] = []  # the pieces of a line whose end was not read yet
+    held = dropped = 0  # its bytes in them, and those that are not kept
+    for block in chain((first,), iter(partial(read, _SPLIT_BYTES), b"")):
+        lines = block.split(b"\n")
+        if len(lines) == 1:
+            if held > MAX_LINE_BYTES:
+                dropped += len(block)
+            else:
+                begun.append(block)
+                held += len(block)
             continue
-        tail += block
-        if offset == 0 and tail.startswith(BOM):
-            offset, tail = len(BOM), tail[len(BOM) :]
-        *whole, tail = tail.split(b"\n")
-        for line in whole:
-            yield number, offset, line
-            offset += len(line) + 1 + dropped
-            number, dropped = number + 1, 0
-    if tail:
-        yield number, offset, tail
+        end = lines.pop()
+        lines[0] = b"".join((*begun, lines[0]))
+        size = held + len(block) - len(lines) - len(end)
+        if dropped:
+            line = lines.pop(0)
+            yield LineBlock(number, offset, [line], len(line))
+            offset, number, size = offset + len(line) + 1 + dropped, number + 1, size - len(line)
+        if lines:
+            yield LineBlock(number, offset, lines, size)
+        offset, number = offset + size + len(lines), number + len(lines)
+        begun, held, dropped = [end], len(end), 0
+    if held:
+        yield LineBlock(number, offset, [b"".join(begun)], held)
 
 
 def is_blank(line: bytes) -> bool:

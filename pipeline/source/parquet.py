@@ -16,10 +16,11 @@ import pyarrow.types as t
 from pipeline.data import Row, RowValues
 from pipeline.faults import Broken, UsageError
 from pipeline.source.discovery import Discovery, FoundFile
-from pipeline.source.files import HashedFile, UnchangedCheck, parquet_file
+from pipeline.source.files import HashedFile, UnchangedCheck, parquet_file, several_at_once
 from pipeline.source.format_detection import not_parquet
 from pipeline.source.generations import ChunkSpans
 from pipeline.source.kept_types import with_valid_text, without_null, without_views
+from pipeline.source.progress import SurveyProgress
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     Batch,
@@ -50,16 +51,25 @@ _CALENDAR_SECONDS = 1e12
 """About 31,700 years before and after 1970: soon beyond that, Arrow's calendar writes wrong years."""
 
 
-def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | None) -> Survey:
-    """Read every footer and hash every file; no data page is decoded.
+def survey_parquet(
+    discovery: Discovery, chunk_rows: ChunkRows, limit: int | None, progress: SurveyProgress | None = None
+) -> Survey:
+    """Read every footer and hash every file, several at once; no data page is decoded. Objects are not hashed.
 
     Raises `UsageError` for a corrupt or truncated file. A column whose types have no exact common type is a conflict,
     which matters only if the column is used.
     """
     # All footers before any file is hashed: a damaged one among thousands is found in seconds.
-    footers = [_footer(found) for found in discovery.files]
+    sizes = [0 if found.version else found.size for found in discovery.files]
+    progress = progress or SurveyProgress()
+    progress.begin(len(sizes), sum(sizes))
+    footers = []
+    for found, footer in zip(discovery.files, several_at_once(_footer, discovery.files), strict=True):
+        footers.append(footer)
+        progress.rows += footer[0].num_rows
+        progress.files += 1 if found.version else 0
     schema, conflicts = _settled(discovery.files, footers)
-    held = [_rows_in(found, metadata) for found, (metadata, _) in zip(discovery.files, footers, strict=True)]
+    held = [*several_at_once(_rows_in, discovery.files, [metadata for metadata, _ in footers])]
     left_out = sum(metadata.num_rows for metadata, _ in footers) - sum(held)
     counts = _limited(held, limit)
     mean = sum(map(_data_bytes, (metadata for metadata, _ in footers))) / max(sum(f.num_rows for f, _ in footers), 1)
@@ -69,8 +79,13 @@ def survey_parquet(discovery: Discovery, chunk_rows: ChunkRows, limit: int | Non
         size = chunk_rows.fitting(size, size * _largest_row_bytes(footers))
     names = dict.fromkeys(name for _, schema in footers for name in schema.names) | dict.fromkeys(schema.names)
     types = {field.name: str(field.type) for field in schema}
+    files = []
+    for file in several_at_once(_file, discovery.files, counts):
+        files.append(file)
+        progress.files += 0 if file.version else 1
+        progress.bytes += 0 if file.version else file.size
     return Survey(
-        files=tuple(_file(found, count) for found, count in zip(discovery.files, counts, strict=True)),
+        files=tuple(files),
         format="parquet",
         columns={name: types.get(name, "mixed") for name in names},
         rows=sum(counts),

@@ -16,6 +16,7 @@ from pipeline.source.discovery import Discovery, Inputs, discover
 from pipeline.source.generations import ChunkSpans
 from pipeline.source.kept_types import cast, kept_type
 from pipeline.source.parquet import read_parquet, survey_parquet
+from pipeline.source.progress import SurveyProgress
 from pipeline.source.run_parts import RowChoice
 from pipeline.source.survey import MAX_CHUNK_BYTES, Batch, ChunkRows, Survey, kept_schema, record_batch, require
 from pipeline.source.text_records import read_text, survey_text
@@ -38,6 +39,7 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
     rows: RowChoice = "ok",
     allow_partial: bool = False,
     types: Mapping[str, CellType] | None = None,
+    progress: SurveyProgress | None = None,
 ) -> Survey:
     """Read the whole input once and describe it.
 
@@ -46,8 +48,8 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
     processes can share it, as long as chunks keep 1,000 rows and a quarter of `min_chunk_rows`. No chunk has more rows
     than make 256 MiB. With `limit`, only the first `limit` rows count; files are still listed and hashed in full. Text
     is parsed record by record to find every column's type; of Parquet, only the footers are read, and the status of
-    each row if `rows` of parts of a run are chosen by it. `types` converts columns of CSV. Memory does
-    not grow with the number of rows.
+    each row if `rows` of parts of a run are chosen by it. `types` converts columns of CSV. `progress` is told how far
+    it is. Memory does not grow with the number of rows.
 
     Raises `UsageError` for what the user can fix: see `discover`; damaged files; an input without a readable record.
     """
@@ -62,6 +64,7 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
         min_chunk_rows=min_chunk_rows,
         limit=limit,
         types=types,
+        progress=progress,
     )
 
 
@@ -72,6 +75,7 @@ def survey_files(
     min_chunk_rows: int = 1_000,
     limit: int | None = None,
     types: Mapping[str, CellType] | None = None,
+    progress: SurveyProgress | None = None,
 ) -> Survey:
     """As `survey`, for files that were found; of a file that has grown, only its new rows count."""
 
@@ -87,8 +91,8 @@ def survey_files(
         raise UsageError("`types` is for columns of CSV, and the input is not CSV: its values have types")
     size = ChunkRows(decide, is_fixed=chunk_rows is not None)
     if discovery.format == "parquet":
-        return survey_parquet(discovery, size, limit)
-    return survey_text(discovery, size, limit, types or {})
+        return survey_parquet(discovery, size, limit, progress)
+    return survey_text(discovery, size, limit, types, progress)
 
 
 class Source:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from pipeline.source.cell_types import CellType, typed_record
 from pipeline.source.decompression import Stream
 from pipeline.source.delimited import dialect_of, header_line, parse_record, records
 from pipeline.source.discovery import Discovery, FoundFile
-from pipeline.source.files import BeginningOfFile, HashedFile, InputFile, Located, UnchangedCheck
+from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck, opened_in_turn, several_at_once
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
 from pipeline.source.generations import ChunkSpans
 from pipeline.source.json_documents import values
-from pipeline.source.jsonl import Line, lines, parse
+from pipeline.source.jsonl import Line, is_plain, line_blocks, lines, parse, parse_lines, rows_of
+from pipeline.source.progress import SurveyProgress
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
     BadLine,
@@ -45,6 +46,7 @@ from pipeline.source.type_inference import MAX_COLUMNS, ColumnTypes, json_text
 MAX_BLOCK_BYTES = 8 << 20
 
 _SURVEY_ROWS = 4096  # rows whose types are inferred at once
+_LINES_AT_ONCE = 512  # that are parsed before their types are inferred: their records stay in the processor's cache
 _BAD_LINES = 20
 _TOO_WIDE = f"its keys are more than the {MAX_COLUMNS:,} columns that an input may have"
 _WIDE_SHARE = 0.1
@@ -59,13 +61,15 @@ class _Layout:
     parse: Callable[[bytes], dict[str, Any] | str]
     columns: tuple[str, ...] = ()
     """The columns that a header names."""
+    has_lines: bool = False
+    """Whether a record is a line, as `parse` reads it."""
 
 
-def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
+def layout_of(file: Located, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
     """The layout of a file, from its name and its first bytes: always the same for the same content."""
     path = str(file.path)
     if format_of(Path(path)) == "csv":
-        with InputFile(file) as raw, Stream(raw, fault) as stream:
+        with InputFile(file, HEAD_BYTES) as raw, Stream(raw, fault) as stream:
             dialect = dialect_of(path, stream.read, tabs=is_tab_separated(path))
         split = partial(records, dialect=dialect)
         if not types:
@@ -73,20 +77,24 @@ def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str
         return _Layout(split, lambda content: typed_record(parse_record(content, dialect), types), dialect.columns)
     arrangement = arrangement_of(_head(file, fault)) if is_json(path) else "lines"
     if arrangement == "lines":
-        return _Layout(lines, parse)
+        return _Layout(lines, parse, has_lines=True)
     return _Layout(partial(values, array=arrangement == "array"), parse)
 
 
 def _head(file: Located, fault: Callable[[str], Exception]) -> bytes:
     head = b""
-    with InputFile(file) as raw, Stream(raw, fault) as stream:
+    with InputFile(file, HEAD_BYTES) as raw, Stream(raw, fault) as stream:
         while len(head) < HEAD_BYTES and (block := stream.read(HEAD_BYTES - len(head))):
             head += block
     return head
 
 
 def survey_text(
-    discovery: Discovery, chunk_rows: ChunkRows, limit: int | None, types: Mapping[str, CellType] | None = None
+    discovery: Discovery,
+    chunk_rows: ChunkRows,
+    limit: int | None,
+    types: Mapping[str, CellType] | None = None,
+    progress: SurveyProgress | None = None,
 ) -> Survey:
     """Read everything once: every record is parsed, every file hashed, every column's type found.
 
@@ -95,13 +103,15 @@ def survey_text(
     truncated, and, with what the input looks like, when no record can be read; and for a column of `types` that is not
     in the input.
     """
-    types = types or {}
-    layouts = [_layout(found, UsageError, types) for found in discovery.files]
+    types, progress = types or {}, progress or SurveyProgress()
+    layouts = [*several_at_once(partial(layout_of, fault=UsageError, types=types), discovery.files)]
     _require_columns(types, layouts)
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
-        total = _Pass(size, limit, types)
-        files = tuple(map(total.file, discovery.files, layouts, range(len(layouts))))
+        total = _Pass(size, limit, types, progress)
+        progress.begin(len(layouts), sum(found.size for found in discovery.files))
+        with closing(opened_in_turn(discovery.files, progress, ahead=limit is None)) as opened:
+            files = tuple(map(total.file, discovery.files, opened, layouts, range(len(layouts))))
         smaller = chunk_rows.fitting(size, total.largest_chunk)
         if smaller == size or chunk_rows.is_fixed:
             break
@@ -135,7 +145,10 @@ def _require_columns(names: Iterable[str], layouts: Sequence[_Layout]) -> None:
 class _Pass:
     """The results of one pass over the files."""
 
-    def __init__(self, chunk_rows: int, limit: int | None, types: Mapping[str, CellType]) -> None:
+    def __init__(
+        self, chunk_rows: int, limit: int | None, types: Mapping[str, CellType], progress: SurveyProgress
+    ) -> None:
+        self._progress = progress
         self.chunk_rows = chunk_rows
         self.limit = limit
         self.rows = 0
@@ -150,17 +163,19 @@ class _Pass:
         self._notes: list[str] = []
         self._latest: dict[str, Any] = {}
 
-    def file(self, found: FoundFile, layout: _Layout, index: int) -> File:
+    def file(self, found: FoundFile, opened: HashedFile, layout: _Layout, index: int) -> File:
         """Add one file, up to the limit; hash all of it."""
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
-        with HashedFile(found) as raw, Stream(raw, UsageError) as stream:
-            lines_found = layout.split(stream.read, Position(index, 0, 1))
-            stop = None if self.limit is None else found.rows_before + self.limit - self.rows
-            wanted = islice(lines_found, found.rows_before, stop)
-            for block in _blocks(wanted, _SURVEY_ROWS, self.rows, self.chunk_rows):
-                self._block(found, layout, index, block)
+        with opened as raw, Stream(raw, UsageError) as stream:
+            if layout.has_lines and not found.rows_before:
+                self._lines(found, layout, index, stream)
+            else:
+                records_found = layout.split(stream.read, Position(index, 0, 1))
+                stop = None if self.limit is None else found.rows_before + self.limit - self.rows
+                self._blocks(found, layout, index, islice(records_found, found.rows_before, stop))
             file = raw.sealed(found.name, found.partitions, self.rows - rows)
+        self._progress.files += 1
         if self.rows == rows + 1 and (count := rows_by_column(self._latest)):
             told = (
                 f"{path} holds one record, of columns with {count:,} values each: if it is a table, write it row by row"
@@ -170,10 +185,46 @@ class _Pass:
             self._require_no_other_kind(found)
         return file
 
+    def _lines(self, found: FoundFile, layout: _Layout, index: int, stream: Stream) -> None:
+        """Add the lines of a file: many at once, and one by one only where some are not plain records."""
+        for block in line_blocks(stream.read, Position(index, 0, 1)):
+            start, offset = 0, block.offset
+            while start < len(block.lines):
+                room = min(_LINES_AT_ONCE, self.chunk_rows - self.rows % self.chunk_rows)
+                room = room if self.limit is None else min(room, self.limit - self.rows)
+                if not room:
+                    return
+                some = block.lines[start : start + room]
+                size = block.size if len(some) == len(block.lines) else sum(map(len, some))
+                at = Position(index, offset, block.number + start)
+                if size > MAX_BLOCK_BYTES or not self._plain_lines(found, at, some, size):
+                    self._blocks(found, layout, index, rows_of(at.line, offset, some))
+                start, offset = start + len(some), offset + size + len(some)
+
+    def _plain_lines(self, found: FoundFile, at: Position, some: Sequence[bytes], size: int) -> bool:
+        """Add lines of one chunk at once; False, having added none, if they must be added one by one."""
+        records = parse_lines(some)
+        if records is None:
+            return False
+        latest = records[-1]
+        if found.partitions:
+            records = [record | dict(found.partitions) for record in records]
+        examined = self.columns.examine(records)
+        if examined is None:
+            return False
+        types, is_exact = examined
+        if not is_exact and not is_plain(some):
+            return False
+        self.columns.accept(types)
+        self._latest = latest
+        self._count(at, len(some), size)
+        return True
+
+    def _blocks(self, found: FoundFile, layout: _Layout, index: int, records: Iterable[Line]) -> None:
+        for block in _blocks(records, _SURVEY_ROWS, self.rows, self.chunk_rows):
+            self._block(found, layout, index, block)
+
     def _block(self, found: FoundFile, layout: _Layout, index: int, block: Sequence[Line]) -> None:
-        if self.rows % self.chunk_rows == 0:
-            self.chunks.append(Position(index, block[0][1], block[0][0]))
-            self._chunk_bytes = 0
         good: list[dict[str, Any]] = []
         places: list[tuple[int, int]] = []
         for ordinal, (number, _, line) in enumerate(block, self.rows):
@@ -187,8 +238,15 @@ class _Pass:
         for refused in self.columns.add(good):
             self._wide += 1
             self._bad(found, *places[refused], _TOO_WIDE)
-        size = sum(len(line) for _, _, line in block)
-        self.rows += len(block)
+        self._count(Position(index, block[0][1], block[0][0]), len(block), sum(len(line) for _, _, line in block))
+
+    def _count(self, at: Position, rows: int, size: int) -> None:
+        """Add rows of one chunk, the first of them at a position."""
+        if self.rows % self.chunk_rows == 0:
+            self.chunks.append(at)
+            self._chunk_bytes = 0
+        self.rows += rows
+        self._progress.rows = self.rows
         self.bytes += size
         self._chunk_bytes += size
         self.largest_chunk = max(self.largest_chunk, self._chunk_bytes)
@@ -274,7 +332,7 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
         position, skipped = (start, 0) if number == start.file else (Position(number, 0, 1), file.rows_before)
         first, chunk_rows = spans.in_file(number)
         watch = UnchangedCheck(file)
-        layout = _layout(file, Broken, survey.types)
+        layout = layout_of(file, Broken, survey.types)
         batch = _BatchBuilder(survey, layout, file.partitions, needed, kept)
         with InputFile(file) as raw, Stream(raw, Broken) as stream:
             stream.seek(position.offset)
@@ -285,30 +343,6 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
                 ordinal += len(block)
         if ordinal != end:
             raise Broken(f"{file.path} ends too early: it changed during the run")
-
-
-def begins_as_before(found: Located, size: int, start: Position, rows: int, survey: Survey) -> bool:
-    """Whether the rows of a file that has grown are still those that its first `size` bytes held.
-
-    `rows` of them, from `start` on to the last, are compared: a last line that had no end may have gone on. Raises
-    `UsageError` for compressed data that is damaged.
-    """
-    layout = _layout(found, UsageError, survey.types)
-    if not set(layout.columns) <= survey.columns.keys():
-        return False
-    with ExitStack() as files:
-
-        def split(raw: InputFile) -> Iterator[Line]:
-            stream = files.enter_context(Stream(files.enter_context(raw), UsageError))
-            stream.seek(start.offset)
-            return layout.split(stream.read, start)
-
-        same = 0
-        for before, now in zip_longest(split(BeginningOfFile(found, size)), islice(split(InputFile(found)), rows)):
-            if before != now:
-                return False
-            same += 1
-        return same == rows
 
 
 def _problem(line_number: int, why: str) -> str:

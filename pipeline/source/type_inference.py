@@ -15,15 +15,16 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from pipeline.source.plain_types import EXACT, MAX_DEPTH, MAX_FIELDS, SMALL_INT, columns_of, is_scalar, plain_type
+
 # Four types that JSON values never have mark what Arrow has no type for. A column's final type contains none of them.
-SMALL_INT = pa.int32()  # integers that a double holds exactly
+# One is SMALL_INT: integers that a double holds exactly.
 JSON_TEXT = pa.binary()  # lists or objects without a common type
 HUGE_INT = pa.uint64()  # integers beyond 64 bits
 MIXED = pa.large_binary()  # a column of values without a common type: text
 
 _NULL, _BOOL, _INT, _DOUBLE, _STRING = pa.null(), pa.bool_(), pa.int64(), pa.float64(), pa.string()
 _NUMBERS = (SMALL_INT, _INT, _DOUBLE, HUGE_INT)
-_EXACT = 2**53
 
 GIVEN: Mapping[str, pa.DataType] = {"integer": _INT, "number": _DOUBLE, "boolean": _BOOL}
 """The types of columns for which a job names one, also if they hold no value."""
@@ -32,10 +33,6 @@ ALWAYS_JSON = frozenset({"messages", "body"})
 """Columns that are kept as JSON text whenever they hold lists or objects: chats, whose content varies by row."""
 
 MAX_COLUMNS = 2_000
-MAX_FIELDS = 256
-"""An object with more fields than this counts as a mapping, not a record."""
-MAX_DEPTH = 10
-"""Lists and objects nested deeper than this are kept as JSON text: several Parquet readers stop at 15 levels."""
 
 
 def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -142,7 +139,7 @@ def _mark(array: pa.Array) -> pa.DataType:
     import pyarrow.compute as pc  # a third of pyarrow's load time, and many inputs hold no integers
 
     low, high = pc.min_max(array).as_py().values()
-    return SMALL_INT if low is None or (low >= -_EXACT and high <= _EXACT) else _INT
+    return SMALL_INT if low is None or (low >= -EXACT and high <= EXACT) else _INT
 
 
 def _settled(kind: pa.DataType) -> pa.DataType | None:
@@ -182,6 +179,34 @@ class ColumnTypes:
             block = infer_type(values, as_text=name in ALWAYS_JSON or before == JSON_TEXT) if before != MIXED else MIXED
             self._types[name] = merge_columns(before, block)
         return refused
+
+    def examine(self, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, pa.DataType], bool] | None:
+        """The types that the columns would have with these records, for `accept`; and whether all values are exact.
+
+        They are exact if none can be an integer beyond 64 bits that was read as a double, and none is nested deeper
+        than types are. None when the records would make too many columns.
+        """
+        columns: Mapping[str, Sequence[Any]] | None = columns_of(records)
+        if columns is None:
+            names = dict.fromkeys(chain.from_iterable(records))
+            columns = {name: [record.get(name) for record in records] for name in names}
+        if len(self._types.keys() | columns.keys()) > MAX_COLUMNS:
+            return None
+        types: dict[str, pa.DataType] = {}
+        exact = True
+        for name, values in columns.items():
+            before = self._types.get(name, self._given.get(name, _NULL))
+            as_text = name in ALWAYS_JSON or before == JSON_TEXT
+            block = None if as_text or before == MIXED else plain_type(values)
+            if block is None:
+                exact = exact and is_scalar(values)
+                block = MIXED if before == MIXED else infer_type(values, as_text=as_text)
+            types[name] = before if block == before else merge_columns(before, block)
+        return types, exact
+
+    def accept(self, types: Mapping[str, pa.DataType]) -> None:
+        """Add the records that were examined last."""
+        self._types |= types
 
     def _fitting(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[int]]:
         known, fitting, refused = set(self._types), [], []

@@ -42,6 +42,11 @@ class StoredObject:
     headers: Mapping[str, str]
     """`Content-Type` and the like, and `x-goog-meta-*`, as they were sent."""
 
+    @property
+    def md5(self) -> bytes | None:
+        """Of the content, from its etag: not computed, as a large object is read by many requests. None for parts."""
+        return None if "-" in self.etag else bytes.fromhex(self.etag.strip('"'))
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -150,7 +155,8 @@ class Buckets:
         self._require(bucket, key, match)
         del self._uploads[upload]
         data = b"".join(chosen)
-        etag = f'"{hashlib.sha256(data).hexdigest()[:32]}-{len(chosen)}"'
+        of_parts = "".join(_etag(part) for part in chosen)
+        etag = f'"{hashlib.sha256(of_parts.encode()).hexdigest()[:32]}-{len(chosen)}"'
         return self._stored(bucket, key, data, found.headers, etag)
 
     def abort(self, bucket: str, key: str, upload: str) -> None:

@@ -194,14 +194,13 @@ def _response(status: int, body: bytes, headers: Mapping[str, str] | None = None
 
 def _identity(found: StoredObject) -> dict[str, str]:
     """The headers that say which object it is."""
-    md5 = base64.b64encode(hashlib.md5(found.data, usedforsecurity=False).digest()).decode()
     return {
         "ETag": found.etag,
         "Last-Modified": formatdate(found.modified, usegmt=True),
         "x-goog-generation": str(found.generation),
         "x-goog-metageneration": "1",
         "x-goog-stored-content-length": str(len(found.data)),
-        "x-goog-hash": f"md5={md5}",
+        **({"x-goog-hash": f"md5={base64.b64encode(found.md5).decode()}"} if found.md5 else {}),
     }
 
 
