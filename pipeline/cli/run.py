@@ -15,6 +15,7 @@ import typer
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import Terminal
 from pipeline.cli.options import (
+    INPUT,
     LIMITS,
     AsJson,
     Assignments,
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from pipeline.storage.remote.shards import Shard
 
 
+NOTHING_LEFT = "nothing is left to do: every row is done (--fresh starts over)"
+NOTHING_NEW = "nothing new: the input has no rows that were not asked yet"
+
+
 @with_options
 def run(
     target: JobFileArgument,
@@ -59,6 +64,15 @@ def run(
     ] = "1",
     shard: ShardOption = None,
     state_dir: StateFolder = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            metavar="",
+            help="Take in the rows that the input has gained since the run: new files, and rows at the end of files.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
@@ -72,7 +86,8 @@ def run(
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
         objects = objects_at(address) if address else None
-        settings = settings_of(options, name, folder, connection)
+        settings = replace(settings_of(options, name, folder, connection), append=append)
+        _require_appendable(settings, part)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
@@ -127,6 +142,19 @@ def reparse(
         return _report(loaded, summary, folder, None, as_json=as_json)
 
 
+def _require_appendable(settings: Settings, shard: Shard | None) -> None:
+    """Raises `UsageError` for options that --append cannot be combined with."""
+    if settings.append and shard is not None:
+        raise UsageError("--append takes in the new rows, which shards cannot divide: leave one of them out")
+    if settings.append and settings.fresh:
+        raise UsageError("--fresh starts over, so there is nothing to append to: leave one of them out")
+    if settings.append and settings.limit is not None:
+        raise UsageError(
+            "--append takes in all new rows, and --limit takes only the first of all: leave one of them out; "
+            "to try a few rows, use another --output"
+        )
+
+
 def _run(
     job: Job, settings: Settings, place: Target, objects: OutputObjects | None, shard: Shard | None, *, as_json: bool
 ) -> int:
@@ -142,6 +170,9 @@ def _run(
         reading = SurveyProgress()
         with place.stage("reading the input", reading):
             run = stack.enter_context(open_run(job, settings, objects=objects, shard=start, reading=reading))
+        if run.added and settings.append:
+            earlier = run.context.survey.rows - run.added
+            print(f"appending {run.added} row{'s' if run.added > 1 else ''} to {earlier}", file=sys.stderr)
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
@@ -149,7 +180,7 @@ def _run(
         if shard is not None and not run.chunks():
             print(f"nothing is left to do in shard {shard}: its rows are done", file=sys.stderr)
         elif not run.chunks():
-            print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
+            print(NOTHING_NEW if settings.append else NOTHING_LEFT, file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()

@@ -17,7 +17,7 @@ from pipeline.job.job import Job
 from pipeline.job.turns import Turn
 from pipeline.policy import RowCalls
 from pipeline.schema.bigquery import legal_type, refused_names
-from pipeline.source import Source, Survey, hint_of_rows_within
+from pipeline.source import ChunkSpans, Source, Survey, hint_of_rows_within
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.output_columns import output_schema
@@ -92,6 +92,7 @@ class ChunkWorker:
         self.job = job
         self.plan = plan
         self.survey = Survey.from_json(plan.survey)
+        self._spans = ChunkSpans(self.survey.generations)
         self._kept_bytes = 0
         self._passed_bytes = 0
         self.source, kept = source_of(job, self.survey, whole=whole_rows)
@@ -100,12 +101,17 @@ class ChunkWorker:
 
     def chunk(self, index: int) -> engine.Chunk:
         """A chunk by its index, with nothing of it done."""
-        first = index * self.survey.chunk_rows
-        return engine.Chunk(index, first, min(self.survey.chunk_rows, self.survey.rows - first))
+        span = self._spans.of(index)
+        return engine.Chunk(index, span.start, len(span))
+
+    def chunk_of(self, ordinal: int) -> int:
+        """The index of the chunk of a row."""
+        return self._spans.chunk_of(ordinal)
 
     def open_chunks(self, concurrency: int) -> int:
         """How many chunks are worked on at once."""
-        return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
+        latest = self.survey.generations[-1]  # the others are sealed, as a rule
+        return engine.open_chunks_for(concurrency, latest.chunk_rows, self.survey.mean_row_bytes)
 
     def callbacks(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.execution.chunks import ChunkWorker, RowObserver
 from pipeline.execution.context import RunContext, open_cache, prepare_process
-from pipeline.execution.identity import identity_of, inputs_of
+from pipeline.execution.identity import begun, identity_of, inputs_of
 from pipeline.execution.run import Run, now
 from pipeline.execution.settings import Settings
 from pipeline.execution.shards import ShardStart, common_plan
@@ -29,7 +29,7 @@ from pipeline.storage.remote.objects import OutputObjects
 from pipeline.storage.remote.shard_follower import ShardFollower, following_shard
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 from pipeline.totals.counters import Counters
-from pipeline.totals.ledger import NOTHING
+from pipeline.totals.ledger import NOTHING, Charges
 
 
 @contextmanager
@@ -68,12 +68,13 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
         open_cache(settings.bounds.reuse) as cache,
     ):
         if isinstance(follower, ShardFollower):
-            plan = common_plan(job, settings, folder, follower, reading)
+            plan = common_plan(job, settings, folder, follower, started, reading)
             before: RunIdentity | None = plan
             portion, elsewhere = follower.take(Survey.from_json(plan.survey)), follower.charged_elsewhere()
         else:
             before = None if settings.fresh else folder.load()
-            plan = identity_of(job, settings, folder, before, reading)
+            before = begun(folder, before) if before is not None and settings.append else before
+            plan = identity_of(job, settings, folder, before, started, reading)
             portion, elsewhere = None, NOTHING
         replaced = None if before is None or before.run_id == plan.run_id else before
         budgets_for(job, settings.bounds)  # refused here if the price is unknown
@@ -90,17 +91,19 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
                     chunks=chunks,
                     journal=journal,
                     cache=cache,
-                    budgets=budgets_for(job, settings.bounds, journal.charged() + elsewhere),
+                    budgets=budgets_for(job, settings.bounds, _charged_since(plan, journal.charged() + elsewhere)),
                     counters=Counters() if counters is None else counters,
                     stop=Shutdown() if stop is None else stop,
                     observer=observer,
                 )
                 run = run_in(context, lock=lock, began=began, started=started, follower=follower)
                 run = replace(run, portion=portion)
-                extends = before is not None and replaced is None and plan.extends(before)
+                extended = before if before is not None and replaced is None and plan.extends(before) else None
+                added = context.survey.rows - Survey.from_json(extended.survey).rows if extended else 0
                 try:
-                    reopened = _prepare(run, before if extends else None)
-                    yield replace(run, reopened=reopened, replaced=replaced)
+                    reopened = _prepare(run, extended)
+                    opened = replace(run, reopened=reopened, replaced=replaced, added=added)
+                    yield replace(opened, allowed=opened.failures_allowed())
                 finally:
                     if follower is not None:
                         follower.end()  # it reads the journal
@@ -114,6 +117,11 @@ def _following(
     if objects is None or settings.fresh:
         raise UsageError("shards need an output in an object store, and cannot start it over: see --shard")
     return following_shard(objects, folder, shard.shard, shard.patience)
+
+
+def _charged_since(plan: RunIdentity, charged: Charges) -> Charges:
+    """What counts against a budget: all that the run was charged, or what it was since rows were last appended."""
+    return charged - Charges.from_json(plan.charged_before)
 
 
 def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
@@ -143,7 +151,7 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
     reopened = _reopen_failed(run) if run.context.settings.retry_failed else 0
     if run.follower is not None:
         run.follower.save_plan()
-        run.follower.follow(run.context.survey.chunk_rows, run.context.counters.notices.append)
+        run.follower.follow(run.context.chunks.chunk_of, run.context.counters.notices.append)
     _restore_counts(run)
     return reopened
 
@@ -189,6 +197,8 @@ def _require_whole(run: Run) -> None:
 
 def _extend(run: Run, before: Survey) -> None:
     """Makes room for more rows: reopens parts whose chunk boundaries or columns have changed. Nothing is asked again.
+
+    Appended rows are in chunks of their own, so they change no part.
 
     Raises `UsageError` if their replies were not kept.
     """

@@ -40,6 +40,8 @@ class FoundFile:
     only_ok: bool = False
     size: int = 0
     version: str = ""
+    rows_before: int = 0
+    """As in `File`: its rows that were surveyed earlier, if it has grown. `size` is then what it has grown by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,14 +97,20 @@ class RunIdentity:
     """Whether a re-parse has begun and not finished: the schemas of the parts may then differ."""
     target_sha256: str | None = None
     """Hash of the job file at the last start: a changed file is not executed just because the folder names it."""
+    charged_before: Mapping[str, Any] | None = None
+    """What the run had been charged when rows were last appended: budgets count from there on."""
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     version: str = __version__
     format: int = FORMAT
 
     def extends(self, before: RunIdentity) -> bool:
-        """Whether this is the same run over more of its input: its first rows are those of `before`."""
-        return before.limit is not None and (self.limit is None or self.limit > before.limit)
+        """Whether this is the same run over more rows, the first of which are those of `before`.
+
+        Its limit is larger, or rows were appended.
+        """
+        is_less_limited = before.limit is not None and (self.limit is None or self.limit > before.limit)
+        return is_less_limited or len(self.survey.get("appended", ())) > len(before.survey.get("appended", ()))
 
 
 class RunFolder:
@@ -315,9 +321,10 @@ def differences(before: RunIdentity, now: RunIdentity) -> list[str]:
 
 def _plan_of(content: dict[str, Any]) -> RunIdentity:
     plan = RunIdentity(
-        **{field.name: content[field.name] for field in fields(RunIdentity) if field.name != "target_sha256"}
+        **{field.name: content[field.name] for field in fields(RunIdentity) if field.name not in _ADDED_LATER}
     )
-    plan = replace(plan, target_sha256=content.get("target_sha256"))
+    later: dict[str, Any] = {name: content.get(name) for name in _ADDED_LATER}
+    plan = replace(plan, **later)
     for name, kinds in _KINDS.items():
         if type(getattr(plan, name)) not in kinds:
             raise TypeError(f"its {name} has another type")
@@ -326,6 +333,9 @@ def _plan_of(content: dict[str, Any]) -> RunIdentity:
     datetime.fromisoformat(plan.created)
     return plan
 
+
+_ADDED_LATER = ("target_sha256", "charged_before")
+"""Fields that plans of earlier versions lack."""
 
 _TEXT, _FLAG = (str,), (bool,)
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -338,6 +348,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "keep_replies": _FLAG,
     "reparsing": _FLAG,
     "target_sha256": (str, type(None)),
+    "charged_before": (dict, type(None)),
     "run_id": _TEXT,
     "created": _TEXT,
     "version": _TEXT,
