@@ -15,6 +15,7 @@ from pipeline.job.job import Job
 from pipeline.policy import Shutdown
 from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
+from pipeline.storage.submissions import charged_by_batch
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
 
@@ -60,6 +61,14 @@ class Summary:
     simulated: bool
     run: Charges
     """What the whole run was charged, over all its starts."""
+    batch_jobs: int = 0
+    """Batch jobs of the whole run, over all its starts."""
+    batch_jobs_open: int = 0
+    """Those of them whose answers are not recorded yet."""
+    batch_calls: int = 0
+    """Rows of the whole run that were answered by batch."""
+    batch_cost_usd: float | None = 0.0
+    """Their cost; None if a price is unknown."""
     reason: str | None = None
     failures: Sequence[FailureKind] = ()
     """The failed rows of the whole run by kind, the most frequent first."""
@@ -97,7 +106,10 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
         complete = False
     too_many = failed > allowed_failures(context.job, rows)
-    status = ("failed" if too_many else "complete") if complete else "stopped"
+    jobs, by_batch = context.journal.submissions.all(), charged_by_batch(context.folder.journal)
+    waiting = sum(job.progress == "submitted" for job in jobs)
+    stopped = "submitted" if waiting and context.stop.reason is None else "stopped"
+    status = ("failed" if too_many else "complete") if complete else stopped
     summary = Summary(
         job=context.plan.job_name,
         run_id=context.plan.run_id,
@@ -121,6 +133,10 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         run=context.journal.charged(),
         reason=_too_many(context.job, failed, rows) if status == "failed" else _reason(context.stop),
         failures=failures.kinds,
+        batch_jobs=len(jobs),
+        batch_jobs_open=waiting,
+        batch_calls=by_batch.calls,
+        batch_cost_usd=by_batch.figures()["cost_usd"],
     )
     return _published(run, summary)
 

@@ -15,6 +15,7 @@ from pipeline.source import Survey, found_again, survey
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import read_state
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
+from pipeline.storage.submissions import submissions_in
 
 
 def inputs_of(job: Job) -> Sequence[str | Path]:
@@ -41,7 +42,7 @@ def identity_of(job: Job, settings: Settings, folder: RunFolder, before: RunIden
     Raises `UsageError` if that is a different run, unless the settings say that it is replaced; `NothingToDo` if the
     input has no row.
     """
-    if before is not None and read_state(folder.journal) == ([], 0):
+    if before is not None and read_state(folder.journal) == ([], 0) and not submissions_in(folder.journal):
         for part in PartCheck(folder.output).unrecorded(()):
             raise UsageError(
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"

@@ -45,6 +45,8 @@ EVENTS = "events.jsonl"
 STATE = "state.json"
 TUNE = "tune.json"
 RATES = "rates.json"
+BATCH_FILES = "batch"
+"""The beginning of the names of the input files of batch jobs, until the jobs are created."""
 
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
@@ -118,6 +120,10 @@ class RunFolder:
     def journal(self) -> Path:
         """The path of the journal."""
         return self.run / JOURNAL
+
+    def batch_input(self, wave: int, number: int) -> Path:
+        """The path of the input file of a batch job."""
+        return self.run / f"{BATCH_FILES}-{wave}-{number}.jsonl"
 
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""

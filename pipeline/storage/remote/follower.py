@@ -18,6 +18,7 @@ from pipeline.storage.kept_replies import replies_path
 from pipeline.storage.remote import hydration
 from pipeline.storage.remote.lease import OWNER_FILE, RunLease, acquire
 from pipeline.storage.remote.objects import (
+    BATCH,
     DATA,
     INTENTS,
     KEPT_REPLIES,
@@ -30,6 +31,7 @@ from pipeline.storage.remote.objects import (
     intent_name,
     record_name,
     replies_name,
+    submission_name,
 )
 from pipeline.storage.remote.records import (
     RemotePartCheck,
@@ -40,6 +42,7 @@ from pipeline.storage.remote.records import (
 )
 from pipeline.storage.remote.segments import Segments
 from pipeline.storage.run_folder import MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.submissions import Submission
 from pipeline.store.object_store import AlreadyThere, Changed
 
 _PROBES = f"{RUN}/probes/"
@@ -105,6 +108,18 @@ class Follower:
             self._segments.sealed(part.chunk)
         return counted
 
+    def publish_submission(self, submission: Submission) -> None:
+        """Uploads the record of a batch job, before it is created: another machine then adopts the job."""
+        with _at_work():
+            self.lease.require()
+            try:
+                self.objects.create(submission_name(submission.wave, submission.number), submission.to_json())
+            except AlreadyThere:
+                self.lease.renew()  # says who has taken over
+                raise Broken(
+                    f"{self.objects.address}: another run has submitted {submission.name}; run again"
+                ) from None
+
     def withdraw(self, parts: Sequence[Part]) -> None:
         """Takes parts out of the bucket whose rows are in the journal again.
 
@@ -162,7 +177,7 @@ class Follower:
         self.lease.require()
         for name in (SUCCESS, MANIFEST, PAGE):
             self.objects.remove(name)
-        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES):
+        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES, BATCH):
             for info in list(self.objects.listing(prefix)):
                 if prefix != DATA or is_part_name(info.key.removeprefix(DATA)):
                     self.objects.remove(info.key)

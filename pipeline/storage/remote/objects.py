@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import PARTS
-from pipeline.storage.run_folder import PLAN, REPLIES, RUN
+from pipeline.storage.run_folder import BATCH_FILES, PLAN, REPLIES, RUN
 from pipeline.store.object_store import AlreadyThere, Changed, NotThere
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ RECORDS = f"{RUN}/parts/"
 INTENTS = f"{RUN}/intents/"
 KEPT_REPLIES = f"{RUN}/{REPLIES}/"
 SEGMENTS = f"{RUN}/journal/"
+BATCH = f"{RUN}/{BATCH_FILES}/"
 DATA = f"{PARTS}/"
-"""Names below the address of the output. The last five are prefixes of several objects."""
+"""Names below the address of the output. The last six are prefixes of several objects."""
 
 _PIECE = 8 << 20
 """Bytes of an object that are in memory at a time."""
@@ -158,3 +159,13 @@ def chunk_of(name: str) -> int:
     """The chunk of a record, an intent, or a part file, by its name."""
     digits = name.rpartition("/")[2].removeprefix("part-")
     return int(digits[: len(digits) - len(digits.lstrip("0123456789"))] or -1)
+
+
+def submission_name(wave: int, number: int) -> str:
+    """The object that says which rows a batch job has, written before the job is created."""
+    return f"{BATCH}{wave:03d}-{number:04d}.json"
+
+
+def is_submission(name: str) -> bool:
+    """Whether this is the name of such an object: inputs and answers of jobs lie beside them, in folders."""
+    return name.endswith(".json") and "/" not in name.removeprefix(BATCH)
