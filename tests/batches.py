@@ -22,7 +22,7 @@ from pipeline.execution.batch.settings import BatchSettings
 from pipeline.execution.batch.stage import BatchStage
 from pipeline.execution.finish import Summary, finish
 from pipeline.execution.run import Run
-from pipeline.faults import Fault, InvalidRow, Refused, Throttled
+from pipeline.faults import Broken, Fault, InvalidRow, Refused, Throttled
 from tests import virtual
 from tests.memory_store import Killed
 
@@ -66,6 +66,9 @@ class BatchService:
     """Rows that do not go into a batch."""
     always: dict[int, str] = field(default_factory=dict)
     """By row: what happens to it in every job."""
+    away: range = range(0)
+    """The looks, counted over all jobs, that fail since the service cannot be used."""
+    looks_made: int = 0
     deaf: bool = False
     """Whether a cancelled job goes on."""
 
@@ -185,6 +188,9 @@ class FakeBackend:
         job = self.service.of(handle)
 
         def look() -> ServedJob:
+            self.service.looks_made += 1
+            if self.service.looks_made in self.service.away:
+                raise Broken("no route to the service")
             self.service.look(job)
             return job
 

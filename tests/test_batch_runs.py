@@ -267,6 +267,23 @@ def test_the_time_to_wait_goes_on_while_no_process_runs(batches: Batches) -> Non
     batches.require_whole()
 
 
+def test_an_outage_while_jobs_work_does_not_end_the_run_until_its_patience_is_over(batches: Batches) -> None:
+    batches.service.away = range(2, 6)
+    batches.service.looks = 3
+    assert batches.start(in_virtual_time=True).status == "complete"
+    batches.require_whole()
+
+
+def test_a_service_that_stays_away_ends_the_run_and_leaves_the_jobs(batches: Batches) -> None:
+    batches.service.away = range(1, 1000)
+    summary = batches.start(in_virtual_time=True)
+    assert (summary.status, summary.reason) == ("stopped", "no route to the service")
+    assert 1800 / 300 < batches.service.looks_made < 1800 / 30
+    batches.service.away = range(0)
+    assert batches.start().status == "complete"
+    assert len(batches.service.jobs) == 1
+
+
 # Leaving and coming back.
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import cache, emulate, evaluate, export, plan, report, run, show, status, streams
+from pipeline.cli import cache, cancel, emulate, evaluate, export, plan, report, run, show, status, streams
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
 from pipeline.cli.known_words import RENAMED_OPTIONS
@@ -65,6 +65,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "plan": plan.plan,
     "status": status.status,
     "tune": status.tune,
+    "cancel": cancel.cancel,
     "show": show.show,
     "export": export.export,
     "report": report.report,

@@ -20,6 +20,7 @@ from pipeline.faults import Broken
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    from pipeline.cli.batch_options import BatchSetup
     from pipeline.cli.progress import Progress
     from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
@@ -45,6 +46,8 @@ class Target:
     simulation: list[str] | None
     quiet: bool = False
     pool: PoolSetup | None = None
+    batch: BatchSetup | None = None
+    """How rows are asked by batch, if they are."""
 
     def require_access(self) -> None:
         """Raises `UsageError` when credentials are missing, before anything is removed."""
@@ -79,7 +82,7 @@ class Target:
         with ExitStack() as stack:
             with self.stage("starting the emulator"):
                 address = stack.enter_context(emulate.emulator(self.simulation))
-            yield _moved(self, emulated(address, self.connection.locations))
+            yield _moved(self, emulated(address, self.connection.locations), address["origin"])
 
     def stage(self, text: str) -> AbstractContextManager[None]:
         """Shows on a terminal what is happening before the first call, while the block runs."""
@@ -98,9 +101,10 @@ def emulated(address: dict[str, str], locations: Sequence[str]) -> Connection:
     return Connection(base_urls=base_urls, credentials=Path(address["credentials_file"]))
 
 
-def _moved(target: Target, connection: Connection) -> Target:
+def _moved(target: Target, connection: Connection, origin: str) -> Target:
     pool = target.pool and replace(target.pool, start=replace(target.pool.start, connection=connection))
-    return replace(target, connection=connection, pool=pool)
+    batch = target.batch and replace(target.batch, credentials=connection.credentials, store_origin=origin)
+    return replace(target, connection=connection, pool=pool, batch=batch)
 
 
 async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None:
@@ -115,7 +119,7 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
         tasks.start_soon(progress.show)
         async with anyio.create_task_group() as working:
             for run in runs:
-                working.start_soon(_ask, run, target.pool, opening)
+                working.start_soon(_ask, run, target, opening)
         tasks.cancel_scope.cancel()
 
 
@@ -128,8 +132,10 @@ async def _report_changed_sdk() -> None:
         print(f"note: {CHANGED_SDK}", file=sys.stderr)
 
 
-async def _ask(run: Run, pool: PoolSetup | None, opening: Access) -> None:
-    if pool is not None:
+async def _ask(run: Run, target: Target, opening: Access) -> None:
+    if target.batch is not None and not await _ask_by_batch(run, target.batch, opening):
+        return
+    if (pool := target.pool) is not None:
         from pipeline.execution.processes import parent
 
         spec = parent.PoolSpec(workers=pool.workers, start=pool.start, lanes=opening.lanes)
@@ -140,6 +146,15 @@ async def _ask(run: Run, pool: PoolSetup | None, opening: Access) -> None:
     job, connections = run.context.job, workers_for(run.context.settings.bounds.concurrency)
     connect = opening.connecting(connections=connections, timeout_s=job.timeout_s, idle_timeout_s=job.idle_timeout_s)
     await run.execute(connect)
+
+
+async def _ask_by_batch(run: Run, batch: BatchSetup, opening: Access) -> bool:
+    """Has the rows asked by batch; returns whether what is left is to be asked online."""
+    from pipeline.cli.batch_options import opened_backend
+    from pipeline.execution.batch.stage import BatchStage
+
+    async with opened_backend(opening, run.context.job.model, batch, run.context.plan.run_id) as backend:
+        return await BatchStage(run, backend, batch.settings).carry_out()
 
 
 async def _watch_signals(runs: Sequence[Run], progress: Progress) -> None:

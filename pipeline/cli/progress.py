@@ -78,6 +78,7 @@ class Progress:
                         self._bars.draw()
                         await anyio.sleep(REFRESH_S)
             finally:
+                self._print_notices()
                 self.close()
 
     def say(self, line: str) -> None:

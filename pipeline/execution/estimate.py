@@ -83,6 +83,19 @@ def estimate(job: Job, sample: list[Row], rows: int, output: Path) -> dict[str, 
     }
 
 
+def by_batch(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the rows of an estimate cost by batch, and what that saves; None where the price is unknown."""
+    from pipeline.endpoint.batch.backend import PRICE_FACTOR
+
+    costs = {suffix: figures[f"cost_usd{suffix}"] for suffix in ("", "_low", "_high")}
+    half = {
+        f"batch_cost_usd{suffix}": None if cost is None else round(cost * PRICE_FACTOR, 6)
+        for suffix, cost in costs.items()
+    }
+    saved = None if costs[""] is None else round(costs[""] * (1 - PRICE_FACTOR), 6)
+    return {**half, "batch_saves_usd": saved}
+
+
 def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> float | None:
     """The cost of `rows` rows in USD; None if the price of the model is unknown."""
     from pipeline.policy.compose import RunLimits, prices_for

@@ -125,6 +125,11 @@ class RunFolder:
         """The path of the input file of a batch job."""
         return self.run / f"{BATCH_FILES}-{wave}-{number}.jsonl"
 
+    def remove_batch_inputs(self) -> None:
+        """Removes the input files of all batch jobs."""
+        with self._writing("the output folder"):
+            self.files.remove(self.run.glob(f"{BATCH_FILES}-*.jsonl"))
+
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
         local_path(self.output)

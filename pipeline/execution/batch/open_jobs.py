@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.execution.run import Run
 from pipeline.faults import UsageError
+from pipeline.storage.run_folder import RunFolder
+from pipeline.storage.submissions import submissions_in
+
+CANCELLING = "cancelling"
+"""The state of a job whose end was asked for by `pipeline cancel`."""
+
+
+def require_cancelled(folder: Path) -> None:
+    """Raises `UsageError` if the run in a folder, which is about to be removed, has jobs that go on and are billed."""
+    going_on = [
+        one
+        for one in submissions_in(RunFolder(folder).journal)
+        if one.progress == "submitted" and one.state in ("waiting", "running")
+    ]
+    if going_on:
+        raise UsageError(
+            f"{len(going_on)} batch jobs of the run that --fresh removes may still go on, and would be billed "
+            f"({going_on[0].name}): `pipeline cancel {folder}` ends them"
+        )
 
 
 def require_collected(run: Run, *, simulated: bool) -> None:

@@ -22,7 +22,7 @@ from pipeline.execution.batch.reuse import CacheReader
 from pipeline.execution.batch.settings import CANCEL_S, FIRST_POLL_S, LAST_POLL_S, MOST_WAVES, BatchSettings
 from pipeline.execution.batch.submitter import Submitter, named
 from pipeline.execution.run import Run
-from pipeline.faults import Halt, Interrupted, NotReady, ProviderUnusable
+from pipeline.faults import Broken, Halt, Interrupted, NotReady, ProviderUnusable
 from pipeline.policy.compose import prices_for
 from pipeline.storage.submissions import Submission
 from pipeline.text import figures
@@ -40,6 +40,8 @@ class BatchStage:
     now: Callable[[], float] = time.time
     _cancelled: dict[str, float] = field(default_factory=dict)
     """When this start cancelled a job, by its name, on the clock of the event loop."""
+    _away_since: float | None = None
+    """Since when the server cannot be used."""
 
     async def carry_out(self) -> bool:
         """Submits, waits and collects; returns whether what is left, if anything, is to be asked online now.
@@ -118,7 +120,8 @@ class BatchStage:
     async def _look_at(self, submission: Submission, ends: float | None) -> None:
         """Asks how far a job is, cancels it when its time is over, and collects it when it has ended."""
         book = self.run.context.journal.submissions
-        job = await self.backend.get(submission.handle or "")
+        if (job := await self._seen(submission)) is None:
+            return
         known = named(submission, job)
         if known != submission:
             await to_thread.run_sync(book.save, known)
@@ -129,6 +132,24 @@ class BatchStage:
             self._tell(f"{submission.name} has not ended in time and is cancelled: what it has answered is kept")
             await self.backend.cancel(job.handle)
             self._cancelled[submission.name] = anyio.current_time()
+
+    async def _seen(self, submission: Submission) -> BatchJob | None:
+        """The job as its server describes it; None while the server cannot be used, up to the run's patience.
+
+        Raises `Broken` beyond it. The jobs go on meanwhile, so a short outage is no reason to end.
+        """
+        try:
+            job = await self.backend.get(submission.handle or "")
+        except Broken as fault:
+            now = anyio.current_time()
+            if self._away_since is None:
+                self._away_since = now
+                self._tell(f"{submission.name} cannot be looked at: {fault}")
+            if now - self._away_since >= self.run.context.settings.bounds.give_up_s:
+                raise
+            return None
+        self._away_since = None
+        return job
 
     def _is_given_up(self, submission: Submission) -> bool:
         """Whether a job was cancelled long ago, and still has not ended."""
@@ -152,19 +173,18 @@ class BatchStage:
         try:
             keys = await collection.keys(job)
         except ProviderUnusable:
-            await to_thread.run_sync(context.journal.submissions.save, replace(submission, progress="void"))
+            await self._void(submission)
             raise
         collected = await collection.record(job, keys)
         if not collected.answered and job.state == "failed":
-            await to_thread.run_sync(context.journal.submissions.save, replace(submission, progress="void"))
+            await self._void(submission)
             raise ProviderUnusable(
                 f"batch job {submission.name} failed and answered nothing: {job.message or 'no reason'}"
             )
-        await to_thread.run_sync(
-            context.journal.submissions.settle,
-            replace(submission, progress="collected", answered=collected.answered),
-            collected.charged,
-        )
+        ended = replace(submission, progress="collected", answered=collected.answered)
+        await to_thread.run_sync(context.journal.submissions.settle, ended, collected.charged)
+        if self.run.follower is not None:
+            await to_thread.run_sync(self.run.follower.publish_ended, ended)
         settle(context.budgets, collected.charged)
         context.counters.cost_usd += collected.charged.cost_usd
         context.counters.unpriced += collected.charged.unpriced_calls
@@ -175,6 +195,13 @@ class BatchStage:
         await self._seal()
         self.run.stop_if_too_many_failed()
         context.stop.check()
+
+    async def _void(self, submission: Submission) -> None:
+        """Records that a job came to nothing: its rows are submitted again, or asked online, by the next start."""
+        ended = replace(submission, progress="void")
+        await to_thread.run_sync(self.run.context.journal.submissions.save, ended)
+        if self.run.follower is not None:
+            await to_thread.run_sync(self.run.follower.publish_ended, ended)
 
     def _recorded(self, submission: Submission) -> bytearray:
         """By position in the job: 1 for each row that is in a part or in the journal."""

@@ -48,6 +48,8 @@ class Submitter:
         for submission in self._book.all():
             if submission.progress == "submitted" and submission.handle is None:
                 await self._create(submission)
+        # All recorded jobs are created: what lies there is of a start that was killed while it wrote.
+        await to_thread.run_sync(self._context.folder.remove_batch_inputs)
         wanted = await to_thread.run_sync(lambda: sum(len(rows) for _, rows in self._wanted(wave)))
         if not wanted:
             return
@@ -134,7 +136,7 @@ class Submitter:
     async def _create(self, submission: Submission) -> None:
         """Creates a recorded job, or adopts it if an earlier start, or another machine, has created it."""
         if self._run.follower is not None:
-            await to_thread.run_sync(self._run.follower.publish_submission, submission)
+            await to_thread.run_sync(self._run.follower.publish_submission, _as_recorded(submission))
         path = self._context.folder.batch_input(submission.wave, submission.number)
         # Without its file, as on another machine, it is looked for first: to write the file again takes long.
         job = None if path.is_file() else await self._backend.find(submission.name)
@@ -190,6 +192,11 @@ class Submitter:
 
     def _tell(self, text: str) -> None:
         self._context.counters.notices.append(text)
+
+
+def _as_recorded(submission: Submission) -> Submission:
+    """The record as it was at first: byte for byte what an earlier start may have uploaded."""
+    return replace(submission, handle=None, state="waiting", message=None, answered=0, progress="submitted")
 
 
 def named(submission: Submission, job: BatchJob) -> Submission:

@@ -28,6 +28,7 @@ from pipeline.storage.remote.objects import (
     SEGMENTS,
     OutputObjects,
     chunk_of,
+    ended_name,
     intent_name,
     record_name,
     replies_name,
@@ -119,6 +120,14 @@ class Follower:
                 raise Broken(
                     f"{self.objects.address}: another run has submitted {submission.name}; run again"
                 ) from None
+
+    def publish_ended(self, submission: Submission) -> None:
+        """Uploads that the answers of a batch job are recorded, after what is new in the journal."""
+        with _at_work():
+            self.upload_journal()
+            self.lease.require()
+            with suppress(AlreadyThere):  # of a machine that was killed before it had told its own journal
+                self.objects.create(ended_name(submission.wave, submission.number), submission.to_json())
 
     def withdraw(self, parts: Sequence[Part]) -> None:
         """Takes parts out of the bucket whose rows are in the journal again.

@@ -95,8 +95,9 @@ def copy(objects: OutputObjects, folder: RunFolder, plan: bytes, *, ended: bool 
 
 
 def submissions_at(objects: OutputObjects) -> list[Submission]:
-    """The batch jobs of a run as they were recorded before their creation. Raises `Broken` for a damaged record."""
-    names = [info.key for info in objects.listing(BATCH) if is_submission(info.key)]
+    """The records of a run's batch jobs, the later ones of each last. Raises `Broken` for a damaged record."""
+    found = (info.key for info in objects.listing(BATCH) if is_submission(info.key))
+    names = sorted(found, key=lambda name: (name.endswith(".ended.json"), name))
     try:
         return [Submission.from_json(content.data) for content in contents_of(objects, names) if content is not None]
     except ValueError as error:

@@ -166,6 +166,11 @@ def submission_name(wave: int, number: int) -> str:
     return f"{BATCH}{wave:03d}-{number:04d}.json"
 
 
+def ended_name(wave: int, number: int) -> str:
+    """The object that says that a batch job's answers are recorded, or that the job came to nothing."""
+    return f"{BATCH}{wave:03d}-{number:04d}.ended.json"
+
+
 def is_submission(name: str) -> bool:
-    """Whether this is the name of such an object: inputs and answers of jobs lie beside them, in folders."""
+    """Whether this is the name of one of these two: inputs and answers of jobs lie beside them, in folders."""
     return name.endswith(".json") and "/" not in name.removeprefix(BATCH)
