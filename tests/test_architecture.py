@@ -44,17 +44,21 @@ ORDER = [*VALUES, *PACKAGES, "__main__"]
 
 NETWORK = {"openai", "aiohttp", "anyio", "httpx2", "google", "requests", "tenacity"}
 ENDPOINT_AT_WORK = {
+    "api",
     "auth",
     "client",
     "connection",
     "connection_errors",
     "credentials",
     "network",
+    "object_lines",
+    "openai_backend",
     "public_client",
     "sdk",
     "store_access",
     "token_source",
     "transport",
+    "vertex_backend",
 }
 """The modules of `endpoint` that send, or wait; the others say what messages mean."""
 
