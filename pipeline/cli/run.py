@@ -349,7 +349,7 @@ def _batch(summary: Summary) -> str:
     jobs = f"{summary.batch_jobs} job{'s' if summary.batch_jobs > 1 else ''}"
     jobs += f" ({summary.batch_jobs_open} not ended)" if summary.batch_jobs_open else ""
     shown = "unknown cost" if cost is None else f"${cost:.6f}"
-    online = "" if cost is None or run.unpriced_calls else f", ${run.cost_usd - cost:.6f}"
+    online = "" if cost is None or run.unpriced_calls else f", ${max(0.0, run.cost_usd - cost):.6f}"
     calls = run.calls - summary.batch_calls
     return f"{summary.batch_calls} answers of {jobs}, {shown}; online {calls} answers{online}"
 
