@@ -32,7 +32,7 @@ import pipeline.schema.from_pydantic
 from pipeline import faults
 from pipeline.cli import app
 from pipeline.cli.known_words import RENAMED_OPTIONS
-from pipeline.emulator import BUCKET_FAULTS, FAULT_KINDS
+from pipeline.emulator import BATCH_FAULTS, BUCKET_FAULTS, FAULT_KINDS
 from pipeline.execution.exit_codes import CODES
 from pipeline.execution.finish import Summary
 from pipeline.job.columns import OURS
@@ -416,6 +416,11 @@ def test_every_kind_of_fault_that_the_emulator_knows_is_listed() -> None:
 def test_every_kind_of_bucket_fault_is_listed() -> None:
     listed = {code_of(kind): meaning for kind, meaning in tables_under(text_of("docs/emulator.md"), "## Buckets")[1]}
     assert listed == dict(BUCKET_FAULTS)
+
+
+def test_every_kind_of_batch_fault_is_listed() -> None:
+    tables = tables_under(text_of("docs/emulator.md"), "## Batch prediction")
+    assert {code_of(kind): meaning for kind, meaning in tables[1]} == dict(BATCH_FAULTS)
 
 
 def test_every_job_is_listed_and_shown() -> None:

@@ -47,6 +47,13 @@ BucketOption = Annotated[
 BucketFault = Annotated[
     list[str] | None, typer.Option(help="KIND=SHARE of the requests for buckets, as in 503=0.1; may be repeated.")
 ]
+BatchDelay = Annotated[float, typer.Option(help="Seconds that a batch job takes.", min=0)]
+BatchClock = Annotated[str, typer.Option(help="real, or manual: the time of batch jobs passes by /control alone.")]
+BatchEcho = Annotated[str, typer.Option(help="Ids that batch rows come back with: key, labels, both or none.")]
+BatchFiles = Annotated[int, typer.Option(help="Number of objects that a batch job's output is split into.", min=1)]
+BatchFault = Annotated[
+    list[str] | None, typer.Option(help="KIND=SHARE of batch rows, jobs or requests, as in row_missing=0.1.")
+]
 UniqueIds = Annotated[bool, typer.Option("--unique-ids", help="Give every answer a unique id.")]
 UnknownModel = Annotated[list[str] | None, typer.Option(help="Models that get a 404, as in google/palm*.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -70,6 +77,11 @@ def emulate(  # noqa: PLR0913 - one parameter an option
     answer_key: AnswerKey = None,
     bucket: BucketOption = None,
     bucket_fault: BucketFault = None,
+    batch_delay: BatchDelay = 1.0,
+    batch_clock: BatchClock = "real",
+    batch_echo: BatchEcho = "labels",
+    batch_files: BatchFiles = 1,
+    batch_fault: BatchFault = None,
     unique_ids: UniqueIds = False,
     unknown_model: UnknownModel = None,
     error_style: Annotated[str, typer.Option(help="How error bodies are wrapped: list or object.")] = "list",
@@ -88,6 +100,7 @@ def emulate(  # noqa: PLR0913 - one parameter an option
         EmulatorAddress,
         Options,
         load_answer_key,
+        parse_batch_fault,
         parse_bucket_fault,
         parse_fault,
         parse_field_error,
@@ -114,6 +127,11 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             answer_key=load_answer_key(answer_key) if answer_key else {},
             buckets=tuple(bucket or ()),
             bucket_faults=dict(parse_bucket_fault(text) for text in bucket_fault or ()),
+            batch_delay=batch_delay,
+            batch_clock=batch_clock,  # type: ignore[arg-type] # checked by Options
+            batch_echo=batch_echo,  # type: ignore[arg-type] # the same
+            batch_files=batch_files,
+            batch_faults=dict(parse_batch_fault(text) for text in batch_fault or ()),
             nonce=unique_ids,
             unknown_models=tuple(unknown_model or ()),
             error_style=error_style,  # type: ignore[arg-type] # checked by Options

@@ -22,6 +22,9 @@ What is emulated, on one loopback port:
 - Cloud Storage's XML API for some `buckets`, with the same tokens: objects in memory, generations and preconditions
   (`x-goog-if-generation-match`, `If-Match`, `?generation=`), ranges, copies, listings, uploads in parts, and faults
   on demand: see `BUCKET_FAULTS`;
+- batch prediction: `batchPredictionJobs` (create, get, list, cancel) whose rows are objects of the buckets, in
+  Gemini's own form or, for open models, in OpenAI's. A row gets the answer that the chat endpoint gives to the same
+  messages; jobs have a clock of their own, and faults on demand: see `BATCH_FAULTS`;
 - `/stats`, `/stats/prompts`, `/stats/answers`, `/stats/reset` and `/control`, for tests and benchmarks. These need no
   token. Streams are sent in pieces only if there is latency to spread over them.
 
@@ -48,11 +51,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.emulator.options import (
+    BATCH_FAULTS,
     BUCKET_FAULTS,
     FAULT_KINDS,
     EmulatorAddress,
     Options,
     load_answer_key,
+    parse_batch_fault,
     parse_bucket_fault,
     parse_fault,
     parse_field_error,
@@ -64,11 +69,13 @@ if TYPE_CHECKING:  # importing this package must be cheap: the command line impo
     import asyncio
 
 __all__ = [
+    "BATCH_FAULTS",
     "BUCKET_FAULTS",
     "FAULT_KINDS",
     "EmulatorAddress",
     "Options",
     "load_answer_key",
+    "parse_batch_fault",
     "parse_bucket_fault",
     "parse_fault",
     "parse_field_error",

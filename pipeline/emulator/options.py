@@ -69,6 +69,27 @@ BUCKET_FAULTS: Mapping[str, str] = MappingProxyType(
         "cut": "the connection is closed in the middle of a body: an upload is not stored, a download stops half-way",
     }
 )
+BATCH_FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "row_failed": "rows: a status with a 429 inside a sentence, and no response",
+        "row_missing": "rows: no line in the output",
+        "row_doubled": "rows: the same line twice",
+        "row_unknown_key": "rows: a key, and labels, that were never sent",
+        "row_no_candidates": "rows: a response with `candidates: []`",
+        "row_blocked": "rows: a response with `promptFeedback` and no candidates",
+        "row_cut": "rows: half an answer, with finish reason MAX_TOKENS",
+        "job_failed": "jobs: FAILED after 60 % of the rows, which are in the output",
+        "job_expired": "jobs: EXPIRED after 60 % of the rows, which are in the output",
+        "job_partial": "jobs: PARTIALLY_SUCCEEDED, with 90 % of the rows",
+        "job_stuck": "jobs: PENDING until they are cancelled",
+        "job_denied": "jobs: FAILED at once, since the service agent may not read the input",
+        "create_lost": "requests that create a job: it exists, but the connection is closed without an answer",
+        "create_429": "requests that create a job: RESOURCE_EXHAUSTED, and there is no job",
+        "create_503": "requests that create a job: UNAVAILABLE, and there is no job",
+        "get_429": "requests for a job or a list of jobs: RESOURCE_EXHAUSTED",
+        "get_503": "requests for a job or a list of jobs: UNAVAILABLE",
+    }
+)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._:@-]*")
 
@@ -98,6 +119,12 @@ class Options:
     `buckets` names the buckets of a local Cloud Storage; there are no others. `bucket_faults` maps a kind of
     `BUCKET_FAULTS` to its share of the requests whose method and key match the shell pattern `bucket_fault_on`, as in
     `PUT *.parquet`.
+
+    A batch job takes `batch_delay` seconds of its clock: a quarter of them it waits. With `batch_clock` "manual" that
+    clock stands still until `/control` moves it by `batch_advance` seconds. Its output, `batch_files` objects, has the
+    rows in an order of the seed, with the ids that `batch_echo` names: the row's `key`, the request's `labels`, both,
+    or none. `batch_faults` maps kinds of `BATCH_FAULTS` to shares of the rows, jobs or requests. A job with more rows
+    than `batch_most_rows`, or input objects of more bytes than `batch_most_bytes`, fails.
     """
 
     port: int = 0
@@ -123,14 +150,23 @@ class Options:
     buckets: tuple[str, ...] = ()
     bucket_faults: Mapping[str, float] = field(default_factory=dict)
     bucket_fault_on: str = "*"
+    batch_delay: float = 1.0
+    batch_clock: Literal["real", "manual"] = "real"
+    batch_echo: Literal["key", "labels", "both", "none"] = "labels"
+    batch_files: int = 1
+    batch_faults: Mapping[str, float] = field(default_factory=dict)
+    batch_most_rows: int = 200_000
+    batch_most_bytes: int = 1_000_000_000
     models: tuple[str, ...] = ("*/*",)
     unknown_models: tuple[str, ...] = ()
     seed: int = 0
     directory: Path | None = None
 
     def __post_init__(self) -> None:
-        for kind in (*self.faults, *self.poison.values()):
+        for kind in self.faults:
             check_kind(kind)
+        for kind in self.poison.values():
+            _check_poison(kind)
         if any(not 0 <= share <= 1 for share in self.faults.values()) or sum(self.faults.values()) > 1 + 1e-9:
             raise ValueError(f"faults: shares lie between 0 and 1 and add up to 1 at most, not {dict(self.faults)}")
         if self.latency < 0 or self.latency_sigma < 0:
@@ -161,6 +197,7 @@ class Options:
         for path, share in self.field_errors.items():
             check_field_error(path, share)
         self._check_buckets()
+        self._check_batches()
         if not isinstance(self.nonce, bool):
             raise ValueError(f"nonce is true or false, not {self.nonce!r}")  # noqa: TRY004 (all options: one error)
 
@@ -186,6 +223,23 @@ class Options:
             raise ValueError("bucket_faults are for buckets, and there is none: name one with --bucket")
         if not isinstance(self.bucket_fault_on, str):
             raise ValueError(f"bucket_fault_on is a pattern, as in 'PUT *', not {self.bucket_fault_on!r}")  # noqa: TRY004 (all options: one error)
+
+    def _check_batches(self) -> None:
+        if not 0 <= self.batch_delay < math.inf:
+            raise ValueError(f"batch_delay is a number of seconds, 0 or more, not {self.batch_delay!r}")
+        if self.batch_clock not in {"real", "manual"}:
+            raise ValueError(f"batch_clock is 'real' or 'manual', not {self.batch_clock!r}")
+        if self.batch_echo not in {"key", "labels", "both", "none"}:
+            raise ValueError(f"batch_echo is 'key', 'labels', 'both' or 'none', not {self.batch_echo!r}")
+        if min(self.batch_files, self.batch_most_rows, self.batch_most_bytes) < 1:
+            raise ValueError("batch_files, batch_most_rows and batch_most_bytes are whole numbers above 0")
+        for kind in self.batch_faults:
+            if kind not in BATCH_FAULTS:
+                raise ValueError(f"unknown kind of batch fault {kind!r}; known kinds: {', '.join(BATCH_FAULTS)}")
+        for group in ("row", "job", "create", "get"):
+            shares = [share for kind, share in self.batch_faults.items() if kind.startswith(f"{group}_")]
+            if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+                raise ValueError(f"batch_faults: shares from 0 to 1, at most 1 together for {group}_*, not {shares}")
 
     def _check_locations(self) -> None:
         if not all(isinstance(location, str) for location in (*self.down_locations, *self.location_latency)):
@@ -230,6 +284,11 @@ def check_kind(kind: str) -> str:
     if kind not in FAULT_KINDS:
         raise ValueError(f"unknown fault kind {kind!r}; known kinds: {', '.join(FAULT_KINDS)}")
     return kind
+
+
+def _check_poison(kind: str) -> str:
+    """The kind, if prompts can have it: one of `FAULT_KINDS`, or of the kinds of `BATCH_FAULTS` for rows."""
+    return kind if kind in BATCH_FAULTS and kind.startswith("row_") else check_kind(kind)
 
 
 def check_schedule(schedule: Sequence[tuple[float, float]]) -> None:
@@ -289,6 +348,11 @@ def parse_bucket_fault(text: str) -> tuple[str, float]:
     return _kind_and_share(text)
 
 
+def parse_batch_fault(text: str) -> tuple[str, float]:
+    """`"row_missing=0.1"` as `("row_missing", 0.1)`; the same."""
+    return _kind_and_share(text)
+
+
 def _kind_and_share(text: str) -> tuple[str, float]:
     kind, _, share = text.partition("=")
     try:
@@ -305,4 +369,4 @@ def parse_poison(text: str) -> tuple[str, str]:
     needle, separator, kind = text.rpartition("=")
     if not separator or not needle:
         raise ValueError(f"poison is written TEXT=KIND, as in 'row 17=500', not {text!r}")
-    return needle, check_kind(kind.strip())
+    return needle, _check_poison(kind.strip())

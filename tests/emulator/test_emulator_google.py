@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.emulator import Options
-from pipeline.emulator.protocol.request import digest_of
+from pipeline.emulator.protocol.fingerprint import digest_of
 from pipeline.emulator.protocol.tiers import SHARED_TYPE, TYPE
 from pipeline.emulator.vertex import emulated
 from tests.emulator.requests import Json, asking, content, message, refusal

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.emulator.answers.answers import answers
-from pipeline.emulator.protocol.request import digest_of, read_request
+from pipeline.emulator.protocol.fingerprint import digest_of
+from pipeline.emulator.protocol.request import read_request
 from pipeline.emulator.protocol.wire import Problem, completion
 from pipeline.emulator.server.bodies import choices_of, counted
 from pipeline.emulator.server.event_stream import events

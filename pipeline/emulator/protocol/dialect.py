@@ -45,7 +45,7 @@ def check_parameters(function: str, index: int, schema: JsonMapping) -> None:
     field = f"tools[0].function_declarations[{index}].parameters"
     places = list(_places(_SchemaPlace(schema, field, "parameters", f"GenerateContentRequest.{field}")))
     if unreadable := [complaint for place in places for complaint in _unreadable(place)]:
-        raise _violations(unreadable)
+        raise violations(unreadable)
     for place in places:
         if fault := _misuse(place):
             about = f"`{function}` functionDeclaration `{place.path}` schema"
@@ -183,7 +183,7 @@ CHECKS: tuple[Callable[[_SchemaPlace], Iterator[str]], ...] = (_of_texts, _of_ob
 """The checks for each type of schema; one message per violation."""
 
 
-def _violations(found: list[tuple[str, str]]) -> Problem:
+def violations(found: list[tuple[str, str]]) -> Problem:
     """The error for a message that cannot be parsed, with a google.rpc.BadRequest as details."""
     lines = [f"Invalid JSON payload received. {line}" if line.startswith("Unknown") else line for _, line in found]
     fields = [{"field": field, "description": line} for (field, _), line in zip(found, lines, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -19,6 +18,7 @@ from pipeline.emulator.protocol.extensions import (
     read_extensions,
     read_thinking,
 )
+from pipeline.emulator.protocol.fingerprint import digest_of
 from pipeline.emulator.protocol.tools import (
     CompletedCalls,
     FunctionDeclaration,
@@ -39,7 +39,7 @@ _OBJECT, _FLAG = (dict, type(None)), (bool, type(None))  # isinstance with a uni
 class ChatRequest:
     """One request. `prompt` is the text of the last user message, `characters` the length of all messages.
 
-    `digest` identifies the messages in 16 bytes, independent of key order and of streaming. `response_format` is the
+    `digest` identifies the messages in 16 bytes, by what they say: see `fingerprint`. `response_format` is the
     request's, or None for text. `functions` are those that may be called; with `must_call` one must be. `turns` are
     their calls since the last user message. `varied` means that answers may differ from each other.
     """
@@ -66,16 +66,22 @@ class ChatRequest:
 
 def read_request(body: bytes, *, default_model: str | None) -> ChatRequest:
     """The request in a body; raises a 400. `default_model` serves a body without `model`."""
-    payload = _read_payload(body)
+    return request_of(_read_payload(body), default_model=default_model)
+
+
+def request_of(payload: JsonMapping, *, default_model: str | None = None) -> ChatRequest:
+    """The request in a payload that was parsed already; raises a 400."""
+    _check_payload(payload)
     read = _read_messages(payload.get("messages"))
     model = _read_model(payload.get("model", default_model))
     extensions = read_extensions(payload)
     response_format = _read_format(payload.get("response_format"))
     functions, must_call = _read_tools(payload, model, response_format)
+    turns = read_turns(payload["messages"], read, signed=_signs(model))  # before the digest, which trusts the calls
     return ChatRequest(
         model=model,
         messages=payload["messages"],
-        prompt=next((spoken.text for spoken in reversed(read) if spoken.role == "user"), read[-1].text),
+        prompt=_read_prompt(read),
         characters=sum(len(spoken.text) for spoken in read),
         digest=digest_of(payload["messages"]),
         media=tuple(medium for spoken in read for medium in spoken.media),
@@ -88,15 +94,22 @@ def read_request(body: bytes, *, default_model: str | None) -> ChatRequest:
         response_format=response_format,
         functions=functions,
         must_call=must_call,
-        turns=read_turns(payload["messages"], read, signed=_signs(model)),
+        turns=turns,
         modalities=_read_modalities(payload.get("modalities")),
         stream=payload.get("stream") is True,
     )
 
 
-def digest_of(messages: Any) -> bytes:
-    """16 bytes that identify the messages, independent of key order and whitespace in the JSON."""
-    return blake2b(orjson.dumps(messages, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+def _read_prompt(read: Sequence[Spoken]) -> str:
+    """What the user said last: neighbouring messages are one, as they are in Gemini's own requests."""
+    turns = [spoken for spoken in read if spoken.role not in {"system", "developer"}]
+    users = [index for index, spoken in enumerate(turns) if spoken.role == "user"]
+    if not users:
+        return read[-1].text
+    first = last = users[-1]
+    while first and turns[first - 1].role == "user":
+        first -= 1
+    return "\n".join(spoken.text for spoken in turns[first : last + 1] if spoken.text)
 
 
 def _read_payload(body: bytes) -> JsonMapping:
@@ -106,11 +119,14 @@ def _read_payload(body: bytes) -> JsonMapping:
         raise invalid(f"Invalid JSON payload received. {error}") from None
     if not isinstance(payload, dict):
         raise invalid("Invalid JSON payload received. The request is not an object.")
+    return payload
+
+
+def _check_payload(payload: JsonMapping) -> None:
     if not isinstance(payload.get("web_search_options", {}), _OBJECT):
         raise invalid("web_search_options must be an object.")
     if not isinstance(payload.get("stream"), _FLAG):
         raise invalid("stream must be true or false.")
-    return payload
 
 
 def _read_messages(messages: Any) -> list[Spoken]:

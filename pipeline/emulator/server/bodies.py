@@ -42,7 +42,7 @@ def counted(asked: ChatRequest, answers: Sequence[EmulatedAnswer], reasoning: in
 def _written(asked: ChatRequest, answer: EmulatedAnswer, kind: str | None) -> int:
     text = 0 if answer.text is None else tokens_in(len(damaged_text(kind, answer.text)))
     media = answer.media.tokens if answer.media else 0
-    return text + media + sum(tokens_in(len(call.name) + len(call.written)) for call in _calls(asked, answer, kind))
+    return text + media + sum(tokens_in(len(call.name) + len(call.written)) for call in calls_of(asked, answer, kind))
 
 
 def _message(asked: ChatRequest, answer: EmulatedAnswer, index: int, reasoning: int, kind: str | None) -> JsonObject:
@@ -57,7 +57,7 @@ def _message(asked: ChatRequest, answer: EmulatedAnswer, index: int, reasoning: 
             "data": base64.b64encode(answer.media.data).decode(),
             "extra_content": {"google": google},
         }
-    calls = _calls(asked, answer, kind)
+    calls = calls_of(asked, answer, kind)
     if calls:
         message["content"] = None
         message["tool_calls"] = _written_calls(calls, Dice(asked.digest + bytes([index])))
@@ -67,7 +67,8 @@ def _message(asked: ChatRequest, answer: EmulatedAnswer, index: int, reasoning: 
     return message
 
 
-def _calls(asked: ChatRequest, answer: EmulatedAnswer, kind: str | None) -> tuple[FunctionCall, ...]:
+def calls_of(asked: ChatRequest, answer: EmulatedAnswer, kind: str | None) -> tuple[FunctionCall, ...]:
+    """The calls of an answer, after applying a fault to them."""
     return damaged_calls(kind, answer.calls, later_turn=bool(asked.turns))
 
 

@@ -188,7 +188,7 @@ class Chat:
         tokens = counted(chat, found, reasoning, kind)
         content = completion(
             model=chat.model,
-            ident=self._ident(asked),
+            ident=self.ident(asked.chat.digest, asked.repeat),
             created=int(time.time()),
             choices=choices_of(chat, found, reasoning, kind),
             tokens=tokens,
@@ -231,9 +231,10 @@ class Chat:
             self._bill(asked, content, tokens)
         return response, "200"
 
-    def _ident(self, asked: AcceptedRequest) -> str:
+    def ident(self, digest: bytes, repeat: int) -> str:
+        """The id of an answer: unique with `nonce`, else one of its messages and how often they came before."""
         if not self.options.nonce:
-            return response_id(asked.chat.digest, asked.repeat)
+            return response_id(digest, repeat)
         self.nonces += 1
         return nonce_id(self.nonces)
 
@@ -242,9 +243,13 @@ class Chat:
         choices = content.get("choices") or ()
         calls = sum(len(each.get("message", {}).get("tool_calls", ())) for each in choices)
         results = len(asked.chat.turns[-1]) if asked.chat.turns else 0
-        self.stats.bill(asked.chat.digest, tokens, tool_calls=calls, tool_results=results)
+        self.bill(asked.chat.digest, tokens, content["id"], calls, results)
+
+    def bill(self, digest: bytes, tokens: TokenCounts, ident: str, calls: int, results: int) -> None:
+        """Counts an answer that is paid for; `calls` are its own, `results` those of tools in its request."""
+        self.stats.bill(digest, tokens, tool_calls=calls, tool_results=results)
         if self.options.nonce:
-            self.stats.given.append(Given(asked.chat.digest, content["id"], time.time_ns() // 1000))
+            self.stats.given.append(Given(digest, ident, time.time_ns() // 1000))
 
     async def _wait(self, asked: AcceptedRequest) -> None:
         seconds = self._latency(asked)

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from pipeline.emulator.batch.clock import JobClock
+from pipeline.emulator.batch.prediction_jobs import PREDICTION_JOBS, PredictionJobs
+from pipeline.emulator.batch.work import WorkQueue
 from pipeline.emulator.bucket.service import BucketService
 from pipeline.emulator.options import EmulatorAddress, Options, parse_schedule
 from pipeline.emulator.protocol.wire import dump, front_end_page
@@ -30,6 +34,7 @@ HOST = "127.0.0.1"
 LARGEST_BODY = 20_000_000  # bytes; the only documented limit for inline data
 GRACE = 0.05  # seconds to finish responses when the server stops
 LISTS = frozenset({"models", "unknown_models", "down_locations"})
+NO_OPTIONS = frozenset({"token_server", "token_delay", "revoke", "batch_advance"})
 FIXED = frozenset({"port", "project", "seed", "directory", "buckets"})
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -42,12 +47,16 @@ class Emulator:
     chat: Chat
     token_server: TokenServer
     storage: BucketService
+    queue: WorkQueue
+    prediction_jobs: PredictionJobs
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The response to any request."""
         method, path = request.method, request.path
         if method == "POST" and (match := CHAT.fullmatch(path)):
             return await self.chat.complete(request, match["parent"], match["endpoint"])
+        if match := PREDICTION_JOBS.fullmatch(path):
+            return await self.prediction_jobs.handle(request, match)
         if method == "GET" and path.startswith(METADATA):
             return await self.token_server.metadata(request)
         route = ROUTES.get((method, path))
@@ -82,6 +91,7 @@ class Emulator:
         self.chat.stats = Stats(in_flight=self.chat.stats.in_flight)
         self.chat.tokens.reset_counters()
         self.storage.requests.clear()
+        self.prediction_jobs.requests.clear()
         return responses.json(dump(self._stats()))
 
     async def control(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -89,9 +99,13 @@ class Emulator:
         try:
             wish = orjson.loads(await request.read())
             options, mode, delay = self._wished(wish)
+            self.queue.clock.advance(wish.get("batch_advance", 0))
         except (TypeError, ValueError, AttributeError) as error:
             return responses.json(dump({"error": str(error)}), 400)
         self.chat.adopt(options)
+        self.queue.clock.manual = options.batch_clock == "manual"
+        if "batch_advance" in wish:
+            await self.queue.settle()
         self.token_server.mode, self.token_server.delay = mode, delay
         if wish.get("revoke"):
             self.chat.tokens.revoke()
@@ -101,15 +115,20 @@ class Emulator:
     def _stats(self) -> dict[str, Any]:
         tokens = self.chat.tokens
         storage = {"bucket_requests": dict(sorted(self.storage.requests.items()))} if self.chat.options.buckets else {}
+        jobs = {
+            "batch_jobs": self.prediction_jobs.states(),
+            "batch_requests": dict(sorted(self.prediction_jobs.requests.items())),
+        }
         return {
             **self.chat.stats.as_dict(),
             **storage,
+            **(jobs if jobs["batch_requests"] or jobs["batch_jobs"] else {}),
             "token_refreshes": tokens.refreshes,
             "tokens_expired": tokens.expired(),
         }
 
     def _wished(self, wish: Mapping[str, Any]) -> tuple[Options, str, float]:
-        rest = {name: value for name, value in wish.items() if name not in {"token_server", "token_delay", "revoke"}}
+        rest = {name: value for name, value in wish.items() if name not in NO_OPTIONS}
         if fixed := FIXED.intersection(rest):
             raise ValueError(f"cannot be changed while the emulator runs: {', '.join(sorted(fixed))}")
         for name in LISTS.intersection(rest):
@@ -148,10 +167,11 @@ async def run(
         account = await asyncio.to_thread(ServiceAccount.generate, options.project)
     tokens = AccessTokens(options.token_life)
     chat = Chat(options, tokens)
-    emulator = Emulator(chat, TokenServer(account, tokens), BucketService(tokens, lambda: chat.options))
+    emulator = _emulator(chat, TokenServer(account, tokens))
     directory = options.directory or Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="vertex-emulator-"))
     runner = _runner(emulator.handle)
     await runner.setup()
+    working = asyncio.create_task(emulator.queue.run())
     try:
         await web.TCPSite(runner, HOST, options.port, backlog=4096).start()
         port = runner.addresses[0][1]
@@ -159,9 +179,18 @@ async def run(
         announce(_address(options, port, files))
         await stop.wait()
     finally:
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
         await runner.cleanup()
         if options.directory is None:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _emulator(chat: Chat, token_server: TokenServer) -> Emulator:
+    storage = BucketService(chat.tokens, lambda: chat.options)
+    queue = WorkQueue(JobClock(manual=chat.options.batch_clock == "manual"))
+    return Emulator(chat, token_server, storage, queue, PredictionJobs(chat, storage.buckets, queue))
 
 
 def _runner(handler: Handler) -> web.ServerRunner:
