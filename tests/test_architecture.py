@@ -55,6 +55,7 @@ ENDPOINT_AT_WORK = {
     "openai_backend",
     "public_client",
     "sdk",
+    "selection",
     "store_access",
     "token_source",
     "transport",

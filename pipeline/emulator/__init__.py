@@ -24,7 +24,8 @@ What is emulated, on one loopback port:
   on demand: see `BUCKET_FAULTS`;
 - batch prediction: `batchPredictionJobs` (create, get, list, cancel) whose rows are objects of the buckets, in
   Gemini's own form or, for open models, in OpenAI's. A row gets the answer that the chat endpoint gives to the same
-  messages; jobs have a clock of their own, and faults on demand: see `BATCH_FAULTS`;
+  messages; jobs have a clock of their own, and faults on demand: see `BATCH_FAULTS`. OpenAI's `/v1/files` and
+  `/v1/batches` too;
 - `/stats`, `/stats/prompts`, `/stats/answers`, `/stats/reset` and `/control`, for tests and benchmarks. These need no
   token. Streams are sent in pieces only if there is latency to spread over them.
 

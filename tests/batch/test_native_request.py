@@ -21,7 +21,8 @@ from pipeline.job.job import Job
 from pipeline.job.loader import load_job
 from tests.batch.native_types import validate
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+"""A picture of one pixel."""
 ASKED = [{"role": "user", "content": "What is it?"}]
 
 
@@ -288,7 +289,7 @@ media = st.sampled_from(
     [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
         {"type": "image_url", "image_url": {"url": "gs://b/a.pdf"}},
-        {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "mp3"}},
+        {"type": "input_audio", "input_audio": {"data": "gs://b/a.mp3", "format": "mp3"}},
     ]
 )
 content = texts | st.lists(

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.emulator import Options, parse_batch_fault, parse_poison
 from pipeline.emulator.batch.clock import JobClock
-from pipeline.emulator.batch.input_rows import InputRows
+from pipeline.emulator.batch.line_index import LineIndex
 from pipeline.emulator.vertex import emulated
 from tests.emulator.batches import HOUR, MODEL, BatchClient, batches, job_body, line, text_of
 from tests.emulator.requests import Json, asking, content
@@ -47,7 +47,7 @@ def test_a_clock_goes_by_itself_or_only_when_it_is_moved() -> None:
 )
 def test_lines_are_found_in_all_files_in_steps_of_any_size(contents: list[bytes], found: list[bytes]) -> None:
     for size in (1, 2, 100):
-        rows = InputRows(contents)
+        rows = LineIndex(contents)
         while rows.find(size):
             pass
         assert [rows[index] for index in range(len(rows))] == found

@@ -17,9 +17,9 @@ import orjson
 from aiohttp import web
 
 from pipeline.emulator.batch.fault_draws import CountedDraws
-from pipeline.emulator.batch.input_rows import InputRows
+from pipeline.emulator.batch.line_index import LineIndex
 from pipeline.emulator.batch.rows import NativeRows, OpenAIRows, RowWriter
-from pipeline.emulator.batch.work import FailedWork, Phase, Work, WorkQueue
+from pipeline.emulator.batch.work import FailedWork, JobPhase, Work, WorkQueue
 from pipeline.emulator.bucket.objects import Buckets, RefusedRequest
 from pipeline.emulator.protocol.native import check_labels
 from pipeline.emulator.protocol.native_fields import Fields
@@ -42,14 +42,14 @@ _TUNED = re.compile(r"projects/[^/]+/locations/[^/]+/models/(?P<name>[^/]+)")
 _URI = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<key>.*)")
 _CLAUSE = re.compile(r"\s*(?P<name>\w+)\s*(?:=|:)\s*\"?(?P<value>[^\"]*)\"?\s*")
 _STATES = {
-    Phase.PENDING: "JOB_STATE_PENDING",
-    Phase.RUNNING: "JOB_STATE_RUNNING",
-    Phase.CANCELLING: "JOB_STATE_CANCELLING",
-    Phase.SUCCEEDED: "JOB_STATE_SUCCEEDED",
-    Phase.FAILED: "JOB_STATE_FAILED",
-    Phase.CANCELLED: "JOB_STATE_CANCELLED",
-    Phase.EXPIRED: "JOB_STATE_EXPIRED",
-    Phase.PARTIAL: "JOB_STATE_PARTIALLY_SUCCEEDED",
+    JobPhase.PENDING: "JOB_STATE_PENDING",
+    JobPhase.RUNNING: "JOB_STATE_RUNNING",
+    JobPhase.CANCELLING: "JOB_STATE_CANCELLING",
+    JobPhase.SUCCEEDED: "JOB_STATE_SUCCEEDED",
+    JobPhase.FAILED: "JOB_STATE_FAILED",
+    JobPhase.CANCELLED: "JOB_STATE_CANCELLED",
+    JobPhase.EXPIRED: "JOB_STATE_EXPIRED",
+    JobPhase.PARTIAL: "JOB_STATE_PARTIALLY_SUCCEEDED",
 }
 
 
@@ -76,7 +76,15 @@ class _Objects:
         except RefusedRequest as refused:
             raise FailedWork(5, f"Cannot write to gs://{bucket}/{folder}: {refused.message}") from None
 
-    def left_out(self, rows: InputRows, indices: Sequence[int]) -> None:
+    @property
+    def failed_apart(self) -> bool:
+        """Rows without an answer stand among the others."""
+        return False
+
+    def put_failed(self, lines: bytes) -> None:
+        """Never used."""
+
+    def left_out(self, rows: LineIndex, indices: Sequence[int]) -> None:
         """Rows that were not answered have no line."""
 
     def _content(self, bucket: str, key: str) -> bytes:

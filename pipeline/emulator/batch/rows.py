@@ -176,7 +176,7 @@ class OpenAIRows:
         fault = None
         try:
             asked = request_of({**row["body"], "stream": None, **({"model": self.model} if self.model else {})})
-            if not self.chat.options.serves(asked.model if "/" in asked.model else f"openai/{asked.model}"):
+            if not self.chat.serves(asked.model, bare=True):
                 raise not_found(asked.model, self.parent)
             fault, repeat = answerer.fault(asked)
             if fault == "row_missing":

@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import Protocol
 
 from pipeline.emulator.batch.clock import JobClock
-from pipeline.emulator.batch.input_rows import InputRows
+from pipeline.emulator.batch.line_index import LineIndex
 from pipeline.emulator.batch.rows import MalformedLine, RowWriter
 from pipeline.emulator.options import Options
 
@@ -34,7 +34,7 @@ OPENINGS = {"failed": 0.6, "expired": 0.6, "partial": 0.9}
 """The share of its rows that a job with this fault answers."""
 
 
-class Phase(StrEnum):
+class JobPhase(StrEnum):
     """How far a job is."""
 
     PENDING = "pending"
@@ -49,10 +49,10 @@ class Phase(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether it is the last one of a job."""
-        return self not in {Phase.PENDING, Phase.RUNNING, Phase.CANCELLING}
+        return self not in {JobPhase.PENDING, JobPhase.RUNNING, JobPhase.CANCELLING}
 
 
-_LAST = {"failed": Phase.FAILED, "expired": Phase.EXPIRED, "partial": Phase.PARTIAL}
+_LAST = {"failed": JobPhase.FAILED, "expired": JobPhase.EXPIRED, "partial": JobPhase.PARTIAL}
 
 
 class FailedWork(Exception):
@@ -74,7 +74,14 @@ class Shelf(Protocol):
     def put(self, number: int, lines: bytes) -> None:
         """Stores one file of the output, its number counted from 0. Raises `FailedWork`."""
 
-    def left_out(self, rows: InputRows, indices: Sequence[int]) -> None:
+    @property
+    def failed_apart(self) -> bool:
+        """Whether the lines of rows without an answer go to `put_failed`."""
+
+    def put_failed(self, lines: bytes) -> None:
+        """Stores the lines of all rows without an answer, if they are kept apart."""
+
+    def left_out(self, rows: LineIndex, indices: Sequence[int]) -> None:
         """Told which rows an expired job did not answer."""
 
 
@@ -99,7 +106,7 @@ class Work:
     number: int
     created: float
     fault: str | None = None
-    phase: Phase = Phase.PENDING
+    phase: JobPhase = JobPhase.PENDING
     counts: Counts = field(default_factory=Counts)
     started: float | None = None
     ended: float | None = None
@@ -107,10 +114,11 @@ class Work:
     cancelled: float | None = None
     error: FailedWork | None = None
     files: int = 0
-    _rows: InputRows | None = None
+    _rows: LineIndex | None = None
     _order: array[int] | None = None
     _done: int = 0
     _written: BytesIO = field(default_factory=BytesIO)
+    _failed: BytesIO = field(default_factory=BytesIO)
 
     def __post_init__(self) -> None:
         self.changed = self.created
@@ -128,7 +136,7 @@ class Work:
     def cancel(self, now: float) -> None:
         """Asks for its end; what is answered by now is kept."""
         if not self.phase.ended and self.cancelled is None:
-            self.phase, self.cancelled, self.changed = Phase.CANCELLING, now, now
+            self.phase, self.cancelled, self.changed = JobPhase.CANCELLING, now, now
 
     def step(self, now: float) -> bool:
         """Does some of what is due; whether more is due at once."""
@@ -138,13 +146,13 @@ class Work:
             return self._step(now)
         except FailedWork as failure:
             self.error = failure
-            self._end(Phase.FAILED, now)
+            self._end(JobPhase.FAILED, now)
         return False
 
     def _step(self, now: float) -> bool:
         if self.cancelled is not None:
             if now >= self.cancelled + self.options.batch_delay * CANCELLING_SHARE:
-                self._end(Phase.CANCELLED, now)
+                self._end(JobPhase.CANCELLED, now)
             return False
         if self._rows is None:
             return self._begun(now)
@@ -161,7 +169,7 @@ class Work:
     def _begun(self, now: float) -> bool:
         if self.fault == "stuck" or now < self.begins:
             return False
-        self.phase, self.started, self.changed = Phase.RUNNING, now, now
+        self.phase, self.started, self.changed = JobPhase.RUNNING, now, now
         if self.fault == "denied":
             raise FailedWork(
                 7,
@@ -171,10 +179,10 @@ class Work:
         contents = self.shelf.load()
         if sum(map(len, contents)) > self.options.batch_most_bytes:
             raise FailedWork(3, f"The input is larger than {self.options.batch_most_bytes} bytes.")
-        self._rows = InputRows(contents)
+        self._rows = LineIndex(contents)
         return True
 
-    def _scan(self, rows: InputRows) -> None:
+    def _scan(self, rows: LineIndex) -> None:
         """Checks some more lines; then draws the order in which the rows are answered and written."""
         before, more = len(rows), rows.find(SCANNED_AT_ONCE)
         if len(rows) > self.options.batch_most_rows:
@@ -191,6 +199,11 @@ class Work:
             self.counts.total = len(rows)
 
     @property
+    def answered(self) -> bool:
+        """Whether every row that will be answered is."""
+        return self._done == self._last
+
+    @property
     def _last(self) -> int:
         """How many rows will be answered."""
         return int(self.counts.total * OPENINGS.get(self.fault or "", 1.0))
@@ -201,7 +214,7 @@ class Work:
         share = 1.0 if time <= 0 or now >= self.ends else min(1.0, (now - self.begins) / time)
         return int(share * self._last)
 
-    def _answer(self, rows: InputRows, order: array[int], until: int) -> None:
+    def _answer(self, rows: LineIndex, order: array[int], until: int) -> None:
         counts = self.counts
         while self._done < until:
             index = order[self._done]
@@ -209,8 +222,9 @@ class Work:
             counts.succeeded += row.succeeded
             counts.failed += not row.succeeded and bool(row.lines)
             counts.missing += not row.lines
+            apart = self.shelf.failed_apart and not row.succeeded
             for line in row.lines:
-                self._written.write(line + b"\n")
+                (self._failed if apart else self._written).write(line + b"\n")
             self._done += 1
             if self._done >= (self.files + 1) * counts.total / self.options.batch_files:
                 self._put()
@@ -220,23 +234,25 @@ class Work:
         self.shelf.put(self.files, written.getvalue())
         self.files += 1
 
-    def _finish(self, rows: InputRows, order: array[int], now: float) -> None:
+    def _finish(self, rows: LineIndex, order: array[int], now: float) -> None:
         if self.fault == "failed":
             raise FailedWork(13, "The batch prediction job failed with an internal error.")
         if self.fault == "expired":
             self.shelf.left_out(rows, order[self._done :])
-        self._end(_LAST.get(self.fault or "", Phase.SUCCEEDED), now)
+        self._end(_LAST.get(self.fault or "", JobPhase.SUCCEEDED), now)
 
-    def _end(self, phase: Phase, now: float) -> None:
+    def _end(self, phase: JobPhase, now: float) -> None:
         """Stores what is written and not yet stored, and lets go of the input."""
         begun = self._order is not None
         self._rows = self._order = None
         self.phase, self.ended, self.changed = phase, now, now
-        if begun and (self._written.tell() or not self.files):
-            try:
+        try:
+            if self._failed.tell():
+                self.shelf.put_failed(self._failed.getvalue())
+            if begun and (self._written.tell() or not self.files):
                 self._put()
-            except FailedWork as failure:
-                self.error, self.phase = failure, Phase.FAILED
+        except FailedWork as failure:
+            self.error, self.phase = failure, JobPhase.FAILED
 
 
 class WorkQueue:

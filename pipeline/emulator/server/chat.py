@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from aiohttp import web
 
@@ -38,6 +39,9 @@ UNSAFE = "[unsafe]"
 
 FIRST_CHUNK = 0.3
 """The share of its latency after which a stream begins."""
+
+OPENAI_SERVER = "openai"
+"""The name of the endpoint of a server like OpenAI's own, which takes an API key and models without a publisher."""
 
 SentResponse = tuple[web.StreamResponse, str]
 """A response, and the status under which it is counted."""
@@ -93,7 +97,8 @@ class Chat:
         try:
             response, status = await self._answered(request, parent, endpoint)
         except Problem as refusal:
-            response, status = self._refusal(refusal), str(refusal.http_status)
+            style = "object" if endpoint == OPENAI_SERVER else self.options.error_style
+            response, status = self._refusal(refusal, style), str(refusal.http_status)
         except ConnectionError:  # the client disconnected during a stream
             response, status = responses.closed(request), "499"
         except asyncio.CancelledError:  # the same, before the stream or between two chunks
@@ -104,7 +109,7 @@ class Chat:
         return response
 
     async def _answered(self, request: web.BaseRequest, parent: str, endpoint: str) -> SentResponse:
-        self.tokens.check(request.headers.get("Authorization"))
+        self.tokens.check(request.headers.get("Authorization"), keys=endpoint == OPENAI_SERVER)
         location = _location(parent)
         if location in self.options.down_locations:
             raise unavailable()
@@ -114,14 +119,19 @@ class Chat:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _page("413")
-        chat = read_request(body, default_model=None if endpoint == "openapi" else f"google/gemini-tuned-{endpoint}")
-        if not self.options.serves(chat.model):
+        own = endpoint.isdecimal()
+        chat = read_request(body, default_model=f"google/gemini-tuned-{endpoint}" if own else None)
+        if not self.serves(chat.model, bare=endpoint == OPENAI_SERVER):
             raise not_found(chat.model, parent)
         repeat = self.stats.sight(chat.digest)
         asked = AcceptedRequest(request, chat, parent, traffic, self._fault(chat, repeat), repeat)
         if asked.kind is not None and (failed := await self._failed(asked)):
             return failed
         return await self._completed(asked)
+
+    def serves(self, model: str, *, bare: bool) -> bool:
+        """Whether a model is served; a `bare` one may have no publisher, as those of an OpenAI server."""
+        return self.options.serves(f"openai/{model}" if bare and "/" not in model else model)
 
     def _admit(self) -> None:
         most = self.options.quota_in_flight
@@ -265,13 +275,13 @@ class Chat:
             seconds *= self.random.lognormvariate(0.0, options.latency_sigma)
         return seconds
 
-    def _refusal(self, refusal: Problem) -> web.Response:
+    def _refusal(self, refusal: Problem, style: Literal["list", "object"]) -> web.Response:
         headers: dict[str, str] = {}
         if refusal.http_status in {429, 503} and self.options.retry_after is not None:
             headers["Retry-After"] = self.options.retry_after
         if refusal.http_status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="https://accounts.google.com/", error="invalid_token"'
-        return responses.json(refusal.body(self.options.error_style), refusal.http_status, headers)
+        return responses.json(refusal.body(style), refusal.http_status, headers)
 
 
 def _quota(options: Options) -> tuple[float | None, float, bool]:

@@ -22,6 +22,8 @@ from pipeline.emulator.protocol.wire import Problem, unauthenticated
 CLIENT_ID = "emulated-client.apps.googleusercontent.com"
 CLIENT_SECRET = "emulated-secret"  # noqa: S105 (valid for this emulator only)
 REFRESH_TOKEN = "1//emulated-refresh-token"  # noqa: S105 (the same)
+API_KEY = "sk-emulated"
+"""What the addresses of an OpenAI server take in place of an access token."""
 LONGEST_JWT = 3600 + 300  # seconds: an hour, and a tolerance for clock skew
 
 Claims = Mapping[str, Any]
@@ -105,8 +107,10 @@ class AccessTokens:
         self._ends[token] = self.clock() + life
         return token, max(1, math.floor(life) - (1 if life >= 60 else 0))
 
-    def check(self, authorization: str | None) -> None:
-        """Returns for a valid token; raises a 401 otherwise."""
+    def check(self, authorization: str | None, *, keys: bool = False) -> None:
+        """Returns for a valid token, or for the API key where `keys` are taken; raises a 401 otherwise."""
+        if keys and authorization == f"Bearer {API_KEY}":
+            return
         if not authorization:
             raise _missing()
         scheme, _, token = authorization.partition(" ")

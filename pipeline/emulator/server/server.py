@@ -16,13 +16,14 @@ import orjson
 from aiohttp import web
 
 from pipeline.emulator.batch.clock import JobClock
+from pipeline.emulator.batch.openai_batches import CHAT_URL, OPENAI, OpenAIBatches
 from pipeline.emulator.batch.prediction_jobs import PREDICTION_JOBS, PredictionJobs
 from pipeline.emulator.batch.work import WorkQueue
 from pipeline.emulator.bucket.service import BucketService
 from pipeline.emulator.options import EmulatorAddress, Options, parse_schedule
 from pipeline.emulator.protocol.wire import dump, front_end_page
 from pipeline.emulator.server import responses
-from pipeline.emulator.server.chat import Chat
+from pipeline.emulator.server.chat import OPENAI_SERVER, Chat
 from pipeline.emulator.server.credentials import AccessTokens, ServiceAccount, write_credentials
 from pipeline.emulator.server.stats import Stats
 from pipeline.emulator.server.token_server import FLAVOR, METADATA, MODES, TokenServer
@@ -49,6 +50,7 @@ class Emulator:
     storage: BucketService
     queue: WorkQueue
     prediction_jobs: PredictionJobs
+    batches: OpenAIBatches
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The response to any request."""
@@ -57,6 +59,11 @@ class Emulator:
             return await self.chat.complete(request, match["parent"], match["endpoint"])
         if match := PREDICTION_JOBS.fullmatch(path):
             return await self.prediction_jobs.handle(request, match)
+        if match := OPENAI.fullmatch(path):
+            return await self.batches.handle(request, match)
+        if method == "POST" and path == CHAT_URL:
+            parent = f"projects/{self.chat.options.project}/locations/global"
+            return await self.chat.complete(request, parent, OPENAI_SERVER)
         if method == "GET" and path.startswith(METADATA):
             return await self.token_server.metadata(request)
         route = ROUTES.get((method, path))
@@ -92,6 +99,7 @@ class Emulator:
         self.chat.tokens.reset_counters()
         self.storage.requests.clear()
         self.prediction_jobs.requests.clear()
+        self.batches.requests.clear()
         return responses.json(dump(self._stats()))
 
     async def control(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -116,8 +124,8 @@ class Emulator:
         tokens = self.chat.tokens
         storage = {"bucket_requests": dict(sorted(self.storage.requests.items()))} if self.chat.options.buckets else {}
         jobs = {
-            "batch_jobs": self.prediction_jobs.states(),
-            "batch_requests": dict(sorted(self.prediction_jobs.requests.items())),
+            "batch_jobs": {**self.prediction_jobs.states(), **self.batches.states()},
+            "batch_requests": dict(sorted((self.prediction_jobs.requests + self.batches.requests).items())),
         }
         return {
             **self.chat.stats.as_dict(),
@@ -190,7 +198,9 @@ async def run(
 def _emulator(chat: Chat, token_server: TokenServer) -> Emulator:
     storage = BucketService(chat.tokens, lambda: chat.options)
     queue = WorkQueue(JobClock(manual=chat.options.batch_clock == "manual"))
-    return Emulator(chat, token_server, storage, queue, PredictionJobs(chat, storage.buckets, queue))
+    return Emulator(
+        chat, token_server, storage, queue, PredictionJobs(chat, storage.buckets, queue), OpenAIBatches(chat, queue)
+    )
 
 
 def _runner(handler: Handler) -> web.ServerRunner:

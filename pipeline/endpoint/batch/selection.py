@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
@@ -108,21 +108,26 @@ async def open_batches(
     place: Address | None,
     stores: StoreAccess,
     labels: Mapping[str, str] | None = None,
+    sleep: Callable[[float], Awaitable[None]] | None = None,
 ) -> AsyncIterator[BatchBackend]:
     """The backend for a model at the one target of `access`, closed at the end of the block. Sends nothing.
 
     `place` is as for `check_place`, whose refusals must have been raised before. `labels` are added to each request of
     Gemini, and appear in the bill. Raises `UsageError` without the client for object stores.
+    `sleep` waits some seconds between the tries of a request.
     """
+    import anyio
+
     from pipeline.endpoint.batch.api import BatchApi
     from pipeline.endpoint.transport import Transport
 
+    waits = sleep or anyio.sleep
     [(_, target)] = access.targets
     async with access.token() as token, Transport(target.base_url, connections=4) as transport:
         if not is_vertex_api(target.base_url):
             from pipeline.endpoint.batch.openai_backend import OpenAIBatchBackend
 
-            yield OpenAIBatchBackend(BatchApi(target.base_url, transport, token), model=model)
+            yield OpenAIBatchBackend(BatchApi(target.base_url, transport, token, waits), model=model)
             return
         from pipeline.endpoint.batch.vertex_backend import VertexBatchBackend
 
@@ -131,7 +136,7 @@ async def open_batches(
         address, question, query = target.base_url.partition("?")
         root, _, parent = address.partition("/projects/")
         yield VertexBatchBackend(
-            BatchApi(root + question + query, transport, token),
+            BatchApi(root + question + query, transport, token, waits),
             open_store(place, stores),
             place,
             parent=f"projects/{parent.partition('/endpoints/')[0]}",

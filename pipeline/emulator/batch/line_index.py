@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 
-class InputRows:
+class LineIndex:
     """The lines of some JSON Lines files, one after the other. Lines of whitespace are no rows."""
 
     def __init__(self, contents: Sequence[bytes]) -> None:
