@@ -200,6 +200,22 @@ def test_every_fault_of_the_service_at_once(tmp_path: Path) -> None:
         assert done.json["requests"] >= 20  # a tenth of the rows was not even begun
 
 
+def test_a_server_with_openais_batches_needs_no_bucket(tmp_path: Path) -> None:
+    with batched(tmp_path, batch_delay=0.01) as found:
+        shell = Shell(tmp_path, {"OPENAI_API_KEY": "sk-emulated"})
+        url = f"{found.vertex.address.origin}/v1"
+        given = ("run", "job.py", "--base-url", url, "--model", "gpt-test", "--quiet", "--json")
+        done = shell.pipeline(*given, "--batch", "--batch-poll", "0.02")
+        assert (done.code, done.json["status"], done.json["batch_calls"], done.json["requests"]) == (
+            0,
+            "complete",
+            20,
+            0,
+        )
+        require_whole(shell)
+        assert {row["response"]["traffic_type"] for row in shell.output()} == {"BATCH"}
+
+
 def test_a_stuck_job_is_cancelled_and_its_rows_are_asked_online(tmp_path: Path) -> None:
     with batched(tmp_path, batch_delay=0.01, batch_faults={"job_stuck": 1.0}) as found:
         done = found.run("--batch-wait", "1s")
