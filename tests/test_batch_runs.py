@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -428,3 +428,46 @@ def test_another_machine_with_an_empty_disk_goes_on(tmp_path: Path, *, answers_l
         assert set(batches.service.sent.values()) == {1}
         assert {2, 3, 9, 11, 12, 15} <= set(batches.endpoint.asked)
     assert at > 10
+
+
+def test_answers_that_another_machine_recorded_are_counted_and_paid_once(tmp_path: Path) -> None:
+    """Killed when its journal was uploaded, and not that the job had ended: the job is collected once more."""
+    buckets = Buckets([BUCKET], Clock())
+    batches = Batches(RunPlace(tmp_path / "one", Shape(rows=ROWS), prices=PRICE).prepare())
+    store = MemoryStore(buckets)
+
+    def die(what: str) -> None:
+        if what.startswith("PUT ") and what.endswith(".ended.json"):
+            raise Killed(what)
+
+    store.before = die
+    with pytest.raises(BaseExceptionGroup):
+        batches.start(objects=store.objects())
+    moved = batches.place.moved(tmp_path / "two")
+    moved.folder.mkdir()
+    summary = batches.start(place=moved, objects=MemoryStore(buckets).objects())
+    assert (summary.status, summary.start_ok, summary.batch_calls) == ("complete", 0, ROWS)
+    assert summary.run.cost_usd == pytest.approx(ROWS * EACH_USD / 2)
+    assert len(batches.service.jobs) == 1
+
+
+def test_a_record_that_was_changed_meanwhile_is_that_of_the_bucket_still(tmp_path: Path) -> None:
+    """Killed before the job was created; then its state was noted, as `pipeline cancel` does."""
+    buckets = Buckets([BUCKET], Clock())
+    batches = Batches(RunPlace(tmp_path / "one", Shape(rows=ROWS), prices=PRICE).prepare())
+    assert batches.killed(FakeBackend(batches.service, dies_at=1), objects=MemoryStore(buckets).objects())
+
+    def note(run: Run) -> None:
+        (one,) = run.context.journal.submissions.all()
+        run.context.journal.submissions.save(replace(one, state="cancelling"))
+
+    assert batches.start(objects=MemoryStore(buckets).objects(), opened=note).status == "complete"
+    assert len(batches.service.jobs) == 1
+
+
+def test_a_finished_run_asks_for_nothing_whatever_its_jobs_are_said_to_be(batches: Batches) -> None:
+    batches.start()
+    with open_run(batches.place.job(), batches.place.settings()) as run:
+        (one,) = run.context.journal.submissions.all()
+        run.context.journal.submissions.save(replace(one, progress="submitted"))
+        require_collected(run, simulated=False)

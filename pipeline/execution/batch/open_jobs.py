@@ -34,6 +34,8 @@ def require_collected(run: Run, *, simulated: bool) -> None:
     The jobs of an emulator ended with it: their rows are asked again.
     """
     book = run.context.journal.submissions
+    if not run.chunks():
+        return
     waiting = [one for one in book.all() if one.progress == "submitted"]
     for one in waiting if simulated else ():
         book.save(replace(one, progress="void"))
