@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -13,6 +15,8 @@ import pytest
 from pipeline.emulator import Options, parse_batch_fault, parse_poison
 from pipeline.emulator.batch.clock import JobClock
 from pipeline.emulator.batch.line_index import LineIndex
+from pipeline.emulator.batch.rows import WrittenRow
+from pipeline.emulator.batch.work import JobPhase, Work
 from pipeline.emulator.vertex import emulated
 from tests.emulator.batches import HOUR, MODEL, BatchClient, batches, job_body, line, text_of
 from tests.emulator.requests import Json, asking, content
@@ -356,6 +360,7 @@ async def test_poison_and_the_faults_of_a_model_reach_rows_too() -> None:
         assert "unexpected_field" in text_of(by_id["r-3"])
         reasons = Counter(row["response"]["candidates"][0]["finishReason"] for row in rows if row["response"])
         assert set(reasons) == {"STOP", "SAFETY"}
+        assert [name for name, row in by_id.items() if row["status"]] == ["r-2"]  # a 503 is the endpoint's, online
 
 
 async def test_time_passes_by_itself_unless_it_is_asked_not_to() -> None:
@@ -423,3 +428,48 @@ async def test_googles_own_sdk_creates_gets_lists_and_cancels() -> None:
         query = {"page_size": 1, "filter": 'displayName="pipeline-1"'}
         listed = await asyncio.to_thread(lambda: [job.name for job in sdk.list(config=query)])
         assert listed == [job.name for job in made[::-1]]
+
+
+class _Echo:
+    """Rows that come back as they are."""
+
+    def check(self, line: bytes, number: int) -> None:
+        pass
+
+    def write(self, line: bytes, number: int) -> WrittenRow:  # noqa: ARG002 - the signature of `RowWriter`
+        return WrittenRow((line,), succeeded=True)
+
+
+class _Counted:
+    """A shelf whose output is measured and thrown away."""
+
+    failed_apart = False
+
+    def __init__(self, rows: int) -> None:
+        self.data = b"".join(b'{"key": "r-%06d", "text": "%s"}\n' % (n, b"x" * 400) for n in range(rows))
+        self.sizes: list[int] = []
+
+    def load(self) -> list[bytes]:
+        return [self.data]
+
+    def put(self, number: int, lines: bytes) -> None:  # noqa: ARG002 - the signature of `Shelf`
+        self.sizes.append(len(lines))
+
+    def put_failed(self, lines: bytes) -> None:
+        raise AssertionError(lines)
+
+    def left_out(self, rows: LineIndex, indices: Sequence[int]) -> None:
+        raise AssertionError((rows, indices))
+
+
+def test_a_job_keeps_little_beside_its_objects() -> None:
+    """One file of the output at a time, and some 70 bytes a row while their order is drawn."""
+    shelf = _Counted(20_000)
+    work = Work(_Echo(), shelf, Options(batch_delay=0, batch_files=10), 1, 0.0)
+    tracemalloc.start()
+    while work.step(0.0):
+        pass
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (work.phase, sum(shelf.sizes), len(shelf.sizes)) == (JobPhase.SUCCEEDED, len(shelf.data), 10)
+    assert most < 2 * max(shelf.sizes) + 70 * 20_000
