@@ -127,7 +127,7 @@ def test_submitted_waited_for_and_collected(manual: Batched) -> None:
     assert len(manual.jobs()) == 1
 
 
-def test_open_jobs_are_neither_asked_online_nor_forgotten(manual: Batched) -> None:
+def test_b6_open_jobs_are_neither_asked_online_nor_forgotten(manual: Batched) -> None:
     manual.run("--detach")
     online = manual.shell.pipeline("run", "job.py", *manual.endpoint, "--quiet")
     assert online.code == 2
@@ -150,7 +150,7 @@ def test_cancelled_jobs_are_collected_as_far_as_they_are_and_the_rest_is_asked_o
     assert nothing.json == {"cancelled": []}
 
 
-def test_a_run_that_is_killed_while_it_waits_is_collected_by_another_machine(manual: Batched) -> None:
+def test_b1_a_run_that_is_killed_while_it_waits_is_collected_by_another_machine(manual: Batched) -> None:
     """The records in the bucket are enough: no second job, and the same dataset."""
     with manual.shell.started(*manual.arguments(output=PLACE)) as child:
         awaited(child, lambda: bool(manual.jobs()))
@@ -184,7 +184,7 @@ def test_a_signal_ends_the_wait_and_names_the_jobs(manual: Batched) -> None:
     assert manual.jobs()[0]["state"] == "JOB_STATE_PENDING"
 
 
-def test_every_fault_of_the_service_at_once(tmp_path: Path) -> None:
+def test_b2_every_fault_of_the_service_at_once(tmp_path: Path) -> None:
     rows = {f"row_{kind}": 0.05 for kind in ("failed", "missing", "doubled", "unknown_key", "no_candidates", "cut")}
     # The job exists, and its creator does not know. Refused requests cost seconds: the backend's tests have them.
     requests = {"create_lost": 1.0}

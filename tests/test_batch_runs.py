@@ -134,7 +134,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_that_the_service_does_not_answer_is_asked_online(batches: Batches, kind: str) -> None:
+def test_b2_a_row_that_the_service_does_not_answer_is_asked_online(batches: Batches, kind: str) -> None:
     asked, failed = KINDS[kind]
     batches.service.faults = {4: kind}
     summary = batches.start()
@@ -145,7 +145,7 @@ def test_a_row_that_the_service_does_not_answer_is_asked_online(batches: Batches
 
 
 @pytest.mark.parametrize("kind", ["cut", "unfit"])
-def test_an_answer_that_does_not_fit_is_corrected_online_and_paid_once(batches: Batches, kind: str) -> None:
+def test_b2_an_answer_that_does_not_fit_is_corrected_online_and_paid_once(batches: Batches, kind: str) -> None:
     """The endpoint is not asked the first question again: it is told what is wrong with the answer, or given room."""
     batches.service.faults = {4: kind}
     summary = batches.start()
@@ -171,7 +171,7 @@ def everything_at_once(batches: Batches) -> None:
 
 
 @pytest.mark.parametrize("answers_lost", [False, True], ids=["before", "after"])
-def test_a_run_that_is_killed_at_any_request_submits_nothing_twice(tmp_path: Path, *, answers_lost: bool) -> None:
+def test_b1_a_run_that_is_killed_at_any_request_submits_nothing_twice(tmp_path: Path, *, answers_lost: bool) -> None:
     """Killed before or after the service did what it was asked; then the next start goes on."""
     dead = True
     for at in range(1 + answers_lost, 100, KILLED_EVERY):
@@ -194,7 +194,7 @@ def test_a_run_that_is_killed_at_any_request_submits_nothing_twice(tmp_path: Pat
 # How jobs end.
 
 
-def test_a_failed_job_whose_incomplete_rows_alone_go_on(batches: Batches) -> None:
+def test_b4_a_failed_job_whose_incomplete_rows_alone_go_on(batches: Batches) -> None:
     batches.service.ends = lambda _: "failed"
     batches.service.share = lambda _: 0.6
     summary = batches.start()
@@ -204,7 +204,7 @@ def test_a_failed_job_whose_incomplete_rows_alone_go_on(batches: Batches) -> Non
     assert summary.cost_usd == pytest.approx(12 * EACH_USD / 2 + 8 * EACH_USD)
 
 
-def test_a_job_that_failed_without_an_answer_stops_the_run_and_is_submitted_again(batches: Batches) -> None:
+def test_b5_a_job_that_failed_without_an_answer_stops_the_run_and_is_submitted_again(batches: Batches) -> None:
     """Or everything would be asked online, at the full price, for a model that was misspelt."""
     batches.service.ends = lambda _: "failed"
     batches.service.share = lambda _: 0.0
@@ -220,7 +220,7 @@ def test_a_job_that_failed_without_an_answer_stops_the_run_and_is_submitted_agai
     batches.require_whole()
 
 
-def test_an_expired_job_keeps_what_it_answered(batches: Batches) -> None:
+def test_b4_an_expired_job_keeps_what_it_answered(batches: Batches) -> None:
     batches.service.ends = lambda _: "expired"
     batches.service.share = lambda _: 0.5
     assert batches.start().status == "complete"
@@ -228,7 +228,7 @@ def test_an_expired_job_keeps_what_it_answered(batches: Batches) -> None:
     batches.require_whole()
 
 
-def test_answers_that_cannot_be_assigned_are_not_recorded(batches: Batches) -> None:
+def test_b3_answers_that_cannot_be_assigned_are_not_recorded(batches: Batches) -> None:
     """A service that does not give the keys back: nothing is guessed, and nothing is asked at the full price."""
     batches.service.faults = dict.fromkeys(range(ROWS), "keyless")
     summary = batches.start()
@@ -237,7 +237,7 @@ def test_answers_that_cannot_be_assigned_are_not_recorded(batches: Batches) -> N
     assert (batches.rows(), batches.endpoint.asked) == ([], [])
 
 
-def test_a_stuck_job_is_cancelled_in_time_and_the_rest_is_asked_online(batches: Batches) -> None:
+def test_b4_a_stuck_job_is_cancelled_in_time_and_the_rest_is_asked_online(batches: Batches) -> None:
     batches.service.looks = 1_000_000
     batches.service.share = lambda _: 0.5
     summary = batches.start(in_virtual_time=True, wait_s=8 * 3600.0)
@@ -249,7 +249,7 @@ def test_a_stuck_job_is_cancelled_in_time_and_the_rest_is_asked_online(batches: 
     batches.require_whole()
 
 
-def test_a_job_that_does_not_even_end_when_it_is_cancelled_is_given_up(batches: Batches) -> None:
+def test_b4_a_job_that_does_not_even_end_when_it_is_cancelled_is_given_up(batches: Batches) -> None:
     batches.service.looks = 1_000_000
     batches.service.deaf = True
     batches.service.share = lambda _: 0.0
@@ -267,14 +267,14 @@ def test_the_time_to_wait_goes_on_while_no_process_runs(batches: Batches) -> Non
     batches.require_whole()
 
 
-def test_an_outage_while_jobs_work_does_not_end_the_run_until_its_patience_is_over(batches: Batches) -> None:
+def test_b7_an_outage_while_jobs_work_does_not_end_the_run_until_its_patience_is_over(batches: Batches) -> None:
     batches.service.away = range(2, 6)
     batches.service.looks = 3
     assert batches.start(in_virtual_time=True).status == "complete"
     batches.require_whole()
 
 
-def test_a_service_that_stays_away_ends_the_run_and_leaves_the_jobs(batches: Batches) -> None:
+def test_b7_a_service_that_stays_away_ends_the_run_and_leaves_the_jobs(batches: Batches) -> None:
     batches.service.away = range(1, 1000)
     summary = batches.start(in_virtual_time=True)
     assert (summary.status, summary.reason) == ("stopped", "no route to the service")
@@ -407,7 +407,7 @@ def test_known_answers_are_not_submitted_and_new_ones_are_stored(batches: Batche
 
 
 @pytest.mark.parametrize("answers_lost", [False, True], ids=["before", "after"])
-def test_another_machine_with_an_empty_disk_goes_on(tmp_path: Path, *, answers_lost: bool) -> None:
+def test_b1_another_machine_with_an_empty_disk_goes_on(tmp_path: Path, *, answers_lost: bool) -> None:
     dead = True
     for at in range(1 + answers_lost, 100, KILLED_EVERY):
         if not dead:
