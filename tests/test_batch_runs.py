@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data import PARTS
+from pipeline.data import PARTS, Reply
 from pipeline.emulator.bucket.objects import Buckets
 from pipeline.endpoint.batch.backend import BatchLimits
 from pipeline.execution.batch.open_jobs import require_collected
@@ -21,6 +22,7 @@ from pipeline.execution.run import Run
 from pipeline.execution.start import open_run
 from pipeline.faults import UsageError
 from pipeline.policy.compose import CacheSettings, RunLimits
+from pipeline.storage.kept_replies import kept_replies
 from pipeline.storage.remote.objects import OutputObjects
 from pipeline.storage.submissions import submissions_in
 from tests.batches import BatchService, FakeBackend, OnlineEndpoint, ServedJob, Time, carried_out
@@ -107,6 +109,16 @@ def test_all_rows_are_answered_by_one_job_at_half_the_price(batches: Batches) ->
     rows = batches.require_whole()
     assert {row["response"]["traffic_type"] for row in rows} == {"BATCH"}
     assert not list((batches.place.output / "_run").glob("batch-*"))
+
+
+def test_the_line_of_an_answer_is_kept_without_the_request_that_it_repeats(batches: Batches) -> None:
+    batches.start()
+    for ordinal, entry in kept_replies(batches.place.output, 0):
+        assert isinstance(entry, Reply)
+        raw = json.loads(entry.body)["batch_answer"]
+        assert raw["key"] == f"r-{ordinal:09d}"
+        assert json.loads(raw["response"]["native"])["text"] == f"text {ordinal}"
+        assert "request" not in raw
 
 
 def test_rows_are_split_into_jobs_by_rows_and_by_bytes(batches: Batches) -> None:
