@@ -15,7 +15,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
-EXTRAS = {"pipeline/evaluation/": "eval", "pipeline/store/object_store.py": "cloud", "pipeline/report/otel.py": "otel"}
+EXTRAS = {
+    "pipeline/evaluation/": "eval",
+    "pipeline/store/object_store.py": "cloud",
+    "pipeline/execution/result.py": "frames",
+    "pipeline/report/otel.py": "otel",
+}
 """Folders and modules whose packages of other makers come with an extra."""
 
 BY_NAME = {"uvloop", "tzdata"}

@@ -75,7 +75,7 @@ def shell(tmp_path: Path) -> Shell:
 
 def written(table: pa.Table, path: Path, names: Sequence[str] = (), *, bom: bool = False) -> Path:
     """The table as an exported file."""
-    with path.open("wb") as file, writer_to(file, format_of(path), select(table.schema, names), bom=bom) as writer:
+    with path.open("wb") as file, writer_to(file, format_of(path.name), select(table.schema, names), bom=bom) as writer:
         for batch in table.to_batches():
             writer.write(batch)
     return path
@@ -286,7 +286,7 @@ def test_a_run_that_is_not_complete_is_exported_only_where_that_is_asked_for(she
         (("out", "--to", "rows.csv", "--columns", "id.x"), "'id.x', which is not in the dataset (id has no fields)"),
         (("out", "--to", "rows.csv", "--columns", ", "), "--columns names no column"),
         (("out", "--to", "rows.jsonl", "--bom"), "--bom is for .csv and .tsv, not for .jsonl"),
-        (("out", "--to", "gs://bucket/rows.csv"), "gs:// is not supported yet"),
+        (("out", "--to", "ftp://host/rows.csv"), "ftp://, which is not supported"),
         (("folder.csv", "--to", "rows.csv"), "there is no run in folder.csv"),
     ],
 )

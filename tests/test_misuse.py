@@ -135,7 +135,7 @@ def test_the_help_of_run_has_sections_with_defaults_and_variables(shell: Shell) 
         assert help_text.count(f"\n{panel}:\n") == 1
     for variable in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         assert variable in help_text
-    for default in ("[default: 64; x>=1]", "the job's, or out/NAME", "[default: 20.0; x>=0]", "[default: fail-fast]"):
+    for default in ("[default: 64; x>=1]", "the job's, or out/NAME", "[default: (auto)]", "[default: fail-fast]"):
         assert default in " ".join(help_text.split())
     assert "<bool>" not in help_text
     for example in EXAMPLES["run"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from pipeline.emulator import Options
 from pipeline.emulator.vertex import Vertex, emulated
@@ -19,14 +19,37 @@ from pipeline.endpoint.store_access import store_access
 from pipeline.faults import Broken, ProviderUnusable, UsageError
 from pipeline.store.address import Address
 from pipeline.store.object_store import AlreadyThere, Changed, NotThere, ObjectStore, open_store
+from pipeline.store.retries import FIRST_RETRIES_S, RETRIES_S, Timing
 
 pytestmark = pytest.mark.anyio
 
 T = TypeVar("T")
 
 
+class Outage:
+    """Virtual time, in which the faults of the bucket end after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 0.0
+        self._ends = seconds
+
+    def timing(self, vertex: Vertex) -> Timing:
+        return Timing(lambda: self.now, lambda seconds: self.sleep(seconds, vertex))
+
+    def sleep(self, seconds: float, vertex: Vertex) -> None:
+        assert seconds > 0
+        self.now += seconds
+        if self.now >= self._ends:
+            from_thread.run(self._end, vertex)
+
+    async def _end(self, vertex: Vertex) -> None:
+        await vertex.control(bucket_faults={})
+
+
 @asynccontextmanager
-async def bucket(patch: pytest.MonkeyPatch, name: str = "bucket", **options: Any) -> AsyncIterator[tuple[Any, Vertex]]:
+async def bucket(
+    patch: pytest.MonkeyPatch, name: str = "bucket", outage: Outage | None = None, **options: Any
+) -> AsyncIterator[tuple[Any, Vertex]]:
     """A function that calls another one with the store, in a thread; and the emulator."""
     async with emulated(Options(buckets=("bucket",), **options)) as vertex:
         patch.setenv("STORAGE_EMULATOR_HOST", vertex.address.origin)
@@ -34,7 +57,8 @@ async def bucket(patch: pytest.MonkeyPatch, name: str = "bucket", **options: Any
         with store_access(Path(vertex.address.credentials_file)) as access:
 
             async def call(work: Callable[[ObjectStore], T]) -> T:
-                store = await to_thread.run_sync(lambda: open_store(Address("gs", name, ""), access))
+                timing = outage.timing(vertex) if outage else None
+                store = await to_thread.run_sync(lambda: ObjectStore(Address("gs", name, ""), access, timing))
                 return await to_thread.run_sync(work, store)
 
             yield call, vertex
@@ -137,6 +161,43 @@ async def test_faults_that_pass_are_waited_for(monkeypatch: pytest.MonkeyPatch) 
         await call(lambda store: store.put("a", b"1"))
         assert await call(lambda store: {store.get("a") for _ in range(5)}) == {b"1"}
         assert (await vertex.stats())["bucket_requests"]["GET 503"] > 0
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "drop"])
+async def test_o4_a_store_that_is_away_for_a_minute_is_waited_for(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    outage = Outage(60.0 if fault != "drop" else FIRST_RETRIES_S - 1)  # dropped: it has never answered
+    async with bucket(monkeypatch, outage=outage, bucket_faults={fault: 1.0}) as (call, vertex):
+        await call(lambda store: store.put("a", b"1", only="new"))
+        assert 0 < outage.now < RETRIES_S
+        assert await call(lambda store: [found.key for found in store.listing()]) == ["a"]
+        assert sum((await vertex.stats())["bucket_requests"].values()) < 25
+
+
+@pytest.mark.parametrize(("fault", "within"), [("503", RETRIES_S), ("drop", FIRST_RETRIES_S)])
+async def test_a_store_that_stays_away_is_told_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, fault: str, within: float
+) -> None:
+    outage = Outage(1e9)
+    async with bucket(monkeypatch, outage=outage, bucket_faults={fault: 1.0}) as (call, _):
+        with pytest.raises(Broken, match="Google Cloud Storage cannot be used"):
+            await call(lambda store: store.head("a"))
+        assert outage.now == pytest.approx(within)
+
+
+@pytest.mark.parametrize("only", ["new", None])
+async def test_o8_an_upload_that_is_cut_leaves_no_object(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, only: str | None
+) -> None:
+    """Whether it is one request, or one in pieces of which the last is never sent whole."""
+    (tmp_path / "part").write_bytes(b"x" * 9_000_000)
+    faults: dict[str, Any] = {"bucket_faults": {"cut": 1.0}, "bucket_fault_on": "PUT part"}
+    async with bucket(monkeypatch, outage=Outage(1e9), **faults) as (call, vertex):
+        with pytest.raises(Broken, match="cannot be used"):
+            await call(lambda store: store.put("part", tmp_path / "part", only=only))
+        assert await call(lambda store: list(store.listing())) == []
+        await vertex.control(bucket_faults={})
+        await call(lambda store: store.put("part", tmp_path / "part", only=only))
+        assert (await call(lambda store: store.head("part"))).size == 9_000_000
 
 
 def test_s5_a_google_token_goes_to_google_this_machine_or_where_credentials_are_named(

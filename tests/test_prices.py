@@ -44,6 +44,16 @@ def test_a_call_is_the_sum_of_its_kinds_of_tokens() -> None:
     assert cost(FLASH, usage) == pytest.approx((1000 * 0.3 + 200 * 0.03 + 800 * 2.5) / MILLION)
 
 
+def test_the_discounts_of_a_batch_and_of_cached_input_do_not_stack() -> None:
+    usage = Usage(input=1000, output=300, cached=400)
+    assert cost(FLASH, usage, "BATCH") == pytest.approx((0.5 * (600 * 0.3 + 300 * 2.5) + 400 * 0.03) / MILLION)
+
+
+def test_cached_input_without_a_price_of_its_own_costs_half_in_a_batch() -> None:
+    prices = Prices({"m": Price(input=2.0, output=10.0)})
+    assert prices.cost("m", Usage(input=1000, cached=400), "BATCH") == pytest.approx(1000 * 1.0 / MILLION)
+
+
 @pytest.mark.parametrize("model", [FLASH, "gemini-2.5-pro", "gemini-2.5-flash-lite"])
 def test_the_publisher_before_a_models_name_changes_nothing(model: str) -> None:
     usage = Usage(input=1000, output=100)
@@ -58,6 +68,7 @@ def test_the_publisher_before_a_models_name_changes_nothing(model: str) -> None:
         ("ON_DEMAND", 1.0),
         ("on_demand", 1.0),
         ("ON_DEMAND_FLEX", 0.5),
+        ("BATCH", 0.5),
         ("ON_DEMAND_PRIORITY", 1.8),
     ],
 )

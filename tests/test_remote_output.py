@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pyarrow.parquet as pq
 import pytest
 from anyio import to_thread
 
@@ -20,13 +22,16 @@ from pipeline.data import Part, PartFile, Reply, Request
 from pipeline.emulator.bucket.objects import Buckets
 from pipeline.endpoint.connection import Connect, OpenEndpoint
 from pipeline.execution.finish import Summary, finish
+from pipeline.execution.reparse import reparse
 from pipeline.execution.run import Run
 from pipeline.execution.start import open_run
 from pipeline.faults import Broken, OutputInUse, ProviderUnusable, UsageError
 from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
-from pipeline.storage.remote.segments import segments_in
-from tests.crash.small import RunPlace, require_whole
-from tests.memory_store import BUCKET, Clock, Killed, MemoryStore, contents
+from pipeline.storage.remote.segments import JournalPlace, Segments, segments_in
+from tests.crash.small import RunPlace, SmallAnswer, require_whole
+from tests.memory_store import BUCKET, DIES_IN_THREADS, Clock, Killed, MemoryStore, contents
+
+pytestmark = DIES_IN_THREADS
 
 
 class Cloud:
@@ -155,6 +160,84 @@ def test_o1_two_kills_in_a_row_on_changing_machines_lose_nothing(tmp_path: Path)
         if not died:
             return
     raise AssertionError("a start has more requests than this test expects")
+
+
+class WiderAnswer(SmallAnswer):
+    more: str | None = None
+
+
+def reparsed(place: RunPlace, store: MemoryStore) -> Summary:
+    return reparse(place.with_job(schema=WiderAnswer).job(), place.output, objects=store.objects())
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["same_machine", "another_machine"])
+def test_o1_a_re_parse_that_is_killed_at_any_request_is_finished_by_the_next_one(tmp_path: Path, *, lost: bool) -> None:
+    """No answer is lost, and none is asked again; the run is refused until the re-parse is finished."""
+    for number in range(1 + 3 * lost, 400, 7):
+        cloud = Cloud(tmp_path / f"at_{number}")
+        cloud.start(cloud.place, cloud.store())
+        store = cloud.store(dies_at=number, answers_lost=number % 2 == 0)
+        with suppress(Killed, BaseExceptionGroup):
+            reparsed(cloud.place, store)
+        cloud.clock.now += RENEW_S + TAKEOVER_S + 1
+        place = cloud.machine("another") if lost else cloud.place
+        asked = cloud.place.said()
+        again = reparsed(place, cloud.store())
+        assert (again.status, again.left) == ("complete", 0), number
+        assert place.said() == asked
+        cloud.require_whole()
+        columns = {pq.read_schema(io.BytesIO(data)).field("parsed").type.num_fields for data in parts_in(cloud)}
+        assert columns == {3}, number
+        if not store.dead:
+            return
+    raise AssertionError("a re-parse has more requests than this test expects")
+
+
+def parts_in(cloud: Cloud) -> list[bytes]:
+    return [data for key, data in contents(cloud.buckets).items() if key.startswith("out/data/")]
+
+
+def test_a_damaged_part_is_made_again_by_a_re_parse(cloud: Cloud) -> None:
+    cloud.start(cloud.place, cloud.store())
+    whole = parts_in(cloud)
+    cloud.clock.now += 60
+    cloud.buckets.put(BUCKET, "out/data/part-000001.parquet", b"x", {})
+    with pytest.raises(UsageError, match=r"or `pipeline reparse gs://bucket/out --job"):
+        cloud.start(cloud.place, cloud.store())
+    assert reparse(cloud.place.job(), cloud.place.output, objects=cloud.store().objects()).status == "complete"
+    assert parts_in(cloud) == whole
+    cloud.require_whole()
+
+
+def test_a_ledger_that_another_start_wrote_is_replaced_by_the_next_upload(cloud: Cloud) -> None:
+    """At once, and not only by the upload after the next."""
+    cloud.start(cloud.place, cloud.store(), stop_after=9)
+    before = contents(cloud.buckets)["out/_run/ledger.json"]
+
+    def opened(run: Run) -> None:
+        now = json.loads(contents(cloud.buckets)["out/_run/ledger.json"])
+        cloud.buckets.put(BUCKET, "out/_run/ledger.json", b"{}", {})
+        assert run.follower is not None
+        objects, lease, journal = run.follower.objects, run.follower.lease, run.context.folder.journal
+        segments = Segments(objects, lease, journal, lambda ordinal: ordinal // 5, JournalPlace())
+        segments.upload()
+        assert json.loads(contents(cloud.buckets)["out/_run/ledger.json"]) == now
+
+    cloud.start(cloud.place, cloud.store(), opened=opened)
+    assert contents(cloud.buckets)["out/_run/ledger.json"] != before
+
+
+def test_an_object_that_is_always_replaced_while_it_is_read_is_told(cloud: Cloud) -> None:
+    store = cloud.store()
+    cloud.buckets.put(BUCKET, "out/a", b"0", {})
+
+    def replaced(request: str) -> None:
+        if request.startswith("GET"):
+            cloud.buckets.put(BUCKET, "out/a", b"1", {})
+
+    store.before = replaced
+    with pytest.raises(Broken, match="gs://bucket/out/a was replaced 5 times while it was being read"):
+        store.objects().read("a")
 
 
 def test_a_lost_machine_costs_the_calls_after_the_last_segment(cloud: Cloud) -> None:
@@ -311,12 +394,22 @@ def test_fresh_that_is_killed_leaves_a_whole_run_or_says_that_it_is_not_whole(tm
     raise AssertionError("a start has more requests than this test expects")
 
 
-def test_a_bucket_that_was_emptied_gets_the_dataset_again_without_a_call(cloud: Cloud) -> None:
+def test_a_bucket_that_was_emptied_is_refused_until_the_run_starts_over(cloud: Cloud) -> None:
     cloud.start(cloud.place, cloud.store())
     for key in contents(cloud.buckets):
         cloud.buckets.delete(BUCKET, key)
-    assert cloud.start(cloud.place, cloud.store()).requests == 0
+    with pytest.raises(
+        UsageError, match=r"part-000000\.parquet is missing: restore the file, or .*; --fresh starts over"
+    ):
+        cloud.start(cloud.place, cloud.store())
+    assert cloud.start(cloud.place, cloud.store(), fresh=True).status == "complete"
     cloud.require_whole()
+
+
+def test_the_disk_of_a_machine_holds_no_part_that_is_in_the_bucket(cloud: Cloud) -> None:
+    cloud.start(cloud.place, cloud.store())
+    left = [path.name for path in cloud.place.output.rglob("*") if path.is_file()]
+    assert not [name for name in left if name.startswith("part-")]
 
 
 @pytest.mark.parametrize(
@@ -387,6 +480,8 @@ def test_the_files_of_a_part_are_one_writer_s(cloud: Cloud) -> None:
         for path in (first, second):
             cloud.buckets.put(BUCKET, f"out/data/{path.name}", b"of another one", {})
         assert follower.publish(part) == part
+        first.write_bytes(b"one")
+        second.write_bytes(b"two")
         assert follower.publish(part) == part
     found = contents(cloud.buckets)
     assert (found["out/data/part-000000.parquet"], found["out/data/part-000000_01.parquet"]) == (b"one", b"two")

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli import app
 from pipeline.cli import cache as cache_commands
-from pipeline.cli.options import output_folder
+from pipeline.execution.output_place import output_of
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
 from pipeline.source import discover
@@ -68,7 +68,9 @@ LINES = {
 }
 READ = {"run: input", "run: several inputs", "run: job's input", "run: requests"}
 READ |= {"plan: input", "plan: job's input", "plan: requests"}
-READ |= {"run: output", "run: job's output", "run: output of --set", "status", "show", "report"}
+READ |= {"run: output", "run: job's output", "run: output of --set", "status", "show", "report", "export", "export: to"}
+READ |= {"plan: output", "plan: job's output", "reparse", "eval: input", "eval: output", "grade", "gate"}
+READ |= {"compare: before", "compare: after", "bless"}
 """The lines that read or write object stores."""
 
 FTP = "ftp://host/nightly.jsonl"
@@ -201,8 +203,8 @@ def test_an_address_needs_a_bucket(text: str) -> None:
 @pytest.mark.parametrize("path", [Path("gs://bucket/out"), Path("s3://bucket/out"), Path("az://bucket/out")])
 def test_an_address_that_went_through_path_is_still_one(path: Path) -> None:
     """`Path` takes one of the two slashes away; of `file://` it is a path all the same."""
-    with pytest.raises(UsageError, match=f"'{path.parts[0]}//bucket/out': {path.parts[0]}// is not supported yet"):
-        output_folder(Job(name="a", model="google/x", user="{{ a }}", output=path))
+    _, address = output_of(Job(name="a", model="google/x", user="{{ a }}", output=path), Path("state"))
+    assert address == Address(path.parts[0].rstrip(":"), "bucket", "out")
     with pytest.raises(UsageError, match="is not supported yet"):
         discover(path)
     assert local_path(Path("file:///data/x")) == Path("/data/x")

@@ -20,6 +20,7 @@ from pipeline.report.github import annotation_lines
 from pipeline.report.json_values import jsonable
 from pipeline.report.markdown import markdown_summary
 from pipeline.report.summary import add_to_history, facts_of, write_results
+from pipeline.storage.run_folder import EVALUATION
 from pipeline.text import figures, printable
 
 if TYPE_CHECKING:
@@ -67,15 +68,13 @@ def report_stopped(together: RunGroup, *, as_json: bool) -> int:
     return code
 
 
-def report_noise(noise: Comparison, output: Path, *, as_json: bool) -> int:
+def report_noise(noise: Comparison, output: str, *, as_json: bool) -> int:
     """Prints which rows flip although nothing has changed."""
     flips = sorted([*noise.broken, *noise.fixed])
     share = len(flips) / noise.rows
     if as_json:
         print(
-            json_line(
-                jsonable({"exit_code": 0, "output": str(output), "rows": noise.rows, "flips": flips, "share": share})
-            )
+            json_line(jsonable({"exit_code": 0, "output": output, "rows": noise.rows, "flips": flips, "share": share}))
         )
         return 0
     print(f"noise floor  {len(flips)} of {noise.rows} rows flip by themselves ({figures.percent(share)})")
@@ -128,7 +127,7 @@ def _print_assessment(assessment: Assessment, subject: EvalWorkspace, facts: Map
         print(f"note        {printable(note)}")
     for decision in assessment.decisions:
         print(f"{_SIGNS[decision.outcome]:11} {printable(decision.message)}")
-    print(f"files       {subject.folder}/")
+    print(f"files       {subject.place}/{EVALUATION}/")
 
 
 def _times(repeats: int) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import EVALUATION, AsJson, RunOptions, with_options
+from pipeline.cli.options import EVALUATION, AsJson, RunOptions, StateFolder, with_options
+from pipeline.cli.remote_output import address_of
+from pipeline.cli.stores import reading_stores
 from pipeline.faults import UsageError
-from pipeline.store.address import local_path, local_text
+from pipeline.store.address import Address, local_path, local_text, place_of
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ EvalFileArgument = Annotated[
     str,
     typer.Argument(metavar="FILE.py", help="A file with an evaluation: FILE.py or FILE.py:NAME.", parser=local_text),
 ]
-Evaluated = Annotated[Path, typer.Argument(help="The output folder of `pipeline eval`.", parser=local_path)]
+Evaluated = Annotated[str, typer.Argument(help="The output folder of `pipeline eval`, or its address.")]
 JobFile = Annotated[
     str | None,
     typer.Option(
@@ -74,23 +77,45 @@ def evaluate(
         ),
     ] = False,
     common: Common = False,
+    state_dir: StateFolder = None,
     options: RunOptions,
 ) -> int:
     """Run a job on gold data, grade its answers, and apply the gates."""
+    from pipeline.cli.remote_evaluation import evaluated_at
+
+    place = place_of(options.output or "")  # refused now, before the job is loaded
+    if vs_ref is not None and noise_floor:
+        raise UsageError("--vs-ref and --noise-floor cannot be combined: run one after the other")
+    with reading_stores(options.credentials), ExitStack() as stack:
+        address = None
+        if isinstance(place, Address):
+            address = str(place).rstrip("/")
+            options = replace(options, output=str(stack.enter_context(evaluated_at(place, state_dir))))
+        return _evaluate(target, repeats, vs_ref, options, address, noise_floor=noise_floor, common=common)
+
+
+def _evaluate(
+    target: str,
+    repeats: int | None,
+    vs_ref: str | None,
+    options: RunOptions,
+    address: str | None,
+    *,
+    noise_floor: bool,
+    common: bool,
+) -> int:
+    """Evaluates in a folder of this machine; `address` is that of the output which is a copy of it."""
     from pipeline.cli.eval_output import report_result, report_stopped
-    from pipeline.cli.eval_setup import place_of, runs_of, subject_at, subject_of
+    from pipeline.cli.eval_setup import place_of, subject_at, subject_of
     from pipeline.cli.report import prompts_of, put_page
     from pipeline.cli.samples import for_the_eye
     from pipeline.evaluation import workspace
     from pipeline.evaluation.judges import ask_all, judged, require_prices
+    from pipeline.evaluation.preparation import runs_of
     from pipeline.execution.group import execute_group
 
-    local_path(options.output or "")  # an address is refused now, before the job is loaded
-
-    if vs_ref is not None and noise_floor:
-        raise UsageError("--vs-ref and --noise-floor cannot be combined: run one after the other")
     options = replace(options, cache=options.cache is not False)
-    subject = subject_of(target, options, repeats, least=2 if noise_floor else 1)
+    subject = subject_of(target, options, repeats, least=2 if noise_floor else 1, address=address)
     rival = None if vs_ref is None else subject_at(vs_ref, subject, options)
     reference = None if rival or noise_floor else workspace.baseline_of(subject, common=common)
     subject.check(reference)
@@ -114,7 +139,8 @@ def evaluate(
     if options.report:
         with for_the_eye("the page of the evaluation"):
             page = put_page(subject.output, assessment=assessment, prompts=prompts_of(subject))
-            print(f"report      {printable(str(page))}", file=sys.stderr)
+            shown = f"{address}/{page.name}" if address else str(page)
+            print(f"report      {printable(shown)}", file=sys.stderr)
     return code
 
 
@@ -126,48 +152,55 @@ def _noise(subject: EvalWorkspace, graded: Sequence[Graded], *, as_json: bool) -
 
     noise = noise_of(subject.evaluation, graded)
     write_noise(subject.folder, noise, subject.scores((), plan_in(subject.output).job))
-    return report_noise(noise, subject.output, as_json=as_json)
+    return report_noise(noise, subject.place, as_json=as_json)
 
 
 def grade(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
     """Grade the answers of a finished run again and apply the gates, without a call."""
     from pipeline.cli.eval_output import report_result
+    from pipeline.cli.remote_evaluation import graded_at
     from pipeline.evaluation import workspace
     from pipeline.evaluation.judges import judged
 
-    subject = workspace.subject_in(evaluated, job)
-    graded, notes = judged(subject, subject.graded())
-    reference = workspace.reference_in(subject, common=common)
-    return report_result(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
+    with reading_stores(), graded_at(evaluated) as folder:
+        subject = workspace.subject_in(folder, job, address_of(evaluated))
+        graded, notes = judged(subject, subject.graded())
+        reference = workspace.reference_in(subject, common=common)
+        return report_result(subject.assessed(graded, reference, notes), subject, [], as_json=as_json)
 
 
 def gate(evaluated: Evaluated, *, job: JobFile = None, common: Common = False, as_json: AsJson = False) -> int:
     """Apply the gates to a graded run again, without a call."""
     from pipeline.cli.eval_output import report_result
+    from pipeline.cli.remote_evaluation import graded_at
     from pipeline.evaluation import workspace
     from pipeline.evaluation.results import read
 
-    subject = workspace.subject_in(evaluated, job)
-    workspace.same_graders(subject)
-    reference = workspace.reference_in(subject, common=common)
-    return report_result(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
+    with reading_stores(), graded_at(evaluated) as folder:
+        subject = workspace.subject_in(folder, job, address_of(evaluated))
+        workspace.same_graders(subject)
+        reference = workspace.reference_in(subject, common=common)
+        return report_result(subject.assessed(tuple(read(subject.folder)), reference), subject, [], as_json=as_json)
 
 
 def compare(
     before: Annotated[
-        Path, typer.Argument(help="An output folder of `pipeline eval`, or a baseline file.", parser=local_path)
+        str, typer.Argument(help="An output of `pipeline eval`, a folder or an address, or a baseline file.")
     ],
-    after: Annotated[Path, typer.Argument(help="The later one, of either kind.", parser=local_path)],
+    after: Annotated[str, typer.Argument(help="The later one, of either kind.")],
     *,
     common: Common = False,
     as_json: AsJson = False,
 ) -> int:
     """Compare two evaluated runs row by row."""
     from pipeline.cli.eval_output import report_comparison
+    from pipeline.cli.remote_evaluation import evaluation_at
     from pipeline.evaluation.assessment import Reference, comparable_rows, read_scores
     from pipeline.evaluation.comparison import compare as compared
 
-    reference, scores = Reference(of=str(before), scores=read_scores(before), common_only=common), read_scores(after)
+    with reading_stores(), evaluation_at(before) as earlier, evaluation_at(after) as later:
+        of = address_of(before) or str(earlier)
+        reference, scores = Reference(of=of, scores=read_scores(earlier), common_only=common), read_scores(later)
     rows, notes = comparable_rows(reference, scores)
     return report_comparison(compared(rows, scores.rows, common_only=common), reference, scores, notes, as_json=as_json)
 
@@ -181,7 +214,9 @@ def bless(
     allow_emulated: Annotated[bool, typer.Option("--allow-emulated", help="Accept answers of the emulator.")] = False,
 ) -> int:
     """Save the scores of a run as the baseline for later runs."""
+    from pipeline.cli.remote_evaluation import evaluation_at
     from pipeline.evaluation import workspace
 
-    print(workspace.blessed(evaluated, to, allow_emulated=allow_emulated))
+    with reading_stores(), evaluation_at(evaluated) as folder:
+        print(workspace.blessed(folder, to, allow_emulated=allow_emulated))
     return 0

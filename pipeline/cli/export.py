@@ -1,29 +1,29 @@
-"""`pipeline export`: writes the rows of a run to one CSV, JSONL or Parquet file."""
+"""`pipeline export`: writes the rows of a run to one CSV, JSONL or Parquet file, or to such an object."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipeline.cli.options import AsJson
+from pipeline.cli.remote_output import output_to_read
+from pipeline.cli.stores import reading_stores
 from pipeline.cli.tables import json_line
-from pipeline.store.address import local_path
+from pipeline.store.address import place_of
 from pipeline.text import printable
 
 
 def export(  # noqa: PLR0913 - one parameter an option
-    output: Annotated[Path, typer.Argument(help="The output folder of a run.", parser=local_path)],
+    output: Annotated[str, typer.Argument(help="The output folder of a run, or its address.")],
     *,
     to: Annotated[
-        Path,
+        str,
         typer.Option(
             "--to",
             metavar="FILE",
-            help="The file to write: .csv, .tsv, .jsonl (these also with .gz or .zst), .parquet.",
-            parser=local_path,
+            help="The file or object to write: .csv, .tsv, .jsonl (these also with .gz or .zst), .parquet.",
         ),
     ],
     columns: Annotated[
@@ -52,8 +52,9 @@ def export(  # noqa: PLR0913 - one parameter an option
     from pipeline.export.export import ExportOptions, export
 
     options = ExportOptions(columns=columns or (), rows=rows, force=force, allow_partial=allow_partial, bom=bom)
-    with stage("exporting", quiet=as_json):
-        done = export(output, to, options)
+    place = place_of(to)
+    with reading_stores(), output_to_read(output) as (folder, remote), stage("exporting", quiet=as_json):
+        done = export(folder, place, options, remote)
     if done.left_out:
         print(f"note: {done.left_out} rows are in no part yet, and not exported", file=sys.stderr)
     if as_json:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,24 +25,34 @@ EVERY_S = 15.0
 """Interval of the writes, in seconds: the usual one of Prometheus' scrapes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MetricsTarget:
-    """Where metrics go: `file`, if given, and OpenTelemetry, if `otel`."""
+    """Where the metrics of runs go: `file`, if given, and OpenTelemetry, if `otel`.
+
+    Runs that are executed together share their counters, and are one export.
+    """
 
     file: Path | None = None
     otel: bool = False
+    _export: MetricsExport | None = None
+    _runs: Sequence[Run] = ()
 
-    @contextmanager
-    def exported(self, runs: Sequence[Run]) -> Iterator[MetricsExport | None]:
-        """Exports the metrics of runs that share their counters, the last ones at the end; None if they go nowhere."""
-        if self.file is None and not self.otel:
-            yield None
-            return
-        export = MetricsExport(self.file, runs, otel=self.otel)
-        try:
-            yield export
-        finally:
+    async def keep(self, runs: Sequence[Run]) -> None:
+        """Exports the metrics of these runs until it is cancelled."""
+        if self.file is not None or self.otel:
+            await self._export_of(runs).keep()
+
+    def end(self, runs: Sequence[Run], summaries: Sequence[Summary]) -> None:
+        """Exports the figures at the end; waits for the server of OpenTelemetry, ten seconds or so at most."""
+        if self.file is not None or self.otel:
+            export = self._export_of(runs)
+            export.end(summaries)
             export.close()
+
+    def _export_of(self, runs: Sequence[Run]) -> MetricsExport:
+        if self._export is None or self._runs is not runs:
+            self._export, self._runs = MetricsExport(self.file, runs, otel=self.otel), runs
+        return self._export
 
 
 def metrics_target(file: Path | None, *, otel: bool, is_asked: bool) -> MetricsTarget:
@@ -67,11 +76,14 @@ class MetricsExport:
     """The export of one start."""
 
     def __init__(self, file: Path | None, runs: Sequence[Run], *, otel: bool = False) -> None:
+        from pipeline.execution.finish import shard_of_run
+
         context, self._file = runs[0].context, file
         self._trouble: str | None = None
         self._counters = context.counters
         plan = context.plan
         labels = {"job": plan.job_name, "model": str(plan.job.get("model") or "")}
+        labels |= {"shard": shard} if (shard := shard_of_run(runs[0])) else {}
         info = {"run_id": plan.run_id, "version": plan.version, "simulated": str(plan.simulated).lower()}
         self._metrics = RunMetrics(
             counters=self._counters,
@@ -97,7 +109,7 @@ class MetricsExport:
     def end(self, summaries: Sequence[Summary]) -> None:
         """Exports the figures at the end."""
         metrics = replace(self._metrics, counters=self._counters.snapshot(), is_running=False)
-        if all(summary.status == "complete" for summary in summaries):
+        if all(summary.status in ("complete", "done") for summary in summaries):
             finished = max(datetime.fromisoformat(summary.finished) for summary in summaries)
             metrics = replace(metrics, last_success_at=finished.timestamp())
         self._metrics = metrics

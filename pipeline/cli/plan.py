@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,13 +20,13 @@ from pipeline.cli.options import (
     LimitOption,
     ModelOption,
     load,
-    output_folder,
 )
+from pipeline.cli.remote_output import earlier_run
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.tables import json_line
-from pipeline.execution.estimate import ahead_of, estimate
+from pipeline.execution.estimate import ahead_of, by_batch, estimate
 from pipeline.faults import InvalidRow, NothingToDo
-from pipeline.store.address import local_path
+from pipeline.store.address import place_of
 from pipeline.text import figures, printable
 
 if TYPE_CHECKING:
@@ -46,11 +45,14 @@ def plan(  # noqa: PLR0913 - one parameter an option
     assignments: Assignments = None,
     limit: LimitOption = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The run to continue, whose figures are used.", parser=local_path),
+        str | None,
+        typer.Option("--output", "-o", help="The run to continue, whose figures are used: a folder or an address."),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Count the failed rows too, as for run --retry-failed.")
+    ] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Show the cost by batch prediction too, and what it saves.")
     ] = False,
     rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
     as_json: AsJson = False,
@@ -64,7 +66,13 @@ def plan(  # noqa: PLR0913 - one parameter an option
 
     of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
     job, _ = load(target, inputs, model, assignments, None, **of_input)
+    if batch:
+        from pipeline.endpoint.batch.selection import check_job
+
+        check_job(job)
     progress = SurveyProgress()
+    place = str(output or job.output or f"out/{job.name}")
+    place_of(place)  # refused before the input is read
     with reading_stores():
         with stage("reading the input", quiet=as_json, reading=progress):
             found = survey_of(job, limit=limit, progress=progress)
@@ -74,8 +82,9 @@ def plan(  # noqa: PLR0913 - one parameter an option
         schema = output_schema(kept, job.reader)
         sample = list(_first_rows(source, max(rows, 100)))
         source.close()
-    folder = output or output_folder(job)
-    ahead = ahead_of(job, found, limit, folder, retry_failed=retry_failed)
+        with earlier_run(place) as before:
+            ahead = ahead_of(job, found, limit, before, retry_failed=retry_failed)
+            estimated = estimate(job, sample, ahead.requests, before)
     facts = {
         "job": job.name,
         "model": job.model,
@@ -86,7 +95,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
         "rows_done": ahead.done,
         "rows_retried": ahead.retried,
         "requests": ahead.requests,
-        **estimate(job, sample, ahead.requests, folder),
+        **estimated,
+        **(by_batch(estimated) if batch else {}),
         "columns": {
             field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see docs/output.md"
             for field in schema
@@ -124,9 +134,11 @@ def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
     for name, value in facts.items():
         if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
             continue
-        shown = figures.dollars if name == "cost_usd" else figures.count
+        shown = figures.dollars if name.endswith("_usd") else figures.count
         if facts.get(f"{name}_low") is not None:
             value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
+        elif name == "batch_saves_usd" and value is not None:
+            value = shown(value)  # noqa: PLW2901
         shown_facts[name] = value
     return shown_facts
 

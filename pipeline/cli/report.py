@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.assessment import Assessment
     from pipeline.evaluation.workspace import EvalWorkspace
     from pipeline.job.job import Job
+    from pipeline.storage.remote.hydration import RemoteView
 
 
 def report(
@@ -43,9 +44,9 @@ def report(
     as_json: AsJson = False,
 ) -> int:
     """Write the report of a run: one HTML file that opens offline. The run may still be working."""
-    with output_to_read(output, parts=True) as (folder, remote):
+    with output_to_read(output) as (folder, remote):
         assessment, prompts = _evaluated(folder, job)
-        path = put_page(folder, to, assessment=assessment, prompts=prompts)
+        path = put_page(folder, to, remote, assessment=assessment, prompts=prompts)
         shown, size = str(path), path.stat().st_size
         if remote is not None and to is None:
             shown = put_remote_page(path, output)
@@ -56,6 +57,7 @@ def report(
 def put_page(
     output: Path,
     to: Path | None = None,
+    remote: RemoteView | None = None,
     *,
     assessment: Assessment | None = None,
     prompts: Mapping[str, str] | None = None,
@@ -66,7 +68,7 @@ def put_page(
     from pipeline.storage.run_folder import PAGE
 
     path = to or output / PAGE
-    page = page_of(run_facts(output), assessment, prompts)
+    page = page_of(run_facts(output, remote), assessment, prompts)
     try:
         write_page(page, path)
     except OSError as error:

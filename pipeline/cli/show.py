@@ -58,7 +58,7 @@ def show(  # noqa: PLR0913 - one parameter an option
     as_json: AsJson = False,
 ) -> int:
     """Show rows of a finished or running job: the request as it was sent, the reply, the values."""
-    with output_to_read(output, parts=True) as (folder, _):
+    with output_to_read(output) as (folder, _):
         return _show(folder, failed, rows, row, key, media, job_file, as_json=as_json)
 
 

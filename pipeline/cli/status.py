@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.execution.run_status import RunStatus
 
 _WIDTH = 10
+_MANY_SHARDS = 50
 _QUIET_S = 10.0
 """A job writes its state every second. After this many seconds without one it is busy with something else, or hangs."""
 
@@ -39,7 +41,7 @@ def status(
     """Show the progress of a run, also from another terminal while it works."""
     from pipeline.execution.run_status import run_status
 
-    with output_to_read(output, parts=False) as (folder, remote):
+    with output_to_read(output) as (folder, remote):
         found = run_status(folder, remote)
     output = output if remote else str(folder)
     if as_json:
@@ -76,10 +78,12 @@ def _lines(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     yield "rows", _rows(found)
     for kind in found.failures.kinds:
         yield "failed", f"{figures.count(kind.count)} {kind.name}, {kind.said}"
+    yield from _batch_jobs(found)
     yield "spent", _spent(found)
-    if found.status == "running":
+    yield from _shards(found)
+    if found.status == "running" and not found.shards:
         yield from _now(found)
-    else:
+    elif found.status != "running":
         yield from _next_steps(found, output)
 
 
@@ -87,7 +91,9 @@ def _status(found: RunStatus) -> str:
     if found.status == "running":
         since = f" since {figures.moment(found.started)}" if found.started else ""
         return f"running{since} ({found.holder})"
-    reason = f": {found.reason}" if found.reason else ""
+    waiting = sum(job.progress == "submitted" for job in found.batch_jobs)
+    submitted = f": waits for {waiting} batch job{'s' if waiting > 1 else ''}" if waiting else ""
+    reason = f": {found.reason}" if found.reason else submitted
     when = f" ({figures.moment(found.finished)})" if found.finished else ""
     return f"{_ENDED[found.status]}{reason}{when}"
 
@@ -111,6 +117,23 @@ def _rows(found: RunStatus) -> str:
     return text
 
 
+_MOST_JOBS = 8
+
+
+def _batch_jobs(found: RunStatus) -> Iterator[tuple[str, str]]:
+    """A line for each batch job whose answers are not recorded yet, and one for the others."""
+    waiting = [job for job in found.batch_jobs if job.progress == "submitted"]
+    for job in waiting[:_MOST_JOBS]:
+        state = "recorded, and not created yet" if job.handle is None else f"{job.state} when last looked at"
+        yield "batch", f"{job.name}: {figures.count(job.rows)} rows, {state}"
+    if len(waiting) > _MOST_JOBS:
+        yield "batch", f"{figures.count(len(waiting) - _MOST_JOBS)} more jobs"
+    if ended := [job for job in found.batch_jobs if job.progress == "collected"]:
+        answered, rows = sum(job.answered for job in ended), sum(job.rows for job in ended)
+        jobs = f"{figures.count(len(ended))} job{'s' if len(ended) > 1 else ''} collected"
+        yield "batch", f"{jobs}: {figures.count(answered)} of {figures.count(rows)} rows answered"
+
+
 def _spent(found: RunStatus) -> str:
     charged = found.charged
     text = figures.dollars(charged.cost_usd)
@@ -128,9 +151,23 @@ def _spent(found: RunStatus) -> str:
     return text
 
 
+def _shards(found: RunStatus) -> Iterator[tuple[str, str]]:
+    """How many shards are in which state, and each of them; of very many, those that are not done."""
+    if not found.shards:
+        return
+    states = Counter(one.state for one in found.shards)
+    yield "shards", f"{len(found.shards)}: {', '.join(f'{count} {state}' for state, count in states.items())}"
+    for one in found.shards:
+        if one.state != "done" or len(found.shards) <= _MANY_SHARDS:
+            who = f"; {one.host}, last sign of life {figures.moment(one.seen)}" if one.host and one.seen else ""
+            yield "shard", f"{one.shard} {one.state}, {figures.count(one.done)} of {figures.count(one.rows)} rows{who}"
+
+
 def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
     """What a running job is doing and waiting for."""
     now = found.now
+    if now.get("at") is None and any(job.progress == "submitted" for job in found.batch_jobs):
+        return  # it waits for them, and asks nothing
     if now.get("at") is None:
         yield "now", "the job has not reported yet"
         return
@@ -159,7 +196,10 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
 
 def _next_steps(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     if found.status == "stopped":
-        yield "next", remedy_for(found.stopped_by)
+        if any(job.progress == "submitted" for job in found.batch_jobs):
+            yield "next", f"the same command, with --batch, collects the answers; `pipeline cancel {output}` cancels"
+        else:
+            yield "next", remedy_for(found.stopped_by)
     elif found.failed:
         yield "next", "run it again with `--retry-failed` to ask the failed rows again"
     if found.failed:

@@ -118,7 +118,7 @@ class Options:
 
     `buckets` names the buckets of a local Cloud Storage; there are no others. `bucket_faults` maps a kind of
     `BUCKET_FAULTS` to its share of the requests whose method and key match the shell pattern `bucket_fault_on`, as in
-    `PUT *.parquet`.
+    `PUT *.parquet`. `bucket_ahead_s` is how many seconds the clock of the buckets is ahead of that of this machine.
 
     A batch job takes `batch_delay` seconds of its clock: a quarter of them it waits. With `batch_clock` "manual" that
     clock stands still until `/control` moves it by `batch_advance` seconds. Its output, `batch_files` objects, has the
@@ -157,6 +157,7 @@ class Options:
     batch_faults: Mapping[str, float] = field(default_factory=dict)
     batch_most_rows: int = 200_000
     batch_most_bytes: int = 1_000_000_000
+    bucket_ahead_s: float = 0.0
     models: tuple[str, ...] = ("*/*",)
     unknown_models: tuple[str, ...] = ()
     seed: int = 0
@@ -221,6 +222,8 @@ class Options:
             raise ValueError(f"bucket_faults: shares from 0 to 1, at most 1 together, not {dict(self.bucket_faults)}")
         if self.bucket_faults and not self.buckets:
             raise ValueError("bucket_faults are for buckets, and there is none: name one with --bucket")
+        if not isinstance(self.bucket_ahead_s, int | float):
+            raise ValueError(f"bucket_ahead_s is a number of seconds, not {self.bucket_ahead_s!r}")  # noqa: TRY004 (as below)
         if not isinstance(self.bucket_fault_on, str):
             raise ValueError(f"bucket_fault_on is a pattern, as in 'PUT *', not {self.bucket_fault_on!r}")  # noqa: TRY004 (all options: one error)
 

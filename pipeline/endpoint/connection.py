@@ -155,7 +155,7 @@ class Access:
         from pipeline.endpoint.client import open_endpoint
 
         async with AsyncExitStack() as stack:
-            token = await stack.enter_async_context(self._token())
+            token = await stack.enter_async_context(self.token())
             opened = []
             for weight, target in self.targets:
                 opening = open_endpoint(
@@ -166,7 +166,8 @@ class Access:
             yield opened
 
     @asynccontextmanager
-    async def _token(self) -> AsyncIterator[TellingToken]:
+    async def token(self) -> AsyncIterator[TellingToken]:
+        """The token for all targets, kept fresh inside the block."""
         if self.credentials is None:
             from pipeline.endpoint.token_source import ApiKey
 

@@ -47,7 +47,7 @@ EVENTS: Mapping[str, LogEvent] = {
         (
             "job", "run_id", "status", "reason", "rows", "ok", "failed", "left", "start_ok", "start_failed", "requests",
             "retries", "throttled", "hedged", "cache_hits", "calls", "input_tokens", "output_tokens",
-            "reasoning_tokens", "cached_tokens", "cost_usd", "seconds", "output", "simulated",
+            "reasoning_tokens", "cached_tokens", "cost_usd", "seconds", "output", "simulated", "shard",
         ),
         "A start has ended, with the figures of its summary",
     ),

@@ -13,9 +13,12 @@ from typing import Any
 from pipeline.data import Usage
 from pipeline.faults import UsageError
 
-_TIERS = {"": 1.0, "on_demand": 1.0, "on_demand_flex": 0.5, "on_demand_priority": 1.8}
+_BATCH = "batch"
+_TIERS = {"": 1.0, "on_demand": 1.0, "on_demand_flex": 0.5, "on_demand_priority": 1.8, _BATCH: 0.5}
 """Factors on the standard price by an answer's traffic type. Others (provisioned throughput, off-peak, new types) have
 no known price: they are neither free nor at the standard price.
+
+`batch` is our name: Vertex AI reports ON_DEMAND for answers by batch too.
 
 https://cloud.google.com/vertex-ai/generative-ai/pricing
 """
@@ -44,11 +47,23 @@ class Prices:
         """US dollars for one call; None when its tokens or its price are unknown. Never raises, never negative."""
         if usage is None:
             return None
-        factor = _TIERS.get((traffic_type or "").strip().casefold())
+        tier = (traffic_type or "").strip().casefold()
+        factor = _TIERS.get(tier)
         base = None if factor is None else self._standard(model, usage)
         if base is None or factor is None:
             return None if self.assumed is None else _own_cost(self.assumed, usage)
-        return base * factor
+        return base * factor + (self._without_batch_discount(model, usage, factor) if tier == _BATCH else 0.0)
+
+    def _without_batch_discount(self, model: str | None, usage: Usage, factor: float) -> float:
+        """What cached input costs more than this share of its price: its own discount applies instead, if it is larger.
+
+        https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini
+        """
+        if not usage.cached:
+            return 0.0
+        cached = self._standard(model, Usage(input=usage.cached, cached=usage.cached)) or 0.0
+        fresh = self._standard(model, Usage(input=usage.cached)) or 0.0
+        return max(0.0, min(cached, fresh * factor) - cached * factor)
 
     def knows(self, model: str | None) -> bool:
         """Whether calls of this model can be priced."""

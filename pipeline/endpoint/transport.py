@@ -113,11 +113,12 @@ class Transport(httpx2.AsyncClient):
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         """The whole answer, its bytes under `extensions["content"]`; or, with `stream`, one that is still arriving.
 
-        Headers and content of the request are also in its extensions. It is sent to our one address, whatever its URL.
-        Raises `Unavailable` when no answer arrived, `Unparsable` when it is too large.
+        Headers and content of the request are also in its extensions. It is sent to our one address, whatever its URL,
+        unless another one of the same server is under `address` there; `max_body` replaces `MAX_BODY`. Raises
+        `Unavailable` when no answer arrived, `Unparsable` when it is too large.
         """
         answer = await self._begun(request)
-        body = _Body(answer)
+        body = _Body(answer, request.extensions.get("max_body", MAX_BODY))
         if 200 <= answer.status < 300:
             if stream:
                 return httpx2.Response(answer.status, request=request, stream=body)
@@ -133,6 +134,12 @@ class Transport(httpx2.AsyncClient):
             content = redact_settings(text, self.secrets).encode("utf-8", "surrogateescape")
         return httpx2.Response(answer.status, headers=headers, request=request, content=content)
 
+    def _checked(self, address: yarl.URL | None) -> yarl.URL:
+        """The address of a request. A token goes to no other server than the one that it is for."""
+        if address is not None and address.origin() != self._address.origin():
+            raise RuntimeError("a request to another server")
+        return self._address if address is None else address
+
     async def _begun(self, request: httpx2.Request) -> aiohttp.ClientResponse:
         """An answer whose headers have arrived."""
         if self._session is None or self._connector is None:
@@ -144,7 +151,7 @@ class Transport(httpx2.AsyncClient):
         try:
             return await self._session.request(
                 request.method,
-                self._address,
+                self._checked(request.extensions.get("address")),
                 data=request.extensions["content"],
                 headers=request.extensions["headers"],
                 # A redirect would take the token to another host.
@@ -215,10 +222,11 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The decompressed bytes of an answer as they arrive, up to `MAX_BODY`."""
+    """The decompressed bytes of an answer as they arrive, up to `most`."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, most: int) -> None:
         self._answer = answer
+        self._most = most
         self._decoder = BodyDecoder(answer.headers.get("Content-Encoding", ""))
         self._size = 0
 
@@ -231,8 +239,8 @@ class _Body(httpx2.AsyncByteStream):
         while piece := await self._received():
             content = self._decoded(piece)
             self._size += len(content)
-            if self._size > MAX_BODY:
-                raise Unparsable(f"the answer is larger than {MAX_BODY // 2**20} MB", http_status=self._answer.status)
+            if self._size > self._most:
+                raise Unparsable(f"the answer is larger than {self._most // 2**20} MB", http_status=self._answer.status)
             if content:
                 return content
         return self._decoded(b"")
@@ -240,7 +248,7 @@ class _Body(httpx2.AsyncByteStream):
     def _decoded(self, piece: bytes) -> bytes:
         """What a piece adds to the content; an empty one ends it."""
         try:
-            return self._decoder.feed(piece, MAX_BODY - self._size) if piece else self._decoder.end()
+            return self._decoder.feed(piece, self._most - self._size) if piece else self._decoder.end()
         except Undecodable as error:
             fault = Unavailable(f"no whole answer: {error}")
             fault.cause = NO_HTTP

@@ -71,6 +71,13 @@ class EvalWorkspace:
     gold: tuple[Gold, ...]
     simulated: bool
     sampled: bool = False
+    address: str | None = None
+    """The address of the output, where `output` is a copy of it."""
+
+    @property
+    def place(self) -> str:
+        """The output, as its user named it."""
+        return self.address or str(self.output)
 
     @property
     def name(self) -> str:
@@ -102,7 +109,7 @@ class EvalWorkspace:
         extra = [f"only the first {len(self.gold)} rows were asked (--limit): nothing final"] if self.sampled else []
         baseline = self.evaluation.baseline
         if reference is None and baseline is not None:
-            extra.append(f"there is no {baseline} to compare with: `pipeline bless {self.output}` writes it")
+            extra.append(f"there is no {baseline} to compare with: `pipeline bless {self.place}` writes it")
         scores = self.scores(graded, plan_in(self.output).job)
         return assess(self.evaluation, scores, graded, reference, [*notes, *extra])
 
@@ -188,7 +195,7 @@ def plan_in(output: Path) -> RunIdentity:
     return RunFolder(output).require()
 
 
-def subject_in(output: Path, target: str | None) -> EvalWorkspace:
+def subject_in(output: Path, target: str | None, address: str | None = None) -> EvalWorkspace:
     """The evaluation of the finished run in a folder. Raises `UsageError` when its gold data has changed since."""
     plan = plan_in(output)
     require_finished(output)
@@ -203,7 +210,7 @@ def subject_in(output: Path, target: str | None) -> EvalWorkspace:
         repeats=read_scores(output).repeats if (output / EVALUATION / SCORES).exists() else evaluation.repeats,
     )
     gold = read_gold(evaluation, found)
-    return EvalWorkspace(evaluation, target, output, gold, plan.simulated, plan.limit is not None)
+    return EvalWorkspace(evaluation, target, output, gold, plan.simulated, plan.limit is not None, address)
 
 
 def baseline_of(subject: EvalWorkspace, *, common: bool) -> Reference | None:
@@ -230,7 +237,7 @@ def same_graders(subject: EvalWorkspace) -> None:
     """Raises `UsageError` when the leaves in the folder were graded by different graders than the file's."""
     before, now = read_scores(subject.output).graders, subject.scores((), plan_in(subject.output).job).graders
     if changed := sorted(name for name in {*before, *now} if before.get(name) != now.get(name)):
-        again = f"pipeline grade {subject.output} --job {subject.target}"
+        again = f"pipeline grade {subject.place} --job {subject.target}"
         raise UsageError(f"the graders of {', '.join(changed)} changed: run `{again}` to apply them")
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from pipeline.data import Part
 from pipeline.endpoint.log_events import log
-from pipeline.execution.run import Run, allowed_failures, now
+from pipeline.execution.run import Run, now
 from pipeline.faults import Broken, Halt
-from pipeline.job.job import Job
 from pipeline.policy import Shutdown
+from pipeline.source import Survey
 from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
+from pipeline.storage.remote.shard_follower import ShardFollower
+from pipeline.storage.submissions import charged_by_batch
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
 
@@ -64,9 +66,19 @@ class Summary:
     simulated: bool
     run: Charges
     """What the whole run was charged, over all its starts."""
+    batch_jobs: int = 0
+    """Batch jobs of the whole run, over all its starts."""
+    batch_jobs_open: int = 0
+    """Those of them whose answers are not recorded yet."""
+    batch_calls: int = 0
+    """Rows of the whole run that were answered by batch."""
+    batch_cost_usd: float | None = 0.0
+    """Their cost; None if a price is unknown."""
     reason: str | None = None
     failures: Sequence[FailureKind] = ()
     """The failed rows of the whole run by kind, the most frequent first."""
+    shard: str | None = None
+    """The shard that this start worked on, as in `3/10`."""
 
     @property
     def left(self) -> int:
@@ -93,18 +105,27 @@ def finish(runs: Sequence[Run]) -> list[Summary]:
     return summaries
 
 
+def shard_of_run(run: Run) -> str | None:
+    """The shard that this start works on, as in `3/10`; None if it works on all rows."""
+    return str(run.follower.shard) if isinstance(run.follower, ShardFollower) else None
+
+
 def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
     context, counters = run.context, run.context.counters
     ok, failures = run.counts()
-    rows, failed = context.survey.rows, failures.count
+    rows, failed = run.rows, failures.count
     known = counters.failures_before + counters.failures
     failures = with_examples(known.examples_for(failures), context.folder.output, run.parts.values())
-    complete = len(run.parts) == len(context.survey.chunks) and ok + failed == rows
+    complete = len(run.parts) == len(run.assigned) and ok + failed == rows
     if complete and (damaged := _unsound(run)) is not None:
         ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
         complete = False
-    too_many = failed > allowed_failures(context.job, rows)
-    status = ("failed" if too_many else "complete") if complete else "stopped"
+    shard = shard_of_run(run)
+    too_many = run.too_many_failed() if complete and shard is None else None
+    jobs, by_batch = context.journal.submissions.all(), charged_by_batch(context.folder.journal)
+    waiting = sum(job.progress == "submitted" for job in jobs)
+    stopped = "submitted" if waiting and context.stop.reason is None else "stopped"
+    status = ("done" if shard else "failed" if too_many else "complete") if complete else stopped
     summary = Summary(
         job=context.plan.job_name,
         run_id=context.plan.run_id,
@@ -126,14 +147,26 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         output=run.output,
         simulated=context.plan.simulated,
         run=context.journal.charged(),
-        reason=_too_many(context.job, failed, rows) if status == "failed" else _reason(context.stop),
+        reason=too_many or _reason(context.stop),
         failures=failures.kinds,
+        shard=shard,
+        batch_jobs=len(jobs),
+        batch_jobs_open=waiting,
+        batch_calls=by_batch.calls,
+        batch_cost_usd=by_batch.figures()["cost_usd"],
     )
     return _published(run, summary)
 
 
 def _published(run: Run, summary: Summary) -> Summary:
-    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete."""
+    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete.
+
+    If there was nothing to append to a complete dataset, both stay as they are.
+    """
+    if isinstance(run.follower, ShardFollower):
+        return _shard_published(run, run.follower, summary)
+    if run.context.settings.append and summary.status == "complete" and run.is_marked:
+        return summary
     if run.follower is not None:
         try:
             content = manifest_bytes(_manifest(run, summary))
@@ -143,6 +176,42 @@ def _published(run: Run, summary: Summary) -> Summary:
             summary = replace(summary, status="stopped", reason=_reason(run.context.stop))
     run.context.dataset.finish(_manifest(run, summary), success=summary.status == "complete")
     return summary
+
+
+def _shard_published(run: Run, follower: ShardFollower, summary: Summary) -> Summary:
+    """Ends a shard and, if it finds the parts of all others, the run: then the summary is about the whole run."""
+    try:
+        follower.end_shard(run.parts.values())
+        if summary.status != "done":
+            return summary
+        chunks = len(run.context.survey.chunks)
+        sealed, parts = follower.sealed(chunks)
+        if sealed < chunks:
+            return replace(
+                summary, reason=f"{sealed} of {chunks} parts of the run are sealed; other shards have the rest"
+            )
+        whole = replace(run, portion=None, parts={part.chunk: part for part in parts})
+        if _unsound(whole) is not None:
+            return replace(summary, status="stopped", reason=_reason(run.context.stop))
+        ended = _of_whole(whole, summary, follower.charged())
+        success = ended.status == "complete"
+        follower.conclude(manifest_bytes(_manifest(whole, ended)), parts, run.context.survey, success=success)
+    except Halt as fault:
+        run.context.stop.request(fault)
+        return replace(summary, status="stopped", reason=_reason(run.context.stop))
+    return ended
+
+
+def _of_whole(run: Run, summary: Summary, charged: Charges) -> Summary:
+    """The summary of a shard, extended to the whole run, whose parts are all there."""
+    parts = run.parts.values()
+    ok, failed, rows = sum(part.ok for part in parts), sum(part.failed for part in parts), run.rows
+    failures = sum((Failures.from_json(part.failures) for part in parts), Failures())
+    reason = run.too_many_failed()
+    status = "complete" if reason is None else "failed"
+    return replace(
+        summary, rows=rows, ok=ok, failed=failed, failures=failures.kinds, run=charged, status=status, reason=reason
+    )
 
 
 def _unsound(run: Run) -> list[Part] | None:
@@ -178,9 +247,23 @@ def _manifest(run: Run, summary: Summary) -> dict[str, Any]:
         "rows_from_cache": sum(part.from_cache for part in run.parts.values()),
         "job": plan.job,
         "input": [asdict(file) for file in context.survey.files],
+        "generations": _generations(plan.created, context.survey),
         "schema": {field.name: str(field.type) for field in context.dataset.schema},
         "parts": [_listed(run.parts[chunk]) for chunk in sorted(run.parts)],
     }
+
+
+def _generations(created: str, survey: Survey) -> list[dict[str, Any]]:
+    """The rows that were taken in together: when, from which entries of `input`, and which chunks they are."""
+    listed: list[dict[str, Any]] = []
+    first_row = first_chunk = first_file = 0
+    for one in survey.generations:
+        rows = {"first_row": first_row, "rows": one.rows}
+        chunks = {"first_chunk": first_chunk, "chunks": one.chunks}
+        files = {"first_file": first_file, "files": one.files}
+        listed.append({"added": one.added or created, **rows, **chunks, **files})
+        first_row, first_chunk, first_file = first_row + one.rows, first_chunk + one.chunks, first_file + one.files
+    return listed
 
 
 def _listed(part: Part) -> dict[str, Any]:
@@ -207,7 +290,3 @@ def _stopped_by(stop: Shutdown) -> str | None:
         if stop.reason
         else None
     )
-
-
-def _too_many(job: Job, failed: int, rows: int) -> str:
-    return f"{failed} of {rows} rows failed, more than the job allows (max_failed={job.max_failed:g})"

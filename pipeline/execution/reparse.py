@@ -24,20 +24,29 @@ from pipeline.source import Survey, changed
 from pipeline.storage.batches import bounded_batches, parquet_at
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.kept_replies import kept_replies, require_replies
-from pipeline.storage.run_folder import RunFolder, differences
+from pipeline.storage.remote.follower import following
+from pipeline.storage.remote.hydration import require_plan
+from pipeline.storage.remote.objects import OutputObjects
+from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
 from pipeline.totals.counters import Counters
 
 
-def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
+def reparse(job: Job, output: Path, files: FileSystem = FILES, objects: OutputObjects | None = None) -> Summary:
     """Rebuilds every part from the kept replies, under the job's current schema. No call is made.
 
     Only the schema (and the columns it determines) may differ from the run's job; otherwise raises `UsageError`. If
-    interrupted, the run stays marked as being re-parsed, and calling this again finishes it.
+    interrupted, the run stays marked as being re-parsed, and calling this again finishes it. With `objects` the output
+    is in a bucket, and the folder is only its state.
     """
     began, started = time.monotonic(), now()
-    folder = RunFolder(output, files)
-    before = folder.require()
-    with folder.locked() as lock:
+    folder = RunFolder(output, files, objects.address if objects else None)
+    if objects is None:
+        folder.require()  # no lock is made where there is no run
+    else:
+        require_plan(objects)
+        folder.prepare()
+    with folder.locked() as lock, following(objects, folder, fresh=False) as follower:
+        before = folder.require()
         plan = replace(before, job=job.fingerprint(), reparsing=False)
         other = [text for text in differences(before, plan) if not text.startswith("schema ")]
         if other:
@@ -58,7 +67,7 @@ def reparse(job: Job, output: Path, files: FileSystem = FILES) -> Summary:
                 counters=Counters(),
                 stop=Shutdown(),
             )
-            run = run_in(context, lock=lock, began=began, started=started)
+            run = run_in(context, lock=lock, began=began, started=started, follower=follower)
             _rebuild(run)
             return finish([run])[0]
 
@@ -68,15 +77,28 @@ def _rebuild(run: Run) -> None:
     context, output = run.context, run.context.folder.output
     damage = run.damage()
     _require_input(context.survey, damage)
-    for chunk in run.parts:  # before the first of them is touched: what cannot be finished is not begun
-        require_replies(output, chunk)
-    context.folder.save(replace(context.plan, reparsing=True))
-    context.dataset.unfinish()
+    # Before the first part is touched: what cannot be finished is not begun.
+    if run.follower is not None:
+        run.follower.require_replies(run.parts.values())
+    else:
+        for chunk in run.parts:
+            require_replies(output, chunk)
+    _save_plan(run, replace(context.plan, reparsing=True))
+    run.unfinish()
     for part in list(run.parts.values()):
+        if run.follower is not None:
+            run.follower.fetch_replies([part])
+            run.follower.fetch_files([] if part.chunk in damage else part.files)
         kept = context.chunks.kept_again(part.chunk) if part.chunk in damage else _kept_by_part(run, part)
         replies = kept_replies(output, part.chunk)
-        run.seal(context.dataset.seal(part.chunk, part.first, kept, replies, replies=False))
-    context.folder.save(context.plan)
+        run.seal(context.dataset.seal(part.chunk, part.first, kept, replies, replies=False), over=part)
+    _save_plan(run, context.plan)
+
+
+def _save_plan(run: Run, plan: RunIdentity) -> None:
+    run.context.folder.save(plan)
+    if run.follower is not None:
+        run.follower.save_plan()
 
 
 def _kept_by_part(run: Run, part: Part) -> Iterator[pa.RecordBatch]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ from pipeline.endpoint.log_events import log
 from pipeline.execution import engine
 from pipeline.execution.monitor import RunMonitor
 from pipeline.job.job import Job
+from pipeline.source import ChunkSpans
+from pipeline.storage.run_folder import SUCCESS
 from pipeline.totals.failures import ALIKE, Failures, Tolerance
 from pipeline.totals.ledger import Charges
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.execution.context import RunContext
     from pipeline.policy import LocalBudget, LocalUpstream
     from pipeline.policy.compose import ComposedAsk
+    from pipeline.source import Generation
     from pipeline.storage.integrity import PartCheck
     from pipeline.storage.remote.follower import Follower
     from pipeline.storage.remote.records import RemotePartCheck
@@ -58,10 +63,16 @@ class Run:
     """What earlier starts were charged."""
     reopened: int = 0
     """The failed rows of earlier starts that are asked again."""
+    added: int = 0
+    """The rows by which this start has extended the run."""
+    allowed: float = math.inf
+    """How many rows may fail in all before the start stops."""
     replaced: RunIdentity | None = None
     """The run that was in the folder before, if this one replaces it."""
     follower: Follower | None = None
     """The bucket that follows the run folder, if the output is in one."""
+    portion: range | None = None
+    """The indices of the chunks that this start works on, if others work on the rest; None for all of them."""
 
     @property
     def output(self) -> str:
@@ -70,8 +81,17 @@ class Run:
 
     def chunks(self) -> list[engine.Chunk]:
         """The chunks that are not sealed, in order."""
-        work = self.context.chunks
-        return [work.chunk(index) for index in range(len(work.survey.chunks)) if index not in self.parts]
+        return [self.context.chunks.chunk(index) for index in self.assigned if index not in self.parts]
+
+    @property
+    def assigned(self) -> range:
+        """The indices of the chunks that this start works on."""
+        return range(len(self.context.survey.chunks)) if self.portion is None else self.portion
+
+    @property
+    def rows(self) -> int:
+        """The rows of these chunks."""
+        return len(ChunkSpans(self.context.survey.generations).rows_of(self.assigned))
 
     async def execute(self, connect: Connect) -> None:
         """Asks the rows that are left, and seals them. Returns at the end, or once the stop was requested and drained.
@@ -86,6 +106,7 @@ class Run:
             # Inside the block of the endpoints, whose last rates it saves when it is cancelled.
             tasks.start_soon(self.monitor(composed).keep)
             tasks.start_soon(self.stop_if_taken_over)
+            self.upload_first()
             await context.process(
                 composed.ask, engine.in_order(chunks), self.record_part, failed=self.stop_if_too_many_failed
             )
@@ -131,6 +152,21 @@ class Run:
             fault = self.follower.lease.lost
         self.context.stop.request(fault)
 
+    def upload_first(self) -> None:
+        """Has the journal uploaded as soon as the stop is requested, before calls are waited for.
+
+        A platform may end the machine within seconds, and its disk with it.
+        """
+        if self.follower is not None:
+            self.context.stop.then(self.follower.hurry)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the dataset is marked as complete: since the last start that ended, nothing of it was changed."""
+        if self.follower is not None:
+            return self.follower.is_marked()
+        return (self.context.folder.output / SUCCESS).is_file()
+
     def monitor(self, composed: ComposedAsk[LocalUpstream]) -> RunMonitor:
         """The monitor of the run, while it is executed by these limits."""
         context = self.context
@@ -148,13 +184,13 @@ class Run:
         """Records a written part, as `seal` does, without blocking the event loop."""
         await to_thread.run_sync(self.seal, part)
 
-    def seal(self, part: Part) -> None:
+    def seal(self, part: Part, *, over: Part | None = None) -> None:
         """Records a written part, durably, and before that in the bucket if there is one. Raises `Broken`.
 
-        If another machine has sealed the chunk, its part is recorded.
+        If another machine has sealed the chunk, its part is recorded, unless the part replaces one: `over`.
         """
         if self.follower is not None:
-            part = self.follower.publish(part)
+            part = self.follower.publish(part) if over is None else self.follower.replace_part(part, over)
         # The journal first: `parts` must never list what a crash could still undo.
         self.context.journal.seal(part)
         self.parts[part.chunk] = part
@@ -178,10 +214,39 @@ class Run:
         """How many failed rows the run tolerates."""
         match self.context.settings.fail_fast:
             case "job":
-                return Tolerance(allowed_failures(self.context.job, self.context.survey.rows), ALIKE)
+                return Tolerance(self.allowed, ALIKE)
             case "alike":
                 return Tolerance(alike=ALIKE)
         return Tolerance()
+
+    def failures_allowed(self) -> float:
+        """How many rows may fail in all: of finished generations as many as did, and of others as many as allowed."""
+        found = self._failed_in_generations()
+        job = self.context.job
+        return sum(allowed_failures(job, one.rows) if failed is None else failed for one, failed in found)
+
+    def too_many_failed(self) -> str | None:
+        """Which generation has more failed rows than the job allows, in a sentence; None if none has.
+
+        Each counts by itself, as a run of its own would: all new rows could fail among many old ones.
+        """
+        job = self.context.job
+        for one, failed in self._failed_in_generations():
+            if failed is not None and failed > allowed_failures(job, one.rows):
+                which = f"rows appended {one.added}" if one.added else "rows"
+                return (
+                    f"{failed} of {one.rows} {which} failed, more than the job allows (max_failed={job.max_failed:g})"
+                )
+        return None
+
+    def _failed_in_generations(self) -> Iterator[tuple[Generation, int | None]]:
+        """Each generation with the number of its failed rows; None while not all of it is sealed."""
+        first = 0
+        for one in self.context.survey.generations:
+            parts = [self.parts.get(chunk) for chunk in range(first, first + one.chunks)]
+            failed = None if None in parts else sum(part.failed for part in parts if part is not None)
+            yield one, failed
+            first += one.chunks
 
     @property
     def charged(self) -> Charges:
@@ -219,12 +284,8 @@ class Run:
     def remedy(self) -> str:
         """How to repair damage."""
         plan = self.context.plan
-        again = (
-            f", or `pipeline reparse {self.context.folder.output} --job {plan.target or 'JOB.py'}` makes it again"
-            " at no cost"
-        )
-        can_reparse = plan.keep_replies and self.follower is None
-        return f"restore the file{again if can_reparse else ''}; --fresh starts over"
+        again = f", or `pipeline reparse {self.output} --job {plan.target or 'JOB.py'}` makes it again at no cost"
+        return f"restore the file{again if plan.keep_replies else ''}; --fresh starts over"
 
 
 def allowed_failures(job: Job, rows: int) -> float:

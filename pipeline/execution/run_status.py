@@ -16,6 +16,7 @@ import orjson
 
 from pipeline.data import Part
 from pipeline.execution.monitor import state_of
+from pipeline.execution.shard_status import ShardStatus, missing_shards, shard_statuses
 from pipeline.faults import UsageError
 from pipeline.source import Survey
 from pipeline.storage.integrity import PartCheck
@@ -23,6 +24,7 @@ from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
 from pipeline.storage.remote.hydration import RemoteView
 from pipeline.storage.run_folder import EVENTS, LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
+from pipeline.storage.submissions import Submission, submissions_in
 from pipeline.totals.failures import Failures
 from pipeline.totals.ledger import NOTHING, Charges
 
@@ -71,8 +73,12 @@ class RunStatus:
     """What the current start has spent."""
     resumed: bool = False
     """Whether earlier starts have spent something too."""
+    shards: Sequence[ShardStatus] = ()
+    """Every shard, if the run is divided."""
     now: Mapping[str, Any] = field(default_factory=dict)
     """The current second of a running job: see `pipeline.execution.monitor`."""
+    batch_jobs: Sequence[Submission] = ()
+    """The batch jobs of the run."""
 
     @property
     def done(self) -> int:
@@ -108,6 +114,18 @@ class RunStatus:
             **self.charged.figures("run_"),
             "run_lost_calls": self.charged.lost_calls,
             "start_cost_usd": self.start_cost_usd,
+            "shards": [one.facts() for one in self.shards],
+            "batch": [
+                {
+                    "name": job.name,
+                    "rows": job.rows,
+                    "state": job.state,
+                    "progress": job.progress,
+                    "answered": job.answered,
+                    "message": job.message,
+                }
+                for job in self.batch_jobs
+            ],
             **{f"now_{name}": self.now.get(name) for name in _NOW},
         }
 
@@ -273,6 +291,8 @@ def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
     folder, plan = require_run(output)
     record = read_record(output, remote=remote)
     running = record.holder is not None
+    shards = shard_statuses(remote, Survey.from_json(plan.survey), record.parts, folder.journal)
+    missing = missing_shards(shards) if record.status == "stopped" and record.damage is None else None
     ok, failed, unsealed = record.counts
     state, manifest = record.state, record.manifest
     stopped_by = manifest.get("stopped_by") if record.status == "stopped" and record.ended_normally else None
@@ -281,7 +301,8 @@ def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
         run_id=plan.run_id,
         simulated=plan.simulated,
         status=record.status,
-        reason=record.reason,
+        reason=missing or record.reason,
+        shards=shards,
         stopped_by=stopped_by,
         holder=record.holder,
         rows=record.rows,
@@ -297,6 +318,7 @@ def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
         resumed=state.get("run_cost_usd", 0.0) > state.get("cost_usd", 0.0),
         start_cost_usd=state.get("cost_usd") if running else None,
         now={name: state.get(name) for name in _NOW} if running else {},
+        batch_jobs=submissions_in(folder.journal),
     )
 
 
@@ -313,9 +335,9 @@ def _damage_in(output: Path, parts: Sequence[Part], plan: RunIdentity | None, re
         return None
     check = remote.part_check if remote else PartCheck(output)
     for wrong in check.damage(parts).values():
-        if plan is None or not plan.keep_replies or remote:
+        if plan is None or not plan.keep_replies:
             return f"{wrong}: restore the file"
-        again = f"`pipeline reparse {output} --job {plan.target or 'JOB.py'}`"
+        again = f"`pipeline reparse {remote.address if remote else output} --job {plan.target or 'JOB.py'}`"
         return f"{wrong}: restore the file, or {again} makes it again at no cost"
     for stranger in check.unrecorded(parts):
         return f"{stranger} is not a part of this run: move it elsewhere"

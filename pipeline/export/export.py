@@ -1,11 +1,14 @@
-"""Exports the rows of a run: read part by part, batch by batch, and written to one file that is complete or absent."""
+"""Exports the rows of a run: read part by part, batch by batch, and written to one file that is complete or absent.
+
+The run and the file may be in an object store.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,11 +20,14 @@ from pipeline.data import PARTS, Part
 from pipeline.execution.run_status import run_status
 from pipeline.export.formats import format_of, writer_to
 from pipeline.export.selection import select
+from pipeline.export.uploads import object_size, require_free_object, uploaded
 from pipeline.faults import Broken, NothingToDo, UsageError
 from pipeline.storage.batches import bounded_batches, part_file
 from pipeline.storage.durable import FILES
 from pipeline.storage.journal_reader import read_state
+from pipeline.storage.remote.hydration import RemoteView
 from pipeline.storage.run_folder import JOURNAL, RUN
+from pipeline.store.address import Address
 
 Rows = Literal["ok", "failed", "all"]
 """Which rows are exported, by their status."""
@@ -45,47 +51,60 @@ class ExportOptions:
 class Exported:
     """The exported file. `left_out` counts rows of an unfinished run that are in no part yet."""
 
-    file: Path
+    file: Path | Address
     rows: int
     columns: tuple[str, ...]
     bytes: int
     left_out: int = 0
 
 
-def export(output: Path, to: Path, options: ExportOptions) -> Exported:
+def export(output: Path, to: Path | Address, options: ExportOptions, remote: RemoteView | None = None) -> Exported:
     """Writes the selected rows of the run in `output` to the file `to`, in row order. Memory does not grow with them.
 
-    The file appears complete or not at all. Raises `UsageError` for what the user can fix: no run, a run that is not
+    The file appears complete or not at all; for an address it is first written to a temporary file, and uploaded then.
+    `remote` belongs to an output folder that is a copy of a run in a bucket.
+
+    Raises `UsageError` for what the user can fix: no run, a run that is not
     complete, an unknown column, a file that exists, a folder that does not; `NothingToDo` when no row is in a part;
     `Broken` for a damaged part, and when the disk fails.
     """
-    kind = format_of(to, bom=options.bom)
-    _require_free(output, to, force=options.force)
-    left_out = _left_out(output, allow_partial=options.allow_partial)
+    kind = format_of(to.name, bom=options.bom)
+    name = remote.address if remote else str(output)
+    if isinstance(to, Address):
+        require_free_object(name, to, force=options.force)
+    else:
+        _require_free(output, to, force=options.force)
+    left_out = _left_out(output, name, remote, allow_partial=options.allow_partial)
     parts = sorted(read_state(output / RUN / JOURNAL)[0], key=lambda part: part.first)
     if not parts:
-        raise NothingToDo(f"no row of {output} is in a part yet")
+        raise NothingToDo(f"no row of {name} is in a part yet")
     selection = select(_schema_of(output, parts), options.columns)
     rows = 0
     with (
-        _complete_or_absent(to, force=options.force) as file,
+        _opened(to, force=options.force) as file,
         writer_to(file, kind, selection, bom=options.bom) as writer,
     ):
         for batch in _batches(output, parts, selection.columns, options.rows, selection.schema):
             writer.write(batch)
             rows += batch.num_rows
-    return Exported(to, rows, tuple(writer.names), to.stat().st_size, left_out)
+        names = tuple(writer.names)
+    size = object_size(to) if isinstance(to, Address) else to.stat().st_size
+    return Exported(to, rows, names, size, left_out)
 
 
-def _left_out(output: Path, *, allow_partial: bool) -> int:
+def _opened(to: Path | Address, *, force: bool) -> AbstractContextManager[BinaryIO]:
+    return uploaded(to, force=force) if isinstance(to, Address) else _complete_or_absent(to, force=force)
+
+
+def _left_out(output: Path, name: str, remote: RemoteView | None, *, allow_partial: bool) -> int:
     """How many rows are in no part. Raises `UsageError` for a run that is not complete, unless that is allowed."""
-    status = run_status(output)
+    status = run_status(output, remote)
     if status.status == "complete":
         return 0
     if not allow_partial:
         why = f": {status.reason}" if status.reason else ""
         raise UsageError(
-            f"{output} is not complete ({status.status}{why}): finish it first, or export what it has: --allow-partial"
+            f"{name} is not complete ({status.status}{why}): finish it first, or export what it has: --allow-partial"
         )
     return status.left + status.unsealed
 

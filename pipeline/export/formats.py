@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
@@ -45,14 +44,14 @@ class Writer(Protocol):
         """Writes what is left; the file stays open."""
 
 
-def format_of(path: Path, *, bom: bool = False) -> ExportFormat:
-    """The format of a file, by its name. Raises `UsageError` for an unknown one, or a `bom` that it cannot have."""
-    name = path.name.lower()
+def format_of(file: str, *, bom: bool = False) -> ExportFormat:
+    """The format of a file of this name. Raises `UsageError` for an unknown one, or a `bom` that it cannot have."""
+    name = file.lower()
     packed = next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
     suffix = next((one for one in SUFFIXES if name.removesuffix(packed).endswith(one)), None)
     if suffix is None or (packed and suffix == ".parquet"):
         also = "all but .parquet also with .gz or .zst"
-        raise UsageError(f"--to names {path.name!r}: the name must end in one of {', '.join(SUFFIXES)} ({also})")
+        raise UsageError(f"--to names {file!r}: the name must end in one of {', '.join(SUFFIXES)} ({also})")
     if bom and suffix not in (".csv", ".tsv"):
         raise UsageError(f"--bom is for .csv and .tsv, not for {suffix}")
     return ExportFormat(suffix, COMPRESSIONS.get(packed))

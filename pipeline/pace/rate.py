@@ -56,6 +56,8 @@ class AdaptiveRate:
     first: InitVar[float] = FIRST_RATE
     known: InitVar[float | None] = None
     """The rate that was granted at last, in an earlier start."""
+    initial: InitVar[float] = FIRST_RATE
+    """The most that is sent before any answer."""
     _state: RateState = field(init=False)
     _trials: BackgroundTrials = field(init=False)
     _start: SlowStart = field(init=False)
@@ -66,9 +68,9 @@ class AdaptiveRate:
     _hold: float = 3.0
     """For how many windows of a quota that has some no more is tried than it granted."""
 
-    def __post_init__(self, first: float, known: float | None) -> None:
+    def __post_init__(self, first: float, known: float | None, initial: float) -> None:
         self._start = SlowStart(first, known)
-        self._state = RateState(min(FIRST_RATE, self._start.target))
+        self._state = RateState(min(initial, self._start.target))
         self._trials = BackgroundTrials(self._state)
 
     @property

@@ -13,6 +13,7 @@ from pipeline.endpoint.prices import Price, Prices, prices_of
 from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.job.job import Job
 from pipeline.pace import (
+    FIRST_RATE,
     SILENCE_AMONG_S,
     SILENCE_S,
     AdaptiveRate,
@@ -79,6 +80,8 @@ class RunLimits:
     """What a run may use: calls in flight, requests and tokens per minute, money, patience, earlier replies."""
 
     concurrency: int = 64
+    shards: int = 1
+    """The number of starts that work at the same time, of which these limits are one's part."""
     adaptive: bool = True
     granted: Mapping[str, float] = field(default_factory=dict)
     """Requests per second that each endpoint last granted, by its name."""
@@ -273,10 +276,11 @@ def _straggler_detector(bounds: RunLimits) -> StragglerDetector | None:
 def _all_of(bounds: RunLimits, endpoints: int) -> ProcessLimits[LocalUpstream]:
     """The limits of a run with this number of endpoints, for a process that does not share them."""
     silence_s = SILENCE_S if endpoints == 1 else SILENCE_AMONG_S
+    first = first_rate(bounds.concurrency * bounds.shards) / bounds.shards
 
     def upstream(endpoint: OpenEndpoint, ask: Ask) -> LocalUpstream:
         known = bounds.granted.get(endpoint.name)
-        rate = AdaptiveRate(first_rate(bounds.concurrency), known) if bounds.adaptive else None
+        rate = AdaptiveRate(first, known, FIRST_RATE / bounds.shards) if bounds.adaptive else None
         breaker = CircuitBreaker(silence_s)
         return LocalUpstream(endpoint.name, ask, endpoint.weight, rate=rate, breaker=breaker, hitch=endpoint.hitch)
 

@@ -14,6 +14,8 @@ from pipeline.execution.run_status import RunRecord, Status, read_record
 from pipeline.report.scan import NOT_SCANNED, RunFindings, scan
 from pipeline.report.timeline import EMPTY, ENOUGH, Timeline, timeline_of
 from pipeline.source import Survey
+from pipeline.storage.remote.hydration import RemoteView
+from pipeline.storage.remote.part_files import is_readable
 from pipeline.storage.run_folder import EVENTS, REPEATS, RunFolder, RunIdentity
 
 _TOKENS = ("input", "output", "reasoning", "cached")
@@ -93,14 +95,15 @@ class RunFacts:
         return self.done / self.seconds if self.seconds and self.done else None
 
 
-def run_facts(output: Path) -> RunFacts:
+def run_facts(output: Path, remote: RemoteView | None = None) -> RunFacts:
     """Reads what a run left in its folder, or what it has written so far.
 
-    For a finished run, the plan or the manifest is enough. Raises `UsageError` when both are missing.
+    For a finished run, the plan or the manifest is enough. Raises `UsageError` when both are missing. `remote` as for
+    `read_record`.
     """
-    record = read_record(output)
+    record = read_record(output, remote=remote)
     plan, manifest, parts = record.plan, record.manifest, record.parts
-    present = [part for part in parts if all((output / file.path).is_file() for file in part.files)]
+    present = [part for part in parts if all(is_readable(output / file.path) for file in part.files)]
     timeline = timeline_of(RunFolder(output).run / EVENTS)
     # Rows record when they were answered, but not pauses: they only replace the events of a single short start.
     by_time = len(timeline.points) < (2 if timeline.starts > 1 else ENOUGH)
@@ -109,7 +112,7 @@ def run_facts(output: Path) -> RunFacts:
         timeline = replace(findings.timeline, starts=timeline.starts, seconds=timeline.seconds or findings.seconds)
     ok, failed, pending = record.counts
     return RunFacts(
-        output=str(output),
+        output=remote.address if remote else str(output),
         **_identity(plan, manifest),
         status=record.status,
         rows=record.rows,

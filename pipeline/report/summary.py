@@ -76,7 +76,7 @@ def _summary(assessment: Assessment, subject: EvalWorkspace) -> dict[str, Any]:
     return {
         "status": subject.status,
         "evaluation": subject.name,
-        "output": str(subject.output),
+        "output": subject.place,
         "simulated": subject.simulated,
         "model": assessment.scores.model,
         "rows": len(assessment.scores.rows),

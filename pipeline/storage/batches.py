@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data import Entry, Reply
 from pipeline.faults import Broken
+from pipeline.storage.remote.part_files import part_object
 from pipeline.text import one_line
 
 SLICE_ROWS = 1000
@@ -111,11 +112,17 @@ def _as_text(value: pa.Scalar) -> str:
 
 @contextmanager
 def parquet_at(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, open for the duration of the block; any name the file system accepts works."""
-    with (
-        pa.OSFile(os.fsencode(path)) as raw,  # given a str, Arrow rejects names that are not valid UTF-8
-        pq.ParquetFile(raw, page_checksum_verification=True) as file,
-    ):
+    """A Parquet file, open for the duration of the block; any name the file system accepts works.
+
+    A part that is in a bucket and not on this machine is read there, as far as it is needed.
+    """
+    if not path.exists() and (found := part_object(path)) is not None:
+        options: dict[str, Any] = {"pre_buffer": True, "buffer_size": 0}  # the columns of a row group in few requests
+        raw = pa.PythonFile(found, mode="r")
+    else:
+        options = {}
+        raw = pa.OSFile(os.fsencode(path))  # given a str, Arrow rejects names that are not valid UTF-8
+    with raw, pq.ParquetFile(raw, page_checksum_verification=True, **options) as file:
         yield file
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.data import Part
-from pipeline.faults import Broken
+from pipeline.faults import Broken, ProviderUnusable, UsageError
 from pipeline.storage.batches import bounded_batches, part_file, rows_of
 from pipeline.storage.journal_reader import read_state
+from pipeline.storage.remote.part_files import is_readable
 from pipeline.storage.run_folder import RunFolder
 from pipeline.totals.failures import FailureKind, Failures
 
@@ -40,8 +41,9 @@ def with_examples(failures: Failures, output: Path, parts: Iterable[Part]) -> Fa
 
 def _with_example(kind: FailureKind, output: Path, spans: Sequence[tuple[str, int, int]]) -> FailureKind:
     for name, first, rows in spans:
-        if first <= kind.row < first + rows and (output / name).is_file():
-            with suppress(Broken), part_file(output / name) as file:  # damage is reported by the part check
+        if first <= kind.row < first + rows and is_readable(output / name):
+            # Damage is reported by the part check; without an example the kind is still counted.
+            with suppress(Broken, ProviderUnusable, UsageError), part_file(output / name) as file:
                 return replace(kind, example=_message(file, kind.row - first))
     return kind
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 
 from pipeline.faults import Broken, ProviderUnusable, UsageError
 from pipeline.store.address import STORES, Address
+from pipeline.store.retries import FIRST_RETRIES_S, RETRIES_S, Retries, Timing, answered_with, is_passing
 from pipeline.text import excerpt, one_line
 
 Only = str | Literal["new"] | None  # noqa: PYI051 - says which text is special
@@ -25,12 +26,11 @@ Only = str | Literal["new"] | None  # noqa: PYI051 - says which text is special
 _TOKEN_SHOWN_S = 1.0
 """How long obstore believes that a token lives: it then asks for each request, and a renewed token counts at once."""
 
-RETRIES_S = 180.0
-"""How long a request is repeated that failed in passing."""
-
 _MOST_QUOTED = 300
 
-_DENIED = re.compile(r"status code: (401|403)\b")
+_PIECE_BYTES, _MOST_PIECES = 8 << 20, 9_000
+"""Of an upload in pieces; S3 takes 10,000."""
+
 _NO_BUCKET = re.compile(r"<Code>(NoSuchBucket|ContainerNotFound)<")
 
 _Result = TypeVar("_Result")
@@ -102,13 +102,15 @@ def open_store(bucket: Address, access: StoreAccess) -> ObjectStore:
 class ObjectStore:
     """One bucket. Its methods block, and may be called from any thread.
 
-    Requests are repeated on 429, 5xx and lost connections, up to 10 times in 3 minutes, then raise `Broken`. They raise
+    Requests are repeated on 429, 5xx and lost connections, for 3 minutes, then raise `Broken`. They raise
     `ProviderUnusable` where access is denied, `UsageError` for a bucket that does not exist. No message has a secret.
     """
 
-    def __init__(self, bucket: Address, access: StoreAccess) -> None:
+    def __init__(self, bucket: Address, access: StoreAccess, timing: Timing | None = None) -> None:
         self.bucket = Address(bucket.scheme, bucket.bucket, "")
         self._access = access
+        self._timing = timing or Timing()
+        self._answered = False
         self._token = ""
         self._store: Any = self._opened()
 
@@ -170,7 +172,10 @@ class ObjectStore:
         import obstore
 
         mode: Any = {None: "overwrite", "new": "create"}.get(only) or self._update(str(only))
-        result = self._tried(key, lambda: obstore.put(self._store, key, content, mode=mode), only)
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        piece = max(_PIECE_BYTES, size // _MOST_PIECES)  # only without a condition; otherwise it is one request
+        put = lambda: obstore.put(self._store, key, content, mode=mode, chunk_size=piece)  # noqa: E731 - tried below
+        result = self._tried(key, put, only)
         return self._version(result)
 
     def delete(self, key: str) -> None:
@@ -203,22 +208,32 @@ class ObjectStore:
         return {"version" if self.bucket.scheme == "gs" else "e_tag": version}
 
     def _tried(self, key: str, request: Callable[[], _Result], version: str | None = None) -> _Result:
-        """The result of a request; a rejected token is renewed once. `version` is what the request is pinned to."""
+        """The result of a request; a rejected token is renewed once. `version` is what the request is pinned to.
+
+        What fails in passing is repeated here and not by obstore, whose waits of a tenth of a second hardly grow.
+        """
         from obstore.exceptions import BaseError
 
-        place = self.address_of(key)
-        for attempt in range(2):
+        retries, renewed = Retries(self._timing), False
+        while True:
             if self.bucket.scheme == "gs":
                 self._token = self._access.google_token()
             token = self._token
             try:
-                return request()
+                result = request()
             except (BaseError, OSError, ValueError) as error:
-                if _status_of(error) != 401 or attempt or not token:
-                    raise self._translated(place, error, version) from None
+                passing, status = is_passing(error), _status_of(error)
+                self._answered = self._answered or not passing or answered_with(error) is not None
+                if passing and retries.again(RETRIES_S if self._answered else FIRST_RETRIES_S):
+                    continue
+                if status != 401 or renewed or not token:
+                    raise self._translated(self.address_of(key), error, version) from None
+            else:
+                self._answered = True
+                return result
+            renewed = True
             self._access.renew(token)
             self._store = self._opened()  # the present one keeps the rejected token for another 0.1 s
-        raise AssertionError("a request ends in the loop")
 
     def _translated(self, place: str, error: Exception, version: str | None) -> Exception:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -310,12 +325,11 @@ def _status_of(error: Exception) -> int | None:
 
     if isinstance(error, UnauthenticatedError | PermissionDeniedError):
         return 401 if isinstance(error, UnauthenticatedError) else 403
-    found = _DENIED.search(str(error))
-    return int(found[1]) if found else None
+    found = answered_with(error)
+    return found if found in (401, 403) else None
 
 
-def _retries() -> dict[str, Any]:
-    return {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRIES_S)}
+_ONE_TRY = {"max_retries": 0, "retry_timeout": timedelta(seconds=RETRIES_S)}
 
 
 def _client_options(scheme: str, access: StoreAccess, endpoint: str | None) -> dict[str, Any]:
@@ -339,7 +353,7 @@ def _google(bucket: str, access: StoreAccess, token: Callable[[], str]) -> Any:
         config={"base_url": endpoint},
         credential_provider=credential,
         client_options=cast("Any", options),
-        retry_config=cast("Any", _retries()),
+        retry_config=cast("Any", _ONE_TRY),
     )
 
 
@@ -349,7 +363,7 @@ def _amazon(bucket: str, access: StoreAccess, _: Callable[[], str]) -> Any:
     endpoint = access.endpoint("s3")
     options = _client_options("s3", access, endpoint)
     config: Any = {} if endpoint is None else {"endpoint": endpoint}
-    return S3Store(bucket, config=config, client_options=cast("Any", options), retry_config=cast("Any", _retries()))
+    return S3Store(bucket, config=config, client_options=cast("Any", options), retry_config=cast("Any", _ONE_TRY))
 
 
 def _azure(bucket: str, access: StoreAccess, _: Callable[[], str]) -> Any:
@@ -358,7 +372,7 @@ def _azure(bucket: str, access: StoreAccess, _: Callable[[], str]) -> Any:
     endpoint = access.endpoint("az")
     options = _client_options("az", access, endpoint)
     config: Any = {} if endpoint is None else {"use_emulator": True}
-    return AzureStore(bucket, config=config, client_options=cast("Any", options), retry_config=cast("Any", _retries()))
+    return AzureStore(bucket, config=config, client_options=cast("Any", options), retry_config=cast("Any", _ONE_TRY))
 
 
 _MAKERS: Mapping[str, Callable[[str, StoreAccess, Callable[[], str]], Any]] = {

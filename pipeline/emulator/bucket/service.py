@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
@@ -47,7 +48,7 @@ class BucketService:
     def __init__(self, tokens: TokenCheck, options: Callable[[], Options]) -> None:
         self._tokens = tokens
         self._options = options
-        self.buckets = Buckets(options().buckets)
+        self.buckets = Buckets(options().buckets, lambda: time.time() + self._options().bucket_ahead_s)
         self.requests: Counter[str] = Counter()
         """Requests by operation and status, as in `PUT 200`; a connection that was closed has status `closed`."""
         self._count = 0

@@ -75,6 +75,7 @@ async def execute(run: Run, pool: PoolSpec) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.monitor(composed).keep)
         tasks.start_soon(run.stop_if_taken_over)
+        run.upload_first()
         await _Parent(run, pool, composed).work([chunk.index for chunk in chunks])
         tasks.cancel_scope.cancel()
 

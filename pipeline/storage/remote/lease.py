@@ -76,8 +76,11 @@ def this_process(owner: str) -> Holder:
 class RunLease:
     """A lease that this process holds until `release`. Methods may be called from any thread."""
 
-    def __init__(self, objects: OutputObjects, holder: Holder, version: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, objects: OutputObjects, name: str, holder: Holder, version: str, clock: Callable[[], float]
+    ) -> None:
         self._objects = objects
+        self._name = name
         self._holder = holder
         self._version = version
         self._clock = clock
@@ -128,10 +131,10 @@ class RunLease:
 
     def _write(self, holder: Holder) -> None:
         try:
-            self._version = self._objects.replace(LEASE, _packed(holder), self._version)
+            self._version = self._objects.replace(self._name, packed_holder(holder), self._version)
         except (Changed, AlreadyThere):
-            found = self._objects.read(LEASE)
-            who = _unpacked(found.data) if found else None
+            found = self._objects.read(self._name)
+            who = holder_in(found.data) if found else None
             by = f"by {who}" if who else "by nobody: its lease was deleted"
             message = f"another run has taken over {self._objects.address} ({by}); this one has stopped"
             self._lost = Broken(f"{message}. What it had not uploaded stays in its state folder")
@@ -148,43 +151,52 @@ class RunLease:
 
 
 def acquire(
-    objects: OutputObjects, known: str | None, now: datetime, clock: Callable[[], float] | None = None
+    objects: OutputObjects,
+    known: str | None,
+    now: datetime,
+    clock: Callable[[], float] | None = None,
+    *,
+    name: str = LEASE,
+    what: str = "",
 ) -> tuple[RunLease, str | None]:
     """Takes the lease of an output, and returns it with the owner before; None if there was none.
+
+    `name` is that of its object, if it is of `what`, a part of the output.
 
     `known` is the owner whose local lock this process holds; `now` is the store's time. The new lease has that owner
     if it was the last one, and else a new one. Raises `OutputInUse`, naming the holder.
     """
     clock = clock or _since_boot
     for _ in range(_TRIES):
-        found = objects.read(LEASE)
-        holder = _unpacked(found.data) if found else None
+        found = objects.read(name)
+        holder = holder_in(found.data) if found else None
         if found and holder and not (holder.released or holder.owner == known or holder.has_ended()):
             left = RENEW_S + TAKEOVER_S - (now - found.info.modified).total_seconds()
             if left > 0:
-                raise OutputInUse(
-                    f"another run works on {objects.address}: {holder}. If that machine is gone, the output is free in "
-                    f"{left:.0f} s"
-                )
+                who = f"another run works on {what or objects.address}: {holder}"
+                raise OutputInUse(f"{who}. If that machine is gone, the output is free in {left:.0f} s")
         here = this_process(known if known and (holder is None or holder.owner == known) else uuid.uuid4().hex)
         with suppress(Changed, AlreadyThere):
-            version = objects.replace(LEASE, _packed(here), str(found.info.version) if found else None)
-            return RunLease(objects, here, version, clock), holder.owner if holder else None
-    raise OutputInUse(f"other runs start on {objects.address} at the same time: try again")
+            version = objects.replace(name, packed_holder(here), str(found.info.version) if found else None)
+            before = holder.owner if holder else None
+            log(_LOG, "lease.taken", output=what or objects.address, owner=here.owner, before=before)
+            return RunLease(objects, name, here, version, clock), before
+    raise OutputInUse(f"other runs start on {what or objects.address} at the same time: try again")
 
 
 def holder_of(objects: OutputObjects) -> Holder | None:
     """Who holds the lease, or held it until it was killed; None if it was released."""
     found = objects.read(LEASE)
-    holder = _unpacked(found.data) if found else None
+    holder = holder_in(found.data) if found else None
     return None if holder is None or holder.released or holder.has_ended() else holder
 
 
-def _packed(holder: Holder) -> bytes:
+def packed_holder(holder: Holder) -> bytes:
+    """A holder as the object of its lease has it."""
     return orjson.dumps(asdict(holder), option=orjson.OPT_INDENT_2)
 
 
-def _unpacked(content: bytes) -> Holder | None:
+def holder_in(content: bytes) -> Holder | None:
     """The holder, or None if the object is not a lease of ours: it then is taken as one that was released."""
     names = {one.name for one in fields(Holder)}
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import PARTS
-from pipeline.storage.run_folder import PLAN, REPLIES, RUN
+from pipeline.faults import Broken
+from pipeline.storage.run_folder import BATCH_FILES, PLAN, REPLIES, RUN
 from pipeline.store.object_store import AlreadyThere, Changed, NotThere
 
 if TYPE_CHECKING:
@@ -18,13 +20,18 @@ if TYPE_CHECKING:
 
 PLAN_NAME = f"{RUN}/{PLAN}"
 LEASE = f"{RUN}/lease.json"
-LEDGER = f"{RUN}/ledger.json"
+LEDGER: str = f"{RUN}/ledger.json"
+SHARDS = f"{RUN}/shards/"
+LEDGERS = f"{RUN}/ledgers/"
 RECORDS = f"{RUN}/parts/"
 INTENTS = f"{RUN}/intents/"
 KEPT_REPLIES = f"{RUN}/{REPLIES}/"
 SEGMENTS = f"{RUN}/journal/"
+BATCH = f"{RUN}/{BATCH_FILES}/"
 DATA = f"{PARTS}/"
-"""Names below the address of the output. The last five are prefixes of several objects."""
+"""Names below the address of the output. Those that end with a slash are prefixes of several objects."""
+
+_TRIES = 5  # each lost to another writer; our own write an object every few seconds
 
 _PIECE = 8 << 20
 """Bytes of an object that are in memory at a time."""
@@ -61,13 +68,16 @@ class OutputObjects:
             return None
 
     def read(self, name: str) -> Content | None:
-        """The whole of one version of a small object; None if there is none."""
-        while (info := self.head(name)) is not None:
-            try:
+        """The whole of one version of a small object; None if there is none.
+
+        Raises `Broken` if it is replaced again and again while it is read.
+        """
+        for _ in range(_TRIES):
+            if (info := self.head(name)) is None:
+                return None
+            with suppress(Changed, NotThere):  # replaced between the two requests: the new one is read
                 return Content(b"".join(self._pieces(info)), info)
-            except (Changed, NotThere):
-                continue  # replaced between the two requests: the new one is read
-        return None
+        raise Broken(f"{self.address}/{name} was replaced {_TRIES} times while it was being read; try again")
 
     def listing(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """The objects whose names begin with `prefix`, in order."""
@@ -87,7 +97,7 @@ class OutputObjects:
                 raise
             return str(info.version)
 
-    def replace(self, name: str, content: bytes, version: str | None) -> str:
+    def replace(self, name: str, content: bytes | Path, version: str | None) -> str:
         """Writes an object in place of `version`, or where there is none, and returns its version.
 
         Raises `Changed` or `AlreadyThere` if another writer came first.
@@ -158,3 +168,18 @@ def chunk_of(name: str) -> int:
     """The chunk of a record, an intent, or a part file, by its name."""
     digits = name.rpartition("/")[2].removeprefix("part-")
     return int(digits[: len(digits) - len(digits.lstrip("0123456789"))] or -1)
+
+
+def submission_name(wave: int, number: int) -> str:
+    """The object that says which rows a batch job has, written before the job is created."""
+    return f"{BATCH}{wave:03d}-{number:04d}.json"
+
+
+def ended_name(wave: int, number: int) -> str:
+    """The object that says that a batch job's answers are recorded, or that the job came to nothing."""
+    return f"{BATCH}{wave:03d}-{number:04d}.ended.json"
+
+
+def is_submission(name: str) -> bool:
+    """Whether this is the name of one of these two: inputs and answers of jobs lie beside them, in folders."""
+    return name.endswith(".json") and "/" not in name.removeprefix(BATCH)

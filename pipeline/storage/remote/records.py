@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -86,16 +86,17 @@ def intended(objects: OutputObjects, chunk: int) -> Part | None:
     return None
 
 
-def settle_unrecorded(objects: OutputObjects) -> list[Part]:
+def settle_unrecorded(objects: OutputObjects, within: range | None = None) -> list[Part]:
     """Ends what killed starts left between a part and its record, and returns the parts that are now recorded.
 
-    Whole parts get their record, since their rows are paid for; files of others are removed, and so are the intents of
-    parts that have a record.
+    Whole parts get their record, since their rows are paid for, and so do those that replaced a recorded one. Files of
+    others are removed, and so are the intents of parts that have a record. Only of the chunks `within`, if others are
+    worked on elsewhere.
     """
     recorded = {chunk_of(info.key) for info in objects.listing(RECORDS)}
     files = {info.key for info in objects.listing(DATA) if is_part_name(info.key.removeprefix(DATA))}
     settled = []
-    for chunk in sorted({chunk_of(name) for name in files} - recorded):
+    for chunk in sorted({chunk_of(name) for name in files if _counts(name, within)} - recorded):
         part = intended(objects, chunk)
         if part is not None:
             objects.create(record_name(chunk), packed(part))
@@ -103,11 +104,29 @@ def settle_unrecorded(objects: OutputObjects) -> list[Part]:
             continue
         for name in sorted(name for name in files if chunk_of(name) == chunk):
             objects.remove(name)
+    settled += _replacements(objects, [chunk for chunk in recorded if within is None or chunk in within])
     recorded |= {part.chunk for part in settled}
     for info in list(objects.listing(INTENTS)):
-        if chunk_of(info.key) in recorded:
+        if chunk_of(info.key) in recorded and _counts(info.key, within):
             objects.remove(info.key)
     return settled
+
+
+def _counts(name: str, within: range | None) -> bool:
+    return within is None or chunk_of(name) in within
+
+
+def _replacements(objects: OutputObjects, recorded: Collection[int]) -> list[Part]:
+    """The parts that were uploaded in place of recorded ones by a re-parse that was killed; they get the record."""
+    found = []
+    for chunk in sorted({chunk_of(info.key) for info in objects.listing(INTENTS)} & set(recorded)):
+        name, part = record_name(chunk), intended(objects, chunk)
+        before = objects.read(name)
+        if part is None or before is None or unpacked(objects, name, before.data).sha256 == part.sha256:
+            continue
+        objects.replace(name, packed(part), before.info.version)
+        found.append(part)
+    return found
 
 
 def _same(objects: OutputObjects, file: PartFile) -> str | None:

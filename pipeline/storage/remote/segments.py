@@ -10,6 +10,7 @@ import io
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -30,21 +31,50 @@ SEGMENT_BYTES = 16 << 20
 """Bytes of replies in a segment, about."""
 
 _SCHEMA = pa.schema([("ordinal", pa.int64()), ("meta", pa.binary()), ("body", pa.binary())])
+_ROWS = "rows-"
+_TRIES = 5
 _ASKED = 500  # ordinals in a query; SQLite allows 32,766 parameters
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPlace:
+    """Where the segments and the ledger of a start are: of the whole run, or of these `rows` of it."""
+
+    rows: range | None = None
+    ledger: str = LEDGER
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the segments begin with."""
+        return SEGMENTS if self.rows is None else f"{SEGMENTS}{_ROWS}{self.rows.start}-{self.rows.stop}/"
+
+    def replaces(self, name: str) -> bool:
+        """Whether the entries of an earlier segment are all in the journal of a start that was filled from here."""
+        rows = rows_of_segment(name)
+        return self.rows is None or (rows is not None and _within(rows, self.rows))
 
 
 class Segments:
     """What a run has uploaded of its journals, and uploads from now on, under the id of its lease's owner.
 
-    `journal` is the path of the run's own; those of worker processes are beside it.
+    `journal` is the path of the run's own; those of worker processes are beside it. `chunk_of` says in which chunk a
+    row is.
     """
 
-    def __init__(self, objects: OutputObjects, lease: RunLease, journal: Path, chunk_rows: int) -> None:
+    def __init__(
+        self,
+        objects: OutputObjects,
+        lease: RunLease,
+        journal: Path,
+        chunk_of: Callable[[int], int],
+        place: JournalPlace,
+    ) -> None:
         self._objects = objects
         self._lease = lease
         self._journal = journal
-        self._prefix = f"{SEGMENTS}{lease.owner}/"
-        self._chunk_rows = chunk_rows
+        self._place = place
+        self._prefix = f"{place.prefix}{lease.owner}/"
+        self._chunk_of = chunk_of
         self._number: int | None = None
         self._uploaded: set[int] = set()
         self._present: set[int] = set()
@@ -54,22 +84,23 @@ class Segments:
         self._ledger: tuple[bytes, str | None] = (b"", None)
         self._working = threading.Lock()
         self._ended = threading.Event()
+        self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """Uploads all entries that there are, then removes the segments of earlier starts, which these replace."""
-        earlier = [info.key for info in self._objects.listing(SEGMENTS)]
+        earlier = [info.key for info in self._objects.listing(SEGMENTS) if self._place.replaces(info.key)]
         self.upload()
         self._lease.require()
         for name in earlier:
             self._objects.remove(name)
 
-    def keep(self, trouble: Callable[[str], None]) -> None:
-        """Uploads what is new, every `INTERVAL_S` seconds from a thread of its own until `end`.
+    def keep(self, trouble: Callable[[str], None], interval_s: float = INTERVAL_S) -> None:
+        """Uploads what is new, every so many seconds and after `hurry`, from a thread of its own until `end`.
 
         `trouble` is called with a sentence, once, while the store does not take it.
         """
-        self._thread = threading.Thread(target=self._keep, args=(trouble,), name="segments", daemon=True)
+        self._thread = threading.Thread(target=self._keep, args=(trouble, interval_s), name="segments", daemon=True)
         self._thread.start()
 
     def sealed(self, chunk: int) -> None:
@@ -84,24 +115,34 @@ class Segments:
             for rows in _portions(self._new()):
                 self._number = self._last_number() + 1
                 name = f"{self._prefix}{self._number:08d}.parquet"
-                self._lease.require()
-                self._objects.create(name, _encoded(rows))
+                content = _encoded(rows)
+                self._lease.require()  # right before it: nothing else keeps a process that slept from creating it
+                self._objects.create(name, content)
                 self._uploaded.update(ordinal for ordinal, *_ in rows)
-                self._open[name] = {ordinal // self._chunk_rows for ordinal, *_ in rows}
+                self._open[name] = {self._chunk_of(ordinal) for ordinal, *_ in rows}
             self._uploaded &= self._present  # not those of sealed chunks: memory would grow with the run
             for name in [name for name, chunks in self._open.items() if chunks <= self._sealed]:
                 self._objects.remove(name)
                 del self._open[name]
 
+    def hurry(self) -> None:
+        """Has what is new uploaded at once, by the thread: this process may be killed in a few seconds."""
+        self._wanted.set()
+
     def end(self) -> None:
         """Ends the thread."""
         self._ended.set()
+        self._wanted.set()
         if self._thread is not None:
             self._thread.join()
 
-    def _keep(self, trouble: Callable[[str], None]) -> None:
+    def _keep(self, trouble: Callable[[str], None], interval_s: float) -> None:
         failing = False
-        while not self._ended.wait(INTERVAL_S):
+        while not self._ended.is_set():
+            self._wanted.wait(interval_s)
+            if self._ended.is_set():
+                return
+            self._wanted.clear()
             try:
                 self.upload()
                 failing = False
@@ -122,12 +163,17 @@ class Segments:
         known, version = self._ledger
         if content in (known, b"{}"):
             return
-        try:
-            self._ledger = (content, self._objects.replace(LEDGER, content, version))
-        except (Changed, AlreadyThere):
-            self._lease.renew()  # raises if another run writes it now
-            found = self._objects.read(LEDGER)
-            self._ledger = (b"", found.info.version if found else None)
+        name = self._place.ledger
+        for _ in range(_TRIES):
+            try:
+                self._ledger = (content, self._objects.replace(name, content, version))
+            except (Changed, AlreadyThere):
+                self._lease.renew()  # raises if another run writes it now; else it is of an earlier start
+                found = self._objects.head(name)
+                version = found.version if found else None
+            else:
+                return
+        raise Broken(f"{self._objects.address}/{name}: something else writes it again and again; run again")
 
     def _new(self) -> Iterator[Stored]:
         """The entries of unsealed chunks that are in no segment."""
@@ -154,12 +200,28 @@ class Segments:
                 )
 
 
-def segments_in(objects: OutputObjects) -> Iterator[list[Stored]]:
-    """The entries of all segments, the oldest first. Raises `Broken` for one that is damaged."""
+def segments_in(objects: OutputObjects, rows: range | None = None) -> Iterator[list[Stored]]:
+    """The entries of all segments, or of these rows, the oldest first. Raises `Broken` for one that is damaged."""
     for info in sorted(objects.listing(SEGMENTS), key=lambda info: (info.modified, info.key)):
+        of = rows_of_segment(info.key)
+        if rows is not None and of is not None and (of.stop <= rows.start or of.start >= rows.stop):
+            continue
         content = objects.read(info.key)
         if content is not None:
-            yield _decoded(f"{objects.address}/{info.key}", content.data)
+            found = _decoded(f"{objects.address}/{info.key}", content.data)
+            yield found if rows is None else [entry for entry in found if entry[0] in rows]
+
+
+def rows_of_segment(name: str) -> range | None:
+    """The rows that a segment may hold, by its name; None if they may be any."""
+    place = name.removeprefix(SEGMENTS).partition("/")[0]
+    first, _, end = place.removeprefix(_ROWS).partition("-")
+    known = place.startswith(_ROWS) and first.isdecimal() and end.isdecimal()
+    return range(int(first), int(end)) if known else None
+
+
+def _within(rows: range, others: range) -> bool:
+    return others.start <= rows.start and rows.stop <= others.stop
 
 
 def _has_entries(database: sqlite3.Connection) -> bool:
