@@ -30,7 +30,7 @@ from pipeline.endpoint.store_access import store_access
 from pipeline.endpoint.token_source import ApiKey
 from pipeline.endpoint.transport import Transport
 from pipeline.endpoint.wire import read_completion
-from pipeline.faults import Throttled, Unavailable
+from pipeline.faults import Broken, Throttled, Unavailable
 from pipeline.store.address import Address
 from tests.batch.test_native_request import options
 from tests.batch.vertex_server import Pauses
@@ -161,6 +161,12 @@ async def test_a_cancelled_job_ends_and_what_it_answered_stays(monkeypatch: pyte
 
 
 # Faults.
+
+
+async def test_a_fault_inside_of_the_block_leaves_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Broken, match="not the name"):
+        async with vertex_batches(monkeypatch, GEMINI) as (backend, _, _):
+            await backend.get("nothing")
 
 
 async def test_each_fault_of_a_row_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

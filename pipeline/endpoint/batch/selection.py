@@ -12,6 +12,7 @@ from pipeline.data import Request
 from pipeline.endpoint.address import is_vertex, weighted_url
 from pipeline.endpoint.batch.backend import BatchAnswer, BatchBackend, UnsupportedInBatch
 from pipeline.endpoint.connection import Access, Connection
+from pipeline.faults import Fault, UsageError
 from pipeline.store.address import Address
 from pipeline.store.object_store import StoreAccess, open_store
 
@@ -119,30 +120,39 @@ async def open_batches(
     import anyio
 
     from pipeline.endpoint.batch.api import BatchApi
+    from pipeline.endpoint.batch.openai_backend import OpenAIBatchBackend
+    from pipeline.endpoint.batch.vertex_backend import VertexBatchBackend
     from pipeline.endpoint.transport import Transport
 
     waits = sleep or anyio.sleep
+    ended_by: Fault | UsageError | None = None
     [(_, target)] = access.targets
     async with access.token() as token, Transport(target.base_url, connections=4) as transport:
-        if not is_vertex_api(target.base_url):
-            from pipeline.endpoint.batch.openai_backend import OpenAIBatchBackend
 
-            yield OpenAIBatchBackend(BatchApi(target.base_url, transport, token, waits), model=model)
-            return
-        from pipeline.endpoint.batch.vertex_backend import VertexBatchBackend
+        def api(base_url: str) -> BatchApi:
+            return BatchApi(base_url, transport, token, waits)
 
-        if place is None:
-            raise UnsupportedInBatch("batch prediction of Vertex AI needs a place in Cloud Storage")
-        address, question, query = target.base_url.partition("?")
-        root, _, parent = address.partition("/projects/")
-        yield VertexBatchBackend(
-            BatchApi(root + question + query, transport, token, waits),
-            open_store(place, stores),
-            place,
-            parent=f"projects/{parent.partition('/endpoints/')[0]}",
-            model=model,
-            lines=lines_of(model, labels or {}),
-        )
+        try:
+            if not is_vertex_api(target.base_url):
+                yield OpenAIBatchBackend(api(target.base_url), model=model)
+            elif place is None:
+                raise UnsupportedInBatch("batch prediction of Vertex AI needs a place in Cloud Storage")
+            else:
+                root, parent = vertex_parent(target.base_url)
+                lines = lines_of(model, labels or {})
+                store = open_store(place, stores)
+                yield VertexBatchBackend(api(root), store, place, parent=parent, model=model, lines=lines)
+        except (Fault, UsageError) as error:
+            ended_by = error  # raised below: the token's task group would wrap it
+    if ended_by is not None:
+        raise ended_by
+
+
+def vertex_parent(base_url: str) -> tuple[str, str]:
+    """The API's root, with the query of the base URL, and the parent of jobs there: `projects/P/locations/L`."""
+    address, question, query = base_url.partition("?")
+    root, _, rest = address.partition("/projects/")
+    return root + question + query, f"projects/{rest.partition('/endpoints/')[0]}"
 
 
 def lines_of(model: str, labels: Mapping[str, str]) -> tuple[WriteLine, ReadLine]:
