@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from pipeline.pace import RecentRate
 from pipeline.policy import Dispatcher, Limits, LocalUpstream, Shutdown
 from pipeline.report import genai_names
 from pipeline.report.metrics import LAST_SUCCESS, METRICS, RunMetrics, exposition, last_success_in
-from pipeline.report.otel import OtelMetrics, otel_name
+from pipeline.report.otel import ExportTrouble, OtelMetrics, otel_name
 from pipeline.totals.counters import Counters
 from pipeline.totals.histogram import CallDurations
 from tests import virtual
@@ -273,3 +274,18 @@ def test_opentelemetry_that_is_not_installed_is_refused_only_where_it_is_asked_f
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     assert metrics_of(None, otel=None) == MetricsTarget()
     assert metrics_of(None, otel=False) is None
+
+
+def test_an_export_that_fails_is_one_note_at_the_end_without_a_secret(caplog: pytest.LogCaptureFixture) -> None:
+    tree = logging.getLogger("opentelemetry.exporter")
+    before = tree.parent.handlers[:] if tree.parent else []
+    trouble = ExportTrouble()
+    trouble.attach()
+    try:
+        tree.warning("no answer from http://user:hunter2@collector, retrying")
+        tree.warning("again")
+    finally:
+        root = logging.getLogger("opentelemetry")
+        root.handlers[:], root.propagate = before, True
+    assert trouble.first == "no answer from http://[redacted]@collector, retrying"
+    assert caplog.records == []

@@ -19,7 +19,7 @@ from pipeline.storage.durable import FILES
 if TYPE_CHECKING:
     from pipeline.execution.finish import Summary
     from pipeline.execution.run import Run
-    from pipeline.report.otel import OtelMetrics
+    from pipeline.report.otel import ExportTrouble, OtelMetrics
 
 EVERY_S = 15.0
 """Interval of the writes, in seconds: the usual one of Prometheus' scrapes."""
@@ -94,9 +94,12 @@ class MetricsExport:
             last_success_at=None if file is None else last_success_in(_text_of(file), labels),
         )
         self._otel: OtelMetrics | None = None
+        self._otel_trouble: ExportTrouble | None = None
         if otel:
-            from pipeline.report.otel import OtelMetrics, provider_by_otlp
+            from pipeline.report.otel import ExportTrouble, OtelMetrics, provider_by_otlp
 
+            self._otel_trouble = ExportTrouble()
+            self._otel_trouble.attach()
             self._otel = OtelMetrics(provider_by_otlp(), self._metrics)
 
     async def keep(self) -> None:
@@ -121,6 +124,8 @@ class MetricsExport:
         """Sends what OpenTelemetry has not sent yet; waits for its server, some seconds at most."""
         if self._otel is not None:
             self._otel.close()
+        if self._otel_trouble is not None and self._otel_trouble.first is not None:
+            print(f"note: the metrics could not be exported: {self._otel_trouble.first}", file=sys.stderr)
 
     def _export(self) -> None:
         if self._otel is not None:

@@ -6,13 +6,16 @@ since calls are counted by the same bounds, over all processes of the run; withi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from pipeline.endpoint.redaction import redact_tokens
 from pipeline.faults import UsageError
 from pipeline.report import genai_names as names
 from pipeline.report.metrics import METRICS, Metric, RunMetrics
+from pipeline.text import printable
 from pipeline.totals.histogram import CallDurations, CallTokens, Histogram
 
 if TYPE_CHECKING:
@@ -40,6 +43,24 @@ def provider_by_otlp() -> MeterProvider:
     except ImportError:
         raise UsageError(f"--otel needs OpenTelemetry, which is not installed: {REMEDY}") from None
     return MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())])
+
+
+class ExportTrouble(logging.Handler):
+    """Keeps the first warning of OpenTelemetry, whose exporter logs every try from a thread of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first: str | None = None
+
+    def attach(self) -> None:
+        """Makes this the only handler of what OpenTelemetry logs, or `logging` prints it amid the progress."""
+        tree = logging.getLogger("opentelemetry")
+        tree.handlers[:] = [self]
+        tree.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the first record, redacted: its address may have a password."""
+        self.first = self.first or printable(redact_tokens(record.getMessage()))
 
 
 class OtelMetrics:
