@@ -5,7 +5,15 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pipeline.faults import BudgetExhausted, NothingToDo, OutputInUse, ProviderUnusable, TooManyFailures, UsageError
+from pipeline.faults import (
+    BudgetExhausted,
+    DeadlineReached,
+    NothingToDo,
+    OutputInUse,
+    ProviderUnusable,
+    TooManyFailures,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from pipeline.execution.finish import Summary
@@ -16,6 +24,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (TooManyFailures, 3),
     (NothingToDo, 5),
     (BudgetExhausted, 6),
+    (DeadlineReached, 6),
     (ProviderUnusable, 7),
 )
 """The first matching class decides; anything else is 1. 4 is the code of a failed gate."""
