@@ -9,6 +9,7 @@ from pipeline.execution.api import stream as stream
 from pipeline.execution.outcome_channel import RowOutcome as RowOutcome
 from pipeline.execution.result import RunResult as RunResult
 from pipeline.faults import BudgetExhausted as BudgetExhausted
+from pipeline.faults import DeadlineReached as DeadlineReached
 from pipeline.faults import Halt as Halt
 from pipeline.faults import InvalidRow as InvalidRow
 from pipeline.faults import NothingToDo as NothingToDo
@@ -28,6 +29,7 @@ __all__ = [
     "AtLeast",
     "AtMost",
     "BudgetExhausted",
+    "DeadlineReached",
     "Eval",
     "EvalResult",
     "Halt",

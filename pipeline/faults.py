@@ -15,6 +15,7 @@
     `- Halt                stops the run cleanly: everything sealed, everything resumable
        |- ProviderUnusable 401 with a new token, an account without billing; 403, 404 and the like for all rows
        |- BudgetExhausted  the budget is used up
+       |- DeadlineReached  the time of --deadline is over
        |- TooManyFailures  more rows have failed than the job allows, or all of the first ones alike
        |- Broken           the disk, the journal, the token source
        |- NotReady         batch jobs have not ended, and the command does not wait for them
@@ -145,6 +146,10 @@ class ProviderUnusable(Halt):
 
 class BudgetExhausted(Halt):
     """The budget is used up."""
+
+
+class DeadlineReached(Halt):
+    """The time that the start was given is over."""
 
 
 class TooManyFailures(Halt):

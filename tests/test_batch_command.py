@@ -263,7 +263,7 @@ def test_a_job_that_cannot_be_asked_by_batch_is_refused(manual: Batched, name: s
         (("--detach",), "--detach belongs to --batch"),
         (("--batch",), "--batch-bucket gs://BUCKET"),
         (("--batch", "--batch-bucket", "s3://b"), "--batch-bucket is an address in Cloud Storage"),
-        (("--batch", "--batch-bucket", "gs://b", "--batch-wait", "8"), "a time with its unit"),
+        (("--batch", "--batch-bucket", "gs://b", "--batch-wait", "8"), "--batch-wait takes a duration, as in 90s"),
         (("--batch", "--emulate", "--base-url", ""), "--base-url"),
         (("--batch", "--emulate", "--detach"), "start `pipeline emulate`"),
         (("--batch", "--batch-bucket", "gs://b", "--location", "a", "--location", "b"), "name one --location"),

@@ -37,8 +37,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _present_name},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
-    epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
-    "8 output in use, 75 batch not ready, 129/130/143 interrupted. Running the same command again resumes.",
+    epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget or deadline, "
+    "7 provider, 8 output in use, 75 batch not ready, 129/130/143 interrupted. Running the same command again resumes.",
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 EMULATED_BUCKET = "pipeline-batch"
 """The bucket of an emulator that `run --emulate --batch` starts."""
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +89,7 @@ def batch_setup_of(
     from pipeline.endpoint.batch.selection import check_job, check_place
     from pipeline.execution.batch.settings import BatchSettings
     from pipeline.execution.batch.setup import BatchSetup
+    from pipeline.execution.deadline import duration_s
 
     check_job(job)
     if options.emulate and options.detach:
@@ -103,7 +101,7 @@ def batch_setup_of(
     check_place(connection, job.model, place)
     settings = BatchSettings(
         rest=options.rest,
-        wait_s=None if options.batch_wait is None else seconds_of(options.batch_wait),
+        wait_s=None if options.batch_wait is None else duration_s(options.batch_wait, "--batch-wait"),
         poll_s=options.batch_poll if options.batch_poll or not options.emulate else 0.2,
         detach=options.detach,
         place=_recorded(connection, place),
@@ -134,11 +132,3 @@ def _recorded(connection: Connection, place: Address | None) -> dict[str, Any]:
         "base_urls": [without_query(weighted_url(text)[1]) for text in connection.base_urls],
         "bucket": None if place is None else str(place),
     }
-
-
-def seconds_of(text: str) -> float:
-    """The seconds of a text like `8h`, `30m`, `90s` or `1d`. Raises `UsageError`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    if found is None or not float(found[1]):
-        raise UsageError(f"--batch-wait is a time with its unit, as in 8h, 30m or 1d, not {text!r}")
-    return float(found[1]) * _UNITS[found[2]]

@@ -228,7 +228,7 @@ def _checked(path: Path, place: str, key: str, value: Any, option: TyperOption) 
     if not fits:
         raise UsageError(f"{path}: {key} in [{place}] is {wanted}, not {value!r}")
     if option.metavar in _PATHS:
-        return [_below(path, one) for one in value] if option.multiple else _below(path, value)
+        return [_below(path, one) for one in value] if option.multiple else _below(path, str(value))
     return value if option.is_flag or option.multiple else str(value)
 
 

@@ -35,8 +35,8 @@ OPTIONS: Mapping[str, str] = {
         "--no-fail-fast asks every row, however many fail"
     ),
     "--rerun-failed --only-failed --failed-only --retry-errors --failed": "--retry-failed asks the failed rows again",
-    "--deadline --max-time --time-limit --max-runtime --max-duration --timelimit": (
-        "`timeout --preserve-status 2h pipeline run ...` stops a run after two hours; the same command resumes it"
+    "--max-time --time-limit --max-runtime --max-duration --timelimit": (
+        "--deadline 2h stops a run after two hours; the same command resumes it"
     ),
     "--timeout --request-timeout --read-timeout --call-timeout": (
         "--set timeout_s=60 limits one try, --set row_timeout_s=300 a row with all of its tries"

@@ -13,6 +13,7 @@ import typer
 
 from pipeline.cli.configuration import job_defaults
 from pipeline.cli.log_options import LogFormat, LogLevel, MetricsFile, OpenTelemetry, logging_on_stderr
+from pipeline.execution.deadline import duration_s
 from pipeline.execution.drain_timeout import drain_timeout
 from pipeline.execution.options import CACHE_FOLDER, CallOptions
 from pipeline.faults import UsageError
@@ -256,6 +257,15 @@ class RunOptions(CallOptions):
             help="Time to drain after SIGINT or SIGTERM; auto: what the platform allows, else 20.",
             parser=drain_timeout,
             show_default="auto",
+            rich_help_panel=FAILURES,
+        ),
+    ] = None
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TIME",
+            help="Stop after this time, as after SIGTERM: 90s, 30m, 6h.",
+            parser=duration_s,
             rich_help_panel=FAILURES,
         ),
     ] = None

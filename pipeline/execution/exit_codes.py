@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.faults import (
     BudgetExhausted,
+    DeadlineReached,
     NothingToDo,
     NotReady,
     OutputInUse,
@@ -24,6 +25,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (TooManyFailures, 3),
     (NothingToDo, 5),
     (BudgetExhausted, 6),
+    (DeadlineReached, 6),
     (ProviderUnusable, 7),
     (NotReady, 75),  # EX_TEMPFAIL of sysexits.h, which schedulers know
 )

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from pipeline.execution.deadline import duration_s
 from pipeline.execution.options import CallOptions
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
@@ -39,6 +40,7 @@ class RunKeywords(TypedDict, total=False):
     fail_fast: bool
     keep_replies: bool
     drain_timeout: float
+    deadline: float | str
     cache: bool
     cache_dir: str | Path
     project: str
@@ -79,6 +81,7 @@ _LEAST: Mapping[str, float] = {
     "give_up_after": 0,
     "hedge_share": 0,
     "drain_timeout": 0,
+    "deadline": 0.001,
     "latency": 0,
     "quota_rps": 0.001,
     "token_lifetime": 0.1,
@@ -131,6 +134,8 @@ def _value(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise UsageError(f"{name} is True or False, not {value!r}")
         return value
+    if name == "deadline" and isinstance(value, str):
+        return duration_s(value)
     if name in _LEAST:
         kind = int if name in _WHOLE else int | float
         if isinstance(value, bool) or not isinstance(value, kind) or not value >= _LEAST[name]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.execution.deadline import deadline_of
 from pipeline.execution.drain_timeout import platform_s
 from pipeline.faults import UsageError
 
@@ -44,6 +45,8 @@ class CallOptions:
     keep_replies: bool = True
     drain_timeout: float | None = None
     """Seconds; None is what the platform allows."""
+    deadline: float | None = None
+    """Seconds from the start of the command."""
     cache: bool | None = None
     """None leaves it to the caller: an evaluation reuses replies, a run does not."""
     cache_dir: Path = CACHE_FOLDER
@@ -74,6 +77,8 @@ def settings_of(
 
     if options.fresh and options.retry_failed:
         raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
+    deadline = deadline_of(options.deadline)
+    grace_s = platform_s() if options.drain_timeout is None else options.drain_timeout
     return Settings(
         output=output,
         target=target,
@@ -95,7 +100,8 @@ def settings_of(
         retry_failed=options.retry_failed,
         fail_fast="job" if options.fail_fast else "never",
         keep_replies=options.keep_replies,
-        grace_s=platform_s() if options.drain_timeout is None else options.drain_timeout,
+        grace_s=grace_s if deadline is None else deadline.drain_s(grace_s),
+        deadline=deadline,
         simulated=options.emulate,
         endpoints=len(connection.locations) if options.emulate else connection.endpoints,
     )

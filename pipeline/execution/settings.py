@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.execution.deadline import Deadline
 from pipeline.policy.compose import RunLimits
 
 
@@ -28,6 +29,8 @@ class Settings:
     alike; `alike`: only for the second reason; or never."""
     keep_replies: bool = True
     grace_s: float = 20.0
+    deadline: Deadline | None = None
+    """When the start stops by itself; calls in flight have `grace_s` before it."""
     simulated: bool = False
     chunk_rows: int | None = None
     """Rows per chunk; None derives it from their size."""

@@ -115,9 +115,14 @@ def _moved(target: Target, connection: Connection, origin: str) -> Target:
 
 async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None:
     import anyio
+    from anyio import lowlevel
 
     await _report_changed_sdk(target)
+    context = runs[0].context
     async with anyio.create_task_group() as tasks:
+        if (deadline := context.settings.deadline) is not None:
+            tasks.start_soon(deadline.keep, context.stop, context.counters, context.settings.grace_s)
+            await lowlevel.checkpoint()  # one that has passed already stops the runs before their first call
         async with anyio.create_task_group() as working:
             tasks.start_soon(target.supervisor.supervise, runs, working.cancel_scope.cancel)
             for run in runs:
