@@ -44,8 +44,8 @@ OPTIONS: Mapping[str, str] = {
     "--retries --max-retries --retry --max-attempts --num-retries --tries --backoff": (
         "--set attempts=N limits the tries of a row; --retry-failed asks failed rows again later"
     ),
-    "--verbose -v -vv --debug --log-level --loglevel --log-file --log --logs --trace": (
-        "progress and messages go to stderr (--quiet hides progress); `pipeline status OUTPUT` shows more "
+    "--verbose -v -vv --debug --loglevel --log-file --log --logs --trace": (
+        "--log-level debug logs every try on stderr (--quiet hides progress); `pipeline status OUTPUT` shows more "
         "about a run, `pipeline show OUTPUT` about its rows"
     ),
     "--no-progress --silent -s --no-bar --disable-progress": "--quiet (-q) hides the progress",
