@@ -121,7 +121,13 @@ class Unparsable(Permanent):
 
 
 class Halt(Fault):
-    """Stops the run; every unfinished row stays undone and is asked when the run is started again."""
+    """Stops the run; every unfinished row stays undone and is asked when the run is started again.
+
+    Raised by a call from Python, it has the `summary` of the start, and its `result`: see `pipeline.RunResult`.
+    """
+
+    summary: Any = None
+    result: Any = None
 
 
 class ProviderUnusable(Halt):

@@ -216,7 +216,8 @@ def test_a_ledger_that_another_start_wrote_is_replaced_by_the_next_upload(cloud:
         now = json.loads(contents(cloud.buckets)["out/_run/ledger.json"])
         cloud.buckets.put(BUCKET, "out/_run/ledger.json", b"{}", {})
         assert run.follower is not None
-        segments = Segments(run.follower.objects, run.follower.lease, run.context.folder.journal, 5, JournalPlace())
+        objects, lease, journal = run.follower.objects, run.follower.lease, run.context.folder.journal
+        segments = Segments(objects, lease, journal, lambda ordinal: ordinal // 5, JournalPlace())
         segments.upload()
         assert json.loads(contents(cloud.buckets)["out/_run/ledger.json"]) == now
 

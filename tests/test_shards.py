@@ -495,7 +495,7 @@ def test_the_journal_is_uploaded_before_calls_in_flight_are_waited_for(cloud: Sh
         follower = run.follower
         assert follower is not None
         follower.end()
-        follower._segments = follower._segments_of(20)
+        follower._segments = follower._segments_of(lambda ordinal: ordinal // 20)
         follower._segments.keep(lambda _: None, interval_s=3600.0)  # the usual ones would hide it
         anyio.run(parts_of, run, connecting(run, place.connect(run.context.stop, None)))
         assert uploaded.is_set()

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.drain_timeout import platform_s
 from pipeline.cli.emulate import SIMULATED
-from pipeline.cli.host import PoolSetup, Target
+from pipeline.cli.host import Terminal
 from pipeline.cli.options import (
+    INPUT,
     LIMITS,
     AsJson,
     Assignments,
@@ -23,16 +23,19 @@ from pipeline.cli.options import (
     RunOptions,
     StateFolder,
     load,
-    output_of,
     with_options,
 )
 from pipeline.cli.remedies import remedy_for
-from pipeline.cli.remote_output import objects_at, put_remote_page, view_of
+from pipeline.cli.remote_output import put_remote_page, view_of
 from pipeline.cli.shard_options import ShardOption, require_shardable, shard_of
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
+from pipeline.execution.emulation import simulation_of
+from pipeline.execution.options import connection_of, settings_of
+from pipeline.execution.output_place import objects_at, output_of
+from pipeline.execution.target import PoolSetup, Target
 from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.store.address import local_text, place_of
 from pipeline.text import figures, printable
@@ -43,9 +46,12 @@ if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
-    from pipeline.policy.compose import CacheSettings
     from pipeline.storage.remote.objects import OutputObjects
     from pipeline.storage.remote.shards import Shard
+
+
+NOTHING_LEFT = "nothing is left to do: every row is done (--fresh starts over)"
+NOTHING_NEW = "nothing new: the input has no rows that were not asked yet"
 
 
 @with_options
@@ -58,6 +64,15 @@ def run(
     ] = "1",
     shard: ShardOption = None,
     state_dir: StateFolder = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            metavar="",
+            help="Take in the rows that the input has gained since the run: new files, and rows at the end of files.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
@@ -71,7 +86,8 @@ def run(
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
         objects = objects_at(address) if address else None
-        settings = settings_of(options, name, folder, connection)
+        settings = replace(settings_of(options, name, folder, connection), append=append)
+        _require_appendable(settings, part)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
@@ -81,7 +97,7 @@ def run(
 
             settings = divided(settings, part)
         pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
-        place = Target(connection, simulation_of(options), options.quiet, pool)
+        place = Target(connection, simulation_of(options), Terminal(options.quiet), pool)
         code = _run(job, settings, place, objects, part, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page
@@ -126,87 +142,17 @@ def reparse(
         return _report(loaded, summary, folder, None, as_json=as_json)
 
 
-def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
-    """The settings of a run, from the command line."""
-    from pipeline.endpoint.prices import load_prices, parse_price
-    from pipeline.execution.settings import Settings
-    from pipeline.policy.compose import RunLimits
-
-    if options.fresh and options.retry_failed:
-        raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
-    return Settings(
-        output=output,
-        target=target,
-        bounds=RunLimits(
-            concurrency=options.concurrency,
-            adaptive=options.adaptive,
-            rpm=options.rpm,
-            tpm=options.tpm,
-            budget_usd=options.budget_usd,
-            budget_tokens=options.budget_tokens,
-            give_up_s=options.give_up_after,
-            hedge=options.hedge_share,
-            prices=load_prices(options.prices) if options.prices else None,
-            assumed_price=parse_price(options.assume_price) if options.assume_price else None,
-            reuse=_cache_settings_of(options, connection, repeat) if options.cache else None,
-        ),
-        limit=options.limit,
-        fresh=options.fresh,
-        retry_failed=options.retry_failed,
-        fail_fast="job" if options.fail_fast else "never",
-        keep_replies=options.keep_replies,
-        grace_s=platform_s() if options.drain_timeout is None else options.drain_timeout,
-        simulated=options.emulate,
-        endpoints=len(connection.locations) if options.emulate else connection.endpoints,
-    )
-
-
-def _cache_settings_of(options: RunOptions, connection: Connection, repeat: int) -> CacheSettings:
-    """The settings of the reply cache, from the command line.
-
-    The emulator is keyed by a name, since its address differs at each start, and by its `--field-error` options.
-    """
-    from pipeline.policy.compose import CacheSettings
-
-    emulated = " ".join(["emulated", *sorted(options.field_error or ())])
-    endpoint = emulated if options.emulate else connection.provider
-    return CacheSettings(folder=options.cache_dir, endpoint=endpoint, repeat=repeat)
-
-
-def connection_of(options: RunOptions, job: Job) -> Connection:
-    """The endpoint, from the command line. Raises `UsageError` when the job cannot be run there."""
-    connection = Connection(
-        project=options.project,
-        locations=options.location or job.locations or ["global"],
-        endpoint_id=options.endpoint_id,
-        base_urls=options.base_url or (),
-        credentials=options.credentials,
-    )
-    connection.check_tier(job.tier)
-    connection.check_model(job.model)
-    if not (job.model or job.carries_requests):
-        raise UsageError("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
-    return connection
-
-
-def simulation_of(options: RunOptions) -> list[str] | None:
-    """The emulator's arguments; None without `--emulate`. Raises `UsageError` if they are invalid or without it."""
-    from pipeline.emulator import parse_fault, parse_field_error
-
-    try:
-        arguments = ["--fault={}={}".format(*parse_fault(text)) for text in options.fault or ()]
-        arguments += ["--field-error={}={}".format(*parse_field_error(text)) for text in options.field_error or ()]
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    arguments += [f"--latency={options.latency}"] if options.latency else []
-    arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
-    arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
-    if arguments and not options.emulate:
-        raise UsageError(f"{arguments[0]} belongs to --emulate")
-    # The variable stands for all runs, and --emulate overrides it; the option is given for this one.
-    if options.emulate and options.base_url and options.base_url != os.environ.get("OPENAI_BASE_URL", "").split():
-        raise UsageError("--emulate starts a server of its own, and --base-url names another: leave one of them out")
-    return arguments if options.emulate else None
+def _require_appendable(settings: Settings, shard: Shard | None) -> None:
+    """Raises `UsageError` for options that --append cannot be combined with."""
+    if settings.append and shard is not None:
+        raise UsageError("--append takes in the new rows, which shards cannot divide: leave one of them out")
+    if settings.append and settings.fresh:
+        raise UsageError("--fresh starts over, so there is nothing to append to: leave one of them out")
+    if settings.append and settings.limit is not None:
+        raise UsageError(
+            "--append takes in all new rows, and --limit takes only the first of all: leave one of them out; "
+            "to try a few rows, use another --output"
+        )
 
 
 def _run(
@@ -224,6 +170,9 @@ def _run(
         reading = SurveyProgress()
         with place.stage("reading the input", reading):
             run = stack.enter_context(open_run(job, settings, objects=objects, shard=start, reading=reading))
+        if run.added and settings.append:
+            earlier = run.context.survey.rows - run.added
+            print(f"appending {run.added} row{'s' if run.added > 1 else ''} to {earlier}", file=sys.stderr)
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
@@ -231,7 +180,7 @@ def _run(
         if shard is not None and not run.chunks():
             print(f"nothing is left to do in shard {shard}: its rows are done", file=sys.stderr)
         elif not run.chunks():
-            print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
+            print(NOTHING_NEW if settings.append else NOTHING_LEFT, file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.drain_timeout import AUTO
 from pipeline.cli.options import LIMITS
+from pipeline.execution.drain_timeout import AUTO
 from pipeline.faults import UsageError
 
 if TYPE_CHECKING:

@@ -202,7 +202,7 @@ class Ahead:
 
 def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *, retry_failed: bool) -> Ahead:
     """What is left of an earlier run, if this plan would resume it."""
-    from pipeline.execution.identity import found_input
+    from pipeline.execution.identity import found_input, growth_in
     from pipeline.execution.run_status import run_status
     from pipeline.source import Survey
     from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -217,8 +217,15 @@ def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *,
     now = RunIdentity(
         job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
     )
-    _, moved = found_input(job, Survey.from_json(before.survey))
-    if different := [*differences(before, now), *moved]:
+    known = Survey.from_json(before.survey)
+    _, moved = found_input(job, known)
+    different = [*differences(before, now), *moved]
+    notes: tuple[str, ...] = ()
+    # A survey of the first rows alone says nothing of what came after them.
+    if moved and different == moved and before.limit is None and not growth_in(job, known).differences:
+        held = f"{earlier.name} holds {known.rows:,} of these rows"
+        notes = (f"{held}: `pipeline run` takes in the others with --append",)
+    elif different:
         refused = (
             f"{earlier.name} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
         )
@@ -226,4 +233,4 @@ def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *,
     retried = status.failed if retry_failed else 0
     left = found.rows - status.done
     bad = round(found.bad_count * left / found.rows)  # bad rows fail without a call; some of them may be done already
-    return Ahead(max(0, left - bad) + retried, status.done - retried, retried)
+    return Ahead(max(0, left - bad) + retried, status.done - retried, retried, notes)

@@ -85,12 +85,13 @@ class Follower:
         self._folder.files.write_atomic(path, self.lease.owner.encode(), mode=PRIVATE_FILE)
         self._folder.files.write_atomic(self._folder.run / ADDRESS, self.objects.address.encode(), mode=PRIVATE_FILE)
 
-    def follow(self, chunk_rows: int, trouble: Callable[[str], None]) -> None:
+    def follow(self, chunk_of: Callable[[int], int], trouble: Callable[[str], None]) -> None:
         """Uploads the entries of the journal, and then what is new every few seconds.
 
-        `trouble` is called with a sentence, from another thread, when the store does not take them.
+        `chunk_of` says in which chunk a row is. `trouble` is called with a sentence, from another thread, when the
+        store does not take them.
         """
-        self._segments = self._segments_of(chunk_rows)
+        self._segments = self._segments_of(chunk_of)
         self._segments.begin()
         self._segments.keep(trouble)
 
@@ -179,7 +180,7 @@ class Follower:
         """
         if not parts:
             return
-        self._segments_of(1).upload()
+        self._segments_of(lambda ordinal: ordinal).upload()
         for part in parts:
             self.lease.require()
             self.objects.remove(record_name(part.chunk))
@@ -199,6 +200,10 @@ class Follower:
         """Downloads files of a part."""
         for file in files:
             self.objects.download(file.path, self._folder.output / file.path)
+
+    def is_marked(self) -> bool:
+        """Whether the bucket has the success marker, and the manifest beside it."""
+        return self._manifest is not None and self.objects.head(SUCCESS) is not None
 
     def unfinish(self) -> None:
         """Removes the success marker while the dataset is being changed."""
@@ -252,8 +257,8 @@ class Follower:
         if self._segments is not None:
             self._segments.end()
 
-    def _segments_of(self, chunk_rows: int) -> Segments:
-        return Segments(self.objects, self.lease, self._folder.journal, chunk_rows, self._place)
+    def _segments_of(self, chunk_of: Callable[[int], int]) -> Segments:
+        return Segments(self.objects, self.lease, self._folder.journal, chunk_of, self._place)
 
     def _published(self, part: Part) -> Part:
         self.lease.require()

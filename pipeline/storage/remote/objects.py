@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PLAN_NAME = f"{RUN}/{PLAN}"
 LEASE = f"{RUN}/lease.json"
-LEDGER = f"{RUN}/ledger.json"
+LEDGER: str = f"{RUN}/ledger.json"
 SHARDS = f"{RUN}/shards/"
 LEDGERS = f"{RUN}/ledgers/"
 RECORDS = f"{RUN}/parts/"
