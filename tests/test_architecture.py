@@ -355,6 +355,7 @@ TELLS_THE_TIME = {
     "report.summary": 1,  # when an evaluation ended
     "endpoint.client": 1,  # when an answer had come
     "execution.run": 1,  # when a start began and ended
+    "execution.batch.stage": 1,  # when a job was submitted, whose time to wait may end in a later start
     "storage.run_folder": 1,
     "storage.remote.lease": 1,  # when a start took the lease, for people
     "storage.remote.shards": 1,  # whether a shard shows signs of life, for people

@@ -29,7 +29,9 @@ from pipeline.faults import Broken, OutputInUse, ProviderUnusable, UsageError
 from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
 from pipeline.storage.remote.segments import JournalPlace, Segments, segments_in
 from tests.crash.small import RunPlace, SmallAnswer, require_whole
-from tests.memory_store import BUCKET, Clock, Killed, MemoryStore, contents
+from tests.memory_store import BUCKET, DIES_IN_THREADS, Clock, Killed, MemoryStore, contents
+
+pytestmark = DIES_IN_THREADS
 
 
 class Cloud:

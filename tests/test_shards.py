@@ -32,8 +32,10 @@ from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
 from pipeline.storage.remote.segments import segments_in
 from pipeline.storage.remote.shards import POLL_S, Patience, Shard
 from tests.crash.small import RunPlace
-from tests.memory_store import BUCKET, MemoryStore, contents
+from tests.memory_store import BUCKET, DIES_IN_THREADS, MemoryStore, contents
 from tests.test_remote_output import Cloud
+
+pytestmark = DIES_IN_THREADS
 
 
 class CostlyPlace(RunPlace):

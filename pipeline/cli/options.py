@@ -20,12 +20,13 @@ from pipeline.store.address import local_path, local_text
 if TYPE_CHECKING:
     from pipeline.job.job import Job
 
-PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED = (
+PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, BATCH, ENDPOINT, EMULATOR, PRINTED = (
     "Evaluation",
     "Input and output",
     "Model and job",
     "Resuming and failures",
     "Limits and money",
+    "Batch prediction",
     "Endpoint",
     "Emulator",
     "What is printed",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.batch_options import EMULATED_BUCKET, BatchRunOptions, batch_setup_of
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import Terminal
 from pipeline.cli.options import (
@@ -73,7 +74,7 @@ def run(
             rich_help_panel=INPUT,
         ),
     ] = False,
-    options: RunOptions,
+    options: BatchRunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
     with _workers(_count_of(processes)) as workers, reading_stores(options.credentials):
@@ -85,6 +86,7 @@ def run(
         if (part := shard_of(shard)) is not None:
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
+        batch = batch_setup_of(options, job, connection, address)
         objects = objects_at(address) if address else None
         settings = replace(settings_of(options, name, folder, connection), append=append)
         _require_appendable(settings, part)
@@ -97,7 +99,10 @@ def run(
 
             settings = divided(settings, part)
         pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
-        place = Target(connection, simulation_of(options), Terminal(options.quiet), pool)
+        simulation = simulation_of(options)
+        if batch is not None and simulation is not None:
+            simulation.append(f"--bucket={EMULATED_BUCKET}")
+        place = Target(connection, simulation, Terminal(options.quiet), pool, batch)
         code = _run(job, settings, place, objects, part, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page
@@ -165,6 +170,9 @@ def _run(
 
     start = None if shard is None else ShardStart(shard, Patience(say=place.note))
     if settings.fresh:
+        from pipeline.execution.batch.open_jobs import require_cancelled
+
+        require_cancelled(settings.output)
         place.require_access()
     with ExitStack() as stack:
         reading = SurveyProgress()
@@ -173,6 +181,10 @@ def _run(
         if run.added and settings.append:
             earlier = run.context.survey.rows - run.added
             print(f"appending {run.added} row{'s' if run.added > 1 else ''} to {earlier}", file=sys.stderr)
+        if place.batch is None or settings.simulated:
+            from pipeline.execution.batch.open_jobs import require_collected
+
+            require_collected(run, simulated=settings.simulated)
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
@@ -242,12 +254,21 @@ def _report(job: Job, summary: Summary, folder: Path, reason: object, *, as_json
         print(json_line({"status": summary.status, "exit_code": code, **facts}))
         return code
     _print_summary(job, summary, folder, said=said)
-    if summary.status == "stopped":
+    if summary.status == "submitted":
+        jobs = (
+            f"{summary.batch_jobs_open} batch jobs are submitted"
+            if summary.batch_jobs_open > 1
+            else "a batch job is submitted"
+        )
+        print(f"{jobs}: the same command later collects the answers", file=sys.stderr)
+    elif summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
         remedy = remedy_for(type(reason).__name__)
         if summary.shard is not None and isinstance(reason, BudgetExhausted):
             remedy += f" (shard {summary.shard} has its part of the budget; with fewer shards each part is larger)"
         print(f"error: stopped ({printable(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
+        for name in _open_jobs(folder) if summary.batch_jobs_open else ():
+            print(f"note: batch job {name} goes on; the same command collects it", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
@@ -276,12 +297,33 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
     print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")
+    if summary.batch_jobs:
+        print(f"batch    {_batch(summary)}")
     print(f"cost     {_cost(summary)}{' if the model were real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
     with for_the_eye("a sample of the rows"):
         print_sample(folder, job.key, rows=3)
+
+
+def _open_jobs(folder: Path) -> list[str]:
+    """The names of the batch jobs whose answers are not recorded yet."""
+    from pipeline.storage.run_folder import RunFolder
+    from pipeline.storage.submissions import submissions_in
+
+    return [one.name for one in submissions_in(RunFolder(folder).journal) if one.progress == "submitted"]
+
+
+def _batch(summary: Summary) -> str:
+    """What the whole run asked by batch, and online."""
+    run, cost = summary.run, summary.batch_cost_usd
+    jobs = f"{summary.batch_jobs} job{'s' if summary.batch_jobs > 1 else ''}"
+    jobs += f" ({summary.batch_jobs_open} not ended)" if summary.batch_jobs_open else ""
+    shown = "unknown cost" if cost is None else f"${cost:.6f}"
+    online = "" if cost is None or run.unpriced_calls else f", ${max(0.0, run.cost_usd - cost):.6f}"
+    calls = run.calls - summary.batch_calls
+    return f"{summary.batch_calls} answers of {jobs}, {shown}; online {calls} answers{online}"
 
 
 def _cost(summary: Summary) -> str:

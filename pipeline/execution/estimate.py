@@ -14,6 +14,7 @@ from pipeline.faults import Broken, InvalidRow
 
 if TYPE_CHECKING:
     from pipeline.data import Part, Row
+    from pipeline.endpoint.prices import Prices
     from pipeline.job.job import Job
     from pipeline.source import Survey
     from pipeline.storage.remote.hydration import RemoteView
@@ -96,10 +97,34 @@ def estimate(job: Job, sample: list[Row], rows: int, earlier: EarlierRun) -> dic
     }
 
 
+def by_batch(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the rows of an estimate cost by batch, and what that saves; None where the price is unknown."""
+    from pipeline.endpoint.batch.backend import PRICE_FACTOR
+
+    costs = {suffix: figures[f"cost_usd{suffix}"] for suffix in ("", "_low", "_high")}
+    half = {
+        f"batch_cost_usd{suffix}": None if cost is None else round(cost * PRICE_FACTOR, 6)
+        for suffix, cost in costs.items()
+    }
+    saved = None if costs[""] is None else round(costs[""] * (1 - PRICE_FACTOR), 6)
+    return {**half, "batch_saves_usd": saved}
+
+
 def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> float | None:
     """The cost of `rows` rows in USD; None if the price of the model is unknown."""
     from pipeline.policy.compose import RunLimits, prices_for
 
+    return cost_at(prices_for(job, RunLimits()), job, means, read, written, rows)
+
+
+def most_used(job: Job, means: RowMeans, prices: Prices, rows: int) -> tuple[float | None, float]:
+    """The upper end of the estimate for `rows` rows: US dollars, None if the price is unknown, and tokens."""
+    read, written = means.input.high, means.output.high
+    return cost_at(prices, job, means, read, written, rows), rows * (read + written)
+
+
+def cost_at(prices: Prices, job: Job, means: RowMeans, read: float, written: float, rows: int) -> float | None:
+    """The cost of `rows` rows in USD, of so many tokens each; None if the price of the model is unknown."""
     if not job.model:
         return None
     calls = (
@@ -108,7 +133,7 @@ def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> 
     usage = Usage(
         input=round(read * calls), output=round(written * calls), cached=round(read * calls * means.cached_share)
     )
-    cost = prices_for(job, RunLimits()).cost(job.model, usage)
+    cost = prices.cost(job.model, usage)
     return None if cost is None else round(cost * rows / calls, 6)
 
 
@@ -153,7 +178,7 @@ def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | 
     except Broken:  # an estimate is not the place to report damage
         return None, None, None
     rows = [row or {} for row in rows]  # a row that failed without an answer used nothing
-    seconds = [row["latency_s"] for row in rows if row.get("latency_s") is not None]
+    seconds = [row["latency_s"] for row in rows if row.get("latency_s")]  # 0 is that of an answer by batch
     read = [row.get("input_tokens") or 0 for row in rows]
     written = [(row.get("output_tokens") or 0) + (row.get("reasoning_tokens") or 0) for row in rows]
     return _error_of(read), _error_of(written), sum(seconds) / len(seconds) if seconds else None

@@ -16,6 +16,7 @@ from pipeline.source import Survey
 from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
 from pipeline.storage.remote.shard_follower import ShardFollower
+from pipeline.storage.submissions import charged_by_batch
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
 
@@ -61,6 +62,14 @@ class Summary:
     simulated: bool
     run: Charges
     """What the whole run was charged, over all its starts."""
+    batch_jobs: int = 0
+    """Batch jobs of the whole run, over all its starts."""
+    batch_jobs_open: int = 0
+    """Those of them whose answers are not recorded yet."""
+    batch_calls: int = 0
+    """Rows of the whole run that were answered by batch."""
+    batch_cost_usd: float | None = 0.0
+    """Their cost; None if a price is unknown."""
     reason: str | None = None
     failures: Sequence[FailureKind] = ()
     """The failed rows of the whole run by kind, the most frequent first."""
@@ -101,7 +110,10 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         complete = False
     shard = run.follower.shard if isinstance(run.follower, ShardFollower) else None
     too_many = run.too_many_failed() if complete and shard is None else None
-    status = ("done" if shard else "failed" if too_many else "complete") if complete else "stopped"
+    jobs, by_batch = context.journal.submissions.all(), charged_by_batch(context.folder.journal)
+    waiting = sum(job.progress == "submitted" for job in jobs)
+    stopped = "submitted" if waiting and context.stop.reason is None else "stopped"
+    status = ("done" if shard else "failed" if too_many else "complete") if complete else stopped
     summary = Summary(
         job=context.plan.job_name,
         run_id=context.plan.run_id,
@@ -126,6 +138,10 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         reason=too_many or _reason(context.stop),
         failures=failures.kinds,
         shard=str(shard) if shard else None,
+        batch_jobs=len(jobs),
+        batch_jobs_open=waiting,
+        batch_calls=by_batch.calls,
+        batch_cost_usd=by_batch.figures()["cost_usd"],
     )
     return _published(run, summary)
 

@@ -24,6 +24,7 @@ from pipeline.source import (
 from pipeline.storage.integrity import PartCheck
 from pipeline.storage.journal_reader import charged_in, read_state, recorded_in, worker_journals
 from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
+from pipeline.storage.submissions import submissions_in
 
 
 def inputs_of(job: Job) -> Sequence[str | Path]:
@@ -66,7 +67,8 @@ def identity_of(
     Raises `UsageError` if that is a different run, unless the settings say that it is replaced; `NothingToDo` if the
     input has no row.
     """
-    if before is not None and not committed and read_state(folder.journal) == ([], 0):
+    unused = before is not None and read_state(folder.journal) == ([], 0) and not submissions_in(folder.journal)
+    if unused and not committed:
         for part in PartCheck(folder.output).unrecorded(()):
             raise UsageError(
                 f"{part} is there, but {folder.journal} knows of no part: restore the journal, or use --fresh"

@@ -13,6 +13,7 @@ from pipeline.endpoint.connection import Access, Connection, Start, access
 from pipeline.execution.emulation import connection_to, emulator
 
 if TYPE_CHECKING:
+    from pipeline.execution.batch.setup import BatchSetup
     from pipeline.execution.finish import Summary
     from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.run import Run
@@ -54,6 +55,8 @@ class Target:
     simulation: list[str] | None
     supervisor: Supervisor
     pool: PoolSetup | None = None
+    batch: BatchSetup | None = None
+    """How rows are asked by batch, if they are."""
 
     def require_access(self) -> None:
         """Raises `UsageError` when credentials are missing, before anything is removed."""
@@ -88,7 +91,7 @@ class Target:
         with ExitStack() as stack:
             with self.stage("starting the emulator"):
                 address = stack.enter_context(emulator(self.simulation))
-            yield _moved(self, connection_to(address, self.connection.locations))
+            yield _moved(self, connection_to(address, self.connection.locations), address["origin"])
 
     def stage(self, text: str, reading: SurveyProgress | None = None) -> AbstractContextManager[None]:
         """Shows what is happening before the first call, or how far a survey is, while the block runs."""
@@ -99,9 +102,10 @@ class Target:
         self.supervisor.note(text)
 
 
-def _moved(target: Target, connection: Connection) -> Target:
+def _moved(target: Target, connection: Connection, origin: str) -> Target:
     pool = target.pool and replace(target.pool, start=replace(target.pool.start, connection=connection))
-    return replace(target, connection=connection, pool=pool)
+    batch = target.batch and replace(target.batch, credentials=connection.credentials, store_origin=origin)
+    return replace(target, connection=connection, pool=pool, batch=batch)
 
 
 async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None:
@@ -112,7 +116,7 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
         async with anyio.create_task_group() as working:
             tasks.start_soon(target.supervisor.supervise, runs, working.cancel_scope.cancel)
             for run in runs:
-                working.start_soon(_ask, run, target.pool, opening)
+                working.start_soon(_ask, run, target, opening)
         tasks.cancel_scope.cancel()
 
 
@@ -125,8 +129,10 @@ async def _report_changed_sdk(target: Target) -> None:
         target.note(f"note: {CHANGED_SDK}")
 
 
-async def _ask(run: Run, pool: PoolSetup | None, opening: Access) -> None:
-    if pool is not None:
+async def _ask(run: Run, target: Target, opening: Access) -> None:
+    if target.batch is not None and not await _ask_by_batch(run, target.batch, opening):
+        return
+    if (pool := target.pool) is not None:
         from pipeline.execution.processes import parent
 
         spec = parent.PoolSpec(workers=pool.workers, start=pool.start, lanes=opening.lanes)
@@ -137,3 +143,12 @@ async def _ask(run: Run, pool: PoolSetup | None, opening: Access) -> None:
     job, connections = run.context.job, workers_for(run.context.settings.bounds.concurrency)
     connect = opening.connecting(connections=connections, timeout_s=job.timeout_s, idle_timeout_s=job.idle_timeout_s)
     await run.execute(connect)
+
+
+async def _ask_by_batch(run: Run, batch: BatchSetup, opening: Access) -> bool:
+    """Has the rows asked by batch; returns whether what is left is to be asked online."""
+    from pipeline.execution.batch.setup import opened_backend
+    from pipeline.execution.batch.stage import BatchStage
+
+    async with opened_backend(opening, run.context.job.model, batch, run.context.plan.run_id) as backend:
+        return await BatchStage(run, backend, batch.settings).carry_out()

@@ -48,6 +48,8 @@ RATES = "rates.json"
 ADDRESS = "address"
 INPUT = "input"
 """A folder: rows that were given in memory, as files that are named by their content."""
+BATCH_FILES = "batch"
+"""The beginning of the names of the input files of batch jobs, until the jobs are created."""
 
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
@@ -132,6 +134,15 @@ class RunFolder:
     def inputs(self) -> Path:
         """The folder of rows that were given in memory."""
         return self.run / INPUT
+
+    def batch_input(self, wave: int, number: int) -> Path:
+        """The path of the input file of a batch job."""
+        return self.run / f"{BATCH_FILES}-{wave}-{number}.jsonl"
+
+    def remove_batch_inputs(self) -> None:
+        """Removes the input files of all batch jobs."""
+        with self._writing("the output folder"):
+            self.files.remove(self.run.glob(f"{BATCH_FILES}-*.jsonl"))
 
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""

@@ -19,6 +19,7 @@ from pipeline.storage.kept_replies import replies_path
 from pipeline.storage.remote import hydration
 from pipeline.storage.remote.lease import OWNER_FILE, RunLease, acquire
 from pipeline.storage.remote.objects import (
+    BATCH,
     DATA,
     INTENTS,
     KEPT_REPLIES,
@@ -29,9 +30,11 @@ from pipeline.storage.remote.objects import (
     SEGMENTS,
     OutputObjects,
     chunk_of,
+    ended_name,
     intent_name,
     record_name,
     replies_name,
+    submission_name,
 )
 from pipeline.storage.remote.records import (
     RemotePartCheck,
@@ -43,6 +46,7 @@ from pipeline.storage.remote.records import (
 from pipeline.storage.remote.segments import JournalPlace, Segments
 from pipeline.storage.remote.shards import close_others
 from pipeline.storage.run_folder import ADDRESS, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.submissions import Submission
 from pipeline.store.object_store import AlreadyThere, Changed
 
 PROBES = f"{RUN}/probes/"
@@ -173,6 +177,26 @@ class Follower:
             if (name := replies_name(part.chunk, part.sha256)) not in found:
                 raise Broken(f"{self.objects.address}/{name} is missing; restore it, or use --fresh to ask again")
 
+    def publish_submission(self, submission: Submission) -> None:
+        """Uploads the record of a batch job, before it is created: another machine then adopts the job."""
+        with at_work():
+            self.lease.require()
+            try:
+                self.objects.create(submission_name(submission.wave, submission.number), submission.to_json())
+            except AlreadyThere:
+                self.lease.renew()  # says who has taken over
+                raise Broken(
+                    f"{self.objects.address}: another run has submitted {submission.name}; run again"
+                ) from None
+
+    def publish_ended(self, submission: Submission) -> None:
+        """Uploads that the answers of a batch job are recorded, after what is new in the journal."""
+        with at_work():
+            self.upload_journal()
+            self.lease.require()
+            with suppress(AlreadyThere):  # of a machine that was killed before it had told its own journal
+                self.objects.create(ended_name(submission.wave, submission.number), submission.to_json())
+
     def withdraw(self, parts: Sequence[Part]) -> None:
         """Takes parts out of the bucket whose rows are in the journal again.
 
@@ -243,7 +267,7 @@ class Follower:
         self.lease.require()
         for name in (SUCCESS, MANIFEST, PAGE):
             self.objects.remove(name)
-        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES, LEDGERS):
+        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES, LEDGERS, BATCH):
             for info in list(self.objects.listing(prefix)):
                 if prefix != DATA or is_part_name(info.key.removeprefix(DATA)):
                     self.objects.remove(info.key)
