@@ -1,7 +1,7 @@
 """What is given to be copied: resources of schedulers, the image, and the scripts that a scheduler or GitHub runs.
 
-The schemas in tests/schemas/ have the fields that the recipes use, of the published ones that each names under `$comment`; an
-unknown field is refused.
+The schemas in tests/schemas/ have the fields that the recipes use, of the published ones that each names under
+`$comment`; an unknown field is refused.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def command_lines() -> dict[str, list[str]]:
     ray = shlex.split(loaded("ray-job.yaml")["spec"]["entrypoint"])
     assert ray[:2] == ["python", "docs/deploy/ray-shards.py"]
     slurm = (DEPLOY / "slurm-array.sh").read_text("utf-8").partition("\npipeline ")[2].partition(" &\n")[0]
-    airflow = re.findall(r'^ +"(run|jobs/\S+|--[^"]+)",$', (DEPLOY.parent / "howto" / "airflow.md").read_text("utf-8"), re.M)
+    airflow = re.findall(
+        r'^ +"(run|jobs/\S+|--[^"]+)",$', (DEPLOY.parent / "howto" / "airflow.md").read_text("utf-8"), re.MULTILINE
+    )
     return {
         "Cloud Run": cloud_run["args"],
         "Kubernetes": kubernetes["args"],
@@ -95,8 +97,9 @@ def test_the_command_line_of_a_recipe_is_understood(where: str, arguments: list[
     group: Any = typer.main.get_command(app)
     name, *rest = arguments
     context = group.commands[name].make_context(name, list(rest))
-    assert (ROOT / context.params["job"]).exists(), where
-    assert context.params["shard"] and context.params["output"], where
+    assert (ROOT / context.params["target"]).exists(), where
+    assert context.params["shard"], where
+    assert context.params["output"], where
 
 
 def test_the_shards_are_as_many_as_the_platform_starts() -> None:
@@ -124,7 +127,9 @@ def test_the_image_is_locked_and_runs_without_rights() -> None:
     lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
     assert 'ENTRYPOINT ["pipeline"]' in lines
     assert re.fullmatch(r"USER [1-9]\d*", lines[-3])
-    copied = [word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]]
+    copied = [
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    ]
     files = [name for name in copied if not name.startswith("--")]
     assert all((ROOT / name).exists() for name in files)
     assert {f"!{name}" for name in files} == set((ROOT / ".dockerignore").read_text("utf-8").splitlines()[1:-1])
@@ -179,9 +184,14 @@ def test_slurms_time_limit_drains_the_run_and_queues_it_again(tmp_path: Path) ->
     assert (tmp_path / "requeued").read_text() == "requeue 7_2\n"
 
 
-@pytest.mark.parametrize(("code", "restarts", "again"), [(0, 0, False), (2, 0, False), (6, 0, False), (7, 0, True), (7, 5, False)])
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"), [(0, 0, False), (2, 0, False), (6, 0, False), (7, 0, True), (7, 5, False)]
+)
 def test_slurm_queues_a_task_again_only_if_another_start_may_help(
-    tmp_path: Path, code: int, restarts: int, again: bool  # noqa: FBT001 # a column of the table
+    tmp_path: Path,
+    code: int,
+    restarts: int,
+    again: bool,  # noqa: FBT001 # a column of the table
 ) -> None:
     assert slurm(tmp_path, f"exit {code}\n", restarts).wait(PATIENCE_S) == code
     assert (tmp_path / "requeued").exists() == again

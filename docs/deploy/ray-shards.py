@@ -1,4 +1,4 @@
-"""Runs one job on a Ray cluster: every shard is a task of Ray, which runs `pipeline run`. Usage: ray-shards.py N ARGUMENT ..."""
+"""Runs one job on a Ray cluster: every shard is a task of Ray. Usage: ray-shards.py N ARGUMENT-OF-PIPELINE-RUN ..."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import ray
 
 AGAIN = (1, 7, 8, 143)
-"""Exit codes after which another try may do better: an error of the machine, of the endpoint, a lease of a lost try, a stop."""
+"""Exit codes after which another try may help: a fault of the machine or the endpoint, a lost try's lease, a stop."""
 
 
 @ray.remote(num_cpus=1, max_retries=3, retry_exceptions=True)
