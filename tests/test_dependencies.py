@@ -19,6 +19,7 @@ EXTRAS = {
     "pipeline/evaluation/": "eval",
     "pipeline/store/object_store.py": "cloud",
     "pipeline/execution/result.py": "frames",
+    "pipeline/report/otel.py": "otel",
 }
 """Folders and modules whose packages of other makers come with an extra."""
 

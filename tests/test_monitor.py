@@ -280,3 +280,44 @@ async def test_the_rates_that_were_granted_are_kept_at_the_end(tmp_path: Path) -
         assert GrantedRates(tmp_path).load() == {}
         tasks.cancel_scope.cancel()
     assert GrantedRates(tmp_path).load() == {"here": 100.0}
+
+
+async def test_what_rows_wait_for_and_why_is_logged_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the time for which the server wants no calls, which the state has too."""
+    caplog.set_level("INFO", logger="pipeline")
+    run = MonitoredRun(tmp_path)
+    counters = run.counters
+    counters.waits_for, counters.waiting, counters.last_throttle = "quota", 3, "429 RESOURCE_EXHAUSTED: later"
+    for lane in run.composed.lanes:
+        lane.hold.close(anyio.current_time(), 90.0)
+    run.second()
+    assert (counters.wait_s, state_of(tmp_path)["wait_reason"]) == (90.0, "429 RESOURCE_EXHAUSTED: later")
+    await anyio.sleep(59.0)
+    run.second()
+    await anyio.sleep(2.0)
+    run.second()
+    await anyio.sleep(30.0)
+    run.second()
+    assert counters.wait_s is None
+    counters.waits_for, counters.trouble = None, "connection refused"
+    run.second()
+    found = [one.fields for one in caplog.records if getattr(one, "event", None) == "run.waits"]  # type: ignore[attr-defined]
+    assert [(one["waits_for"], one.get("wait_s"), one["reason"]) for one in found] == [
+        ("quota", 90.0, "429 RESOURCE_EXHAUSTED: later"),
+        ("quota", 29.0, "429 RESOURCE_EXHAUSTED: later"),
+        ("an answer", None, "connection refused"),
+    ]
+
+
+async def test_every_change_of_a_rate_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    run = MonitoredRun(tmp_path)
+    [lane, _] = run.composed.lanes
+    assert lane.rate is not None
+    for at in (1.0, 1.0, 2.0):
+        lane.rate.change = RateChange(at, f"cut at {at}")
+        run.second()
+    found = [one.fields for one in caplog.records if getattr(one, "event", None) == "rate.change"]  # type: ignore[attr-defined]
+    assert [(one["lane"], one["reason"]) for one in found] == [("here", "cut at 1.0"), ("here", "cut at 2.0")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.configuration import job_defaults
 from pipeline.cli.host import Terminal
+from pipeline.cli.log_options import metrics_of
 from pipeline.evaluation.definition import Eval, load_evaluation
 from pipeline.evaluation.preparation import changed_by, target_of, workspace_of
 from pipeline.evaluation.workspace import EvalWorkspace, at_commit, name_of
@@ -46,7 +47,8 @@ def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> E
 
 def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
     """Where to ask."""
-    return target_of(subject, options, Terminal(options.quiet))
+    terminal = Terminal(options.quiet, metrics_of(options.metrics, otel=options.otel))
+    return target_of(subject, options, terminal)
 
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:

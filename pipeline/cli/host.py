@@ -15,7 +15,9 @@ from pipeline.faults import Broken
 from pipeline.text import printable
 
 if TYPE_CHECKING:
+    from pipeline.cli.metrics_output import MetricsTarget
     from pipeline.cli.progress import Progress
+    from pipeline.execution.finish import Summary
     from pipeline.execution.run import Run
     from pipeline.source.progress import SurveyProgress
 
@@ -25,6 +27,7 @@ class Terminal:
     """Supervises runs from a terminal or a log; see `pipeline.execution.target.Supervisor`."""
 
     quiet: bool = False
+    metrics: MetricsTarget | None = None
 
     def stage(self, text: str, reading: SurveyProgress | None = None) -> AbstractContextManager[None]:
         """Shows what is happening before the first call, or how far a survey is, while the block runs."""
@@ -50,6 +53,13 @@ class Terminal:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_signals, runs, progress)
             tasks.start_soon(progress.show)
+            if self.metrics is not None:
+                tasks.start_soon(self.metrics.keep, runs)
+
+    def ended(self, runs: Sequence[Run], summaries: Sequence[Summary]) -> None:
+        """Exports the last metrics."""
+        if self.metrics is not None:
+            self.metrics.end(runs, summaries)
 
 
 async def _watch_signals(runs: Sequence[Run], progress: Progress) -> None:

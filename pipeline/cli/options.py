@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.cli.configuration import job_defaults
+from pipeline.cli.log_options import LogFormat, LogLevel, MetricsFile, OpenTelemetry, logging_on_stderr
 from pipeline.execution.drain_timeout import drain_timeout
 from pipeline.execution.options import CACHE_FOLDER, CallOptions
 from pipeline.faults import UsageError
@@ -357,6 +358,10 @@ class RunOptions(CallOptions):
     quiet: Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress.", rich_help_panel=PRINTED)] = (
         False
     )
+    log_level: LogLevel = None
+    log_format: LogFormat = None
+    metrics: MetricsFile = None
+    otel: OpenTelemetry = None
 
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -365,15 +370,19 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
     group = own.parameters["options"].annotation
     hints = get_type_hints(group, include_extras=True)
     default = {one.name: one.default for one in fields(group)}
+    # In the order of the classes here, not in that of the class below the command line.
+    groups = [one for one in reversed(group.__mro__) if issubclass(one, RunOptions)]
     spread = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default[name], annotation=hints[name])
-        for name in inspect.get_annotations(group)  # in its order, not in that of its base class
+        for name in dict.fromkeys(name for one in groups for name in inspect.get_annotations(one))
     ]
 
     @wraps(command)
     def called(*arguments: Any, **given: Any) -> int:
         chosen = {parameter.name: given.pop(parameter.name) for parameter in spread}
-        return command(*arguments, options=group(**chosen), **given)
+        options = group(**chosen)
+        with logging_on_stderr(options.log_level, options.log_format):
+            return command(*arguments, options=options, **given)
 
     parameters = sorted([*(one for one in own.parameters.values() if one.name != "options"), *spread], key=_place)
     called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined] # inspect looks for it

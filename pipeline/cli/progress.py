@@ -174,6 +174,10 @@ class _Bars:
 
     def draw(self) -> None:
         """Draws the current state, at the current width of the terminal."""
+        with tqdm.get_lock():  # type: ignore[no-untyped-call] # a thread that logs writes before or after, not within
+            self._draw()
+
+    def _draw(self) -> None:
         now, width, counters = time.monotonic(), _columns() - 1, self._counters
         if width != self._width:
             self._resize(width)

@@ -126,18 +126,21 @@ def _doing(counters: Counters) -> list[_LinePiece]:
 
 
 def _reason(counters: Counters, *, brief: bool = False) -> str:
-    """What rows are waiting for, and the endpoint's error while it answers nothing; empty when all is well.
+    """What rows are waiting for, for how long and why, in the words of the last fault; empty when all is well.
 
-    A brief reason has the error without what rows are waiting for.
+    A brief reason has the error without what rows are waiting for, while the endpoint answers nothing.
     """
     waits = ""
     if counters.waits_for:
         found = f" ({counters.limit:.3g}/s)" if counters.waits_for == "quota" and counters.limit else ""
         waits = f"{counters.waiting} waiting for {counters.waits_for}{found}"
-    trouble = one_line(printable(counters.trouble or ""))
+        waits += f", {counters.wait_s:.0f} s" if counters.wait_s else ""
+    elif counters.retrying and counters.last_failure and not counters.trouble:
+        waits = "the last one failed"
+    trouble = one_line(printable(counters.why_it_waits or ""))
     if not trouble:
         return waits
-    if brief and waits:
+    if brief and waits and counters.trouble:
         return f"{counters.waiting} waiting: {trouble}"
     return f"{waits}: {trouble}" if waits else f"nothing is answered: {trouble}"
 

@@ -15,6 +15,7 @@ import typer
 from pipeline.cli.batch_options import EMULATED_BUCKET, BatchRunOptions, batch_setup_of
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import Terminal
+from pipeline.cli.log_options import metrics_of
 from pipeline.cli.options import (
     INPUT,
     LIMITS,
@@ -102,7 +103,8 @@ def run(
         simulation = simulation_of(options)
         if batch is not None and simulation is not None:
             simulation.append(f"--bucket={EMULATED_BUCKET}")
-        place = Target(connection, simulation, Terminal(options.quiet), pool, batch)
+        terminal = Terminal(options.quiet, metrics_of(options.metrics, otel=options.otel))
+        place = Target(connection, simulation, terminal, pool, batch)
         code = _run(job, settings, place, objects, part, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page

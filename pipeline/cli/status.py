@@ -182,7 +182,12 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
     yield "calls", text
     if now.get("waits_for"):
         limit = f" ({figures.rate(now['limit'])})" if now["waits_for"] == "quota" and now.get("limit") else ""
-        yield "waiting", f"{figures.count(now['waiting'])} rows for {now['waits_for']}{limit}"
+        text = f"{figures.count(now['waiting'])} rows for {now['waits_for']}{limit}"
+        text += f", {figures.about(now['wait_s'])}" if now.get("wait_s") else ""
+        why = None if now.get("trouble") else now.get("wait_reason")
+        yield "waiting", f"{text}: {short(why, 300)}" if why else text
+    elif now.get("retrying") and now.get("wait_reason"):
+        yield "waiting", f"{figures.count(now['retrying'])} rows to be asked again: {short(now['wait_reason'], 300)}"
     if now.get("rate_change"):
         yield "rate", str(now["rate_change"])
     if now.get("trouble"):

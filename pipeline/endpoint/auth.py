@@ -8,6 +8,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,9 +19,12 @@ import anyio
 from google.auth.credentials import Credentials
 
 from pipeline.endpoint.credentials import FOREIGN_ERRORS, Requester, find_credentials, is_refused, reason_of
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Interrupted, ProviderUnusable
 
 __all__ = ["GoogleTokenSource", "find_credentials", "refreshing"]
+
+_LOG = logging.getLogger(__name__)
 
 MARGIN_S = 225.0
 """A token is renewed at most this many seconds before expiry: google-auth's own threshold."""
@@ -110,7 +114,9 @@ class GoogleTokenSource:
                 self._trouble = reason_of(error)
                 self._judge(error, failing_since)
                 tries += 1
-                await anyio.sleep(min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                wait = min(30.0, 0.5 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+                log(_LOG, "token.failed", wait_s=wait, reason=self._trouble)
+                await anyio.sleep(wait)
                 continue
             with anyio.move_on_after(max(0.0, self._renew_at - self._clock())):
                 await self._wanted.wait()
@@ -132,6 +138,7 @@ class GoogleTokenSource:
         self._token, self._expires = token, now + left
         self._renew_at = self._expires - min(MARGIN_S, MARGIN_SHARE * left)
         self.refreshes += 1
+        log(_LOG, "token.renewed", number=self.refreshes, valid_s=left)
         self._wanted = anyio.Event()
         self._announce()
 

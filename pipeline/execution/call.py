@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from pipeline.execution.finish import Summary
 from pipeline.execution.progress_bar import ProgressBar
 from pipeline.execution.run import Run
 from pipeline.faults import Broken, Halt, Interrupted, UsageError
@@ -88,6 +89,9 @@ class CallSupervisor:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.switch.watch, runs, cut_off)
             tasks.start_soon(self.bar.show, runs[0].context.counters)
+
+    def ended(self, runs: Sequence[Run], summaries: Sequence[Summary]) -> None:
+        """Does nothing: the caller gets the result."""
 
 
 class Call(Generic[T]):

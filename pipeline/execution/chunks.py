@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 from anyio import to_thread
 
 from pipeline.data import Ask, Entry, Failure, Outcome, Part, Reply, Row
+from pipeline.endpoint.log_events import log
 from pipeline.execution import engine
 from pipeline.faults import Fault, Halt, UsageError
 from pipeline.job.job import Job
@@ -23,6 +25,8 @@ from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.output_columns import output_schema
 from pipeline.storage.run_folder import RunIdentity
 from pipeline.totals.counters import Counters
+
+_LOG = logging.getLogger(__name__)
 
 KEPT_BYTES = 128 << 20
 """Memory for the kept columns of open chunks; beyond it, they are read again when their part is written."""
@@ -141,6 +145,8 @@ class ChunkWorker:
             outcome = self.job.outcome(ordinal, entry)
             counters.count(outcome)
             if isinstance(outcome, Failure):
+                fault = outcome.fault
+                log(_LOG, "row.failed", row=ordinal, fault=type(fault).__name__, http_status=fault.http_status)
                 failed()
             if cache is not None:
                 cache.settle(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline.data import Part
+from pipeline.endpoint.log_events import log
 from pipeline.execution.run import Run, now
 from pipeline.faults import Broken, Halt
 from pipeline.policy import Shutdown
@@ -19,6 +21,8 @@ from pipeline.storage.remote.shard_follower import ShardFollower
 from pipeline.storage.submissions import charged_by_batch
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,15 @@ def finish(runs: Sequence[Run]) -> list[Summary]:
     """
     seconds = time.monotonic() - min(run.began for run in runs)
     charged = total(run.charged for run in runs)
-    return [_finished(run, seconds, charged) for run in runs]
+    summaries = [_finished(run, seconds, charged) for run in runs]
+    for summary in summaries:
+        log(_LOG, "run.end", **summary.facts())
+    return summaries
+
+
+def shard_of_run(run: Run) -> str | None:
+    """The shard that this start works on, as in `3/10`; None if it works on all rows."""
+    return str(run.follower.shard) if isinstance(run.follower, ShardFollower) else None
 
 
 def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
@@ -108,7 +120,7 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
     if complete and (damaged := _unsound(run)) is not None:
         ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
         complete = False
-    shard = run.follower.shard if isinstance(run.follower, ShardFollower) else None
+    shard = shard_of_run(run)
     too_many = run.too_many_failed() if complete and shard is None else None
     jobs, by_batch = context.journal.submissions.all(), charged_by_batch(context.folder.journal)
     waiting = sum(job.progress == "submitted" for job in jobs)
@@ -137,7 +149,7 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         run=context.journal.charged(),
         reason=too_many or _reason(context.stop),
         failures=failures.kinds,
-        shard=str(shard) if shard else None,
+        shard=shard,
         batch_jobs=len(jobs),
         batch_jobs_open=waiting,
         batch_calls=by_batch.calls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import anyio
 import orjson
 
+from pipeline.endpoint.log_events import log
 from pipeline.execution.rate_memory import GrantedRates
 from pipeline.faults import Broken, UsageError
 from pipeline.pace import Pacer, RecentRate
@@ -24,10 +26,15 @@ from pipeline.storage.run_folder import EVENTS, STATE, TUNE
 from pipeline.text import closest
 from pipeline.totals.counters import Counters
 
+_LOG = logging.getLogger(__name__)
+
 EVERY_S = 1.0
 _RATES_EVERY = 10
 _SAID_AGAIN_S = 60.0
 """Changes of the rate are reported once a minute at most; `state.json` has the latest one."""
+
+_LEAST_WAIT_S = 1.0
+"""Shorter times for which nothing is sent are not shown."""
 
 TUNABLE = ("concurrency", "rpm", "tpm")
 _TUNE_REMEDY = (
@@ -64,6 +71,7 @@ class RunMonitor:
         self._seconds = 0
         self._rate = RecentRate(anyio.current_time(), counters.done)
         self._reported: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     async def keep(self) -> None:
         """Runs every second until it is cancelled or the disk fails."""
@@ -103,6 +111,9 @@ class RunMonitor:
         self._before = counts
         rates = {lane.name: round(lane.rate.rate, 2) for lane in dispatcher.lanes if lane.rate}
         self._counters.limit = sum(rates.values()) if rates else None
+        self._counters.concurrency = dispatcher.limits.concurrency
+        self._log_rates()
+        self._log_wait()
         at = time.time()
         self._rate.add(anyio.current_time(), self._counters.done)
         left_s = self._rate.seconds_left(max(0, self._counters.rows - self._counters.done))
@@ -119,6 +130,8 @@ class RunMonitor:
             "waiting": self._counters.waiting,
             "waits_for": self._counters.waits_for,
             "trouble": self._counters.trouble,
+            "wait_s": self._counters.wait_s,
+            "wait_reason": self._counters.why_it_waits,
             "retrying": self._counters.retrying,
             "latency_p50": dispatcher.latencies.quantile(0.5),
             "latency_p99": dispatcher.latencies.quantile(0.99),
@@ -130,6 +143,37 @@ class RunMonitor:
             "run_cost_usd": round(self._counters.cost_before_usd + self._counters.cost_usd, 6),
             **passed,
         }
+
+    def _log_rates(self) -> None:
+        """Logs each change of a rate once."""
+        for lane in self._lanes_changed():
+            change = lane.rate.change
+            if change.at > self._logged.get(lane.name, -math.inf):
+                self._logged[lane.name] = change.at
+                log(_LOG, "rate.change", lane=lane.name, rate_per_s=lane.rate.rate, reason=change.text)
+
+    def _log_wait(self) -> None:
+        """Logs what rows wait for, and notes for how long; the same once a minute at most."""
+        now, counters = anyio.current_time(), self._counters
+        shut = min((lane.shut_for(now) for lane in self._composed.lanes), default=0.0)
+        counters.wait_s = round(shut, 1) if shut >= _LEAST_WAIT_S else None
+        waits_for = counters.waits_for or ("an answer" if counters.trouble else None)
+        if waits_for is None:
+            return
+        kind = waits_for.partition(",")[0]  # what follows for a failed endpoint are seconds, which change all the time
+        if now < self._logged.get(f"wait for {kind}", -math.inf) + _SAID_AGAIN_S:
+            return
+        self._logged[f"wait for {kind}"] = now
+        log(
+            _LOG,
+            "run.waits",
+            waiting=counters.waiting,
+            waits_for=waits_for,
+            wait_s=counters.wait_s,
+            reason=counters.why_it_waits or "no call was refused for it",
+            in_flight=counters.in_flight,
+            retrying=counters.retrying,
+        )
 
     def _last_change(self, now: float) -> str | None:
         """When and why the rate was last cut, or deliberately not cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from anyio import to_thread
 
 from pipeline.data import Entry, Failure, Part, is_part_name
 from pipeline.endpoint.connection import Connect
+from pipeline.endpoint.log_events import log
 from pipeline.execution import engine
 from pipeline.execution.monitor import RunMonitor
 from pipeline.job.job import Job
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from pipeline.storage.remote.follower import Follower
     from pipeline.storage.remote.records import RemotePartCheck
     from pipeline.storage.run_folder import RunIdentity
+
+_LOG = logging.getLogger(__name__)
 
 LEASE_CHECK_S = 1.0
 """How often a run looks whether its lease was taken over."""
@@ -112,9 +116,25 @@ class Run:
         """The chunks to work on. If there are any, the dataset is no longer marked as complete."""
         if chunks := self.chunks():
             self.unfinish()
+            self._log_start()
             # Earlier starts may have failed more rows than are tolerated: no call is made then.
             self.stop_if_too_many_failed()
         return chunks
+
+    def _log_start(self) -> None:
+        plan, counters = self.context.plan, self.context.counters
+        log(
+            _LOG,
+            "run.start",
+            job=plan.job_name,
+            run_id=plan.run_id,
+            model=plan.job.get("model"),
+            output=self.output,
+            rows=self.context.survey.rows,
+            left=counters.rows - counters.done,
+            concurrency=self.context.settings.bounds.concurrency,
+            simulated=plan.simulated,
+        )
 
     def unfinish(self) -> None:
         """Removes the success marker while the dataset is being changed."""
@@ -174,6 +194,8 @@ class Run:
         # The journal first: `parts` must never list what a crash could still undo.
         self.context.journal.seal(part)
         self.parts[part.chunk] = part
+        figures = {"rows": part.rows, "ok": part.ok, "failed": part.failed, "bytes": part.bytes}
+        log(_LOG, "part.sealed", chunk=part.chunk, part=part.name, first_row=part.first, **figures)
 
     def stop_if_too_many_failed(self) -> None:
         """Requests the stop if more rows have failed than tolerated, and stopping would save calls."""

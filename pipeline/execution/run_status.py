@@ -37,7 +37,7 @@ KILLED = "the last start did not end by itself: its process was killed, or the m
 
 _NOW = (
     "at", "rows_per_s", "eta_s", "concurrency", "limit", "rate_change", "in_flight", "waiting", "waits_for", "trouble",
-    "retrying", "latency_p50", "latency_p99",
+    "retrying", "latency_p50", "latency_p99", "wait_s", "wait_reason",
 )  # fmt: skip
 """What a running job reports about the current second."""
 

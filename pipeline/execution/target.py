@@ -35,6 +35,9 @@ class Supervisor(Protocol):
     async def supervise(self, runs: Sequence[Run], cut_off: Callable[[], None]) -> None:
         """Runs beside the runs until it is cancelled at their end. `cut_off` ends them without a drain."""
 
+    def ended(self, runs: Sequence[Run], summaries: Sequence[Summary]) -> None:
+        """Called once all are finished."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSetup:
@@ -80,7 +83,9 @@ class Target:
                 options = {"use_uvloop": find_spec("uvloop") is not None}
                 self.supervisor.prepare(sum(run.context.settings.bounds.concurrency for run in runs))
                 anyio.run(ask_all, backend_options=options)
-            return finish(runs)
+            summaries = finish(runs)
+        self.supervisor.ended(runs, summaries)
+        return summaries
 
     @contextmanager
     def _emulated(self) -> Iterator[Target]:

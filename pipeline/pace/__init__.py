@@ -9,12 +9,14 @@ from pipeline.pace.rate_state import RateChange
 from pipeline.pace.recent_rate import RecentRate
 from pipeline.pace.slow_start import FIRST_RATE, first_rate
 from pipeline.pace.stragglers import StragglerDetector, TimedCall
+from pipeline.pace.throttle_episode import QUIET_S, ThrottleEpisode
 
 __all__ = [
     "FEW",
     "FIRST_RATE",
     "LATE_S",
     "PROBE_S",
+    "QUIET_S",
     "ROWS",
     "SILENCE_AMONG_S",
     "SILENCE_S",
@@ -30,6 +32,7 @@ __all__ = [
     "RetryAfterHold",
     "RetryBudget",
     "StragglerDetector",
+    "ThrottleEpisode",
     "TimedCall",
     "TokenEstimate",
     "first_rate",

@@ -112,8 +112,16 @@ class Account:
     def _enter(self, one: Charges) -> None:
         if self.books is not None:
             self.books.charge(one)
+        self._count_tokens(one)
         self.counters.cost_usd += one.cost_usd
         self.counters.unpriced += one.unpriced_calls
+
+    def _count_tokens(self, one: Charges) -> None:
+        if not one.unmetered_calls:
+            self.counters.input_tokens.observe(one.input_tokens)
+            self.counters.output_tokens.observe(one.output_tokens)
+            self.counters.reasoning_tokens += one.reasoning_tokens
+            self.counters.cached_tokens += one.cached_tokens
 
     def _learn(self, size: Size, model: str | None, usage: Usage | None, cost: float | None) -> None:
         if usage is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import NoReturn
 import anyio
 
 from pipeline.data import Reply, Request
+from pipeline.endpoint.log_events import log
 from pipeline.faults import (
     Expired,
     Fault,
@@ -30,6 +32,8 @@ from pipeline.policy.failure_policy import LOOK_S, FailurePolicy, Throttles
 from pipeline.policy.shutdown import Shutdown
 from pipeline.policy.upstream import Control, Limits, Upstream
 from pipeline.totals.counters import Counters
+
+_LOG = logging.getLogger(__name__)
 
 _SHORTEST_NAP_S = 0.002
 _LONGEST_NAP_S = 1.0
@@ -177,6 +181,8 @@ class Dispatcher:
                 lane.control.answered(request, left_at)
                 self.failure_policy.answered(row.throttles)
                 self.latencies.add(ended_at - left_at)
+                self._counters.durations.observe(ended_at - left_at)
+                self._counters.request_outcomes["answered"] += 1
                 self._settle(size, leave.tokens, reply)
                 return reply
             finally:
@@ -193,6 +199,8 @@ class Dispatcher:
 
     def _unanswered(self, lane: Upstream, fault: Fault, left_at: float, row: _RowAttempts) -> float | _Doubt | None:
         """What follows an unanswered call: a pause before the next, an undecided refusal, or None: the fault counts."""
+        if not _never_left(fault):
+            self._counters.request_outcomes[type(fault).__name__.lower()] += 1
         # The first case that matches decides; the order matters.
         match fault:
             # 1. A 401 to a token that had just been renewed: a refusal of the credentials, not a stale token.
@@ -207,7 +215,7 @@ class Dispatcher:
                 return _Doubt(fault, self.failure_policy.refused(lane, row.ordinal, fault, left_at, row.compared))
             # 4. The row's own for certain; the endpoint works, which closes its breaker.
             case Permanent():
-                self._counters.requests -= isinstance(fault, InvalidRow)  # it never left
+                self._counters.requests -= _never_left(fault)
                 lane.answered(anyio.current_time(), left_at, served=isinstance(fault, Unparsable))
             # 5. The run ends, and the call was never sent.
             case ProviderUnusable() | Interrupted():
@@ -219,7 +227,10 @@ class Dispatcher:
         match fault:
             case Throttled():
                 row.renewed = False
-                return self.failure_policy.throttled(lane, fault, left_at, row.throttles)
+                pause = self.failure_policy.throttled(lane, fault, left_at, row.throttles)
+                wait = {"wait_s": pause, "retry_after_s": fault.retry_after}
+                log(_LOG, "row.throttled", row=row.ordinal, lane=lane.name, reason=fault, **wait)
+                return pause
             case Expired():
                 # The token has been renewed. Sent again from the queue, the call is counted and waits for its turn.
                 row.renewed = True
@@ -402,6 +413,11 @@ class Dispatcher:
         refusal = turn.bid.refusal() if turn.bid and self._queue[0] is turn else None
         if refusal is not None:
             raise refusal
+
+
+def _never_left(fault: Fault) -> bool:
+    """Whether no request was sent: none can be made for the row, or the call was waiting for a token."""
+    return isinstance(fault, InvalidRow | Interrupted) or (isinstance(fault, ProviderUnusable) and fault.kind is None)
 
 
 def _unaccepted(fault: Expired) -> ProviderUnusable:

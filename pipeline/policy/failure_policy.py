@@ -136,9 +136,10 @@ class FailurePolicy:
             row.own, row.own_since = row.own + 1, min(row.own_since, now)
         row.last_at, row.passed_over = now, row.passed_over + passed_over
         # A row that is throttled while others are answered must not slow them: only its first few 429s cut the rate.
+        lane.trouble = fault
+        self._counters.last_throttle = fault.message[:_MOST_WORDS]
         if row.own < FEW:
             lane.throttled(now, left_at, None if passed_over else fault.retry_after)
-        lane.trouble = fault
         out_of_patience = lane.answered_at is not None and now - lane.answered_at >= self._give_up_s
         # Where many rows are throttled, the quota is short, and no row is blamed before it had more tries.
         most = self._scarcity.attempts(THROTTLES)
@@ -168,6 +169,7 @@ class FailurePolicy:
             fault.own = True
             return None
         lane.trouble = fault
+        self._counters.last_failure = fault.message[:_MOST_WORDS]
         lane.failed(now, row, self.rows_in_play(fault.cause), left_at)
         # While everything fails, a 500 is still the server's verdict on this row, and counts; other failures do not.
         fault.own = lane.opened_at is not None and fault.http_status == 500

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from functools import partial
 
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
 from pipeline.data import Ask, Reply, Request
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Unavailable
 from pipeline.pace import FailureRate, RetryBudget
 from pipeline.policy.shutdown import Shutdown
 from pipeline.totals.counters import Counters
+
+_LOG = logging.getLogger(__name__)
 
 
 def retrying(
@@ -53,6 +58,7 @@ def retrying(
             stop=lambda state: state.attempt_number >= _tries(state, failure_rate, attempts),
             wait=_floored_wait,
             sleep=_sleep,
+            before_sleep=partial(_log_retry, request.ordinal),
             reraise=True,
         )(_try)
         return replace(reply, attempts=tried)
@@ -88,6 +94,20 @@ def _tries(state: RetryCallState, failure_rate: FailureRate, attempts: int) -> i
     fault = state.outcome.exception() if state.outcome else None
     # A bad hour of the endpoint gives a row more tries, but not one whose failure is known to be its own.
     return attempts if isinstance(fault, Unavailable) and fault.own else failure_rate.attempts(attempts)
+
+
+def _log_retry(row: int, state: RetryCallState) -> None:
+    fault = state.outcome.exception() if state.outcome else None
+    log(
+        _LOG,
+        "row.retry",
+        row=row,
+        attempt=state.attempt_number + 1,
+        wait_s=state.upcoming_sleep,
+        fault=type(fault).__name__,
+        http_status=getattr(fault, "http_status", None),
+        reason=fault,
+    )
 
 
 _backoff = wait_exponential_jitter(initial=1, exp_base=2, max=60, jitter=1)

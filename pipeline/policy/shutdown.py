@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable
 from typing import NoReturn
 
 import anyio
 
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Broken, Fault, Interrupted
+
+_LOG = logging.getLogger(__name__)
 
 
 class Shutdown:
@@ -23,6 +27,8 @@ class Shutdown:
         """Requests the stop, because of a fault or a signal. The first reason counts, but `Broken` overrides it."""
         if self.reason is None or isinstance(reason, Broken):
             self.reason = reason
+            name = reason.name if isinstance(reason, signal.Signals) else str(reason)
+            log(_LOG, "run.stop", reason=name, cause=type(reason).__name__)
             self._event.set()
             while self._then:
                 self._then.pop()()

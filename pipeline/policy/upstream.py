@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 
 from pipeline.data import Ask, Request
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Fault
-from pipeline.pace import ROWS, AdaptiveRate, Blame, CircuitBreaker, Pacer, Refusal, RetryAfterHold
+from pipeline.pace import (
+    QUIET_S,
+    ROWS,
+    AdaptiveRate,
+    Blame,
+    CircuitBreaker,
+    Pacer,
+    Refusal,
+    RetryAfterHold,
+    ThrottleEpisode,
+)
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -163,6 +177,10 @@ class Upstream(ABC):
         if served:
             self.served_at = now
 
+    def trouble_in_words(self) -> str:
+        """What is wrong with it, as last reported."""
+        return self.hitch() or (self.trouble.message if self.trouble is not None else "")
+
     def weakened(self) -> None:
         """A request failed: others get more of the requests for a while."""
         # Never 0: a lane that gets no calls would never show that it has recovered.
@@ -175,6 +193,7 @@ class LocalUpstream(Upstream):
 
     rate: AdaptiveRate | None = field(default_factory=AdaptiveRate)
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    throttle_episode: ThrottleEpisode = field(default_factory=ThrottleEpisode)
 
     @property
     def has_served(self) -> bool:
@@ -195,6 +214,10 @@ class LocalUpstream(Upstream):
         """Seconds until a request may leave by this lane."""
         return max(self.hold.wait(now), self.breaker.wait(now), self.rate.wait(now) if self.rate else 0.0)
 
+    def shut_for(self, now: float) -> float:
+        """Seconds for which nothing is sent because the server named a time, or until the next probe."""
+        return max(0.0, self.hold.opens_at - now, self.breaker.wait(now))
+
     def sent(self, now: float) -> None:
         """A request leaves."""
         self.answered_at = now if self.answered_at is None else self.answered_at
@@ -208,10 +231,13 @@ class LocalUpstream(Upstream):
         if served:
             self.blame.served(left_at)
         # After an outage the rate starts again: what the quota granted before says little about a server that comes up.
-        if self.breaker.succeeded(now) and self.rate:
+        if self._recovered(now) and self.rate:
             self.rate.restart(now)
         elif self.rate:
             self.rate.answered(now, left_at)
+        if self.throttle_episode.refusals and (ended := self.throttle_episode.answered(now)):
+            seconds, refusals = ended.seconds, ended.refusals
+            log(_LOG, "throttle.end", lane=self.name, refusals=refusals, seconds=seconds, quiet_s=QUIET_S)
 
     def refused(self, refusal: Refusal) -> None:
         """A request was refused, perhaps for a reason that applies to every row."""
@@ -223,7 +249,9 @@ class LocalUpstream(Upstream):
 
     def throttled(self, now: float, left_at: float, retry_after: float | None) -> None:
         """A request was refused for lack of quota."""
-        self.breaker.succeeded(now)  # it works, and says so
+        self._recovered(now)  # it works, and says so
+        if self.throttle_episode.refused(now):
+            log(_LOG, "throttle.begin", lane=self.name, reason=self.trouble_in_words())
         if self.rate:
             self.rate.throttled(now, left_at)
         if retry_after is not None:
@@ -232,6 +260,15 @@ class LocalUpstream(Upstream):
     def failed(self, now: float, row: int, in_play: int = ROWS, left_at: float | None = None) -> None:
         """A request that left at `left_at` failed, with `in_play` rows in play."""
         self.weakened()
-        self.breaker.failed(now, row, in_play, left_at)
+        if self.breaker.failed(now, row, in_play, left_at):
+            log(_LOG, "breaker.open", lane=self.name, reason=self.trouble_in_words())
         if self.rate:
             self.rate.failed(now)
+
+    def _recovered(self, now: float) -> bool:
+        """The endpoint has shown that it works. Returns whether it counted as failed until now."""
+        opened_at = self.breaker.opened_at
+        if not self.breaker.succeeded(now):
+            return False
+        log(_LOG, "breaker.close", lane=self.name, seconds=now - opened_at if opened_at is not None else 0.0)
+        return True

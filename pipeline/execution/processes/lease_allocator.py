@@ -124,6 +124,8 @@ class LeaseAllocator:
         worker.held = max(worker.granted, report.in_flight, *(places for _, places in worker.ceilings))
         self._counters.add(report.counted)
         self._counters.notices.extend(report.notices)
+        self._counters.last_throttle = report.last_throttle or self._counters.last_throttle
+        self._counters.last_failure = report.last_failure or self._counters.last_failure
         for latency in report.latencies:
             self._dispatcher.latencies.add(latency)
         self._sum_up()

@@ -30,6 +30,8 @@ class Assignment:
     number: int
     of: int
     start: Any
+    log_level: int
+    """The least level of records that the parent logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,10 @@ class WorkerReport:
     budgets: Mapping[str, BudgetReport] = field(default_factory=dict)
     maxima: Mapping[Any, float] = field(default_factory=dict)
     """What it has learned about the cost of calls, if there are budgets."""
+    last_throttle: str | None = None
+    last_failure: str | None = None
+    records: Sequence[Mapping[str, Any]] = ()
+    """What it has logged."""
 
 
 @dataclass(frozen=True, slots=True)

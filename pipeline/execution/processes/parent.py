@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections import deque
@@ -15,6 +16,7 @@ from anyio import to_thread
 
 from pipeline.data import Part, Reply, Request
 from pipeline.endpoint.connection import OpenEndpoint
+from pipeline.endpoint.log_events import log
 from pipeline.execution.processes.lease_allocator import LeaseAllocator
 from pipeline.execution.processes.messages import (
     Assignment,
@@ -28,6 +30,7 @@ from pipeline.execution.processes.messages import (
     WorkerFailed,
     WorkerReport,
 )
+from pipeline.execution.processes.relayed_records import log_relayed
 from pipeline.execution.processes.spawn import Process, WorkerPool
 from pipeline.execution.run import Run
 from pipeline.faults import Broken, UsageError
@@ -35,6 +38,8 @@ from pipeline.policy import LocalUpstream
 from pipeline.policy.compose import ComposedAsk
 from pipeline.storage.journal_reader import worker_journal_path
 from pipeline.totals.ledger import NOTHING
+
+_LOG = logging.getLogger(__name__)
 
 TICK_S = 0.02
 """Interval at which leases are recomputed."""
@@ -146,6 +151,7 @@ class _Parent:
             number=child.number,
             of=pool.workers.count,
             start=pool.start,
+            log_level=logging.getLogger("pipeline").getEffectiveLevel(),
         )
         await self._send(child, order)
         self._children[child.number] = child
@@ -159,6 +165,7 @@ class _Parent:
             match message:
                 case WorkerReport():
                     self._allocator.report(child.number, message, anyio.current_time())
+                    log_relayed(message.records)
                     if message.counted.get("ok") or message.counted.get("failed"):
                         child.recorded, self._barren = True, 0
                         self._run.stop_if_too_many_failed()
@@ -239,6 +246,7 @@ class _Parent:
         """Notes a death. Workers that die without recording anything would do so forever: then the run stops."""
         self._barren += not child.recorded
         how = _ended(child.process.returncode)
+        log(_LOG, "worker.end", worker=child.number, how=how)
         notices = self._run.context.counters.notices
         notices.append(f"a worker process has ended ({how}); another goes on from its journal")
         if self._barren >= MOST_BARREN:

@@ -31,6 +31,7 @@ from pipeline.execution.processes.messages import (
     WorkerFailed,
     WorkerReport,
 )
+from pipeline.execution.processes.relayed_records import RelayedRecords
 from pipeline.faults import Broken, Fault, Halt, Interrupted, UsageError
 from pipeline.job.job import Job
 from pipeline.job.turns import Turn
@@ -130,6 +131,7 @@ class _Worker:
         self._order = order
         self._channel = channel
         self._parent_knows_of_stop = False
+        self._records = RelayedRecords.attached(order.log_level, order.number)
         self._leased = anyio.Event()
         self._lease = 0
         self._kept: dict[int, PartRecorded] = {}
@@ -235,6 +237,9 @@ class _Worker:
             retrying=counters.retrying,
             waits_for=counters.waits_for,
             trouble=counters.trouble,
+            last_throttle=counters.last_throttle,
+            last_failure=counters.last_failure,
+            records=self._records.take(),
             counted=counted,
             notices=self._notes(),
             latencies=composed.dispatcher.latencies.newest(min(answered, _LATENCIES)),

@@ -6,6 +6,7 @@ nothing that another one cannot go on with; one that is only slow changes nothin
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.data import Part, PartFile, is_part_name
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Broken, Halt, ProviderUnusable, UsageError
 from pipeline.storage.durable import PRIVATE_FILE
 from pipeline.storage.kept_replies import replies_path
@@ -48,6 +50,8 @@ from pipeline.storage.remote.shards import close_others
 from pipeline.storage.run_folder import ADDRESS, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
 from pipeline.storage.submissions import Submission
 from pipeline.store.object_store import AlreadyThere, Changed
+
+_LOG = logging.getLogger(__name__)
 
 PROBES = f"{RUN}/probes/"
 """Where objects are created that tell whether the output may be written, and what time the store has."""
@@ -120,6 +124,8 @@ class Follower:
         self._forget(part)
         if self._segments is not None:
             self._segments.sealed(part.chunk)
+        of_part = {"chunk": counted.chunk, "part": counted.name, "bytes": counted.bytes}
+        log(_LOG, "part.uploaded", output=self.objects.address, **of_part)
         return counted
 
     def _forget(self, part: Part) -> None:

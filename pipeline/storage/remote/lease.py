@@ -6,6 +6,7 @@ deletion has no condition: it is marked as released.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -20,10 +21,13 @@ from typing import Any
 
 import orjson
 
+from pipeline.endpoint.log_events import log
 from pipeline.faults import Broken, Halt, OutputInUse, UsageError
 from pipeline.storage.remote.objects import LEASE, OutputObjects
 from pipeline.storage.run_folder import RUN
 from pipeline.store.object_store import AlreadyThere, Changed
+
+_LOG = logging.getLogger(__name__)
 
 RENEW_S = 20.0
 """Interval of the renewals, in seconds. Cloud Storage allows one write a second to the same name."""
@@ -134,6 +138,7 @@ class RunLease:
             by = f"by {who}" if who else "by nobody: its lease was deleted"
             message = f"another run has taken over {self._objects.address} ({by}); this one has stopped"
             self._lost = Broken(f"{message}. What it had not uploaded stays in its state folder")
+            log(_LOG, "lease.lost", output=self._objects.address, reason=self._lost)
             raise self._lost from None
         self._holder = holder
 
@@ -173,7 +178,9 @@ def acquire(
         here = this_process(known if known and (holder is None or holder.owner == known) else uuid.uuid4().hex)
         with suppress(Changed, AlreadyThere):
             version = objects.replace(name, packed_holder(here), str(found.info.version) if found else None)
-            return RunLease(objects, name, here, version, clock), holder.owner if holder else None
+            before = holder.owner if holder else None
+            log(_LOG, "lease.taken", output=what or objects.address, owner=here.owner, before=before)
+            return RunLease(objects, name, here, version, clock), before
     raise OutputInUse(f"other runs start on {what or objects.address} at the same time: try again")
 
 
