@@ -1,6 +1,6 @@
 # `make` shows this help. Everything is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup run jobs eval test smoke lint types unit format emulate lock audit clean bench profile soak
+.PHONY: help setup run jobs eval test smoke lint types unit format emulate lock audit clean bench profile soak docs
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -72,9 +72,21 @@ profile: $(READY) ## Where the time of a run goes: the 25 most expensive functio
 emulate: $(READY) ## Run the local Vertex AI until Ctrl-C
 	@$(BIN)/pipeline emulate
 
-lock: ## Bring requirements.lock up to date (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --upgrade --output-file requirements.lock
+docs: $(VENV)/.docs-ready ## Build the documentation site into out/site: its links and anchors must lead somewhere
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo out/site/index.html
+
+$(VENV)/.docs-ready: requirements-docs.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+lock: ## Bring requirements.lock, and those of the site and of the image, up to date (needs uv)
+	$(LOCK) --group dev --upgrade --output-file requirements.lock
+	$(LOCK) --group docs --constraint requirements.lock --upgrade --output-file requirements-docs.lock
+	$(LOCK) --group image --extra cloud --extra eval --extra uvloop --constraint requirements.lock --upgrade \
+		--output-file requirements-image.lock
 
 audit: ## Look for known vulnerabilities in what is locked (needs uv and the network)
 	uv tool run pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict

@@ -9,6 +9,7 @@ by its words. What stands under a table's rule is what the emulator made up, and
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import re
@@ -43,7 +44,7 @@ from pipeline.storage.run_folder import JOURNAL
 from pipeline.totals.ledger import NOTHING
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", ROOT / "data" / "README.md"]
 AT_ONCE = 3
 PATIENCE_S = 120
@@ -67,6 +68,8 @@ _KILLED = re.compile(r'timeout -s KILL \d+ (?P<command>pipeline run .* -o (?P<ou
 """A run that is killed in the middle, and the shell's word for it."""
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_OTHER_PROGRAM = re.compile(r"^ *(?:gcloud|docker|kubectl|pip|sbatch|RUN|COPY) (?:.*\\\n)*.*$", re.MULTILINE)
+"""A command of another program, with the lines that continue it: its options are its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +270,13 @@ def test_no_command_is_shown_that_is_not_run(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_says_to_type_plans_as_printed(page: Path, tmp_path: Path) -> None:
     """Runs that need an account cannot be run here; their job, their files and their options are looked at offline."""
-    blocks = [block.text for block in blocks_of(page.read_text("utf-8")) if block.language == "sh"]
+    blocks = [each.text for each in blocks_of(page.read_text("utf-8")) if each.language == "sh" and not each.name]
     lines = [line for text in blocks for line in text.splitlines() if line.startswith("pipeline run ")]
     for name in ("jobs", "data"):
         (tmp_path / name).symlink_to(ROOT / name)
+    for block in blocks_of(page.read_text("utf-8")):
+        if block.name:
+            (tmp_path / block.name).write_text(block.text, "utf-8")
     known = options_of("plan")
     for line in lines:
         told = shlex.split(line.removeprefix("pipeline run "))
@@ -398,7 +404,7 @@ def test_every_option_is_explained(command: str) -> None:
 def test_every_option_that_is_mentioned_exists(page: Path) -> None:
     known = {"--help", "--version", "--profile"}.union(*map(options_of, COMMANDS))
     known |= set(RENAMED_OPTIONS) if page.name == "CHANGELOG.md" else set()
-    assert set(_OPTION.findall(page.read_text("utf-8"))) <= known
+    assert set(_OPTION.findall(_OTHER_PROGRAM.sub("", page.read_text("utf-8")))) <= known
 
 
 def test_the_fields_of_the_json_result_are_those_of_the_code() -> None:
@@ -443,6 +449,31 @@ def test_links_lead_somewhere(page: Path) -> None:
 def anchors_in(path: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", path.read_text("utf-8")), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """A new page is one line under `nav` in mkdocs.yml."""
+    named = re.findall(r"^ +- .+: (\S+\.md)$", text_of("mkdocs.yml"), flags=re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in PAGES if path.name != "README.md"}
+    assert pages <= set(named)
+    assert len(named) == len(set(named))
+
+
+def messages_in(path: Path) -> Iterator[str]:
+    """Every text of a module, with three dots for the values in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_of_the_code() -> None:
+    messages = {text for path in (ROOT / "pipeline").rglob("*.py") for text in messages_in(path)}
+    quoted = re.findall(r"^### (.+)$", text_of("docs/troubleshooting.md"), flags=re.MULTILINE)
+    patterns = {each: re.compile(".*".join(map(re.escape, each.split("…"))), re.DOTALL) for each in quoted}
+    assert len(quoted) > 20
+    assert [each for each, pattern in patterns.items() if not any(map(pattern.search, messages))] == []
 
 
 def test_the_readme_is_read_in_ten_minutes() -> None:
