@@ -15,7 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
-EXTRAS = {"pipeline/evaluation/": "eval", "pipeline/store/object_store.py": "cloud"}
+EXTRAS = {
+    "pipeline/evaluation/": "eval",
+    "pipeline/store/object_store.py": "cloud",
+    "pipeline/execution/ray_engine.py": "ray",
+}
 """Folders and modules whose packages of other makers come with an extra."""
 
 BY_NAME = {"uvloop", "tzdata"}

@@ -63,7 +63,7 @@ class Target:
 
         with ExitStack() as stack:
             if any(run.chunks() for run in runs):
-                target = stack.enter_context(self._emulated())
+                target = stack.enter_context(self.at_work())
                 ask_all = partial(_ask_all, runs, target, access(target.connection))
                 # uvloop, where installed, saves a fifth of the processor time of a row.
                 options = {"use_uvloop": find_spec("uvloop") is not None}
@@ -72,7 +72,7 @@ class Target:
             return finish(runs)
 
     @contextmanager
-    def _emulated(self) -> Iterator[Target]:
+    def at_work(self) -> Iterator[Target]:
         """The target to use inside the block: this one, or its emulator."""
         if self.simulation is None:
             yield self
@@ -112,7 +112,7 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
     await _report_changed_sdk()
     progress = Progress(runs[0].context.counters, quiet=target.quiet)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, runs, progress)
+        tasks.start_soon(watch_signals, runs, progress)
         tasks.start_soon(progress.show)
         async with anyio.create_task_group() as working:
             for run in runs:
@@ -143,7 +143,7 @@ async def _ask(run: Run, pool: PoolSetup | None, opening: Access) -> None:
     await run.execute(connect)
 
 
-async def _watch_signals(runs: Sequence[Run], progress: Progress) -> None:
+async def watch_signals(runs: Sequence[Run], progress: Progress) -> None:
     """Ends runs on SIGINT, SIGTERM and SIGHUP: drains on the first, exits on the second; no received reply is lost.
 
     SIGHUP stays ignored if it already is, as under nohup.

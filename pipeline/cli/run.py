@@ -26,6 +26,7 @@ from pipeline.cli.options import (
     output_of,
     with_options,
 )
+from pipeline.cli.ray_options import EngineOption, RayAddressOption, RaySetup, require_ray
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.remote_output import objects_at, put_remote_page, view_of
 from pipeline.cli.shard_options import ShardOption, require_shardable, shard_of
@@ -53,15 +54,25 @@ def run(
     target: JobFileArgument,
     *,
     processes: Annotated[
-        str,
-        typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
-    ] = "1",
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that share the work; auto: one per core.",
+            show_default="1; with --engine ray: auto",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     shard: ShardOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
     state_dir: StateFolder = None,
     options: RunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
-    with _workers(_count_of(processes)) as workers, reading_stores(options.credentials):
+    if ray_address is not None and engine != "ray":
+        raise UsageError("--ray-address belongs to --engine ray")
+    count = 1 if engine == "ray" else _count_of(processes or "1")
+    with _workers(count) as workers, reading_stores(options.credentials):
         _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, **options.of_input())
@@ -70,6 +81,8 @@ def run(
         if (part := shard_of(shard)) is not None:
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
+        if engine == "ray":
+            require_ray(options, address, ray_address, shard)
         objects = objects_at(address) if address else None
         settings = settings_of(options, name, folder, connection)
         if not options.emulate:
@@ -80,9 +93,15 @@ def run(
             from pipeline.execution.shards import divided
 
             settings = divided(settings, part)
-        pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
+        start = _start(target, options, connection, job)
+        cluster = None
+        if engine == "ray":
+            tasks = None if processes in {None, "auto"} else _count_of(str(processes))
+            cluster = RaySetup(ray_address, tasks, start, options, state_dir)
+            settings = replace(settings, chunks=cluster.chunks)
+        pool = PoolSetup(workers, start) if workers else None
         place = Target(connection, simulation_of(options), options.quiet, pool)
-        code = _run(job, settings, place, objects, part, as_json=options.as_json)
+        code = _run(job, settings, place, objects, part or cluster, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page
             from pipeline.cli.samples import for_the_eye
@@ -210,13 +229,22 @@ def simulation_of(options: RunOptions) -> list[str] | None:
 
 
 def _run(
-    job: Job, settings: Settings, place: Target, objects: OutputObjects | None, shard: Shard | None, *, as_json: bool
+    job: Job,
+    settings: Settings,
+    place: Target,
+    objects: OutputObjects | None,
+    divided: Shard | RaySetup | None,
+    *,
+    as_json: bool,
 ) -> int:
+    """Executes a run: all of it here, one shard of it, or all of it on a cluster."""
     from pipeline.execution.shards import ShardStart
     from pipeline.execution.start import open_run
     from pipeline.source.progress import SurveyProgress
     from pipeline.storage.remote.shards import Patience
 
+    cluster = divided if isinstance(divided, RaySetup) else None
+    shard = None if isinstance(divided, RaySetup) else divided
     start = None if shard is None else ShardStart(shard, Patience(say=place.note))
     if settings.fresh:
         place.require_access()
@@ -235,7 +263,13 @@ def _run(
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary] = place.execute([run])
+        on_cluster = cluster is not None and bool(run.chunks())
+        if not on_cluster:
+            [summary] = place.execute([run])
+    if cluster is not None and objects is not None and on_cluster:  # closed: the tasks hold leases of their own
+        from pipeline.cli import ray_run
+
+        summary = ray_run.execute(run, place, cluster, objects)
     return _report(job, summary, settings.output, run.context.stop.reason, as_json=as_json, said=said)
 
 
