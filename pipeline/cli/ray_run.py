@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,11 +32,19 @@ def execute(run: Run, target: Target, setup: RaySetup, objects: OutputObjects) -
     with target.at_work() as here:
         opening = access(here.connection)
         with target.stage("starting Ray"):
+            _set_environment(setup)
             from pipeline.execution import ray_engine
         with ray_engine.cluster(setup.address, setup.workers) as workers:
             order = _order(run, here, setup, workers)
             anyio.run(partial(_drive, run, order, opening.lanes, quiet=target.quiet))
     return _ended(run, objects)
+
+
+def _set_environment(setup: RaySetup) -> None:
+    """Sets what Ray reads as it is loaded: it reports nothing, and a cluster for one run is on loopback only."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if setup.address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: processes bind to 127.0.0.1 only
 
 
 def _order(run: Run, target: Target, setup: RaySetup, workers: int) -> TaskOrder:

@@ -12,8 +12,7 @@ import os
 import uuid
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import anyio
@@ -30,11 +29,10 @@ from pipeline.execution.cluster.limiter import (
     RunProgress,
     StopReason,
     Terms,
-    bare_counters,
     bare_fault,
     take_over,
 )
-from pipeline.execution.cluster.task_order import OpenedTask, TaskEnd, TaskOrder
+from pipeline.execution.cluster.task_order import LimiterOrder, OpenedTask, TaskEnd, TaskOrder, limiter_order
 from pipeline.execution.cluster.task_window import in_window
 from pipeline.execution.monitor import RunMonitor
 from pipeline.execution.processes.messages import WorkerReport
@@ -46,7 +44,6 @@ from pipeline.faults import Broken, Fault, Halt, Interrupted, UsageError
 from pipeline.policy import Shutdown
 from pipeline.policy.compose import budgets_for, compose
 from pipeline.storage.remote.shards import Shard
-from pipeline.totals.counters import Counters
 from pipeline.totals.ledger import Charges
 
 MOST_RETRIES = 8
@@ -75,7 +72,6 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
     Yields how many tasks may run at the same time: `workers`, or as many as the cluster has processors.
     Raises `UsageError` if there is no cluster at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": _NAMESPACE}
     try:
         if address is None:
@@ -93,21 +89,6 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
 
 
 # The limiter.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimiterOrder:
-    """What the limiter is made of. `charged` is what earlier starts were charged, `lanes` are as of `Access`.
-
-    `run_folder` is that of the driver, which the limiter's monitor writes to; `rates` as of `Settings`.
-    """
-
-    task: TaskOrder
-    lanes: Sequence[tuple[str, float]]
-    counters: Counters
-    charged: Charges
-    run_folder: Path
-    rates: Path | None
 
 
 class LimiterActor:
@@ -232,14 +213,7 @@ async def execute(run: Run, order: TaskOrder, lanes: Sequence[tuple[str, float]]
     """
     context = run.context
     name = f"limiter-{context.plan.run_id}-{uuid.uuid4().hex[:8]}"
-    made = LimiterOrder(
-        task=order,
-        lanes=lanes,
-        counters=bare_counters(context.counters),
-        charged=run.charged_before,
-        run_folder=context.folder.run,
-        rates=context.settings.rates,
-    )
+    made = limiter_order(run, order, lanes)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(LimiterActor).options(
         name=name, num_cpus=0, max_restarts=0, max_concurrency=1000, scheduling_strategy=here

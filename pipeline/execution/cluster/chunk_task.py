@@ -42,7 +42,10 @@ async def ask_chunks(run: Run, limiter: LimiterLink, connect: Connect, task: Tas
         number = await limiter.join(task.name)
         async with connect() as endpoints:
             await _Asker(run, context, limiter, endpoints, number, task.of).work()
-        await limiter.leave(number, run.charged)
+        try:
+            await limiter.leave(number, run.charged)
+        except Halt as fault:  # it is gone; what was answered is uploaded nevertheless
+            run.context.stop.request(fault)
     if isinstance(run.follower, ShardFollower):
         run.follower.end_shard(run.parts.values())
     return [run.parts[chunk] for chunk in run.assigned if chunk in run.parts]
