@@ -15,6 +15,7 @@ from pipeline.execution.cluster.limiter import LEASE_S, LimiterLink, bare_fault,
 from pipeline.execution.context import RunContext
 from pipeline.execution.processes.lease_holder import LeaseHolder
 from pipeline.execution.processes.leased_limits import LeasedBudget
+from pipeline.execution.processes.worker import TICK_S
 from pipeline.execution.run import Run
 from pipeline.faults import Fault, Halt, Interrupted
 from pipeline.policy import LocalBudget
@@ -101,10 +102,16 @@ class _Asker:
         try:
             while True:
                 await self._exchange()
-                await anyio.sleep(LEASE_S)
+                await self._lease_passes()
         except Halt as fault:
             self._context.stop.request(fault)
             self._holder.leased.set()
+
+    async def _lease_passes(self) -> None:
+        """Returns when it is time to report again; soon, if a request was refused: the others must slow down too."""
+        until = anyio.current_time() + LEASE_S
+        while anyio.current_time() < until and not self._holder.was_throttled:
+            await anyio.sleep(TICK_S)
 
     async def _exchange(self) -> None:
         """Reports what happened, and applies what the limiter says."""

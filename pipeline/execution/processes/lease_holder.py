@@ -36,6 +36,11 @@ class LeaseHolder:
         self._lease = 0
         self._renewed = anyio.Event()
 
+    @property
+    def was_throttled(self) -> bool:
+        """Whether a request was refused for lack of quota since the last report."""
+        return any(event[0] == "throttled" for lane in self.composed.lanes for event in lane.report.events)
+
     def renew(self, lease: Lease) -> None:
         """Applies a lease, in place of the one before."""
         composed = self.composed
