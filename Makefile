@@ -58,6 +58,9 @@ format: $(READY) ## Format the code and fix what can be fixed
 
 soak: $(READY) ## The long run: thousands of kills, power cuts, failed calls and odd replies, with their figures
 	@$(BIN)/python -m tests.crash.soak
+	@$(BIN)/python -m tests.crash.frames
+	@$(BIN)/python -m tests.crash.batches
+	@$(BIN)/python -m tests.crash.emulated_batches
 	@$(BIN)/python -m tests.test_mutations 100000
 
 bench: $(READY) ## Measure against aiohttp alone and the SDK by hand; figures in out/bench.json

@@ -1,7 +1,7 @@
 """Batch jobs on Gemini: rows in, typed Parquet out.
 
-What a job file needs is here; it is loaded when it is first named, so that importing the package costs nothing. Type
-checkers read `__init__.pyi`.
+What a job file needs, and what runs a job from Python, is here; it is loaded when it is first named, so that importing
+the package costs nothing. Type checkers read `__init__.pyi`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,42 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["AtLeast", "AtMost", "Eval", "InvalidRow", "Job", "NeverBreak", "NoWorse", "audio", "image", "media"]
+__all__ = [
+    "AtLeast",
+    "AtMost",
+    "BudgetExhausted",
+    "Eval",
+    "EvalResult",
+    "Halt",
+    "InvalidRow",
+    "Job",
+    "NeverBreak",
+    "NoWorse",
+    "NothingToDo",
+    "OutputInUse",
+    "ProviderUnusable",
+    "RowOutcome",
+    "RunResult",
+    "TooManyFailures",
+    "UsageError",
+    "audio",
+    "evaluate",
+    "image",
+    "media",
+    "run",
+    "run_sync",
+    "stream",
+]
 
 _HOMES = {
+    **dict.fromkeys(("run", "run_sync", "stream"), "pipeline.execution.api"),
+    **dict.fromkeys(("EvalResult", "evaluate"), "pipeline.report.eval_run"),
+    "RunResult": "pipeline.execution.result",
+    "RowOutcome": "pipeline.execution.outcome_channel",
+    **dict.fromkeys(
+        ("BudgetExhausted", "Halt", "NothingToDo", "OutputInUse", "ProviderUnusable", "TooManyFailures", "UsageError"),
+        "pipeline.faults",
+    ),
     "Job": "pipeline.job.job",
     "InvalidRow": "pipeline.faults",
     **dict.fromkeys(("audio", "image", "media"), "pipeline.job.attachments"),

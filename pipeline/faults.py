@@ -17,6 +17,7 @@
        |- BudgetExhausted  the budget is used up
        |- TooManyFailures  more rows have failed than the job allows, or all of the first ones alike
        |- Broken           the disk, the journal, the token source
+       |- NotReady         batch jobs have not ended, and the command does not wait for them
        `- Interrupted      the run is stopping: the row stays undone, for the next start
 
     UsageError             not a Fault: a mistake that the user can fix before anything is spent (exit 2)
@@ -121,7 +122,13 @@ class Unparsable(Permanent):
 
 
 class Halt(Fault):
-    """Stops the run; every unfinished row stays undone and is asked when the run is started again."""
+    """Stops the run; every unfinished row stays undone and is asked when the run is started again.
+
+    Raised by a call from Python, it has the `summary` of the start, and its `result`: see `pipeline.RunResult`.
+    """
+
+    summary: Any = None
+    result: Any = None
 
 
 class ProviderUnusable(Halt):
@@ -146,6 +153,10 @@ class TooManyFailures(Halt):
 
 class Broken(Halt):
     """Infrastructure failed: the disk, the journal, the token source."""
+
+
+class NotReady(Halt):
+    """The batch jobs of the run have not ended yet: the same command later collects them."""
 
 
 class Interrupted(Halt):

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar, cast
 
+import pytest
+
 from pipeline.emulator.bucket.objects import Buckets, RefusedRequest, StoredObject
 from pipeline.storage.remote.objects import OutputObjects
 from pipeline.store.address import Address
@@ -16,6 +18,12 @@ from pipeline.store.object_store import AlreadyThere, Changed, NotThere, ObjectI
 BUCKET = "bucket"
 
 T = TypeVar("T")
+
+
+DIES_IN_THREADS = pytest.mark.filterwarnings(
+    "ignore:(?s)Exception in thread .*Killed:pytest.PytestUnhandledThreadExceptionWarning"
+)
+"""For tests that kill at a request: it may be one that a thread beside the run makes."""
 
 
 class Killed(BaseException):

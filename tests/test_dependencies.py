@@ -18,6 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = {
     "pipeline/evaluation/": "eval",
     "pipeline/store/object_store.py": "cloud",
+    "pipeline/execution/result.py": "frames",
     "pipeline/execution/ray_engine.py": "ray",
 }
 """Folders and modules whose packages of other makers come with an extra."""

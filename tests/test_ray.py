@@ -13,8 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pipeline.cli.options import RunOptions
-from pipeline.cli.ray_options import RaySetup
+from pipeline.cli.ray_options import ClusterRunOptions, RaySetup
 from pipeline.cli.ray_run import opened_task
 from pipeline.data import Part, Reply, Request
 from pipeline.endpoint.connection import Connect, Connection, OpenEndpoint, Start
@@ -333,6 +332,8 @@ def test_what_is_sent_to_a_cluster_has_no_key_no_token_and_no_row(
         (("-o", "out", "--engine", "ray"), "--engine ray needs an --output that all machines reach: gs://, s3://"),
         (("-o", PLACE, "--engine", "ray", "--shard", "0/2"), "--shard and --engine ray both divide the run"),
         (("-o", PLACE, "--engine", "ray", "--ray-address", "auto"), "--emulate starts a server that only this machine"),
+        (("-o", PLACE, "--engine", "ray", "--batch"), "--batch leaves nothing for a cluster to do"),
+        (("-o", PLACE, "--engine", "ray", "--append"), "--append takes in the new rows, which shards cannot divide"),
         (("-o", PLACE, "--ray-address", "auto"), "--ray-address belongs to --engine ray"),
     ],
 )
@@ -347,5 +348,5 @@ def test_what_a_cluster_cannot_do_is_refused_with_the_remedy(tmp_path: Path, mor
 
 def test_a_new_run_has_chunks_for_all_tasks() -> None:
     start: Any = None
-    assert RaySetup(None, 5, start, RunOptions(), None).chunks == 20
-    assert RaySetup("10.0.0.2:6379", None, start, RunOptions(), None).chunks == 64
+    assert RaySetup(5, start, ClusterRunOptions(), None).chunks == 20
+    assert RaySetup(None, start, ClusterRunOptions(ray_address="10.0.0.2:6379"), None).chunks == 64

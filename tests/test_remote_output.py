@@ -29,7 +29,9 @@ from pipeline.faults import Broken, OutputInUse, ProviderUnusable, UsageError
 from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
 from pipeline.storage.remote.segments import JournalPlace, Segments, segments_in
 from tests.crash.small import RunPlace, SmallAnswer, require_whole
-from tests.memory_store import BUCKET, Clock, Killed, MemoryStore, contents
+from tests.memory_store import BUCKET, DIES_IN_THREADS, Clock, Killed, MemoryStore, contents
+
+pytestmark = DIES_IN_THREADS
 
 
 class Cloud:
@@ -216,7 +218,8 @@ def test_a_ledger_that_another_start_wrote_is_replaced_by_the_next_upload(cloud:
         now = json.loads(contents(cloud.buckets)["out/_run/ledger.json"])
         cloud.buckets.put(BUCKET, "out/_run/ledger.json", b"{}", {})
         assert run.follower is not None
-        segments = Segments(run.follower.objects, run.follower.lease, run.context.folder.journal, 5, JournalPlace())
+        objects, lease, journal = run.follower.objects, run.follower.lease, run.context.folder.journal
+        segments = Segments(objects, lease, journal, lambda ordinal: ordinal // 5, JournalPlace())
         segments.upload()
         assert json.loads(contents(cloud.buckets)["out/_run/ledger.json"]) == now
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.drain_timeout import drain_timeout, platform_s
 from pipeline.cli.shard_options import shard_of
+from pipeline.execution.drain_timeout import drain_timeout, platform_s
 from pipeline.faults import UsageError
 from pipeline.storage.remote.shards import Shard
 from tests.commands import JOB, Shell

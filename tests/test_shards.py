@@ -32,8 +32,10 @@ from pipeline.storage.remote.lease import RENEW_S, TAKEOVER_S
 from pipeline.storage.remote.segments import segments_in
 from pipeline.storage.remote.shards import POLL_S, Patience, Shard
 from tests.crash.small import RunPlace
-from tests.memory_store import BUCKET, MemoryStore, contents
+from tests.memory_store import BUCKET, DIES_IN_THREADS, MemoryStore, contents
 from tests.test_remote_output import Cloud
+
+pytestmark = DIES_IN_THREADS
 
 
 class CostlyPlace(RunPlace):
@@ -495,7 +497,7 @@ def test_the_journal_is_uploaded_before_calls_in_flight_are_waited_for(cloud: Sh
         follower = run.follower
         assert follower is not None
         follower.end()
-        follower._segments = follower._segments_of(20)
+        follower._segments = follower._segments_of(lambda ordinal: ordinal // 20)
         follower._segments.keep(lambda _: None, interval_s=3600.0)  # the usual ones would hide it
         anyio.run(parts_of, run, connecting(run, place.connect(run.context.stop, None)))
         assert uploaded.is_set()

@@ -11,16 +11,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-PROGRAM = """
+PROGRAM = '''
 import json, sys
 sys.argv = json.loads(sys.argv[1])
+
+class WithoutPandas:
+    """Where pandas is installed, pyarrow loads it for any list of values."""
+
+    def find_spec(self, name, *_):
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, WithoutPandas())
 from pipeline.cli import main
 try:
     main()
 except SystemExit as ended:
     assert not ended.code, ended.code
 print("LOADED", json.dumps(list(sys.modules)))
-"""
+'''
 
 
 @pytest.fixture(scope="module")

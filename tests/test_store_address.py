@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli import app
 from pipeline.cli import cache as cache_commands
-from pipeline.cli.options import output_of
+from pipeline.execution.output_place import output_of
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
 from pipeline.source import discover

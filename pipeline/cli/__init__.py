@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.cli import cache, config, emulate, evaluate, export, plan, report, run, show, status, streams
+from pipeline.cli import cache, cancel, config, emulate, evaluate, export, plan, report, run, show, status, streams
 from pipeline.cli.configuration import ConfiguredCommand
 from pipeline.cli.examples import epilog
 from pipeline.cli.garbage import raise_gc_threshold
@@ -38,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _present_name},
     help="Batch jobs on Gemini: rows in, typed Parquet out.",
     epilog="Exit codes: 0 done, 2 usage, 3 too many failed rows, 4 gate failed, 5 no rows, 6 budget, 7 provider, "
-    "8 output in use, 129/130/143 interrupted. Running the same command again resumes.",
+    "8 output in use, 75 batch not ready, 129/130/143 interrupted. Running the same command again resumes.",
 )
 
 
@@ -69,6 +69,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "plan": plan.plan,
     "status": status.status,
     "tune": status.tune,
+    "cancel": cancel.cancel,
     "show": show.show,
     "export": export.export,
     "report": report.report,

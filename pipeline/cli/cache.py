@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.configuration import ConfiguredCommand
-from pipeline.cli.options import CACHE_FOLDER, AsJson, CacheFolder
+from pipeline.cli.options import AsJson, CacheFolder
 from pipeline.cli.tables import json_line, print_table
+from pipeline.execution.options import CACHE_FOLDER
 from pipeline.faults import UsageError
 from pipeline.store.address import local_path
 from pipeline.text import figures

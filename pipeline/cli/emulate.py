@@ -1,13 +1,10 @@
-"""`pipeline emulate`, and the emulator as a child of `pipeline run --emulate`."""
+"""`pipeline emulate`."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,20 +173,3 @@ statistics       {address["stats_url"]}
 
 Try:  pipeline run JOB.py --base-url {address["base_url"]} --credentials {address["credentials_file"]}
 Stop with Ctrl-C."""
-
-
-@contextmanager
-def emulator(arguments: list[str]) -> Iterator[dict[str, str]]:
-    """Runs an emulator in its own process until the block ends (or this process does); yields its address."""
-    command = [sys.executable, "-P", "-m", "pipeline", "emulate", "--json", "--until-stdin-closes", *arguments]
-    # Its own session: Ctrl-C stops the run, which still needs the emulator to drain.
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
-        if child.stdin is None or child.stdout is None:
-            raise RuntimeError("the emulator has no pipes")
-        line = child.stdout.readline()
-        if not line:
-            raise UsageError("the emulator did not start; see its message above")
-        yield json.loads(line)
-        child.stdin.close()

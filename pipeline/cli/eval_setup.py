@@ -1,4 +1,4 @@
-"""Derives from the options of `pipeline eval` the evaluations, the runs of their jobs, and the endpoint."""
+"""Derives from the options of `pipeline eval` the evaluations, and the endpoint."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.configuration import job_defaults
-from pipeline.cli.host import Target
-from pipeline.cli.run import connection_of, settings_of, simulation_of
+from pipeline.cli.host import Terminal
 from pipeline.evaluation.definition import Eval, load_evaluation
-from pipeline.evaluation.gold import read_gold
-from pipeline.evaluation.workspace import ANSWER_KEY, EvalWorkspace, at_commit, name_of, settings_in
-from pipeline.execution.identity import inputs_of, survey_of
-from pipeline.execution.settings import Settings
+from pipeline.evaluation.preparation import changed_by, target_of, workspace_of
+from pipeline.evaluation.workspace import EvalWorkspace, at_commit, name_of
+from pipeline.execution.identity import inputs_of
+from pipeline.execution.target import Target
 from pipeline.job.loader import file_and_name, overridden
 from pipeline.store.address import is_address, local_path
 
@@ -28,9 +27,8 @@ def subject_of(
     """The evaluation that the command line describes, with at `least` that many repeats and its gold data read."""
     evaluation = _changed(load_evaluation(target), options, repeats)
     evaluation = evaluation.replace(repeats=max(least, evaluation.repeats))
-    gold = read_gold(evaluation, survey_of(evaluation.job, limit=options.limit))
     output = local_path(options.output) if options.output else Path("out") / name_of(target)
-    return EvalWorkspace(evaluation, target, output, gold, options.emulate, options.limit is not None, address)
+    return workspace_of(evaluation, target, output, options, address=address)
 
 
 def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> EvalWorkspace:
@@ -46,26 +44,13 @@ def subject_at(reference: str, subject: EvalWorkspace, options: RunOptions) -> E
     return at_commit(subject, reference, load)
 
 
-def runs_of(subject: EvalWorkspace, options: RunOptions) -> list[tuple[Job, Settings]]:
-    """The runs to make: the job, once for each repeat."""
-    job = subject.evaluation.job
-    connection = connection_of(options, job)
-    return [
-        (job, settings_in(subject, settings_of(options, subject.target, output, connection, repeat=repeat)))
-        for repeat, output in enumerate(subject.outputs)
-    ]
-
-
 def place_of(subject: EvalWorkspace, options: RunOptions) -> Target:
-    """Where to ask. An emulator is given the gold data, so that it errs only as `--field-error` says."""
-    simulation = simulation_of(options)
-    if simulation is not None:
-        simulation = [*simulation, f"--answer-key={subject.folder / ANSWER_KEY}"]
-    return Target(connection_of(options, subject.evaluation.job), simulation, quiet=options.quiet)
+    """Where to ask."""
+    return target_of(subject, options, Terminal(options.quiet))
 
 
 def _changed(evaluation: Eval, options: RunOptions, repeats: int | None) -> Eval:
-    changes = {"model": options.model, "input": options.inputs, **options.of_input()}
-    given = {name: value for name, value in changes.items() if value is not None}
-    job = overridden(evaluation.job, job_defaults(evaluation.job) | given, options.assignments or ())
-    return evaluation.replace(job=job, repeats=repeats or evaluation.repeats)
+    configured = evaluation.replace(job=overridden(evaluation.job, job_defaults(evaluation.job)))
+    return changed_by(
+        configured, options, inputs=options.inputs, assignments=options.assignments or (), repeats=repeats
+    )

@@ -106,11 +106,12 @@ def _evaluate(
 ) -> int:
     """Evaluates in a folder of this machine; `address` is that of the output which is a copy of it."""
     from pipeline.cli.eval_output import report_result, report_stopped
-    from pipeline.cli.eval_setup import place_of, runs_of, subject_at, subject_of
+    from pipeline.cli.eval_setup import place_of, subject_at, subject_of
     from pipeline.cli.report import prompts_of, put_page
     from pipeline.cli.samples import for_the_eye
     from pipeline.evaluation import workspace
     from pipeline.evaluation.judges import ask_all, judged, require_prices
+    from pipeline.evaluation.preparation import runs_of
     from pipeline.execution.group import execute_group
 
     options = replace(options, cache=options.cache is not False)

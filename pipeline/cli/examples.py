@@ -9,9 +9,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "pipeline run jobs/mood.py --emulate --limit 20",
         "pipeline run jobs/mood.py --input 'data/*.parquet' --output out/mood --project my-project",
         "pipeline run jobs/mood.py --set temperature=0.2 --budget-usd 5 --retry-failed",
+        "pipeline run jobs/mood.py --batch --batch-bucket gs://my-bucket/batch --batch-wait 8h",
     ),
     "plan": ("pipeline plan jobs/mood.py", "pipeline plan jobs/mood.py --input 'data/*.parquet' --rows 5"),
     "status": ("pipeline status out/mood", "watch pipeline status out/mood"),
+    "cancel": ("pipeline cancel out/mood", "pipeline cancel gs://my-bucket/mood"),
     "tune": ("pipeline tune out/mood rpm=300 concurrency=32",),
     "show": ("pipeline show out/mood --failed", "pipeline show out/mood --row 7"),
     "export": (

@@ -72,7 +72,7 @@ OPTIONS: Mapping[str, str] = {
         "--workers -j --jobs --threads --parallel --parallelism --max-workers --num-workers --max-concurrency "
         "-w --async"
     ): "--concurrency N (-c) limits the calls in flight, --processes N shares the work among processes",
-    "--batch-size --batch --chunk-size --chunks": (
+    "--batch-size --chunk-size --chunks": (
         "every row is one request; --concurrency N (-c) sets how many are in flight"
     ),
     "--resume --continue --restart --checkpoint --resume-from --checkpoint-dir --no-resume": (
@@ -130,7 +130,7 @@ COMMANDS: Mapping[str, str] = {
         "`pipeline status OUTPUT` shows the progress of a run, also while it works"
     ),
     "ls list runs history": "runs are folders below out/: `pipeline status out/NAME` shows one",
-    "stop kill cancel pause abort": (
+    "stop kill pause abort": (
         "Ctrl-C or `kill PID` ends a run after its calls in flight; `pipeline status OUTPUT` names the process"
     ),
     "view head cat inspect rows errors failures query sample failed debug print open": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,19 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from pipeline.cli.configuration import job_defaults
-from pipeline.cli.drain_timeout import drain_timeout
+from pipeline.execution.drain_timeout import drain_timeout
+from pipeline.execution.options import CACHE_FOLDER, CallOptions
 from pipeline.faults import UsageError
-from pipeline.store.address import Address, local_path, local_text, place_of
+from pipeline.store.address import local_path, local_text
 
 if TYPE_CHECKING:
     from pipeline.job.job import Job
 
-PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, ENDPOINT, EMULATOR, PRINTED = (
+PANELS = EVALUATION, INPUT, JOB, FAILURES, LIMITS, BATCH, ENDPOINT, EMULATOR, PRINTED = (
     "Evaluation",
     "Input and output",
     "Model and job",
     "Resuming and failures",
     "Limits and money",
+    "Batch prediction",
     "Endpoint",
     "Emulator",
     "What is printed",
@@ -115,7 +116,6 @@ StateFolder = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
-CACHE_FOLDER = Path(".pipeline-cache")
 CacheFolder = Annotated[
     Path,
     typer.Option(
@@ -134,7 +134,7 @@ AsJson = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(CallOptions):
     """The options of every command that makes calls: overrides of the job, limits, endpoint, credentials."""
 
     inputs: InputsOption = None
@@ -358,19 +358,16 @@ class RunOptions:
         False
     )
 
-    def of_input(self) -> dict[str, Any]:
-        """The fields of a job that choose which part of its input is read; None for each option that was not given."""
-        return {"include": self.include, "input_rows": self.input_rows, "allow_partial": self.allow_partial}
-
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
     """The command as typer sees it: each field of the dataclass of its `options` becomes an option."""
     own = inspect.signature(command, eval_str=True)
     group = own.parameters["options"].annotation
     hints = get_type_hints(group, include_extras=True)
+    default = {one.name: one.default for one in fields(group)}
     spread = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
-        for one in fields(group)
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default[name], annotation=hints[name])
+        for name in inspect.get_annotations(group)  # in its order, not in that of its base class
     ]
 
     @wraps(command)
@@ -410,26 +407,3 @@ def load(
     changes = {"model": model, "output": output, "input": inputs if is_job_file(target) else None, **of_input}
     given = {name: value for name, value in changes.items() if value is not None}
     return overridden(job, job_defaults(job) | given, assignments or ()), target
-
-
-def output_of(job: Job, state_dir: Path | None) -> tuple[Path, Address | None]:
-    """The run folder of a job, and the address that follows it if its output is one.
-
-    Raises `UsageError` as `place_of` does, and if there is no place for the state of a run.
-    """
-    place = place_of(str(job.output)) if job.output else Path("out") / job.name
-    return (state_folder(place, state_dir), place) if isinstance(place, Address) else (place, None)
-
-
-def state_folder(address: Address, state_dir: Path | None) -> Path:
-    """The folder on this machine for the state of a run whose output is an address."""
-    from pipeline.execution.rate_memory import user_state
-
-    root = state_dir or ((found := user_state()) and found / "runs")
-    if not root:
-        raise UsageError(
-            f"{address}: there is no home folder for the state of the run: name a folder with --state-dir or "
-            f"PIPELINE_STATE_DIR"
-        )
-    name = str(address).rstrip("/")
-    return root / hashlib.sha256(name.encode()).hexdigest()[:16]

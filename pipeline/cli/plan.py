@@ -24,7 +24,7 @@ from pipeline.cli.options import (
 from pipeline.cli.remote_output import earlier_run
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.tables import json_line
-from pipeline.execution.estimate import ahead_of, estimate
+from pipeline.execution.estimate import ahead_of, by_batch, estimate
 from pipeline.faults import InvalidRow, NothingToDo
 from pipeline.store.address import place_of
 from pipeline.text import figures, printable
@@ -51,6 +51,9 @@ def plan(  # noqa: PLR0913 - one parameter an option
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Count the failed rows too, as for run --retry-failed.")
     ] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Show the cost by batch prediction too, and what it saves.")
+    ] = False,
     rows: Annotated[int, typer.Option("--rows", "-n", help="How many requests to render.", min=0)] = 2,
     as_json: AsJson = False,
 ) -> int:
@@ -63,6 +66,10 @@ def plan(  # noqa: PLR0913 - one parameter an option
 
     of_input = {"include": include, "input_rows": input_rows, "allow_partial": allow_partial}
     job, _ = load(target, inputs, model, assignments, None, **of_input)
+    if batch:
+        from pipeline.endpoint.batch.selection import check_job
+
+        check_job(job)
     progress = SurveyProgress()
     place = str(output or job.output or f"out/{job.name}")
     place_of(place)  # refused before the input is read
@@ -89,6 +96,7 @@ def plan(  # noqa: PLR0913 - one parameter an option
         "rows_retried": ahead.retried,
         "requests": ahead.requests,
         **estimated,
+        **(by_batch(estimated) if batch else {}),
         "columns": {
             field.name: str(field.type) if field.name not in {"response", "error"} else "struct, see docs/output.md"
             for field in schema
@@ -126,9 +134,11 @@ def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
     for name, value in facts.items():
         if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
             continue
-        shown = figures.dollars if name == "cost_usd" else figures.count
+        shown = figures.dollars if name.endswith("_usd") else figures.count
         if facts.get(f"{name}_low") is not None:
             value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
+        elif name == "batch_saves_usd" and value is not None:
+            value = shown(value)  # noqa: PLW2901
         shown_facts[name] = value
     return shown_facts
 

@@ -85,7 +85,10 @@ class Progress:
             return
         with for_the_eye("the progress"):
             if not draws_bar():
-                await self._beat()
+                try:
+                    await self._beat()
+                finally:
+                    self._print_notices()  # of the last moment
             try:
                 self._bars = _Bars(self._counters)
                 with redirect_stdout(self._above) if sys.stdout.isatty() else nullcontext():
@@ -103,6 +106,7 @@ class Progress:
     def close(self) -> None:
         """Stops drawing, with the cursor at the start of a new line. May be called more than once."""
         if self._bars is not None:
+            self._print_notices()
             self._above.end_line()
             bars, self._bars = self._bars, None
             bars.close()

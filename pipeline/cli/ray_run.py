@@ -6,17 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.garbage import tune_gc
-from pipeline.cli.host import Target, watch_signals
-from pipeline.cli.options import load, output_of
+from pipeline.cli.options import load
 from pipeline.cli.ray_options import RaySetup
-from pipeline.cli.remote_output import objects_at
 from pipeline.cli.stores import reading_stores
 from pipeline.endpoint.connection import access
+from pipeline.execution.output_place import objects_at, output_of
+from pipeline.execution.target import Target, report_changed_sdk
 
 if TYPE_CHECKING:
     from pipeline.execution.cluster.task_order import OpenedTask, TaskOrder
@@ -34,16 +33,16 @@ def execute(run: Run, target: Target, setup: RaySetup, objects: OutputObjects) -
         with target.stage("starting Ray"):
             _set_environment(setup)
             from pipeline.execution import ray_engine
-        with ray_engine.cluster(setup.address, setup.workers) as workers:
+        with ray_engine.cluster(setup.options.ray_address, setup.workers) as workers:
             order = _order(run, here, setup, workers)
-            anyio.run(partial(_drive, run, order, opening.lanes, quiet=target.quiet))
+            anyio.run(_drive, run, here, order, opening.lanes)
     return _ended(run, objects)
 
 
 def _set_environment(setup: RaySetup) -> None:
     """Sets what Ray reads as it is loaded: it reports nothing, and a cluster for one run is on loopback only."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if setup.address is None:
+    if setup.options.ray_address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: processes bind to 127.0.0.1 only
 
 
@@ -65,17 +64,16 @@ def _order(run: Run, target: Target, setup: RaySetup, workers: int) -> TaskOrder
     )
 
 
-async def _drive(run: Run, order: TaskOrder, lanes: Sequence[tuple[str, float]], *, quiet: bool) -> None:
+async def _drive(run: Run, target: Target, order: TaskOrder, lanes: Sequence[tuple[str, float]]) -> None:
     import anyio
 
-    from pipeline.cli.progress import Progress
     from pipeline.execution import ray_engine
 
-    progress = Progress(run.context.counters, quiet=quiet)
+    await report_changed_sdk(target)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch_signals, [run], progress)
-        tasks.start_soon(progress.show)
-        await ray_engine.execute(run, order, lanes)
+        async with anyio.create_task_group() as working:
+            tasks.start_soon(target.supervisor.supervise, [run], working.cancel_scope.cancel)
+            working.start_soon(ray_engine.execute, run, order, lanes)
         tasks.cancel_scope.cancel()
 
 

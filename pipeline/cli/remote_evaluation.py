@@ -9,8 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pipeline.cli.options import state_folder
-from pipeline.cli.remote_output import objects_at
+from pipeline.execution.output_place import objects_at, state_folder
 from pipeline.faults import UsageError
 from pipeline.store.address import Address, place_of
 

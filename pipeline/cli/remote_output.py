@@ -9,27 +9,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.cli.stores import reading_stores
+from pipeline.execution.output_place import objects_at
 from pipeline.store.address import place_of
 
 if TYPE_CHECKING:
     from pipeline.execution.estimate import EarlierRun
     from pipeline.storage.remote.hydration import RemoteView
     from pipeline.storage.remote.objects import OutputObjects
-    from pipeline.store.address import Address
 
 
 def address_of(place: str) -> str | None:
     """The address that a text names, as messages have it; None for a path."""
     address = place_of(place)
     return None if isinstance(address, Path) else str(address).rstrip("/")
-
-
-def objects_at(address: Address) -> OutputObjects:
-    """The objects below an address, inside of `reading_stores`."""
-    from pipeline.storage.remote.objects import OutputObjects
-    from pipeline.store.stores import store_at
-
-    return OutputObjects(store_at(str(address))[0], address)
 
 
 def view_of(objects: OutputObjects) -> RemoteView:

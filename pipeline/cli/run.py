@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.drain_timeout import platform_s
+from pipeline.cli.batch_options import EMULATED_BUCKET, batch_setup_of
 from pipeline.cli.emulate import SIMULATED
-from pipeline.cli.host import PoolSetup, Target
+from pipeline.cli.host import Terminal
 from pipeline.cli.options import (
+    INPUT,
     LIMITS,
     AsJson,
     Assignments,
@@ -23,17 +24,20 @@ from pipeline.cli.options import (
     RunOptions,
     StateFolder,
     load,
-    output_of,
     with_options,
 )
-from pipeline.cli.ray_options import EngineOption, RayAddressOption, RaySetup, require_ray
+from pipeline.cli.ray_options import ClusterRunOptions, RaySetup, ray_tasks, require_ray
 from pipeline.cli.remedies import remedy_for
-from pipeline.cli.remote_output import objects_at, put_remote_page, view_of
+from pipeline.cli.remote_output import put_remote_page, view_of
 from pipeline.cli.shard_options import ShardOption, require_shardable, shard_of
 from pipeline.cli.stores import reading_stores
 from pipeline.cli.streams import one_place
 from pipeline.cli.tables import json_line
 from pipeline.endpoint.connection import Connection, Start
+from pipeline.execution.emulation import simulation_of
+from pipeline.execution.options import connection_of, settings_of
+from pipeline.execution.output_place import objects_at, output_of
+from pipeline.execution.target import PoolSetup, Target
 from pipeline.faults import BudgetExhausted, UsageError
 from pipeline.store.address import local_text, place_of
 from pipeline.text import figures, printable
@@ -44,9 +48,12 @@ if TYPE_CHECKING:
     from pipeline.execution.processes.spawn import WorkerPool
     from pipeline.execution.settings import Settings
     from pipeline.job.job import Job
-    from pipeline.policy.compose import CacheSettings
     from pipeline.storage.remote.objects import OutputObjects
     from pipeline.storage.remote.shards import Shard
+
+
+NOTHING_LEFT = "nothing is left to do: every row is done (--fresh starts over)"
+NOTHING_NEW = "nothing new: the input has no rows that were not asked yet"
 
 
 @with_options
@@ -63,16 +70,21 @@ def run(
         ),
     ] = None,
     shard: ShardOption = None,
-    engine: EngineOption = "local",
-    ray_address: RayAddressOption = None,
     state_dir: StateFolder = None,
-    options: RunOptions,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            metavar="",
+            help="Take in the rows that the input has gained since the run: new files, and rows at the end of files.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
+    options: ClusterRunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
-    if ray_address is not None and engine != "ray":
-        raise UsageError("--ray-address belongs to --engine ray")
-    count = 1 if engine == "ray" else _count_of(processes or "1")
-    with _workers(count) as workers, reading_stores(options.credentials):
+    on_ray = options.engine == "ray"
+    with _workers(1 if on_ray else _count_of(processes or "1")) as workers, reading_stores(options.credentials):
         _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, **options.of_input())
@@ -81,10 +93,11 @@ def run(
         if (part := shard_of(shard)) is not None:
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
-        if engine == "ray":
-            require_ray(options, address, ray_address, shard)
+        require_ray(options, address, shard)
+        batch = batch_setup_of(options, job, connection, address)
         objects = objects_at(address) if address else None
-        settings = settings_of(options, name, folder, connection)
+        settings = replace(settings_of(options, name, folder, connection), append=append)
+        _require_appendable(settings, is_divided=on_ray or part is not None)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
@@ -94,13 +107,14 @@ def run(
 
             settings = divided(settings, part)
         start = _start(target, options, connection, job)
-        cluster = None
-        if engine == "ray":
-            tasks = None if processes in {None, "auto"} else _count_of(str(processes))
-            cluster = RaySetup(ray_address, tasks, start, options, state_dir)
+        cluster = RaySetup(ray_tasks(processes, _count_of), start, options, state_dir) if on_ray else None
+        if cluster is not None:
             settings = replace(settings, chunks=cluster.chunks)
         pool = PoolSetup(workers, start) if workers else None
-        place = Target(connection, simulation_of(options), options.quiet, pool)
+        simulation = simulation_of(options)
+        if batch is not None and simulation is not None:
+            simulation.append(f"--bucket={EMULATED_BUCKET}")
+        place = Target(connection, simulation, Terminal(options.quiet), pool, batch)
         code = _run(job, settings, place, objects, part or cluster, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page
@@ -145,87 +159,17 @@ def reparse(
         return _report(loaded, summary, folder, None, as_json=as_json)
 
 
-def settings_of(options: RunOptions, target: str, output: Path, connection: Connection, *, repeat: int = 0) -> Settings:
-    """The settings of a run, from the command line."""
-    from pipeline.endpoint.prices import load_prices, parse_price
-    from pipeline.execution.settings import Settings
-    from pipeline.policy.compose import RunLimits
-
-    if options.fresh and options.retry_failed:
-        raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
-    return Settings(
-        output=output,
-        target=target,
-        bounds=RunLimits(
-            concurrency=options.concurrency,
-            adaptive=options.adaptive,
-            rpm=options.rpm,
-            tpm=options.tpm,
-            budget_usd=options.budget_usd,
-            budget_tokens=options.budget_tokens,
-            give_up_s=options.give_up_after,
-            hedge=options.hedge_share,
-            prices=load_prices(options.prices) if options.prices else None,
-            assumed_price=parse_price(options.assume_price) if options.assume_price else None,
-            reuse=_cache_settings_of(options, connection, repeat) if options.cache else None,
-        ),
-        limit=options.limit,
-        fresh=options.fresh,
-        retry_failed=options.retry_failed,
-        fail_fast="job" if options.fail_fast else "never",
-        keep_replies=options.keep_replies,
-        grace_s=platform_s() if options.drain_timeout is None else options.drain_timeout,
-        simulated=options.emulate,
-        endpoints=len(connection.locations) if options.emulate else connection.endpoints,
-    )
-
-
-def _cache_settings_of(options: RunOptions, connection: Connection, repeat: int) -> CacheSettings:
-    """The settings of the reply cache, from the command line.
-
-    The emulator is keyed by a name, since its address differs at each start, and by its `--field-error` options.
-    """
-    from pipeline.policy.compose import CacheSettings
-
-    emulated = " ".join(["emulated", *sorted(options.field_error or ())])
-    endpoint = emulated if options.emulate else connection.provider
-    return CacheSettings(folder=options.cache_dir, endpoint=endpoint, repeat=repeat)
-
-
-def connection_of(options: RunOptions, job: Job) -> Connection:
-    """The endpoint, from the command line. Raises `UsageError` when the job cannot be run there."""
-    connection = Connection(
-        project=options.project,
-        locations=options.location or job.locations or ["global"],
-        endpoint_id=options.endpoint_id,
-        base_urls=options.base_url or (),
-        credentials=options.credentials,
-    )
-    connection.check_tier(job.tier)
-    connection.check_model(job.model)
-    if not (job.model or job.carries_requests):
-        raise UsageError("the job names no model: give it one, or pass --model (as in google/gemini-3.5-flash-lite)")
-    return connection
-
-
-def simulation_of(options: RunOptions) -> list[str] | None:
-    """The emulator's arguments; None without `--emulate`. Raises `UsageError` if they are invalid or without it."""
-    from pipeline.emulator import parse_fault, parse_field_error
-
-    try:
-        arguments = ["--fault={}={}".format(*parse_fault(text)) for text in options.fault or ()]
-        arguments += ["--field-error={}={}".format(*parse_field_error(text)) for text in options.field_error or ()]
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    arguments += [f"--latency={options.latency}"] if options.latency else []
-    arguments += [f"--quota-rps={options.quota_rps}"] if options.quota_rps else []
-    arguments += [f"--token-lifetime={options.token_lifetime}"] if options.token_lifetime != 3600.0 else []
-    if arguments and not options.emulate:
-        raise UsageError(f"{arguments[0]} belongs to --emulate")
-    # The variable stands for all runs, and --emulate overrides it; the option is given for this one.
-    if options.emulate and options.base_url and options.base_url != os.environ.get("OPENAI_BASE_URL", "").split():
-        raise UsageError("--emulate starts a server of its own, and --base-url names another: leave one of them out")
-    return arguments if options.emulate else None
+def _require_appendable(settings: Settings, *, is_divided: bool) -> None:
+    """Raises `UsageError` for options that --append cannot be combined with."""
+    if settings.append and is_divided:
+        raise UsageError("--append takes in the new rows, which shards cannot divide: leave one of them out")
+    if settings.append and settings.fresh:
+        raise UsageError("--fresh starts over, so there is nothing to append to: leave one of them out")
+    if settings.append and settings.limit is not None:
+        raise UsageError(
+            "--append takes in all new rows, and --limit takes only the first of all: leave one of them out; "
+            "to try a few rows, use another --output"
+        )
 
 
 def _run(
@@ -247,11 +191,21 @@ def _run(
     shard = None if isinstance(divided, RaySetup) else divided
     start = None if shard is None else ShardStart(shard, Patience(say=place.note))
     if settings.fresh:
+        from pipeline.execution.batch.open_jobs import require_cancelled
+
+        require_cancelled(settings.output)
         place.require_access()
     with ExitStack() as stack:
         reading = SurveyProgress()
         with place.stage("reading the input", reading):
             run = stack.enter_context(open_run(job, settings, objects=objects, shard=start, reading=reading))
+        if run.added and settings.append:
+            earlier = run.context.survey.rows - run.added
+            print(f"appending {run.added} row{'s' if run.added > 1 else ''} to {earlier}", file=sys.stderr)
+        if place.batch is None or settings.simulated:
+            from pipeline.execution.batch.open_jobs import require_collected
+
+            require_collected(run, simulated=settings.simulated)
         if run.reopened:
             print(f"asking {run.reopened} failed row{'s' if run.reopened > 1 else ''} again", file=sys.stderr)
         for note in run.context.survey.notes:
@@ -259,7 +213,7 @@ def _run(
         if shard is not None and not run.chunks():
             print(f"nothing is left to do in shard {shard}: its rows are done", file=sys.stderr)
         elif not run.chunks():
-            print("nothing is left to do: every row is done (--fresh starts over)", file=sys.stderr)
+            print(NOTHING_NEW if settings.append else NOTHING_LEFT, file=sys.stderr)
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
@@ -327,12 +281,21 @@ def _report(job: Job, summary: Summary, folder: Path, reason: object, *, as_json
         print(json_line({"status": summary.status, "exit_code": code, **facts}))
         return code
     _print_summary(job, summary, folder, said=said)
-    if summary.status == "stopped":
+    if summary.status == "submitted":
+        jobs = (
+            f"{summary.batch_jobs_open} batch jobs are submitted"
+            if summary.batch_jobs_open > 1
+            else "a batch job is submitted"
+        )
+        print(f"{jobs}: the same command later collects the answers", file=sys.stderr)
+    elif summary.status == "stopped":
         why = summary.reason or "nothing was sealed"
         remedy = remedy_for(type(reason).__name__)
         if summary.shard is not None and isinstance(reason, BudgetExhausted):
             remedy += f" (shard {summary.shard} has its part of the budget; with fewer shards each part is larger)"
         print(f"error: stopped ({printable(why)}): {summary.left} rows are left; {remedy}", file=sys.stderr)
+        for name in _open_jobs(folder) if summary.batch_jobs_open else ():
+            print(f"note: batch job {name} goes on; the same command collects it", file=sys.stderr)
     elif code == 3:
         print(f"error: {summary.reason}; see `pipeline show {summary.output} --failed`", file=sys.stderr)
     return code
@@ -361,12 +324,33 @@ def _print_summary(job: Job, summary: Summary, folder: Path, *, said: bool) -> N
     print(f"tokens   {tokens}; {calls}")
     if summary.cache_hits:
         print(f"cache    {summary.cache_hits} answers that were paid before")
+    if summary.batch_jobs:
+        print(f"batch    {_batch(summary)}")
     print(f"cost     {_cost(summary)}{' if the model were real' if summary.simulated else ''}")
     print(f"seconds  {summary.seconds:.1f}")
     if summary.simulated and summary.ok:
         print("sample   values found by patterns, or invented, by the emulator")
     with for_the_eye("a sample of the rows"):
         print_sample(folder, job.key, rows=3)
+
+
+def _open_jobs(folder: Path) -> list[str]:
+    """The names of the batch jobs whose answers are not recorded yet."""
+    from pipeline.storage.run_folder import RunFolder
+    from pipeline.storage.submissions import submissions_in
+
+    return [one.name for one in submissions_in(RunFolder(folder).journal) if one.progress == "submitted"]
+
+
+def _batch(summary: Summary) -> str:
+    """What the whole run asked by batch, and online."""
+    run, cost = summary.run, summary.batch_cost_usd
+    jobs = f"{summary.batch_jobs} job{'s' if summary.batch_jobs > 1 else ''}"
+    jobs += f" ({summary.batch_jobs_open} not ended)" if summary.batch_jobs_open else ""
+    shown = "unknown cost" if cost is None else f"${cost:.6f}"
+    online = "" if cost is None or run.unpriced_calls else f", ${max(0.0, run.cost_usd - cost):.6f}"
+    calls = run.calls - summary.batch_calls
+    return f"{summary.batch_calls} answers of {jobs}, {shown}; online {calls} answers{online}"
 
 
 def _cost(summary: Summary) -> str:

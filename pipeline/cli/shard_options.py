@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.drain_timeout import AUTO
 from pipeline.cli.options import LIMITS
+from pipeline.execution.drain_timeout import AUTO
 from pipeline.faults import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.cli.options import RunOptions
+    from pipeline.cli.batch_options import BatchRunOptions
     from pipeline.storage.remote.shards import Shard
     from pipeline.store.address import Address
 
@@ -61,7 +61,7 @@ def shard_of(text: str | None, environment: Mapping[str, str] = os.environ) -> S
     return Shard(index, count)
 
 
-def require_shardable(options: RunOptions, address: Address | None) -> None:
+def require_shardable(options: BatchRunOptions, address: Address | None) -> None:
     """Raises `UsageError`, with the remedy, for what shards cannot do."""
     if address is None:
         raise UsageError(
@@ -72,6 +72,8 @@ def require_shardable(options: RunOptions, address: Address | None) -> None:
             "--fresh would remove what other shards write: choose another --output, or give --fresh to one start "
             "without --shard"
         )
+    if options.batch:
+        raise UsageError("--batch submits the whole run from one machine: leave out --batch, or --shard")
     if options.report:
         raise UsageError(f"--report is about the whole run: `pipeline report {address}` when all shards are done")
 

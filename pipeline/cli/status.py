@@ -78,6 +78,7 @@ def _lines(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     yield "rows", _rows(found)
     for kind in found.failures.kinds:
         yield "failed", f"{figures.count(kind.count)} {kind.name}, {kind.said}"
+    yield from _batch_jobs(found)
     yield "spent", _spent(found)
     yield from _shards(found)
     if found.status == "running" and not found.shards:
@@ -90,7 +91,9 @@ def _status(found: RunStatus) -> str:
     if found.status == "running":
         since = f" since {figures.moment(found.started)}" if found.started else ""
         return f"running{since} ({found.holder})"
-    reason = f": {found.reason}" if found.reason else ""
+    waiting = sum(job.progress == "submitted" for job in found.batch_jobs)
+    submitted = f": waits for {waiting} batch job{'s' if waiting > 1 else ''}" if waiting else ""
+    reason = f": {found.reason}" if found.reason else submitted
     when = f" ({figures.moment(found.finished)})" if found.finished else ""
     return f"{_ENDED[found.status]}{reason}{when}"
 
@@ -112,6 +115,23 @@ def _rows(found: RunStatus) -> str:
     if found.unsealed:
         text += f"; {figures.count(found.unsealed)} more are answered and not yet written to a part"
     return text
+
+
+_MOST_JOBS = 8
+
+
+def _batch_jobs(found: RunStatus) -> Iterator[tuple[str, str]]:
+    """A line for each batch job whose answers are not recorded yet, and one for the others."""
+    waiting = [job for job in found.batch_jobs if job.progress == "submitted"]
+    for job in waiting[:_MOST_JOBS]:
+        state = "recorded, and not created yet" if job.handle is None else f"{job.state} when last looked at"
+        yield "batch", f"{job.name}: {figures.count(job.rows)} rows, {state}"
+    if len(waiting) > _MOST_JOBS:
+        yield "batch", f"{figures.count(len(waiting) - _MOST_JOBS)} more jobs"
+    if ended := [job for job in found.batch_jobs if job.progress == "collected"]:
+        answered, rows = sum(job.answered for job in ended), sum(job.rows for job in ended)
+        jobs = f"{figures.count(len(ended))} job{'s' if len(ended) > 1 else ''} collected"
+        yield "batch", f"{jobs}: {figures.count(answered)} of {figures.count(rows)} rows answered"
 
 
 def _spent(found: RunStatus) -> str:
@@ -146,6 +166,8 @@ def _shards(found: RunStatus) -> Iterator[tuple[str, str]]:
 def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
     """What a running job is doing and waiting for."""
     now = found.now
+    if now.get("at") is None and any(job.progress == "submitted" for job in found.batch_jobs):
+        return  # it waits for them, and asks nothing
     if now.get("at") is None:
         yield "now", "the job has not reported yet"
         return
@@ -169,7 +191,10 @@ def _now(found: RunStatus) -> Iterator[tuple[str, str]]:
 
 def _next_steps(found: RunStatus, output: str) -> Iterator[tuple[str, str]]:
     if found.status == "stopped":
-        yield "next", remedy_for(found.stopped_by)
+        if any(job.progress == "submitted" for job in found.batch_jobs):
+            yield "next", f"the same command, with --batch, collects the answers; `pipeline cancel {output}` cancels"
+        else:
+            yield "next", remedy_for(found.stopped_by)
     elif found.failed:
         yield "next", "run it again with `--retry-failed` to ask the failed rows again"
     if found.failed:

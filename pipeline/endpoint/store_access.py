@@ -39,15 +39,17 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 @contextmanager
-def store_access(credentials: Path | None = None) -> Iterator[EnvironmentAccess]:
+def store_access(credentials: Path | None = None, *, origin: str | None = None) -> Iterator[EnvironmentAccess]:
     """Access with Google credentials from a file, or wherever google-auth finds them; S3 and Azure by their own rules.
+
+    `origin` is the server of an emulator's buckets, which then counts instead of what the environment says.
 
     Nothing is looked for before the first request to Cloud Storage, whose token is then kept fresh until the end of the
     block, in a thread of its own: rows are read where no event loop runs.
     """
     stack = ExitStack()
     try:
-        yield EnvironmentAccess(credentials, stack)
+        yield EnvironmentAccess(credentials, stack, origin)
     finally:
         stack.close()  # without the block's exception, which is not one of the token's task group
 
@@ -55,8 +57,9 @@ def store_access(credentials: Path | None = None) -> Iterator[EnvironmentAccess]
 class EnvironmentAccess:
     """See `store_access`, and `pipeline.store.object_store.StoreAccess`."""
 
-    def __init__(self, credentials: Path | None, stack: ExitStack) -> None:
+    def __init__(self, credentials: Path | None, stack: ExitStack, origin: str | None = None) -> None:
         self._credentials = credentials
+        self._origin = origin
         self._stack = stack
         self._lock = threading.Lock()
         self._kept: tuple[BlockingPortal, GoogleTokenSource] | None = None
@@ -66,6 +69,8 @@ class EnvironmentAccess:
 
         Raises `UsageError` elsewhere.
         """
+        if self._origin is not None:
+            return self._origin
         found = next((name for name in ENDPOINT_VARIABLES[scheme] if os.environ.get(name, "").strip()), None)
         if found is None:
             return None

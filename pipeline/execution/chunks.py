@@ -17,7 +17,7 @@ from pipeline.job.job import Job
 from pipeline.job.turns import Turn
 from pipeline.policy import RowCalls
 from pipeline.schema.bigquery import legal_type, refused_names
-from pipeline.source import Source, Survey, hint_of_rows_within
+from pipeline.source import ChunkSpans, Source, Survey, hint_of_rows_within
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.output_columns import output_schema
@@ -70,27 +70,48 @@ class Settling(Protocol):
         """Takes the outcome of a row."""
 
 
-class ChunkWorker:
-    """Turns the rows of a run into parts of its dataset. Needs only the job, the plan and the folder."""
+class RowObserver(Protocol):
+    """Is given the rows of a run as they are answered."""
 
-    def __init__(self, job: Job, plan: RunIdentity, output: Path, files: FileSystem = FILES) -> None:
+    def begin(self, row: Row) -> None:
+        """Takes a row before it is asked, with all of its kept columns."""
+
+    async def observe(self, outcome: Outcome) -> None:
+        """Takes the outcome of a row, which is durable. The row's slot is free once this returns."""
+
+
+class ChunkWorker:
+    """Turns the rows of a run into parts of its dataset. Needs only the job, the plan and the folder.
+
+    With `whole_rows`, rows are read with their kept columns, not only with those that requests need.
+    """
+
+    def __init__(
+        self, job: Job, plan: RunIdentity, output: Path, files: FileSystem = FILES, *, whole_rows: bool = False
+    ) -> None:
         self.job = job
         self.plan = plan
         self.survey = Survey.from_json(plan.survey)
+        self._spans = ChunkSpans(self.survey.generations)
         self._kept_bytes = 0
         self._passed_bytes = 0
-        self.source, kept = source_of(job, self.survey)
+        self.source, kept = source_of(job, self.survey, whole=whole_rows)
         self._source_again: Source | None = None
         self.dataset = Dataset(output, kept, job.reader, _footer(plan), files)
 
     def chunk(self, index: int) -> engine.Chunk:
         """A chunk by its index, with nothing of it done."""
-        first = index * self.survey.chunk_rows
-        return engine.Chunk(index, first, min(self.survey.chunk_rows, self.survey.rows - first))
+        span = self._spans.of(index)
+        return engine.Chunk(index, span.start, len(span))
+
+    def chunk_of(self, ordinal: int) -> int:
+        """The index of the chunk of a row."""
+        return self._spans.chunk_of(ordinal)
 
     def open_chunks(self, concurrency: int) -> int:
         """How many chunks are worked on at once."""
-        return engine.open_chunks_for(concurrency, self.survey.chunk_rows, self.survey.mean_row_bytes)
+        latest = self.survey.generations[-1]  # the others are sealed, as a rule
+        return engine.open_chunks_for(concurrency, latest.chunk_rows, self.survey.mean_row_bytes)
 
     def callbacks(
         self,
@@ -100,6 +121,7 @@ class ChunkWorker:
         counters: Counters,
         cache: Settling | None = None,
         failed: Callable[[], None] = lambda: None,
+        observer: RowObserver | None = None,
     ) -> engine.EngineCallbacks:
         """The callbacks by which the engine turns chunks into parts; `failed` is called after each failed row."""
         unfinished: dict[int, dict[int, Turn]] = {}
@@ -109,6 +131,8 @@ class ChunkWorker:
             await journal.room()
             # Taken out, so that memory holds the turns of unfinished rows only until each row is asked.
             calls = RowCalls(row.ordinal, journal, unfinished.pop(row.ordinal, None))
+            if observer is not None:
+                observer.begin(row)
             return await answered(self.job, ask, row, calls)
 
         async def record(ordinal: int, entry: Entry) -> None:
@@ -120,6 +144,9 @@ class ChunkWorker:
                 failed()
             if cache is not None:
                 cache.settle(outcome)
+            if observer is not None:
+                await journal.flush()
+                await observer.observe(outcome)
 
         async def done(chunk: engine.Chunk) -> set[int]:
             # Together with `recorded`, before the first row of the chunk is asked: both read the database in a thread.
@@ -203,10 +230,10 @@ async def answered(job: Job, ask: Ask, row: Row, calls: RowCalls) -> Entry:
         calls.close()
 
 
-def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, pa.Schema]:
+def source_of(job: Job, survey: Survey, *, asks: bool = True, whole: bool = False) -> tuple[Source, pa.Schema]:
     """The rows of a job's input, and the schema of the columns copied or added to the output, under their output names.
 
-    Without `asks`, rows come without the values that requests are made from.
+    Without `asks`, rows come without the values that requests are made from; if `whole`, with all kept columns.
 
     Raises `UsageError` if the job does not fit the columns of its input, or if it renames columns for BigQuery and its
     schema has names that BigQuery refuses.
@@ -218,9 +245,8 @@ def source_of(job: Job, survey: Survey, *, asks: bool = True) -> tuple[Source, p
             raise UsageError(f"{error}; {hint}") from None
         raise
     as_type = legal_type if job.rename == "bigquery" else None
-    source = Source(
-        survey, needed=columns.needed if asks else [], kept=list(columns.kept), added=columns.added, as_type=as_type
-    )
+    needed = [*dict.fromkeys([*columns.needed, *(columns.kept if whole else ())])] if asks else []
+    source = Source(survey, needed=needed, kept=list(columns.kept), added=columns.added, as_type=as_type)
     names = [*columns.kept.values(), *columns.added]
     schema = pa.schema([field.with_name(name) for field, name in zip(source.kept_schema, names, strict=True)])
     if job.rename == "bigquery" and (refused := list(refused_names(output_schema(schema, job.reader)))):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.data import Ask
 from pipeline.endpoint.connection import OpenEndpoint
 from pipeline.execution import engine
-from pipeline.execution.chunks import ChunkJournal, ChunkWorker, Keep
+from pipeline.execution.chunks import ChunkJournal, ChunkWorker, Keep, RowObserver
 from pipeline.execution.heap import use_one_heap
 from pipeline.execution.rate_memory import GrantedRates
 from pipeline.execution.settings import Settings
@@ -60,6 +60,8 @@ class RunContext(Generic[AnyBudget]):
     budgets: Sequence[AnyBudget]
     counters: Counters
     stop: Shutdown
+    observer: RowObserver | None = None
+    """Who is given each outcome, if anybody."""
 
     @property
     def job(self) -> Job:
@@ -129,7 +131,9 @@ class RunContext(Generic[AnyBudget]):
                 tasks.start_soon(self.cache.keep_working, self.counters.notices.append)
             await engine.process_chunks(
                 chunks,
-                self.chunks.callbacks(ask, records or self.journal, keep, self.counters, self.cache, failed),
+                self.chunks.callbacks(
+                    ask, records or self.journal, keep, self.counters, self.cache, failed, self.observer
+                ),
                 workers=workers_for(concurrency),
                 stop=self.stop,
                 grace_s=self.settings.grace_s,
@@ -143,8 +147,11 @@ class RunContext(Generic[AnyBudget]):
 def prepare_process(settings: Settings) -> None:
     """Prepares this process for a run: for many small batches, and for many connections.
 
-    Raises `UsageError` if it may not open enough files.
+    The process of another program is left as it is. Raises `UsageError` if it may not open enough files.
     """
+    if settings.in_host:
+        require_descriptors(settings.bounds.concurrency, settings.endpoints)
+        return
     use_one_heap()
     # Arrow's own pools retain memory after many small batches, so that a long run would grow.
     pa.set_memory_pool(pa.system_memory_pool())
@@ -165,6 +172,17 @@ def ensure_descriptors(concurrency: int, endpoints: int = 1) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
+def require_descriptors(concurrency: int, endpoints: int = 1) -> None:
+    """Raises `UsageError` if the soft limit of open files is too low for the concurrency; it is not changed."""
+    needed = concurrency * endpoints + SPARE_DESCRIPTORS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise UsageError(
+            f"{concurrency} calls in flight need {needed} open files, but the limit of this process is {soft}, which "
+            f"is left as it is: raise it with resource.setrlimit, or lower --concurrency"
         )
 
 

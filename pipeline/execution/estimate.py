@@ -14,6 +14,7 @@ from pipeline.faults import Broken, InvalidRow
 
 if TYPE_CHECKING:
     from pipeline.data import Part, Row
+    from pipeline.endpoint.prices import Prices
     from pipeline.job.job import Job
     from pipeline.source import Survey
     from pipeline.storage.remote.hydration import RemoteView
@@ -96,10 +97,34 @@ def estimate(job: Job, sample: list[Row], rows: int, earlier: EarlierRun) -> dic
     }
 
 
+def by_batch(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the rows of an estimate cost by batch, and what that saves; None where the price is unknown."""
+    from pipeline.endpoint.batch.backend import PRICE_FACTOR
+
+    costs = {suffix: figures[f"cost_usd{suffix}"] for suffix in ("", "_low", "_high")}
+    half = {
+        f"batch_cost_usd{suffix}": None if cost is None else round(cost * PRICE_FACTOR, 6)
+        for suffix, cost in costs.items()
+    }
+    saved = None if costs[""] is None else round(costs[""] * (1 - PRICE_FACTOR), 6)
+    return {**half, "batch_saves_usd": saved}
+
+
 def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> float | None:
     """The cost of `rows` rows in USD; None if the price of the model is unknown."""
     from pipeline.policy.compose import RunLimits, prices_for
 
+    return cost_at(prices_for(job, RunLimits()), job, means, read, written, rows)
+
+
+def most_used(job: Job, means: RowMeans, prices: Prices, rows: int) -> tuple[float | None, float]:
+    """The upper end of the estimate for `rows` rows: US dollars, None if the price is unknown, and tokens."""
+    read, written = means.input.high, means.output.high
+    return cost_at(prices, job, means, read, written, rows), rows * (read + written)
+
+
+def cost_at(prices: Prices, job: Job, means: RowMeans, read: float, written: float, rows: int) -> float | None:
+    """The cost of `rows` rows in USD, of so many tokens each; None if the price of the model is unknown."""
     if not job.model:
         return None
     calls = (
@@ -108,7 +133,7 @@ def _cost(job: Job, means: RowMeans, read: float, written: float, rows: int) -> 
     usage = Usage(
         input=round(read * calls), output=round(written * calls), cached=round(read * calls * means.cached_share)
     )
-    cost = prices_for(job, RunLimits()).cost(job.model, usage)
+    cost = prices.cost(job.model, usage)
     return None if cost is None else round(cost * rows / calls, 6)
 
 
@@ -153,7 +178,7 @@ def _spread(output: Path, parts: Sequence[Part]) -> tuple[float | None, float | 
     except Broken:  # an estimate is not the place to report damage
         return None, None, None
     rows = [row or {} for row in rows]  # a row that failed without an answer used nothing
-    seconds = [row["latency_s"] for row in rows if row.get("latency_s") is not None]
+    seconds = [row["latency_s"] for row in rows if row.get("latency_s")]  # 0 is that of an answer by batch
     read = [row.get("input_tokens") or 0 for row in rows]
     written = [(row.get("output_tokens") or 0) + (row.get("reasoning_tokens") or 0) for row in rows]
     return _error_of(read), _error_of(written), sum(seconds) / len(seconds) if seconds else None
@@ -202,7 +227,7 @@ class Ahead:
 
 def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *, retry_failed: bool) -> Ahead:
     """What is left of an earlier run, if this plan would resume it."""
-    from pipeline.execution.identity import found_input
+    from pipeline.execution.identity import found_input, growth_in
     from pipeline.execution.run_status import run_status
     from pipeline.source import Survey
     from pipeline.storage.run_folder import RunFolder, RunIdentity, differences
@@ -217,8 +242,15 @@ def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *,
     now = RunIdentity(
         job_name=job.name, job=job.fingerprint(), target="", survey={}, limit=limit, simulated=before.simulated
     )
-    _, moved = found_input(job, Survey.from_json(before.survey))
-    if different := [*differences(before, now), *moved]:
+    known = Survey.from_json(before.survey)
+    _, moved = found_input(job, known)
+    different = [*differences(before, now), *moved]
+    notes: tuple[str, ...] = ()
+    # A survey of the first rows alone says nothing of what came after them.
+    if moved and different == moved and before.limit is None and not growth_in(job, known).differences:
+        held = f"{earlier.name} holds {known.rows:,} of these rows"
+        notes = (f"{held}: `pipeline run` takes in the others with --append",)
+    elif different:
         refused = (
             f"{earlier.name} holds a different run ({different[0]}): `pipeline run` needs --fresh or another --output"
         )
@@ -226,4 +258,4 @@ def ahead_of(job: Job, found: Survey, limit: int | None, earlier: EarlierRun, *,
     retried = status.failed if retry_failed else 0
     left = found.rows - status.done
     bad = round(found.bad_count * left / found.rows)  # bad rows fail without a call; some of them may be done already
-    return Ahead(max(0, left - bad) + retried, status.done - retried, retried)
+    return Ahead(max(0, left - bad) + retried, status.done - retried, retried, notes)

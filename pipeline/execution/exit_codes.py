@@ -5,7 +5,15 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from pipeline.faults import BudgetExhausted, NothingToDo, OutputInUse, ProviderUnusable, TooManyFailures, UsageError
+from pipeline.faults import (
+    BudgetExhausted,
+    NothingToDo,
+    NotReady,
+    OutputInUse,
+    ProviderUnusable,
+    TooManyFailures,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from pipeline.execution.finish import Summary
@@ -17,6 +25,7 @@ CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NothingToDo, 5),
     (BudgetExhausted, 6),
     (ProviderUnusable, 7),
+    (NotReady, 75),  # EX_TEMPFAIL of sysexits.h, which schedulers know
 )
 """The first matching class decides; anything else is 1. 4 is the code of a failed gate."""
 

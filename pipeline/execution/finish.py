@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline.data import Part
-from pipeline.execution.run import Run, allowed_failures, now
+from pipeline.execution.run import Run, now
 from pipeline.faults import Broken, Halt
-from pipeline.job.job import Job
 from pipeline.policy import Shutdown
+from pipeline.source import Survey
 from pipeline.storage.dataset import manifest_bytes
 from pipeline.storage.records import with_examples
 from pipeline.storage.remote.shard_follower import ShardFollower
+from pipeline.storage.submissions import charged_by_batch
 from pipeline.totals.failures import FailureKind, Failures
 from pipeline.totals.ledger import KINDS, Charges, total
 
@@ -61,6 +62,14 @@ class Summary:
     simulated: bool
     run: Charges
     """What the whole run was charged, over all its starts."""
+    batch_jobs: int = 0
+    """Batch jobs of the whole run, over all its starts."""
+    batch_jobs_open: int = 0
+    """Those of them whose answers are not recorded yet."""
+    batch_calls: int = 0
+    """Rows of the whole run that were answered by batch."""
+    batch_cost_usd: float | None = 0.0
+    """Their cost; None if a price is unknown."""
     reason: str | None = None
     failures: Sequence[FailureKind] = ()
     """The failed rows of the whole run by kind, the most frequent first."""
@@ -100,7 +109,11 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         ok, failed = ok - sum(part.ok for part in damaged), failed - sum(part.failed for part in damaged)
         complete = False
     shard = run.follower.shard if isinstance(run.follower, ShardFollower) else None
-    status = ("done" if shard else _verdict(context.job, failed, rows)) if complete else "stopped"
+    too_many = run.too_many_failed() if complete and shard is None else None
+    jobs, by_batch = context.journal.submissions.all(), charged_by_batch(context.folder.journal)
+    waiting = sum(job.progress == "submitted" for job in jobs)
+    stopped = "submitted" if waiting and context.stop.reason is None else "stopped"
+    status = ("done" if shard else "failed" if too_many else "complete") if complete else stopped
     summary = Summary(
         job=context.plan.job_name,
         run_id=context.plan.run_id,
@@ -122,21 +135,26 @@ def _finished(run: Run, seconds: float, charged: Charges) -> Summary:
         output=run.output,
         simulated=context.plan.simulated,
         run=context.journal.charged(),
-        reason=_too_many(context.job, failed, rows) if status == "failed" else _reason(context.stop),
+        reason=too_many or _reason(context.stop),
         failures=failures.kinds,
         shard=str(shard) if shard else None,
+        batch_jobs=len(jobs),
+        batch_jobs_open=waiting,
+        batch_calls=by_batch.calls,
+        batch_cost_usd=by_batch.figures()["cost_usd"],
     )
     return _published(run, summary)
 
 
-def _verdict(job: Job, failed: int, rows: int) -> str:
-    return "failed" if failed > allowed_failures(job, rows) else "complete"
-
-
 def _published(run: Run, summary: Summary) -> Summary:
-    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete."""
+    """Writes the manifest and the marker, and returns the summary; a dataset whose bucket fails is not complete.
+
+    If there was nothing to append to a complete dataset, both stay as they are.
+    """
     if isinstance(run.follower, ShardFollower):
         return _shard_published(run, run.follower, summary)
+    if run.context.settings.append and summary.status == "complete" and run.is_marked:
+        return summary
     if run.follower is not None:
         try:
             content = manifest_bytes(_manifest(run, summary))
@@ -174,11 +192,11 @@ def _shard_published(run: Run, follower: ShardFollower, summary: Summary) -> Sum
 
 def _of_whole(run: Run, summary: Summary, charged: Charges) -> Summary:
     """The summary of a shard, extended to the whole run, whose parts are all there."""
-    parts, job = run.parts.values(), run.context.job
+    parts = run.parts.values()
     ok, failed, rows = sum(part.ok for part in parts), sum(part.failed for part in parts), run.rows
     failures = sum((Failures.from_json(part.failures) for part in parts), Failures())
-    status = _verdict(job, failed, rows)
-    reason = _too_many(job, failed, rows) if status == "failed" else None
+    reason = run.too_many_failed()
+    status = "complete" if reason is None else "failed"
     return replace(
         summary, rows=rows, ok=ok, failed=failed, failures=failures.kinds, run=charged, status=status, reason=reason
     )
@@ -217,9 +235,23 @@ def _manifest(run: Run, summary: Summary) -> dict[str, Any]:
         "rows_from_cache": sum(part.from_cache for part in run.parts.values()),
         "job": plan.job,
         "input": [asdict(file) for file in context.survey.files],
+        "generations": _generations(plan.created, context.survey),
         "schema": {field.name: str(field.type) for field in context.dataset.schema},
         "parts": [_listed(run.parts[chunk]) for chunk in sorted(run.parts)],
     }
+
+
+def _generations(created: str, survey: Survey) -> list[dict[str, Any]]:
+    """The rows that were taken in together: when, from which entries of `input`, and which chunks they are."""
+    listed: list[dict[str, Any]] = []
+    first_row = first_chunk = first_file = 0
+    for one in survey.generations:
+        rows = {"first_row": first_row, "rows": one.rows}
+        chunks = {"first_chunk": first_chunk, "chunks": one.chunks}
+        files = {"first_file": first_file, "files": one.files}
+        listed.append({"added": one.added or created, **rows, **chunks, **files})
+        first_row, first_chunk, first_file = first_row + one.rows, first_chunk + one.chunks, first_file + one.files
+    return listed
 
 
 def _listed(part: Part) -> dict[str, Any]:
@@ -246,7 +278,3 @@ def _stopped_by(stop: Shutdown) -> str | None:
         if stop.reason
         else None
     )
-
-
-def _too_many(job: Job, failed: int, rows: int) -> str:
-    return f"{failed} of {rows} rows failed, more than the job allows (max_failed={job.max_failed:g})"

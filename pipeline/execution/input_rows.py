@@ -10,8 +10,8 @@ from pipeline.data import Row
 from pipeline.execution.chunks import source_of
 from pipeline.faults import UsageError
 from pipeline.job.job import Job
+from pipeline.source import ChunkSpans, Survey, changed, found_again
 from pipeline.source import RowChoice as RowsRead
-from pipeline.source import Survey, changed, found_again
 
 
 class InputRows:
@@ -22,13 +22,14 @@ class InputRows:
 
     def __init__(self, job: Job, survey: Survey) -> None:
         self._survey = _where_it_is(job, survey)
+        self._spans = ChunkSpans(self._survey.generations)
         self._source, self.kept = source_of(job, self._survey)
         self._rows: Iterator[tuple[Row, pa.RecordBatch]] = iter(())
         self._chunk, self._next = -1, 0
 
     def row(self, ordinal: int) -> tuple[Row, pa.RecordBatch]:
         """A row, and those of its columns that are copied to the output. Raises `Broken` if it cannot be read."""
-        chunk = ordinal // self._survey.chunk_rows
+        chunk = self._spans.chunk_of(ordinal)
         if chunk != self._chunk or ordinal < self._next:
             self._rows, self._chunk = self._rows_of(chunk), chunk
         self._next = ordinal + 1

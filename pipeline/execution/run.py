@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ from pipeline.endpoint.connection import Connect
 from pipeline.execution import engine
 from pipeline.execution.monitor import RunMonitor
 from pipeline.job.job import Job
+from pipeline.source import ChunkSpans
+from pipeline.storage.run_folder import SUCCESS
 from pipeline.totals.failures import ALIKE, Failures, Tolerance
 from pipeline.totals.ledger import Charges
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.execution.context import RunContext
     from pipeline.policy import LocalBudget, LocalUpstream
     from pipeline.policy.compose import ComposedAsk
+    from pipeline.source import Generation
     from pipeline.storage.integrity import PartCheck
     from pipeline.storage.remote.follower import Follower
     from pipeline.storage.remote.records import RemotePartCheck
@@ -54,6 +59,10 @@ class Run:
     """What earlier starts were charged."""
     reopened: int = 0
     """The failed rows of earlier starts that are asked again."""
+    added: int = 0
+    """The rows by which this start has extended the run."""
+    allowed: float = math.inf
+    """How many rows may fail in all before the start stops."""
     replaced: RunIdentity | None = None
     """The run that was in the folder before, if this one replaces it."""
     follower: Follower | None = None
@@ -78,9 +87,7 @@ class Run:
     @property
     def rows(self) -> int:
         """The rows of these chunks."""
-        survey = self.context.survey
-        first, last = (min(i * survey.chunk_rows, survey.rows) for i in (self.assigned.start, self.assigned.stop))
-        return last - first
+        return len(ChunkSpans(self.context.survey.generations).rows_of(self.assigned))
 
     async def execute(self, connect: Connect) -> None:
         """Asks the rows that are left, and seals them. Returns at the end, or once the stop was requested and drained.
@@ -133,6 +140,13 @@ class Run:
         if self.follower is not None:
             self.context.stop.then(self.follower.hurry)
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether the dataset is marked as complete: since the last start that ended, nothing of it was changed."""
+        if self.follower is not None:
+            return self.follower.is_marked()
+        return (self.context.folder.output / SUCCESS).is_file()
+
     def monitor(self, composed: ComposedAsk[LocalUpstream]) -> RunMonitor:
         """The monitor of the run, while it is executed by these limits."""
         context = self.context
@@ -178,10 +192,39 @@ class Run:
         """How many failed rows the run tolerates."""
         match self.context.settings.fail_fast:
             case "job":
-                return Tolerance(allowed_failures(self.context.job, self.context.survey.rows), ALIKE)
+                return Tolerance(self.allowed, ALIKE)
             case "alike":
                 return Tolerance(alike=ALIKE)
         return Tolerance()
+
+    def failures_allowed(self) -> float:
+        """How many rows may fail in all: of finished generations as many as did, and of others as many as allowed."""
+        found = self._failed_in_generations()
+        job = self.context.job
+        return sum(allowed_failures(job, one.rows) if failed is None else failed for one, failed in found)
+
+    def too_many_failed(self) -> str | None:
+        """Which generation has more failed rows than the job allows, in a sentence; None if none has.
+
+        Each counts by itself, as a run of its own would: all new rows could fail among many old ones.
+        """
+        job = self.context.job
+        for one, failed in self._failed_in_generations():
+            if failed is not None and failed > allowed_failures(job, one.rows):
+                which = f"rows appended {one.added}" if one.added else "rows"
+                return (
+                    f"{failed} of {one.rows} {which} failed, more than the job allows (max_failed={job.max_failed:g})"
+                )
+        return None
+
+    def _failed_in_generations(self) -> Iterator[tuple[Generation, int | None]]:
+        """Each generation with the number of its failed rows; None while not all of it is sealed."""
+        first = 0
+        for one in self.context.survey.generations:
+            parts = [self.parts.get(chunk) for chunk in range(first, first + one.chunks)]
+            failed = None if None in parts else sum(part.failed for part in parts if part is not None)
+            yield one, failed
+            first += one.chunks
 
     @property
     def charged(self) -> Charges:

@@ -24,6 +24,7 @@ from pipeline.storage.journal_reader import charged_in, read_state
 from pipeline.storage.records import with_examples
 from pipeline.storage.remote.hydration import RemoteView
 from pipeline.storage.run_folder import EVENTS, LOCK, MANIFEST, SUCCESS, RunFolder, RunIdentity
+from pipeline.storage.submissions import Submission, submissions_in
 from pipeline.totals.failures import Failures
 from pipeline.totals.ledger import NOTHING, Charges
 
@@ -76,6 +77,8 @@ class RunStatus:
     """Every shard, if the run is divided."""
     now: Mapping[str, Any] = field(default_factory=dict)
     """The current second of a running job: see `pipeline.execution.monitor`."""
+    batch_jobs: Sequence[Submission] = ()
+    """The batch jobs of the run."""
 
     @property
     def done(self) -> int:
@@ -112,6 +115,17 @@ class RunStatus:
             "run_lost_calls": self.charged.lost_calls,
             "start_cost_usd": self.start_cost_usd,
             "shards": [one.facts() for one in self.shards],
+            "batch": [
+                {
+                    "name": job.name,
+                    "rows": job.rows,
+                    "state": job.state,
+                    "progress": job.progress,
+                    "answered": job.answered,
+                    "message": job.message,
+                }
+                for job in self.batch_jobs
+            ],
             **{f"now_{name}": self.now.get(name) for name in _NOW},
         }
 
@@ -304,6 +318,7 @@ def run_status(output: Path, remote: RemoteView | None = None) -> RunStatus:
         resumed=state.get("run_cost_usd", 0.0) > state.get("cost_usd", 0.0),
         start_cost_usd=state.get("cost_usd") if running else None,
         now={name: state.get(name) for name in _NOW} if running else {},
+        batch_jobs=submissions_in(folder.journal),
     )
 
 

@@ -20,6 +20,8 @@ class Settings:
     fresh: bool = False
     supersede: bool = False
     """Whether a different run in the output is replaced, rather than refused."""
+    append: bool = False
+    """Whether rows that the input has gained since are taken into the run, rather than refused."""
     retry_failed: bool = False
     fail_fast: Literal["job", "alike", "never"] = "job"
     """When failed rows stop the run. `job`: once the job's `max_failed` is exceeded, or all of the first rows failed
@@ -35,3 +37,5 @@ class Settings:
     """Where granted rates are kept beyond this run; None keeps them only in its folder."""
     endpoints: int = 1
     """The number of endpoints; each has its own connections."""
+    in_host: bool = False
+    """Whether the process belongs to another program, whose memory pool and limits are left as they are."""

@@ -65,7 +65,12 @@ def divided(settings: Settings, shard: Shard) -> Settings:
 
 
 def common_plan(
-    job: Job, settings: Settings, folder: RunFolder, follower: ShardFollower, reading: SurveyProgress | None = None
+    job: Job,
+    settings: Settings,
+    folder: RunFolder,
+    follower: ShardFollower,
+    started: str,
+    reading: SurveyProgress | None = None,
 ) -> RunIdentity:
     """The plan of the run, the same for all shards: the first one makes it, the others wait for it and compare.
 
@@ -75,7 +80,7 @@ def common_plan(
         if folder.load() is None:  # else the bucket was emptied, and this machine knows the run
             _await_plan(follower)
             if not follower.has_plan():
-                folder.save(identity_of(job, settings, folder, None, reading))
+                folder.save(identity_of(job, settings, folder, None, started, reading))
         if not follower.has_plan():
             follower.create_plan()
     before = folder.load()
@@ -87,7 +92,7 @@ def common_plan(
             f"{folder.name} holds the run of the first {before.limit} rows, and shards cannot extend it: give the same "
             f"--limit, or start it once without --shard"
         )
-    return identity_of(job, settings, folder, before, reading, committed=True)
+    return identity_of(job, settings, folder, before, started, reading, committed=True)
 
 
 def _await_plan(follower: ShardFollower) -> None:

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.execution.chunks import ChunkWorker
+from pipeline.execution.chunks import ChunkWorker, RowObserver
 from pipeline.execution.context import RunContext, open_cache, prepare_process
-from pipeline.execution.identity import identity_of, inputs_of
+from pipeline.execution.identity import begun, identity_of, inputs_of
 from pipeline.execution.run import Run, now
 from pipeline.execution.settings import Settings
 from pipeline.execution.shards import ShardStart, common_plan
@@ -29,7 +29,7 @@ from pipeline.storage.remote.objects import OutputObjects
 from pipeline.storage.remote.shard_follower import ShardFollower, following_shard
 from pipeline.storage.run_folder import RunFolder, RunIdentity
 from pipeline.totals.counters import Counters
-from pipeline.totals.ledger import NOTHING
+from pipeline.totals.ledger import NOTHING, Charges
 
 
 @contextmanager
@@ -43,13 +43,14 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
     objects: OutputObjects | None = None,
     reading: SurveyProgress | None = None,
     shard: ShardStart | None = None,
+    observer: RowObserver | None = None,
 ) -> Iterator[Run]:
     """Opens and locks a run. What earlier starts did is added to the counters; failed rows are reopened if asked for.
 
     Runs that are executed together are given the same `counters` and `stop`. With `objects` the output is in a bucket,
     and the settings' folder is only its state; with `shard`, only the chunks of that shard are worked on, and the
     settings are its own (see `divided`). `reading` is told how far the survey is, if one is needed. Worker processes
-    must have been forked before.
+    must have been forked before. An `observer` is given each outcome that this start records.
 
     Raises `UsageError` (with the remedy), or `NothingToDo` if the input has no row.
     """
@@ -67,16 +68,17 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
         open_cache(settings.bounds.reuse) as cache,
     ):
         if isinstance(follower, ShardFollower):
-            plan = common_plan(job, settings, folder, follower, reading)
+            plan = common_plan(job, settings, folder, follower, started, reading)
             before: RunIdentity | None = plan
             portion, elsewhere = follower.take(Survey.from_json(plan.survey)), follower.charged_elsewhere()
         else:
             before = None if settings.fresh else folder.load()
-            plan = identity_of(job, settings, folder, before, reading)
+            before = begun(folder, before) if before is not None and settings.append else before
+            plan = identity_of(job, settings, folder, before, started, reading)
             portion, elsewhere = None, NOTHING
         replaced = None if before is None or before.run_id == plan.run_id else before
         budgets_for(job, settings.bounds)  # refused here if the price is unknown
-        with closing(ChunkWorker(job, plan, folder.output, files)) as chunks:
+        with closing(ChunkWorker(job, plan, folder.output, files, whole_rows=observer is not None)) as chunks:
             if settings.fresh or (replaced is not None and settings.supersede):
                 folder.clear()
                 if follower is not None:
@@ -89,16 +91,19 @@ def open_run(  # noqa: PLR0913 - what a run is given when it starts
                     chunks=chunks,
                     journal=journal,
                     cache=cache,
-                    budgets=budgets_for(job, settings.bounds, journal.charged() + elsewhere),
+                    budgets=budgets_for(job, settings.bounds, _charged_since(plan, journal.charged() + elsewhere)),
                     counters=Counters() if counters is None else counters,
                     stop=Shutdown() if stop is None else stop,
+                    observer=observer,
                 )
                 run = run_in(context, lock=lock, began=began, started=started, follower=follower)
                 run = replace(run, portion=portion)
-                extends = before is not None and replaced is None and plan.extends(before)
+                extended = before if before is not None and replaced is None and plan.extends(before) else None
+                added = context.survey.rows - Survey.from_json(extended.survey).rows if extended else 0
                 try:
-                    reopened = _prepare(run, before if extends else None)
-                    yield replace(run, reopened=reopened, replaced=replaced)
+                    reopened = _prepare(run, extended)
+                    opened = replace(run, reopened=reopened, replaced=replaced, added=added)
+                    yield replace(opened, allowed=opened.failures_allowed())
                 finally:
                     if follower is not None:
                         follower.end()  # it reads the journal
@@ -114,10 +119,17 @@ def _following(
     return following_shard(objects, folder, shard.shard, shard.patience)
 
 
+def _charged_since(plan: RunIdentity, charged: Charges) -> Charges:
+    """What counts against a budget: all that the run was charged, or what it was since rows were last appended."""
+    return charged - Charges.from_json(plan.charged_before)
+
+
 def _require_apart(inputs: Sequence[Path], folder: RunFolder) -> None:
     """Raises `UsageError` if an input is among the files that a run in this folder writes, and removes with `fresh`."""
     written = [folder.parts.resolve(), folder.run.resolve()]
     for path in inputs:
+        if path.resolve().parent == folder.inputs.resolve():
+            continue  # rows that were given in memory, which stay there
         if any(path.resolve().is_relative_to(place) for place in written):
             raise UsageError(
                 f"the input {path} is in the output {folder.output}, which would be written over: "
@@ -135,10 +147,11 @@ def _prepare(run: Run, extended: RunIdentity | None) -> int:
     if extended is not None:
         _extend(run, Survey.from_json(extended.survey))
     run.context.folder.save(run.context.plan)
+    run.context.folder.discard_inputs(but={Path(file.path).name for file in run.context.survey.files})
     reopened = _reopen_failed(run) if run.context.settings.retry_failed else 0
     if run.follower is not None:
         run.follower.save_plan()
-        run.follower.follow(run.context.survey.chunk_rows, run.context.counters.notices.append)
+        run.follower.follow(run.context.chunks.chunk_of, run.context.counters.notices.append)
     _restore_counts(run)
     return reopened
 
@@ -184,6 +197,8 @@ def _require_whole(run: Run) -> None:
 
 def _extend(run: Run, before: Survey) -> None:
     """Makes room for more rows: reopens parts whose chunk boundaries or columns have changed. Nothing is asked again.
+
+    Appended rows are in chunks of their own, so they change no part.
 
     Raises `UsageError` if their replies were not kept.
     """

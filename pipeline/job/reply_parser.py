@@ -63,6 +63,20 @@ class ReplyParser:
             return outcome, completion
         return Failure(ordinal, fault, fault.reply), completion
 
+    def instance_of(self, success: Success) -> Any:
+        """The value of a row as its schema makes it: a model instance, where `Success.value` has plain values."""
+        if self.shape is None:
+            return success.value
+        answers = self.completion(success.reply).answers
+        return [self._instance(one) for one in answers] if self.several else self._instance(answers[0])
+
+    def _instance(self, answer: CompletionChoice) -> Any:
+        """None for an answer without a value, which a row may have beside others, or beside its media."""
+        try:
+            return self.shape.parse(answer.text) if self.shape is not None and answer.text else None
+        except Unparsable:
+            return None
+
     def parsed_type(self) -> Any:
         """The Arrow type of the `parsed` column."""
         import pyarrow as pa

@@ -15,6 +15,11 @@ Results = list[dict[str, Any]]
 """The messages that return tool results to the model."""
 
 
+FIRST_REQUEST = b""
+"""The digest of an answer to a row's first request that was not at hand when the answer came, as in a batch: a run asks
+the same request of a row at every start, or is refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One answered call of a row, by the digest of its request; `results` is set once the tools it called have run."""

@@ -19,14 +19,17 @@ def attaching(ask: Ask, root: Path | None) -> Ask:
     async def attaching_ask(request: Request) -> Reply:
         if not any(isinstance(message.get("content"), list) for message in request.payload["messages"]):
             return await ask(request)
-        messages = await to_thread.run_sync(_attached, request.payload["messages"], root)
+        messages = await to_thread.run_sync(attached, request.payload["messages"], root)
         return await ask(replace(request, payload={**request.payload, "messages": messages}))
 
     return attaching_ask
 
 
-def _attached(messages: Sequence[Mapping[str, Any]], root: Path | None) -> list[Mapping[str, Any]]:
-    """The messages, with attachments replaced by their content; the size limit covers all of them together."""
+def attached(messages: Sequence[Mapping[str, Any]], root: Path | None) -> list[Mapping[str, Any]]:
+    """The messages, with attachments replaced by their content; the size limit covers all of them together.
+
+    Blocking: call it in a thread. Raises `InvalidRow` as `load` does.
+    """
     budget = INLINE_LIMIT
     whole: list[Mapping[str, Any]] = []
     for message in messages:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pipeline.data import Ask, Reply, Request, together
-from pipeline.job.turns import Results, Turn, digest_of
+from pipeline.job.turns import FIRST_REQUEST, Results, Turn, digest_of
 
 
 class TurnBooks(Protocol):
@@ -48,13 +48,16 @@ class RowCalls:
         if self._made:
             await self.keep()
         stored = self._stored.get(len(self._made))
-        if stored is not None and stored.digest == digest_of(request):
+        if stored is not None and (self._is_first(stored) or stored.digest == digest_of(request)):
             self._made.append(_Made(request, stored.reply, stored.results, is_kept=True))
             return stored.reply
         self._stored = {}  # the row has diverged: later answers no longer apply
         reply = await ask(request)
         self._made.append(_Made(request, reply))
         return reply
+
+    def _is_first(self, stored: Turn) -> bool:
+        return stored.digest == FIRST_REQUEST and not self._made
 
     async def keep(self) -> None:
         """Hands the answers so far to the books."""

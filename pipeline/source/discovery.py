@@ -16,7 +16,7 @@ from pipeline.source.format_detection import kind_of_rows
 from pipeline.source.formats import TABLES, format_of, known_suffixes
 from pipeline.source.lake_tables import require_no_lake
 from pipeline.source.object_discovery import objects_at, require_complete_runs, runs_of, with_versions
-from pipeline.source.run_parts import RowChoice, require_complete, run_of
+from pipeline.source.run_parts import RowChoice, holds_kept_rows, require_complete, run_of
 from pipeline.source.survey import Format, Partitions
 from pipeline.store.address import Address, place_of
 from pipeline.store.object_store import ObjectInfo
@@ -40,6 +40,8 @@ class FoundFile:
     only_ok: bool = False
     size: int = 0
     version: str = ""
+    rows_before: int = 0
+    """As in `File`: its rows that were surveyed earlier, if it has grown. `size` is then what it has grown by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,8 @@ class _Search:
 
 def _folders_named(path: Path, entry: Path) -> Sequence[str]:
     """The folders of a path that the user named, and those below: folders above a relative path are not data."""
+    if holds_kept_rows(path.parent):
+        return ()
     above = "/" if entry.is_absolute() else os.path.commonpath([path.parent, Path.cwd()])
     return path.parent.relative_to(above).parts
 

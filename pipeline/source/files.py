@@ -101,6 +101,25 @@ class InputFile:
         self.close()
 
 
+class BeginningOfFile(InputFile):
+    """The first `size` bytes of an input file."""
+
+    def __init__(self, found: Located, size: int) -> None:
+        super().__init__(found)
+        self._size, self._at = size, 0
+
+    def read(self, count: int) -> bytes:
+        """As `InputFile.read`."""
+        block = super().read(max(0, min(count, self._size - self._at)))
+        self._at += len(block)
+        return block
+
+    def seek(self, offset: int) -> None:
+        """As `InputFile.seek`."""
+        super().seek(offset)
+        self._at = offset
+
+
 class HashedFile(InputFile):
     """An input file that is hashed as it is read, from start to end; an object is not, as it has a version.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.faults import Broken, UsageError
@@ -28,32 +28,70 @@ def found_again(
     """The survey with the current locations of its files; and the input's changes, one sentence each.
 
     Content, order and the columns given by folders count; names, other folders and times do not. A file with the same
-    path, size and modification time counts as unchanged and is not read.
+    path, size and modification time counts as unchanged and is not read. Files of later generations follow those of
+    earlier ones, whatever their names.
     """
     try:
-        now = discover(inputs, include, rows=rows, allow_partial=allow_partial).files
+        now: Sequence[FoundFile] = discover(inputs, include, rows=rows, allow_partial=allow_partial).files
     except UsageError as misuse:
         return survey, [str(misuse)]
-    if len(now) != len(survey.files):
-        return survey, _joined_or_left(survey.files, now)
-    moved: list[File] = []
+    known = latest_entries(survey.files)
+    if survey.appended:
+        matched = by_place(known, now)
+        taken = set(matched.values())
+        now = [*matched.values(), *(found for found in now if found not in taken)]
+    if len(now) != len(known):
+        return survey, joined_or_left(known, now)
+    moved: dict[str, File] = {}
     differences: list[str] = []
-    for file, found in zip(survey.files, now, strict=True):
-        sentence = _difference(file, found)
-        if sentence is None and found.version:
-            moved.append(file)
-        elif sentence is None:
-            size_and_time = stamp(str(found.path))
-            mtime_ns = file.mtime_ns if size_and_time is None else size_and_time[1]
-            moved.append(replace(file, path=str(found.path), mtime_ns=mtime_ns))
+    for file, found in zip(known, now, strict=True):
+        sentence = difference_from(file, found)
+        if sentence is None:
+            moved[file.path] = where_found(file, found)
         else:
             differences.append(sentence)
     if differences:
-        return survey, _joined_or_left(survey.files, now) or differences
-    return replace(survey, files=tuple(moved)), []
+        return survey, joined_or_left(known, now) or differences
+    return moved_to(survey, moved), []
 
 
-def _joined_or_left(files: Sequence[File], now: Sequence[FoundFile]) -> list[str]:
+def latest_entries(files: Sequence[File]) -> list[File]:
+    """Each file once, by its latest entry, in the order in which they were first taken in."""
+    return list({file.path: file for file in files}.values())
+
+
+def by_place(known: Sequence[File], now: Sequence[FoundFile]) -> dict[str, FoundFile]:
+    """The files that were found, by the paths of the known ones.
+
+    They are known by their paths if some are still there, else by their names below the input's folder.
+    """
+    paths = {str(found.path): found for found in now}
+    if any(file.path in paths for file in known):
+        return {file.path: paths[file.path] for file in known if file.path in paths}
+    names = {found.name: found for found in now}
+    return {file.path: names[file.name] for file in known if file.name in names}
+
+
+def where_found(file: File, found: FoundFile) -> File:
+    """The entry of an unchanged file with its current place."""
+    if found.version:
+        return file
+    size_and_time = stamp(str(found.path))
+    mtime_ns = file.mtime_ns if size_and_time is None else size_and_time[1]
+    return replace(file, path=str(found.path), mtime_ns=mtime_ns)
+
+
+def moved_to(survey: Survey, now: Mapping[str, File]) -> Survey:
+    """The survey with the place and content of each file as in `now`, by its path before, in all of its entries."""
+    files = (
+        replace(file, path=one.path, size=one.size, mtime_ns=one.mtime_ns, sha256=one.sha256)
+        for file in survey.files
+        for one in [now.get(file.path, file)]
+    )
+    return replace(survey, files=tuple(files))
+
+
+def joined_or_left(files: Sequence[File], now: Sequence[FoundFile]) -> list[str]:
     """Files added and removed: by path if some files did not move, else by name below the input's folder."""
     paths, found_paths = {file.path for file in files}, {str(found.path) for found in now}
     if not paths & found_paths:
@@ -64,7 +102,8 @@ def _joined_or_left(files: Sequence[File], now: Sequence[FoundFile]) -> list[str
     return joined + [f"{path} {change}" for path, change in left.items()]
 
 
-def _difference(file: File, found: FoundFile) -> str | None:
+def difference_from(file: File, found: FoundFile) -> str | None:
+    """How a file differs from the surveyed one in whose place it was found, in a sentence; None if it does not."""
     path = str(found.path)
     if found.only_ok != file.only_ok:
         before, now = ("ok", "all") if file.only_ok else ("all", "ok")

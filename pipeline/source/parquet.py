@@ -18,6 +18,7 @@ from pipeline.faults import Broken, UsageError
 from pipeline.source.discovery import Discovery, FoundFile
 from pipeline.source.files import HashedFile, UnchangedCheck, parquet_file, several_at_once
 from pipeline.source.format_detection import not_parquet
+from pipeline.source.generations import ChunkSpans
 from pipeline.source.kept_types import with_valid_text, without_null, without_views
 from pipeline.source.progress import SurveyProgress
 from pipeline.source.survey import (
@@ -218,7 +219,8 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
 
     Raises `Broken` for a page that cannot be read, and when a file is no longer the one that was surveyed.
     """
-    start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
+    spans = ChunkSpans(survey.generations)
+    start, ordinal, end = survey.chunks[index], spans.of(index).start, 0
     columns = {*needed, *kept.names}
     types = {field.name: field.type for field in survey.arrow_schema()}
     for number, file in enumerate(survey.files):
@@ -229,7 +231,8 @@ def read_parquet(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.
         watch = UnchangedCheck(file)
         # Before the file is opened and before each batch is used: what was read of a changed file reaches no request.
         watch.check()
-        for batch in _slices(_decoded(file, skip, columns), ordinal, end, survey.chunk_rows):
+        first, chunk_rows = spans.in_file(number)
+        for batch in _slices(_decoded(file, skip, columns), ordinal - first, end - first, chunk_rows):
             watch.check()
             yield _Columns(batch, types, file.partitions).batch(ordinal, needed, kept)
             ordinal += batch.num_rows

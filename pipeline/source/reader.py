@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipeline.faults import UsageError
 from pipeline.source.cell_types import CellType
-from pipeline.source.discovery import Inputs, discover
+from pipeline.source.discovery import Discovery, Inputs, discover
+from pipeline.source.generations import ChunkSpans
 from pipeline.source.kept_types import cast, kept_type
 from pipeline.source.parquet import read_parquet, survey_parquet
 from pipeline.source.progress import SurveyProgress
@@ -59,6 +60,29 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
     if limit is not None and limit < 0:
         raise UsageError(f"limit must be 0 or more, not {limit}")
 
+    return survey_files(
+        discover(inputs, include, rows=rows, allow_partial=allow_partial),
+        chunk_rows=chunk_rows,
+        min_chunk_rows=min_chunk_rows,
+        limit=limit,
+        types=types,
+        progress=progress,
+        chunks=chunks,
+    )
+
+
+def survey_files(
+    discovery: Discovery,
+    *,
+    chunk_rows: int | None = None,
+    min_chunk_rows: int = 1_000,
+    limit: int | None = None,
+    types: Mapping[str, CellType] | None = None,
+    progress: SurveyProgress | None = None,
+    chunks: int | None = None,
+) -> Survey:
+    """As `survey`, for files that were found; of a file that has grown, only its new rows count."""
+
     def decide(mean_row_bytes: float) -> int:
         low, high = _CHUNK_ROWS
         fitting = min(max(int(_CHUNK_BYTES / max(mean_row_bytes, 1)), low), high)
@@ -71,7 +95,6 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
         largest = max(1, int(MAX_CHUNK_BYTES / max(mean_row_bytes, 1)))
         return chunk_rows or min(max(fitting, min_chunk_rows), even, largest)
 
-    discovery = discover(inputs, include, rows=rows, allow_partial=allow_partial)
     if types and discovery.format != "csv":
         raise UsageError("`types` is for columns of CSV, and the input is not CSV: its values have types")
     size = ChunkRows(decide, is_fixed=chunk_rows is not None)
@@ -106,6 +129,7 @@ class Source:
         self._added = tuple(added)
         self._starts = [0, *accumulate(file.rows for file in survey.files)]
         self._survey = survey
+        self._spans = ChunkSpans(survey.generations)
         self._needed = tuple(survey.columns if needed is None else needed)
         require(survey, self._needed)
         self._parked: tuple[int, _BatchStream] | None = None
@@ -119,8 +143,8 @@ class Source:
         """
         if not 0 <= index < len(self._survey.chunks):
             raise IndexError(f"chunk {index} of {len(self._survey.chunks)}")
-        ordinal = index * self._survey.chunk_rows
-        end = min(ordinal + self._survey.chunk_rows, self._survey.rows)
+        span = self._spans.of(index)
+        ordinal, end = span.start, span.stop
         batches = self._batches(index, ordinal)
         with ExitStack() as unfinished:
             unfinished.callback(batches.close)  # at once when the caller stops early, not at some later collection
@@ -152,7 +176,8 @@ class Source:
             if name == "source_file":
                 columns.append(pa.repeat(self._survey.files[file].name, count))
             else:
-                start = first - self._starts[file] if name == "source_row" else first
+                in_file = first - self._starts[file] + self._survey.files[file].rows_before
+                start = in_file if name == "source_row" else first
                 columns.append(pa.array(range(start, start + count), pa.int64()))
         return Batch(batch.rows, record_batch(columns, self.kept_schema, count))
 

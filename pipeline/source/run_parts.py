@@ -15,6 +15,7 @@ RowChoice = Literal["ok", "all"]
 PLAN = Path("_run", "plan.json")
 MANIFEST = "_manifest.json"
 SUCCESS = "_SUCCESS"
+KEPT_ROWS = ("_run", "input")
 
 
 def run_of(path: Path) -> Path | None:
@@ -26,6 +27,11 @@ def run_of(path: Path) -> Path | None:
         return None
     output = path.parent.parent if path.parent.name == PARTS else path.parent
     return output if (output / PLAN).is_file() or (output / MANIFEST).is_file() else None
+
+
+def holds_kept_rows(folder: Path) -> bool:
+    """Whether a folder is where a run keeps rows that were given in memory: the names of those above are not data."""
+    return folder.parts[-2:] == KEPT_ROWS
 
 
 def require_complete(paths: Iterable[Path]) -> None:

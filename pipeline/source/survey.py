@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.data import Row
 from pipeline.faults import UsageError
 from pipeline.source.cell_types import CellType
+from pipeline.source.generations import Generation
 
 Format = Literal["jsonl", "csv", "parquet"]
 """`jsonl` is JSON in any layout: one object per line, an array, consecutive objects."""
@@ -42,6 +43,8 @@ class File:
     only_ok: bool = False
     version: str = ""
     """Of an object: its generation or etag, which every read is pinned to. It then has no `sha256` and `mtime_ns`."""
+    rows_before: int = 0
+    """The number of its rows, at its beginning, that belong to earlier generations and are not counted in `rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,9 @@ class Survey:
     `columns` maps every column to the name of its type; `conflicts` lists the columns without a type, which
     `arrow_schema` omits. `json_columns` are kept as text: strings unchanged, everything else as compact JSON.
     `mean_row_bytes` is uncompressed.
-    Chunk `i` holds the rows from ordinal `i * chunk_rows` on, and begins at `chunks[i]`. `notes` tells the user, in
-    sentences, what to know about the input, such as files that were skipped.
+    Chunk `i` begins at `chunks[i]`; of the first generation it holds the rows from ordinal `i * chunk_rows` on, and of
+    later ones those that `ChunkSpans` says. `notes` tells the user, in sentences, what to know about the input, such as
+    files that were skipped.
     """
 
     files: tuple[File, ...]
@@ -116,6 +120,16 @@ class Survey:
     notes: tuple[str, ...] = ()
     types: Mapping[str, CellType] = field(default_factory=dict)
     """The types that the job gives to columns of CSV."""
+    appended: tuple[Generation, ...] = ()
+    """The generations after the first."""
+    left_out: tuple[str, ...] = ()
+    """Columns that only appended rows have. They are not used: the columns of a run are those of its first rows."""
+
+    @property
+    def generations(self) -> tuple[Generation, ...]:
+        """All generations, the first one included."""
+        rows, files = (sum(getattr(one, name) for one in self.appended) for name in ("rows", "files"))
+        return (Generation(self.rows - rows, self.chunk_rows, len(self.files) - files), *self.appended)
 
     def arrow_schema(self) -> pa.Schema:
         """The types of all columns that have one, all nullable."""
@@ -138,6 +152,8 @@ class Survey:
             "conflicts": [[conflict.column, conflict.problem] for conflict in self.conflicts],
             "notes": list(self.notes),
             "types": dict(self.types),
+            "appended": [[one.rows, one.chunk_rows, one.files, one.added] for one in self.appended],
+            "left_out": list(self.left_out),
         }
 
     @staticmethod
@@ -166,22 +182,26 @@ class Survey:
             json_columns=tuple(value["json_columns"]),
             conflicts=tuple(Conflict(*conflict) for conflict in value["conflicts"]),
             notes=tuple(value["notes"]),
-            types=dict(value.get("types", {})),  # not in surveys of earlier versions
+            types=dict(value.get("types", {})),  # not in surveys of earlier versions, as the following
+            appended=tuple(Generation(*one) for one in value.get("appended", ())),
+            left_out=tuple(value.get("left_out", ())),
         )
 
 
 def _sound(survey: Survey) -> Survey:
     """The survey. Raises `TypeError` or `ValueError` when it cannot be one that `to_json` wrote."""
     counts = [survey.rows, survey.bad_count, survey.chunk_rows]
-    counts += [number for file in survey.files for number in (file.size, file.rows)]
+    counts += [number for file in survey.files for number in (file.size, file.rows, file.rows_before)]
+    counts += [number for one in survey.appended for number in (one.rows, one.chunk_rows, one.files)]
     counts += [number for chunk in survey.chunks for number in (chunk.file, chunk.offset, chunk.line)]
     counts += [abs(file.mtime_ns) for file in survey.files]  # there are files from before 1970
-    if any(type(count) is not int or count < 0 for count in counts) or survey.chunk_rows < 1:
+    sizes = [survey.chunk_rows, *(one.chunk_rows for one in survey.appended)]
+    if any(type(count) is not int or count < 0 for count in counts) or min(sizes) < 1:
         raise TypeError("a count is not a whole number from 0 on")
     if not set(survey.types.values()) <= set(get_args(CellType)):
         raise TypeError("a type of a column of CSV is not known")
     texts = [survey.format, *survey.columns, *survey.columns.values(), *survey.json_columns, *survey.notes]
-    texts += survey.types
+    texts += [*survey.types, *survey.left_out, *(one.added for one in survey.appended)]
     texts += [text for file in survey.files for text in (file.path, file.sha256, file.name, file.version)]
     texts += [text for bad in survey.bad_lines for text in (bad.path, bad.problem)]
     texts += [text for conflict in survey.conflicts for text in (conflict.column, conflict.problem)]
@@ -191,7 +211,9 @@ def _sound(survey: Survey) -> Survey:
         raise TypeError("the mean size of a row is not a number")
     if any(chunk.file >= len(survey.files) for chunk in survey.chunks):
         raise ValueError("a chunk begins in a file that is not listed")
-    if len(survey.chunks) != -(-survey.rows // survey.chunk_rows):
+    if any(one.rows < 0 or one.files < 0 for one in survey.generations):
+        raise ValueError("the generations do not add up to the rows and files")
+    if len(survey.chunks) != sum(one.chunks for one in survey.generations):
         raise ValueError("the chunks do not add up to the rows")
     survey.arrow_schema()
     return survey
@@ -200,14 +222,18 @@ def _sound(survey: Survey) -> Survey:
 def _values(file: File) -> list[Any]:
     partitions = [*map(list, file.partitions)]
     values = [file.path, file.size, file.mtime_ns, file.sha256, file.rows, file.name, partitions, file.only_ok]
+    if file.rows_before:
+        return [*values, file.version, file.rows_before]
     return [*values, *([file.version] if file.version else [])]
 
 
 def _file(*values: Any) -> File:
     path, size, mtime_ns, sha256, rows, name, partitions, *more = values
-    only_ok, version, *_ = [*more, False, ""] if not more else [*more, ""]  # earlier versions said neither
+    given: list[Any] = [False, "", 0]
+    given[: len(more)] = more  # earlier versions said nothing of these
+    only_ok, version, rows_before = given
     pairs = tuple((key, value) for key, value in partitions)
-    return File(path, size, mtime_ns, sha256, rows, name, pairs, only_ok is True, version)
+    return File(path, size, mtime_ns, sha256, rows, name, pairs, only_ok is True, version, rows_before)
 
 
 @dataclass(frozen=True, slots=True)

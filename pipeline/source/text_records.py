@@ -26,6 +26,7 @@ from pipeline.source.discovery import Discovery, FoundFile
 from pipeline.source.files import HashedFile, InputFile, Located, UnchangedCheck, opened_in_turn, several_at_once
 from pipeline.source.format_detection import HEAD_BYTES, arrangement_of, looks_like, rows_by_column, rows_within
 from pipeline.source.formats import format_of, is_json, is_tab_separated
+from pipeline.source.generations import ChunkSpans
 from pipeline.source.json_documents import values
 from pipeline.source.jsonl import Line, is_plain, line_blocks, lines, parse, parse_lines, rows_of
 from pipeline.source.progress import SurveyProgress
@@ -64,7 +65,7 @@ class _Layout:
     """Whether a record is a line, as `parse` reads it."""
 
 
-def _layout(file: Located, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
+def layout_of(file: Located, fault: Callable[[str], Exception], types: Mapping[str, CellType]) -> _Layout:
     """The layout of a file, from its name and its first bytes: always the same for the same content."""
     path = str(file.path)
     if format_of(Path(path)) == "csv":
@@ -103,7 +104,7 @@ def survey_text(
     in the input.
     """
     types, progress = types or {}, progress or SurveyProgress()
-    layouts = [*several_at_once(partial(_layout, fault=UsageError, types=types), discovery.files)]
+    layouts = [*several_at_once(partial(layout_of, fault=UsageError, types=types), discovery.files)]
     _require_columns(types, layouts)
     size = chunk_rows.of(_mean_of_first(discovery.files, layouts))
     while True:
@@ -167,12 +168,12 @@ class _Pass:
         rows, bad, path = self.rows, self.bad_count, str(found.path)
         self.columns.add([dict.fromkeys(layout.columns)])
         with opened as raw, Stream(raw, UsageError) as stream:
-            if layout.has_lines:
+            if layout.has_lines and not found.rows_before:
                 self._lines(found, layout, index, stream)
             else:
                 records_found = layout.split(stream.read, Position(index, 0, 1))
-                wanted = records_found if self.limit is None else islice(records_found, self.limit - self.rows)
-                self._blocks(found, layout, index, wanted)
+                stop = None if self.limit is None else found.rows_before + self.limit - self.rows
+                self._blocks(found, layout, index, islice(records_found, found.rows_before, stop))
             file = raw.sealed(found.name, found.partitions, self.rows - rows)
         self._progress.files += 1
         if self.rows == rows + 1 and (count := rows_by_column(self._latest)):
@@ -321,19 +322,22 @@ def read_text(survey: Survey, index: int, *, needed: Sequence[str], kept: pa.Sch
 
     Raises `Broken` when a file is not, or no longer, the one that was surveyed.
     """
-    start, ordinal, end = survey.chunks[index], index * survey.chunk_rows, 0
+    spans = ChunkSpans(survey.generations)
+    start, ordinal, end = survey.chunks[index], spans.of(index).start, 0
     for number, file in enumerate(survey.files):
         end += file.rows
         if number < start.file:
             continue
-        position = start if number == start.file else Position(number, 0, 1)
+        # A chunk begins at its own rows; a file that has grown, at rows of an earlier generation.
+        position, skipped = (start, 0) if number == start.file else (Position(number, 0, 1), file.rows_before)
+        first, chunk_rows = spans.in_file(number)
         watch = UnchangedCheck(file)
-        layout = _layout(file, Broken, survey.types)
+        layout = layout_of(file, Broken, survey.types)
         batch = _BatchBuilder(survey, layout, file.partitions, needed, kept)
         with InputFile(file) as raw, Stream(raw, Broken) as stream:
             stream.seek(position.offset)
-            found = islice(layout.split(stream.read, position), end - ordinal)
-            for block in _blocks(found, MAX_BATCH_ROWS, ordinal, survey.chunk_rows):
+            found = islice(layout.split(stream.read, position), skipped, skipped + end - ordinal)
+            for block in _blocks(found, MAX_BATCH_ROWS, ordinal - first, chunk_rows):
                 watch.check()
                 yield batch.of(ordinal, block)
                 ordinal += len(block)
@@ -365,7 +369,7 @@ class _BatchBuilder:
     def __init__(
         self, survey: Survey, layout: _Layout, partitions: Partitions, needed: Sequence[str], kept: pa.Schema
     ) -> None:
-        self._columns = survey.columns.keys()
+        self._columns = survey.columns.keys() | set(survey.left_out)
         self._as_json = frozenset(survey.json_columns)
         self._layout, self._partitions, self._needed, self._kept = layout, dict(partitions), needed, kept
 

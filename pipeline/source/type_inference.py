@@ -158,11 +158,12 @@ def _settled(kind: pa.DataType) -> pa.DataType | None:
 class ColumnTypes:
     """The columns seen so far and their types. Memory grows with the number of columns, not rows.
 
-    Columns in `given`, by name the keys of `GIVEN`, have these types from the start: their values fit them.
+    Columns in `given`, by name the keys of `GIVEN`, have these types from the start: their values fit them. Those in
+    `known` have had values before.
     """
 
-    def __init__(self, given: Mapping[str, str] | None = None) -> None:
-        self._types: dict[str, pa.DataType] = {}
+    def __init__(self, given: Mapping[str, str] | None = None, known: Mapping[str, pa.DataType] | None = None) -> None:
+        self._types: dict[str, pa.DataType] = dict(known or {})
         self._given = {name: GIVEN[kind] for name, kind in (given or {}).items()}
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -28,6 +28,7 @@ from pipeline.storage.codec import encode
 from pipeline.storage.durable import FILES, FileSystem
 from pipeline.storage.journal_database import JournalDatabase, Stored, broken, insert
 from pipeline.storage.journal_reader import entries_in, opened, parts_in, recorded_in, turns_in
+from pipeline.storage.submissions import SubmissionBook
 from pipeline.totals import ledger
 from pipeline.totals.ledger import NOTHING, Charges
 
@@ -273,6 +274,19 @@ class Journal:
         with self._database.transaction() as database:
             insert(database, ((ordinal, *encode(entry)) for ordinal, entry in entries))
             database.execute("DELETE FROM parts WHERE chunk = ?", (chunk,))
+
+    def record(self, entries: Iterable[tuple[int, Entry]], turns: Sequence[tuple[int, int, Turn]] = ()) -> None:
+        """Records entries, and answers of unfinished rows, at once: durable in one transaction when this returns."""
+        rows = [(ordinal, *encode(entry)) for ordinal, entry in entries]
+        with self._database.transaction() as database:
+            insert(database, rows)
+            unfinished_rows.write(database, turns)
+            unfinished_rows.drop(database, [ordinal for ordinal, *_ in rows])
+
+    @property
+    def submissions(self) -> SubmissionBook:
+        """The batch jobs that the run has submitted."""
+        return SubmissionBook(self._database, self._path)
 
     def forget(self, ordinals: Sequence[int]) -> None:
         """Deletes entries, so that their rows are asked again."""

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -46,6 +46,10 @@ STATE = "state.json"
 TUNE = "tune.json"
 RATES = "rates.json"
 ADDRESS = "address"
+INPUT = "input"
+"""A folder: rows that were given in memory, as files that are named by their content."""
+BATCH_FILES = "batch"
+"""The beginning of the names of the input files of batch jobs, until the jobs are created."""
 
 FORMAT = 3
 """Version of the run folder and its plan; other versions are refused. Since 3, the parts have their own folder."""
@@ -53,7 +57,7 @@ FORMAT = 3
 ORPHANS_S = 30.0
 """How long the worker processes of a killed run may take to end, in seconds."""
 
-_KEPT = (LOCK, WORKERS, REPLIES)
+_KEPT = (LOCK, WORKERS, REPLIES, INPUT)
 _FILES = (MANIFEST, SUCCESS, PAGE)
 _BESIDE = (EVALUATION, REPEATS, REFERENCE)
 _FOUND = frozenset(
@@ -95,14 +99,20 @@ class RunIdentity:
     """Whether a re-parse has begun and not finished: the schemas of the parts may then differ."""
     target_sha256: str | None = None
     """Hash of the job file at the last start: a changed file is not executed just because the folder names it."""
+    charged_before: Mapping[str, Any] | None = None
+    """What the run had been charged when rows were last appended: budgets count from there on."""
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     version: str = __version__
     format: int = FORMAT
 
     def extends(self, before: RunIdentity) -> bool:
-        """Whether this is the same run over more of its input: its first rows are those of `before`."""
-        return before.limit is not None and (self.limit is None or self.limit > before.limit)
+        """Whether this is the same run over more rows, the first of which are those of `before`.
+
+        Its limit is larger, or rows were appended.
+        """
+        is_less_limited = before.limit is not None and (self.limit is None or self.limit > before.limit)
+        return is_less_limited or len(self.survey.get("appended", ())) > len(before.survey.get("appended", ()))
 
 
 class RunFolder:
@@ -119,6 +129,20 @@ class RunFolder:
     def journal(self) -> Path:
         """The path of the journal."""
         return self.run / JOURNAL
+
+    @property
+    def inputs(self) -> Path:
+        """The folder of rows that were given in memory."""
+        return self.run / INPUT
+
+    def batch_input(self, wave: int, number: int) -> Path:
+        """The path of the input file of a batch job."""
+        return self.run / f"{BATCH_FILES}-{wave}-{number}.jsonl"
+
+    def remove_batch_inputs(self) -> None:
+        """Removes the input files of all batch jobs."""
+        with self._writing("the output folder"):
+            self.files.remove(self.run.glob(f"{BATCH_FILES}-*.jsonl"))
 
     def prepare(self) -> None:
         """Creates the folders. Raises `UsageError` when that fails, or when the folder contains anything else."""
@@ -218,6 +242,11 @@ class RunFolder:
             self.files.remove(replies.glob("*"))
             self.files.remove(path for path in self.run.iterdir() if path.name not in _KEPT)
 
+    def discard_inputs(self, *, but: Collection[str]) -> None:
+        """Removes the files of rows that were given in memory, except those of these names."""
+        with self._writing(INPUT):
+            self.files.remove(path for path in _entries(self.inputs) if path.name not in but)
+
     def sweep(self) -> None:
         """Removes files that a killed run did not finish writing."""
         with self._writing("the output folder"):
@@ -303,9 +332,10 @@ def differences(before: RunIdentity, now: RunIdentity) -> list[str]:
 
 def _plan_of(content: dict[str, Any]) -> RunIdentity:
     plan = RunIdentity(
-        **{field.name: content[field.name] for field in fields(RunIdentity) if field.name != "target_sha256"}
+        **{field.name: content[field.name] for field in fields(RunIdentity) if field.name not in _ADDED_LATER}
     )
-    plan = replace(plan, target_sha256=content.get("target_sha256"))
+    later: dict[str, Any] = {name: content.get(name) for name in _ADDED_LATER}
+    plan = replace(plan, **later)
     for name, kinds in _KINDS.items():
         if type(getattr(plan, name)) not in kinds:
             raise TypeError(f"its {name} has another type")
@@ -314,6 +344,9 @@ def _plan_of(content: dict[str, Any]) -> RunIdentity:
     datetime.fromisoformat(plan.created)
     return plan
 
+
+_ADDED_LATER = ("target_sha256", "charged_before")
+"""Fields that plans of earlier versions lack."""
 
 _TEXT, _FLAG = (str,), (bool,)
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -326,6 +359,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "keep_replies": _FLAG,
     "reparsing": _FLAG,
     "target_sha256": (str, type(None)),
+    "charged_before": (dict, type(None)),
     "run_id": _TEXT,
     "created": _TEXT,
     "version": _TEXT,

@@ -113,9 +113,9 @@ class Charges:
         return {name: min(getattr(self, name), _MOST) for name in _FIELDS}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Charges:
-        """The inverse of `to_json`; fields added by later versions are ignored."""
-        return cls(**{name: content[name] for name in _FIELDS if name in content})
+    def from_json(cls, content: Mapping[str, Any] | None) -> Charges:
+        """The inverse of `to_json`, and nothing for None; fields added by later versions are ignored."""
+        return cls(**{name: content[name] for name in _FIELDS if name in content}) if content else cls()
 
 
 _FIELDS = tuple(one.name for one in fields(Charges))

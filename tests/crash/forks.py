@@ -50,9 +50,12 @@ class Forks:
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._child = child
 
-    def start(self, place: RunPlace, kill: Kill | After | None = None, *, careless: bool = False) -> Ended:
+    def start(
+        self, place: RunPlace, kill: Kill | After | None = None, *, careless: bool = False, append: bool = False
+    ) -> Ended:
         """One start, killed or left alone; a careless one writes its files in place."""
         order = {"folder": str(place.folder), "shape": asdict(place.shape), "careless": careless}
+        order |= {"rows": str(place.rows), "changes": {"append": True, "limit": None} if append else {}}
         fate = {} if kill is None else {type(kill).__name__.lower(): asdict(kill)}
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -79,9 +82,10 @@ def main() -> None:
         start(RunPlace(Path(folder)).prepare())  # what is loaded and made now need not be in every fork
     for line in sys.stdin:
         order = json.loads(line)
-        place = RunPlace(Path(order["folder"]), Shape(**order["shape"]))
+        place = RunPlace(Path(order["folder"]), Shape(**order["shape"]), Path(order["rows"]))
         kill = Kill(**order["kill"]) if "kill" in order else None
-        ended = _forked(place, partial(_worked, place, kill, careless=order["careless"]), order.get("after"))
+        work = partial(_worked, place, kill, order["changes"], careless=order["careless"])
+        ended = _forked(place, work, order.get("after"))
         print(json.dumps(asdict(ended)), flush=True)
 
 
@@ -105,11 +109,11 @@ def _forked(place: RunPlace, work: Callable[[], str], after: dict[str, Any] | No
     return Ended(killed, killed and text == "tearing", "" if killed else text)
 
 
-def _worked(place: RunPlace, kill: Kill | None, *, careless: bool) -> str:
+def _worked(place: RunPlace, kill: Kill | None, changes: dict[str, Any], *, careless: bool) -> str:
     if kill is not None and kill.tear is not None:
         (place.folder / "told").write_text("tearing")
     files = tapped(kill) if kill is not None else FILES
-    return start(place, in_place(files) if careless else files).status
+    return start(place, in_place(files) if careless else files, **changes).status
 
 
 if __name__ == "__main__":

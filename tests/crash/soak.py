@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.crash import SEED
+from tests.crash.appends import kills_of_an_append
 from tests.crash.calls import FailingCalls, Kill
 from tests.crash.cuts import CutFigures, Cutter
 from tests.crash.forks import After
@@ -95,6 +96,9 @@ def report(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, 
     dice, begun = random.Random(arguments.seed), time.monotonic()
     killed = kills(scratch, arguments.kills, dice)
     yield f"P1: {killed}; {time.monotonic() - begun:.0f} s", not killed.trouble
+    begun = time.monotonic()
+    appended = kills_of_an_append(scratch, None, dice)
+    yield f"P16: {appended}; {time.monotonic() - begun:.0f} s", not appended.trouble
     begun = time.monotonic()
     cut = cuts(scratch, arguments.cuts, dice)
     yield f"P3: {cut}; {time.monotonic() - begun:.0f} s", not cut.trouble

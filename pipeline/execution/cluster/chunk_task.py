@@ -109,8 +109,9 @@ class _Asker:
 
     async def _lease_passes(self) -> None:
         """Returns when it is time to report again; soon, if a request was refused: the others must slow down too."""
-        until = anyio.current_time() + LEASE_S
-        while anyio.current_time() < until and not self._holder.was_throttled:
+        for _ in range(round(LEASE_S / TICK_S)):
+            if self._holder.was_throttled:
+                return
             await anyio.sleep(TICK_S)
 
     async def _exchange(self) -> None:

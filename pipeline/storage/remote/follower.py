@@ -19,6 +19,7 @@ from pipeline.storage.kept_replies import replies_path
 from pipeline.storage.remote import hydration
 from pipeline.storage.remote.lease import OWNER_FILE, RunLease, acquire
 from pipeline.storage.remote.objects import (
+    BATCH,
     DATA,
     INTENTS,
     KEPT_REPLIES,
@@ -29,9 +30,11 @@ from pipeline.storage.remote.objects import (
     SEGMENTS,
     OutputObjects,
     chunk_of,
+    ended_name,
     intent_name,
     record_name,
     replies_name,
+    submission_name,
 )
 from pipeline.storage.remote.records import (
     RemotePartCheck,
@@ -43,6 +46,7 @@ from pipeline.storage.remote.records import (
 from pipeline.storage.remote.segments import JournalPlace, Segments
 from pipeline.storage.remote.shards import close_others
 from pipeline.storage.run_folder import ADDRESS, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.submissions import Submission
 from pipeline.store.object_store import AlreadyThere, Changed
 
 PROBES = f"{RUN}/probes/"
@@ -85,12 +89,13 @@ class Follower:
         self._folder.files.write_atomic(path, self.lease.owner.encode(), mode=PRIVATE_FILE)
         self._folder.files.write_atomic(self._folder.run / ADDRESS, self.objects.address.encode(), mode=PRIVATE_FILE)
 
-    def follow(self, chunk_rows: int, trouble: Callable[[str], None]) -> None:
+    def follow(self, chunk_of: Callable[[int], int], trouble: Callable[[str], None]) -> None:
         """Uploads the entries of the journal, and then what is new every few seconds.
 
-        `trouble` is called with a sentence, from another thread, when the store does not take them.
+        `chunk_of` says in which chunk a row is. `trouble` is called with a sentence, from another thread, when the
+        store does not take them.
         """
-        self._segments = self._segments_of(chunk_rows)
+        self._segments = self._segments_of(chunk_of)
         self._segments.begin()
         self._segments.keep(trouble)
 
@@ -172,6 +177,26 @@ class Follower:
             if (name := replies_name(part.chunk, part.sha256)) not in found:
                 raise Broken(f"{self.objects.address}/{name} is missing; restore it, or use --fresh to ask again")
 
+    def publish_submission(self, submission: Submission) -> None:
+        """Uploads the record of a batch job, before it is created: another machine then adopts the job."""
+        with at_work():
+            self.lease.require()
+            try:
+                self.objects.create(submission_name(submission.wave, submission.number), submission.to_json())
+            except AlreadyThere:
+                self.lease.renew()  # says who has taken over
+                raise Broken(
+                    f"{self.objects.address}: another run has submitted {submission.name}; run again"
+                ) from None
+
+    def publish_ended(self, submission: Submission) -> None:
+        """Uploads that the answers of a batch job are recorded, after what is new in the journal."""
+        with at_work():
+            self.upload_journal()
+            self.lease.require()
+            with suppress(AlreadyThere):  # of a machine that was killed before it had told its own journal
+                self.objects.create(ended_name(submission.wave, submission.number), submission.to_json())
+
     def withdraw(self, parts: Sequence[Part]) -> None:
         """Takes parts out of the bucket whose rows are in the journal again.
 
@@ -179,7 +204,7 @@ class Follower:
         """
         if not parts:
             return
-        self._segments_of(1).upload()
+        self._segments_of(lambda ordinal: ordinal).upload()
         for part in parts:
             self.lease.require()
             self.objects.remove(record_name(part.chunk))
@@ -199,6 +224,10 @@ class Follower:
         """Downloads files of a part."""
         for file in files:
             self.objects.download(file.path, self._folder.output / file.path)
+
+    def is_marked(self) -> bool:
+        """Whether the bucket has the success marker, and the manifest beside it."""
+        return self._manifest is not None and self.objects.head(SUCCESS) is not None
 
     def unfinish(self) -> None:
         """Removes the success marker while the dataset is being changed."""
@@ -238,7 +267,7 @@ class Follower:
         self.lease.require()
         for name in (SUCCESS, MANIFEST, PAGE):
             self.objects.remove(name)
-        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES, LEDGERS):
+        for prefix in (DATA, INTENTS, RECORDS, SEGMENTS, KEPT_REPLIES, LEDGERS, BATCH):
             for info in list(self.objects.listing(prefix)):
                 if prefix != DATA or is_part_name(info.key.removeprefix(DATA)):
                     self.objects.remove(info.key)
@@ -252,8 +281,8 @@ class Follower:
         if self._segments is not None:
             self._segments.end()
 
-    def _segments_of(self, chunk_rows: int) -> Segments:
-        return Segments(self.objects, self.lease, self._folder.journal, chunk_rows, self._place)
+    def _segments_of(self, chunk_of: Callable[[int], int]) -> Segments:
+        return Segments(self.objects, self.lease, self._folder.journal, chunk_of, self._place)
 
     def _published(self, part: Part) -> Part:
         self.lease.require()

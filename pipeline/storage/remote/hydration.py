@@ -22,8 +22,18 @@ from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import read_state
 from pipeline.storage.remote.folder_copy import download, index_of
 from pipeline.storage.remote.lease import holder_of
-from pipeline.storage.remote.objects import DATA, LEDGER, PLAN_NAME, RECORDS, OutputObjects, chunk_of, record_name
-from pipeline.storage.remote.records import RemotePartCheck, records_in, settle_unrecorded
+from pipeline.storage.remote.objects import (
+    BATCH,
+    DATA,
+    LEDGER,
+    PLAN_NAME,
+    RECORDS,
+    OutputObjects,
+    chunk_of,
+    is_submission,
+    record_name,
+)
+from pipeline.storage.remote.records import RemotePartCheck, contents_of, records_in, settle_unrecorded
 from pipeline.storage.remote.segments import segments_in
 from pipeline.storage.remote.shards import (
     Portion,
@@ -35,6 +45,7 @@ from pipeline.storage.remote.shards import (
     whole_ledger,
 )
 from pipeline.storage.run_folder import ADDRESS, LOCK, MANIFEST, PAGE, PLAN, RUN, SUCCESS, RunFolder
+from pipeline.storage.submissions import Submission
 
 
 def fill(objects: OutputObjects, folder: RunFolder, shard: Shard | None = None) -> None:
@@ -121,8 +132,20 @@ def copy(
         except (ValueError, AttributeError) as error:
             remedy = "restore it, or delete it: the run then forgets what it was charged"
             raise Broken(f"{objects.address}/{LEDGER} cannot be read ({error}): {remedy}") from error
+        for submission in submissions_at(objects):
+            journal.submissions.save(submission)
     # Last: a folder without a plan holds no run.
     folder.files.write_atomic(folder.run / PLAN, plan, mode=PRIVATE_FILE)
+
+
+def submissions_at(objects: OutputObjects) -> list[Submission]:
+    """The records of a run's batch jobs, the later ones of each last. Raises `Broken` for a damaged record."""
+    found = (info.key for info in objects.listing(BATCH) if is_submission(info.key))
+    names = sorted(found, key=lambda name: (name.endswith(".ended.json"), name))
+    try:
+        return [Submission.from_json(content.data) for content in contents_of(objects, names) if content is not None]
+    except ValueError as error:
+        raise Broken(f"{objects.address}/{BATCH} has a damaged record ({error}): restore it, or use --fresh") from error
 
 
 def catch_up(objects: OutputObjects, folder: RunFolder, shard: Shard | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data import PARTS
 from pipeline.faults import Broken
-from pipeline.storage.run_folder import PLAN, REPLIES, RUN
+from pipeline.storage.run_folder import BATCH_FILES, PLAN, REPLIES, RUN
 from pipeline.store.object_store import AlreadyThere, Changed, NotThere
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 PLAN_NAME = f"{RUN}/{PLAN}"
 LEASE = f"{RUN}/lease.json"
-LEDGER = f"{RUN}/ledger.json"
+LEDGER: str = f"{RUN}/ledger.json"
 SHARDS = f"{RUN}/shards/"
 LEDGERS = f"{RUN}/ledgers/"
 RECORDS = f"{RUN}/parts/"
 INTENTS = f"{RUN}/intents/"
 KEPT_REPLIES = f"{RUN}/{REPLIES}/"
 SEGMENTS = f"{RUN}/journal/"
+BATCH = f"{RUN}/{BATCH_FILES}/"
 DATA = f"{PARTS}/"
 """Names below the address of the output. Those that end with a slash are prefixes of several objects."""
 
@@ -167,3 +168,18 @@ def chunk_of(name: str) -> int:
     """The chunk of a record, an intent, or a part file, by its name."""
     digits = name.rpartition("/")[2].removeprefix("part-")
     return int(digits[: len(digits) - len(digits.lstrip("0123456789"))] or -1)
+
+
+def submission_name(wave: int, number: int) -> str:
+    """The object that says which rows a batch job has, written before the job is created."""
+    return f"{BATCH}{wave:03d}-{number:04d}.json"
+
+
+def ended_name(wave: int, number: int) -> str:
+    """The object that says that a batch job's answers are recorded, or that the job came to nothing."""
+    return f"{BATCH}{wave:03d}-{number:04d}.ended.json"
+
+
+def is_submission(name: str) -> bool:
+    """Whether this is the name of one of these two: inputs and answers of jobs lie beside them, in folders."""
+    return name.endswith(".json") and "/" not in name.removeprefix(BATCH)

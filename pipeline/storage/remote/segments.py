@@ -57,18 +57,24 @@ class JournalPlace:
 class Segments:
     """What a run has uploaded of its journals, and uploads from now on, under the id of its lease's owner.
 
-    `journal` is the path of the run's own; those of worker processes are beside it.
+    `journal` is the path of the run's own; those of worker processes are beside it. `chunk_of` says in which chunk a
+    row is.
     """
 
     def __init__(
-        self, objects: OutputObjects, lease: RunLease, journal: Path, chunk_rows: int, place: JournalPlace
+        self,
+        objects: OutputObjects,
+        lease: RunLease,
+        journal: Path,
+        chunk_of: Callable[[int], int],
+        place: JournalPlace,
     ) -> None:
         self._objects = objects
         self._lease = lease
         self._journal = journal
         self._place = place
         self._prefix = f"{place.prefix}{lease.owner}/"
-        self._chunk_rows = chunk_rows
+        self._chunk_of = chunk_of
         self._number: int | None = None
         self._uploaded: set[int] = set()
         self._present: set[int] = set()
@@ -113,7 +119,7 @@ class Segments:
                 self._lease.require()  # right before it: nothing else keeps a process that slept from creating it
                 self._objects.create(name, content)
                 self._uploaded.update(ordinal for ordinal, *_ in rows)
-                self._open[name] = {ordinal // self._chunk_rows for ordinal, *_ in rows}
+                self._open[name] = {self._chunk_of(ordinal) for ordinal, *_ in rows}
             self._uploaded &= self._present  # not those of sealed chunks: memory would grow with the run
             for name in [name for name, chunks in self._open.items() if chunks <= self._sealed]:
                 self._objects.remove(name)

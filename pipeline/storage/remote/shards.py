@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from pipeline.faults import Broken, OutputInUse
-from pipeline.source import Survey
+from pipeline.source import ChunkSpans, Survey
 from pipeline.storage.remote.lease import (
     RENEW_S,
     TAKEOVER_S,
@@ -88,8 +88,7 @@ class Portion:
 def portion_of(shard: Shard, survey: Survey) -> Portion:
     """The chunks and rows of a shard of the run over this input."""
     chunks = shard.chunks(len(survey.chunks))
-    first, end = chunks.start * survey.chunk_rows, chunks.stop * survey.chunk_rows
-    return Portion(shard, chunks, range(min(first, survey.rows), min(end, survey.rows)))
+    return Portion(shard, chunks, ChunkSpans(survey.generations).rows_of(chunks))
 
 
 def shard_named(name: str) -> Shard | None:
