@@ -333,7 +333,7 @@ def test_what_is_sent_to_a_cluster_has_no_key_no_token_and_no_row(
         (("-o", PLACE, "--engine", "ray", "--shard", "0/2"), "--shard and --engine ray both divide the run"),
         (("-o", PLACE, "--engine", "ray", "--ray-address", "auto"), "--emulate starts a server that only this machine"),
         (("-o", PLACE, "--engine", "ray", "--batch"), "--batch leaves nothing for a cluster to do"),
-        (("-o", PLACE, "--engine", "ray", "--append"), "--append takes in the new rows, which shards cannot divide"),
+        (("-o", PLACE, "--engine", "ray", "--append"), "--append takes in the new rows without a cluster"),
         (("-o", PLACE, "--ray-address", "auto"), "--ray-address belongs to --engine ray"),
     ],
 )

@@ -93,7 +93,7 @@ class ConfiguredCommand(PlainCommand):
         for option in options_of(self):
             if (name := option_name(option)) not in _ONLY_GIVEN:
                 option.show_envvar = bool(option.envvar)  # the others would make --help twice as long
-                option.envvar = [variable_of(name), *_listed(option.envvar)]
+                option.envvar = list(dict.fromkeys([variable_of(name), *_listed(option.envvar)]))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the command line, with the file's values as defaults. `--profile` is accepted here too."""

@@ -365,9 +365,11 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
     group = own.parameters["options"].annotation
     hints = get_type_hints(group, include_extras=True)
     default = {one.name: one.default for one in fields(group)}
+    # In the order of the classes here, not in that of the class below the command line.
+    groups = [one for one in reversed(group.__mro__) if issubclass(one, RunOptions)]
     spread = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default[name], annotation=hints[name])
-        for name in inspect.get_annotations(group)  # in its order, not in that of its base class
+        for name in dict.fromkeys(name for one in groups for name in inspect.get_annotations(one))
     ]
 
     @wraps(command)

@@ -71,7 +71,7 @@ def ray_tasks(processes: str | None, count: Callable[[str], int]) -> int | None:
     return None if processes in {None, "auto"} else count(str(processes))
 
 
-def require_ray(options: ClusterRunOptions, address: Address | None, shard: str | None) -> None:
+def require_ray(options: ClusterRunOptions, address: Address | None, shard: str | None, *, append: bool) -> None:
     """Raises `UsageError`, with the remedy, for what `--engine ray` cannot do."""
     if options.engine != "ray":
         if options.ray_address is not None:
@@ -79,6 +79,8 @@ def require_ray(options: ClusterRunOptions, address: Address | None, shard: str 
         return
     if shard is not None:
         raise UsageError("--shard and --engine ray both divide the run: leave one of them out")
+    if append:
+        raise UsageError("--append takes in the new rows without a cluster: leave --engine ray out")
     if options.batch:
         raise UsageError("--batch leaves nothing for a cluster to do: leave --engine ray out")
     if address is None:

@@ -93,11 +93,11 @@ def run(
         if (part := shard_of(shard)) is not None:
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
-        require_ray(options, address, shard)
+        require_ray(options, address, shard, append=append)
         batch = batch_setup_of(options, job, connection, address)
         objects = objects_at(address) if address else None
         settings = replace(settings_of(options, name, folder, connection), append=append)
-        _require_appendable(settings, is_divided=on_ray or part is not None)
+        _require_appendable(settings, part)
         if not options.emulate:
             from pipeline.execution.rate_memory import state_file
 
@@ -159,9 +159,9 @@ def reparse(
         return _report(loaded, summary, folder, None, as_json=as_json)
 
 
-def _require_appendable(settings: Settings, *, is_divided: bool) -> None:
+def _require_appendable(settings: Settings, shard: Shard | None) -> None:
     """Raises `UsageError` for options that --append cannot be combined with."""
-    if settings.append and is_divided:
+    if settings.append and shard is not None:
         raise UsageError("--append takes in the new rows, which shards cannot divide: leave one of them out")
     if settings.append and settings.fresh:
         raise UsageError("--fresh starts over, so there is nothing to append to: leave one of them out")
