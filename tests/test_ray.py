@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from pipeline.endpoint.connection import Connect, Connection, OpenEndpoint, Star
 from pipeline.execution.cluster.chunk_task import TaskName, ask_chunks
 from pipeline.execution.cluster.clocks import ClockOffset, shifted_lease, shifted_report
 from pipeline.execution.cluster.limiter import LOST_S, RunLimiter, Terms, take_over
-from pipeline.execution.cluster.task_order import TaskEnd, TaskOrder, limiter_order
+from pipeline.execution.cluster.task_order import OpenedTask, TaskEnd, TaskOrder, limiter_order
 from pipeline.execution.cluster.task_window import in_window
 from pipeline.execution.finish import finish
 from pipeline.execution.processes.messages import BudgetReport, LaneLease, LaneReport, Lease, WorkerReport
 from pipeline.execution.run import Run
 from pipeline.execution.shards import ShardStart
 from pipeline.execution.start import open_run
-from pipeline.faults import Broken, Fault, InvalidRow, ProviderUnusable
+from pipeline.faults import Broken, Fault, InvalidRow, ProviderUnusable, UsageError
 from pipeline.pace import Refusal
 from pipeline.policy import LocalBudget, LocalUpstream, Shutdown
 from pipeline.policy.compose import ComposedAsk, RunLimits, compose
@@ -321,6 +321,43 @@ def test_what_is_sent_to_a_cluster_has_no_key_no_token_and_no_row(
         assert b"canary" not in content
         assert b"text 1" not in content
         assert type(pickle.loads(content)) is type(sent)  # noqa: S301 - our own
+
+
+# Ray itself, where it is installed; kills are tried by `tests.crash.ray_soak`.
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_the_limiter_finds_the_job_where_the_command_was_given(
+    cloud: TaskedCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray starts its processes in folders of its own. A job that is not there ends the run, with the reason."""
+    ray_engine = pytest.importorskip("pipeline.execution.ray_engine", reason="the extra ray is not installed")
+    monkeypatch.chdir(tmp_path)
+    run = cloud.opened()
+    seen: list[Path] = []
+
+    @contextmanager
+    def opening(order: TaskOrder) -> Iterator[OpenedTask]:
+        seen.append(Path.cwd())
+        if order.folder != tmp_path / "command":
+            raise UsageError("there is no job file 'job.py'")
+        yield OpenedTask(cloud.place.job(), order.settings, cloud.store().objects(), cloud.place.connect(Shutdown(), 1))
+
+    start: Any = None
+    task = TaskOrder(
+        shard=Shard(0, 1), settings=run.context.settings, start=start, of_input={}, state_dir=None,
+        folder=tmp_path / "command", workers=1, opening=opening,
+    )  # fmt: skip
+    task.folder.mkdir()
+    limiter = ray_engine.LimiterActor(limiter_order(run, task, [("small", 1.0)]))
+    assert await limiter.begin() is None
+    assert seen == [task.folder]
+    assert (await limiter.progress(None)).stop is None
+    await limiter.end()
+    lost = replace(task, folder=tmp_path / "elsewhere")
+    error = await ray_engine.LimiterActor(limiter_order(run, lost, [("small", 1.0)])).begin()
+    assert str(error) == "there is no job file 'job.py'"
 
 
 # The command.

@@ -99,11 +99,15 @@ class LimiterActor:
         self._limiter: RunLimiter | None = None
         self._monitoring: asyncio.Task[None] | None = None
 
-    async def begin(self) -> None:
-        """Loads the job, for its prices, and begins to watch the run."""
+    async def begin(self) -> UsageError | None:
+        """Loads the job, for its prices, and begins to watch the run. Returns why it cannot."""
         order, settings = self._order, self._order.task.settings
-        with order.task.opening(order.task) as opened:
-            job = opened.job
+        _enter(order.task)
+        try:
+            with order.task.opening(order.task) as opened:
+                job = opened.job
+        except UsageError as error:
+            return error
         rates = GrantedRates(order.run_folder, order.rates)
         bounds = replace(settings.bounds, granted=rates.load())
         counters, stop = order.counters, Shutdown()
@@ -113,6 +117,7 @@ class LimiterActor:
         self._limiter = RunLimiter(composed, counters, stop)
         monitor = RunMonitor(order.run_folder, composed, counters, stop, rates=rates, budgets=budgets)
         self._monitoring = asyncio.create_task(monitor.keep())
+        return None
 
     async def join(self, task: str) -> int:
         """See `RunLimiter.join`."""
@@ -184,8 +189,7 @@ async def _answer(asked: Awaitable[Answer]) -> Answer:
 
 def work(order: TaskOrder, limiter: str) -> TaskEnd:
     """Works on a shard in a worker process of the cluster. What it returns are records of parts, and never rows."""
-    if order.folder.is_dir():
-        os.chdir(order.folder)  # relative paths are those of the command
+    _enter(order)
     try:
         with order.opening(order) as opened, _opened_shard(order, opened) as run:
             link, task = _ActorLink(limiter), TaskName(order.name, order.workers)
@@ -196,6 +200,12 @@ def work(order: TaskOrder, limiter: str) -> TaskEnd:
         return TaskEnd((), error)
     except Halt as fault:
         return TaskEnd((), bare_fault(fault))
+
+
+def _enter(order: TaskOrder) -> None:
+    """Makes relative paths those of the command, where the folder is known."""
+    if order.folder.is_dir():
+        os.chdir(order.folder)
 
 
 def _opened_shard(order: TaskOrder, opened: OpenedTask) -> AbstractContextManager[Run]:
@@ -219,7 +229,9 @@ async def execute(run: Run, order: TaskOrder, lanes: Sequence[tuple[str, float]]
         name=name, num_cpus=0, max_restarts=0, max_concurrency=1000, scheduling_strategy=here
     )
     limiter = actor.remote(made)
-    await _answer(limiter.begin.remote())
+    if (error := await _answer(limiter.begin.remote())) is not None:
+        context.stop.request(Broken(f"the limiter of the run cannot begin: {error}"))
+        return
     count = min(len(context.survey.chunks), TASKS_A_WORKER * order.workers)
     tasks = [replace(order, shard=Shard(index, count)) for index in range(count)]
     driver = _Driver(run, limiter, name)
