@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,8 @@ def execute(run: Run, target: Target, setup: RaySetup, objects: OutputObjects) -
         with target.stage("starting Ray"):
             _set_environment(setup)
             from pipeline.execution import ray_engine
-        with ray_engine.cluster(setup.options.ray_address, setup.workers) as workers:
+        # Ray prints what its machines say of lost workers, and stdout is for the result.
+        with redirect_stdout(sys.stderr), ray_engine.cluster(setup.options.ray_address, setup.workers) as workers:
             order = _order(run, here, setup, workers)
             anyio.run(_drive, run, here, order, opening.lanes)
     return _ended(run, objects)
