@@ -58,6 +58,7 @@ class Place:
     def dataset(self, output: str) -> list[str]:
         """The ids of the rows of a dataset, in order."""
         path = self.folder / f"{output}.jsonl"
+        path.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pipeline", "export", f"gs://ray/{output}", "--to", str(path)]
         subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True)
         return [json.loads(line)["id"] for line in path.read_text().splitlines()]
