@@ -20,6 +20,7 @@ EXTRAS = {
     "pipeline/store/object_store.py": "cloud",
     "pipeline/execution/result.py": "frames",
     "pipeline/report/otel.py": "otel",
+    "pipeline/execution/ray_engine.py": "ray",
 }
 """Folders and modules whose packages of other makers come with an extra."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.batch_options import EMULATED_BUCKET, BatchRunOptions, batch_setup_of
+from pipeline.cli.batch_options import EMULATED_BUCKET, batch_setup_of
 from pipeline.cli.emulate import SIMULATED
 from pipeline.cli.host import Terminal
 from pipeline.cli.log_options import metrics_of
@@ -27,6 +27,7 @@ from pipeline.cli.options import (
     load,
     with_options,
 )
+from pipeline.cli.ray_options import ClusterRunOptions, RaySetup, ray_tasks, require_ray
 from pipeline.cli.remedies import remedy_for
 from pipeline.cli.remote_output import put_remote_page, view_of
 from pipeline.cli.shard_options import ShardOption, require_shardable, shard_of
@@ -61,9 +62,14 @@ def run(
     target: JobFileArgument,
     *,
     processes: Annotated[
-        str,
-        typer.Option(metavar="N", help="Processes that share the work; auto: one per core.", rich_help_panel=LIMITS),
-    ] = "1",
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that share the work; auto: one per core.",
+            show_default="1; with --engine ray: auto",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     shard: ShardOption = None,
     state_dir: StateFolder = None,
     append: Annotated[
@@ -75,10 +81,11 @@ def run(
             rich_help_panel=INPUT,
         ),
     ] = False,
-    options: BatchRunOptions,
+    options: ClusterRunOptions,
 ) -> int:
     """Run a job over its input; run it again to resume."""
-    with _workers(_count_of(processes)) as workers, reading_stores(options.credentials):
+    on_ray = options.engine == "ray"
+    with _workers(1 if on_ray else _count_of(processes or "1")) as workers, reading_stores(options.credentials):
         _load_with_notice(quiet=options.quiet)
         given = options.inputs, options.model, options.assignments, options.output
         job, name = load(target, *given, **options.of_input())
@@ -87,6 +94,7 @@ def run(
         if (part := shard_of(shard)) is not None:
             require_shardable(options, address)
             folder = folder.with_name(f"{folder.name}-{part.name}")
+        require_ray(options, address, shard, append=append)
         batch = batch_setup_of(options, job, connection, address)
         objects = objects_at(address) if address else None
         settings = replace(settings_of(options, name, folder, connection), append=append)
@@ -99,13 +107,17 @@ def run(
             from pipeline.execution.shards import divided
 
             settings = divided(settings, part)
-        pool = PoolSetup(workers, _start(target, options, connection, job)) if workers else None
+        start = _start(target, options, connection, job)
+        cluster = RaySetup(ray_tasks(processes, _count_of), start, options, state_dir) if on_ray else None
+        if cluster is not None:
+            settings = replace(settings, chunks=cluster.chunks)
+        pool = PoolSetup(workers, start) if workers else None
         simulation = simulation_of(options)
         if batch is not None and simulation is not None:
             simulation.append(f"--bucket={EMULATED_BUCKET}")
         terminal = Terminal(options.quiet, metrics_of(options.metrics, otel=options.otel))
         place = Target(connection, simulation, terminal, pool, batch)
-        code = _run(job, settings, place, objects, part, as_json=options.as_json)
+        code = _run(job, settings, place, objects, part or cluster, as_json=options.as_json)
         if options.report:
             from pipeline.cli.report import put_page
             from pipeline.cli.samples import for_the_eye
@@ -163,13 +175,22 @@ def _require_appendable(settings: Settings, shard: Shard | None) -> None:
 
 
 def _run(
-    job: Job, settings: Settings, place: Target, objects: OutputObjects | None, shard: Shard | None, *, as_json: bool
+    job: Job,
+    settings: Settings,
+    place: Target,
+    objects: OutputObjects | None,
+    divided: Shard | RaySetup | None,
+    *,
+    as_json: bool,
 ) -> int:
+    """Executes a run: all of it here, one shard of it, or all of it on a cluster."""
     from pipeline.execution.shards import ShardStart
     from pipeline.execution.start import open_run
     from pipeline.source.progress import SurveyProgress
     from pipeline.storage.remote.shards import Patience
 
+    cluster = divided if isinstance(divided, RaySetup) else None
+    shard = None if isinstance(divided, RaySetup) else divided
     start = None if shard is None else ShardStart(shard, Patience(say=place.note))
     if settings.fresh:
         from pipeline.execution.batch.open_jobs import require_cancelled
@@ -198,7 +219,13 @@ def _run(
         elif settings.simulated:
             print(SIMULATED, file=sys.stderr)
         said = bool(run.chunks()) and one_place()
-        [summary] = place.execute([run])
+        on_cluster = cluster is not None and bool(run.chunks())
+        if not on_cluster:
+            [summary] = place.execute([run])
+    if cluster is not None and objects is not None and on_cluster:  # closed: the tasks hold leases of their own
+        from pipeline.cli import ray_run
+
+        summary = ray_run.execute(run, place, cluster, objects)
     return _report(job, summary, settings.output, run.context.stop.reason, as_json=as_json, said=said)
 
 

@@ -77,7 +77,7 @@ class Target:
 
         with ExitStack() as stack:
             if any(run.chunks() for run in runs):
-                target = stack.enter_context(self._emulated())
+                target = stack.enter_context(self.at_work())
                 ask_all = partial(_ask_all, runs, target, access(target.connection))
                 # uvloop, where installed, saves a fifth of the processor time of a row.
                 options = {"use_uvloop": find_spec("uvloop") is not None}
@@ -88,7 +88,7 @@ class Target:
         return summaries
 
     @contextmanager
-    def _emulated(self) -> Iterator[Target]:
+    def at_work(self) -> Iterator[Target]:
         """The target to use inside the block: this one, or its emulator."""
         if self.simulation is None:
             yield self
@@ -117,7 +117,7 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
     import anyio
     from anyio import lowlevel
 
-    await _report_changed_sdk(target)
+    await report_changed_sdk(target)
     context = runs[0].context
     async with anyio.create_task_group() as tasks:
         if (deadline := context.settings.deadline) is not None:
@@ -130,7 +130,7 @@ async def _ask_all(runs: Sequence[Run], target: Target, opening: Access) -> None
         tasks.cancel_scope.cancel()
 
 
-async def _report_changed_sdk(target: Target) -> None:
+async def report_changed_sdk(target: Target) -> None:
     """Shows a note, once for all runs and processes, if requests take the slower path through the SDK."""
     from pipeline.endpoint.client import Client
     from pipeline.endpoint.public_client import CHANGED_SDK, hands_on

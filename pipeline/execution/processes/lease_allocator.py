@@ -82,9 +82,9 @@ class LeaseAllocator:
         self._stop = stop
         self._workers: dict[int, _WorkerState] = {}
         for lane in self._lanes:
-            lane.hitch = self._trouble
+            lane.hitch = self.trouble
 
-    def _trouble(self) -> str | None:
+    def trouble(self) -> str | None:
         """Why nothing is answered, if that is so for every worker."""
         troubles = [worker.trouble for worker in self._workers.values()]
         return troubles[0] if troubles and all(troubles) else None
@@ -98,15 +98,20 @@ class LeaseAllocator:
             budgets={unit: _Granted() for unit in self._budgets},
         )
 
-    def leave(self, number: int, charged: Charges) -> None:
-        """A worker is gone; its journal says what it was `charged`, reported or not, including calls in flight."""
+    def leave(self, number: int, charged: Charges | None) -> None:
+        """A worker is gone; its journal says what it was `charged`, reported or not, including calls in flight.
+
+        None if its journal is out of reach: then every call that it was granted counts as made.
+        """
         worker = self._workers.pop(number, None)
         if worker is None:
             return
         for unit, granted in worker.budgets.items():
             budget = self._budgets[unit]
+            cost = granted.charged + granted.reserved
+            if charged is not None:
+                cost = charged.cost_usd + charged.lost_usd if unit == "USD" else charged.tokens
             _end(budget, granted, granted.outstanding, granted.reserved)
-            cost = charged.cost_usd + charged.lost_usd if unit == "USD" else charged.tokens
             # Its last report may be older than its last charges: only what was not reported is charged now.
             budget.charge(max(0.0, cost - granted.charged), None)
         self._sum_up()

@@ -7,17 +7,19 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from operator import itemgetter
 
 import anyio
 from anyio import to_thread
 
-from pipeline.data import Ask, Entry, Part
+from pipeline.data import Entry, Part
 from pipeline.endpoint.connection import Connect, OpenEndpoint
 from pipeline.execution import engine
 from pipeline.execution.chunks import ChunkWorker
 from pipeline.execution.context import RunContext, open_cache, prepare_process
-from pipeline.execution.processes.leased_limits import LeasedBudget, LeasedUpstream, renew
+from pipeline.execution.processes.lease_holder import LeaseHolder
+from pipeline.execution.processes.leased_limits import LeasedBudget
 from pipeline.execution.processes.messages import (
     Assignment,
     Channel,
@@ -32,12 +34,11 @@ from pipeline.execution.processes.messages import (
     WorkerReport,
 )
 from pipeline.execution.processes.relayed_records import RelayedRecords
-from pipeline.faults import Broken, Fault, Halt, Interrupted, UsageError
+from pipeline.faults import Broken, Fault, Interrupted, UsageError
 from pipeline.job.job import Job
 from pipeline.job.turns import Turn
-from pipeline.pace import RetryBudget
-from pipeline.policy import Limits, Shutdown
-from pipeline.policy.compose import ProcessLimits, units_of
+from pipeline.policy import Shutdown
+from pipeline.policy.compose import units_of
 from pipeline.storage.journal import Journal
 from pipeline.storage.journal_reader import entries_in, recorded_in, turns_in, worker_journal_path
 from pipeline.storage.run_folder import RunFolder
@@ -46,9 +47,6 @@ from pipeline.totals.counters import Counters
 
 TICK_S = 0.02
 """Interval of a worker's reports; a change of its share takes as long to reach it."""
-
-_LATENCIES = 20
-"""Latencies per report at most: a sample is enough for quantiles."""
 
 
 class JournalPair:
@@ -128,18 +126,13 @@ class _Worker:
         self, context: RunContext[LeasedBudget], order: Assignment, channel: Channel, endpoints: Sequence[OpenEndpoint]
     ) -> None:
         self._context = context
-        self._order = order
         self._channel = channel
         self._parent_knows_of_stop = False
         self._records = RelayedRecords.attached(order.log_level, order.number)
-        self._leased = anyio.Event()
-        self._lease = 0
         self._kept: dict[int, PartRecorded] = {}
         self._news = anyio.Event()
         self._assigned: list[ChunkAssigned] = []
-        # Nothing leaves before the first lease. Of the retries, each worker may make its part.
-        retries = RetryBudget(per_second=1.0 / order.of, most=max(1.0, 50.0 / order.of))
-        self._composed = context.compose_within(ProcessLimits(Limits(0), _leased, retries), endpoints)
+        self._holder = LeaseHolder(context, endpoints, number=order.number, of=order.of)
 
     async def work(self) -> None:
         context, stop = self._context, self._context.stop
@@ -147,11 +140,11 @@ class _Worker:
             tasks.start_soon(self._listen)
             tasks.start_soon(self._report_often)
             tasks.start_soon(self._report_stop)
-            for lane in self._composed.lanes:
-                tasks.start_soon(self._compare_when_asked, lane)
-            await self._leased.wait()
+            for lane in self._holder.composed.lanes:
+                tasks.start_soon(self._holder.compare_when_asked, lane)
+            await self._holder.leased.wait()
             records = JournalPair(context.journal, context.folder)
-            await context.process(self._composed.ask, self._next_chunk, self._keep, records=records)
+            await context.process(self._holder.composed.ask, self._next_chunk, self._keep, records=records)
             await self._tell(self._report())
             tasks.cancel_scope.cancel()
         if isinstance(stop.reason, Fault):
@@ -179,7 +172,7 @@ class _Worker:
         while (message := await self._channel.receive()) is not None:
             match message:
                 case Lease():
-                    self._renew(message)
+                    self._holder.renew(message)
                 case ChunkAssigned():
                     self._assigned.append(message)
                 case PartRecorded():
@@ -189,26 +182,6 @@ class _Worker:
                     self._context.stop.request(message.reason)
             self._news.set()
             self._news = anyio.Event()
-
-    def _renew(self, lease: Lease) -> None:
-        order, composed = self._order, self._composed
-        composed.account.learn_all(lease.maxima)
-        for budget in self._context.budgets:
-            budget.renew(lease.budgets[budget.unit])
-        renew(composed.dispatcher, composed.lanes, lease, anyio.current_time(), offset=order.number / order.of)
-        self._lease = lease.number
-        self._leased.set()
-
-    async def _compare_when_asked(self, lane: LeasedUpstream) -> None:
-        """Sends an answered request again whenever the parent needs that to tell whose fault refusals are."""
-        while True:
-            while lane.compared == (asked := lane.lease.comparisons):
-                await self._news.wait()
-            try:
-                await self._composed.dispatcher.compare(lane)
-            except Halt as fault:
-                self._context.stop.request(fault)
-            lane.compared = asked
 
     async def _report_often(self) -> None:
         while True:
@@ -225,40 +198,10 @@ class _Worker:
 
     def _report(self) -> WorkerReport:
         """What happened since the last report."""
-        counters, composed, budgets = self._context.counters, self._composed, self._context.budgets
-        if (denied := composed.dispatcher.failure_policy.look(anyio.current_time())) is not None:
-            self._context.stop.request(denied)
-        counted = counters.drain()
-        answered = counted.get("ok", 0) + counted.get("failed", 0)
-        return WorkerReport(
-            lease=self._lease,
-            in_flight=counters.in_flight,
-            waiting=counters.waiting,
-            retrying=counters.retrying,
-            waits_for=counters.waits_for,
-            trouble=counters.trouble,
-            last_throttle=counters.last_throttle,
-            last_failure=counters.last_failure,
-            records=self._records.take(),
-            counted=counted,
-            notices=self._notes(),
-            latencies=composed.dispatcher.latencies.newest(min(answered, _LATENCIES)),
-            lanes=[lane.take() for lane in composed.lanes],
-            budgets={budget.unit: budget.take() for budget in budgets},
-            maxima=dict(composed.account.estimate.maxima) if budgets else {},
-        )
-
-    def _notes(self) -> list[str]:
-        notices = self._context.counters.notices
-        new, notices[:] = list(notices), []
-        return new
+        return replace(self._holder.report(), records=self._records.take())
 
     async def _report_stop(self) -> None:
         stop = self._context.stop
         await stop.wait()
         if not self._parent_knows_of_stop and isinstance(stop.reason, Fault):
             await self._tell(WorkerFailed(stop.reason))
-
-
-def _leased(endpoint: OpenEndpoint, ask: Ask) -> LeasedUpstream:
-    return LeasedUpstream(endpoint.name, ask, endpoint.weight, hitch=endpoint.hitch)
