@@ -108,6 +108,8 @@ def test_config_says_where_each_value_is_from_and_tells_no_secret(shell: Shell) 
         ("concurrency = 0", "concurrency in [tool.pipeline]"),
         ("concurrency = true", "concurrency in [tool.pipeline] is a text or a number, not True"),
         ('cache = "yes"', "cache in [tool.pipeline] is true or false, not 'yes'"),
+        ("state-dir = 3", "state-dir in [tool.pipeline] is a text, not 3"),
+        ("prices = 1.5", "prices in [tool.pipeline] is a text, not 1.5"),
         ("input = [1]", "input in [tool.pipeline] is a list of texts, not [1]"),
         ("fresh = true", "--fresh is for the command line only"),
         ("[tool.pipeline.runn]\nrpm = 1", "there is no command 'runn' for [tool.pipeline.runn]; did you mean 'run'?"),
@@ -124,6 +126,29 @@ def test_what_the_file_cannot_say_is_refused_before_anything_is_done(shell: Shel
     assert str(shell.folder / "pyproject.toml") in done.err
     assert not (shell.folder / "out").exists()
     assert shell.pipeline("run", "--help").code == 0
+
+
+def test_a_variable_that_is_refused_is_named_with_its_value(shell: Shell) -> None:
+    def refused(**variables: str) -> str:
+        done = Shell(shell.folder, {**shell.variables, **variables}).pipeline("run", "job.py", "--emulate")
+        assert (done.code, (shell.folder / "out").exists()) == (2, False)
+        return done.err
+
+    assert "PIPELINE_CONCURRENCY takes a whole number, not 'many'" in refused(PIPELINE_CONCURRENCY="many")
+    assert "PIPELINE_RPM takes at least 0.001, not 'nan'" in refused(PIPELINE_RPM="nan")
+    assert "PIPELINE_CACHE does not take 'maybe'" in refused(PIPELINE_CACHE="maybe")
+
+
+def test_a_limit_above_every_number_of_rows_is_none(shell: Shell) -> None:
+    shell.write("in.csv", "id,text\n1,a\n2,b\n")
+    for command in ("plan", "run"):
+        emulated = ["--emulate"] if command == "run" else []
+        done = shell.pipeline(command, "job.py", "--input", "in.csv", "--limit", "9" * 25, "--json", *emulated)
+        assert (done.code, done.json["rows"]) == (0, 2), done
+
+
+def test_the_help_names_each_variable_once(shell: Shell) -> None:
+    assert shell.pipeline("run", "--help").out.count("PIPELINE_STATE_DIR") == 1
 
 
 def test_a_profile_that_is_not_there_is_refused_with_the_nearest(shell: Shell) -> None:

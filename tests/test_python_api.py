@@ -281,6 +281,9 @@ def test_a_used_up_budget_is_raised_and_a_larger_one_resumes(server: Served, tmp
         ({"concurency": 4}, "did you mean 'concurrency'"),
         ({"concurrency": 0}, "concurrency takes a whole number from 1 on, not 0"),
         ({"rpm": "many"}, "rpm takes a number from 0.001 on, not 'many'"),
+        ({"location": ["global", 3]}, "location takes a text or a list of texts, not ['global', 3]"),
+        ({"fault": 3}, "fault takes a text or a list of texts, not 3"),
+        ({"state_dir": 3}, "state_dir takes a path, not 3"),
         ({"fresh": 1}, "fresh is True or False, not 1"),
         (
             {"fresh": True, "retry_failed": True},

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli.configuration import variables_of
 from pipeline.cli.examples import EXAMPLES
 from pipeline.cli.known_words import COMMANDS, OPTIONS, RENAMED_OPTIONS
 from pipeline.text import closest
@@ -89,9 +90,11 @@ def _about_use(option: str, message: str, command: Any) -> str:
 def _about_value(param: Any, message: str, arguments: Sequence[str]) -> str:
     """Advice for a value of the wrong type, or out of range."""
     names = [*param.opts, *(old for old, new in RENAMED_OPTIONS.items() if new in param.opts)]
-    option = next((one for one in arguments if one.partition("=")[0] in names), param.opts[0])
-    name, _, value = option.partition("=")
-    if not value:
+    given = next((one for one in arguments if one.partition("=")[0] in names), None)
+    name, _, value = (given or param.opts[0]).partition("=")
+    if given is None:  # then a variable has the value
+        name, value = next(variables_of(param), (name, value))
+    elif not value:
         value = next((two for one, two in pairwise(arguments) if one in names), "")
     reason = next((said for pattern, said in _VALUES.items() if pattern in message), None)
     if reason is None:

@@ -217,18 +217,20 @@ def _values(path: Path, place: str, section: Mapping[str, Any], command: Any) ->
 
 def _checked(path: Path, place: str, key: str, value: Any, option: TyperOption) -> Any:
     """A value as the command line would have it. Raises `UsageError` if it is of another type."""
-    wanted = "true or false" if option.is_flag else "a list of texts" if option.multiple else "a text or a number"
+    is_path = option.metavar in _PATHS
+    one = "a text" if is_path else "a text or a number"
+    wanted = "true or false" if option.is_flag else "a list of texts" if option.multiple else one
     if option.is_flag:
         fits = isinstance(value, bool)
     elif option.multiple:
         value = [value] if isinstance(value, str) else value
         fits = isinstance(value, list) and all(isinstance(one, str) for one in value)
     else:
-        fits = isinstance(value, str | int | float) and not isinstance(value, bool)
+        fits = isinstance(value, str if is_path else str | int | float) and not isinstance(value, bool)
     if not fits:
         raise UsageError(f"{path}: {key} in [{place}] is {wanted}, not {value!r}")
-    if option.metavar in _PATHS:
-        return [_below(path, one) for one in value] if option.multiple else _below(path, str(value))
+    if is_path:
+        return [_below(path, one) for one in value] if option.multiple else _below(path, value)
     return value if option.is_flag or option.multiple else str(value)
 
 

@@ -59,8 +59,9 @@ OPTIONS: Mapping[str, str] = {
     "--partition-by --partitions --shards": (
         "files are taken in the order of the input; write partitions from the output afterwards"
     ),
-    "--incremental --only-changed --only-new --new-only --update --upsert --since": (
-        "--append takes in what the input has gained; with --cache, only new or changed rows are paid for"
+    "--incremental --only-new --new-only --since": "--append asks the rows that the input has gained since the run",
+    "--only-changed --update --upsert": (
+        "--append asks the rows that the input has gained; with --cache, only changed rows are paid for"
     ),
     "--output-file --out --outdir --out-dir --output-dir --output-path --dest --output-folder": (
         "--output FOLDER (-o) names the output folder"

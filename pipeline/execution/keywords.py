@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -127,8 +127,13 @@ def _require_known(name: str) -> None:
 
 def _value(name: str, value: Any) -> Any:
     if name in _LISTS:
-        return [value] if isinstance(value, str) else list(value)
+        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+        if not all(isinstance(one, str) for one in texts):
+            raise UsageError(f"{name} takes a text or a list of texts, not {value!r}")
+        return texts
     if name in _PATHS:
+        if not isinstance(value, str | Path):
+            raise UsageError(f"{name} takes a path, not {value!r}")
         return local_path(value)
     if name in _FLAGS:
         if not isinstance(value, bool):

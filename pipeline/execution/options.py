@@ -74,6 +74,7 @@ def settings_of(
     from pipeline.endpoint.prices import load_prices, parse_price
     from pipeline.execution.settings import Settings
     from pipeline.policy.compose import RunLimits
+    from pipeline.source.reader import MOST_ROWS
 
     if options.fresh and options.retry_failed:
         raise UsageError("--fresh asks every row again, so there is nothing for --retry-failed: leave one of them out")
@@ -95,7 +96,7 @@ def settings_of(
             assumed_price=parse_price(options.assume_price) if options.assume_price else None,
             reuse=_cache_settings_of(options, connection, repeat) if options.cache else None,
         ),
-        limit=options.limit,
+        limit=None if options.limit is None else min(options.limit, MOST_ROWS),
         fresh=options.fresh,
         retry_failed=options.retry_failed,
         fail_fast="job" if options.fail_fast else "never",

@@ -26,6 +26,8 @@ _BatchStream = Generator[Batch, None, None]
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ROWS = (1_000, 10_000)
 _CHUNKS = 8
+MOST_ROWS = 1 << 62
+"""What stands for any limit above it: files of JSON and `islice` take no number that is much greater."""
 _ADDED = {"row": pa.int64(), "source_file": pa.string(), "source_row": pa.int64()}
 
 
@@ -64,7 +66,7 @@ def survey(  # noqa: PLR0913 - each says what is read, or how
         discover(inputs, include, rows=rows, allow_partial=allow_partial),
         chunk_rows=chunk_rows,
         min_chunk_rows=min_chunk_rows,
-        limit=limit,
+        limit=None if limit is None else min(limit, MOST_ROWS),
         types=types,
         progress=progress,
         chunks=chunks,
