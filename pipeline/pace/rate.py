@@ -329,4 +329,5 @@ class AdaptiveRate:
             self._start.begin(now, state.rate)
             state.begin(now)
         else:
-            state.grow(now, state.limit.doubling_s(state.rate, state.refusals_take))
+            others = 0.0 if state.background_loss else state.background.share
+            state.grow(now, state.limit.doubling_s(state.rate, state.refusals_take, others))
