@@ -62,6 +62,7 @@ soak: $(READY) ## The long run: thousands of kills, power cuts, failed calls and
 	@$(BIN)/python -m tests.crash.batches
 	@$(BIN)/python -m tests.crash.emulated_batches
 	@$(BIN)/python -m tests.test_mutations 100000
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 
 bench: $(READY) ## Measure against aiohttp alone and the SDK by hand; figures in out/bench.json
 	@$(BIN)/python -m tests.benchmarks
