@@ -6,14 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from statistics import mean, median
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.pace import AdaptiveRate, first_rate
-from pipeline.pace.measured_limit import Limit
 from tests.benchmarks.quota import RAINY, SCENARIOS, SLOW, weather, windows
 from tests.benchmarks.quotas import Bucket, Client, Server, Weather, lognormal, simulate
 
@@ -45,20 +44,6 @@ def test_h2_three_clients_use_the_quota_that_they_share_and_do_not_run_away(seed
     granted, waste = NAMED["100, three clients"].run(depth_s, seed)
     assert granted >= 0.95
     assert waste <= 0.1
-
-
-def test_h2_three_clients_are_hardly_refused_for_each_others_climbs() -> None:
-    """On average over three seeds at each of two depths: each climbs the slower, the more the others seem to climb."""
-    runs = [NAMED["100, three clients"].run(depth_s, seed) for depth_s in (0.25, 1.0) for seed in (1, 2, 3)]
-    assert mean(granted for granted, _ in runs) >= 0.99
-    assert mean(waste for _, waste in runs) <= 0.042
-
-
-def test_h2_a_careful_climb_is_slower_where_others_share_the_quota() -> None:
-    limit = Limit(sure=True, climbed_from=30.0)
-    alone, some, many = (limit.doubling_s(31.0, 0.02, others) for others in (0.01, 0.022, 0.2))
-    assert (alone, some, many) == pytest.approx((1.5, 3.0, 4.5))
-    assert limit.doubling_s(60.0, 0.02, 0.2) == 0.5  # far above the limit: the quota has grown
 
 
 def test_h2_refusals_that_take_their_time_cost_no_more_than_their_time() -> None:

@@ -18,14 +18,6 @@ _BOLD_BELOW = 0.4
 grown. While the limit is unconfirmed, it is fast only far below the rate that was last refused. Slow refusals make
 climbs slower: whatever leaves before the first refusal arrives is refused too."""
 
-_ALONE = 0.012
-"""So much may be refused below the limit without being a sign of other clients."""
-
-_SLOWER_BY, _SLOWEST = 100.0, 3.0
-"""Careful climbs take twice the time when 1 % more than that is refused, and up to three times. A climb that empties a
-bucket that is shared is refused once; but the others, who send just under their share, are refused too, and the more
-the steeper it was. Tuned by hand on 140 random schedules of one to five clients, and compared on 240 others."""
-
 _STALE_ABOVE = 2.5
 """The rate of an earlier start is stale once 2.5 times as much is granted: less may come from a full bucket."""
 
@@ -90,13 +82,12 @@ class Limit:
         """Request `number` found the quota exhausted at `rate`."""
         self._used_up, self.ceiling = (left_at, number), rate
 
-    def doubling_s(self, rate: float, refusals_take_s: float, others: float = 0.0) -> float:
-        """Seconds in which a climb at this rate may double it. `others`: the share that other clients may cause."""
+    def doubling_s(self, rate: float, refusals_take_s: float) -> float:
+        """Seconds in which a climb at this rate may double it."""
         far = self.remembered or rate >= _BOLD_ABOVE * self.climbed_from
         if far if self.sure else rate < _BOLD_BELOW * self.ceiling:
             return max(_BOLD_S, _BOLD_DELAYS * refusals_take_s)
-        slower = min(_SLOWEST, 1.0 + _SLOWER_BY * max(0.0, others - _ALONE))
-        return max(slower * _CAREFUL_S, _CAREFUL_DELAYS * refusals_take_s)
+        return max(_CAREFUL_S, _CAREFUL_DELAYS * refusals_take_s)
 
     def doubt(self) -> None:
         """The limit may have moved: earlier measurements no longer count."""
@@ -162,7 +153,7 @@ class Limit:
             return
         affordable = self._cost / (_PRICE * rate) - _CLIMB_S
         factor = max(1.0, (self.waste - background_loss) / _WASTE) ** 2
-        factor *= 1.0 + min(2.0, 40.0 * max(0.0, others - _ALONE))
+        factor *= 1.0 + min(2.0, 40.0 * max(0.0, others - 0.012))
         self.cruise(now, rate, min(_LONGEST_S, factor * max(_SHORTEST_S + 4.0 * refusals_take_s, affordable)))
 
     def _granted(self, traffic: Traffic, left_at: float, number: int) -> tuple[float | None, float]:

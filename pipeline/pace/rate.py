@@ -329,5 +329,4 @@ class AdaptiveRate:
             self._start.begin(now, state.rate)
             state.begin(now)
         else:
-            others = 0.0 if state.background_loss else state.background.share
-            state.grow(now, state.limit.doubling_s(state.rate, state.refusals_take, others))
+            state.grow(now, state.limit.doubling_s(state.rate, state.refusals_take))
