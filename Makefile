@@ -81,7 +81,7 @@ $(VENV)/.docs-ready: requirements-docs.lock $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@
 
-LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras
 
 lock: ## Bring requirements.lock, and those of the site and of the image, up to date (needs uv)
 	$(LOCK) --group dev --upgrade --output-file requirements.lock
