@@ -377,7 +377,7 @@ def state_of_process() -> dict[str, Any]:
     return {
         "pool": pa.default_memory_pool().backend_name,
         "files": resource.getrlimit(resource.RLIMIT_NOFILE),
-        "gc": (gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()),
+        "gc": (gc.get_threshold(), gc.isenabled()),  # what is frozen becomes less as it is freed
         "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "warnings": list(warnings.filters),
         "logging": (logging.root.level, list(logging.root.handlers)),
@@ -460,7 +460,8 @@ def test_a_stop_that_is_requested_before_the_run_is_open_ends_it_before_a_call(s
     assert server.calls == []
 
 
-ON_THE_COMMAND_LINE_ONLY = {"inputs", "output", "assignments", "report", "as_json", "quiet"}
+SHOWN = {"as_json", "log_format", "log_level", "metrics", "otel", "quiet", "report"}
+ON_THE_COMMAND_LINE_ONLY = {"inputs", "output", "assignments", *SHOWN}
 
 
 def test_every_option_of_the_command_line_is_one_of_python() -> None:

@@ -104,9 +104,7 @@ OPTIONS: Mapping[str, str] = {
     "--prompt --system-prompt --template --instructions -p": (
         "the prompt is in the job file: `user` and `system` (--set user='...' changes it)"
     ),
-    "--model-name --llm --deployment --provider": (
-        "`model` is --model (-m), as in google/gemini-3.5-flash-lite"
-    ),
+    "--model-name --llm --deployment --provider": ("`model` is --model (-m), as in google/gemini-3.5-flash-lite"),
     "--notify --webhook --slack --email --on-complete": (
         "the exit code and the line of --json report how a run ended, for the next command"
     ),

@@ -68,6 +68,10 @@ ELSEWHERE = {
     "json": "the result has a `summary`",
     "as_json": "the result has a `summary`",
     "report": "`pipeline report OUTPUT` writes the report",
+    "log_level": "configure `logging` for the loggers below `pipeline`",
+    "log_format": "configure `logging` for the loggers below `pipeline`",
+    "metrics": "the result has a `summary`; `pipeline run --metrics FILE` writes a file",
+    "otel": "`pipeline run --otel` sends metrics",
 }
 """Options of the command line that calls from Python do not take, and what does the same there."""
 

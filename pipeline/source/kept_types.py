@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as t
 
+from pipeline.source.nanoseconds import exact_value
+
 _OFFSET = re.compile(r"[+-]\d{2}:?\d{2}")
 """A time zone that is an offset, not a name: Polars and DuckDB know none."""
 
@@ -136,7 +138,7 @@ def _with_bytes(kind: pa.DataType) -> pa.DataType:
 
 def _decoded(value: pa.Scalar, kind: pa.DataType) -> Any:
     try:
-        return _as_text(value.as_py(), kind)
+        return _as_text(exact_value(value), kind)
     except (ValueError, OverflowError, pa.ArrowException):
         return None
 

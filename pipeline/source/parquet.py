@@ -20,6 +20,7 @@ from pipeline.source.files import HashedFile, UnchangedCheck, parquet_file, seve
 from pipeline.source.format_detection import not_parquet
 from pipeline.source.generations import ChunkSpans
 from pipeline.source.kept_types import with_valid_text, without_null, without_views
+from pipeline.source.nanoseconds import exact_value, exact_values
 from pipeline.source.progress import SurveyProgress
 from pipeline.source.survey import (
     MAX_BATCH_ROWS,
@@ -357,7 +358,7 @@ class _Columns:
     def _values(self, name: str, ordinal: int) -> list[Any]:
         column = self._column(name, ordinal)
         try:
-            return list(column.to_pylist())
+            return exact_values(column)
         except _FORMLESS:  # Python cannot represent some value: one value at a time, to find it
             return [self._value(name, column, index, ordinal) for index in range(self._rows)]
 
@@ -386,7 +387,7 @@ def _python_form(value: pa.Scalar) -> Any:
     if isinstance(value, pa.ListScalar):
         return [_python_form(inner) for inner in value.values]
     try:
-        return value.as_py()
+        return exact_value(value)
     except _FORMLESS:
         if not t.is_temporal(value.type) or t.is_duration(value.type) or abs(_seconds(value)) > _CALENDAR_SECONDS:
             raise

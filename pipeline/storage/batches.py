@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data import Entry, Reply
 from pipeline.faults import Broken
+from pipeline.source.nanoseconds import exact_value, exact_values
 from pipeline.storage.remote.part_files import part_object
 from pipeline.text import one_line
 
@@ -63,11 +64,13 @@ def _size(entry: Entry) -> int:
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """The rows of a batch as plain Python values; a value that Python cannot represent becomes text."""
     try:
-        return [dict(row) for row in batch.to_pylist()]
+        columns = [exact_values(column) for column in batch.columns]
     except _NO_FORM:
         columns = [[_plain(value) for value in column] for column in batch.columns]
-        names = batch.schema.names
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    if not columns:
+        return [{} for _ in range(batch.num_rows)]
+    names = batch.schema.names
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 _NO_FORM = (ValueError, OverflowError, KeyError, pa.ArrowException)
@@ -76,7 +79,7 @@ _NO_FORM = (ValueError, OverflowError, KeyError, pa.ArrowException)
 
 def _plain(value: pa.Scalar) -> Any:
     try:
-        return value.as_py()
+        return exact_value(value)
     except _NO_FORM:
         return _in_words(value)
 
