@@ -50,7 +50,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup  # on two cores: tests wait for their processes half of the time
 
 format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .

@@ -20,7 +20,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ from pipeline.totals.ledger import NOTHING
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", ROOT / "data" / "README.md"]
-AT_ONCE = 3
 PATIENCE_S = 120
 READER_WORDS_A_MINUTE = 250
 READY = ".ready"
@@ -233,18 +231,9 @@ def lasting(line: str) -> str:
     return " ".join(line.split())
 
 
-@pytest.fixture(scope="module")
-def transcripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ran]]:
-    """What the commands of every section did; sections run side by side."""
-    folders = [tmp_path_factory.mktemp("section") for _ in SECTIONS]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip(map(str, SECTIONS), pool.map(run_section, SECTIONS, folders), strict=True))
-
-
-@pytest.mark.xdist_group("commands of the documents")  # all of them are run at once, by one worker
 @pytest.mark.parametrize("section", SECTIONS, ids=str)
-def test_commands_run_as_printed(section: Section, transcripts: dict[str, list[Ran]]) -> None:
-    for command, ran in zip(section.commands, transcripts[str(section)], strict=True):
+def test_commands_run_as_printed(section: Section, tmp_path: Path) -> None:
+    for command, ran in zip(section.commands, run_section(section, tmp_path), strict=True):
         assert ran.code == 0, f"$ {command.line}\n{ran.output}"
         assert not unprinted(command, ran.output), f"$ {command.line}\n{ran.output}"
 
