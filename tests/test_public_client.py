@@ -101,6 +101,7 @@ def test_hooks_that_have_moved_are_noticed(hooks: tuple[str, ...], tmp_path: Pat
     assert done.stdout == "False\n", done.stderr
 
 
+@pytest.mark.soak
 def test_everything_on_the_wire_is_the_same_when_the_sdk_has_moved_all_its_hooks(tmp_path: Path) -> None:
     """The whole of the tests of the wire, on the public way of an SDK whose every hook has another name."""
     files = [str(ROOT / "tests" / name) for name in ON_THE_WIRE]

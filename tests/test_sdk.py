@@ -41,6 +41,7 @@ def test_a_client_is_made_without_the_types_of_other_apis() -> None:
     assert not [name for name in modules if "eval_create_params" in name or "response_stream_event" in name]
 
 
+@pytest.mark.soak
 def test_every_package_of_types_has_the_names_that_it_has_without_us() -> None:
     ours, theirs = said(NAMES.format(first="pipeline.endpoint.sdk")), said(NAMES.format(first="openai"))
     assert json.loads(ours) == json.loads(theirs)
