@@ -49,8 +49,9 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# Three workers on two cores: tests wait for their processes half of the time.
 unit: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadgroup  # on two cores: tests wait for their processes half of the time
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import AsJson
+from pipeline.cli.options import AsJson, CredentialsFile
 from pipeline.cli.remote_output import output_to_read
 from pipeline.cli.tables import json_line
 from pipeline.execution.batch.setup import BatchSetup, opened_backend
 from pipeline.faults import UsageError
-from pipeline.store.address import Address, local_path, place_of
+from pipeline.store.address import Address, place_of
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 def cancel(
     output: Annotated[str, typer.Argument(help="The output folder of a run, or its address.")],
     *,
-    credentials: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Google credentials of any kind.",
-            parser=local_path,
-            show_default="GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's",
-        ),
-    ] = None,
+    credentials: CredentialsFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Cancel the batch jobs of a run; its next start collects what they have answered."""

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,8 +45,12 @@ BucketFault = Annotated[
     list[str] | None, typer.Option(help="KIND=SHARE of the requests for buckets, as in 503=0.1; may be repeated.")
 ]
 BatchDelay = Annotated[float, typer.Option(help="Seconds that a batch job takes.", min=0)]
-BatchClock = Annotated[str, typer.Option(help="real, or manual: the time of batch jobs passes by /control alone.")]
-BatchEcho = Annotated[str, typer.Option(help="Ids that batch rows come back with: key, labels, both or none.")]
+BatchClock = Annotated[
+    Literal["real", "manual"], typer.Option(help="manual: the time of batch jobs passes by /control alone.")
+]
+BatchEcho = Annotated[
+    Literal["key", "labels", "both", "none"], typer.Option(help="Ids that batch rows come back with.")
+]
 BatchFiles = Annotated[int, typer.Option(help="Number of objects that a batch job's output is split into.", min=1)]
 BatchFault = Annotated[
     list[str] | None, typer.Option(help="KIND=SHARE of batch rows, jobs or requests, as in row_missing=0.1.")
@@ -125,8 +129,8 @@ def emulate(  # noqa: PLR0913 - one parameter an option
             buckets=tuple(bucket or ()),
             bucket_faults=dict(parse_bucket_fault(text) for text in bucket_fault or ()),
             batch_delay=batch_delay,
-            batch_clock=batch_clock,  # type: ignore[arg-type] # checked by Options
-            batch_echo=batch_echo,  # type: ignore[arg-type] # the same
+            batch_clock=batch_clock,
+            batch_echo=batch_echo,
             batch_files=batch_files,
             batch_faults=dict(parse_batch_fault(text) for text in batch_fault or ()),
             nonce=unique_ids,

@@ -118,6 +118,16 @@ StateFolder = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+CredentialsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Google credentials of any kind.",
+        parser=local_path,
+        show_default="GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's",
+        rich_help_panel=ENDPOINT,
+    ),
+]
 CacheFolder = Annotated[
     Path,
     typer.Option(
@@ -313,16 +323,7 @@ class RunOptions(CallOptions):
             rich_help_panel=ENDPOINT,
         ),
     ] = None
-    credentials: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Google credentials of any kind.",
-            parser=local_path,
-            show_default="GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's",
-            rich_help_panel=ENDPOINT,
-        ),
-    ] = None
+    credentials: CredentialsFile = None
     emulate: Annotated[
         bool,
         typer.Option(

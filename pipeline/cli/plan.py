@@ -130,17 +130,18 @@ def _attachment(value: object) -> str:
 
 def _for_people(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts as text: each range beside its figure; counts of 0 that need no mention are left out."""
-    shown_facts: dict[str, Any] = {}
-    for name, value in facts.items():
-        if name.endswith(("_low", "_high")) or (name in {"rows_done", "rows_retried"} and not value):
-            continue
-        shown = figures.dollars if name.endswith("_usd") else figures.count
-        if facts.get(f"{name}_low") is not None:
-            value = f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"  # noqa: PLW2901
-        elif name == "batch_saves_usd" and value is not None:
-            value = shown(value)  # noqa: PLW2901
-        shown_facts[name] = value
-    return shown_facts
+    return {
+        name: _shown(name, facts)
+        for name, value in facts.items()
+        if not name.endswith(("_low", "_high")) and (value or name not in {"rows_done", "rows_retried"})
+    }
+
+
+def _shown(name: str, facts: dict[str, Any]) -> Any:
+    shown, value = figures.dollars if name.endswith("_usd") else figures.count, facts[name]
+    if facts.get(f"{name}_low") is not None:
+        return f"{shown(value)} ({shown(facts[f'{name}_low'])} to {shown(facts[f'{name}_high'])})"
+    return shown(value) if name == "batch_saves_usd" and value is not None else value
 
 
 def _bigquery_notes(schema: Any) -> Iterator[str]:

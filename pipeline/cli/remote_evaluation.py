@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,4 +97,5 @@ def _fetch(objects: OutputObjects, output: Path, *, held: bool = False) -> None:
         download(objects, index, output)
 
 
-_all: Callable[[str], bool] = lambda _: True  # noqa: E731 - of a name
+def _all(_: str) -> bool:
+    return True

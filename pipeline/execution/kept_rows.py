@@ -44,11 +44,10 @@ def kept_rows(rows: Any, folder: RunFolder, *, replaces: bool) -> Iterator[Path]
         temporary.unlink(missing_ok=True)
     try:
         yield path
-    except BaseException:
+    finally:  # also after an error: a run that was opened names it in its plan
         plan = _plan_in(folder)
         if plan is None or path.name not in {Path(file.path).name for file in Survey.from_json(plan.survey).files}:
             path.unlink(missing_ok=True)
-        raise
 
 
 def _kept(temporary: Path, folder: RunFolder) -> Path:

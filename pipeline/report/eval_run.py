@@ -107,13 +107,12 @@ def _evaluated(request: _Request, supervisor: CallSupervisor) -> EvalResult:
     options, _ = options_of(request.keywords)
     options = replace(options, cache=options.cache is not False)
     temporary = Path(tempfile.mkdtemp(prefix="pipeline-")) if request.output is None else None
-    try:
-        subject = _subject_of(request, options, temporary)
-        return _asked(subject, options, supervisor, temporary)
-    except BaseException:
+    with ExitStack() as unless_asked:
         if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            unless_asked.callback(shutil.rmtree, temporary, ignore_errors=True)
+        result = _asked(_subject_of(request, options, temporary), options, supervisor, temporary)
+        unless_asked.pop_all()  # from now on the result keeps it
+    return result
 
 
 def _subject_of(request: _Request, options: CallOptions, temporary: Path | None) -> EvalWorkspace:

@@ -26,15 +26,18 @@ def in_microseconds(kind: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(in_microseconds(field.type)) for field in kind])
     if t.is_map(kind):
         return pa.map_(in_microseconds(kind.key_type), in_microseconds(kind.item_type))
-    if t.is_list(kind) or t.is_large_list(kind):
-        return (pa.list_ if t.is_list(kind) else pa.large_list)(_inner(kind))
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return _list_in_microseconds(kind)
     if t.is_dictionary(kind):
         return pa.dictionary(kind.index_type, in_microseconds(kind.value_type))
     return kind
 
 
-def _inner(kind: pa.DataType) -> pa.Field:
-    return kind.value_field.with_type(in_microseconds(kind.value_type))
+def _list_in_microseconds(kind: pa.DataType) -> pa.DataType:
+    inner = kind.value_field.with_type(in_microseconds(kind.value_type))
+    if t.is_fixed_size_list(kind):
+        return pa.list_(inner, kind.list_size)
+    return pa.large_list(inner) if t.is_large_list(kind) else pa.list_(inner)
 
 
 def exact_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -55,9 +56,8 @@ class BatchStage:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.run.stop_if_taken_over)
             try:
-                done = await self._work()
-            except Interrupted:
-                pass  # the stop has a reason of its own
+                with suppress(Interrupted):  # the stop has a reason of its own
+                    done = await self._work()
             except Halt as fault:
                 stop.request(fault)
             tasks.cancel_scope.cancel()
